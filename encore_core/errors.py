@@ -1,0 +1,23 @@
+"""The one exception that is meant for the person in front of the program.
+
+Everything a user can get wrong (a file, a fact, a setting, a model name) is raised as `InputError` with one line that
+says what was wrong, with which value, and what would be right. The command line prints it and exits with 2; the pages
+show it in place. Anything else that escapes is a defect of ours.
+"""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """Input that cannot be used. The message is one line: what, which value, what would be right."""
+
+
+def quoted(value: object, limit: int = 60) -> str:
+    """The value as it stands in a message: on one line and no longer than `limit` characters.
+
+    Args:
+        value: anything; strings keep their quotes so that blanks and newlines can be seen.
+        limit: longest text returned, in characters.
+    """
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 2] + "…" + text[-1]

@@ -1,0 +1,163 @@
+"""From text to token positions: the contexts a fact is shown in, its subject's last token, its target's tokens.
+
+Positions come from the tokenizer's character offsets, never from counting tokens of a part tokenised on its own: that
+goes wrong with BOS tokens, merged blanks and tokens that straddle a border.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from encore_core.errors import InputError, quoted
+from encore_core.facts import Fact
+from encore_core.models import EditableModel
+
+PREFIX_STARTS = ("The", "Therefore", "Because", "I", "You")
+PREFIX_TOKENS = 10
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt with its continuation as tokens.
+
+    Attributes:
+        ids: token ids of prompt and continuation together.
+        lookup: index of the subject's last token, or -1 when no subject was given.
+        n_target: how many tokens at the end belong to the continuation.
+    """
+
+    ids: tuple[int, ...]
+    lookup: int
+    n_target: int
+
+    @property
+    def n_prompt(self) -> int:
+        return len(self.ids) - self.n_target
+
+    @property
+    def target_ids(self) -> tuple[int, ...]:
+        return self.ids[self.n_prompt :]
+
+
+def joined(prompt: str, target: str) -> str:
+    """The prompt continued by the target, with one blank between them unless the prompt ends a line."""
+    stem = prompt.rstrip(" ")
+    return stem + target.lstrip() if stem.endswith(("\n", "\t")) else f"{stem} {target.lstrip()}"
+
+
+def encode(lm: EditableModel, prompt: str, target: str = "", subject_end: int | None = None) -> Encoded:
+    """Tokenise a prompt with its continuation.
+
+    Args:
+        lm: gives the tokenizer and the longest context.
+        prompt: the text before the continuation.
+        target: the continuation; may be empty.
+        subject_end: index just behind the subject's last character in `prompt`.
+
+    Raises:
+        InputError: when the text does not fit into the model's context, or has no token.
+    """
+    stem = prompt.rstrip(" ")
+    text = joined(prompt, target) if target else stem
+    encoding = lm.tokenizer(text, return_offsets_mapping=True, verbose=False)
+    ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
+    if not ids:
+        raise InputError(f"Prompt {quoted(prompt)} has no token for this model; write at least one word.")
+    if len(ids) > lm.max_length:
+        raise InputError(
+            f"Prompt {quoted(prompt)} has {len(ids)} tokens, more than the {lm.max_length} that the model takes; shorten it."
+        )
+    # Special tokens have empty spans. Several tokens can share the span of one character (byte-level emoji).
+    n_target = sum(1 for start, end in offsets if end > len(stem) and end > start) if target else 0
+    lookup = -1
+    if subject_end is not None:
+        last = subject_end - 1
+        lookup = max(i for i, (start, end) in enumerate(offsets) if start <= last < end)
+    return Encoded(tuple(ids), lookup, n_target)
+
+
+def encode_fact(lm: EditableModel, fact: Fact, prefix: str = "") -> Encoded:
+    """The fact's prompt and new target as tokens, with an optional prefix sentence before them."""
+    lead = f"{prefix}. " if prefix else ""
+    return encode(lm, lead + fact.text, fact.target_new, len(lead) + fact.subject_span[1])
+
+
+def encode_subject_prompt(lm: EditableModel, fact: Fact) -> Encoded:
+    """"{subject} is a", at whose subject position the model must stay as it was (the KL term), cut behind it.
+
+    Nothing behind the lookup position can change what is read there, so nothing behind it is kept.
+    """
+    whole = encode(lm, f"{fact.subject} is a", subject_end=len(fact.subject))
+    return Encoded(whole.ids[: whole.lookup + 1], whole.lookup, 0)
+
+
+def sample_prefixes(lm: EditableModel, seed: int) -> tuple[str, ...]:
+    """The sampled prefixes that stand before a prompt as its other contexts: 10 tokens each, top-k 5.
+
+    Args:
+        lm: the *base* model; every method in a comparison sees the same prefixes.
+        seed: of the sampling; torch's global generator is left as it was.
+
+    Returns:
+        one text for each of `PREFIX_STARTS`.
+    """
+    texts = []
+    with lm.lock, torch.random.fork_rng(enabled=True):
+        torch.manual_seed(seed)
+        for start in PREFIX_STARTS:
+            ids = torch.tensor([encode(lm, start).ids], device=lm.device)
+            for _ in range(PREFIX_TOKENS - 1):
+                with torch.no_grad():
+                    logits = lm.model(input_ids=ids, use_cache=False).logits[0, -1].float().cpu()
+                top = logits.topk(min(5, logits.numel()))
+                pick = top.indices[torch.multinomial(top.values.softmax(-1), 1)]
+                ids = torch.cat([ids, pick.to(ids.device)[None]], dim=1)
+            texts.append(lm.tokenizer.decode(ids[0], skip_special_tokens=True))
+    return tuple(texts)
+
+
+@dataclass(frozen=True)
+class Padded:
+    """Sequences of unequal length as one batch, padded on the right.
+
+    Attributes:
+        ids: (n_rows, length).
+        mask: (n_rows, length), 1 at tokens and 0 at padding.
+    """
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+
+    @property
+    def positions(self) -> torch.Tensor:
+        """(n_rows, length) position of every token in its own sequence."""
+        return (self.mask.cumsum(-1) - 1).clamp_min(0)
+
+
+def pad(lm: EditableModel, sequences: Sequence[Sequence[int]]) -> Padded:
+    """Put token sequences side by side, padded on the right whatever the tokenizer's default is.
+
+    Padding on the right needs no care with positions in any model family, and a causal model cannot see it.
+    """
+    length = max(len(sequence) for sequence in sequences)
+    ids = torch.full((len(sequences), length), lm.tokenizer.pad_token_id or 0, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.tensor(sequence)
+        mask[row, : len(sequence)] = 1
+    return Padded(ids.to(lm.device), mask.to(lm.device))
+
+
+def batches_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Indices grouped so that each group's padded size stays below `max_tokens` and little of it is padding."""
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True):
+        # Sorted from long to short: a group's first member is its longest.
+        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= max_tokens:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups

@@ -1,0 +1,61 @@
+"""Where the program keeps what it makes, and how a file is written so that it is whole or absent.
+
+The data folder is `$ENCORE_HOME`, by default `~/.encore-studio`: `models/` (converted embedded models), `statistics/`
+(second moments of keys, see `covariance`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from encore_core.errors import InputError
+
+
+def data_folder() -> Path:
+    """The folder for everything the program stores; made when it is missing.
+
+    Raises:
+        InputError: when the folder cannot be made or written to.
+    """
+    folder = Path(os.environ.get("ENCORE_HOME") or Path.home() / ".encore-studio").expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"The data folder {folder} cannot be made ({error.strerror}); set ENCORE_HOME to a folder you can write to."
+        ) from error
+    return folder
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file or a folder under a name of its own and move it into place when all went well.
+
+    A reader sees the old content or the new, never half of it; what a crash leaves behind is swept by the next write.
+
+    Args:
+        path: the final place. A folder there is replaced, too.
+    Yields:
+        the temporary path, in the same folder (so that the move is one rename).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    _remove(temporary)
+    try:
+        yield temporary
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,465 @@
+"""Targets: the hidden state z at the last edited layer with which the model would say the new fact.
+
+For a fact and its contexts c (the plain prompt and the sampled prefixes) a vector δ, added at the subject's last token
+to the block output of the last edited layer, is optimised by Adam:
+
+    loss = mean_c [ -log p(target | c) / |target| ]
+         + kl_factor · KL( p_δ ‖ p_0 )( · | "{subject} is a", at the subject's last token )
+         + weight_decay · ‖δ‖ / ‖h‖²
+    ‖δ‖ ≤ clamp · ‖h‖ after every step,        z = h + δ
+
+with h the state in the plain prompt (MEMIT, arXiv 2210.07229). Most-Probable Early Stopping (MPES, arXiv 2502.01636)
+stops a fact once every target token is the most probable one at its place in every context.
+
+Facts are optimised together and each stops on its own. The fast pass computes only what δ can change: the blocks above
+the edited one, the tokens from the subject's last one on (those before stand as keys and values), and logits where a
+target token is predicted. `PlainPass` runs everything; a family with which the two disagree falls back to it.
+
+As in the published codes the n-th evaluation of the loss is the last one and no step follows it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch.nn import functional as F
+
+from encore_core.facts import Fact
+from encore_core.models import EditableModel
+from encore_core.prompts import Encoded, batches_by_length, encode_fact, encode_subject_prompt, pad
+from encore_core.tracing import Prefix, added_to_output, record_prefix, run
+
+log = logging.getLogger(__name__)
+
+LOSS_THRESHOLD = 0.05
+CHECK_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
+"""Largest relative difference between the losses of the fast and the plain pass before the plain one is used."""
+
+
+@dataclass(frozen=True)
+class TargetSettings:
+    """Hyper-parameters of the optimisation, see the module's formula.
+
+    Attributes:
+        steps: evaluations of the loss at most.
+        lr: Adam's learning rate.
+        clamp: largest ‖δ‖ / ‖h‖.
+        weight_decay, kl_factor: weights of the two penalties.
+        mpes: whether to stop as soon as the target is the most probable continuation.
+        mpes_extra_steps: steps taken after that.
+    """
+
+    steps: int
+    lr: float
+    clamp: float
+    weight_decay: float
+    kl_factor: float
+    mpes: bool
+    mpes_extra_steps: int
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the optimisation found for a fact. The series have one entry per evaluation of the loss.
+
+    Attributes:
+        z: (d_model,) float32, the state wanted.
+        h: (d_model,) float32, the state in the plain prompt before.
+        steps: gradient steps taken.
+        stopped: "loss" (below the threshold), "mpes" (most probable) or "steps" (the last one was reached).
+        loss, nll, kl, decay: the loss and its three terms.
+        probability: mean over contexts of the geometric-mean probability of a target token.
+    """
+
+    z: torch.Tensor
+    h: torch.Tensor
+    steps: int
+    stopped: str
+    loss: tuple[float, ...]
+    nll: tuple[float, ...]
+    kl: tuple[float, ...]
+    decay: tuple[float, ...]
+    probability: tuple[float, ...]
+
+
+OnStep = Callable[[int, int, float], None]
+"""`on_step(n_finished, step, mean_loss)`, called after every evaluation."""
+
+
+def optimise_targets(
+    lm: EditableModel,
+    facts: Sequence[Fact],
+    prefixes: Sequence[str],
+    layer: int,
+    settings: TargetSettings,
+    *,
+    fast: bool = True,
+    max_tokens: int | None = None,
+    on_step: OnStep | None = None,
+) -> list[Target]:
+    """Find the target state of every fact.
+
+    Args:
+        lm: the model with the edits made so far in it; the caller holds its lock.
+        facts: the batch.
+        prefixes: sampled prefixes; the plain prompt comes on top of them.
+        layer: index of the last edited block.
+        settings: hyper-parameters.
+        fast: use the fast pass where it agrees with the plain one.
+        max_tokens: tokens run at once; bounds memory. By default what suits the device.
+        on_step: told of the progress.
+
+    Returns:
+        one target a fact, in order.
+    """
+    examples = [_Example.of(lm, fact, prefixes) for fact in facts]
+    if fast and not fast_pass_agrees(lm, examples[0], layer, settings):
+        fast = False
+    make_pass = FastPass if fast else PlainPass
+    budget = max_tokens or default_max_tokens(lm)
+    results: dict[int, Target] = {}
+    for group in batches_by_length([example.cost for example in examples], budget):
+        finished = len(results)
+        tell = (lambda done, step, loss, n=finished: on_step(n + done, step, loss)) if on_step else None
+        found = _optimise_group(make_pass(lm, layer, [examples[i] for i in group]), settings, tell)
+        results.update(zip(group, found, strict=True))
+    return [results[i] for i in range(len(facts))]
+
+
+def default_max_tokens(lm: EditableModel) -> int:
+    """Tokens to run at once: few enough for the processor's caches, many enough for its matrix units."""
+    return 2048 if lm.device.type == "cpu" else 65536
+
+
+@dataclass(frozen=True)
+class _Example:
+    """A fact as tokens: one row a context, and the row whose distribution must stay."""
+
+    contexts: tuple[Encoded, ...]
+    subject: Encoded
+
+    @classmethod
+    def of(cls, lm: EditableModel, fact: Fact, prefixes: Sequence[str]) -> _Example:
+        return cls(
+            tuple(encode_fact(lm, fact, prefix) for prefix in ("", *prefixes)), encode_subject_prompt(lm, fact)
+        )
+
+    @property
+    def cost(self) -> int:
+        """Tokens that the fast pass runs for this fact (the last target token is only predicted, never read)."""
+        return len(self.contexts) * max(len(row.ids) - 1 - row.lookup for row in self.contexts)
+
+
+@dataclass
+class _Rows:
+    """Where the rows of several facts stand in a batch.
+
+    Attributes:
+        n_facts, n_contexts: every fact has the same number of contexts; row r belongs to fact r // n_contexts.
+        position_rows, position_columns: (n_positions,) where target tokens are predicted.
+        position_targets: (n_positions,) the token ids wanted there.
+    """
+
+    n_facts: int
+    n_contexts: int
+    position_rows: torch.Tensor
+    position_columns: torch.Tensor
+    position_targets: torch.Tensor
+
+    @classmethod
+    def of(cls, examples: Sequence[_Example], device: torch.device, from_lookup: bool) -> _Rows:
+        n_contexts = len(examples[0].contexts)
+        rows, columns, targets = [], [], []
+        for row, encoded in enumerate(c for example in examples for c in example.contexts):
+            first = encoded.n_prompt - 1 - (encoded.lookup if from_lookup else 0)
+            for offset, token in enumerate(encoded.target_ids):
+                rows.append(row)
+                columns.append(first + offset)
+                targets.append(token)
+        tensors = (torch.tensor(values, device=device) for values in (rows, columns, targets))
+        return cls(len(examples), n_contexts, *tensors)
+
+    def keep(self, facts: torch.Tensor) -> _Rows:
+        """The same for some of the facts; `facts` holds their indices, ascending."""
+        new_number = torch.full((self.n_facts,), -1, device=facts.device)
+        new_number[facts] = torch.arange(len(facts), device=facts.device)
+        fact, context = self.position_rows // self.n_contexts, self.position_rows % self.n_contexts
+        kept = new_number[fact] >= 0
+        rows = new_number[fact[kept]] * self.n_contexts + context[kept]
+        return _Rows(
+            len(facts), self.n_contexts, rows, self.position_columns[kept], self.position_targets[kept]
+        )
+
+    def rows_of(self, facts: torch.Tensor) -> torch.Tensor:
+        """Row numbers of some facts, (len(facts) · n_contexts,)."""
+        return (facts[:, None] * self.n_contexts + torch.arange(self.n_contexts, device=facts.device)).reshape(-1)
+
+
+class PlainPass:
+    """Logits with δ in place, from full passes over every token and block. Slow, and right for every family."""
+
+    def __init__(self, lm: EditableModel, layer: int, examples: Sequence[_Example]):
+        self.lm, self.layer = lm, layer
+        self.rows = _Rows.of(examples, lm.device, from_lookup=False)
+        contexts = [encoded for example in examples for encoded in example.contexts]
+        # The last target token is only predicted, so it is not read.
+        self.batch = pad(lm, [encoded.ids[:-1] for encoded in contexts])
+        self.lookups = torch.tensor([encoded.lookup for encoded in contexts], device=lm.device)
+        self.subject_batch = pad(lm, [example.subject.ids for example in examples])
+        self.subject_lookups = torch.tensor([example.subject.lookup for example in examples], device=lm.device)
+        with torch.no_grad():
+            hidden = run(lm, self.batch.ids, self.batch.mask, stop=layer + 1)
+        plain = torch.arange(0, len(contexts), self.rows.n_contexts, device=lm.device)
+        self.h = hidden[plain, self.lookups[plain]].float()
+
+    def logits(self, delta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits where target tokens are predicted, and at the subject's last token of "{subject} is a".
+
+        Args:
+            delta: (n_facts, d_model).
+
+        Returns:
+            (n_positions, n_vocab) and (n_facts, n_vocab).
+        """
+        block = self.lm.blocks[self.layer]
+        row_numbers = torch.arange(len(self.lookups), device=delta.device)
+        per_row = delta.repeat_interleave(self.rows.n_contexts, dim=0)
+        with added_to_output(block, row_numbers, self.lookups, per_row):
+            logits = run(self.lm, self.batch.ids, self.batch.mask)
+        fact_numbers = torch.arange(len(delta), device=delta.device)
+        with added_to_output(block, fact_numbers, self.subject_lookups, delta):
+            subject_logits = run(self.lm, self.subject_batch.ids, self.subject_batch.mask)
+        return (
+            logits[self.rows.position_rows, self.rows.position_columns],
+            subject_logits[fact_numbers, self.subject_lookups],
+        )
+
+    def keep(self, facts: torch.Tensor) -> None:
+        """Go on with some of the facts; `facts` holds their indices, ascending."""
+        rows = self.rows.rows_of(facts)
+        self.batch = type(self.batch)(self.batch.ids[rows], self.batch.mask[rows])
+        self.lookups = self.lookups[rows]
+        self.subject_batch = type(self.batch)(self.subject_batch.ids[facts], self.subject_batch.mask[facts])
+        self.subject_lookups = self.subject_lookups[facts]
+        self.h = self.h[facts]
+        self.rows = self.rows.keep(facts)
+
+
+@dataclass
+class _Tail:
+    """Rows cut at their lookup position: what lies before as keys and values, what comes from there on as states.
+
+    Attributes:
+        prefix: tokens before the lookup position, blocks above the edited one.
+        hidden: (n_rows, length, d_model) output of the edited block from the lookup position on, without δ.
+        mask: (n_rows, length).
+    """
+
+    prefix: Prefix | None
+    hidden: torch.Tensor
+    mask: torch.Tensor
+    ids: torch.Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ids = torch.zeros_like(self.mask)
+
+    @classmethod
+    def of(cls, lm: EditableModel, layer: int, sequences: Sequence[Sequence[int]], lookups: Sequence[int]) -> _Tail:
+        batch = pad(lm, sequences)
+        lookup = torch.tensor(lookups, device=lm.device)
+        length = int((batch.mask.sum(-1) - lookup).max())
+        with torch.no_grad():
+            hidden = run(lm, batch.ids, batch.mask, stop=layer + 1)
+            prefix = _recorded(lm, layer, batch.ids, hidden, lookup)
+        columns = lookup[:, None] + torch.arange(length, device=lm.device)
+        mask = (columns < batch.mask.sum(-1, keepdim=True)).long()
+        columns = columns.clamp_max(batch.ids.shape[1] - 1)
+        return cls(prefix, hidden.gather(1, columns[..., None].expand(-1, -1, hidden.shape[-1])), mask)
+
+    def logits(self, lm: EditableModel, layer: int, delta: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor):
+        """Logits at some positions with δ, (n_rows, d_model), added at the first token of every row."""
+        first = (self.hidden[:, 0] + delta.to(self.hidden.dtype))[:, None]
+        hidden = torch.cat([first, self.hidden[:, 1:]], dim=1)
+        return run(
+            lm, self.ids, self.mask, start=layer + 1, hidden=hidden, prefix=self.prefix, logits_at=(rows, columns)
+        )
+
+    def keep(self, rows: torch.Tensor) -> _Tail:
+        prefix = self.prefix.rows(rows) if self.prefix is not None else None
+        return _Tail(prefix, self.hidden[rows], self.mask[rows])
+
+
+def _recorded(
+    lm: EditableModel, layer: int, ids: torch.Tensor, hidden: torch.Tensor, lookup: torch.Tensor
+) -> Prefix | None:
+    """Keys and values, in the blocks above the edited one, of the tokens before the lookup position."""
+    length = int(lookup.max())
+    if length == 0:
+        return None
+    columns = torch.arange(length, device=ids.device)
+    mask = (columns < lookup[:, None]).long()
+    # A row without a prefix still needs one token to attend to while it is recorded; it is masked afterwards.
+    running = mask.clone()
+    running[:, 0] = 1
+    if layer + 1 == lm.n_layers:
+        return None
+    prefix, _ = record_prefix(lm, ids[:, :length], running, start=layer + 1, hidden=hidden[:, :length])
+    prefix.mask = mask
+    return prefix
+
+
+class FastPass:
+    """The same logits as `PlainPass` from the blocks above the edited one and the tokens from the lookup position on."""
+
+    def __init__(self, lm: EditableModel, layer: int, examples: Sequence[_Example]):
+        self.lm, self.layer = lm, layer
+        self.rows = _Rows.of(examples, lm.device, from_lookup=True)
+        contexts = [encoded for example in examples for encoded in example.contexts]
+        self.tail = _Tail.of(lm, layer, [e.ids[:-1] for e in contexts], [e.lookup for e in contexts])
+        subjects = [example.subject for example in examples]
+        self.subject_tail = _Tail.of(lm, layer, [e.ids for e in subjects], [e.lookup for e in subjects])
+        self.h = self.tail.hidden[:: self.rows.n_contexts, 0].float()
+
+    def logits(self, delta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `PlainPass.logits`."""
+        per_row = delta.repeat_interleave(self.rows.n_contexts, dim=0)
+        logits = self.tail.logits(
+            self.lm, self.layer, per_row, self.rows.position_rows, self.rows.position_columns
+        )
+        facts = torch.arange(len(delta), device=delta.device)
+        return logits, self.subject_tail.logits(self.lm, self.layer, delta, facts, torch.zeros_like(facts))
+
+    def keep(self, facts: torch.Tensor) -> None:
+        """As `PlainPass.keep`."""
+        self.tail = self.tail.keep(self.rows.rows_of(facts))
+        self.subject_tail = self.subject_tail.keep(facts)
+        self.h = self.h[facts]
+        self.rows = self.rows.keep(facts)
+
+
+@dataclass
+class _Evaluation:
+    """The loss of every fact and what it is made of; each (n_facts,), `hit` boolean."""
+
+    loss: torch.Tensor
+    nll: torch.Tensor
+    kl: torch.Tensor
+    decay: torch.Tensor
+    probability: torch.Tensor
+    hit: torch.Tensor
+    subject_log_probs: torch.Tensor
+
+
+def _evaluate(
+    forward: PlainPass | FastPass, delta: torch.Tensor, original: torch.Tensor | None, settings: TargetSettings
+) -> _Evaluation:
+    """The loss at δ.
+
+    Args:
+        delta: (n_facts, d_model).
+        original: (n_facts, n_vocab) log-probabilities after "{subject} is a" without δ; None when δ is zero.
+    """
+    rows = forward.rows
+    logits, subject_logits = forward.logits(delta)
+    n_rows = rows.n_facts * rows.n_contexts
+    token_nll = F.cross_entropy(logits.float(), rows.position_targets, reduction="none")
+    zeros = torch.zeros(n_rows, device=token_nll.device)
+    n_tokens = zeros.index_add(0, rows.position_rows, torch.ones_like(token_nll))
+    row_nll = zeros.index_add(0, rows.position_rows, token_nll) / n_tokens
+    misses = zeros.index_add(0, rows.position_rows, (logits.argmax(-1) != rows.position_targets).float())
+    by_fact = (rows.n_facts, rows.n_contexts)
+    nll = row_nll.view(by_fact).mean(-1)
+
+    subject_log_probs = subject_logits.float().log_softmax(-1)
+    original = subject_log_probs.detach() if original is None else original
+    kl = settings.kl_factor * (subject_log_probs.exp() * (subject_log_probs - original)).sum(-1)
+    # The norm's gradient at zero is undefined; torch returns zero there, as wanted.
+    decay = settings.weight_decay * delta.norm(dim=-1) / forward.h.norm(dim=-1) ** 2
+    return _Evaluation(
+        loss=nll + kl + decay,
+        nll=nll.detach(),
+        kl=kl.detach(),
+        decay=decay.detach(),
+        probability=(-row_nll.detach()).exp().view(by_fact).mean(-1),
+        hit=misses.view(by_fact).sum(-1) == 0,
+        subject_log_probs=original,
+    )
+
+
+def _optimise_group(
+    forward: PlainPass | FastPass, settings: TargetSettings, on_step: OnStep | None
+) -> list[Target]:
+    n_facts = forward.rows.n_facts
+    device = forward.h.device
+    h = forward.h
+    delta = torch.zeros_like(h).requires_grad_()
+    # Adam works element by element, so facts in one tensor do not see each other; a finished fact's row may drift on.
+    adam = torch.optim.Adam([delta], lr=settings.lr)
+    active = torch.arange(n_facts, device=device)
+    original: torch.Tensor | None = None
+    first_hit = torch.full((n_facts,), settings.steps, device=device)
+    series: list[list[tuple[float, ...]]] = [[] for _ in range(n_facts)]
+    results: list[Target | None] = [None] * n_facts
+
+    for step in range(settings.steps):
+        current = _evaluate(forward, delta[active], original, settings)
+        original = current.subject_log_probs
+        table = torch.stack([current.loss.detach(), current.nll, current.kl, current.decay, current.probability], -1)
+        for fact, values in zip(active.tolist(), table.tolist(), strict=True):
+            series[fact].append(tuple(values))
+
+        newly_hit = current.hit & (first_hit[active] == settings.steps)
+        first_hit[active[newly_hit]] = step
+        by_loss = current.loss.detach() < LOSS_THRESHOLD
+        by_mpes = settings.mpes & (step >= first_hit[active] + settings.mpes_extra_steps)
+        last = step == settings.steps - 1
+        done = by_loss | by_mpes | last
+        for index in done.nonzero()[:, 0].tolist():
+            fact = int(active[index])
+            reason = "loss" if by_loss[index] else "mpes" if by_mpes[index] else "steps"
+            columns = tuple(zip(*series[fact], strict=True))
+            results[fact] = Target((h[fact] + delta[fact]).detach().clone(), h[fact].clone(), step, reason, *columns)
+        if on_step is not None:
+            on_step(n_facts - len(active) + int(done.sum()), step, float(table[:, 0].mean()))
+        if bool(done.all()):
+            break
+
+        adam.zero_grad()
+        current.loss[~done].sum().backward()
+        adam.step()
+        with torch.no_grad():
+            limit = settings.clamp * h.norm(dim=-1, keepdim=True)
+            delta.mul_((limit / delta.norm(dim=-1, keepdim=True).clamp_min(1e-30)).clamp_max(1.0))
+        if bool(done.any()):
+            going_on = (~done).nonzero()[:, 0]
+            forward.keep(going_on)
+            original, active = original[going_on], active[going_on]
+    return results
+
+
+def fast_pass_agrees(lm: EditableModel, example: _Example, layer: int, settings: TargetSettings) -> bool:
+    """Whether fast and plain pass give the same loss for a fact, tried once a model and layer with a δ that is not zero."""
+    if layer not in lm.checked_paths:
+        generator = torch.Generator().manual_seed(0)
+        try:
+            plain = PlainPass(lm, layer, [example])
+            direction = torch.randn(plain.h.shape, generator=generator).to(plain.h)
+            delta = 0.3 * plain.h.norm() * direction / direction.norm()
+            with torch.no_grad():
+                slow, quick = (
+                    float(_evaluate(forward, delta, None, settings).nll)
+                    for forward in (plain, FastPass(lm, layer, [example]))
+                )
+            difference = abs(slow - quick) / max(abs(slow), 1e-6)
+            lm.checked_paths[layer] = difference < CHECK_TOLERANCE.get(lm.dtype, 1e-3)
+            reason = f"losses {slow:.6f} and {quick:.6f}"
+        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+            # Whatever a family's forward pass does not take, it says so in one of these; the plain pass needs less.
+            lm.checked_paths[layer] = False
+            reason = f"{type(error).__name__}: {error}"
+        if not lm.checked_paths[layer]:
+            log.warning("Model %s does not take the fast target pass (%s); the plain one is used.", lm.name, reason)
+    return lm.checked_paths[layer]

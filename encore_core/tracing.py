@@ -1,0 +1,240 @@
+"""Run part of a model: from a block on, up to a block, on the tokens behind a prefix, with logits at some positions.
+
+A decoder is a chain of blocks, and a causal one: what a token's hidden state is depends on the tokens before it and the
+blocks below it alone. Everything fast in this package comes from not computing again what cannot have changed. The
+pieces run through the family's own forward pass, so that positions, masks, soft-capping and scaling are the family's.
+
+    hidden = run(lm, ids, mask, stop=5)                     # residual stream entering block 5
+    logits = run(lm, ids, mask, start=5, hidden=hidden)     # the rest of the way
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache, DynamicLayer
+
+from encore_core.models import EditableModel
+
+
+class _Stopped(Exception):
+    """Ends a forward pass whose remaining blocks are not needed."""
+
+
+class PrefixLayer(DynamicLayer):
+    """Keys and values of one block for the tokens before the ones being run.
+
+    Unlike the library's layers it does not grow when it is used, so that one prefix serves any number of passes and
+    gradients of one pass never reach into the next.
+    """
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = key_states, value_states
+            return key_states, value_states
+        return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)
+
+
+class Prefix(Cache):
+    """What attention needs to know of the tokens before: keys and values per block, and which of them are padding.
+
+    Attributes:
+        mask: (n_rows, length), 1 at tokens and 0 at padding.
+    """
+
+    def __init__(self, n_layers: int, mask: torch.Tensor):
+        super().__init__(layers=[PrefixLayer() for _ in range(n_layers)])
+        self.mask = mask
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        # Blocks below the ones that were run hold nothing; the length is that of the whole prefix all the same.
+        return self.mask.shape[1]
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        return self.mask.shape[1] + query_length, 0
+
+    def rows(self, index: torch.Tensor) -> Prefix:
+        """The same prefix for some of the rows (an index may occur several times).
+
+        Args:
+            index: (n_new_rows,) row numbers.
+        """
+        chosen = Prefix(len(self.layers), self.mask[index])
+        for mine, theirs in zip(self.layers, chosen.layers, strict=True):
+            if mine.is_initialized:
+                theirs.lazy_initialization(mine.keys, mine.values)
+                theirs.keys, theirs.values = mine.keys[index], mine.values[index]
+        return chosen
+
+
+class _Empty(Prefix):
+    """A prefix being recorded: no tokens before the ones that are run now."""
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        return query_length, 0
+
+    def recorded(self) -> Prefix:
+        prefix = Prefix(0, self.mask)
+        prefix.layers = self.layers
+        return prefix
+
+
+def run(
+    lm: EditableModel,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    hidden: torch.Tensor | None = None,
+    prefix: Prefix | None = None,
+    logits_at: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Run the tokens `ids` through the blocks `start` to `stop` (exclusive).
+
+    Args:
+        lm: the model; the caller holds its lock and decides about gradients.
+        ids: (n_rows, length) token ids; only their shape matters when `start` > 0.
+        mask: (n_rows, length), 1 at tokens and 0 at padding (on the right).
+        start: first block to run; with `start` > 0 the residual stream that enters it is `hidden`.
+        stop: first block not to run; None runs the model to its logits.
+        hidden: (n_rows, length, d_model).
+        prefix: the tokens before, as recorded by `record_prefix`.
+        logits_at: rows and columns, each (n_positions,); the output matrix is applied there alone.
+
+    Returns:
+        the residual stream (n_rows, length, d_model) entering block `stop`, or the logits: (n_rows, length, n_vocab), or
+        (n_positions, n_vocab) with `logits_at`.
+    """
+    # Padded rows of the prefix leave gaps, so positions count real tokens.
+    positions = (mask.cumsum(-1) - 1).clamp_min(0)
+    if prefix is not None and prefix.get_seq_length():
+        positions = positions + prefix.mask.sum(-1, keepdim=True)
+        mask = torch.cat([prefix.mask, mask], dim=1)
+    result: list[torch.Tensor] = []
+    with ExitStack() as stack:
+        if start:
+            stack.enter_context(_starting_from(lm, start, hidden))
+        if stop is not None:
+            stack.enter_context(_stopping_before(lm, stop, result))
+        if logits_at is not None:
+            stack.enter_context(_logits_only_at(lm, *logits_at))
+        try:
+            out = lm.model(
+                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=prefix, use_cache=False
+            )
+        except _Stopped:
+            return result[0]
+    return out.logits
+
+
+def record_prefix(
+    lm: EditableModel, ids: torch.Tensor, mask: torch.Tensor, *, start: int = 0, hidden: torch.Tensor | None = None
+) -> tuple[Prefix, torch.Tensor]:
+    """Run tokens and keep their keys and values for the tokens that follow.
+
+    Args:
+        lm, ids, mask, start, hidden: as for `run`.
+
+    Returns:
+        the prefix (blocks from `start` on), and the residual stream after the last block, (n_rows, length, d_model).
+    """
+    recorder = _Empty(lm.n_layers, mask)
+    final: list[torch.Tensor] = []
+    handle = lm.blocks[-1].register_forward_hook(lambda module, inputs, output: final.append(tensor_of(output)))
+    no_logits = torch.zeros(0, dtype=torch.long, device=ids.device)
+    try:
+        run(lm, ids, mask, start=start, hidden=hidden, prefix=recorder, logits_at=(no_logits, no_logits))
+    finally:
+        handle.remove()
+    return recorder.recorded(), final[0]
+
+
+@contextmanager
+def captured_input(module: nn.Module) -> Iterator[list[torch.Tensor]]:
+    """Collect what enters a module, one tensor a call."""
+    seen: list[torch.Tensor] = []
+    handle = module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def added_to_output(block: nn.Module, rows: torch.Tensor, columns: torch.Tensor, delta: torch.Tensor) -> Iterator[None]:
+    """Add vectors to a block's output at some positions.
+
+    Args:
+        block: a decoder block.
+        rows, columns: (n_positions,) where.
+        delta: (n_positions, d_model) what; gradients flow into it.
+    """
+
+    def hook(module, inputs, output):
+        hidden = tensor_of(output)
+        hidden = hidden.index_put((rows, columns), delta.to(hidden.dtype), accumulate=True)
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    handle = block.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def tensor_of(output: torch.Tensor | tuple) -> torch.Tensor:
+    """A block's hidden states, whether the family returns a tensor or a tuple."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+@contextmanager
+def _starting_from(lm: EditableModel, start: int, hidden: torch.Tensor) -> Iterator[None]:
+    """Let the blocks below `start` hand their input on, the last of them `hidden` instead.
+
+    The blocks stay in the model's list, because families look their masks up by the block's index.
+    """
+    below = lm.blocks[:start]
+    previous = [block.__dict__.get("forward") for block in below]
+    try:
+        for block in below[:-1]:
+            block.forward = lambda hidden_states, *args, **kwargs: hidden_states
+        below[-1].forward = lambda hidden_states, *args, **kwargs: hidden
+        yield
+    finally:
+        for block, forward in zip(below, previous, strict=True):
+            if forward is None:
+                del block.forward
+            else:
+                block.forward = forward
+
+
+@contextmanager
+def _stopping_before(lm: EditableModel, stop: int, result: list[torch.Tensor]) -> Iterator[None]:
+    def hook(module, inputs, output):
+        result.append(tensor_of(output))
+        raise _Stopped
+
+    handle = lm.blocks[stop - 1].register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _logits_only_at(lm: EditableModel, rows: torch.Tensor, columns: torch.Tensor) -> Iterator[None]:
+    """Apply the output matrix at some positions; what the family does to logits afterwards stays the family's."""
+    head = lm.model.get_output_embeddings()
+    handle = head.register_forward_pre_hook(lambda module, inputs: (inputs[0][rows, columns], *inputs[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()

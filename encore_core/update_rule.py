@@ -1,0 +1,165 @@
+"""The update: one closed form, in which every method is a choice of P and S.
+
+A batch of n facts gives keys K (d_mlp, n) and residuals R (d_model, n). With P (d_mlp, d_mlp) the inverse of everything
+that is to be preserved and S (n, n) the slack,
+
+    Δ = R (S + Kᵀ P K)⁻¹ Kᵀ P        W ← W + Δ        P ← P − P K (I + Kᵀ P K)⁻¹ Kᵀ P
+
+The last formula is recursive least squares (Woodbury): the batch joins what is to be preserved without a new inverse, so a
+batch costs O(d_mlp² n). With the Cholesky factor L Lᵀ = I + Kᵀ P K and Y = P K L⁻ᵀ both become products of thin
+matrices,
+
+    P ← P − Y Yᵀ        Δ = A Yᵀ,  A = R (S + Kᵀ P K)⁻¹ L
+
+so (A, Y) is all there is to remember of a batch. Everything here is float64.
+
+Initial P:  MEMIT, EMMET (λp C0)⁻¹ · ENCORE (λp C0 + λn I)⁻¹ (arXiv 2502.01636) · AlphaEdit U Uᵀ / L2 with U the
+eigenvectors of C0 with eigenvalue below a threshold (arXiv 2410.02355). Slack: I, but εI for EMMET (arXiv 2403.14236).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from encore_core.errors import InputError
+
+
+def inverse_preservation(C0: torch.Tensor, lambda_p: float, lambda_n: float = 0.0) -> torch.Tensor:
+    """P = (λp C0 + λn I)⁻¹.
+
+    Args:
+        C0: (d_mlp, d_mlp) second moment of keys.
+        lambda_p: weight of preserving what general text needs.
+        lambda_n: weight of keeping the matrix near its norm; 0 without the constraint.
+
+    Returns:
+        (d_mlp, d_mlp) float64.
+
+    Raises:
+        InputError: when the sum has no inverse, that is when there are too few statistics.
+    """
+    A = lambda_p * C0.double()
+    A.diagonal().add_(lambda_n)
+    factor, info = torch.linalg.cholesky_ex(A)
+    if int(info):
+        raise InputError(
+            f"The key statistics have rank {int(torch.linalg.matrix_rank(C0))} of {len(C0)}, so λp·C0 has no inverse; "
+            "collect them from more text, or choose a method with λn > 0."
+        )
+    return torch.cholesky_inverse(factor)
+
+
+def null_space_preservation(C0: torch.Tensor, threshold: float, l2: float) -> torch.Tensor:
+    """P = U Uᵀ / L2, U the eigenvectors of C0 whose eigenvalue is below the threshold.
+
+    Args:
+        C0: (d_mlp, d_mlp) second moment of keys.
+        threshold: eigenvalues below it count as unused directions.
+        l2: weight of the ridge term.
+
+    Returns:
+        (d_mlp, d_mlp) float64.
+
+    Raises:
+        InputError: when no eigenvalue is below the threshold.
+    """
+    eigenvalues, vectors = torch.linalg.eigh(C0.double())
+    U = vectors[:, eigenvalues < threshold]
+    if U.shape[1] == 0:
+        raise InputError(
+            f"No eigenvalue of the key statistics is below {threshold} (smallest {float(eigenvalues[0]):.3g}); "
+            "raise null_threshold."
+        )
+    return U @ U.T / l2
+
+
+@dataclass(frozen=True)
+class LowRankUpdate:
+    """Δ = A Yᵀ of one batch at one layer.
+
+    Attributes:
+        A: (d_model, n) float64.
+        Y: (d_mlp, n) float64.
+    """
+
+    A: torch.Tensor
+    Y: torch.Tensor
+
+    def delta(self) -> torch.Tensor:
+        """Δ, (d_model, d_mlp) float64."""
+        return self.A @ self.Y.T
+
+
+def solve(R: torch.Tensor, K: torch.Tensor, PK: torch.Tensor, slack: float) -> LowRankUpdate:
+    """The update of one batch.
+
+    Args:
+        R: (d_model, n) residuals.
+        K: (d_mlp, n) keys.
+        PK: (d_mlp, n) P K.
+        slack: s in S = s I.
+
+    Raises:
+        InputError: when S + Kᵀ P K is singular, that is when facts share a key and there is no slack.
+    """
+    G = K.T @ PK
+    G = (G + G.T) / 2
+    eye = torch.eye(len(G), dtype=G.dtype, device=G.device)
+    L = torch.linalg.cholesky(eye + G)
+    # A (S + G) = R L  ⇔  A = R (S + G)⁻¹ L, and S + G is symmetric.
+    X, info = torch.linalg.solve_ex(slack * eye + G, L)
+    A = R @ X
+    if int(info) or not bool(torch.isfinite(A).all()):
+        raise InputError("Two facts of the batch have the same key and the method allows no slack; split the batch.")
+    Y = torch.linalg.solve_triangular(L, PK.T, upper=False).T
+    return LowRankUpdate(A, Y)
+
+
+@dataclass
+class Preservation:
+    """P of one layer: a shared start minus what the batches so far have added.
+
+    The start may be shared between sessions and is never written to. Batches are kept as thin factors and folded into a
+    matrix of this object's own once they outweigh it, so a visitor with a handful of edits costs kilobytes and a run of
+    thousands costs one matrix.
+
+    Attributes:
+        start: (d_mlp, d_mlp) float64.
+        recent: Y of the batches not folded in.
+    """
+
+    start: torch.Tensor
+    recent: list[torch.Tensor] = field(default_factory=list)
+    owns_start: bool = False
+
+    FOLD_RANK_SHARE = 0.125
+    """Fold when the thin factors have this share of d_mlp columns: beyond it they cost more than folding does."""
+
+    def times(self, K: torch.Tensor) -> torch.Tensor:
+        """P K, (d_mlp, n)."""
+        PK = self.start @ K
+        for Y in self.recent:
+            PK -= Y @ (Y.T @ K)
+        return PK
+
+    def absorb(self, Y: torch.Tensor) -> None:
+        """P ← P − Y Yᵀ."""
+        self.recent.append(Y)
+        if sum(Y.shape[1] for Y in self.recent) > self.FOLD_RANK_SHARE * len(self.start):
+            self._fold()
+
+    def dense(self) -> torch.Tensor:
+        """P as one matrix, (d_mlp, d_mlp)."""
+        P = self.start.clone()
+        for Y in self.recent:
+            P.addmm_(Y, Y.T, alpha=-1)
+        return P
+
+    def _fold(self) -> None:
+        if not self.owns_start:
+            self.start, self.owns_start = self.start.clone(), True
+        Y = torch.cat(self.recent, dim=1)
+        self.start.addmm_(Y, Y.T, alpha=-1)
+        self.recent = []
