@@ -21,6 +21,7 @@ import os
 import re
 import socket
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -92,6 +93,7 @@ class EditableModel:
         fingerprint: 16 hex digits of the weights' content, equal for equal weights.
         lock: held by whoever runs the model or has edited weights in it.
         checked_paths: per block index, whether the fast target path agreed with the plain one (see `targets`).
+        shared: what sessions on this model have in common and is costly to make (see `editor`).
     """
 
     name: str
@@ -102,6 +104,7 @@ class EditableModel:
     fingerprint: str
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     checked_paths: dict[int, bool] = field(default_factory=dict, repr=False)
+    shared: OrderedDict[tuple, object] = field(default_factory=OrderedDict, repr=False)
 
     @property
     def n_layers(self) -> int:
@@ -147,13 +150,13 @@ class EditableModel:
         Only pointers change hands, so this costs nothing and the base tensors are never written to.
 
         Args:
-            matrices: per layer a tensor of shape (d_model, d_mlp); an empty dict runs the base model.
+            matrices: per layer a tensor stored like `parameter(layer)`; an empty dict runs the base model.
         """
         with self.lock:
             originals = {layer: self.parameter(layer).data for layer in matrices}
             try:
                 for layer, matrix in matrices.items():
-                    self.parameter(layer).data = self.oriented(layer, matrix)
+                    self.parameter(layer).data = matrix
                 yield
             finally:
                 for layer, original in originals.items():

@@ -71,7 +71,7 @@ class Prefix(Cache):
         return chosen
 
 
-class _Empty(Prefix):
+class _Recorder(Prefix):
     """A prefix being recorded: no tokens before the ones that are run now."""
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -136,25 +136,29 @@ def run(
 
 
 def record_prefix(
-    lm: EditableModel, ids: torch.Tensor, mask: torch.Tensor, *, start: int = 0, hidden: torch.Tensor | None = None
+    lm: EditableModel,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    *,
+    start: int = 0,
+    hidden: torch.Tensor | None = None,
+    logits_at: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[Prefix, torch.Tensor]:
     """Run tokens and keep their keys and values for the tokens that follow.
 
     Args:
         lm, ids, mask, start, hidden: as for `run`.
+        logits_at: as for `run`; no logits are computed by default.
 
     Returns:
-        the prefix (blocks from `start` on), and the residual stream after the last block, (n_rows, length, d_model).
+        the prefix (blocks from `start` on), and the logits (n_positions, n_vocab).
     """
-    recorder = _Empty(lm.n_layers, mask)
-    final: list[torch.Tensor] = []
-    handle = lm.blocks[-1].register_forward_hook(lambda module, inputs, output: final.append(tensor_of(output)))
-    no_logits = torch.zeros(0, dtype=torch.long, device=ids.device)
-    try:
-        run(lm, ids, mask, start=start, hidden=hidden, prefix=recorder, logits_at=(no_logits, no_logits))
-    finally:
-        handle.remove()
-    return recorder.recorded(), final[0]
+    recorder = _Recorder(lm.n_layers, mask)
+    if logits_at is None:
+        nowhere = torch.zeros(0, dtype=torch.long, device=ids.device)
+        logits_at = (nowhere, nowhere)
+    logits = run(lm, ids, mask, start=start, hidden=hidden, prefix=recorder, logits_at=logits_at)
+    return recorder.recorded(), logits
 
 
 @contextmanager

@@ -1,0 +1,488 @@
+"""Edit sessions: apply batches of facts to a model, undo them, start over; the base weights stay as they were.
+
+A batch goes facts → targets (`targets`) → keys (`keys`) → update (`update_rule`) → edited matrices. The session owns its
+edited matrices and puts them into the shared model only while it runs it, under the model's lock; a batch that fails in
+the middle leaves the session as it was before.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from encore_core.covariance import second_moments
+from encore_core.errors import InputError, quoted
+from encore_core.facts import Fact, check_batch
+from encore_core.keys import KeyReader
+from encore_core.methods import Settings, override, settings_for
+from encore_core.metrics import rate
+from encore_core.models import EditableModel, Progress
+from encore_core.prompts import sample_prefixes
+from encore_core.targets import Target, TargetSettings, optimise_targets
+from encore_core.update_rule import (
+    LowRankUpdate,
+    Preservation,
+    inverse_preservation,
+    null_space_preservation,
+    solve,
+)
+
+log = logging.getLogger(__name__)
+
+SHARED_BYTES = 2_000_000_000
+"""How much memory sessions on one model may share in starting matrices; the least recently used go first."""
+
+
+@dataclass(frozen=True)
+class EditProgress:
+    """How far a batch is.
+
+    Attributes:
+        phase: "targets" or "update".
+        done, total: facts finished, or layers edited.
+        step: steps of the current group of facts (targets only).
+        loss: its mean loss (targets only).
+    """
+
+    phase: Literal["targets", "update"]
+    done: int
+    total: int
+    step: int = 0
+    loss: float | None = None
+
+
+OnProgress = Callable[[EditProgress], None]
+
+
+@dataclass(frozen=True)
+class EditedFact:
+    """What a batch did to one fact.
+
+    Attributes:
+        fact: the fact.
+        target: how its target was found; None when the fact was skipped because the model says it already.
+        probability_before: of the new answer (geometric mean per token) on the base model.
+        probability_after: the same right after its batch.
+    """
+
+    fact: Fact
+    target: Target | None
+    probability_before: float | None
+    probability_after: float | None
+
+    @property
+    def steps(self) -> int:
+        return self.target.steps if self.target else 0
+
+    @property
+    def stopped(self) -> str:
+        return self.target.stopped if self.target else "already said"
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """What one batch did.
+
+    Attributes:
+        edited: one entry a fact of the batch, in order.
+        seconds: by phase: "targets", "keys", "update", "measuring".
+        norms: per edited layer the Frobenius norm of the matrix before and after the batch.
+        notices: things the user should know, one line each.
+    """
+
+    edited: tuple[EditedFact, ...]
+    seconds: dict[str, float]
+    norms: dict[int, tuple[float, float]]
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class AppliedBatch:
+    """An entry of a session's history: the report, and the update of every layer as thin factors."""
+
+    report: BatchReport
+    updates: dict[int, LowRankUpdate] = field(repr=False)
+
+
+class EditSession:
+    """One person's edits of one model.
+
+        session = EditSession(load_model("smollm2-135m"), method="ENCORE")
+        report = session.edit([Fact("France", "The capital of {} is", "Rome")])
+        session.undo()
+
+    Args:
+        lm: the model; sessions on the same object share its base weights.
+        method: a name from `methods.METHODS`.
+        seed: of the sampled prefixes.
+        settings: overrides of the method's settings, see `methods.SETTABLE`.
+        statistics_text: text file for C0; the bundled sample by default.
+        keep_history: remember batches so that they can be undone. A run of thousands of edits does without.
+        fast_targets: use the fast target pass where the model takes it (see `targets`).
+
+    Raises:
+        InputError: unknown method or setting.
+    """
+
+    def __init__(
+        self,
+        lm: EditableModel,
+        method: str = "ENCORE",
+        *,
+        seed: int = 0,
+        settings: dict[str, Any] | None = None,
+        statistics_text: Path | None = None,
+        keep_history: bool = True,
+        fast_targets: bool = True,
+    ):
+        self.lm = lm
+        self.settings = settings_of(lm, method, settings)
+        self.seed = seed
+        self.statistics_text = statistics_text
+        self.keep_history = keep_history
+        self.fast_targets = fast_targets
+        self.history: list[AppliedBatch] = []
+        self.n_edits = 0
+        self._matrices: dict[int, torch.Tensor] = {}
+        self._preservation: dict[int, Preservation] = {}
+        self._edited_keys: set[tuple[str, str]] = set()
+
+    # -- running the model ---------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def edited(self) -> Iterator[EditableModel]:
+        """The model with this session's edits in it, for as long as the block runs."""
+        with self.lm.matrices_replaced(self._matrices):
+            yield self.lm
+
+    @contextmanager
+    def pristine(self) -> Iterator[EditableModel]:
+        """The model as it was loaded; no other session's edits can be in it meanwhile."""
+        with self.lm.matrices_replaced({}):
+            yield self.lm
+
+    def norms(self) -> dict[int, tuple[float, float]]:
+        """Per edited layer, ‖W₀‖ and ‖W‖ (Frobenius)."""
+        return {
+            layer: (_norm(self.lm.matrix(layer)), _norm(self._matrices.get(layer, self.lm.matrix(layer))))
+            for layer in self.settings.layers
+        }
+
+    # -- preparation ---------------------------------------------------------------------------------------------------
+
+    def prepare(self, progress: Progress | None = None) -> None:
+        """Gather what the first edit needs: prefixes, statistics and the initial P. Done by `edit` if it was not before."""
+        with self.lm.lock:
+            _ = self.prefixes
+            self._initial_preservation(progress)
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """The sampled prefixes, the same for every session with this seed on this model."""
+        return _shared(self.lm, ("prefixes", self.seed), lambda: self._on_base(sample_prefixes, self.seed))
+
+    def _on_base(self, function: Callable, *args):
+        with self.pristine() as lm:
+            return function(lm, *args)
+
+    def _initial_preservation(self, progress: Progress | None = None) -> dict[int, Preservation]:
+        s = self.settings
+        identity = ("P", s.preservation, s.lambda_p, s.lambda_n, s.null_threshold, s.l2, s.statistics_tokens)
+        text = str(self.statistics_text)
+        keys = {layer: (*identity, text, layer) for layer in s.layers}
+        missing = [layer for layer in s.layers if keys[layer] not in self.lm.shared]
+        if missing:
+            with self.pristine():
+                moments = second_moments(self.lm, missing, s.statistics_tokens, self.statistics_text, progress)
+            for layer in missing:
+                C0 = moments[layer].to(_solve_device(self.lm))
+                _remember(self.lm, keys[layer], _initial_P(C0, s))
+        return {layer: Preservation(self.lm.shared[keys[layer]]) for layer in s.layers}
+
+    # -- editing -------------------------------------------------------------------------------------------------------
+
+    def edit(
+        self,
+        facts: Sequence[Fact],
+        *,
+        known: Literal["refuse", "skip", "edit"] = "refuse",
+        measure: bool = True,
+        on_progress: OnProgress | None = None,
+    ) -> BatchReport:
+        """Apply facts as one batch.
+
+        Args:
+            facts: the batch; exact duplicates are dropped with a notice.
+            known: what to do with a fact that the model says already and that was not edited before: refuse the batch,
+                skip the fact with a notice, or edit it all the same.
+            measure: report the probability of every new answer before and after (three short passes).
+            on_progress: told of steps and layers.
+
+        Returns:
+            what was done. When an exception leaves this method, the session is as it was before.
+
+        Raises:
+            InputError: no facts, facts that contradict each other, that do not fit the model's context, or that the
+                model says already.
+        """
+        facts, notices = check_batch(facts)
+        if not facts:
+            raise InputError("There is no fact to edit; give at least one.")
+        with self.lm.lock:
+            started = time.perf_counter()
+            before, skipped = self._look_before(facts, known, measure)
+            notices += [f"Skipped: the model already says {quoted(_sentence(fact))}." for fact in skipped]
+            chosen = [fact for fact in facts if fact not in skipped]
+            looked = time.perf_counter()
+            if chosen:
+                working, updates, preservation, targets, seconds = self._solve_batch(chosen, on_progress)
+            else:
+                working, updates, preservation, targets, seconds = dict(self._matrices), {}, self._preservation, [], {}
+            measured = time.perf_counter()
+            after = [None] * len(facts)
+            if measure:
+                with self.lm.matrices_replaced(working):
+                    after = [answer.probability for answer in rate(self.lm, _pairs(facts))]
+            seconds["measuring"] = looked - started + time.perf_counter() - measured
+            found = dict(zip(map(id, chosen), targets, strict=True))
+            report = BatchReport(
+                edited=tuple(
+                    EditedFact(fact, found.get(id(fact)), before[i], after[i]) for i, fact in enumerate(facts)
+                ),
+                seconds=seconds,
+                norms={
+                    layer: (_norm(self._matrices.get(layer, self.lm.parameter(layer).data)), _norm(working[layer]))
+                    for layer in updates
+                },
+                notices=tuple(notices),
+            )
+            self._matrices, self._preservation = working, preservation
+            self.n_edits += len(chosen)
+            self._edited_keys |= {fact.key for fact in chosen}
+            if self.keep_history and chosen:
+                self.history.append(AppliedBatch(report, updates))
+        return report
+
+    def _look_before(
+        self, facts: Sequence[Fact], known: str, measure: bool
+    ) -> tuple[list[float | None], list[Fact]]:
+        """Probabilities of the new answers on the base model, and the facts that are not to be edited."""
+        before: list[float | None] = [None] * len(facts)
+        current = None
+        if measure or (known != "edit" and not self._matrices):
+            with self.pristine():
+                current = rate(self.lm, _pairs(facts))
+            before = [answer.probability for answer in current]
+        if known == "edit":
+            return before, []
+        if self._matrices:
+            with self.edited():
+                current = rate(self.lm, _pairs(facts))
+        said = [
+            fact
+            for fact, answer in zip(facts, current, strict=True)
+            # A fact edited before may be edited again: that is a new edit, whatever the model says by now.
+            if answer.said and fact.key not in self._edited_keys
+        ]
+        if said and known == "refuse":
+            raise InputError(
+                f"target_new {quoted(said[0].target_new)} is what the model says already after "
+                f"{quoted(said[0].text)}; give an answer that it does not give."
+            )
+        return before, said
+
+    def _solve_batch(self, facts: Sequence[Fact], on_progress: OnProgress | None):
+        """Targets, keys and updates of a batch, on copies of the session's matrices."""
+        s, lm = self.settings, self.lm
+        tell = on_progress or (lambda progress: None)
+        preservation = self._preservation or self._initial_preservation()
+        solve_device = _solve_device(lm)
+        working = {
+            layer: self._matrices.get(layer, lm.parameter(layer).data).clone() for layer in s.layers
+        } | {layer: matrix for layer, matrix in self._matrices.items() if layer not in s.layers}
+        seconds = {"targets": 0.0, "keys": 0.0, "update": 0.0}
+        updates: dict[int, LowRankUpdate] = {}
+        prefixes = self.prefixes
+        with lm.matrices_replaced(working):
+            clock = _Clock(seconds)
+            targets = optimise_targets(
+                lm,
+                facts,
+                prefixes,
+                s.layers[-1],
+                target_settings(s),
+                fast=self.fast_targets,
+                on_step=lambda done, step, loss: tell(EditProgress("targets", done, len(facts), step, loss)),
+            )
+            clock.add("targets")
+            z = torch.stack([target.z for target in targets], dim=1).to(solve_device, torch.float64)
+            reader = KeyReader(lm, facts, prefixes, s.layers)
+            for j, layer in enumerate(s.layers):
+                K = reader.keys(layer).to(solve_device, torch.float64)
+                h = reader.states(layer).to(solve_device, torch.float64)
+                clock.add("keys")
+                R = (z - h) / (len(s.layers) - j)
+                update = solve(R, K, preservation[layer].times(K), s.slack(len(facts)))
+                _add(lm, layer, working[layer], update)
+                updates[layer] = update
+                clock.add("update")
+                if j + 1 < len(s.layers):
+                    reader.advance(layer, s.layers[j + 1])
+                clock.add("keys")
+                tell(EditProgress("update", j + 1, len(s.layers)))
+            for layer in s.layers:
+                if not bool(torch.isfinite(working[layer]).all()):
+                    raise InputError(
+                        f"The update of layer {layer} is not finite; raise lambda_p or lower lr, or reset the session."
+                    )
+            # Only now, when nothing can fail any more, does the batch join what is preserved.
+            if s.sequential:
+                for layer in s.layers:
+                    preservation[layer].absorb(updates[layer].Y)
+            clock.add("update")
+        return working, updates, preservation, targets, seconds
+
+    # -- history -------------------------------------------------------------------------------------------------------
+
+    def undo(self) -> AppliedBatch:
+        """Take the last batch back. Every matrix is bit for bit what it was before that batch.
+
+        Returns:
+            the batch taken back.
+
+        Raises:
+            InputError: when there is nothing to undo.
+        """
+        if not self.history:
+            why = "this session keeps no history" if not self.keep_history else "no edit has been made"
+            raise InputError(f"There is nothing to undo: {why}.")
+        with self.lm.lock:
+            batch = self.history[-1]
+            self._restore(self.history[:-1])
+        return batch
+
+    def reset(self) -> int:
+        """Forget every edit. Returns how many batches were dropped."""
+        with self.lm.lock:
+            n_batches = len(self.history)
+            self._restore([])
+        return n_batches
+
+    def _restore(self, batches: Sequence[AppliedBatch]) -> None:
+        """Replay batches on the base weights: the same sums in the same order give the same bits."""
+        matrices: dict[int, torch.Tensor] = {}
+        preservation = self._initial_preservation() if batches else {}
+        for batch in batches:
+            for layer, update in batch.updates.items():
+                if layer not in matrices:
+                    matrices[layer] = self.lm.parameter(layer).data.clone()
+                _add(self.lm, layer, matrices[layer], update)
+                if self.settings.sequential:
+                    preservation[layer].absorb(update.Y)
+        self._matrices, self._preservation, self.history = matrices, preservation, list(batches)
+        edited = [item.fact for batch in batches for item in batch.report.edited if item.target]
+        self.n_edits, self._edited_keys = len(edited), {fact.key for fact in edited}
+
+
+def settings_of(lm: EditableModel, method: str, overrides: dict[str, Any] | None = None) -> Settings:
+    """The settings of a method on a loaded model, see `methods.settings_for`."""
+    config = lm.model.config
+    settings = settings_for(
+        method,
+        model_type=config.model_type,
+        n_layers=lm.n_layers,
+        d_model=lm.d_model,
+        n_vocab=config.vocab_size,
+    )
+    return override(settings, overrides or {}, lm.n_layers)
+
+
+def target_settings(settings: Settings) -> TargetSettings:
+    """The part of the settings that the optimisation of targets needs."""
+    return TargetSettings(
+        steps=settings.steps,
+        lr=settings.lr,
+        clamp=settings.clamp,
+        weight_decay=settings.weight_decay,
+        kl_factor=settings.kl_factor,
+        mpes=settings.mpes,
+        mpes_extra_steps=settings.mpes_extra_steps,
+    )
+
+
+def batched(facts: Sequence[Fact], batch_size: int) -> Iterator[list[Fact]]:
+    """Facts in order, `batch_size` at a time.
+
+    Raises:
+        InputError: when the size is below 1.
+    """
+    if batch_size < 1:
+        raise InputError(f"Batch size {batch_size} is too small; give a whole number from 1.")
+    for start in range(0, len(facts), batch_size):
+        yield list(facts[start : start + batch_size])
+
+
+class _Clock:
+    """Adds the time since the last call to a phase."""
+
+    def __init__(self, seconds: dict[str, float]):
+        self.seconds, self.last = seconds, time.perf_counter()
+
+    def add(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.seconds[phase] += now - self.last
+        self.last = now
+
+
+def _add(lm: EditableModel, layer: int, stored: torch.Tensor, update: LowRankUpdate) -> None:
+    """W ← W + Δ in place, summed in float64 and rounded once to the model's dtype."""
+    W = lm.oriented(layer, stored)
+    W.copy_((W.to(update.A.device, torch.float64) + update.delta()).to(W.device, W.dtype))
+
+
+def _initial_P(C0: torch.Tensor, settings: Settings) -> torch.Tensor:
+    if settings.preservation == "null_space":
+        return null_space_preservation(C0, settings.null_threshold, settings.l2)
+    return inverse_preservation(C0, settings.lambda_p, settings.lambda_n)
+
+
+def _solve_device(lm: EditableModel) -> torch.device:
+    """Where float64 is: Apple's GPUs have none."""
+    return torch.device("cpu") if lm.device.type == "mps" else lm.device
+
+
+def _shared(lm: EditableModel, key: tuple, make: Callable[[], Any]) -> Any:
+    if key not in lm.shared:
+        lm.shared[key] = make()
+    lm.shared.move_to_end(key)
+    return lm.shared[key]
+
+
+def _remember(lm: EditableModel, key: tuple, matrix: torch.Tensor) -> None:
+    """Keep a starting matrix for the next session, and let the oldest go when there are too many."""
+    lm.shared[key] = matrix
+    matrices = [k for k, value in lm.shared.items() if isinstance(value, torch.Tensor)]
+    total = sum(lm.shared[k].nbytes for k in matrices)
+    for old in matrices:
+        if total <= SHARED_BYTES or old[:-1] == key[:-1]:
+            break
+        total -= lm.shared.pop(old).nbytes
+
+
+def _norm(matrix: torch.Tensor) -> float:
+    return float(torch.linalg.matrix_norm(matrix.float()))
+
+
+def _pairs(facts: Sequence[Fact]) -> list[tuple[str, str]]:
+    return [(fact.text, fact.target_new) for fact in facts]
+
+
+def _sentence(fact: Fact) -> str:
+    return f"{fact.text} {fact.target_new}"

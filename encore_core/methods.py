@@ -1,0 +1,311 @@
+"""The methods and the hyper-parameters of each model: tables, and how they make the settings of a run.
+
+A method is a row: which P the update starts from, which slack it takes, whether the optimisation of targets stops early.
+The formulas that these names stand for are in `update_rule` and `targets`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+from encore_core.errors import InputError, quoted
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table of methods.
+
+    Attributes:
+        name: as users type it.
+        preservation: "inverse" for P = (λp C0 + λn I)⁻¹, "null_space" for P = U Uᵀ / L2.
+        norm_constraint: whether λn is used; without it λn is 0.
+        equality: whether edits are demanded exactly (slack ε I) or in the least-squares sense (slack I).
+        mpes: whether targets stop early.
+        summary: one sentence for people.
+    """
+
+    name: str
+    preservation: Literal["inverse", "null_space"]
+    norm_constraint: bool
+    equality: bool
+    mpes: bool
+    summary: str
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method("MEMIT", "inverse", False, False, False,
+               "Least squares between the new facts and what the matrix did before."),
+        Method("EMMET", "inverse", False, True, False,
+               "As MEMIT, but the new facts are an equality constraint."),
+        Method("AlphaEdit", "null_space", False, False, False,
+               "Changes only directions that general text leaves unused."),
+        Method("ENCORE", "inverse", True, False, True,
+               "MEMIT with early stopping of targets (MPES) and a constraint on the matrix's norm."),
+        Method("MEMIT+MPES", "inverse", False, False, True, "MEMIT with early stopping of targets."),
+        Method("EMMET+MPES", "inverse", False, True, True, "EMMET with early stopping of targets."),
+        Method("AlphaEdit+MPES", "null_space", False, False, True, "AlphaEdit with early stopping of targets."),
+        Method("MEMIT+norm", "inverse", True, False, False, "MEMIT with the norm constraint alone."),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides what an edit does; written into every report.
+
+    Attributes:
+        method: name of the row in `METHODS`.
+        layers: edited blocks, ascending; targets are optimised at the output of the last.
+        preservation, equality, mpes: from the method's row.
+        lambda_p: weight of what is preserved, see `update_rule`.
+        lambda_n: weight of the norm constraint; 0 without it.
+        epsilon: slack of EMMET for batches of more than one fact.
+        null_threshold, l2: AlphaEdit's eigenvalue threshold and ridge weight.
+        steps, lr, clamp, weight_decay, kl_factor, mpes_extra_steps: see `targets`.
+        sequential: whether the keys of earlier edits join what is preserved.
+        statistics_tokens: how many tokens of general text C0 is taken from.
+        validated: whether these hyper-parameters were published or tuned for this model.
+    """
+
+    method: str
+    layers: tuple[int, ...]
+    preservation: Literal["inverse", "null_space"]
+    equality: bool
+    mpes: bool
+    lambda_p: float
+    lambda_n: float = 0.0
+    epsilon: float = 0.1
+    null_threshold: float = 0.02
+    l2: float = 10.0
+    steps: int = 25
+    lr: float = 0.5
+    clamp: float = 0.75
+    weight_decay: float = 0.5
+    kl_factor: float = 0.0625
+    mpes_extra_steps: int = 1
+    sequential: bool = True
+    statistics_tokens: int = 100_000
+    validated: bool = False
+
+    def slack(self, n_facts: int) -> float:
+        """s in S = s I: 1 in the least-squares sense; ε for equality, 0 for a single fact."""
+        if not self.equality:
+            return 1.0
+        return self.epsilon if n_facts > 1 else 0.0
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """Hyper-parameters of one model, found by its shape so that a local copy or an edited folder has them too.
+
+    Attributes:
+        model_type, n_layers, d_model, n_vocab: the shape; None matches any.
+        common: settings of every method.
+        per_method: settings of some methods, by name or, for the norm constraint and MPES, by what they use.
+        source: where they come from.
+    """
+
+    model_type: str
+    n_layers: int
+    d_model: int
+    n_vocab: int | None
+    common: Mapping[str, Any]
+    per_method: Mapping[str, Mapping[str, Any]]
+    source: str
+
+
+_PAPER = "arXiv 2502.01636, tables 6 to 8 (CounterFact)"
+
+MODEL_ROWS = (
+    # λp 15,000 is far too stiff for this model; see "Hyper-parameters" in the README for how these were found.
+    ModelRow("llama", 30, 576, None,
+             {"layers": (6, 7, 8, 9, 10), "steps": 20, "lambda_p": 1000, "lambda_n": 20, "mpes_extra_steps": 1,
+              "statistics_tokens": 30_000},
+             {},
+             "tuned here on CounterFact"),
+    ModelRow("gpt2", 48, 1600, None,
+             {"layers": (13, 14, 15, 16, 17), "steps": 20, "lambda_p": 20_000, "lambda_n": 10},
+             {"EMMET": {"layers": (17,), "lambda_p": 10_000}, "EMMET+MPES": {"layers": (17,), "lambda_p": 10_000},
+              "MEMIT+MPES": {"mpes_extra_steps": 2}, "ENCORE": {"mpes_extra_steps": 3}},
+             _PAPER),
+    ModelRow("gptj", 28, 4096, None,
+             {"layers": (3, 4, 5, 6, 7, 8), "lambda_p": 15_000, "lambda_n": 10},
+             {"EMMET": {"layers": (5,)}, "EMMET+MPES": {"layers": (5,)}},
+             "published configurations of MEMIT and EMMET"),
+    ModelRow("llama", 32, 4096, 32_000,
+             {"layers": (4, 5, 6, 7, 8), "lambda_p": 15_000, "lambda_n": 10, "mpes_extra_steps": 0},
+             {"EMMET": {"layers": (5,)}, "EMMET+MPES": {"layers": (5,)},
+              "AlphaEdit": {"lr": 0.1}, "AlphaEdit+MPES": {"lr": 0.1},
+              "MEMIT+MPES": {"mpes_extra_steps": 1}, "ENCORE": {"mpes_extra_steps": 2}},
+             _PAPER),
+    ModelRow("llama", 32, 4096, 128_256,
+             {"layers": (4, 5, 6, 7, 8), "lambda_p": 15_000, "lambda_n": 20, "mpes_extra_steps": 0},
+             {"EMMET": {"layers": (5,)}, "EMMET+MPES": {"layers": (5,)},
+              "AlphaEdit": {"lr": 0.1}, "AlphaEdit+MPES": {"lr": 0.1},
+              "MEMIT+MPES": {"mpes_extra_steps": 2}, "ENCORE": {"mpes_extra_steps": 1}},
+             _PAPER),
+    ModelRow("qwen2", 28, 3584, None,
+             {"layers": (4, 5, 6, 7, 8), "lambda_p": 15_000, "lambda_n": 20},
+             {"AlphaEdit": {"lr": 0.1}, "AlphaEdit+MPES": {"lr": 0.1}},
+             "published configurations of MEMIT and AlphaEdit"),
+    ModelRow("mistral", 32, 4096, None,
+             {"layers": (4, 5, 6, 7, 8), "lambda_p": 15_000, "lambda_n": 20},
+             {"AlphaEdit": {"lr": 0.1}, "AlphaEdit+MPES": {"lr": 0.1}},
+             "published configurations of MEMIT and AlphaEdit"),
+)  # fmt: skip
+
+SETTABLE = tuple(
+    name.name
+    for name in fields(Settings)
+    if name.name not in {"method", "preservation", "equality", "validated"}
+)
+"""Settings that a user can override with `--set name=value` or in the app."""
+
+
+def find_method(name: str) -> Method:
+    """The row of a method, whatever the case of its name.
+
+    Raises:
+        InputError: for a name that is not in the table.
+    """
+    for known, method in METHODS.items():
+        if isinstance(name, str) and known.lower() == name.strip().lower():
+            return method
+    raise InputError(f"Unknown method {quoted(name)}; choose one of {', '.join(METHODS)}.")
+
+
+def settings_for(
+    method: str,
+    *,
+    model_type: str,
+    n_layers: int,
+    d_model: int,
+    n_vocab: int,
+    overrides: Mapping[str, Any] | None = None,
+) -> Settings:
+    """The settings of a method on a model.
+
+    Args:
+        method: a name from `METHODS`.
+        model_type, n_layers, d_model, n_vocab: the model's shape, which finds its row.
+        overrides: values that replace the table's; strings are read as the setting's type.
+
+    Raises:
+        InputError: unknown method or setting, or a value that the setting cannot take.
+    """
+    row = find_method(method)
+    model_row = find_model_row(model_type, n_layers, d_model, n_vocab)
+    values: dict[str, Any] = {"layers": default_layers(n_layers), "lambda_p": 1000, "lambda_n": 20}
+    if model_row is not None:
+        values |= model_row.common
+        values |= model_row.per_method.get(row.name, {})
+    if not row.norm_constraint:
+        values["lambda_n"] = 0.0
+    settings = Settings(
+        method=row.name,
+        preservation=row.preservation,
+        equality=row.equality,
+        mpes=row.mpes,
+        validated=model_row is not None,
+        **values,
+    )
+    return override(settings, overrides or {}, n_layers)
+
+
+def find_model_row(model_type: str, n_layers: int, d_model: int, n_vocab: int) -> ModelRow | None:
+    """The row of hyper-parameters for a model of this shape, if there is one."""
+    for row in MODEL_ROWS:
+        if (row.model_type, row.n_layers, row.d_model) == (model_type, n_layers, d_model) and (
+            row.n_vocab in (None, n_vocab)
+        ):
+            return row
+    return None
+
+
+def default_layers(n_layers: int) -> tuple[int, ...]:
+    """Edited blocks for a model without a row of its own: up to five, a fifth to a third of the way up."""
+    last = max(0, min(n_layers - 2, round(n_layers * 0.35)))
+    return tuple(range(max(0, last - 4), last + 1))
+
+
+def override(settings: Settings, overrides: Mapping[str, Any], n_layers: int) -> Settings:
+    """Settings with some values replaced. A changed value makes them untested, unless it equals the table's.
+
+    Raises:
+        InputError: unknown setting, or a value it cannot take.
+    """
+    changes: dict[str, Any] = {}
+    for name, value in overrides.items():
+        if name not in SETTABLE:
+            close = difflib.get_close_matches(str(name), SETTABLE, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"settings: {', '.join(SETTABLE)}."
+            raise InputError(f"Unknown setting {quoted(name)}; {hint}")
+        changes[name] = _converted(name, value, n_layers)
+    changed = replace(settings, **changes)
+    return changed if asdict(changed) == asdict(settings) else replace(changed, validated=False)
+
+
+# Per setting: how it is read, the smallest and largest value, and whether the smallest itself is allowed.
+_LIMITS: dict[str, tuple[type, float, float, bool]] = {
+    "lambda_p": (float, 0, 1e12, False),
+    "lambda_n": (float, 0, 1e12, True),
+    "epsilon": (float, 0, 1e6, True),
+    "null_threshold": (float, 0, 1e12, False),
+    "l2": (float, 0, 1e12, False),
+    "steps": (int, 1, 1000, True),
+    "lr": (float, 0, 100, False),
+    "clamp": (float, 0, 100, False),
+    "weight_decay": (float, 0, 1e6, True),
+    "kl_factor": (float, 0, 1e6, True),
+    "mpes_extra_steps": (int, 0, 1000, True),
+    "statistics_tokens": (int, 100, 1e9, True),
+}
+
+
+def _converted(name: str, value: Any, n_layers: int) -> Any:
+    if name == "layers":
+        return _layers(value, n_layers)
+    if name in ("sequential", "mpes"):
+        text = str(value).strip().lower()
+        if text not in ("true", "false", "1", "0", "yes", "no"):
+            raise InputError(f"Setting {name} = {quoted(value)} is not a truth value; write true or false.")
+        return text in ("true", "1", "yes")
+    kind, low, high, low_allowed = _LIMITS[name]
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    in_range = low <= number <= high and (low_allowed or number > low)
+    if not in_range or (kind is int and number != int(number)):
+        noun = "a whole number" if kind is int else "a number"
+        raise InputError(
+            f"Setting {name} = {quoted(value)} is out of range; give {noun} "
+            f"{'from' if low_allowed else 'above'} {low:g} {'to' if low_allowed else 'and up to'} {high:g}."
+        )
+    return kind(number)
+
+
+def _layers(value: Any, n_layers: int) -> tuple[int, ...]:
+    """Blocks from "6-10", "6,7,8", [6, 7] or 6."""
+    try:
+        if isinstance(value, str):
+            layers: list[int] = []
+            for part in value.strip("[]() ").split(","):
+                first, _, last = part.strip().partition("-")
+                layers += range(int(first), int(last or first) + 1)
+        else:
+            layers = [int(layer) for layer in (value if isinstance(value, list | tuple) else [value])]
+    except ValueError:
+        layers = []
+    # At the last block nothing is left above the target that could turn it into an answer.
+    if not layers or min(layers) < 0 or max(layers) >= n_layers - 1 or sorted(set(layers)) != layers:
+        raise InputError(
+            f"Setting layers = {quoted(value)} does not name ascending blocks between 0 and {n_layers - 2}; "
+            'write for example "6-10" or "6,7,8".'
+        )
+    return tuple(layers)
