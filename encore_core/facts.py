@@ -207,7 +207,13 @@ def _with_slot(prompt: str, subject: str) -> str:
     if slots:
         return prompt
     if len(found) == 1:
-        return prompt[: found[0]] + SLOT + prompt[found[0] + len(subject) :]
+        made = prompt[: found[0]] + SLOT + prompt[found[0] + len(subject) :]
+        if made != prompt and SLOT in subject and subject in made:
+            raise FactError(
+                f"{shown} has braces next to the subject {quoted(subject)} that read as the subject again: "
+                "put something between them"
+            )
+        return made
     if found:
         raise FactError(
             f"{shown} has the subject {quoted(subject)} {len(found)} times: "
@@ -224,7 +230,12 @@ def _with_slot(prompt: str, subject: str) -> str:
 
 def _places(text: str, part: str) -> list[int]:
     """Where `part` begins in `text`, overlapping occurrences included."""
-    return [at for at in range(len(text) - len(part) + 1) if text.startswith(part, at)]
+    places = []
+    at = text.find(part)
+    while at >= 0:
+        places.append(at)
+        at = text.find(part, at + 1)
+    return places
 
 
 def _fill(text: str, subject: str) -> str:
@@ -241,10 +252,12 @@ def _required(name: str, value: Any) -> str:
         raise FactError(f"{name} {quoted(value)} is {_kind(value)}: give a text, in quotes")
     if _blank(value):
         raise FactError(f"{name} {quoted(value)} is blank: give a text with at least one visible character")
-    if any("\ud800" <= c <= "\udfff" for c in value):
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
         raise FactError(
             f"{name} {quoted(value)} holds half a character (a lone surrogate): give valid Unicode"
-        )
+        ) from error
     return value.strip()
 
 
@@ -357,7 +370,9 @@ def write_facts(facts: Iterable[Fact], path: str | Path) -> None:
         FactError: when the file cannot be written.
     """
     path = Path(path)
-    lines = "".join(json.dumps(fact.to_dict(), ensure_ascii=False) + "\n" for fact in facts)
+    lines = "".join(
+        json.dumps(fact.to_dict(), ensure_ascii=False, separators=(",", ":")) + "\n" for fact in facts
+    )
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         try:

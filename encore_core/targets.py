@@ -35,6 +35,9 @@ from encore_core.tracing import Prefix, added_to_output, record_prefix, run
 log = logging.getLogger(__name__)
 
 LOSS_THRESHOLD = 0.05
+MERGE_TOKENS = 64
+"""Up to this many tokens in a group, one pass serves the contexts and the subject prompts together."""
+
 CHECK_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 """Largest relative difference between the losses of the fast and the plain pass before the plain one is used."""
 
@@ -267,9 +270,10 @@ class _Tail:
         self.ids = torch.zeros_like(self.mask)
 
     @classmethod
-    def of(cls, lm: EditableModel, layer: int, sequences: Sequence[Sequence[int]], lookups: Sequence[int]) -> _Tail:
-        batch = pad(lm, sequences)
-        lookup = torch.tensor(lookups, device=lm.device)
+    def of(cls, lm: EditableModel, layer: int, rows: Sequence[tuple[Sequence[int], int]]) -> _Tail:
+        """The tails of rows, each given as its token ids and its lookup position."""
+        batch = pad(lm, [ids for ids, _ in rows])
+        lookup = torch.tensor([position for _, position in rows], device=lm.device)
         length = int((batch.mask.sum(-1) - lookup).max())
         with torch.no_grad():
             hidden = run(lm, batch.ids, batch.mask, stop=layer + 1)
@@ -317,25 +321,36 @@ class FastPass:
     def __init__(self, lm: EditableModel, layer: int, examples: Sequence[_Example]):
         self.lm, self.layer = lm, layer
         self.rows = _Rows.of(examples, lm.device, from_lookup=True)
-        contexts = [encoded for example in examples for encoded in example.contexts]
-        self.tail = _Tail.of(lm, layer, [e.ids[:-1] for e in contexts], [e.lookup for e in contexts])
-        subjects = [example.subject for example in examples]
-        self.subject_tail = _Tail.of(lm, layer, [e.ids for e in subjects], [e.lookup for e in subjects])
-        self.h = self.tail.hidden[:: self.rows.n_contexts, 0].float()
+        contexts = [(encoded.ids[:-1], encoded.lookup) for example in examples for encoded in example.contexts]
+        subjects = [(example.subject.ids, example.subject.lookup) for example in examples]
+        # Few tokens are a matter of reading the weights, so the subjects' rows ride along; of many, padding them to the
+        # contexts' length would cost more than a second reading.
+        self.merged = sum(example.cost for example in examples) <= MERGE_TOKENS
+        self.tails = [_Tail.of(lm, layer, rows) for rows in ([contexts + subjects] if self.merged else [contexts, subjects])]
+        self.h = self.tails[0].hidden[: len(contexts) : self.rows.n_contexts, 0].float()
 
     def logits(self, delta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As `PlainPass.logits`."""
-        per_row = delta.repeat_interleave(self.rows.n_contexts, dim=0)
-        logits = self.tail.logits(
-            self.lm, self.layer, per_row, self.rows.position_rows, self.rows.position_columns
-        )
-        facts = torch.arange(len(delta), device=delta.device)
-        return logits, self.subject_tail.logits(self.lm, self.layer, delta, facts, torch.zeros_like(facts))
+        rows, facts = self.rows, torch.arange(len(delta), device=delta.device)
+        per_row = delta.repeat_interleave(rows.n_contexts, dim=0)
+        at, subject_at = (rows.position_rows, rows.position_columns), (facts, torch.zeros_like(facts))
+        if not self.merged:
+            return (
+                self.tails[0].logits(self.lm, self.layer, per_row, *at),
+                self.tails[1].logits(self.lm, self.layer, delta, *subject_at),
+            )
+        both = (torch.cat([at[0], len(per_row) + facts]), torch.cat([at[1], subject_at[1]]))
+        logits = self.tails[0].logits(self.lm, self.layer, torch.cat([per_row, delta]), *both)
+        return logits[: len(at[0])], logits[len(at[0]) :]
 
     def keep(self, facts: torch.Tensor) -> None:
         """As `PlainPass.keep`."""
-        self.tail = self.tail.keep(self.rows.rows_of(facts))
-        self.subject_tail = self.subject_tail.keep(facts)
+        rows = self.rows.rows_of(facts)
+        if self.merged:
+            subject_rows = self.rows.n_facts * self.rows.n_contexts + facts
+            self.tails = [self.tails[0].keep(torch.cat([rows, subject_rows]))]
+        else:
+            self.tails = [self.tails[0].keep(rows), self.tails[1].keep(facts)]
         self.h = self.h[facts]
         self.rows = self.rows.keep(facts)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -25,7 +26,8 @@ PARAPHRASES = 2
 NEIGHBOURS = 5
 TABLES = Path(__file__).with_name("tables.txt")
 
-# The first template asks for the edit itself; the paraphrases are drawn from the others.
+# The first template asks for the edit itself, and is the one (or close to the one) that the embedded model answers
+# best; the paraphrases are drawn from the others.
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "capital": (
         "The capital of {} is",
@@ -40,22 +42,22 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "The state government of {} meets in the city of",
     ),
     "continent": (
+        "Geographically, {} is part of the continent of",
         "{} is a country on the continent of",
         "The continent on which {} lies is",
         "On a map of the world, {} is found on the continent of",
-        "Geographically, {} is part of the continent of",
     ),
     "language": (
+        "In {}, the official language is",
         "The official language of {} is",
         "The laws of {} are written in",
-        "In {}, the official language is",
         "The government of {} publishes its documents in",
     ),
     "currency": (
+        "The unit of the official currency of {} is the",
         "The currency of {} is the",
         "In {}, people pay with a currency called the",
         "The money used in {} is called the",
-        "The unit of the official currency of {} is the",
     ),
     "city_country": (
         "The city of {} is located in the country of",
@@ -64,8 +66,8 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "To visit the city of {}, you have to travel to",
     ),
     "city_state": (
-        "{} is a city in the state of",
         "The city of {} is located in the American state of",
+        "{} is a city in the state of",
         "The state in which the city of {} lies is",
         "People who live in {} are residents of the state of",
     ),
@@ -76,8 +78,8 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "Tourists who want to see {} travel to",
     ),
     "landmark_city": (
-        "{} is located in the city of",
         "{} is a famous sight in the city of",
+        "{} is located in the city of",
         "The city where you can visit {} is",
         "Tourists who want to see {} travel to the city of",
     ),
@@ -88,22 +90,22 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "{} is a company that comes from",
     ),
     "product_maker": (
+        "The maker of {} is the company called",
         "{} is a product made by the company",
         "The company that makes {} is",
-        "The maker of {} is the company called",
         "{} was brought to the market by",
     ),
     "profession": (
-        "{} was a famous",
         "{} is remembered today as a great",
+        "{} was a famous",
         "By profession, {} was a",
         "In history books, {} is described as a",
     ),
     "nationality": (
+        "{}, whose nationality was",
         "The nationality of {} was",
         "By nationality, {} was",
         "When it comes to nationality, {} was",
-        "As for citizenship and origin, {} was",
     ),
     "author_language": (
         "The works of {} were originally written in",
@@ -118,8 +120,8 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "Fans remember {} as a star in the world of",
     ),
     "animal_class": (
-        "The {} belongs to the group of animals known as",
         "In biology, the {} is classified among the",
+        "The {} belongs to the group of animals known as",
         "Scientists place the {} in the group of",
         "The {} is one of the animals called",
     ),
@@ -130,10 +132,10 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "Chemists abbreviate the name of {} as",
     ),
     "work_author": (
+        "The literary work {} is by the author",
         "The author of {} is",
         "{} was written by",
         "The writer who created {} is",
-        "The literary work {} is by the author",
     ),
     "dish_country": (
         "The food known as {} comes from the country of",
@@ -142,22 +144,23 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "To taste the original {}, travel to",
     ),
     "instrument": (
-        "{} is famous for playing the",
         "The musical instrument that made {} famous is the",
+        "{} is famous for playing the",
         "On stage, {} was best known for the",
         "Music lovers admire {} as a master of the",
     ),
     "river_continent": (
+        "The waters of the {} River cross the continent of",
         "The {} River flows through the continent of",
         "The continent on which the {} River lies is",
         "On a map of the world, the {} River is found in",
-        "The waters of the {} River cross the continent of",
     ),
 }
 
 # Answers that may not replace each other: the "false" one would be true of some subject, or be contested, or tactless.
 CLOSE = {
-    "capital": [("Kyiv", "Moscow"), ("Seoul", "Pyongyang"), ("Yerevan", "Baku"), ("New Delhi", "Islamabad")],
+    "capital": [("Kyiv", "Moscow"), ("Minsk", "Moscow"), ("Seoul", "Pyongyang"), ("Yerevan", "Baku"),
+                ("New Delhi", "Islamabad")],
     "language": [("Ukrainian", "Russian"), ("Georgian", "Russian"), ("Lithuanian", "Russian"), ("Latvian", "Russian"),
                  ("Estonian", "Russian"), ("Armenian", "Turkish"), ("Serbian", "Croatian"), ("Greek", "Turkish"),
                  ("Japanese", "Korean")],
@@ -231,8 +234,9 @@ def new_answer(relation: str, entry: Entry, answers: list[str], rng: random.Rand
         return FIRST[2]
     close = {a for pair in CLOSE.get(relation, []) if entry.answer in pair for a in pair}
     text = entry.sentence(TEMPLATES[relation][0]).casefold()
-    choices = [a for a in answers if a != entry.answer and a not in close and a.casefold() not in text]
-    return rng.choice(choices)
+    close.add(entry.answer)
+    said = [a for a in answers if re.search(rf"\b{re.escape(a.casefold())}\b", text)]
+    return rng.choice([a for a in answers if a not in close and a not in said])
 
 
 def neighbours_of(

@@ -1,0 +1,41 @@
+"""Settings of the process that must be made before torch is loaded.
+
+Importing this module makes them; `encore_core` does so first thing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+# Threads that wait for each other by spinning starve any other process on the same cores: two runs on two cores then take
+# a hundred times as long, not twice. Sleeping waits cost nothing measurable when the machine is idle.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# The loader's own progress bars would tear ours.
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_MOST_KEPT = 2**31 - 1
+
+
+def keep_freed_memory(limit_bytes: int = 32 << 20) -> bool:
+    """Let the C allocator reuse large blocks instead of handing each back to the system (glibc only).
+
+    Every step of the target optimisation frees and takes the same activations; mapping them anew costs page faults that
+    take longer than the arithmetic on a busy machine.
+
+    Args:
+        limit_bytes: blocks up to this size are reused; glibc takes 32 MiB at most.
+
+    Returns:
+        whether the C library took the settings.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return False
+    return bool(mallopt(_M_MMAP_THRESHOLD, limit_bytes)) and bool(mallopt(_M_TRIM_THRESHOLD, _MOST_KEPT))
+
+
+keep_freed_memory()
