@@ -31,7 +31,11 @@ WINDOW = 256
 
 
 def second_moments(
-    lm: EditableModel, layers: Sequence[int], n_tokens: int, text: Path | None = None, progress: Progress | None = None
+    lm: EditableModel,
+    layers: Sequence[int],
+    n_tokens: int,
+    text: Path | None = None,
+    progress: Progress | None = None,
 ) -> dict[int, torch.Tensor]:
     """C0 of some layers, from disk where it has been collected before.
 
@@ -104,9 +108,7 @@ def collect(
             batch = pad(lm, [windows.pop() for _ in range(min(16, len(windows)))])
             present = batch.mask.bool()
             with ExitStack() as stack:
-                seen = {
-                    layer: stack.enter_context(captured_input(lm.down_projections[layer])) for layer in layers
-                }
+                seen = {layer: stack.enter_context(captured_input(lm.down_projections[layer])) for layer in layers}
                 run(lm, batch.ids, batch.mask, stop=max(layers) + 1)
             for layer in layers:
                 K = seen[layer][0].view(*present.shape, -1)[present].float()

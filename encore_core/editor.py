@@ -244,7 +244,13 @@ class EditSession:
             if chosen:
                 working, updates, preservation, targets, seconds = self._solve_batch(chosen, on_progress)
             else:
-                working, updates, preservation, targets, seconds = dict(self._matrices), {}, self._preservation, [], {}
+                working, updates, preservation, targets, seconds = (
+                    dict(self._matrices),
+                    {},
+                    self._preservation,
+                    [],
+                    {},
+                )
             measured = time.perf_counter()
             after = [None] * len(facts)
             if measure:
@@ -258,7 +264,10 @@ class EditSession:
                 ),
                 seconds=seconds,
                 norms={
-                    layer: (_norm(self._matrices.get(layer, self.lm.parameter(layer).data)), _norm(working[layer]))
+                    layer: (
+                        _norm(self._matrices.get(layer, self.lm.parameter(layer).data)),
+                        _norm(working[layer]),
+                    )
                     for layer in updates
                 },
                 notices=tuple(notices),
@@ -270,9 +279,7 @@ class EditSession:
                 self.history.append(AppliedBatch(report, updates))
         return report
 
-    def _look_before(
-        self, facts: Sequence[Fact], known: str, measure: bool
-    ) -> tuple[list[float | None], list[Fact]]:
+    def _look_before(self, facts: Sequence[Fact], known: str, measure: bool) -> tuple[list[float | None], list[Fact]]:
         """Probabilities of the new answers on the base model, and the facts that are not to be edited."""
         before: list[float | None] = [None] * len(facts)
         current = None
@@ -304,9 +311,9 @@ class EditSession:
         tell = on_progress or (lambda progress: None)
         preservation = self._preservation or self._initial_preservation()
         solve_device = _solve_device(lm)
-        working = {
-            layer: self._matrices.get(layer, lm.parameter(layer).data).clone() for layer in s.layers
-        } | {layer: matrix for layer, matrix in self._matrices.items() if layer not in s.layers}
+        working = {layer: self._matrices.get(layer, lm.parameter(layer).data).clone() for layer in s.layers} | {
+            layer: matrix for layer, matrix in self._matrices.items() if layer not in s.layers
+        }
         seconds = {"targets": 0.0, "keys": 0.0, "update": 0.0}
         updates: dict[int, LowRankUpdate] = {}
         prefixes = self.prefixes

@@ -201,9 +201,7 @@ def _with_slot(prompt: str, subject: str) -> str:
     slots = [at for at in _places(prompt, SLOT) if at not in inside]
     shown = f"prompt {quoted(prompt)}"
     if len(slots) > 1 or (slots and inside):
-        raise FactError(
-            f"{shown} has the slot {SLOT} {prompt.count(SLOT)} times: put it in once, for the subject"
-        )
+        raise FactError(f"{shown} has the slot {SLOT} {prompt.count(SLOT)} times: put it in once, for the subject")
     if slots:
         return prompt
     if len(found) == 1:
@@ -370,9 +368,7 @@ def write_facts(facts: Iterable[Fact], path: str | Path) -> None:
         FactError: when the file cannot be written.
     """
     path = Path(path)
-    lines = "".join(
-        json.dumps(fact.to_dict(), ensure_ascii=False, separators=(",", ":")) + "\n" for fact in facts
-    )
+    lines = "".join(json.dumps(fact.to_dict(), ensure_ascii=False, separators=(",", ":")) + "\n" for fact in facts)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         try:
@@ -384,9 +380,7 @@ def write_facts(facts: Iterable[Fact], path: str | Path) -> None:
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
-        raise FactError(
-            f"{_name(path)}: cannot be written ({error.strerror}): choose another place"
-        ) from error
+        raise FactError(f"{_name(path)}: cannot be written ({error.strerror}): choose another place") from error
 
 
 # --------------------------------------------------------------------------------------------------- reading
@@ -544,9 +538,7 @@ def _read_stream(source: IO[str] | IO[bytes], name: str) -> str | bytes:
     except UnicodeDecodeError as error:
         raise FactError(f"{name}: is not UTF-8 text: open it with encoding='utf-8', or as bytes") from error
     except OSError as error:
-        raise FactError(
-            f"{name}: cannot be read ({error.strerror or error}): give a readable file"
-        ) from error
+        raise FactError(f"{name}: cannot be read ({error.strerror or error}): give a readable file") from error
 
 
 def _check_size(name: str, size: int, at_least: bool = False) -> None:
@@ -685,9 +677,7 @@ def _filled(cells: Sequence[str]) -> bool:
 
 
 def _csv_record(cells: Mapping[str, str]) -> dict[str, Any]:
-    record: dict[str, Any] = {
-        column: cells[column] for column in _CSV_COLUMNS if cells.get(column, "").strip()
-    }
+    record: dict[str, Any] = {column: cells[column] for column in _CSV_COLUMNS if cells.get(column, "").strip()}
     for column in _CSV_REQUIRED:
         record.setdefault(column, cells.get(column))  # "" is reported as blank, not as missing
     if "paraphrases" in record:
@@ -725,9 +715,7 @@ def _delimiter(text: str) -> str:
 def _to_fact(record: Any, format: str | None, tell: Callable[[str], None]) -> Fact:
     """A record of a file as a fact."""
     if not isinstance(record, Mapping):
-        raise FactError(
-            f"{quoted(record)} is {_kind(record)}: give an object with subject, prompt and target_new"
-        )
+        raise FactError(f"{quoted(record)} is {_kind(record)}: give an object with subject, prompt and target_new")
     found = format if format in _CONVERTERS else _record_format(record)
     if found is None:
         keys = ", ".join(map(str, record)) or "none"
@@ -769,9 +757,7 @@ def _from_counterfact(record: Mapping[str, Any]) -> Fact:
     """CounterFact's own form: prompts carry the slot, answers are objects with `str`."""
     rewrite = record["requested_rewrite"]
     if not isinstance(rewrite, Mapping):
-        raise FactError(
-            f"requested_rewrite {quoted(rewrite)} is {_kind(rewrite)}: give an object with a prompt"
-        )
+        raise FactError(f"requested_rewrite {quoted(rewrite)} is {_kind(rewrite)}: give an object with a prompt")
 
     def answer(name: str) -> Any:
         value = rewrite.get(name)
@@ -837,9 +823,7 @@ def _locality(record: Mapping[str, Any]) -> list[Any]:
     found = _paired(record.get("locality_prompt"), record.get("locality_ground_truth"))
     locality = record.get("locality") or {}
     if not isinstance(locality, Mapping):
-        raise FactError(
-            f"locality {quoted(locality)} is {_kind(locality)}: give an object of prompts and answers"
-        )
+        raise FactError(f"locality {quoted(locality)} is {_kind(locality)}: give an object of prompts and answers")
     for group in locality.values():
         for entry in group if isinstance(group, list) else [group]:
             if not isinstance(entry, Mapping):
@@ -856,9 +840,7 @@ def _paired(prompts: Any, answers: Any) -> list[tuple[Any, Any]]:
     if not isinstance(answers, list):
         answers = [answers] * len(prompts)
     if len(prompts) != len(answers):
-        raise FactError(
-            f"locality: {len(prompts)} prompts and {len(answers)} answers: give one answer for each"
-        )
+        raise FactError(f"locality: {len(prompts)} prompts and {len(answers)} answers: give one answer for each")
     return [(prompt, _first(answer)) for prompt, answer in zip(prompts, answers, strict=True)]
 
 

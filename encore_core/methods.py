@@ -160,9 +160,7 @@ MODEL_ROWS = (
 )  # fmt: skip
 
 SETTABLE = tuple(
-    name.name
-    for name in fields(Settings)
-    if name.name not in {"method", "preservation", "equality", "validated"}
+    name.name for name in fields(Settings) if name.name not in {"method", "preservation", "equality", "validated"}
 )
 """Settings that a user can override with `--set name=value` or in the app."""
 

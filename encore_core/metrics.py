@@ -127,7 +127,10 @@ def rate(lm: EditableModel, pairs: Sequence[tuple[str, str]]) -> list[Answer]:
 
 
 def _rate_group(
-    lm: EditableModel, prompts: Sequence[tuple[int, ...]], rows: Sequence[int], targets: Sequence[tuple[int, ...]]
+    lm: EditableModel,
+    prompts: Sequence[tuple[int, ...]],
+    rows: Sequence[int],
+    targets: Sequence[tuple[int, ...]],
 ) -> list[Answer]:
     """Ratings of answers (token ids) to prompts; answer i belongs to prompt rows[i]."""
     batch = pad(lm, prompts)

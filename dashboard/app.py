@@ -1,0 +1,85 @@
+"""The frame around the pages: `streamlit run dashboard/app.py`.
+
+A page is one file in `pages/` and one line in `PAGES`.
+"""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard import state, theme, widgets
+from encore_core.errors import InputError
+from encore_core.models import CATALOGUE, DTYPES
+
+PAGES = [
+    st.Page("../pages/edit.py", title="Edit", icon=":material/edit_note:", url_path="edit", default=True),
+]
+
+
+def main() -> None:
+    st.set_page_config(page_title="ENCORE Studio", page_icon="✏️", layout="wide", initial_sidebar_state=250)
+    theme.apply()
+    page = st.navigation(PAGES)
+    with st.sidebar:
+        st.html('<div class="es-brand">ENCORE <span>Studio</span></div>')
+        sidebar = st.container()
+    place = st.empty()
+    try:
+        visitor = state.visitor(_progress_in(place))
+    except InputError as error:
+        with place.container():
+            widgets.notice(state.Message("error", str(error)))
+            st.button("Try again", type="primary")
+        st.stop()
+    place.empty()
+    with sidebar:
+        choose_model(visitor)
+    page.run()
+
+
+def _progress_in(place):
+    """A way to show how a model's loading gets on: words and a bar."""
+
+    def show(what: str, share: float) -> None:
+        with place.container():
+            st.html('<p class="es-sentence">Getting the model ready</p>')
+            st.progress(min(1.0, max(0.0, share)), text=f"{what} …")
+            st.caption("The first start takes about a minute; later ones take seconds.")
+
+    return show
+
+
+def choose_model(visitor: state.Visitor) -> None:
+    """Sidebar: load another model. When that fails, the present one stays and the reason is shown here."""
+    with st.form("choose_model", border=False):
+        st.selectbox(
+            "Model",
+            list(CATALOGUE),
+            key="model_name",
+            accept_new_options=True,
+            persist_state="session",
+            help="A name from the list, or type a folder that holds a transformers model, or a hub id.",
+        )
+        st.selectbox("Device", ["auto", "cpu", "cuda", "mps"], key="model_device", persist_state="session")
+        st.selectbox("Number format", ["auto", *DTYPES], key="model_dtype", persist_state="session")
+        if visitor.session.n_edits:
+            st.caption("Loading another model drops the edits made on this one.")
+        asked = st.form_submit_button("Load model", width="stretch")
+    if not asked:
+        return
+    name = (st.session_state["model_name"] or "").strip()
+    if not name:
+        widgets.notice(state.Message("error", "Model is blank: pick a name, or type a folder or a hub id."))
+        return
+    loading = state.models().get(name, st.session_state["model_device"], st.session_state["model_dtype"])
+    place = st.empty()
+    loading.wait(lambda what, share: place.progress(min(1.0, share), text=f"{what} …"))
+    place.empty()
+    if loading.error:
+        widgets.notice(state.Message("error", loading.error))
+    elif loading is not visitor.loading:
+        visitor.use(loading)
+        st.rerun()
+
+
+main()

@@ -1,0 +1,155 @@
+"""Pieces of pages. Text of visitors and models is escaped by `rich`, and by nothing else: no other function takes markup."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+from collections.abc import Sequence
+
+import streamlit as st
+
+from dashboard.state import Message, Visitor
+from encore_core.facts import Fact
+
+SYMBOLS = {"error": "✗", "warning": "▲", "info": "ℹ", "success": "✓"}
+
+
+def rich(template: str, **values: object) -> str:
+    """Markup with values put in as text.
+
+    Args:
+        template: markup of ours, with `{name}` where a value goes.
+        values: anything; escaped.
+    """
+    return template.format(**{name: html.escape(str(value)) for name, value in values.items()})
+
+
+def notice(message: Message | None) -> None:
+    """A line for the visitor, in place; nothing in it is read as markdown or markup."""
+    if message is None:
+        return
+    role = "alert" if message.kind == "error" else "status"
+    st.html(
+        rich(
+            '<div class="es-notice es-{kind}" role="{role}"><span class="es-symbol" aria-hidden="true">{symbol}</span>'
+            '<span dir="auto">{text}</span></div>',
+            kind=message.kind,
+            role=role,
+            symbol=SYMBOLS[message.kind],
+            text=message.text,
+        )
+    )
+
+
+def heading(text: str, aside: str = "") -> None:
+    """A card's heading, with a remark on its right."""
+    st.html(rich('<div class="es-heading"><h2>{text}</h2><span>{aside}</span></div>', text=text, aside=aside))
+
+
+def status_strip(visitor: Visitor) -> None:
+    """Which model, how many edits, by which method, and whether its hyper-parameters are validated for this model."""
+    lm, settings, n_edits = visitor.lm, visitor.session.settings, visitor.session.n_edits
+    n_batches = len(visitor.session.history)
+    detail = f"in {n_batches} batch{'es' * (n_batches != 1)}" if n_edits else "as loaded"
+    mark = ("✓", "validated", "good", "for this model") if settings.validated else (
+        "▲", "untested", "warn", "on this model")  # fmt: skip
+    dtype = str(lm.dtype).removeprefix("torch.")
+    st.html(
+        rich(
+            '<dl class="es-status" aria-label="State of the model">'
+            "<div><dt>Model</dt><dd>{model} <small>{n_layers} layers · {device} · {dtype}</small></dd></div>"
+            '<div><dt>Edits on it</dt><dd><span data-testid="n-edits">{n_edits}</span> <small>{detail}</small></dd></div>'
+            "<div><dt>Method</dt><dd>{method}</dd></div>"
+            '<div><dt>Hyper-parameters</dt><dd class="es-tone-{tone}">{symbol} {word} <small>{where}</small></dd></div>'
+            "</dl>",
+            model=lm.name if len(lm.name) <= 40 else "…" + lm.name[-38:],
+            n_layers=lm.n_layers,
+            device=lm.device.type,
+            dtype=dtype,
+            n_edits=n_edits,
+            detail=detail,
+            method=settings.method,
+            symbol=mark[0],
+            word=mark[1],
+            tone=mark[2],
+            where=mark[3],
+        )
+    )
+
+
+def sentence(fact: Fact) -> None:
+    """The fact as a sentence: the subject highlighted in its prompt, the old answer and the new one."""
+    start, end = fact.subject_span
+    old = rich('<del title="answer before">{true}</del> ', true=fact.target_true) if fact.target_true else ""
+    st.html(
+        '<p class="es-sentence" dir="auto">'
+        + rich(
+            "{head}<mark>{subject}</mark>{tail} ",
+            head=fact.text[:start],
+            subject=fact.subject,
+            tail=fact.text[end:],
+        )
+        + f'<span class="es-answers">{old}<span aria-hidden="true">→</span> '
+        + rich('<ins title="answer wanted">{new}</ins></span></p>', new=fact.target_new)
+    )
+
+
+def table(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[object]], caption: str) -> None:
+    """A real table, readable by everybody's software. A cell may be a `(text, tone)` pair.
+
+    Args:
+        columns: (heading, alignment) with alignment "", "right" or "figures" (which never break).
+        rows: cells; all are shown as text.
+        caption: what the table holds, for those who hear it.
+    """
+    head = "".join(
+        rich('<th scope="col" class="es-{how}">{text}</th>', how=how, text=text) for text, how in columns
+    )
+    body = ""
+    for row in rows:
+        cells = ""
+        for (_, how), cell in zip(columns, row, strict=True):
+            text, tone = cell if isinstance(cell, tuple) else (cell, "")
+            cells += rich(
+                '<td class="es-{how} es-tone-{tone}" dir="auto">{text}</td>', how=how, tone=tone, text=text
+            )
+        body += f"<tr>{cells}</tr>"
+    st.html(
+        '<div class="es-scroll"><table class="es-table">'
+        + rich("<caption>{caption}</caption>", caption=caption)
+        + f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def tiles(items: Sequence[tuple[str, str, str, str]]) -> None:
+    """Big figures side by side: (name, figure, remark, tone)."""
+    st.html(
+        '<dl class="es-tiles">'
+        + "".join(
+            rich(
+                '<div class="es-tone-{tone}"><dt>{name}</dt><dd>{figure}</dd><dd class="es-remark">{remark}</dd></div>',
+                name=name,
+                figure=figure,
+                remark=remark,
+                tone=tone,
+            )
+            for name, figure, remark, tone in items
+        )
+        + "</dl>"
+    )
+
+
+def neutral_csv(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> bytes:
+    """A CSV file in which no cell can start a formula in a spreadsheet."""
+
+    def neutral(cell: object) -> object:
+        if isinstance(cell, str) and cell.lstrip()[:1] in tuple("=+-@") or str(cell)[:1] in ("\t", "\r"):
+            return "'" + str(cell)
+        return "" if cell is None else cell
+
+    stream = io.StringIO()
+    writer = csv.writer(stream)
+    writer.writerow(columns)
+    writer.writerows([neutral(cell) for cell in row] for row in rows)
+    return stream.getvalue().encode("utf-8-sig")

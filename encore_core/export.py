@@ -1,0 +1,163 @@
+"""An edited model as an ordinary transformers folder, with a report of what was done to it."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from encore_core.editor import BatchReport, EditSession
+from encore_core.errors import InputError
+from encore_core.models import Progress
+from encore_core.storage import replacing
+
+REPORT_FILE = "edit_report.json"
+_LIBRARIES = ("encore-studio", "torch", "transformers", "safetensors", "tokenizers", "numpy")
+
+
+def check_output_folder(folder: Path) -> None:
+    """Refuse a folder that could not be written, before any work is done for it.
+
+    Raises:
+        InputError: when something is there already, or the place cannot be written to.
+    """
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise InputError(f"The output folder {folder} exists and is not empty; give a new one.")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        probe = folder.parent / f".{folder.name}.probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"The output folder {folder} cannot be written: {error.strerror}.") from error
+
+
+def write_model_folder(
+    folder: Path,
+    session: EditSession,
+    reports: Sequence[BatchReport],
+    facts_source: str,
+    batch_size: int,
+    progress: Progress | None = None,
+) -> None:
+    """Write the edited model, load it again and check it, and only then move it into place.
+
+    Args:
+        folder: where to; replaced when it exists.
+        session: whose edits are exported.
+        reports: what its batches did, in order.
+        facts_source: where the facts came from, for the report.
+        batch_size: facts a batch, for the report.
+        progress: told of the phases.
+
+    Raises:
+        InputError: when the reloaded model is not finite or not the one written, or when it cannot be written. Nothing is
+            left behind then.
+    """
+    tell = progress or (lambda what, share: None)
+    try:
+        with replacing(folder) as part:
+            tell("Writing the edited model", 0.1)
+            with session.edited() as lm:
+                lm.model.save_pretrained(part)
+                lm.tokenizer.save_pretrained(part)
+                expected = {layer: lm.parameter(layer).detach().cpu() for layer in session.settings.layers}
+            report = edit_report(session, reports, facts_source, batch_size)
+            (part / REPORT_FILE).write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
+            tell("Loading it again to check it", 0.6)
+            _check(part, session, expected)
+    except OSError as error:
+        raise InputError(f"The edited model cannot be written to {folder}: {error}") from error
+    tell("Written", 1.0)
+
+
+def _check(folder: Path, session: EditSession, expected: dict[int, torch.Tensor]) -> None:
+    lm = session.lm
+    reloaded = AutoModelForCausalLM.from_pretrained(folder, dtype=lm.dtype, trust_remote_code=False)
+    names = {id(parameter): name for name, parameter in lm.model.named_parameters()}
+    weights = dict(reloaded.named_parameters())
+    for layer, matrix in expected.items():
+        if not torch.equal(weights[names[id(lm.parameter(layer))]].detach(), matrix):
+            raise InputError(f"The export's matrix of layer {layer} is not the edited one; nothing was written.")
+    with torch.no_grad():
+        logits = reloaded(torch.tensor([lm.tokenizer("The capital of France is")["input_ids"]])).logits
+    if not bool(torch.isfinite(logits).all()):
+        raise InputError("The exported model gives values that are not finite; nothing was written. Use fewer edits.")
+
+
+def edit_report(
+    session: EditSession, reports: Sequence[BatchReport], facts_source: str, batch_size: int
+) -> dict[str, Any]:
+    """What was done, as plain JSON values.
+
+    Args:
+        session: whose edits they are.
+        reports: of its batches, in order.
+        facts_source: where the facts came from.
+        batch_size: facts a batch.
+    """
+    lm = session.lm
+    return {
+        "model": lm.name,
+        "base_fingerprint": lm.fingerprint,
+        "method": session.settings.method,
+        "settings": asdict(session.settings),
+        "seed": session.seed,
+        "prefixes": list(session.prefixes),
+        "facts_source": str(facts_source),
+        "batch_size": batch_size,
+        "n_edits": session.n_edits,
+        "device": str(lm.device),
+        "dtype": str(lm.dtype).removeprefix("torch."),
+        "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "versions": versions(),
+        "norms": {
+            str(layer): {"original": before, "edited": after} for layer, (before, after) in session.norms().items()
+        },
+        "batches": [_batch_entry(report) for report in reports],
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of what the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _batch_entry(report: BatchReport) -> dict[str, Any]:
+    return {
+        "seconds": {phase: round(seconds, 4) for phase, seconds in report.seconds.items()},
+        "norms": {str(layer): {"before": before, "after": after} for layer, (before, after) in report.norms.items()},
+        "notices": list(report.notices),
+        "facts": [
+            {
+                "id": item.fact.id,
+                "subject": item.fact.subject,
+                "prompt": item.fact.prompt,
+                "target_new": item.fact.target_new,
+                "steps": item.steps,
+                "stopped": item.stopped,
+                "probability_before": _finite(item.probability_before),
+                "probability_after": _finite(item.probability_after),
+            }
+            for item in report.edited
+        ],
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
