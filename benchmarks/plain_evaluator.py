@@ -36,13 +36,16 @@ def scores(folder: str, records: list[dict]) -> dict[str, float]:
         new, said = mean_log_probability(model, tokenizer, r["prompt"], r["target_new"])
         sums["edit"] += new > mean_log_probability(model, tokenizer, r["prompt"], r["ground_truth"])[0]
         sums["accuracy"] += said
-        pair = [mean_log_probability(model, tokenizer, r["rephrase_prompt"], r[k])[0] for k in ("target_new", "ground_truth")]
-        sums["paraphrase"] += pair[0] > pair[1]
-        pair = [
-            mean_log_probability(model, tokenizer, r["locality_prompt"], answer)[0]
-            for answer in (r["target_new"], r["locality_ground_truth"])
-        ]
-        sums["neighborhood"] += pair[1] > pair[0]
+        new, true = (
+            mean_log_probability(model, tokenizer, r["rephrase_prompt"], r[name])[0]
+            for name in ("target_new", "ground_truth")
+        )
+        sums["paraphrase"] += new > true
+        new, true = (
+            mean_log_probability(model, tokenizer, r["locality_prompt"], r[name])[0]
+            for name in ("target_new", "locality_ground_truth")
+        )
+        sums["neighborhood"] += true > new
     return {name: 100 * value / len(records) for name, value in sums.items()}
 
 

@@ -21,7 +21,7 @@ from encore_core.editor import EditProgress, EditSession, batched
 from encore_core.errors import InputError, quoted
 from encore_core.export import check_output_folder, write_model_folder
 from encore_core.facts import duplicate_subjects, read_facts
-from encore_core.methods import METHODS
+from encore_core.methods import METHODS, check_names, find_method
 from encore_core.metrics import evaluate
 from encore_core.models import CATALOGUE, DTYPES, is_ready, load_model
 
@@ -108,6 +108,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
 def _edit(options: argparse.Namespace) -> None:
     # Everything that can be wrong is looked at before the model is loaded.
     facts = read_facts(options.facts, limit=options.limit, notice=_notice)
+    find_method(options.method)
     overrides = _overrides(options.set)
     check_output_folder(options.out)
     for (subject, _), places in duplicate_subjects(facts).items():
@@ -200,6 +201,7 @@ def _overrides(pairs: Sequence[str]) -> dict[str, str]:
         if not equals or not name.strip():
             raise InputError(f"--set {quoted(pair)} is not of the form NAME=VALUE, for example lambda_n=20.")
         overrides[name.strip()] = value.strip()
+    check_names(overrides)
     return overrides
 
 

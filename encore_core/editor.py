@@ -1,6 +1,6 @@
-"""Edit sessions: apply batches of facts to a model, undo them, start over; the base weights stay as they were.
+"""Edit sessions: apply batches of facts, undo them, start over; the base weights stay pristine.
 
-A batch goes facts → targets (`targets`) → keys (`keys`) → update (`update_rule`) → edited matrices. The session owns its
+A batch takes the way facts → targets (`targets`) → keys (`keys`) → update (`update_rule`) → edited matrices. The session owns its
 edited matrices and puts them into the shared model only while it runs it, under the model's lock; a batch that fails in
 the middle leaves the session as it was before.
 """
@@ -178,7 +178,7 @@ class EditSession:
     # -- preparation ---------------------------------------------------------------------------------------------------
 
     def prepare(self, progress: Progress | None = None) -> None:
-        """Gather what the first edit needs: prefixes, statistics and the initial P. Done by `edit` if it was not before."""
+        """Gather what the first edit needs: prefixes, statistics, the initial P. `edit` does it if nobody did."""
         with self.lm.lock:
             _ = self.prefixes
             self._initial_preservation(progress)

@@ -60,8 +60,8 @@ def write_model_folder(
         progress: told of the phases.
 
     Raises:
-        InputError: when the reloaded model is not finite or not the one written, or when it cannot be written. Nothing is
-            left behind then.
+        InputError: when the reloaded model is not finite or not the one written, or when it cannot be written. Nothing
+            is left behind then.
     """
     tell = progress or (lambda what, share: None)
     try:

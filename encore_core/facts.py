@@ -21,7 +21,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import re
 import unicodedata
 from collections import defaultdict
@@ -31,6 +30,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from encore_core.errors import InputError, quoted
+from encore_core.storage import replacing
 
 __all__ = [
     "BUNDLED",
@@ -369,16 +369,9 @@ def write_facts(facts: Iterable[Fact], path: str | Path) -> None:
     """
     path = Path(path)
     lines = "".join(json.dumps(fact.to_dict(), ensure_ascii=False, separators=(",", ":")) + "\n" for fact in facts)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        try:
-            with open(part, "w", encoding="utf-8", newline="\n") as stream:
-                stream.write(lines)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        with replacing(path) as part:
+            part.write_text(lines, encoding="utf-8", newline="\n")
     except OSError as error:
         raise FactError(f"{_name(path)}: cannot be written ({error.strerror}): choose another place") from error
 
@@ -517,7 +510,7 @@ def _read_path(path: Path) -> bytes:
         if path.is_dir():
             raise FactError(f"{name}: is a folder: give a file of facts (.json, .jsonl or .csv)")
         _check_size(name, path.stat().st_size)
-        with open(path, "rb") as stream:
+        with path.open("rb") as stream:
             return stream.read(MAX_BYTES + 1)  # a pipe has no size beforehand, and a file may grow
     except FileNotFoundError as error:
         raise FactError(f"{name}: there is no such file: check the path, or use 'bundled'") from error
@@ -665,7 +658,7 @@ def _csv_rows(text: str, name: str, tell: Callable[[str], None]) -> Iterator[Row
             yield (
                 where,
                 FactError(
-                    f"{len(cells)} values for {len(header)} columns: put quotes around values that contain {delimiter!r}"
+                    f"{len(cells)} values for {len(header)} columns: put quotes around values with a {delimiter!r}"
                 ),
             )
             continue

@@ -4,9 +4,9 @@ The key of a fact at a layer is the input of the MLP output matrix at the subjec
 
     k = ( k_plain + mean over the sampled contexts of k_context ) / 2
 
-and the current state h is the block output of the last edited layer at that token in the plain prompt. Both depend on the
-layers already edited in this batch, but not on anything behind the subject's last token or above the last edited layer;
-so the tokens behind are cut, and the residual stream entering the next layer to edit is kept instead of computed again.
+and the current state h is the block output of the last edited layer at that token in the plain prompt. Both depend on
+the layers already edited in this batch, but not on anything behind the subject's last token or above the last edited
+layer; so the tokens behind are cut, and the residual stream entering the next layer to edit is kept, not run again.
 """
 
 from __future__ import annotations

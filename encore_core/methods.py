@@ -1,13 +1,13 @@
 """The methods and the hyper-parameters of each model: tables, and how they make the settings of a run.
 
-A method is a row: which P the update starts from, which slack it takes, whether the optimisation of targets stops early.
+A method is a row: which P the update starts from, which slack it takes, whether the search for targets stops early.
 The formulas that these names stand for are in `update_rule` and `targets`.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
@@ -237,15 +237,22 @@ def override(settings: Settings, overrides: Mapping[str, Any], n_layers: int) ->
     Raises:
         InputError: unknown setting, or a value it cannot take.
     """
-    changes: dict[str, Any] = {}
-    for name, value in overrides.items():
+    check_names(overrides)
+    changed = replace(settings, **{name: _converted(name, value, n_layers) for name, value in overrides.items()})
+    return changed if asdict(changed) == asdict(settings) else replace(changed, validated=False)
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse names that are no settings.
+
+    Raises:
+        InputError: for the first one that `SETTABLE` does not have.
+    """
+    for name in names:
         if name not in SETTABLE:
             close = difflib.get_close_matches(str(name), SETTABLE, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"settings: {', '.join(SETTABLE)}."
             raise InputError(f"Unknown setting {quoted(name)}; {hint}")
-        changes[name] = _converted(name, value, n_layers)
-    changed = replace(settings, **changes)
-    return changed if asdict(changed) == asdict(settings) else replace(changed, validated=False)
 
 
 # Per setting: how it is read, the smallest and largest value, and whether the smallest itself is allowed.

@@ -1,9 +1,9 @@
 """Scores of an edited model: how probable the answers are, teacher-forced and generated.
 
-Per prompt and answer, the mean log-probability of an answer's token. Edit score and paraphrase score: share of prompts with
-p(new) > p(true); neighbourhood score: share with p(true) > p(new); each a mean within a fact, then over facts, × 100.
-Overall score: harmonic mean of the three. Beside them magnitude, accuracy and generation efficacy, because p(new) > p(true)
-is kind: a model can prefer the new answer over the old and still say neither.
+Per prompt and answer, the mean log-probability of an answer's token. Edit score and paraphrase score: share of prompts
+with p(new) > p(true); neighbourhood score: share with p(true) > p(new); each a mean within a fact, then over facts,
+× 100. Overall score: harmonic mean of the three. Beside them magnitude, accuracy and generation efficacy, because
+p(new) > p(true) is kind: a model can prefer the new answer over the old and still say neither.
 """
 
 from __future__ import annotations

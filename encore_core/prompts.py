@@ -68,7 +68,7 @@ def encode(lm: EditableModel, prompt: str, target: str = "", subject_end: int | 
         raise InputError(f"Prompt {quoted(prompt)} has no token for this model; write at least one word.")
     if len(ids) > lm.max_length:
         raise InputError(
-            f"Prompt {quoted(prompt)} has {len(ids)} tokens, more than the {lm.max_length} that the model takes; shorten it."
+            f"Prompt {quoted(prompt)} has {len(ids)} tokens, but the model takes at most {lm.max_length}; shorten it."
         )
     # Special tokens have empty spans. Several tokens can share the span of one character (byte-level emoji).
     n_target = sum(1 for start, end in offsets if end > len(stem) and end > start) if target else 0

@@ -49,7 +49,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         if path.is_dir():
             shutil.rmtree(path)
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         _remove(temporary)
 

@@ -321,7 +321,7 @@ def _recorded(
 
 
 class FastPass:
-    """The same logits as `PlainPass` from the blocks above the edited one and the tokens from the lookup position on."""
+    """The logits of `PlainPass` from the blocks above the edited one and the tokens from the lookup position on."""
 
     def __init__(self, lm: EditableModel, layer: int, examples: Sequence[_Example]):
         self.lm, self.layer = lm, layer
@@ -464,7 +464,7 @@ def _optimise_group(forward: PlainPass | FastPass, settings: TargetSettings, on_
 
 
 def fast_pass_agrees(lm: EditableModel, example: _Example, layer: int, settings: TargetSettings) -> bool:
-    """Whether fast and plain pass give the same loss for a fact, tried once a model and layer with a δ that is not zero."""
+    """Whether fast and plain pass give the same loss for a fact, tried once a model and layer with a nonzero δ."""
     if layer not in lm.checked_paths:
         generator = torch.Generator().manual_seed(0)
         try:

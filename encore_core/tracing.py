@@ -110,8 +110,8 @@ def run(
         logits_at: rows and columns, each (n_positions,); the output matrix is applied there alone.
 
     Returns:
-        the residual stream (n_rows, length, d_model) entering block `stop`, or the logits: (n_rows, length, n_vocab), or
-        (n_positions, n_vocab) with `logits_at`.
+        the residual stream (n_rows, length, d_model) entering block `stop`, or the logits: (n_rows, length, n_vocab),
+        or (n_positions, n_vocab) with `logits_at`.
     """
     # Padded rows of the prefix leave gaps, so positions count real tokens.
     positions = (mask.cumsum(-1) - 1).clamp_min(0)

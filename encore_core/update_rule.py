@@ -5,8 +5,8 @@ that is to be preserved and S (n, n) the slack,
 
     Δ = R (S + Kᵀ P K)⁻¹ Kᵀ P        W ← W + Δ        P ← P − P K (I + Kᵀ P K)⁻¹ Kᵀ P
 
-The last formula is recursive least squares (Woodbury): the batch joins what is to be preserved without a new inverse, so a
-batch costs O(d_mlp² n). With the Cholesky factor L Lᵀ = I + Kᵀ P K and Y = P K L⁻ᵀ both become products of thin
+The last formula is recursive least squares (Woodbury): the batch joins what is to be preserved without a new inverse,
+so a batch costs O(d_mlp² n). With the Cholesky factor L Lᵀ = I + Kᵀ P K and Y = P K L⁻ᵀ both become products of thin
 matrices,
 
     P ← P − Y Yᵀ        Δ = A Yᵀ,  A = R (S + Kᵀ P K)⁻¹ L

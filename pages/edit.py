@@ -11,7 +11,7 @@ from dashboard import charts, probes, state, theme, widgets
 from dashboard.state import Message, Visitor, remembered
 from encore_core.editor import settings_of
 from encore_core.errors import InputError
-from encore_core.facts import MAX_BYTES, Fact, Neighbour, parse_facts, read_facts
+from encore_core.facts import MAX_BYTES, SLOT, Fact, Neighbour, parse_facts, read_facts
 from encore_core.methods import METHODS, Settings
 
 MAIN_METHODS = ("ENCORE", "MEMIT", "EMMET", "AlphaEdit")
@@ -78,7 +78,8 @@ def _as_fields(fact: Fact) -> dict[str, str]:
         "prompt": fact.prompt,
         "target_new": fact.target_new,
         "target_true": fact.target_true or "",
-        "paraphrases": "\n".join(fact.paraphrases),
+        # With the slot in them they follow when somebody types another subject.
+        "paraphrases": "\n".join(text.replace(fact.subject, SLOT, 1) for text in fact.paraphrases),
         "neighbours": "\n".join(f"{n.prompt} => {n.target}" for n in fact.neighbours),
     }
 
@@ -156,6 +157,11 @@ def _own_fact() -> None:
         return
     with preview:
         widgets.sentence(fact)
+        n_foreign = sum(fact.subject not in text for text in fact.paraphrases)
+        if n_foreign:
+            widgets.notice(
+                Message("warning", f"{n_foreign} of the paraphrases below do not mention the subject: adapt them.")
+            )
     if right.button("Ask the model first", width="stretch", help="Shows what the model says now."):
         st.rerun()
 
@@ -580,7 +586,7 @@ def _said(fact: Fact, rows, visitor: Visitor, colours, edited: bool) -> None:
         if st.session_state["said_prompt"] not in prompts:
             st.session_state["said_prompt"] = prompts[0]
         prompt = st.selectbox(
-            "After the prompt",
+            "Prompt to continue",
             prompts,
             key="said_prompt",
             format_func=lambda p: f"{'your own' if names[p] == 'free' else names[p]}: {p}",
@@ -724,8 +730,8 @@ def _norms(visitor: Visitor, colours) -> None:
 
 def main() -> None:
     visitor = state.current()
-    st.title("Did my edit work, and what else changed?", anchor=False)
     strip = st.container(key="status")
+    st.title("Did my edit work, and what else changed?", anchor=False)
     left, right = st.columns([5, 8], gap="medium")
     with left, st.container(key="editor"):
         pick_facts()

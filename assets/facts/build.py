@@ -239,9 +239,7 @@ def new_answer(relation: str, entry: Entry, answers: list[str], rng: random.Rand
     return rng.choice([a for a in answers if a not in close and a not in said])
 
 
-def neighbours_of(
-    entry: Entry, entries: list[Entry], new: str, known: set[str], rng: random.Random
-) -> list[Entry]:
+def neighbours_of(entry: Entry, entries: list[Entry], new: str, known: set[str], rng: random.Random) -> list[Entry]:
     """Other subjects of the relation: the same true answer first, then those known; never with the new one."""
     others = [e for e in entries if e.subject != entry.subject and e.answer != new]
     rng.shuffle(others)
@@ -266,8 +264,7 @@ def build_relation(relation: str, entries: list[Entry], known: set[str]) -> list
                 target_true=entry.answer,
                 paraphrases=[entry.sentence(t) for t in rng.sample(others, PARAPHRASES)],
                 neighbours=[
-                    Neighbour(e.sentence(main), e.answer)
-                    for e in neighbours_of(entry, entries, new, known, rng)
+                    Neighbour(e.sentence(main), e.answer) for e in neighbours_of(entry, entries, new, known, rng)
                 ],
                 relation=relation,
                 id=f"{relation}/{entry.subject}",
@@ -313,13 +310,9 @@ def ask_model(facts: list[Fact], batch_size: int = 32) -> Marks:
     marks: Marks = {}
     for start in range(0, len(facts), batch_size):
         batch = facts[start : start + batch_size]
-        encoded = [
-            tokenizer(f"{fact.text} {fact.target_true}", return_offsets_mapping=True) for fact in batch
-        ]
+        encoded = [tokenizer(f"{fact.text} {fact.target_true}", return_offsets_mapping=True) for fact in batch]
         longest = max(len(e["input_ids"]) for e in encoded)
-        ids = torch.zeros(
-            len(batch), longest, dtype=torch.long
-        )  # padded on the right: causal attention never sees it
+        ids = torch.zeros(len(batch), longest, dtype=torch.long)  # padded on the right: causal attention never sees it
         mask = torch.zeros_like(ids)
         for row, e in enumerate(encoded):
             ids[row, : len(e["input_ids"])] = torch.tensor(e["input_ids"])
@@ -349,9 +342,7 @@ def report(facts: Iterable[Fact]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--mark-known", action="store_true", help="ask the embedded model which facts it knows"
-    )
+    parser.add_argument("--mark-known", action="store_true", help="ask the embedded model which facts it knows")
     options = parser.parse_args()
     tables = read_tables(TABLES)
     if options.mark_known:
