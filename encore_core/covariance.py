@@ -1,7 +1,7 @@
 """C0: what the edited matrices see on general text, the second moment E[k kᵀ] of keys, (d_mlp, d_mlp) a layer.
 
-It stands for the knowledge that an edit must leave alone. Collected once per model, layer and text, and kept on disk under
-the content of all three, so that another model or text never finds a wrong one.
+It stands for the knowledge that an edit must leave alone. Collected once per model, layer and text, and kept on disk
+under the content of all three, so that another model or text never finds a wrong one.
 """
 
 from __future__ import annotations

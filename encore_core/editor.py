@@ -1,8 +1,8 @@
 """Edit sessions: apply batches of facts, undo them, start over; the base weights stay pristine.
 
-A batch takes the way facts → targets (`targets`) → keys (`keys`) → update (`update_rule`) → edited matrices. The session owns its
-edited matrices and puts them into the shared model only while it runs it, under the model's lock; a batch that fails in
-the middle leaves the session as it was before.
+A batch goes facts → targets (`targets`) → keys (`keys`) → update (`update_rule`) → edited matrices. The session owns
+its edited matrices and puts them into the shared model only while it runs it, under the model's lock; a batch that
+fails in the middle leaves the session as it was before.
 """
 
 from __future__ import annotations

@@ -35,10 +35,11 @@ def data_folder() -> Path:
 def replacing(path: Path) -> Iterator[Path]:
     """Write a file or a folder under a name of its own and move it into place when all went well.
 
-    A reader sees the old content or the new, never half of it; what a crash leaves behind is swept by the next write.
+    A reader sees the old content or the new, never half of it; a crash leaves at most a hidden `.part` beside it.
 
     Args:
-        path: the final place. A folder there is replaced, too.
+        path: the final place. A folder there is replaced, too; folders above it are made.
+
     Yields:
         the temporary path, in the same folder (so that the move is one rename).
     """
