@@ -16,23 +16,25 @@ from dataclasses import dataclass
 
 import torch
 
+from encore_core.contexts import SharedStarts
 from encore_core.facts import Fact
 from encore_core.models import EditableModel
-from encore_core.prompts import batches_by_length, encode_fact, pad
-from encore_core.tracing import captured_input, run
+from encore_core.prompts import Encoded, batches_by_length, encode_fact, pad
+from encore_core.tracing import Prefix, captured_input, run
 
 MAX_TOKENS = 16384
 
 
 @dataclass
 class _Chunk:
-    """Rows of like length: their tokens, and the residual stream entering the next block to edit."""
+    """Rows of like length: their own tokens, and the residual stream entering the next block to edit."""
 
     rows: torch.Tensor
+    contexts: torch.Tensor
     ids: torch.Tensor
     mask: torch.Tensor
     lookups: torch.Tensor
-    entering: torch.Tensor
+    entering: torch.Tensor | None = None
 
 
 class KeyReader:
@@ -42,7 +44,7 @@ class KeyReader:
         for layer in layers:
             K, h = reader.keys(layer), reader.states(layer)
             ...                       # edit the layer
-            reader.advance(layer)
+            reader.advance(layer, next_layer)
 
     Args:
         lm: the model with all edits so far in it; the caller holds its lock.
@@ -51,37 +53,46 @@ class KeyReader:
         layers: edited blocks, ascending.
     """
 
+    @torch.no_grad()
     def __init__(self, lm: EditableModel, facts: Sequence[Fact], prefixes: Sequence[str], layers: Sequence[int]):
         self.lm, self.last = lm, layers[-1]
         self.n_facts, self.n_contexts = len(facts), 1 + len(prefixes)
-        encoded = [encode_fact(lm, fact, prefix) for prefix in ("", *prefixes) for fact in facts]
-        sequences = [row.ids[: row.lookup + 1] for row in encoded]
+        contexts = [[encode_fact(lm, fact, prefix) for fact in facts] for prefix in ("", *prefixes)]
+        self.starts = SharedStarts.of(lm, contexts)
+        self.starts_entering: torch.Tensor | None = None
+        rows = [(context, row) for context, encoded in enumerate(contexts) for row in encoded]
         # Row r is fact r % n_facts in context r // n_facts: the plain prompts come first, in chunks of their own.
-        plain = batches_by_length([len(s) for s in sequences[: self.n_facts]], MAX_TOKENS)
-        others = batches_by_length([len(s) for s in sequences[self.n_facts :]], MAX_TOKENS)
-        self.chunks = [self._chunk(sequences, rows, layers[0]) for rows in plain]
-        self.n_plain_chunks = len(self.chunks)
-        self.chunks += [self._chunk(sequences, [r + self.n_facts for r in rows], layers[0]) for rows in others]
+        plain = self._chunks(rows, range(self.n_facts))
+        self.n_plain_chunks = len(plain)
+        self.chunks = plain + self._chunks(rows, range(self.n_facts, len(rows)))
+        if layers[0]:
+            self.advance(0, layers[0])
 
-    @torch.no_grad()
-    def _chunk(self, sequences: Sequence[Sequence[int]], rows: Sequence[int], first: int) -> _Chunk:
-        batch = pad(self.lm, [sequences[row] for row in rows])
-        lookups = batch.mask.sum(-1) - 1
-        if first:
-            entering = run(self.lm, batch.ids, batch.mask, stop=first)
-        else:
-            entering = torch.empty(0, device=batch.ids.device)
-        return _Chunk(torch.tensor(rows), batch.ids, batch.mask, lookups, entering)
+    def _chunks(self, rows: Sequence[tuple[int, Encoded]], numbers: Sequence[int]) -> list[_Chunk]:
+        own = {number: self.starts.rest(rows[number][1], rows[number][0]) for number in numbers}
+        groups = batches_by_length([own[number][1] + 1 for number in numbers], MAX_TOKENS)
+        return [self._chunk(rows, own, [numbers[i] for i in group]) for group in groups]
+
+    def _chunk(self, rows: Sequence[tuple[int, Encoded]], own: dict, numbers: Sequence[int]) -> _Chunk:
+        device = self.lm.device
+        # Nothing behind the lookup position is needed, so it is each row's last token.
+        batch = pad(self.lm, [own[number][0][: own[number][1] + 1] for number in numbers])
+        contexts = torch.tensor([rows[number][0] for number in numbers], device=device)
+        return _Chunk(torch.tensor(numbers, device=device), contexts, batch.ids, batch.mask, batch.mask.sum(-1) - 1)
 
     @torch.no_grad()
     def keys(self, layer: int) -> torch.Tensor:
-        """K of a layer, (d_mlp, n_facts) float64; the layer must be the one that `advance` has reached."""
-        found = torch.empty(self.n_contexts * self.n_facts, self.lm.d_mlp, dtype=torch.float64, device=self.lm.device)
+        """K of a layer, (d_mlp, n_facts) float64 or, where the device has none, float32.
+
+        The layer must be the one that `advance` has reached.
+        """
+        found = torch.empty(self.n_contexts * self.n_facts, self.lm.d_mlp, dtype=self._precise, device=self.lm.device)
+        prefix, _ = self.starts.record(self.lm, layer, layer + 1, self.starts_entering)
         for chunk in self.chunks:
             with captured_input(self.lm.down_projections[layer]) as seen:
-                self._run(chunk, layer, layer + 1)
+                self._run(chunk, prefix, layer, layer + 1)
             entering = seen[0].view(*chunk.ids.shape, -1)
-            found[chunk.rows] = entering[torch.arange(len(chunk.rows)), chunk.lookups].double()
+            found[chunk.rows] = _at(entering, chunk.lookups).to(found.dtype)
         per_context = found.view(self.n_contexts, self.n_facts, -1)
         if self.n_contexts == 1:
             return per_context[0].T
@@ -89,18 +100,30 @@ class KeyReader:
 
     @torch.no_grad()
     def states(self, layer: int) -> torch.Tensor:
-        """h at the last edited layer, (d_model, n_facts) float64, run from the layer that `advance` has reached."""
-        found = torch.empty(self.n_facts, self.lm.d_model, dtype=torch.float64, device=self.lm.device)
+        """h at the last edited layer, (d_model, n_facts), run from the layer that `advance` has reached."""
+        found = torch.empty(self.n_facts, self.lm.d_model, dtype=self._precise, device=self.lm.device)
+        prefix, _ = self.starts.record(self.lm, layer, self.last + 1, self.starts_entering)
         for chunk in self.chunks[: self.n_plain_chunks]:
-            hidden = self._run(chunk, layer, self.last + 1)
-            found[chunk.rows] = hidden[torch.arange(len(chunk.rows)), chunk.lookups].double()
+            hidden = self._run(chunk, prefix, layer, self.last + 1)
+            found[chunk.rows] = _at(hidden, chunk.lookups).to(found.dtype)
         return found.T
 
     @torch.no_grad()
     def advance(self, layer: int, to: int) -> None:
         """Take the residual stream from entering `layer`, now edited, to entering `to`."""
+        prefix, self.starts_entering = self.starts.record(self.lm, layer, to, self.starts_entering)
         for chunk in self.chunks:
-            chunk.entering = self._run(chunk, layer, to)
+            chunk.entering = self._run(chunk, prefix, layer, to)
 
-    def _run(self, chunk: _Chunk, start: int, stop: int) -> torch.Tensor:
-        return run(self.lm, chunk.ids, chunk.mask, start=start, stop=stop, hidden=chunk.entering)
+    @property
+    def _precise(self) -> torch.dtype:
+        return torch.float32 if self.lm.device.type == "mps" else torch.float64
+
+    def _run(self, chunk: _Chunk, prefix: Prefix | None, start: int, stop: int) -> torch.Tensor:
+        before = prefix.rows(chunk.contexts) if prefix is not None else None
+        return run(self.lm, chunk.ids, chunk.mask, start=start, stop=stop, hidden=chunk.entering, prefix=before)
+
+
+def _at(values: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """(n_rows, width) of values (n_rows, length, width) at one column a row."""
+    return values[torch.arange(len(columns), device=columns.device), columns]

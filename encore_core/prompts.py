@@ -38,6 +38,11 @@ class Encoded:
         return len(self.ids) - self.n_target
 
     @property
+    def read(self) -> Encoded:
+        """Without the last token of the continuation, which is only predicted, never read."""
+        return Encoded(self.ids[:-1], self.lookup, self.n_target - 1)
+
+    @property
     def target_ids(self) -> tuple[int, ...]:
         return self.ids[self.n_prompt :]
 

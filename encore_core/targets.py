@@ -20,6 +20,7 @@ As in the published codes the n-th evaluation of the loss is the last one and no
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn import functional as F
 
+from encore_core.contexts import SharedStarts
 from encore_core.facts import Fact
 from encore_core.models import EditableModel
 from encore_core.prompts import Encoded, batches_by_length, encode_fact, encode_subject_prompt, pad
@@ -119,15 +121,15 @@ def optimise_targets(
         one target a fact, in order.
     """
     examples = [_Example.of(lm, fact, prefixes) for fact in facts]
-    if fast and not fast_pass_agrees(lm, examples[0], layer, settings):
-        fast = False
-    make_pass = FastPass if fast else PlainPass
+    make_pass = functools.partial(PlainPass, lm, layer)
+    if fast and (starts := _starts_of_fast_pass(lm, layer, examples, settings)) is not None:
+        make_pass = functools.partial(FastPass, lm, layer, starts=starts)
     budget = max_tokens or default_max_tokens(lm)
     results: dict[int, Target] = {}
     for group in batches_by_length([example.cost for example in examples], budget):
         finished = len(results)
         tell = (lambda done, step, loss, n=finished: on_step(n + done, step, loss)) if on_step else None
-        found = _optimise_group(make_pass(lm, layer, [examples[i] for i in group]), settings, tell)
+        found = _optimise_group(make_pass([examples[i] for i in group]), settings, tell)
         results.update(zip(group, found, strict=True))
     return [results[i] for i in range(len(facts))]
 
@@ -207,8 +209,7 @@ class PlainPass:
         self.lm, self.layer = lm, layer
         self.rows = _Rows.of(examples, lm.device, from_lookup=False)
         contexts = [encoded for example in examples for encoded in example.contexts]
-        # The last target token is only predicted, so it is not read.
-        self.batch = pad(lm, [encoded.ids[:-1] for encoded in contexts])
+        self.batch = pad(lm, [encoded.read.ids for encoded in contexts])
         self.lookups = torch.tensor([encoded.lookup for encoded in contexts], device=lm.device)
         self.subject_batch = pad(lm, [example.subject.ids for example in examples])
         self.subject_lookups = torch.tensor([example.subject.lookup for example in examples], device=lm.device)
@@ -250,6 +251,31 @@ class PlainPass:
         self.rows = self.rows.keep(facts)
 
 
+@dataclass(frozen=True)
+class _Starts:
+    """What the rows of a batch begin with (see `contexts`), run through the whole model.
+
+    Attributes:
+        shared: the tokens.
+        below: their prefix up to the edited block; None when nothing is shared.
+        above: their prefix in the blocks above it; None when there is nothing shared, or no block.
+    """
+
+    shared: SharedStarts
+    below: Prefix | None
+    above: Prefix | None
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, lm: EditableModel, layer: int, examples: Sequence[_Example]) -> _Starts:
+        shared = SharedStarts.of(lm, list(zip(*(example.contexts for example in examples), strict=True)))
+        below, hidden = shared.record(lm, 0, layer + 1)
+        above = None
+        if layer + 1 < lm.n_layers:
+            above, _ = shared.record(lm, layer + 1, None, hidden)
+        return cls(shared, below, above)
+
+
 @dataclass
 class _Tail:
     """Rows cut at their lookup position: what lies before as keys and values, what comes from there on as states.
@@ -269,18 +295,35 @@ class _Tail:
         self.ids = torch.zeros_like(self.mask)
 
     @classmethod
-    def of(cls, lm: EditableModel, layer: int, rows: Sequence[tuple[Sequence[int], int]]) -> _Tail:
-        """The tails of rows, each given as its token ids and its lookup position."""
-        batch = pad(lm, [ids for ids, _ in rows])
-        lookup = torch.tensor([position for _, position in rows], device=lm.device)
+    @torch.no_grad()
+    def of(cls, lm: EditableModel, layer: int, rows: Sequence[tuple[Encoded, int]], starts: _Starts) -> _Tail:
+        """The tails of rows, each given with the number of its context.
+
+        Args:
+            lm, layer: model and edited block.
+            rows: token rows without the tokens that are only predicted, and their contexts.
+            starts: what rows of a context begin with.
+        """
+        own = [starts.shared.rest(row, context) for row, context in rows]
+        batch = pad(lm, [ids for ids, _ in own])
+        lookup = torch.tensor([position for _, position in own], device=lm.device)
+        contexts = torch.tensor([context for _, context in rows], device=lm.device)
+        below, above = (
+            prefix.rows(contexts) if prefix is not None else None for prefix in (starts.below, starts.above)
+        )
+        hidden = run(lm, batch.ids, batch.mask, stop=layer + 1, prefix=below)
+        n_before = int(lookup.max())
+        if n_before and layer + 1 < lm.n_layers:
+            mask = (torch.arange(n_before, device=lm.device) < lookup[:, None]).long()
+            before, _ = record_prefix(
+                lm, batch.ids[:, :n_before], mask, start=layer + 1, hidden=hidden[:, :n_before], prefix=above
+            )
+            above = above.followed_by(before) if above is not None else before
         length = int((batch.mask.sum(-1) - lookup).max())
-        with torch.no_grad():
-            hidden = run(lm, batch.ids, batch.mask, stop=layer + 1)
-            prefix = _recorded(lm, layer, batch.ids, hidden, lookup)
         columns = lookup[:, None] + torch.arange(length, device=lm.device)
         mask = (columns < batch.mask.sum(-1, keepdim=True)).long()
         columns = columns.clamp_max(batch.ids.shape[1] - 1)
-        return cls(prefix, hidden.gather(1, columns[..., None].expand(-1, -1, hidden.shape[-1])), mask)
+        return cls(above, hidden.gather(1, columns[..., None].expand(-1, -1, hidden.shape[-1])), mask)
 
     def logits(self, lm: EditableModel, layer: int, delta: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor):
         """Logits at some positions with δ, (n_rows, d_model), added at the first token of every row."""
@@ -301,39 +344,19 @@ class _Tail:
         return _Tail(prefix, self.hidden[rows], self.mask[rows])
 
 
-def _recorded(
-    lm: EditableModel, layer: int, ids: torch.Tensor, hidden: torch.Tensor, lookup: torch.Tensor
-) -> Prefix | None:
-    """Keys and values, in the blocks above the edited one, of the tokens before the lookup position."""
-    length = int(lookup.max())
-    if length == 0:
-        return None
-    columns = torch.arange(length, device=ids.device)
-    mask = (columns < lookup[:, None]).long()
-    # A row without a prefix still needs one token to attend to while it is recorded; it is masked afterwards.
-    running = mask.clone()
-    running[:, 0] = 1
-    if layer + 1 == lm.n_layers:
-        return None
-    prefix, _ = record_prefix(lm, ids[:, :length], running, start=layer + 1, hidden=hidden[:, :length])
-    prefix.mask = mask
-    return prefix
-
-
 class FastPass:
     """The logits of `PlainPass` from the blocks above the edited one and the tokens from the lookup position on."""
 
-    def __init__(self, lm: EditableModel, layer: int, examples: Sequence[_Example]):
+    def __init__(self, lm: EditableModel, layer: int, examples: Sequence[_Example], starts: _Starts):
         self.lm, self.layer = lm, layer
         self.rows = _Rows.of(examples, lm.device, from_lookup=True)
-        contexts = [(encoded.ids[:-1], encoded.lookup) for example in examples for encoded in example.contexts]
-        subjects = [(example.subject.ids, example.subject.lookup) for example in examples]
+        contexts = [(encoded.read, number) for example in examples for number, encoded in enumerate(example.contexts)]
+        subjects = [(example.subject, SharedStarts.NONE) for example in examples]
         # Few tokens are a matter of reading the weights, so the subjects' rows ride along; of many, padding them to the
         # contexts' length would cost more than a second reading.
         self.merged = sum(example.cost for example in examples) <= MERGE_TOKENS
-        self.tails = [
-            _Tail.of(lm, layer, rows) for rows in ([contexts + subjects] if self.merged else [contexts, subjects])
-        ]
+        parts = [contexts + subjects] if self.merged else [contexts, subjects]
+        self.tails = [_Tail.of(lm, layer, rows, starts) for rows in parts]
         self.h = self.tails[0].hidden[: len(contexts) : self.rows.n_contexts, 0].float()
 
     def logits(self, delta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -463,26 +486,39 @@ def _optimise_group(forward: PlainPass | FastPass, settings: TargetSettings, on_
     return results
 
 
-def fast_pass_agrees(lm: EditableModel, example: _Example, layer: int, settings: TargetSettings) -> bool:
-    """Whether fast and plain pass give the same loss for a fact, tried once a model and layer with a nonzero δ."""
-    if layer not in lm.checked_paths:
-        generator = torch.Generator().manual_seed(0)
-        try:
-            plain = PlainPass(lm, layer, [example])
-            direction = torch.randn(plain.h.shape, generator=generator).to(plain.h)
-            delta = 0.3 * plain.h.norm() * direction / direction.norm()
-            with torch.no_grad():
-                slow, quick = (
-                    float(_evaluate(forward, delta, None, settings).nll)
-                    for forward in (plain, FastPass(lm, layer, [example]))
-                )
-            difference = abs(slow - quick) / max(abs(slow), 1e-6)
-            lm.checked_paths[layer] = difference < CHECK_TOLERANCE.get(lm.dtype, 1e-3)
+def _starts_of_fast_pass(
+    lm: EditableModel, layer: int, examples: Sequence[_Example], settings: TargetSettings
+) -> _Starts | None:
+    """What the fast pass begins from, or None for a model that it is not right for.
+
+    Found out once a model and layer: the fast and the plain pass must give the same loss for a fact with a nonzero δ.
+    """
+    if not lm.checked_paths.get(layer, True):
+        return None
+    try:
+        starts = _Starts.of(lm, layer, examples)
+        if layer not in lm.checked_paths:
+            slow, quick = _losses_of_both(lm, layer, examples[0], settings, starts)
+            lm.checked_paths[layer] = abs(slow - quick) <= CHECK_TOLERANCE.get(lm.dtype, 1e-3) * max(abs(slow), 1e-6)
             reason = f"losses {slow:.6f} and {quick:.6f}"
-        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
-            # Whatever a family's forward pass does not take, it says so in one of these; the plain pass needs less.
-            lm.checked_paths[layer] = False
-            reason = f"{type(error).__name__}: {error}"
-        if not lm.checked_paths[layer]:
-            log.warning("Model %s does not take the fast target pass (%s); the plain one is used.", lm.name, reason)
-    return lm.checked_paths[layer]
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+        # Whatever a family's forward pass does not take, it says so in one of these; the plain pass asks for less.
+        lm.checked_paths[layer] = False
+        reason = f"{type(error).__name__}: {error}"
+    if not lm.checked_paths[layer]:
+        log.warning("Model %s does not take the fast target pass (%s); the plain one is used.", lm.name, reason)
+        return None
+    return starts
+
+
+@torch.no_grad()
+def _losses_of_both(
+    lm: EditableModel, layer: int, example: _Example, settings: TargetSettings, starts: _Starts
+) -> tuple[float, float]:
+    """A fact's loss from the plain and from the fast pass, with the same random δ."""
+    plain = PlainPass(lm, layer, [example])
+    direction = torch.randn(plain.h.shape, generator=torch.Generator().manual_seed(0)).to(plain.h)
+    delta = 0.3 * plain.h.norm() * direction / direction.norm()
+    passes = (plain, FastPass(lm, layer, [example], starts))
+    slow, quick = (float(_evaluate(forward, delta, None, settings).nll) for forward in passes)
+    return slow, quick

@@ -32,11 +32,17 @@ class PrefixLayer(DynamicLayer):
     """
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.keys, self.values = key_states, value_states
-            return key_states, value_states
         return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)
+
+    def hold(self, *parts: DynamicLayer, rows: torch.Tensor | None = None) -> None:
+        """Take over the keys and values of other layers, one behind the other; of some rows if asked to.
+
+        A layer with a part that holds nothing (its block was not run) holds nothing either.
+        """
+        if all(part.is_initialized for part in parts):
+            keys, values = torch.cat([p.keys for p in parts], -2), torch.cat([p.values for p in parts], -2)
+            self.lazy_initialization(keys, values)
+            self.keys, self.values = (keys, values) if rows is None else (keys[rows], values[rows])
 
 
 class Prefix(Cache):
@@ -65,24 +71,44 @@ class Prefix(Cache):
         """
         chosen = Prefix(len(self.layers), self.mask[index])
         for mine, theirs in zip(self.layers, chosen.layers, strict=True):
-            if mine.is_initialized:
-                theirs.lazy_initialization(mine.keys, mine.values)
-                theirs.keys, theirs.values = mine.keys[index], mine.values[index]
+            theirs.hold(mine, rows=index)
         return chosen
+
+    def followed_by(self, other: Prefix) -> Prefix:
+        """This prefix and another behind it, row by row."""
+        both = Prefix(len(self.layers), torch.cat([self.mask, other.mask], dim=1))
+        for mine, theirs, joint in zip(self.layers, other.layers, both.layers, strict=True):
+            joint.hold(mine, theirs)
+        return both
+
+
+class _RecordingLayer(PrefixLayer):
+    """Keeps the keys and values of the tokens being run, and lets them attend to the ones before."""
+
+    def __init__(self, before: PrefixLayer | None):
+        super().__init__()
+        self.before = before
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
+        self.lazy_initialization(key_states, value_states)
+        self.keys, self.values = key_states, value_states
+        if self.before is None or not self.before.is_initialized:
+            return key_states, value_states
+        return self.before.update(key_states, value_states)
 
 
 class _Recorder(Prefix):
-    """A prefix being recorded: no tokens before the ones that are run now."""
+    """A prefix being recorded, itself behind another one or none."""
 
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return 0
-
-    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
-        return query_length, 0
+    def __init__(self, n_layers: int, mask: torch.Tensor, before: Prefix | None):
+        super().__init__(0, before.mask if before is not None else mask[:, :0])
+        self.new_mask = mask
+        self.layers = [_RecordingLayer(before.layers[i] if before is not None else None) for i in range(n_layers)]
 
     def recorded(self) -> Prefix:
-        prefix = Prefix(0, self.mask)
-        prefix.layers = self.layers
+        prefix = Prefix(len(self.layers), self.new_mask)
+        for mine, theirs in zip(self.layers, prefix.layers, strict=True):
+            theirs.hold(mine)
         return prefix
 
 
@@ -145,24 +171,30 @@ def record_prefix(
     mask: torch.Tensor,
     *,
     start: int = 0,
+    stop: int | None = None,
     hidden: torch.Tensor | None = None,
+    prefix: Prefix | None = None,
     logits_at: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[Prefix, torch.Tensor]:
     """Run tokens and keep their keys and values for the tokens that follow.
 
     Args:
-        lm, ids, mask, start, hidden: as for `run`.
+        lm, ids, mask, start, stop, hidden, prefix: as for `run`. Rows may be empty (mask all 0).
         logits_at: as for `run`; no logits are computed by default.
 
     Returns:
-        the prefix (blocks from `start` on), and the logits (n_positions, n_vocab).
+        these tokens' prefix in the blocks run (without the one before them), and what `run` returns.
     """
-    recorder = _Recorder(lm.n_layers, mask)
-    if logits_at is None:
+    recorder = _Recorder(lm.n_layers, mask, prefix)
+    if stop is None and logits_at is None:
         nowhere = torch.zeros(0, dtype=torch.long, device=ids.device)
         logits_at = (nowhere, nowhere)
-    logits = run(lm, ids, mask, start=start, hidden=hidden, prefix=recorder, logits_at=logits_at)
-    return recorder.recorded(), logits
+    # A row without a token has nothing to attend to, which some attention kernels answer with NaN; it is given one
+    # while it runs and stays masked for whoever comes after.
+    running = mask.clone()
+    running[:, 0] = 1
+    output = run(lm, ids, running, start=start, stop=stop, hidden=hidden, prefix=recorder, logits_at=logits_at)
+    return recorder.recorded(), output
 
 
 @contextmanager
