@@ -1,0 +1,259 @@
+"""Measure how fast editing is on this machine, and that the fast ways give the plain ways' results.
+
+    python benchmarks/run.py [--only targets methods update scoring startup] [--out FILE.json]
+
+    targets   the target optimisation against the plain one-at-a-time loop, at equal steps and with MPES
+    methods   seconds an edit by phase, for every method
+    update    the recursive update against a dense solve per batch, by d_mlp
+    scoring   batched scoring against prompt by prompt with full logits
+    startup   a fresh process until the model is ready, and memory
+
+Wall-clock on shared machines is noisy: what is compared is measured in turn in one process, and reported as a ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from plain_evaluator import mean_log_probability
+from plain_loop import plain_target
+
+from encore_core import EditSession, evaluate, load_model, read_facts
+from encore_core.editor import target_settings
+from encore_core.export import versions
+from encore_core.methods import METHODS
+from encore_core.models import EditableModel
+from encore_core.targets import optimise_targets
+from encore_core.update_rule import Preservation, inverse_preservation, solve
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", default=list(SECTIONS), choices=list(SECTIONS))
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--device")
+    parser.add_argument("--dtype")
+    parser.add_argument("--facts", default="bundled", help="facts file; 'bundled' by default")
+    parser.add_argument("--batch", type=int, default=100, help="facts a batch")
+    parser.add_argument("--plain", type=int, default=8, help="facts that the plain loop is given")
+    parser.add_argument("--d-mlp", type=int, nargs="+", default=[1536, 4096, 14336])
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    result: dict[str, Any] = {"machine": machine(), "versions": versions(), "date": time.strftime("%Y-%m-%d")}
+    lm = None
+    for name in options.only:
+        if name in ("targets", "methods", "scoring") and lm is None:
+            lm = load_model(options.model, options.device, options.dtype)
+        print(f"\n{name}", flush=True)
+        result[name] = SECTIONS[name](lm, options)
+        if options.out:
+            options.out.write_text(json.dumps(result, indent=1), encoding="utf-8")
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on, with the matrix-product peak that it reaches."""
+    found = {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        found["processor"] = names[0] if names else found["processor"]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    found["matmul_gflops"] = {str(dtype)[6:]: round(peak(device, dtype)) for dtype in (torch.float32, torch.bfloat16)}
+    print(found)
+    return found
+
+
+def peak(device: str, dtype: torch.dtype, n: int = 2048) -> float:
+    """Best matrix-product rate of several tries, in GFLOP/s."""
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    rates = []
+    for _ in range(5):
+        rates.append(2 * n**3 / timed(torch.matmul, a, b)[1] / 1e9)
+    return max(rates)
+
+
+def timed(function: Callable, *arguments) -> tuple[Any, float]:
+    """What a function returns, and the seconds it took."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    value = function(*arguments)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return value, time.perf_counter() - start
+
+
+def targets(lm: EditableModel, options: argparse.Namespace) -> dict[str, Any]:
+    """The fast optimisation of a batch against the plain loop over its first facts, in turn."""
+    facts = read_facts(options.facts)[: options.batch]
+    found: dict[str, Any] = {}
+    for name in ("MEMIT", "ENCORE"):
+        session = EditSession(lm, name)
+        settings, layer = target_settings(session.settings), session.settings.layers[-1]
+        optimise_targets(lm, facts[:2], session.prefixes, layer, settings)  # the check of the fast pass, once
+        half = options.batch // 2
+        fast, seconds = [], []
+        for some in (facts[:half], facts[half:]):
+            values, took = timed(optimise_targets, lm, some, session.prefixes, layer, settings)
+            fast += values
+            seconds.append(took)
+        fast_steps = sum(target.steps + 1 for target in fast)
+        plain, plain_seconds, plain_steps = [], 0.0, 0
+        for fact in facts[: options.plain]:
+            value, took = timed(
+                plain_target, lm.model, lm.tokenizer, lm.blocks[layer], fact, session.prefixes, settings
+            )
+            plain.append(value)
+            plain_seconds += took
+            plain_steps += value.steps + 1
+        differences = [
+            float((a.z - b.z).norm() / b.z.norm()) for a, b in zip(fast, plain, strict=False) if a.steps == b.steps
+        ]
+        found[name] = row = {
+            "fast_s_per_fact_and_step": sum(seconds) / fast_steps,
+            "plain_s_per_fact_and_step": plain_seconds / plain_steps,
+            "speedup": (plain_seconds / plain_steps) / (sum(seconds) / fast_steps),
+            "fast_s_per_fact": sum(seconds) / len(facts),
+            "mean_steps": statistics.mean(target.steps for target in fast),
+            "same_stopping_step": sum(a.steps == b.steps for a, b in zip(fast, plain, strict=False)) / len(plain),
+            "largest_relative_difference_of_z": max(differences, default=None),
+            "plain_facts": len(plain),
+        }
+        print(name, {key: round(value, 7) if value else value for key, value in row.items()}, flush=True)
+    found["mpes_saves_percent"] = 100 * (1 - found["ENCORE"]["fast_s_per_fact"] / found["MEMIT"]["fast_s_per_fact"])
+    print("MPES saves", round(found["mpes_saves_percent"], 1), "% of the time for targets")
+    return found
+
+
+def methods(lm: EditableModel, options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds an edit by phase, for every method, over one batch after the session has been prepared."""
+    facts = read_facts(options.facts)[: options.batch]
+    found = {}
+    for name in METHODS:
+        session = EditSession(lm, name)
+        session.prepare()
+        report = session.edit(facts, known="edit", measure=False)
+        phases = {phase: seconds / len(facts) for phase, seconds in report.seconds.items()}
+        found[name] = phases | {
+            "total": sum(phases.values()),
+            "steps": statistics.mean(item.steps for item in report.edited),
+        }
+        print(f"{name:16}", {key: round(value, 4) for key, value in found[name].items()}, flush=True)
+    return found
+
+
+def update(lm: EditableModel | None, options: argparse.Namespace) -> dict[str, Any]:
+    """The recursive update of one layer against a dense solve of the published expression, on synthetic matrices."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    found = {}
+    for d_mlp in options.d_mlp:
+        d_model, n, generator = d_mlp // 3, options.batch, torch.Generator(device).manual_seed(0)
+        normal = dict(generator=generator, device=device, dtype=torch.float64)
+        X = torch.randn(d_mlp, d_mlp // 8, **normal)
+        A = X @ X.T / X.shape[1]
+        A.diagonal().add_(1.0)
+        P, first = timed(inverse_preservation, A, 1.0)
+        preservation = Preservation(P, owns_start=True)
+        seconds, n_batches = [], 4 if d_mlp > 8000 else 100
+        for _ in range(n_batches):
+            K, R = torch.randn(d_mlp, n, **normal), torch.randn(d_model, n, **normal)
+            delta, took = timed(recursive_batch, preservation, R, K)
+            seconds.append(took)
+            A.addmm_(K, K.T)
+        dense, dense_seconds = timed(dense_batch, A, R, K)
+        found[d_mlp] = row = {
+            "factorisation_s": first,
+            "batch_s": statistics.mean(seconds),
+            "dense_batch_s": dense_seconds,
+            "speedup": dense_seconds / statistics.mean(seconds),
+            "relative_difference": float((delta - dense).norm() / dense.norm()),
+            "batches": n_batches,
+            "state_gb": preservation.start.nbytes / 1e9,
+        }
+        print(d_mlp, {key: float(f"{value:.4g}") for key, value in row.items()}, flush=True)
+    return found
+
+
+def recursive_batch(preservation: Preservation, R: torch.Tensor, K: torch.Tensor) -> torch.Tensor:
+    """Δ of one batch, which then joins what is preserved."""
+    low_rank = solve(R, K, preservation.times(K), 1.0)
+    preservation.absorb(low_rank.Y)
+    return low_rank.delta()
+
+
+def dense_batch(A: torch.Tensor, R: torch.Tensor, K: torch.Tensor) -> torch.Tensor:
+    """The same from everything preserved so far, A (d_mlp, d_mlp), which holds this batch's K Kᵀ already."""
+    return torch.linalg.solve(A, K @ R.T).T
+
+
+def scoring(lm: EditableModel, options: argparse.Namespace) -> dict[str, Any]:
+    """Edit, paraphrase and neighbourhood scores of a batch against prompt by prompt with full logits."""
+    facts = read_facts(options.facts)[: options.batch]
+    scores, seconds = timed(evaluate, lm, facts, False)
+    few = facts[: max(4, options.batch // 10)]
+
+    @torch.no_grad()
+    def prompt_by_prompt() -> None:
+        for fact in few:
+            pairs = [(prompt, answer) for prompt in (fact.text, *fact.paraphrases) for answer in both(fact)]
+            pairs += [(item.prompt, answer) for item in fact.neighbours for answer in (item.target, fact.target_new)]
+            for prompt, answer in pairs:
+                mean_log_probability(lm.model, lm.tokenizer, prompt, answer)
+
+    _, plain_seconds = timed(prompt_by_prompt)
+    row = {
+        "fast_s_per_fact": seconds / len(facts),
+        "plain_s_per_fact": plain_seconds / len(few),
+        "speedup": (plain_seconds / len(few)) / (seconds / len(facts)),
+        "edit_score": scores.edit_score,
+    }
+    print({key: round(value, 4) for key, value in row.items()})
+    return row
+
+
+def both(fact) -> tuple[str, ...]:
+    return (fact.target_new, *((fact.target_true,) if fact.target_true else ()))
+
+
+def startup(lm: EditableModel | None, options: argparse.Namespace) -> dict[str, Any]:
+    """Fresh processes until the model can be used, and their peak memory."""
+    code = (
+        "import resource, time; t = time.perf_counter(); from encore_core import load_model; "
+        f"load_model({options.model!r}); s = time.perf_counter() - t; "
+        "print(s, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)"
+    )
+    runs = []
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        runs.append([float(word) for word in done.stdout.split()[-2:]])
+    row = {
+        "ready_s": statistics.median(run[0] for run in runs),
+        "peak_memory_gb": statistics.median(run[1] for run in runs),
+    }
+    print({key: round(value, 2) for key, value in row.items()})
+    return row
+
+
+SECTIONS = {"targets": targets, "methods": methods, "update": update, "scoring": scoring, "startup": startup}
+
+
+if __name__ == "__main__":
+    main()
