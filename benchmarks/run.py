@@ -166,7 +166,7 @@ def update(lm: EditableModel | None, options: argparse.Namespace) -> dict[str, A
     found = {}
     for d_mlp in options.d_mlp:
         d_model, n, generator = d_mlp // 3, options.batch, torch.Generator(device).manual_seed(0)
-        normal = dict(generator=generator, device=device, dtype=torch.float64)
+        normal = {"generator": generator, "device": device, "dtype": torch.float64}
         X = torch.randn(d_mlp, d_mlp // 8, **normal)
         A = X @ X.T / X.shape[1]
         A.diagonal().add_(1.0)

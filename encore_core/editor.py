@@ -421,6 +421,7 @@ def target_settings(settings: Settings) -> TargetSettings:
         kl_factor=settings.kl_factor,
         mpes=settings.mpes,
         mpes_extra_steps=settings.mpes_extra_steps,
+        bfloat16=settings.bfloat16,
     )
 
 

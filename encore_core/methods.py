@@ -67,6 +67,7 @@ class Settings:
         epsilon: slack of EMMET for batches of more than one fact.
         null_threshold, l2: AlphaEdit's eigenvalue threshold and ridge weight.
         steps, lr, clamp, weight_decay, kl_factor, mpes_extra_steps: see `targets`.
+        bfloat16: whether targets are optimised with matrix products in bfloat16.
         sequential: whether the keys of earlier edits join what is preserved.
         statistics_tokens: how many tokens of general text C0 is taken from.
         validated: whether these hyper-parameters were published or tuned for this model.
@@ -88,6 +89,7 @@ class Settings:
     weight_decay: float = 0.5
     kl_factor: float = 0.0625
     mpes_extra_steps: int = 1
+    bfloat16: bool = False
     sequential: bool = True
     statistics_tokens: int = 100_000
     validated: bool = False
@@ -275,7 +277,7 @@ _LIMITS: dict[str, tuple[type, float, float, bool]] = {
 def _converted(name: str, value: Any, n_layers: int) -> Any:
     if name == "layers":
         return _layers(value, n_layers)
-    if name in ("sequential", "mpes"):
+    if name in ("sequential", "mpes", "bfloat16"):
         text = str(value).strip().lower()
         if text not in ("true", "false", "1", "0", "yes", "no"):
             raise InputError(f"Setting {name} = {quoted(value)} is not a truth value; write true or false.")

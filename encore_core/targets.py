@@ -23,7 +23,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch.nn import functional as F
@@ -55,6 +55,7 @@ class TargetSettings:
         weight_decay, kl_factor: weights of the two penalties.
         mpes: whether to stop as soon as the target is the most probable continuation.
         mpes_extra_steps: steps taken after that.
+        bfloat16: whether matrix products are taken in bfloat16; δ, the losses and Adam stay in float32.
     """
 
     steps: int
@@ -64,6 +65,7 @@ class TargetSettings:
     kl_factor: float
     mpes: bool
     mpes_extra_steps: int
+    bfloat16: bool = False
 
 
 @dataclass(frozen=True)
@@ -397,6 +399,11 @@ class _Evaluation:
     hit: torch.Tensor
     subject_log_probs: torch.Tensor
 
+    def table(self) -> torch.Tensor:
+        """(n_facts, 6): loss, nll, kl, decay, probability, hit."""
+        columns = (self.loss.detach(), self.nll, self.kl, self.decay, self.probability, self.hit.float())
+        return torch.stack(columns, dim=-1)
+
 
 def _evaluate(
     forward: PlainPass | FastPass,
@@ -411,7 +418,8 @@ def _evaluate(
         original: (n_facts, n_vocab) log-probabilities after "{subject} is a" without δ; None when δ is zero.
     """
     rows = forward.rows
-    logits, subject_logits = forward.logits(delta)
+    with torch.autocast(delta.device.type, torch.bfloat16, enabled=settings.bfloat16):
+        logits, subject_logits = forward.logits(delta)
     n_rows = rows.n_facts * rows.n_contexts
     token_nll = F.cross_entropy(logits.float(), rows.position_targets, reduction="none")
     zeros = torch.zeros(n_rows, device=token_nll.device)
@@ -438,52 +446,91 @@ def _evaluate(
 
 
 def _optimise_group(forward: PlainPass | FastPass, settings: TargetSettings, on_step: OnStep | None) -> list[Target]:
-    n_facts = forward.rows.n_facts
-    device = forward.h.device
-    h = forward.h
+    n_facts, h = forward.rows.n_facts, forward.h
     delta = torch.zeros_like(h).requires_grad_()
     # Adam works element by element, so facts in one tensor do not see each other; a finished fact's row may drift on.
     adam = torch.optim.Adam([delta], lr=settings.lr)
-    active = torch.arange(n_facts, device=device)
+    active = torch.arange(n_facts, device=h.device)
     original: torch.Tensor | None = None
-    first_hit = torch.full((n_facts,), settings.steps, device=device)
-    series: list[list[tuple[float, ...]]] = [[] for _ in range(n_facts)]
+    progress = [_FactProgress(settings) for _ in range(n_facts)]
     results: list[Target | None] = [None] * n_facts
+    unread: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     for step in range(settings.steps):
         current = _evaluate(forward, delta[active], original, settings)
         original = current.subject_log_probs
-        table = torch.stack([current.loss.detach(), current.nll, current.kl, current.decay, current.probability], -1)
-        for fact, values in zip(active.tolist(), table.tolist(), strict=True):
-            series[fact].append(tuple(values))
+        unread.append((current.table(), delta[active].detach()))
+        going_on = torch.ones(len(active), dtype=torch.bool)
+        if len(unread) == _steps_between_stop_tests(h.device) or step == settings.steps - 1:
+            tables = torch.stack([table for table, _ in unread]).tolist()
+            for index, fact in enumerate(active.tolist()):
+                stopped_at = progress[fact].read([table[index] for table in tables])
+                if stopped_at is not None:
+                    z = h[fact] + unread[stopped_at][1][index]
+                    results[fact] = progress[fact].target(z, h[fact].clone())
+                    going_on[index] = False
+            unread = []
+            if on_step is not None:
+                mean_loss = sum(row[0] for row in tables[-1]) / len(active)
+                on_step(n_facts - int(going_on.sum()), step, mean_loss)
+            if not bool(going_on.any()):
+                break
 
-        newly_hit = current.hit & (first_hit[active] == settings.steps)
-        first_hit[active[newly_hit]] = step
-        by_loss = current.loss.detach() < LOSS_THRESHOLD
-        by_mpes = settings.mpes & (step >= first_hit[active] + settings.mpes_extra_steps)
-        last = step == settings.steps - 1
-        done = by_loss | by_mpes | last
-        for index in done.nonzero()[:, 0].tolist():
-            fact = int(active[index])
-            reason = "loss" if by_loss[index] else "mpes" if by_mpes[index] else "steps"
-            columns = tuple(zip(*series[fact], strict=True))
-            results[fact] = Target((h[fact] + delta[fact]).detach().clone(), h[fact].clone(), step, reason, *columns)
-        if on_step is not None:
-            on_step(n_facts - len(active) + int(done.sum()), step, float(table[:, 0].mean()))
-        if bool(done.all()):
-            break
-
+        kept = going_on.nonzero()[:, 0].to(h.device)
         adam.zero_grad()
-        current.loss[~done].sum().backward()
+        current.loss[kept].sum().backward()
         adam.step()
         with torch.no_grad():
             limit = settings.clamp * h.norm(dim=-1, keepdim=True)
             delta.mul_((limit / delta.norm(dim=-1, keepdim=True).clamp_min(1e-30)).clamp_max(1.0))
-        if bool(done.any()):
-            going_on = (~done).nonzero()[:, 0]
-            forward.keep(going_on)
-            original, active = original[going_on], active[going_on]
+        if len(kept) < len(active):
+            forward.keep(kept)
+            original, active = original[kept], active[kept]
     return results
+
+
+def _steps_between_stop_tests(device: torch.device) -> int:
+    """How often to look whether facts are finished.
+
+    On a GPU looking means waiting for it, so several steps are queued and a fact is taken from the step it stopped at;
+    on a CPU there is nothing to wait for, and a step too many costs time.
+    """
+    return 4 if device.type == "cuda" else 1
+
+
+class _FactProgress:
+    """The loss of one fact step by step, and when it stops."""
+
+    def __init__(self, settings: TargetSettings):
+        self.settings = settings
+        self.rows: list[list[float]] = []
+        self.first_hit: int | None = None
+        self.stopped = ""
+
+    def read(self, rows: Sequence[Sequence[float]]) -> int | None:
+        """Take in evaluations until the one that stops the fact. Returns which of them that is, None if none does."""
+        for number, (*values, hit) in enumerate(rows):
+            step = len(self.rows)
+            self.rows.append(values)
+            if hit and self.first_hit is None:
+                self.first_hit = step
+            if values[0] < LOSS_THRESHOLD:
+                self.stopped = "loss"
+            elif (
+                self.settings.mpes
+                and self.first_hit is not None
+                and step >= self.first_hit + self.settings.mpes_extra_steps
+            ):
+                self.stopped = "mpes"
+            elif step == self.settings.steps - 1:
+                self.stopped = "steps"
+            if self.stopped:
+                return number
+        return None
+
+    def target(self, z: torch.Tensor, h: torch.Tensor) -> Target:
+        loss, nll, kl, decay, probability = zip(*self.rows, strict=True)
+        return Target(z, h, len(self.rows) - 1, self.stopped, loss, nll, kl, decay, probability)
 
 
 def _starts_of_fast_pass(
@@ -519,6 +566,9 @@ def _losses_of_both(
     plain = PlainPass(lm, layer, [example])
     direction = torch.randn(plain.h.shape, generator=torch.Generator().manual_seed(0)).to(plain.h)
     delta = 0.3 * plain.h.norm() * direction / direction.norm()
+    # The divergence counts in full here, so that a difference in the subject prompts' rows shows as well.
+    settings = replace(settings, kl_factor=1.0)
+    original = _evaluate(plain, torch.zeros_like(delta), None, settings).subject_log_probs
     passes = (plain, FastPass(lm, layer, [example], starts))
-    slow, quick = (float(_evaluate(forward, delta, None, settings).nll) for forward in passes)
+    slow, quick = (float(_evaluate(forward, delta, original, settings).loss) for forward in passes)
     return slow, quick

@@ -43,7 +43,9 @@ def inverse_preservation(C0: torch.Tensor, lambda_p: float, lambda_n: float = 0.
     A = lambda_p * C0.double()
     A.diagonal().add_(lambda_n)
     factor, info = torch.linalg.cholesky_ex(A)
-    if int(info):
+    # Of a singular matrix rounding can leave pivots that are positive, but they are no larger than rounding errors.
+    rounding = len(A) * torch.finfo(A.dtype).eps * float(A.diagonal().max())
+    if int(info) or float(factor.diagonal().min()) ** 2 <= rounding:
         raise InputError(
             f"The key statistics have rank {int(torch.linalg.matrix_rank(C0))} of {len(C0)}, so λp·C0 has no inverse; "
             "collect them from more text, or choose a method with λn > 0."
@@ -108,10 +110,13 @@ def solve(R: torch.Tensor, K: torch.Tensor, PK: torch.Tensor, slack: float) -> L
     G = (G + G.T) / 2
     eye = torch.eye(len(G), dtype=G.dtype, device=G.device)
     L = torch.linalg.cholesky(eye + G)
+    # Slack keeps the eigenvalues of S + G away from zero; without it nothing but the facts' keys does.
+    rounding = len(G) * torch.finfo(G.dtype).eps * float(G.diagonal().max())
+    singular = slack <= rounding and float(torch.linalg.eigvalsh(G)[0]) + slack <= rounding
     # A (S + G) = R L  ⇔  A = R (S + G)⁻¹ L, and S + G is symmetric.
     X, info = torch.linalg.solve_ex(slack * eye + G, L)
     A = R @ X
-    if int(info) or not bool(torch.isfinite(A).all()):
+    if singular or int(info) or not bool(torch.isfinite(A).all()):
         raise InputError("Two facts of the batch have the same key and the method allows no slack; split the batch.")
     Y = torch.linalg.solve_triangular(L, PK.T, upper=False).T
     return LowRankUpdate(A, Y)
