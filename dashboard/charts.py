@@ -67,7 +67,7 @@ def _base(figure: go.Figure, colours: Palette, height: int) -> go.Figure:
 
 
 def probabilities(rows: pd.DataFrame, colours: Palette, edited: bool) -> go.Figure:
-    """How probable both answers to each prompt were before, and are now: one lane an answer, hollow mark to filled mark.
+    """How probable both answers to each prompt were, and are: one lane an answer, hollow mark to filled mark.
 
     Args:
         rows: as `probes.observe` makes them.
@@ -96,9 +96,7 @@ def probabilities(rows: pd.DataFrame, colours: Palette, edited: bool) -> go.Figu
             at = y + _LANE / 2
             points[which].append({"y": at, "before": before, "after": after, "answer": label(answer, 30)})
             tracks.add(0, 1, at, at)
-            numbers = (
-                f"{percent(before)} → <b>{percent(after)}</b>" if edited else f"<b>{percent(before)}</b>"
-            )
+            numbers = f"{percent(before)} → <b>{percent(after)}</b>" if edited else f"<b>{percent(before)}</b>"
             beside = _text(1, at, f"{label(answer, 12)}  {numbers}", getattr(colours, which), 14)
             texts.append(beside | {"xshift": 14})
             y += _LANE
@@ -121,8 +119,7 @@ def probabilities(rows: pd.DataFrame, colours: Palette, edited: bool) -> go.Figu
                 x=[point[moment] for point in points[which]],
                 y=[point["y"] for point in points[which]],
                 customdata=[
-                    [point["answer"], percent(point["before"]), percent(point["after"])]
-                    for point in points[which]
+                    [point["answer"], percent(point["before"]), percent(point["after"])] for point in points[which]
                 ],
                 hovertemplate="%{customdata[0]}<br>before %{customdata[1]}"
                 + ("<br>after %{customdata[2]}" if edited else "")
@@ -191,9 +188,7 @@ def next_tokens(tokens: pd.DataFrame, colours: Palette) -> go.Figure:
         colours: the theme's.
     """
     moments = list(dict.fromkeys(tokens["moment"]))
-    titles = (
-        {"before": "Before", "after": "After"} if len(moments) > 1 else {"before": "Next word, as loaded"}
-    )
+    titles = {"before": "Before", "after": "After"} if len(moments) > 1 else {"before": "Next word, as loaded"}
     figure = make_subplots(
         cols=len(moments),
         subplot_titles=[f"<b>{titles[moment]}</b>" for moment in moments],

@@ -50,9 +50,7 @@ class Readings:
 
     def rate(self, pairs: Sequence[tuple[str, str]]) -> list[metrics.Answer]:
         """`metrics.rate` of (prompt, answer) pairs, in one pass for those not asked before."""
-        return self._all(
-            [("rate", *pair) for pair in pairs], lambda lm, keys: metrics.rate(lm, [k[1:] for k in keys])
-        )
+        return self._all([("rate", *pair) for pair in pairs], lambda lm, keys: metrics.rate(lm, [k[1:] for k in keys]))
 
     def next_tokens(self, prompt: str) -> list[tuple[str, float]]:
         """The most probable next tokens with their probabilities."""
@@ -69,9 +67,7 @@ class Readings:
 
     def scores(self, facts: Sequence[Fact]) -> metrics.Scores:
         """`metrics.evaluate` of some facts, generation included."""
-        return self._all([("scores", *facts)], lambda lm, keys: [metrics.evaluate(lm, k[1:]) for k in keys])[
-            0
-        ]
+        return self._all([("scores", *facts)], lambda lm, keys: [metrics.evaluate(lm, k[1:]) for k in keys])[0]
 
     def _all(self, keys: Sequence[tuple], ask: Callable[[EditableModel, list[tuple]], Iterable]) -> list:
         with self._lock:
@@ -99,9 +95,7 @@ def prompts_of(fact: Fact, free: str = "") -> list[tuple[str, str, str | None]]:
     return asked
 
 
-def observe(
-    fact: Fact, before: Readings, after: Readings, *, is_edited: bool, free: str = ""
-) -> pd.DataFrame:
+def observe(fact: Fact, before: Readings, after: Readings, *, is_edited: bool, free: str = "") -> pd.DataFrame:
     """Every prompt about a fact with the probabilities of both answers before and after, and a verdict.
 
     Args:
@@ -119,12 +113,7 @@ def observe(
         InputError: for a prompt that the model cannot take.
     """
     asked = prompts_of(fact, free)
-    pairs = [
-        (prompt, answer)
-        for _, prompt, true in asked
-        for answer in (fact.target_new, true)
-        if answer is not None
-    ]
+    pairs = [(prompt, answer) for _, prompt, true in asked for answer in (fact.target_new, true) if answer is not None]
     was = dict(zip(pairs, before.rate(pairs), strict=True))
     now = dict(zip(pairs, after.rate(pairs), strict=True)) if after is not before else was
     rows = []
@@ -173,9 +162,7 @@ def _verdict(kind, new_was, new_now, true_was, true_now, is_edited: bool, any_ed
 def tokens_table(prompt: str, fact: Fact, before: Readings, after: Readings) -> pd.DataFrame:
     """The most probable next tokens of a prompt as `charts.next_tokens` wants them."""
     rows = []
-    for moment, readings in (
-        (("before", before), ("after", after)) if after is not before else (("before", before),)
-    ):
+    for moment, readings in (("before", before), ("after", after)) if after is not before else (("before", before),):
         for rank, (token, probability) in enumerate(readings.next_tokens(prompt), start=1):
             word = token.strip()
             role = ""
@@ -183,7 +170,5 @@ def tokens_table(prompt: str, fact: Fact, before: Readings, after: Readings) -> 
                 if word and answer and answer.startswith(word):
                     role = name
             shown = word or token.replace("\n", "⏎").replace(" ", "␣") or "(nothing)"
-            rows.append(
-                {"moment": moment, "rank": rank, "token": shown, "probability": probability, "role": role}
-            )
+            rows.append({"moment": moment, "rank": rank, "token": shown, "probability": probability, "role": role})
     return pd.DataFrame(rows)

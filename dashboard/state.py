@@ -100,9 +100,7 @@ class Models:
             if known is None or known.error is not None:
                 known = self._loadings[key] = Loading(*key)
             self._loadings.move_to_end(key)
-            finished = [
-                other for other, loading in self._loadings.items() if loading.done.is_set() and other != key
-            ]
+            finished = [other for other, loading in self._loadings.items() if loading.done.is_set() and other != key]
             for other in finished[: max(0, len(self._loadings) - KEPT_MODELS)]:
                 del self._loadings[other]
             return known
@@ -208,9 +206,7 @@ class Visitor:
 
     def is_edited(self, fact: Fact) -> bool:
         """Whether this fact, with this answer, is on the model."""
-        return any(
-            fact.key == other.key and fact.target_new == other.target_new for other in self.edited_facts
-        )
+        return any(fact.key == other.key and fact.target_new == other.target_new for other in self.edited_facts)
 
     def _edits_changed(self) -> None:
         self._after = Readings(self.session.edited)
@@ -246,9 +242,7 @@ class Visitor:
                 report = session.edit(
                     batch,
                     known=job.known,
-                    on_progress=lambda p, number=number: show(
-                        *_progress(p, number, n_batches, session.settings)
-                    ),
+                    on_progress=lambda p, number=number: show(*_progress(p, number, n_batches, session.settings)),
                 )
                 # No call to Streamlit between these lines: a rerun could otherwise apply the batch twice.
                 job.at = number
@@ -323,15 +317,13 @@ def _progress(p: EditProgress, number: int, n_batches: int, settings: Settings) 
 
 
 def _done_message(job: Job, last: BatchReport) -> Message:
-    notices = " ".join(job.notices[:3]) + (
-        f" … and {len(job.notices) - 3} more." if len(job.notices) > 3 else ""
-    )
+    notices = " ".join(job.notices[:3]) + (f" … and {len(job.notices) - 3} more." if len(job.notices) > 3 else "")
     if not job.n_edited:
         return Message("warning", f"Nothing was edited. {notices}".strip())
     if job.n_edited == 1 and len(job.batches) == 1:
         item = next(item for item in last.edited if item.target)
         before, after = percent(item.probability_before), percent(item.probability_after)
-        what = f"Edited. {item.fact.target_new}: {before} → {after} in {sum(last.seconds.values()):.1f} s."
+        what = f"Applied. {item.fact.target_new}: {before} → {after} in {sum(last.seconds.values()):.1f} s."
     else:
         in_batches = f" in {len(job.batches)} batches" if len(job.batches) > 1 else ""
         what = f"Edited {job.n_edited} facts{in_batches}."

@@ -1,4 +1,4 @@
-"""Pieces of pages. Text of visitors and models is escaped by `rich`, and by nothing else: no other function takes markup."""
+"""Pieces of pages. Text of visitors and models becomes part of markup through `rich` alone, which escapes it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ def status_strip(visitor: Visitor) -> None:
         rich(
             '<dl class="es-status" aria-label="State of the model">'
             "<div><dt>Model</dt><dd>{model} <small>{n_layers} layers · {device} · {dtype}</small></dd></div>"
-            '<div><dt>Edits on it</dt><dd><span data-testid="n-edits">{n_edits}</span> <small>{detail}</small></dd></div>'
+            '<div><dt>Edits on it</dt><dd><span data-testid="n-edits">{n_edits}</span> '
+            "<small>{detail}</small></dd></div>"
             "<div><dt>Method</dt><dd>{method}</dd></div>"
             '<div><dt>Hyper-parameters</dt><dd class="es-tone-{tone}">{symbol} {word} <small>{where}</small></dd></div>'
             "</dl>",
@@ -103,17 +104,13 @@ def table(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[object]], 
         rows: cells; all are shown as text.
         caption: what the table holds, for those who hear it.
     """
-    head = "".join(
-        rich('<th scope="col" class="es-{how}">{text}</th>', how=how, text=text) for text, how in columns
-    )
+    head = "".join(rich('<th scope="col" class="es-{how}">{text}</th>', how=how, text=text) for text, how in columns)
     body = ""
     for row in rows:
         cells = ""
         for (_, how), cell in zip(columns, row, strict=True):
             text, tone = cell if isinstance(cell, tuple) else (cell, "")
-            cells += rich(
-                '<td class="es-{how} es-tone-{tone}" dir="auto">{text}</td>', how=how, tone=tone, text=text
-            )
+            cells += rich('<td class="es-{how} es-tone-{tone}" dir="auto">{text}</td>', how=how, tone=tone, text=text)
         body += f"<tr>{cells}</tr>"
     st.html(
         '<div class="es-scroll"><table class="es-table">'
@@ -144,7 +141,7 @@ def neutral_csv(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> byt
     """A CSV file in which no cell can start a formula in a spreadsheet."""
 
     def neutral(cell: object) -> object:
-        if isinstance(cell, str) and cell.lstrip()[:1] in tuple("=+-@") or str(cell)[:1] in ("\t", "\r"):
+        if (isinstance(cell, str) and cell.lstrip()[:1] in tuple("=+-@")) or str(cell)[:1] in ("\t", "\r"):
             return "'" + str(cell)
         return "" if cell is None else cell
 

@@ -170,10 +170,11 @@ class EditSession:
 
     def norms(self) -> dict[int, tuple[float, float]]:
         """Per edited layer, ‖W₀‖ and ‖W‖ (Frobenius)."""
-        return {
-            layer: (_norm(self.lm.matrix(layer)), _norm(self._matrices.get(layer, self.lm.matrix(layer))))
-            for layer in self.settings.layers
-        }
+        with self.pristine() as lm:
+            return {
+                layer: (_norm(lm.matrix(layer)), _norm(self._matrices.get(layer, lm.matrix(layer))))
+                for layer in self.settings.layers
+            }
 
     # -- preparation ---------------------------------------------------------------------------------------------------
 
@@ -235,7 +236,7 @@ class EditSession:
         facts, notices = check_batch(facts)
         if not facts:
             raise InputError("There is no fact to edit; give at least one.")
-        with self.lm.lock:
+        with self.pristine():
             started = time.perf_counter()
             before, skipped = self._look_before(facts, known, measure)
             notices += [f"Skipped: the model already says {quoted(_sentence(fact))}." for fact in skipped]
@@ -244,13 +245,8 @@ class EditSession:
             if chosen:
                 working, updates, preservation, targets, seconds = self._solve_batch(chosen, on_progress)
             else:
-                working, updates, preservation, targets, seconds = (
-                    dict(self._matrices),
-                    {},
-                    self._preservation,
-                    [],
-                    {},
-                )
+                working, updates, preservation, targets = dict(self._matrices), {}, self._preservation, []
+                seconds = dict.fromkeys(("targets", "keys", "update"), 0.0)
             measured = time.perf_counter()
             after = [None] * len(facts)
             if measure:
@@ -272,6 +268,10 @@ class EditSession:
                 },
                 notices=tuple(notices),
             )
+            # Only now, when nothing can fail any more, does the batch join what is preserved.
+            if self.settings.sequential:
+                for layer, update in updates.items():
+                    preservation[layer].absorb(update.Y)
             self._matrices, self._preservation = working, preservation
             self.n_edits += len(chosen)
             self._edited_keys |= {fact.key for fact in chosen}
@@ -349,10 +349,6 @@ class EditSession:
                     raise InputError(
                         f"The update of layer {layer} is not finite; raise lambda_p or lower lr, or reset the session."
                     )
-            # Only now, when nothing can fail any more, does the batch join what is preserved.
-            if s.sequential:
-                for layer in s.layers:
-                    preservation[layer].absorb(updates[layer].Y)
             clock.add("update")
         return working, updates, preservation, targets, seconds
 
@@ -370,14 +366,14 @@ class EditSession:
         if not self.history:
             why = "this session keeps no history" if not self.keep_history else "no edit has been made"
             raise InputError(f"There is nothing to undo: {why}.")
-        with self.lm.lock:
+        with self.pristine():
             batch = self.history[-1]
             self._restore(self.history[:-1])
         return batch
 
     def reset(self) -> int:
         """Forget every edit. Returns how many batches were dropped."""
-        with self.lm.lock:
+        with self.pristine():
             n_batches = len(self.history)
             self._restore([])
         return n_batches

@@ -105,6 +105,7 @@ class EditableModel:
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     checked_paths: dict[int, bool] = field(default_factory=dict, repr=False)
     shared: OrderedDict[tuple, object] = field(default_factory=OrderedDict, repr=False)
+    _base: dict[int, torch.Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def n_layers(self) -> int:
@@ -145,22 +146,26 @@ class EditableModel:
 
     @contextmanager
     def matrices_replaced(self, matrices: dict[int, torch.Tensor]) -> Iterator[None]:
-        """Run the model with other edited matrices, under its lock; the base weights come back in any case.
+        """Run the model with other edited matrices, under its lock; what was there before comes back in any case.
 
-        Only pointers change hands, so this costs nothing and the base tensors are never written to.
+        Blocks of this kind may be nested: each runs the base model with its own matrices and no others. Only pointers
+        change hands, so this costs nothing and the base tensors are never written to.
 
         Args:
             matrices: per layer a tensor stored like `parameter(layer)`; an empty dict runs the base model.
         """
         with self.lock:
-            originals = {layer: self.parameter(layer).data for layer in matrices}
+            base = self._base
+            before = {layer: self.parameter(layer).data for layer in {*base, *matrices}}
+            self._base = before | base
             try:
-                for layer, matrix in matrices.items():
+                for layer, matrix in (base | matrices).items():
                     self.parameter(layer).data = matrix
                 yield
             finally:
-                for layer, original in originals.items():
-                    self.parameter(layer).data = original
+                for layer, matrix in before.items():
+                    self.parameter(layer).data = matrix
+                self._base = base
 
 
 def load_model(

@@ -247,9 +247,7 @@ def table_facts() -> tuple[list[Fact], list[str]]:
         return read_facts(upload, limit, notice=notices.append), notices
     text = st.session_state.get("pasted") or ""
     if not text.strip():
-        raise InputError(
-            "The table is empty: upload a file or paste at least one row below a line of column names."
-        )
+        raise InputError("The table is empty: upload a file or paste at least one row below a line of column names.")
     return parse_facts(text, "the pasted table", limit, notice=notices.append), notices
 
 
@@ -346,9 +344,7 @@ def _settings_form(visitor: Visitor, method: str) -> dict[str, object]:
                                           help="Of the sampled prefixes before prompts.")  # fmt: skip
     key = _settings_key(visitor, method, "sequential")
     remembered(key, table.sequential)
-    overrides["sequential"] = st.toggle(
-        "Later batches preserve earlier edits", key=key, persist_state="session"
-    )
+    overrides["sequential"] = st.toggle("Later batches preserve earlier edits", key=key, persist_state="session")
     st.caption("On by default for every method, MEMIT too: so does the authors' code.")
     st.button("Back to the model's own settings", on_click=_restore_settings, args=(visitor, table, 0))
     return overrides
@@ -384,9 +380,7 @@ def _offer_fresh_start(visitor: Visitor, wanted: Settings, seed: int) -> None:
     left, right = st.columns(2)
     if left.button("Start over", key="start_over", width="stretch", disabled=visitor.job is not None):
         visitor.start_over(wanted, seed)
-        visitor.message = Message(
-            "info", f"Started over with {wanted.method}. The model is as it was loaded."
-        )
+        visitor.message = Message("info", f"Started over with {wanted.method}. The model is as it was loaded.")
         st.rerun()
     right.button(
         f"Keep {present.method}", key="keep_method", width="stretch", on_click=_restore_settings,
@@ -411,9 +405,7 @@ def actions(visitor: Visitor, ready: bool):
             "Undo last", icon=":material/undo:", key="undo", width="stretch", on_click=visitor.undo,
             disabled=busy or not visitor.session.history,
         )  # fmt: skip
-        reset.button(
-            "Reset", icon=":material/restart_alt:", key="reset", width="stretch", on_click=visitor.reset
-        )
+        reset.button("Reset", icon=":material/restart_alt:", key="reset", width="stretch", on_click=visitor.reset)
         place = st.empty()
         if busy:
             st.button("Stop", key="stop", on_click=visitor.cancel, width="stretch")
@@ -442,9 +434,7 @@ def history(visitor: Visitor) -> None:
         for number, batch in reversed(list(enumerate(batches, start=1))):
             edited = [item for item in batch.report.edited if item.target]
             first = edited[0].fact
-            what = f"{first.subject} → {first.target_new}" + (
-                f" and {len(edited) - 1} more" if edited[1:] else ""
-            )
+            what = f"{first.subject} → {first.target_new}" + (f" and {len(edited) - 1} more" if edited[1:] else "")
             steps = sorted(item.steps for item in edited)
             stops = sorted({_stop_word(item.stopped) for item in edited})
             rows.append(
@@ -475,17 +465,13 @@ def results(visitor: Visitor) -> None:
     if fact is None:
         with st.container(border=True, key="card_empty"):
             widgets.heading("What the model says")
-            st.write(
-                "Complete the fact on the left: its probabilities appear here, before anything is edited."
-            )
+            st.write("Complete the fact on the left: its probabilities appear here, before anything is edited.")
         return
     remembered("free_prompt", "")
     free = st.session_state["free_prompt"]
     edited = visitor.after is not visitor.before
     try:
-        rows = probes.observe(
-            fact, visitor.before, visitor.after, is_edited=visitor.is_edited(fact), free=free
-        )
+        rows = probes.observe(fact, visitor.before, visitor.after, is_edited=visitor.is_edited(fact), free=free)
     except InputError as error:
         widgets.notice(Message("error", str(error)))
         st.text_input("Your own prompt", key="free_prompt", persist_state="session")
@@ -493,9 +479,7 @@ def results(visitor: Visitor) -> None:
     colours = theme.palette()
     _headline(fact, rows, edited)
     with st.container(border=True, key="card_chart"):
-        widgets.heading(
-            "How probable each answer is", "before → after" if edited else "as loaded, nothing edited yet"
-        )
+        widgets.heading("How probable each answer is", "before → after" if edited else "as loaded, nothing edited yet")
         st.plotly_chart(
             charts.probabilities(rows, colours, edited),
             theme=None,
@@ -533,8 +517,7 @@ def _pick_shown(visitor: Visitor) -> Fact | None:
             index=options.index(visitor.shown),
             key=f"shown {hash((tuple(options), visitor.shown))}",
             format_func=lambda i: (
-                f"{options[i].text} → {options[i].target_new}"
-                + ("" if options[i] in edited else "   (not edited)")
+                f"{options[i].text} → {options[i].target_new}" + ("" if options[i] in edited else "   (not edited)")
             ),
         )
         if options[chosen] != visitor.shown:
@@ -571,7 +554,8 @@ def _headline(fact: Fact, rows, edited: bool) -> None:
         tone = "good" if n_right == len(counted) else "bad" if n_right == 0 else "warn"
         symbol = {"good": "✓", "bad": "✗", "warn": "▲"}[tone] if len(counted) else "○"
         unknown = len(part) - len(counted)
-        remark = f"{symbol} {verb}" + (f" · {unknown} not known before" if unknown else "")
+        word = {"good": verb, "bad": f"none {verb}", "warn": f"some {verb}"}[tone]
+        remark = f"{symbol} {word}" + (f" · {unknown} not known before" if unknown else "")
         items.append((name, f"{n_right} of {len(counted)}", remark, tone if len(counted) else ""))
     widgets.tiles(items)
 
@@ -631,11 +615,7 @@ def _rows_table(fact: Fact, rows, edited: bool) -> None:
     def figures(before, after) -> str:
         if before is None:
             return "–"
-        return (
-            f"{charts.percent(before)}\u00a0→\u00a0{charts.percent(after)}"
-            if edited
-            else charts.percent(before)
-        )
+        return f"{charts.percent(before)}\u00a0→\u00a0{charts.percent(after)}" if edited else charts.percent(before)
 
     def cell(answer, before, after) -> str:
         if answer is None:
@@ -709,9 +689,7 @@ def _norms(visitor: Visitor, colours) -> None:
     if visitor.after is visitor.before:
         st.write("How much the edited matrices grow appears here once the first edit has been made.")
         return
-    table = pd.DataFrame(
-        [(layer, *pair) for layer, pair in norms.items()], columns=["layer", "before", "after"]
-    )
+    table = pd.DataFrame([(layer, *pair) for layer, pair in norms.items()], columns=["layer", "before", "after"])
     st.plotly_chart(
         charts.norm_growth(table, colours), theme=None, key="norms",
         config={"displaylogo": False, "displayModeBar": False},

@@ -50,9 +50,7 @@ def main() -> None:
             if arguments.only not in (None, name):
                 continue
             page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=look)
-            page.goto(
-                address + ("?embed_options=dark_theme" if look == "dark" else "?embed_options=light_theme")
-            )
+            page.goto(address + ("?embed_options=dark_theme" if look == "dark" else "?embed_options=light_theme"))
             settle(page)
             shoot(page, arguments.folder / f"edit-{name}-before.png")
             started = time.monotonic()

@@ -296,7 +296,7 @@ def test_our_own_form_round_trips(tmp_path):
     assert read_facts(str(path), limit=1) == facts[:1]
     assert parse_facts(json.dumps([fact.to_dict() for fact in facts], indent=1)) == facts
     assert list(tmp_path.iterdir()) == [path]
-    assert "cannot be written" in refusal(write_facts, facts, tmp_path / "nowhere" / "x.jsonl")
+    assert "cannot be written" in refusal(write_facts, facts, path / "x.jsonl")
 
 
 def test_streams_of_text_and_bytes():

