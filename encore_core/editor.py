@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -180,9 +180,12 @@ class EditSession:
 
     def prepare(self, progress: Progress | None = None) -> None:
         """Gather what the first edit needs: prefixes, statistics, the initial P. `edit` does it if nobody did."""
-        with self.lm.lock:
-            _ = self.prefixes
+        with self.pristine() as lm:
             self._initial_preservation(progress)
+            # One look at any fact finds out whether the model takes the fast pass, and loads what the first step loads.
+            once = replace(target_settings(self.settings), steps=1)
+            fact = Fact("Paris", "The city of {} is in", "France")
+            optimise_targets(lm, [fact], self.prefixes, self.settings.layers[-1], once, fast=self.fast_targets)
 
     @property
     def prefixes(self) -> tuple[str, ...]:

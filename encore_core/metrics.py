@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 
+from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact
 from encore_core.models import EditableModel
 from encore_core.prompts import batches_by_length, encode, pad
@@ -171,6 +172,8 @@ def _log_probs_and_hits(
 @torch.no_grad()
 def next_tokens(lm: EditableModel, prompts: Sequence[str], k: int = 8) -> list[list[tuple[str, float]]]:
     """The k most probable next tokens of each prompt with their probabilities, most probable first."""
+    if not prompts:
+        return []
     batch = pad(lm, [encode(lm, prompt).ids for prompt in prompts])
     ends = (torch.arange(len(prompts), device=lm.device), batch.mask.sum(-1) - 1)
     with lm.lock:
@@ -190,8 +193,17 @@ def continuations(lm: EditableModel, prompts: Sequence[str], max_new_tokens: int
         lm: the model, with whatever edits are in place.
         prompts: texts.
         max_new_tokens: length at most; the end-of-text token ends a continuation earlier.
+
+    Raises:
+        InputError: when a prompt and its continuation do not fit into the model's context.
     """
     encoded = [list(encode(lm, prompt).ids) for prompt in prompts]
+    for prompt, ids in zip(prompts, encoded, strict=True):
+        if len(ids) + max_new_tokens > lm.max_length:
+            raise InputError(
+                f"Prompt {quoted(prompt)} has {len(ids)} tokens, which leaves no room for {max_new_tokens} more in the "
+                f"model's {lm.max_length}; shorten it."
+            )
     found = [""] * len(prompts)
     with lm.lock:
         for group in batches_by_length([len(ids) + max_new_tokens for ids in encoded], MAX_TOKENS):
@@ -208,6 +220,9 @@ def continuations(lm: EditableModel, prompts: Sequence[str], max_new_tokens: int
                 temperature=None,
                 top_p=None,
                 top_k=None,
+                # Folders of chat models ask for these; greedy means the most probable token.
+                num_beams=1,
+                repetition_penalty=1.0,
                 pad_token_id=lm.tokenizer.pad_token_id,
             )
             texts = lm.tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)

@@ -63,12 +63,15 @@ def encode(lm: EditableModel, prompt: str, target: str = "", subject_end: int | 
         subject_end: index just behind the subject's last character in `prompt`.
 
     Raises:
-        InputError: when the text does not fit into the model's context, or has no token.
+        InputError: when the text does not fit into the model's context, or prompt, subject or target have no token.
     """
     stem = prompt.rstrip(" ")
     text = joined(prompt, target) if target else stem
-    encoding = lm.tokenizer(text, return_offsets_mapping=True, verbose=False)
-    ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
+    encoding = lm.tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False)
+    ids, offsets, added = encoding["input_ids"], encoding["offset_mapping"], encoding["special_tokens_mask"]
+    # A BOS in front is what the model expects; an EOS that some tokenizers put behind would end the text.
+    while ids and added[-1]:
+        ids, offsets, added = ids[:-1], offsets[:-1], added[:-1]
     if not ids:
         raise InputError(f"Prompt {quoted(prompt)} has no token for this model; write at least one word.")
     if len(ids) > lm.max_length:
@@ -77,10 +80,15 @@ def encode(lm: EditableModel, prompt: str, target: str = "", subject_end: int | 
         )
     # Special tokens have empty spans. Several tokens can share the span of one character (byte-level emoji).
     n_target = sum(1 for start, end in offsets if end > len(stem) and end > start) if target else 0
+    if target and not n_target:
+        raise InputError(f"Answer {quoted(target)} has no token for this model; write it in other characters.")
     lookup = -1
     if subject_end is not None:
-        last = subject_end - 1
-        lookup = max(i for i, (start, end) in enumerate(offsets) if start <= last < end)
+        # A last character that the tokenizer drops has no token of its own; then the one before it counts.
+        reaching = [i for i, (start, end) in enumerate(offsets) if start < subject_end and end > start]
+        if not reaching:
+            raise InputError(f"The subject in {quoted(prompt)} has no token for this model; write it otherwise.")
+        lookup = reaching[-1]
     return Encoded(tuple(ids), lookup, n_target)
 
 

@@ -104,10 +104,13 @@ def solve(R: torch.Tensor, K: torch.Tensor, PK: torch.Tensor, slack: float) -> L
         slack: s in S = s I.
 
     Raises:
-        InputError: when S + Kᵀ P K is singular, that is when facts share a key and there is no slack.
+        InputError: when S + Kᵀ P K is singular, that is when facts share a key and there is no slack, or when there is
+            something in R or K that is not finite.
     """
     G = K.T @ PK
     G = (G + G.T) / 2
+    if not bool(torch.isfinite(G).all() and torch.isfinite(R).all()):
+        raise InputError("Keys or targets of the batch are not finite; undo the last edits, or lower lr.")
     eye = torch.eye(len(G), dtype=G.dtype, device=G.device)
     L = torch.linalg.cholesky(eye + G)
     # Slack keeps the eigenvalues of S + G away from zero; without it nothing but the facts' keys does.

@@ -206,6 +206,15 @@ def test_equal_keys_without_slack_are_refused(n_facts, seed):
     assert bool(torch.isfinite(solve(R, K, P @ K, 0.1).delta()).all())
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("which", ["keys", "residuals"])
+def test_what_is_not_finite_is_refused(which, value):
+    P, K, R = torch.eye(8, dtype=torch.float64), torch.ones(8, 2).double(), torch.ones(4, 2).double()
+    (K if which == "keys" else R)[1, 1] = value
+    with pytest.raises(InputError, match="not finite"):
+        solve(R, K, P @ K, 1.0)
+
+
 def test_an_update_is_its_thin_factors():
     generator = np.random.default_rng(5)
     P = inverse_preservation(torch.from_numpy(second_moment(32, generator)), 1.0)

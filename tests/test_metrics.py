@@ -1,0 +1,189 @@
+"""Scores held to their definitions: every probability from a full forward pass of one sequence, every mean by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from tiny_models import CITIES, COUNTRIES, FACTS, TEMPLATES
+
+from encore_core import metrics
+from encore_core.errors import InputError
+from encore_core.facts import Fact, Neighbour
+from encore_core.metrics import Answer, continuations, evaluate, harmonic_mean, next_tokens, rate
+
+PAIRS = [
+    *((template.format(country), city) for template in TEMPLATES for country, city in list(COUNTRIES.items())[:4]),
+    ("The capital of France is", "Rome"),
+    ("The capital of France is", "a very old and large city"),  # the same prompt with a longer answer
+    ("The capital of France is", "Xylophonic 🦄"),
+    ("I", "live"),
+    ("I live in Tokyo. The capital of Saudi Arabia is", "Riyadh"),
+    ("The capital of France is", "Rome"),  # twice
+]
+
+
+@torch.no_grad()
+def full(lm, prompt, answer) -> tuple[float, tuple[bool, ...]]:
+    whole = lm.tokenizer(f"{prompt} {answer}", return_offsets_mapping=True)
+    ids = whole["input_ids"]
+    first = next(i for i, (a, b) in enumerate(whole["offset_mapping"]) if b > len(prompt) and b > a)
+    log_probs = lm.model(torch.tensor([ids]), use_cache=False).logits[0].log_softmax(-1)
+    values = [float(log_probs[i - 1, ids[i]]) for i in range(first, len(ids))]
+    return sum(values) / len(values), tuple(int(log_probs[i - 1].argmax()) == ids[i] for i in range(first, len(ids)))
+
+
+@pytest.mark.parametrize("max_tokens", [20, 8192])
+def test_ratings_equal_full_passes(lm, monkeypatch, max_tokens):
+    monkeypatch.setattr(metrics, "MAX_TOKENS", max_tokens)
+    for answer, (prompt, text) in zip(rate(lm, PAIRS), PAIRS, strict=True):
+        log_probability, hits = full(lm, prompt, text)
+        assert answer.log_probability == pytest.approx(log_probability, abs=2e-5)
+        assert answer.hits == hits
+        assert answer.said == all(hits)
+        assert answer.probability == pytest.approx(math.exp(log_probability), rel=1e-4)
+
+
+def test_nothing_to_rate(lm):
+    assert rate(lm, []) == []
+    assert continuations(lm, []) == []
+    assert next_tokens(lm, []) == []
+
+
+def test_next_tokens(lm):
+    prompts = ["The capital of France is", "I", "People from New Zealand live in the city of "]
+    for prompt, found in zip(prompts, next_tokens(lm, prompts, k=5), strict=True):
+        with torch.no_grad():
+            ids = lm.tokenizer(prompt.rstrip())["input_ids"]
+            probabilities = lm.model(torch.tensor([ids])).logits[0, -1].softmax(-1)
+        top = probabilities.topk(5)
+        assert [text for text, _ in found] == [lm.tokenizer.decode([token]) for token in top.indices.tolist()]
+        assert [value for _, value in found] == pytest.approx(top.values.tolist(), rel=1e-4)
+    assert len(next_tokens(lm, ["I"], k=10**6)[0]) == lm.model.config.vocab_size
+
+
+def greedy(lm, prompt, n_tokens) -> str:
+    """One token at a time from full passes."""
+    ids = list(lm.tokenizer(prompt)["input_ids"])
+    start = len(ids)
+    with torch.no_grad():
+        for _ in range(n_tokens):
+            ids.append(int(lm.model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+            if ids[-1] == lm.tokenizer.eos_token_id:
+                break
+    return lm.tokenizer.decode(ids[start:], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("max_tokens", [40, 8192])
+def test_continuations_equal_one_at_a_time(lm, monkeypatch, max_tokens):
+    monkeypatch.setattr(metrics, "MAX_TOKENS", max_tokens)
+    prompts = ["The capital of France is", "I", "I live in Tokyo. The largest city of New Zealand is", "You can"]
+    assert continuations(lm, prompts, 6) == [greedy(lm, prompt, 6) for prompt in prompts]
+
+
+def test_continuations_are_greedy_whatever_the_model_folder_says(llama, monkeypatch):
+    for name, value in {"do_sample": True, "temperature": 5.0, "repetition_penalty": 3.0, "num_beams": 3}.items():
+        monkeypatch.setattr(llama.model.generation_config, name, value)
+    prompts = ["You can travel there", "I live in Tokyo. I", "The capital of France is"]
+    assert continuations(llama, prompts, 20) == [greedy(llama, prompt, 20) for prompt in prompts]
+
+
+def test_a_prompt_that_leaves_no_room_is_an_input_error(gpt2):
+    """Learned positions end; a crash in the embedding would tell nobody why."""
+    room = " the" * (gpt2.max_length - 5)
+    assert continuations(gpt2, [room], 5) == [greedy(gpt2, room, 5)]
+    with pytest.raises(InputError, match=rf"{gpt2.max_length - 4} tokens.*{gpt2.max_length}"):
+        continuations(gpt2, [" the" * (gpt2.max_length - 4)], 5)
+
+
+def rated(values: dict[tuple[str, str], float], monkeypatch, generated: str | None = None, hits=None) -> None:
+    """Let the engine believe these probabilities."""
+
+    def fake(lm, pairs):
+        return [Answer(math.log(values[pair]), (hits or {}).get(pair, (values[pair] > 0.5,))) for pair in pairs]
+
+    monkeypatch.setattr(metrics, "rate", fake)
+    monkeypatch.setattr(metrics, "continuations", lambda lm, prompts: [generated] * len(prompts))
+
+
+def test_the_definitions(monkeypatch):
+    one = Fact("France", "{} is", "new", "true", ("p1", "p2"), (Neighbour("n1", "kept"), Neighbour("n2", "kept")))
+    two = Fact("Spain", "{} is", "new", "true", ("p3",), (Neighbour("n3", "kept"),))
+    rated(
+        {
+            ("France is", "new"): 0.6, ("France is", "true"): 0.1,
+            ("p1", "new"): 0.3, ("p1", "true"): 0.2, ("p2", "new"): 0.1, ("p2", "true"): 0.2,
+            ("n1", "kept"): 0.5, ("n1", "new"): 0.1, ("n2", "kept"): 0.1, ("n2", "new"): 0.2,
+            ("Spain is", "new"): 0.2, ("Spain is", "true"): 0.3,
+            ("p3", "new"): 0.9, ("p3", "true"): 0.3,
+            ("n3", "kept"): 0.4, ("n3", "new"): 0.1,
+        },
+        monkeypatch,
+        generated="It is a NEW day",
+        hits={("France is", "new"): (True, True, False), ("Spain is", "new"): (True,)},
+    )  # fmt: skip
+    scores = evaluate(None, [one, two])
+    assert scores.edit_score == pytest.approx(50.0)
+    # Means within a fact first: (1/2 + 1) / 2, not 2 of 3.
+    assert scores.paraphrase_score == pytest.approx(75.0)
+    assert scores.neighborhood_score == pytest.approx(75.0)
+    assert scores.overall_score == pytest.approx(3 / (1 / 50 + 1 / 75 + 1 / 75))
+    assert scores.magnitude == pytest.approx(((0.6 - 0.1) + (0.2 - 0.3)) / 2)
+    assert scores.accuracy == pytest.approx(50.0)
+    assert scores.token_accuracy == pytest.approx(100 * (2 / 3 + 1) / 2)
+    assert scores.generation_efficacy == pytest.approx(100.0)
+    assert scores.facts == len(scores.per_fact) == 2
+    assert set(scores.as_dict()) == {
+        "edit_score", "paraphrase_score", "neighborhood_score", "overall_score", "magnitude", "accuracy",
+        "token_accuracy", "generation_efficacy", "facts",
+    }  # fmt: skip
+
+
+def test_a_tie_is_no_success(monkeypatch):
+    fact = Fact("France", "{} is", "new", "true", (), (Neighbour("n", "kept"),))
+    rated({("France is", "new"): 0.2, ("France is", "true"): 0.2, ("n", "kept"): 0.1, ("n", "new"): 0.1}, monkeypatch, "")
+    scores = evaluate(None, [fact])
+    assert (scores.edit_score, scores.neighborhood_score, scores.generation_efficacy) == (0, 0, 0)
+    assert scores.paraphrase_score is None
+    assert scores.overall_score is None
+
+
+def test_what_a_fact_does_not_have_does_not_count(monkeypatch):
+    bare = Fact("France", "{} is", "new")
+    rated({("France is", "new"): 0.9}, monkeypatch, "something else")
+    scores = evaluate(None, [bare])
+    assert scores.edit_score == 100  # the most probable answer, as there is none to compare with
+    assert scores.magnitude is None
+    assert scores.neighborhood_score is None
+    rated({("France is", "new"): 0.4}, monkeypatch)
+    assert evaluate(None, [bare], generate=False).edit_score == 0
+    assert evaluate(None, [bare], generate=False).generation_efficacy is None
+
+
+@pytest.mark.parametrize(
+    ("values", "mean"),
+    [((50.0, 75.0, 75.0), 64.2857142857), ((100.0, 100.0, 100.0), 100.0), ((0.0, 90.0, 90.0), 0.0), ((1.0, None, 2.0), None)],
+)
+def test_harmonic_mean(values, mean):
+    assert harmonic_mean(values) == (None if mean is None else pytest.approx(mean))
+
+
+def test_evaluation_of_an_edited_model(llama, new_session):
+    facts = [
+        Fact(f.subject, f.prompt, f.target_new, f.target_true, (f"The largest city of {f.subject} is",),
+             ({"prompt": "The capital of Japan is", "target": "Tokyo"},))
+        for f in CITIES[:2]
+    ]  # fmt: skip
+    before = evaluate(llama, facts)
+    session = new_session(llama)
+    session.edit(facts)
+    with session.edited():
+        after = evaluate(llama, facts)
+    assert (before.edit_score, after.edit_score) == (0, 100)
+    assert (before.accuracy, after.accuracy) == (0, 100)
+    assert before.neighborhood_score == 100
+    assert after.magnitude > 0 > before.magnitude
+    assert after.generation_efficacy == 100
+    assert evaluate(llama, facts) == before
+    assert evaluate(llama, FACTS, generate=False).facts == len(FACTS)
