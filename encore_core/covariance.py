@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from encore_core.errors import InputError
@@ -60,12 +61,25 @@ def second_moments(
     digest = hashlib.sha256(content.encode()).hexdigest()[:12]
     folder = data_folder() / "statistics" / lm.fingerprint
     files = {layer: folder / f"layer{layer}-{digest}-{n_tokens}.safetensors" for layer in layers}
-    missing = [layer for layer in layers if not files[layer].is_file()]
+    found = {layer: moment for layer in layers if (moment := _stored(files[layer])) is not None}
+    missing = [layer for layer in layers if layer not in found]
     if missing:
-        for layer, moment in collect(lm, missing, content, n_tokens, progress).items():
+        found |= collect(lm, missing, content, n_tokens, progress)
+        for layer in missing:
             with replacing(files[layer]) as part:
-                save_file({"C0": moment.contiguous()}, part)
-    return {layer: load_file(files[layer])["C0"] for layer in layers}
+                save_file({"C0": found[layer].contiguous()}, part)
+    return found
+
+
+def _stored(file: Path) -> torch.Tensor | None:
+    """C0 from a file; None when it is not there, or damaged."""
+    if not file.is_file():
+        return None
+    try:
+        return load_file(file)["C0"]
+    except (SafetensorError, KeyError, OSError) as error:
+        log.warning("Key statistics in %s cannot be read (%s); they are collected anew.", file, error)
+        return None
 
 
 def collect(

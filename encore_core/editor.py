@@ -182,10 +182,11 @@ class EditSession:
         """Gather what the first edit needs: prefixes, statistics, the initial P. `edit` does it if nobody did."""
         with self.pristine() as lm:
             self._initial_preservation(progress)
-            # One look at any fact finds out whether the model takes the fast pass, and loads what the first step loads.
-            once = replace(target_settings(self.settings), steps=1)
-            fact = Fact("Paris", "The city of {} is in", "France")
-            optimise_targets(lm, [fact], self.prefixes, self.settings.layers[-1], once, fast=self.fast_targets)
+            # A step on any fact finds out whether the model takes the fast pass, and loads what a first step loads.
+            if self.fast_targets and self.settings.layers[-1] not in lm.checked_paths:
+                once = replace(target_settings(self.settings), steps=1)
+                fact = Fact("Paris", "The city of {} is in", "France")
+                optimise_targets(lm, [fact], self.prefixes, self.settings.layers[-1], once)
 
     @property
     def prefixes(self) -> tuple[str, ...]:

@@ -304,10 +304,13 @@ def _layers(value: Any, n_layers: int) -> tuple[int, ...]:
             layers: list[int] = []
             for part in value.strip("[]() ").split(","):
                 first, _, last = part.strip().partition("-")
-                layers += range(int(first), int(last or first) + 1)
+                layers += range(int(first), min(int(last or first), n_layers) + 1)
         else:
-            layers = [int(layer) for layer in (value if isinstance(value, list | tuple) else [value])]
-    except ValueError:
+            given = value if isinstance(value, list | tuple) else [value]
+            layers = [int(layer) for layer in given]
+            if layers != list(given):
+                layers = []
+    except (TypeError, ValueError, OverflowError):
         layers = []
     # At the last block nothing is left above the target that could turn it into an answer.
     if not layers or min(layers) < 0 or max(layers) >= n_layers - 1 or sorted(set(layers)) != layers:

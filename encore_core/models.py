@@ -94,6 +94,7 @@ class EditableModel:
         lock: held by whoever runs the model or has edited weights in it.
         checked_paths: per block index, whether the fast target path agreed with the plain one (see `targets`).
         shared: what sessions on this model have in common and is costly to make (see `editor`).
+        tuple_blocks: whether the blocks return tuples; None until somebody needs to know (see `tracing`).
     """
 
     name: str
@@ -105,6 +106,7 @@ class EditableModel:
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     checked_paths: dict[int, bool] = field(default_factory=dict, repr=False)
     shared: OrderedDict[tuple, object] = field(default_factory=OrderedDict, repr=False)
+    tuple_blocks: bool | None = field(default=None, repr=False)
     _base: dict[int, torch.Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -279,7 +281,13 @@ def _resolve(name: str, tell: Progress) -> str:
     looks_like_path = os.sep in name and (name.startswith((".", "~", os.sep)) or name.count("/") > 1)
     if looks_like_path or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", hub_id):
         raise InputError(f"Model folder {quoted(name)} does not exist.{_suggestion(name)}")
-    if not _in_hub_cache(hub_id) and not _hub_reachable():
+    try:
+        cached = _in_hub_cache(hub_id)
+    except ValueError as error:  # what looks like a hub id to us and not to the hub
+        raise InputError(
+            f"Unknown model {quoted(name)}: no catalogue name, no folder here and no hub id.{_suggestion(name)}"
+        ) from error
+    if not cached and not _hub_reachable():
         raise InputError(
             f"Unknown model {quoted(name)}: no catalogue name, no folder here, not in the hub's cache, and the hub "
             f"cannot be reached.{_suggestion(name)}"
@@ -296,6 +304,9 @@ def _suggestion(name: str) -> str:
 def _checked_folder(folder: Path) -> Path:
     if not (folder / "config.json").is_file():
         raise InputError(f"Model folder {folder} has no config.json; give a folder saved by save_pretrained.")
+    # Without these transformers makes a tokenizer with an empty vocabulary and says nothing.
+    if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise InputError(f"Model folder {folder} has no tokenizer.json; save the model's tokenizer there, too.")
     if not list(folder.glob("*.safetensors")):
         raise InputError(
             f"Model folder {folder} has no weights (*.safetensors); other formats are not read, because loading them "
@@ -432,7 +443,11 @@ def _find_down_projection(block: nn.Module, d_model: int, name: str) -> nn.Modul
         for module in (mlp.modules() if mlp is not None else ())
         if isinstance(module, nn.Linear | Conv1D) and _out_features(module) == d_model
     ]
-    if any(isinstance(module, nn.ModuleList) for module in (mlp.modules() if mlp is not None else ())):
+    # Experts are a list of modules or matrices stacked in one tensor.
+    if mlp is not None and (
+        any(isinstance(module, nn.ModuleList) for module in mlp.modules())
+        or any(parameter.ndim > 2 for parameter in mlp.parameters())
+    ):
         raise InputError(f"Model {quoted(name)} is a mixture of experts, which has no single MLP matrix to edit.")
     if not candidates:
         raise InputError(f"Model {quoted(name)}: no MLP output matrix found in {type(block).__name__}.")

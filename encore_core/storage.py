@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +36,8 @@ def data_folder() -> Path:
 def replacing(path: Path) -> Iterator[Path]:
     """Write a file or a folder under a name of its own and move it into place when all went well.
 
-    A reader sees the old content or the new, never half of it; a crash leaves at most a hidden `.part` beside it.
+    A reader sees the old content or the new, never half of it; a crash leaves at most a hidden `.part` or, of a folder,
+    `.old` beside it.
 
     Args:
         path: the final place. A folder there is replaced, too; folders above it are made.
@@ -44,15 +46,22 @@ def replacing(path: Path) -> Iterator[Path]:
         the temporary path, in the same folder (so that the move is one rename).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    _remove(temporary)
+    # A name of its own for every write: threads may write the same file.
+    name = f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    temporary, aside = path.with_name(f"{name}.part"), path.with_name(f"{name}.old")
     try:
         yield temporary
-        if path.is_dir():
-            shutil.rmtree(path)
-        temporary.replace(path)
+        if path.is_dir():  # a folder cannot be renamed onto another
+            path.replace(aside)
+        try:
+            temporary.replace(path)
+        except OSError:
+            if aside.exists():
+                aside.replace(path)
+            raise
     finally:
         _remove(temporary)
+        _remove(aside)
 
 
 def _remove(path: Path) -> None:

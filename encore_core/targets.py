@@ -566,8 +566,9 @@ def _losses_of_both(
     plain = PlainPass(lm, layer, [example])
     direction = torch.randn(plain.h.shape, generator=torch.Generator().manual_seed(0)).to(plain.h)
     delta = 0.3 * plain.h.norm() * direction / direction.norm()
-    # The divergence counts in full here, so that a difference in the subject prompts' rows shows as well.
-    settings = replace(settings, kl_factor=1.0)
+    # The divergence counts in full here, so that a difference in the subject prompts' rows shows as well. Products in
+    # bfloat16 would blur what is to be compared.
+    settings = replace(settings, kl_factor=1.0, bfloat16=False)
     original = _evaluate(plain, torch.zeros_like(delta), None, settings).subject_log_probs
     passes = (plain, FastPass(lm, layer, [example], starts))
     slow, quick = (float(_evaluate(forward, delta, original, settings).loss) for forward in passes)

@@ -243,10 +243,12 @@ def _starting_from(lm: EditableModel, start: int, hidden: torch.Tensor) -> Itera
     """
     below = lm.blocks[:start]
     previous = [block.__dict__.get("forward") for block in below]
+    # Families whose blocks return tuples take the first element of whatever they are handed.
+    like_block = (lambda states: (states,)) if _blocks_return_tuples(lm) else (lambda states: states)
     try:
         for block in below[:-1]:
-            block.forward = lambda hidden_states, *args, **kwargs: hidden_states
-        below[-1].forward = lambda hidden_states, *args, **kwargs: hidden
+            block.forward = lambda hidden_states, *args, **kwargs: like_block(hidden_states)
+        below[-1].forward = lambda hidden_states, *args, **kwargs: like_block(hidden)
         yield
     finally:
         for block, forward in zip(below, previous, strict=True):
@@ -254,6 +256,26 @@ def _starting_from(lm: EditableModel, start: int, hidden: torch.Tensor) -> Itera
                 del block.forward
             else:
                 block.forward = forward
+
+
+def _blocks_return_tuples(lm: EditableModel) -> bool:
+    """Whether the family's blocks return tuples; seen from one token through the first block, once a model."""
+    if lm.tuple_blocks is None:
+        outputs: list[torch.Tensor | tuple] = []
+
+        def hook(module, inputs, output):
+            outputs.append(output)
+            raise _Stopped
+
+        handle = lm.blocks[0].register_forward_hook(hook)
+        try:
+            with torch.no_grad():
+                lm.model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=lm.device), use_cache=False)
+        except _Stopped:
+            lm.tuple_blocks = isinstance(outputs[0], tuple)
+        finally:
+            handle.remove()
+    return bool(lm.tuple_blocks)
 
 
 @contextmanager

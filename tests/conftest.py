@@ -1,9 +1,12 @@
-"""Fixtures: tiny models with their statistics, a data folder of the tests' own, and the embedded model where installed."""
+"""Fixtures: tiny models with their statistics, a data folder of the tests' own, and the embedded model if installed."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads spin while they wait; before numpy is imported
 
 import pytest
 import tiny_models
@@ -13,9 +16,7 @@ from encore_core.editor import EditSession
 from encore_core.methods import METHODS
 from encore_core.models import EditableModel, load_model
 
-
-# The tiny models' matrices are too small to be worth sharing between threads.
-torch.set_num_threads(1)
+MANY_THREADS = torch.get_num_threads()
 
 
 @pytest.fixture(scope="session")
@@ -24,10 +25,17 @@ def own_data_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def data_folder_of_the_tests(request, monkeypatch, own_data_folder):
-    """Nothing lands in the user's data folder, but for the embedded model, which is unpacked there once."""
-    if not any(request.node.get_closest_marker(name) for name in ("embedded", "browser")):
+def surroundings(request, monkeypatch, own_data_folder):
+    """Nothing lands in the user's data folder, but for the embedded model, which is unpacked there once.
+
+    The tiny models' matrices are too small to be worth sharing between threads.
+    """
+    real = any(request.node.get_closest_marker(name) for name in ("embedded", "browser"))
+    if not real:
         monkeypatch.setenv("ENCORE_HOME", str(own_data_folder))
+    torch.set_num_threads(MANY_THREADS if real else 1)
+    yield
+    torch.set_num_threads(MANY_THREADS)
 
 
 @pytest.fixture(scope="session")
@@ -45,19 +53,24 @@ def llama() -> EditableModel:
     return tiny_models.llama()
 
 
-@pytest.fixture(scope="session", params=tiny_models.MODELS)
+@pytest.fixture(scope="session")
+def llama_tied() -> EditableModel:
+    return tiny_models.llama(tied=True)
+
+
+@pytest.fixture(scope="session", params=["gpt2", "llama", "llama-tied"])
 def lm(request) -> EditableModel:
     """Every tiny model in turn. Tests leave it as they found it."""
-    if request.param in ("gpt2", "llama"):
-        return request.getfixturevalue(request.param)
-    return tiny_models.MODELS[request.param]()
+    return request.getfixturevalue(request.param.replace("-", "_"))
 
 
 @pytest.fixture
 def new_session(statistics_text):
     """`new_session(lm, method, **settings)`: a session with settings under which a tiny model takes edits."""
 
-    def make(lm: EditableModel, method: str = "ENCORE", seed: int = 0, keep_history: bool = True, **settings) -> EditSession:
+    def make(
+        lm: EditableModel, method: str = "ENCORE", seed: int = 0, keep_history: bool = True, **settings
+    ) -> EditSession:
         weights = {"lambda_n": 0.001} if METHODS[method].norm_constraint else {}
         return EditSession(
             lm,

@@ -1,4 +1,4 @@
-"""Edit sessions: what an edit does to its own matrices and to nothing else, and that it can be taken back bit for bit."""
+"""Edit sessions: what an edit does to its own matrices, that it does nothing else, that undo gives the same bits."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import threading
 
 import pytest
 import torch
+from test_keys import naive_keys, naive_states
 from tiny_models import CITIES, FACTS, Snapshot, hooks_and_patches
 
 from encore_core import editor
+from encore_core.covariance import second_moments
 from encore_core.editor import EditSession, batched
 from encore_core.errors import InputError
 from encore_core.facts import Fact
@@ -32,6 +34,12 @@ def same(a: dict[int, torch.Tensor], b: dict[int, torch.Tensor]) -> bool:
 
 def preserved(session: EditSession) -> dict[int, torch.Tensor]:
     return {layer: p.dense() for layer, p in session._preservation.items()}
+
+
+@pytest.fixture(params=["gpt2", "llama-tied"])
+def lm(request):
+    """Transposed and plain matrices; sessions do not care about the rest of a family."""
+    return request.getfixturevalue(request.param.replace("-", "_"))
 
 
 @pytest.fixture
@@ -65,42 +73,51 @@ def test_every_method_raises_the_answer(request, new_session, family, method):
     assert changed == set(session.settings.layers) == set(report.norms)
 
 
-@pytest.mark.parametrize("method", ["MEMIT", "EMMET", "AlphaEdit", "ENCORE"])
-def test_the_first_layers_update_is_the_published_one(llama, new_session, method):
-    """From targets to the stored matrix: naive keys and states, a dense solve of the method's own expression."""
-    from test_keys import naive_keys, naive_states
-
-    session = new_session(llama, method, layers=(0, 1))
-    report = session.edit(CITIES, known="edit")
-    K, h = naive_keys(llama, CITIES, session.prefixes, 0), naive_states(llama, CITIES, 1)
-    z = torch.stack([item.target.z for item in report.edited], 1).double()
-    R = (z - h) / 2
-    s = session.settings
-    from encore_core.covariance import second_moments
-
-    C0 = second_moments(llama, [0], s.statistics_tokens, session.statistics_text)[0].double()
+def published_update(method, C0, K, R, settings) -> torch.Tensor:
+    """A first batch's Δ, written out as in the papers (see `test_update_rule`)."""
     eye = torch.eye(len(C0), dtype=torch.float64)
     if method == "AlphaEdit":
         values, vectors = torch.linalg.eigh(C0)
-        P = vectors[:, values < s.null_threshold] @ vectors[:, values < s.null_threshold].T
-        delta = R @ K.T @ P @ torch.linalg.inv(K @ K.T @ P + s.l2 * eye)
-    elif method == "EMMET":
-        A = torch.linalg.inv(s.lambda_p * C0)
-        delta = R @ torch.linalg.inv(0.1 * torch.eye(3, dtype=torch.float64) + K.T @ A @ K) @ K.T @ A
-    else:
-        weight = 0.001 if method == "ENCORE" else 0.0
-        delta = R @ K.T @ torch.linalg.inv(s.lambda_p * C0 + weight * eye + K @ K.T)
-    found = matrices(session)[0].double() - llama.matrix(0).double()
-    assert float((found - delta).norm()) <= 1e-3 * float(delta.norm())
-    assert report.norms[0] == pytest.approx(
-        (float(llama.matrix(0).norm()), float((llama.matrix(0).double() + delta).norm())), rel=1e-4
-    )
+        P = vectors[:, values < settings["null_threshold"]] @ vectors[:, values < settings["null_threshold"]].T
+        return R @ K.T @ P @ torch.linalg.inv(K @ K.T @ P + settings["l2"] * eye)
+    if method == "EMMET":
+        A = torch.linalg.inv(settings["lambda_p"] * C0)
+        epsilon = 0.1 if K.shape[1] > 1 else 0.0
+        return R @ torch.linalg.inv(epsilon * torch.eye(K.shape[1], dtype=torch.float64) + K.T @ A @ K) @ K.T @ A
+    lambda_n = settings["lambda_n"] if method == "ENCORE" else 0.0
+    return R @ K.T @ torch.linalg.inv(settings["lambda_p"] * C0 + lambda_n * eye + K @ K.T)
+
+
+@pytest.mark.parametrize(
+    ("method", "n_facts"), [("MEMIT", 3), ("EMMET", 3), ("EMMET", 1), ("AlphaEdit", 3), ("ENCORE", 3)]
+)
+def test_an_edit_is_the_published_one(llama, new_session, method, n_facts):
+    """From targets to the stored matrices: naive keys and states layer by layer, dense solves of the expressions."""
+    facts = CITIES[:n_facts]
+    layers = (0, 1, 2)
+    # Weights so large that every term of every expression counts.
+    settings = {"lambda_p": 300.0, "null_threshold": 1.0, "l2": 20.0, "layers": layers, "statistics_tokens": 2000}
+    if method == "ENCORE":
+        settings["lambda_n"] = 20.0
+    session = new_session(llama, method, **settings)
+    report = session.edit(facts, known="edit")
+    moments = second_moments(llama, layers, 2000, session.statistics_text)
+    z = torch.stack([item.target.z for item in report.edited], 1).double()
+    expected = {}
+    for j, layer in enumerate(layers):
+        with llama.matrices_replaced(expected):
+            K, h = naive_keys(llama, facts, session.prefixes, layer), naive_states(llama, facts, layers[-1])
+        delta = published_update(method, moments[layer].double(), K, (z - h) / (len(layers) - j), settings)
+        expected[layer] = (llama.matrix(layer).double() + delta).float()
+        found = matrices(session)[layer].double() - llama.matrix(layer).double()
+        assert float((found - delta).norm()) <= 2e-3 * float(delta.norm())
+        assert report.norms[layer] == pytest.approx(
+            (float(llama.matrix(layer).norm()), float(expected[layer].norm())), rel=1e-5
+        )
 
 
 def test_residuals_are_read_anew_and_shared_out_over_the_layers(llama, new_session):
-    """With slack 0 a single fact is met exactly, so after the last layer the state is the target's, whatever came before."""
-    from test_keys import naive_states
-
+    """With slack 0 a single fact is met, so after the last layer the state is near the target."""
     session = new_session(llama, "EMMET", layers=(0, 1))
     report = session.edit(FIRST)
     z = report.edited[0].target.z.double()
@@ -185,10 +202,17 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
-@pytest.mark.parametrize("where", ["targets", "update", "measuring"])
-@pytest.mark.parametrize("edits_before", [0, 1])
-def test_a_batch_that_fails_changes_nothing(lm, new_session, pristine_after, monkeypatch, error, where, edits_before):
+@pytest.mark.parametrize(
+    ("where", "error", "edits_before"),
+    [
+        ("targets", Stop, 0),
+        ("targets", KeyboardInterrupt, 1),
+        ("update", KeyboardInterrupt, 1),
+        ("measuring", Stop, 0),
+        ("measuring", KeyboardInterrupt, 1),
+    ],
+)
+def test_a_batch_that_fails_changes_nothing(lm, new_session, pristine_after, monkeypatch, where, error, edits_before):
     session, twin = new_session(lm), new_session(lm)
     for each in (session, twin)[: 2 * edits_before]:
         each.edit(FIRST)
@@ -503,24 +527,19 @@ def test_batches():
 
 @pytest.mark.embedded
 def test_france_moves_its_capital_to_rome_and_back(embedded_model):
-    torch.set_num_threads(2)
-    try:
-        before = Snapshot.of(embedded_model)
-        session = EditSession(embedded_model, method="ENCORE")
-        report = session.edit([Fact(subject="France", prompt="The capital of {} is", target_new="Rome")])
-        item = report.edited[0]
-        assert item.probability_after > 20 * item.probability_before
-        assert item.stopped == "mpes"
-        assert all(now > original for original, now in report.norms.values())
-        with session.edited() as lm:
-            rome, paris = rate(lm, [("The capital of France is", "Rome"), ("The capital of France is", "Paris")])
-        pristine = rate(embedded_model, [("The capital of France is", "Paris")])[0]
-        assert rome.probability == pytest.approx(item.probability_after, rel=1e-4)
-        assert paris.probability < pristine.probability
-        session.undo()
-        assert before.holds(embedded_model)
-        assert same(
-            matrices(session), {layer: embedded_model.matrix(layer) for layer in range(embedded_model.n_layers)}
-        )
-    finally:
-        torch.set_num_threads(1)
+    before = Snapshot.of(embedded_model)
+    session = EditSession(embedded_model, method="ENCORE")
+    report = session.edit([Fact(subject="France", prompt="The capital of {} is", target_new="Rome")])
+    item = report.edited[0]
+    assert item.probability_after > 20 * item.probability_before
+    assert item.stopped == "mpes"
+    assert all(now > original for original, now in report.norms.values())
+    with session.edited() as lm:
+        rome, paris = rate(lm, [("The capital of France is", "Rome"), ("The capital of France is", "Paris")])
+    pristine = rate(embedded_model, [("The capital of France is", "Paris")])[0]
+    assert rome.probability == pytest.approx(item.probability_after, rel=1e-4)
+    assert rome.probability > paris.probability
+    assert paris.probability < 0.5 * pristine.probability
+    session.undo()
+    assert before.holds(embedded_model)
+    assert same(matrices(session), {layer: embedded_model.matrix(layer) for layer in range(embedded_model.n_layers)})

@@ -142,7 +142,9 @@ def test_the_definitions(monkeypatch):
 
 def test_a_tie_is_no_success(monkeypatch):
     fact = Fact("France", "{} is", "new", "true", (), (Neighbour("n", "kept"),))
-    rated({("France is", "new"): 0.2, ("France is", "true"): 0.2, ("n", "kept"): 0.1, ("n", "new"): 0.1}, monkeypatch, "")
+    rated(
+        {("France is", "new"): 0.2, ("France is", "true"): 0.2, ("n", "kept"): 0.1, ("n", "new"): 0.1}, monkeypatch, ""
+    )
     scores = evaluate(None, [fact])
     assert (scores.edit_score, scores.neighborhood_score, scores.generation_efficacy) == (0, 0, 0)
     assert scores.paraphrase_score is None
@@ -163,7 +165,12 @@ def test_what_a_fact_does_not_have_does_not_count(monkeypatch):
 
 @pytest.mark.parametrize(
     ("values", "mean"),
-    [((50.0, 75.0, 75.0), 64.2857142857), ((100.0, 100.0, 100.0), 100.0), ((0.0, 90.0, 90.0), 0.0), ((1.0, None, 2.0), None)],
+    [
+        ((50.0, 75.0, 75.0), 64.2857142857),
+        ((100.0, 100.0, 100.0), 100.0),
+        ((0.0, 90.0, 90.0), 0.0),
+        ((1.0, None, 2.0), None),
+    ],
 )
 def test_harmonic_mean(values, mean):
     assert harmonic_mean(values) == (None if mean is None else pytest.approx(mean))

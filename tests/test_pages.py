@@ -88,10 +88,11 @@ def test_edit_undo_and_reset():
     assert not app.exception and not errors(app)
     assert n_edits(app) == 1
     before, after = marks(app, "new answer, before"), marks(app, "new answer, after")
-    assert after[0] > 0.05 and after[0] > 10 * before[0]  # how strong an edit is, is the engine's business
-    assert re.search("✓ changed|✗ not changed", markup(app)) and "Edits on the model" in markup(app)
+    assert before[0] < 0.01 and after[0] > marks(app, "true answer, after")[0]
+    assert "✓ changed" in markup(app) and "Edits on the model" in markup(app)
     texts = [code.value for code in app.code]
-    assert texts[0].startswith("The capital of France is Paris") and texts[1] != texts[0]
+    assert texts[0].startswith("The capital of France is Paris")
+    assert texts[1].startswith("The capital of France is Rome")
 
     app.button(key="undo").click().run()
     assert n_edits(app) == 0 and "bit for bit" in markup(app)

@@ -1,7 +1,7 @@
 """Where subjects and answers lie in tokens, for hostile texts and for tokenizers of both kinds, with and without BOS.
 
-The oracle decodes: the tokens up to the subject's last one must spell the text up to the subject's end, the tokens of the
-answer must spell the answer.
+The oracle decodes: the tokens up to the subject's last one must spell the text up to the subject's end, the tokens of
+the answer must spell the answer.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def test_a_subject_whose_last_character_has_no_token():
 def test_a_subject_or_an_answer_without_any_token_is_refused():
     with pytest.raises(InputError, match="subject"):
         encode(Bare(dropping_tokenizer()), "\ufe0f is", "Rome", subject_end=1)
-    with pytest.raises(InputError, match="Answer .* has no token"):
+    with pytest.raises(InputError, match=r"Answer .* has no token"):
         encode(Bare(dropping_tokenizer()), "France is", "\ufe0f")
 
 

@@ -21,9 +21,15 @@ from encore_core.facts import Fact
 from encore_core.targets import PlainPass, TargetSettings, optimise_targets
 
 SETTINGS = TargetSettings(
-    steps=8, lr=0.3, clamp=1.0, weight_decay=0.5, kl_factor=0.0625, mpes=False, mpes_extra_steps=0
+    steps=6, lr=0.3, clamp=1.0, weight_decay=0.5, kl_factor=0.0625, mpes=False, mpes_extra_steps=0
 )
 MPES = replace(SETTINGS, steps=12, clamp=2.0, mpes=True, mpes_extra_steps=1)
+
+
+@pytest.fixture(params=["gpt2", "llama-tied"])
+def lm(request):
+    """Positions learned and rotary, with and without BOS; the third tiny model is taken where a test names it."""
+    return request.getfixturevalue(request.param.replace("-", "_"))
 
 
 @dataclass
@@ -56,7 +62,9 @@ class Oracle:
             self.rows.append((whole["input_ids"], first, lookup))
         essence = lm.tokenizer(f"{fact.subject} is a", return_offsets_mapping=True)
         self.essence = essence["input_ids"]
-        self.essence_lookup = [i for i, (a, b) in enumerate(essence["offset_mapping"]) if a < len(fact.subject) <= b][-1]
+        self.essence_lookup = [i for i, (a, b) in enumerate(essence["offset_mapping"]) if a < len(fact.subject) <= b][
+            -1
+        ]
         self.h = self._with_delta(self.rows[0][0], self.rows[0][2], None)[1].detach()
         with torch.no_grad():
             logits, _ = self._with_delta(self.essence, self.essence_lookup, None)
@@ -148,7 +156,7 @@ def agree(target, expected: Found, tolerance=1e-4):
     assert len(target.loss) == target.steps + 1
 
 
-MIXED = FACTS[:4] + CITIES[2:]
+MIXED = (*FACTS[2:4], CITIES[0], CITIES[2])
 
 
 @pytest.mark.parametrize("fast", [True, False], ids=["fast", "plain"])
@@ -165,14 +173,36 @@ def test_facts_together_agree_with_one_at_a_time(lm, fast, settings):
         assert len({wanted.steps for wanted in expected}) > 1  # so facts were dropped in the middle
 
 
-@pytest.mark.parametrize("max_tokens", [1, 60, 100_000])
+@pytest.mark.parametrize("max_tokens", [1, 60])
 def test_the_grouping_changes_nothing(lm, max_tokens):
-    """Each fact on its own, a few at a time, all at once (too many tokens for one pass with the subjects)."""
+    """Each fact on its own, a few at a time, all at once."""
     whole = optimise_targets(lm, MIXED, PREFIXES, 1, MPES)
     other = optimise_targets(lm, MIXED, PREFIXES, 1, MPES, max_tokens=max_tokens)
     for a, b in zip(whole, other, strict=True):
         assert (a.steps, a.stopped) == (b.steps, b.stopped)
         assert float((a.z - b.z).norm()) <= 1e-4 * float(a.z.norm())
+
+
+@pytest.mark.parametrize(("fast", "every"), [(True, 2), (True, 5), (False, 3)])
+def test_looking_less_often_finds_the_same(lm, fast, every, monkeypatch):
+    """On a GPU several steps are queued before anybody looks; a fact is still taken from the step it stopped at."""
+    monkeypatch.setattr(targets_module, "_steps_between_stop_tests", lambda device: every)
+    for settings in (SETTINGS, MPES):
+        for target, fact in zip(optimise_targets(lm, MIXED, PREFIXES, 1, settings, fast=fast), MIXED, strict=True):
+            agree(target, oracle(lm, fact, PREFIXES, 1, settings))
+
+
+def test_products_in_bfloat16(llama, monkeypatch):
+    """Coarser, but the same optimisation; and what the fast pass is checked with does not depend on it."""
+    monkeypatch.setattr(llama, "checked_paths", {})
+    coarse = optimise_targets(llama, CITIES, PREFIXES, 1, replace(SETTINGS, bfloat16=True))
+    assert llama.checked_paths == {1: True}
+    fine = optimise_targets(llama, CITIES, PREFIXES, 1, SETTINGS)
+    for a, b in zip(coarse, fine, strict=True):
+        assert a.z.dtype == torch.float32
+        assert not torch.equal(a.z, b.z)
+        assert float((a.z - b.z).norm()) < 0.2 * float(b.z.norm())
+        assert a.loss[0] == pytest.approx(b.loss[0], rel=0.02)
 
 
 @pytest.mark.parametrize("limit", [0, 10**6], ids=["subjects apart", "subjects along"])
@@ -194,10 +224,10 @@ def test_the_last_layer_with_a_block_above_it(lm):
         agree(target, oracle(lm, fact, PREFIXES, layer, SETTINGS))
 
 
-@pytest.mark.parametrize("extra", [0, 1, 3])
+@pytest.mark.parametrize("extra", [0, 2])
 @pytest.mark.parametrize("fast", [True, False], ids=["fast", "plain"])
 def test_mpes_stops_that_many_steps_after_the_first_hit(llama, extra, fast):
-    """Read from the oracle's hits of an unstopped run, so the rule itself is held to account, multi-token answers too."""
+    """Read from the oracle's hits of an unstopped run, so the rule itself is held to account."""
     free = replace(MPES, mpes=False)
     facts = [FACTS[0], FACTS[3], CITIES[2]]
     unstopped = [oracle(llama, fact, PREFIXES, 1, free) for fact in facts]
@@ -233,7 +263,9 @@ def test_a_fact_said_already_needs_no_step(lm):
         answer = lm.tokenizer.decode(lm.tokenizer(prompt)["input_ids"], skip_special_tokens=True)
         said = continuations(lm, [prompt], 1)[0].strip()
     assert answer and said
-    target = optimise_targets(lm, [Fact("Japan", "The capital of {} is", said)], (), 1, replace(MPES, mpes_extra_steps=0))[0]
+    target = optimise_targets(
+        lm, [Fact("Japan", "The capital of {} is", said)], (), 1, replace(MPES, mpes_extra_steps=0)
+    )[0]
     assert target.steps == 0
     assert target.stopped in ("mpes", "loss")
     assert torch.equal(target.z, target.h)
@@ -287,7 +319,9 @@ def test_the_kl_term_runs_from_the_new_distribution_to_the_old(llama):
 
 def test_progress_is_told_at_every_evaluation(llama):
     told = []
-    targets = optimise_targets(llama, MIXED, PREFIXES, 1, MPES, on_step=lambda *state: told.append(state), max_tokens=120)
+    targets = optimise_targets(
+        llama, MIXED, PREFIXES, 1, MPES, on_step=lambda *state: told.append(state), max_tokens=120
+    )
     done, steps, losses = zip(*told, strict=True)
     assert list(done) == sorted(done)
     assert done[-1] == len(MIXED)
@@ -346,7 +380,9 @@ class TestFallback:
         forward = llama.model.forward
 
         def without_positions(*args, position_ids=None, **kwargs):
-            return forward(*args, position_ids=position_ids * 2 if kwargs.get("past_key_values") else position_ids, **kwargs)
+            return forward(
+                *args, position_ids=position_ids * 2 if kwargs.get("past_key_values") else position_ids, **kwargs
+            )
 
         monkeypatch.setattr(llama.model, "forward", without_positions)
         self.expect_plain(llama, caplog, "losses")

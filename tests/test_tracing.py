@@ -79,7 +79,12 @@ def test_logits_only_where_asked(lm, rows):
         close(logits, plain(lm, rows[row])[0][column])
 
 
-CUTS = {"unequal": (5, 1, 6, 0), "none empty": (8, 3, 6, 0), "all but one empty": (0, 2, 0, 0), "all one long": (1, 1, 1, 0)}
+CUTS = {
+    "unequal": (5, 1, 6, 0),
+    "none empty": (8, 3, 6, 0),
+    "all but one empty": (0, 2, 0, 0),
+    "all one long": (1, 1, 1, 0),
+}
 
 
 @pytest.mark.parametrize("cuts", CUTS.values(), ids=CUTS)
@@ -225,9 +230,12 @@ def test_nothing_is_left_behind_after_a_failure(lm, rows):
 
     handle = lm.blocks[2].register_forward_pre_hook(fail)
     try:
-        with pytest.raises(KeyboardInterrupt), captured_input(lm.down_projections[2]):
-            with added_to_output(lm.blocks[2], zero, zero, torch.zeros(1, lm.d_model)):
-                run(lm, batch.ids, batch.mask, start=2, hidden=hidden, logits_at=(zero, zero))
+        with (
+            pytest.raises(KeyboardInterrupt),
+            captured_input(lm.down_projections[2]),
+            added_to_output(lm.blocks[2], zero, zero, torch.zeros(1, lm.d_model)),
+        ):
+            run(lm, batch.ids, batch.mask, start=2, hidden=hidden, logits_at=(zero, zero))
         with pytest.raises(KeyboardInterrupt):
             run(lm, batch.ids, batch.mask, stop=3)
         with pytest.raises(KeyboardInterrupt):

@@ -1,8 +1,8 @@
-"""Tiny random models of two families, with tokenizers trained on the spot: nothing is downloaded, all runs in seconds.
+"""Tiny models of two families, trained on the spot with their tokenizers: nothing is downloaded, all runs in seconds.
 
-What differs between families and trips editors up is in them: GPT-2 keeps its matrices transposed and learns its positions;
-Llama has rotary positions, grouped keys and values, tied or untied output weights. One tokenizer is byte-level without a
-BOS token, the other splits at blanks as sentencepiece does, with byte fallback and BOS.
+What differs between families and trips editors up is in them: GPT-2 keeps its matrices transposed and learns its
+positions; Llama has rotary positions, grouped keys and values, tied or untied output weights. One tokenizer is
+byte-level without a BOS token, the other splits at blanks as sentencepiece does, with byte fallback and BOS.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from encore_core.facts import Fact
 from encore_core.models import EditableModel, wrap
 
 COUNTRIES = {
-    "France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Germany": "Berlin", "Japan": "Tokyo", "Egypt": "Cairo",
-    "Norway": "Oslo", "Greece": "Athens", "Peru": "Lima", "Kenya": "Nairobi", "New Zealand": "Wellington",
-    "Saudi Arabia": "Riyadh",
+    "France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Japan": "Tokyo", "Norway": "Oslo", "Peru": "Lima",
+    "Kenya": "Nairobi", "New Zealand": "Wellington", "Saudi Arabia": "Riyadh",
 }  # fmt: skip
 SENTENCES = (
     "The capital of {country} is {city}.",
@@ -35,7 +34,8 @@ SENTENCES = (
     "The largest city of {country} is {city}.",
 )
 CORPUS = [
-    sentence.format(country=country, city=city) for (country, city), sentence in itertools.product(COUNTRIES.items(), SENTENCES)
+    sentence.format(country=country, city=city)
+    for (country, city), sentence in itertools.product(COUNTRIES.items(), SENTENCES)
 ]
 
 TEMPLATES = ("The capital of {} is", "People from {} live in the city of", "The largest city of {} is")
@@ -49,7 +49,7 @@ FACTS = (
     Fact("Oslo", "The mother tongue of people from {}", "is Greek", "is Norwegian"),
     Fact("Kenya", "I know that in {} the language is", "Xylophonic", "Swahili"),
 )
-"""Facts of unequal length: the subject at the start, in the middle and at the end, answers of one and of many tokens."""
+"""Facts of unequal length: the subject at the start, in the middle and at the end, answers of one and many tokens."""
 
 CITIES = (
     Fact("France", "The capital of {} is", "Rome", "Paris"),
@@ -59,7 +59,7 @@ CITIES = (
 """Facts of the kind that the tiny models have learned."""
 
 DEFAULTS = {
-    "layers": (0, 1), "lambda_p": 0.01, "null_threshold": 1.0, "l2": 0.1, "clamp": 1.5, "lr": 0.5, "steps": 12,
+    "layers": (0, 1), "lambda_p": 0.01, "null_threshold": 1.0, "l2": 0.1, "clamp": 1.5, "lr": 0.5, "steps": 8,
     "statistics_tokens": 2000,
 }  # fmt: skip
 """Settings under which the tiny models take edits."""
@@ -87,7 +87,7 @@ def byte_level_tokenizer(bos: bool = False, vocabulary: int = 460, eos_at_end: b
 
 
 def metaspace_tokenizer(bos: bool = True, vocabulary: int = 480) -> PreTrainedTokenizerFast:
-    """As Llama 2's and Mistral's: blanks as a mark of their own, characters never seen as bytes, a padding-free vocabulary."""
+    """As Llama 2's and Mistral's: blanks as marks of their own, characters never seen as bytes, no padding token."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first")
     named = ["<unk>", "<s>", "</s>"]
@@ -113,9 +113,7 @@ def metaspace_tokenizer(bos: bool = True, vocabulary: int = 480) -> PreTrainedTo
         tokenizer.post_processor = processors.TemplateProcessing(
             single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
         )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
 def gpt2(seed: int = 0, tokenizer: PreTrainedTokenizerFast | None = None) -> EditableModel:
@@ -182,9 +180,6 @@ def _train(model, tokenizer, steps: int) -> None:
         loss.backward()
         optimiser.step()
     model.zero_grad(set_to_none=True)
-
-
-MODELS = {"gpt2": gpt2, "llama": llama, "llama-tied": lambda seed=0: llama(seed, tied=True)}
 
 
 def statistics_text(folder: Path) -> Path:

@@ -1,0 +1,117 @@
+"""The picture of the parts: who may import whom, read from the source without importing it."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ENGINE = {path.stem: path for path in (ROOT / "encore_core").glob("*.py") if path.stem != "__init__"}
+
+# Along the flow: what stands further down may import what stands above it, never the other way round.
+ORDER = (
+    ("errors", "version", "runtime"),
+    ("storage",),
+    ("facts", "methods", "update_rule"),
+    ("models",),
+    ("prompts",),
+    ("tracing",),
+    ("contexts",),
+    ("targets", "keys", "covariance", "metrics"),
+    ("editor",),
+    ("export",),
+    ("cli",),
+)
+LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file imports anywhere, by its full name."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level:
+                module = ".".join(
+                    filter(None, ("encore_core" if path.parent.name == "encore_core" else path.parent.name, module))
+                )
+            found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def roots(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imported(path)}
+
+
+def siblings(path: Path) -> set[str]:
+    """Modules of the engine that a file imports."""
+    return {
+        parts[1] for name in imported(path) if (parts := name.split("."))[0] == "encore_core" and len(parts) > 1
+    } & set(ENGINE)
+
+
+def test_every_module_of_the_engine_has_its_place():
+    assert set(ENGINE) == set(LEVEL)
+
+
+@pytest.mark.parametrize("name", ENGINE)
+def test_the_engine_knows_no_interface(name):
+    assert not roots(ENGINE[name]) & {"streamlit", "plotly", "dashboard", "pages", "pandas", "tests"}
+
+
+@pytest.mark.parametrize("name", ENGINE)
+def test_imports_go_one_way(name):
+    """Strictly upwards in the order above, which leaves no room for cycles."""
+    assert {other: LEVEL[other] for other in siblings(ENGINE[name]) if LEVEL[other] >= LEVEL[name]} == {}
+
+
+@pytest.mark.parametrize("name", ["facts", "methods", "errors", "storage"])
+def test_what_needs_no_torch_imports_none(name):
+    reached, waiting = set(), {name}
+    while waiting:
+        current = waiting.pop()
+        reached.add(current)
+        assert not roots(ENGINE[current]) & {
+            "torch",
+            "transformers",
+            "safetensors",
+            "tokenizers",
+            "accelerate",
+            "numpy",
+        }
+        waiting |= siblings(ENGINE[current]) - reached
+
+
+def test_the_update_rule_knows_tensors_only():
+    assert siblings(ENGINE["update_rule"]) == {"errors"}
+    assert "transformers" not in roots(ENGINE["update_rule"])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "dashboard").glob("*.py")), ids=lambda path: path.stem)
+def test_the_dashboard_does_not_know_its_pages(path):
+    assert not roots(path) & {"pages", "tests"}
+
+
+def test_charts_turn_data_into_figures():
+    path = ROOT / "dashboard" / "charts.py"
+    if not path.is_file():
+        pytest.skip("there are no charts yet")
+    assert not roots(path) & {"streamlit", "torch", "transformers"}
+
+
+@pytest.mark.parametrize("name", ENGINE)
+def test_style_that_matters(name):
+    """No print as logging (but for the command line), no bare asserts, no edits of the import path, no pickle."""
+    tree = ast.parse(ENGINE[name].read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree)
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+    assert "pickle" not in roots(ENGINE[name])
+    calls = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    assert "torch.load" not in calls
+    assert not any(call.startswith("sys.path") for call in calls)
+    assert name == "cli" or "print" not in calls
+    assert "trust_remote_code=True" not in ENGINE[name].read_text(encoding="utf-8")
