@@ -209,6 +209,8 @@ class EditSession:
             for layer in missing:
                 C0 = moments[layer].to(_solve_device(self.lm))
                 _remember(self.lm, keys[layer], _initial_P(C0, s))
+        for layer in s.layers:
+            self.lm.shared.move_to_end(keys[layer])
         return {layer: Preservation(self.lm.shared[keys[layer]]) for layer in s.layers}
 
     # -- editing -------------------------------------------------------------------------------------------------------
@@ -452,7 +454,7 @@ class _Clock:
 def _add(lm: EditableModel, layer: int, stored: torch.Tensor, update: LowRankUpdate) -> None:
     """W ← W + Δ in place, summed in float64 and rounded once to the model's dtype."""
     W = lm.oriented(layer, stored)
-    W.copy_((W.to(update.A.device, torch.float64) + update.delta()).to(W.device, W.dtype))
+    W.copy_((W.to(update.A.device).double() + update.delta()).to(W.device, W.dtype))
 
 
 def _initial_P(C0: torch.Tensor, settings: Settings) -> torch.Tensor:

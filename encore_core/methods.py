@@ -162,7 +162,9 @@ MODEL_ROWS = (
 )  # fmt: skip
 
 SETTABLE = tuple(
-    name.name for name in fields(Settings) if name.name not in {"method", "preservation", "equality", "validated"}
+    name.name
+    for name in fields(Settings)
+    if name.name not in {"method", "preservation", "equality", "mpes", "validated"}
 )
 """Settings that a user can override with `--set name=value` or in the app."""
 
@@ -241,6 +243,11 @@ def override(settings: Settings, overrides: Mapping[str, Any], n_layers: int) ->
     """
     check_names(overrides)
     changed = replace(settings, **{name: _converted(name, value, n_layers) for name, value in overrides.items()})
+    if changed.lambda_n and not METHODS[changed.method].norm_constraint:
+        raise InputError(
+            f"Setting lambda_n = {changed.lambda_n:g} is not for {changed.method}, which has no norm constraint; "
+            "choose ENCORE or MEMIT+norm, or leave it out."
+        )
     return changed if asdict(changed) == asdict(settings) else replace(changed, validated=False)
 
 
@@ -277,7 +284,7 @@ _LIMITS: dict[str, tuple[type, float, float, bool]] = {
 def _converted(name: str, value: Any, n_layers: int) -> Any:
     if name == "layers":
         return _layers(value, n_layers)
-    if name in ("sequential", "mpes", "bfloat16"):
+    if name in ("sequential", "bfloat16"):
         text = str(value).strip().lower()
         if text not in ("true", "false", "1", "0", "yes", "no"):
             raise InputError(f"Setting {name} = {quoted(value)} is not a truth value; write true or false.")

@@ -304,14 +304,14 @@ def _suggestion(name: str) -> str:
 def _checked_folder(folder: Path) -> Path:
     if not (folder / "config.json").is_file():
         raise InputError(f"Model folder {folder} has no config.json; give a folder saved by save_pretrained.")
-    # Without these transformers makes a tokenizer with an empty vocabulary and says nothing.
-    if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise InputError(f"Model folder {folder} has no tokenizer.json; save the model's tokenizer there, too.")
     if not list(folder.glob("*.safetensors")):
         raise InputError(
             f"Model folder {folder} has no weights (*.safetensors); other formats are not read, because loading them "
             "can run code."
         )
+    # Without these transformers makes a tokenizer with an empty vocabulary and says nothing.
+    if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise InputError(f"Model folder {folder} has no tokenizer.json; save the model's tokenizer there, too.")
     return folder
 
 

@@ -366,9 +366,9 @@ def test_bad_sources_are_named(tmp_path, monkeypatch):
     def no_reading(*args, **kwargs):
         raise AssertionError("a file that is too large must not be read")
 
-    with open(path, "wb") as stream:
+    with path.open("wb") as stream:
         stream.truncate(50_000_000)
-    monkeypatch.setattr("builtins.open", no_reading)
+    monkeypatch.setattr("pathlib.Path.open", no_reading)
     message = refusal(read_facts, path)
     assert "50.0 MB" in message and "20 MB" in message
 

@@ -183,7 +183,7 @@ def test_values_out_of_range(name, value, low, high):
     assert all(part in message for part in (name, repr(value), low, high))
 
 
-@pytest.mark.parametrize("name", ["sequential", "mpes"])
+@pytest.mark.parametrize("name", ["sequential", "bfloat16"])
 def test_truth_values(name):
     base = settings_for("ENCORE", **SMOLLM2)
     for value, meaning in (
@@ -221,3 +221,11 @@ def test_a_session_refuses_before_it_works(llama):
     assert "steps" in refusal(EditSession, llama, settings={"steps": 0})
     assert "between 0 and 4" in refusal(EditSession, llama, settings={"layers": "5"})
     assert settings_of(llama, "ENCORE").layers == default_layers(6)
+
+
+def test_a_norm_constraint_is_refused_where_the_method_has_none():
+    """MEMIT with λn would be another method under MEMIT's name."""
+    for name in ("MEMIT", "EMMET", "AlphaEdit"):
+        assert "norm constraint" in refusal(settings_for, name, **SMOLLM2, overrides={"lambda_n": 5})
+        assert settings_for(name, **SMOLLM2, overrides={"lambda_n": 0}).lambda_n == 0
+    assert settings_for("MEMIT+norm", **SMOLLM2, overrides={"lambda_n": 7}).lambda_n == 7

@@ -182,6 +182,9 @@ def _train(model, tokenizer, steps: int) -> None:
     model.zero_grad(set_to_none=True)
 
 
+MODELS = {"gpt2": gpt2, "llama": llama}
+
+
 def statistics_text(folder: Path) -> Path:
     """A text of some 2,000 tokens, in passages."""
     path = folder / "statistics.txt"
