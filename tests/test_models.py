@@ -225,6 +225,7 @@ def test_a_hub_that_does_not_answer_costs_seconds(monkeypatch):
 
     def swallow(*args, **kwargs):
         time.sleep(30)
+        raise TimeoutError
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("socket.create_connection", swallow)
