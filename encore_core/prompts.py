@@ -141,11 +141,6 @@ class Padded:
     ids: torch.Tensor
     mask: torch.Tensor
 
-    @property
-    def positions(self) -> torch.Tensor:
-        """(n_rows, length) position of every token in its own sequence."""
-        return (self.mask.cumsum(-1) - 1).clamp_min(0)
-
 
 def pad(lm: EditableModel, sequences: Sequence[Sequence[int]]) -> Padded:
     """Put token sequences side by side, padded on the right whatever the tokenizer's default is.

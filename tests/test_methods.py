@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from refusals import refusal
 
 from encore_core.editor import EditSession, settings_of
-from encore_core.errors import InputError
 from encore_core.methods import METHODS, MODEL_ROWS, SETTABLE, default_layers, find_method, override, settings_for
 
 PAPER_TABLES = Path(__file__).parents[2] / "shared/data/paper_tables.csv"
@@ -20,14 +20,6 @@ SHAPES = {
     "Llama3-8B": {"model_type": "llama", "n_layers": 32, "d_model": 4096, "n_vocab": 128256},
 }
 UNKNOWN = {"model_type": "llama", "n_layers": 12, "d_model": 64, "n_vocab": 100}
-
-
-def refusal(call, *args, **kwargs) -> str:
-    with pytest.raises(InputError) as caught:
-        call(*args, **kwargs)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 @pytest.mark.parametrize(

@@ -10,25 +10,17 @@ import psutil
 import pytest
 import torch
 import transformers
+from refusals import refusal
 from test_keys import naive_keys
 from tiny_models import CITIES, Snapshot, byte_level_tokenizer
 from transformers.pytorch_utils import Conv1D
 
 from encore_core import models, storage
-from encore_core.errors import InputError
 from encore_core.keys import KeyReader
 from encore_core.methods import METHODS
 from encore_core.models import CATALOGUE, choose_device, choose_dtype, load_model, memory_needed, wrap
 from encore_core.storage import data_folder, replacing
 from encore_core.targets import TargetSettings, optimise_targets
-
-
-def refusal(call, *args, **kwargs) -> str:
-    with pytest.raises(InputError) as caught:
-        call(*args, **kwargs)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def saved(lm, folder: Path) -> str:

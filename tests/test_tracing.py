@@ -254,7 +254,6 @@ def test_padding_stands_on_the_right(lm):
     assert isinstance(batch, Padded)
     assert batch.ids[0, :2].tolist() == [5, 6]
     assert batch.mask.tolist() == [[1, 1, 0], [1, 1, 1]]
-    assert batch.positions.tolist() == [[0, 1, 1], [0, 1, 2]]
 
 
 def test_batches_by_length_cover_everything_once_and_stay_small():

@@ -1,0 +1,16 @@
+"""How the program refuses: one line, raised as `InputError`."""
+
+from __future__ import annotations
+
+import pytest
+
+from encore_core.errors import InputError
+
+
+def refusal(call, *args, **kwargs) -> str:
+    """The message with which a call refuses; always one line."""
+    with pytest.raises(InputError) as caught:
+        call(*args, **kwargs)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
