@@ -21,7 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,10 @@ from plain_loop import plain_target
 from encore_core import EditSession, evaluate, load_model, read_facts
 from encore_core.editor import target_settings
 from encore_core.export import versions
+from encore_core.facts import Fact
 from encore_core.methods import METHODS
 from encore_core.models import EditableModel
+from encore_core.prompts import encode_fact
 from encore_core.targets import optimise_targets
 from encore_core.update_rule import Preservation, inverse_preservation, solve
 
@@ -48,6 +50,10 @@ def main() -> None:
     parser.add_argument("--facts", default="bundled", help="facts file; 'bundled' by default")
     parser.add_argument("--batch", type=int, default=100, help="facts a batch")
     parser.add_argument("--plain", type=int, default=8, help="facts that the plain loop is given")
+    parser.add_argument(
+        "--plain-mpes", type=int, default=50, help="the same for ENCORE, whose stopping steps are compared"
+    )
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--d-mlp", type=int, nargs="+", default=[1536, 4096, 14336])
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -102,52 +108,71 @@ def timed(function: Callable, *arguments) -> tuple[Any, float]:
 
 
 def targets(lm: EditableModel, options: argparse.Namespace) -> dict[str, Any]:
-    """The fast optimisation of a batch against the plain loop over its first facts, in turn."""
+    """The fast optimisation of a batch against the plain loop over its first facts.
+
+    The batch is run before and after the plain loop and the mean taken, so that a machine that grows slower or faster
+    meanwhile favours neither.
+    """
     facts = read_facts(options.facts)[: options.batch]
     found: dict[str, Any] = {}
-    for name in ("MEMIT", "ENCORE"):
+    for name, n_plain in (("MEMIT", options.plain), ("ENCORE", options.plain_mpes)):
         session = EditSession(lm, name)
+        session.prepare()
         settings, layer = target_settings(session.settings), session.settings.layers[-1]
-        optimise_targets(lm, facts[:2], session.prefixes, layer, settings)  # the check of the fast pass, once
-        half = options.batch // 2
-        fast, seconds = [], []
-        for some in (facts[:half], facts[half:]):
-            values, took = timed(optimise_targets, lm, some, session.prefixes, layer, settings)
-            fast += values
-            seconds.append(took)
-        fast_steps = sum(target.steps + 1 for target in fast)
-        plain, plain_seconds, plain_steps = [], 0.0, 0
-        for fact in facts[: options.plain]:
+        arguments = (lm, facts, session.prefixes, layer, settings)
+        fast, first = timed(optimise_targets, *arguments)
+        plain, plain_seconds = [], 0.0
+        for fact in facts[:n_plain]:
             value, took = timed(
                 plain_target, lm.model, lm.tokenizer, lm.blocks[layer], fact, session.prefixes, settings
             )
             plain.append(value)
             plain_seconds += took
-            plain_steps += value.steps + 1
+        _, second = timed(optimise_targets, *arguments)
+        seconds = (first + second) / 2
+        # An evaluation of the loss is a step here; the last one has no gradient.
+        fast_steps, plain_steps = (sum(target.steps + 1 for target in each) for each in (fast, plain))
         differences = [
             float((a.z - b.z).norm() / b.z.norm()) for a, b in zip(fast, plain, strict=False) if a.steps == b.steps
         ]
+        gflop = gflop_per_step(lm, facts, session.prefixes, layer)
         found[name] = row = {
-            "fast_s_per_fact_and_step": sum(seconds) / fast_steps,
+            "fast_s_per_fact_and_step": seconds / fast_steps,
             "plain_s_per_fact_and_step": plain_seconds / plain_steps,
-            "speedup": (plain_seconds / plain_steps) / (sum(seconds) / fast_steps),
-            "fast_s_per_fact": sum(seconds) / len(facts),
+            "speedup": (plain_seconds / plain_steps) / (seconds / fast_steps),
+            "fast_s_per_fact": seconds / len(facts),
+            "both_runs_s_per_fact": [first / len(facts), second / len(facts)],
             "mean_steps": statistics.mean(target.steps for target in fast),
             "same_stopping_step": sum(a.steps == b.steps for a, b in zip(fast, plain, strict=False)) / len(plain),
             "largest_relative_difference_of_z": max(differences, default=None),
             "plain_facts": len(plain),
+            "gflop_per_fact_and_step": gflop,
+            "gflops": gflop * fast_steps / seconds,
         }
-        print(name, {key: round(value, 7) if value else value for key, value in row.items()}, flush=True)
+        print(name, row, flush=True)
     found["mpes_saves_percent"] = 100 * (1 - found["ENCORE"]["fast_s_per_fact"] / found["MEMIT"]["fast_s_per_fact"])
     print("MPES saves", round(found["mpes_saves_percent"], 1), "% of the time for targets")
     return found
+
+
+def gflop_per_step(lm: EditableModel, facts: Sequence[Fact], prefixes: Sequence[str], layer: int) -> float:
+    """Matrix products that a step of a fact needs, forward and backward, when nothing unneeded is computed.
+
+    Attention's own products and what is done once a batch are left out.
+    """
+    rows = [encode_fact(lm, fact, prefix) for fact in facts for prefix in ("", *prefixes)]
+    n_tokens = sum(len(row.ids) - 1 - row.lookup for row in rows) / len(facts) + 1
+    n_logits = sum(row.n_target for row in rows) / len(facts) + 1
+    weights = sum(p.numel() for block in lm.blocks[layer + 1 :] for p in block.parameters() if p.dim() == 2)
+    head = lm.model.get_output_embeddings().weight.numel()
+    return 2 * 2 * (n_tokens * weights + n_logits * head) / 1e9
 
 
 def methods(lm: EditableModel, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds an edit by phase, for every method, over one batch after the session has been prepared."""
     facts = read_facts(options.facts)[: options.batch]
     found = {}
-    for name in METHODS:
+    for name in options.methods:
         session = EditSession(lm, name)
         session.prepare()
         report = session.edit(facts, known="edit", measure=False)
@@ -172,7 +197,7 @@ def update(lm: EditableModel | None, options: argparse.Namespace) -> dict[str, A
         A.diagonal().add_(1.0)
         P, first = timed(inverse_preservation, A, 1.0)
         preservation = Preservation(P, owns_start=True)
-        seconds, n_batches = [], 4 if d_mlp > 8000 else 100
+        seconds, n_batches = [], 100
         for _ in range(n_batches):
             K, R = torch.randn(d_mlp, n, **normal), torch.randn(d_model, n, **normal)
             delta, took = timed(recursive_batch, preservation, R, K)
@@ -201,7 +226,7 @@ def recursive_batch(preservation: Preservation, R: torch.Tensor, K: torch.Tensor
 
 def dense_batch(A: torch.Tensor, R: torch.Tensor, K: torch.Tensor) -> torch.Tensor:
     """The same from everything preserved so far, A (d_mlp, d_mlp), which holds this batch's K Kᵀ already."""
-    return torch.linalg.solve(A, K @ R.T).T
+    return R @ torch.linalg.solve(A, K).T
 
 
 def scoring(lm: EditableModel, options: argparse.Namespace) -> dict[str, Any]:
@@ -236,17 +261,18 @@ def both(fact) -> tuple[str, ...]:
 def startup(lm: EditableModel | None, options: argparse.Namespace) -> dict[str, Any]:
     """Fresh processes until the model can be used, and their peak memory."""
     code = (
-        "import resource, time; t = time.perf_counter(); from encore_core import load_model; "
-        f"load_model({options.model!r}); s = time.perf_counter() - t; "
-        "print(s, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)"
+        "import resource, time; t = time.perf_counter(); from encore_core import EditSession, load_model; "
+        f"lm = load_model({options.model!r}); s = time.perf_counter() - t; EditSession(lm).prepare(); "
+        "print(s, time.perf_counter() - t, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)"
     )
     runs = []
     for _ in range(3):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        runs.append([float(word) for word in done.stdout.split()[-2:]])
+        runs.append([float(word) for word in done.stdout.split()[-3:]])
     row = {
-        "ready_s": statistics.median(run[0] for run in runs),
-        "peak_memory_gb": statistics.median(run[1] for run in runs),
+        "loaded_s": statistics.median(run[0] for run in runs),
+        "ready_to_edit_s": statistics.median(run[1] for run in runs),
+        "peak_memory_gb": statistics.median(run[2] for run in runs),
     }
     print({key: round(value, 2) for key, value in row.items()})
     return row

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from encore_core.keys import KeyReader
 from encore_core.methods import Settings, override, settings_for
 from encore_core.metrics import rate
 from encore_core.models import EditableModel, Progress
-from encore_core.prompts import sample_prefixes
+from encore_core.prompts import prefixes
 from encore_core.targets import Target, TargetSettings, optimise_targets
 from encore_core.update_rule import (
     LowRankUpdate,
@@ -111,6 +111,21 @@ class AppliedBatch:
     updates: dict[int, LowRankUpdate] = field(repr=False)
 
 
+@dataclass(frozen=True)
+class SessionState:
+    """What a session needs to go on elsewhere as if nothing had happened, to the bit; see `EditSession.state`.
+
+    Attributes:
+        tensors: contiguous tensors on the session's devices, by name: edited matrices as the family stores them, and
+            per layer P as its start and the thin factors not folded into it, because equal sums in another order have
+            other bits. Nobody writes to them.
+        values: everything else, as plain JSON values.
+    """
+
+    tensors: dict[str, torch.Tensor] = field(repr=False)
+    values: dict[str, Any]
+
+
 class EditSession:
     """One person's edits of one model.
 
@@ -153,6 +168,7 @@ class EditSession:
         self._matrices: dict[int, torch.Tensor] = {}
         self._preservation: dict[int, Preservation] = {}
         self._edited_keys: set[tuple[str, str]] = set()
+        self._restored_prefixes: tuple[str, ...] | None = None
 
     # -- running the model ---------------------------------------------------------------------------------------------
 
@@ -181,7 +197,8 @@ class EditSession:
     def prepare(self, progress: Progress | None = None) -> None:
         """Gather what the first edit needs: prefixes, statistics, the initial P. `edit` does it if nobody did."""
         with self.pristine() as lm:
-            self._initial_preservation(progress)
+            if not self._preservation:  # of a restored session it is there
+                self._initial_preservation(progress)
             # A step on any fact finds out whether the model takes the fast pass, and loads what a first step loads.
             if self.fast_targets and self.settings.layers[-1] not in lm.checked_paths:
                 once = replace(target_settings(self.settings), steps=1)
@@ -191,7 +208,9 @@ class EditSession:
     @property
     def prefixes(self) -> tuple[str, ...]:
         """The sampled prefixes, the same for every session with this seed on this model."""
-        return _shared(self.lm, ("prefixes", self.seed), lambda: self._on_base(sample_prefixes, self.seed))
+        if self._restored_prefixes is not None:
+            return self._restored_prefixes
+        return _shared(self.lm, ("prefixes", self.seed), lambda: self._on_base(prefixes, self.seed))
 
     def _on_base(self, function: Callable, *args):
         with self.pristine() as lm:
@@ -398,6 +417,88 @@ class EditSession:
         self._matrices, self._preservation, self.history = matrices, preservation, list(batches)
         edited = [item.fact for batch in batches for item in batch.report.edited if item.target]
         self.n_edits, self._edited_keys = len(edited), {fact.key for fact in edited}
+
+    # -- going on elsewhere --------------------------------------------------------------------------------------------
+
+    def state(self) -> SessionState:
+        """What another session on the same model needs to go on from here, to the bit. History is not in it."""
+        tensors: dict[str, torch.Tensor] = {}
+        strides: dict[str, list[int]] = {}
+
+        def put(name: str, tensor: torch.Tensor) -> None:
+            # BLAS sums in another order for another layout, so how a tensor lies is part of the state.
+            tensors[name], strides[name] = tensor.contiguous(), list(tensor.stride())
+
+        with self.pristine():
+            for layer, matrix in self._matrices.items():
+                put(f"matrix.{layer}", matrix)
+            for layer, preservation in self._preservation.items():
+                # The start is shared with the state from here on; folding makes a copy first, as of any shared one.
+                preservation.owns_start = False
+                put(f"P.{layer}.start", preservation.start)
+                for number, Y in enumerate(preservation.recent):
+                    put(f"P.{layer}.recent.{number}", Y)
+            values = self._identity() | {
+                "prefixes": list(self.prefixes),
+                "n_edits": self.n_edits,
+                "edited_keys": sorted(map(list, self._edited_keys)),
+                "matrices": sorted(self._matrices),
+                "recent": {str(layer): len(P.recent) for layer, P in self._preservation.items()},
+                "strides": strides,
+            }
+        return SessionState(tensors, values)
+
+    def restore(self, state: SessionState) -> None:
+        """Take over a state; what this session had is gone. It keeps no history from then on: nothing can be undone.
+
+        Raises:
+            InputError: when the state is of another model, method, seed or settings, or incomplete. The session is as
+                it was before.
+        """
+        for name, mine in self._identity().items():
+            if state.values.get(name) != mine:
+                raise InputError(
+                    f"The saved state has {name} {quoted(state.values.get(name))} and this session {quoted(mine)}; "
+                    "restore it with the model and settings that it was made with."
+                )
+        lm = self.lm
+
+        def take(name: str, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+            if name not in state.tensors:
+                raise InputError(f"The saved state is incomplete: {name} is missing.")
+            # In memory of torch's own, aligned as all of it is: alignment, too, decides in which order BLAS sums.
+            shape, strides = state.tensors[name].shape, state.values["strides"][name]
+            return torch.empty_strided(shape, strides, dtype=dtype, device=device).copy_(state.tensors[name])
+
+        with self.pristine():
+            solve_device = _solve_device(lm)
+            matrices = {layer: take(f"matrix.{layer}", lm.device, lm.dtype) for layer in state.values["matrices"]}
+            preservation = {
+                int(layer): Preservation(
+                    take(f"P.{layer}.start", solve_device, torch.float64),
+                    [take(f"P.{layer}.recent.{number}", solve_device, torch.float64) for number in range(count)],
+                    owns_start=True,
+                )
+                for layer, count in state.values["recent"].items()
+            }
+            self._matrices, self._preservation = matrices, preservation
+            # An undo replays the history on the base weights, which are not where this session begins.
+            self.history, self.keep_history = [], False
+            self.n_edits = state.values["n_edits"]
+            self._edited_keys = {(subject, prompt) for subject, prompt in state.values["edited_keys"]}
+            self._restored_prefixes = tuple(state.values["prefixes"])
+
+    def _identity(self) -> dict[str, Any]:
+        """What a state must have been made with to be restored here."""
+        settings = asdict(self.settings) | {"layers": list(self.settings.layers)}
+        return {"fingerprint": self.lm.fingerprint, "dtype": str(self.lm.dtype), "seed": self.seed, **settings}
+
+    def matrices(self) -> dict[int, torch.Tensor]:
+        """The edited matrices, per edited layer as the family stores them (see `EditableModel.oriented`).
+
+        They are the session's own and not to be written to.
+        """
+        return dict(self._matrices)
 
 
 def settings_of(lm: EditableModel, method: str, overrides: dict[str, Any] | None = None) -> Settings:

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from encore_core.editor import BatchReport, EditSession
 from encore_core.errors import InputError
-from encore_core.models import Progress
+from encore_core.models import EditableModel, Progress
 from encore_core.storage import replacing
 
 REPORT_FILE = "edit_report.json"
@@ -49,7 +49,7 @@ def write_model_folder(
     batch_size: int,
     progress: Progress | None = None,
 ) -> None:
-    """Write the edited model, load it again and check it, and only then move it into place.
+    """Write a session's edited model, load it again and check it, and only then move it into place.
 
     Args:
         folder: where to; replaced when it exists.
@@ -60,6 +60,29 @@ def write_model_folder(
         progress: told of the phases.
 
     Raises:
+        InputError: as `write_edited_model`.
+    """
+    report = edit_report(session, reports, facts_source, batch_size)
+    write_edited_model(folder, session.lm, session.matrices(), report, progress)
+
+
+def write_edited_model(
+    folder: Path,
+    lm: EditableModel,
+    matrices: dict[int, torch.Tensor],
+    report: dict[str, Any],
+    progress: Progress | None = None,
+) -> None:
+    """Write a model with edited matrices in it, load it again and check it, and only then move it into place.
+
+    Args:
+        folder: where to; replaced when it exists.
+        lm: the model.
+        matrices: per edited layer, as the family stores them.
+        report: plain JSON values, put beside the weights as `REPORT_FILE`.
+        progress: told of the phases.
+
+    Raises:
         InputError: when the reloaded model is not finite or not the one written, or when it cannot be written. Nothing
             is left behind then.
     """
@@ -67,26 +90,23 @@ def write_model_folder(
     try:
         with replacing(folder) as part:
             tell("Writing the edited model", 0.1)
-            with session.edited() as lm:
+            with lm.matrices_replaced(matrices):
                 lm.model.save_pretrained(part)
                 lm.tokenizer.save_pretrained(part)
-                expected = {layer: lm.parameter(layer).detach().cpu() for layer in session.settings.layers}
-            report = edit_report(session, reports, facts_source, batch_size)
             (part / REPORT_FILE).write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
             tell("Loading it again to check it", 0.6)
-            _check(part, session, expected)
+            _check(part, lm, matrices)
     except OSError as error:
         raise InputError(f"The edited model cannot be written to {folder}: {error}") from error
     tell("Written", 1.0)
 
 
-def _check(folder: Path, session: EditSession, expected: dict[int, torch.Tensor]) -> None:
-    lm = session.lm
+def _check(folder: Path, lm: EditableModel, matrices: dict[int, torch.Tensor]) -> None:
     reloaded = AutoModelForCausalLM.from_pretrained(folder, dtype=lm.dtype, trust_remote_code=False)
     names = {id(parameter): name for name, parameter in lm.model.named_parameters()}
     weights = dict(reloaded.named_parameters())
-    for layer, matrix in expected.items():
-        if not torch.equal(weights[names[id(lm.parameter(layer))]].detach(), matrix):
+    for layer, matrix in matrices.items():
+        if not torch.equal(weights[names[id(lm.parameter(layer))]].detach(), matrix.cpu()):
             raise InputError(f"The export's matrix of layer {layer} is not the edited one; nothing was written.")
     with torch.no_grad():
         logits = reloaded(torch.tensor([lm.tokenizer("The capital of France is")["input_ids"]])).logits

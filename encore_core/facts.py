@@ -181,6 +181,11 @@ class Fact:
         """`(subject, prompt)`: what the fact is about, whatever its answer."""
         return self.subject, self.prompt
 
+    @property
+    def asked(self) -> str:
+        """The text, capitals and spacing aside: what the facts of one batch can answer only once."""
+        return _folded(self.text)
+
     def to_dict(self) -> dict[str, Any]:
         """The fact as plain JSON values, fields that are empty left out.
 
@@ -330,7 +335,7 @@ def check_batch(facts: Iterable[Fact]) -> tuple[list[Fact], list[str]]:
                 f"fact {number} dropped: {quoted(fact.text)} → {quoted(fact.target_new)} is in the batch already"
             )
             continue
-        first, other = wanted.setdefault(_folded(fact.text), (number, fact))
+        first, other = wanted.setdefault(fact.asked, (number, fact))
         if other.target_new != fact.target_new:
             raise FactError(
                 f"facts {first} and {number} contradict each other: {quoted(fact.text)} is to become "

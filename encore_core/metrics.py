@@ -199,11 +199,7 @@ def continuations(lm: EditableModel, prompts: Sequence[str], max_new_tokens: int
     """
     encoded = [list(encode(lm, prompt).ids) for prompt in prompts]
     for prompt, ids in zip(prompts, encoded, strict=True):
-        if len(ids) + max_new_tokens > lm.max_length:
-            raise InputError(
-                f"Prompt {quoted(prompt)} has {len(ids)} tokens, which leaves no room for {max_new_tokens} more in the "
-                f"model's {lm.max_length}; shorten it."
-            )
+        _check_room(lm, prompt, len(ids), max_new_tokens)
     found = [""] * len(prompts)
     with lm.lock:
         for group in batches_by_length([len(ids) + max_new_tokens for ids in encoded], MAX_TOKENS):
@@ -242,15 +238,45 @@ def evaluate(lm: EditableModel, facts: Sequence[Fact], generate: bool = True) ->
     Returns:
         the scores. A prompt without a true answer to compare with counts when the new answer is the most probable one.
     """
-    pairs: list[tuple[str, str]] = []
-    for fact in facts:
-        for prompt in (fact.text, *fact.paraphrases):
-            pairs += [(prompt, fact.target_new), *([(prompt, fact.target_true)] if fact.target_true else [])]
-        for neighbour in fact.neighbours:
-            pairs += [(neighbour.prompt, neighbour.target), (neighbour.prompt, fact.target_new)]
+    pairs = [pair for fact in facts for pair in _pairs(fact)]
     ratings = dict(zip(pairs, rate(lm, pairs), strict=True))
     generated = continuations(lm, [fact.text for fact in facts]) if generate else [None] * len(facts)
-    return _summary([_score(fact, ratings, text) for fact, text in zip(facts, generated, strict=True)])
+    return summarised([_score(fact, ratings, text) for fact, text in zip(facts, generated, strict=True)])
+
+
+def check_scorable(lm: EditableModel, fact: Fact, generate: bool = True) -> None:
+    """Refuse a fact that `evaluate` would refuse, before a set of facts is evaluated.
+
+    Args:
+        lm: the model.
+        fact: what would be scored.
+        generate: whether generation efficacy would be measured.
+
+    Raises:
+        InputError: when a prompt does not fit into the model's context, or an answer has no token.
+    """
+    for prompt, answer in _pairs(fact):
+        encode(lm, prompt, answer)
+    if generate:
+        _check_room(lm, fact.text, len(encode(lm, fact.text).ids), GENERATED_TOKENS)
+
+
+def _pairs(fact: Fact) -> list[tuple[str, str]]:
+    """The prompts and answers that a fact is scored by."""
+    pairs: list[tuple[str, str]] = []
+    for prompt in (fact.text, *fact.paraphrases):
+        pairs += [(prompt, fact.target_new), *([(prompt, fact.target_true)] if fact.target_true else [])]
+    for neighbour in fact.neighbours:
+        pairs += [(neighbour.prompt, neighbour.target), (neighbour.prompt, fact.target_new)]
+    return pairs
+
+
+def _check_room(lm: EditableModel, prompt: str, n_tokens: int, max_new_tokens: int) -> None:
+    if n_tokens + max_new_tokens > lm.max_length:
+        raise InputError(
+            f"Prompt {quoted(prompt)} has {n_tokens} tokens, which leaves no room for {max_new_tokens} more in the "
+            f"model's {lm.max_length}; shorten it."
+        )
 
 
 def _score(fact: Fact, ratings: dict[tuple[str, str], Answer], generated: str | None) -> FactScores:
@@ -276,7 +302,9 @@ def _score(fact: Fact, ratings: dict[tuple[str, str], Answer], generated: str | 
     )
 
 
-def _summary(per_fact: Sequence[FactScores]) -> Scores:
+def summarised(per_fact: Sequence[FactScores]) -> Scores:
+    """The means over some facts, at least one, that have been scored."""
+
     def mean_of(name: str, scale: float = 100.0) -> float | None:
         mean = _mean([value for item in per_fact if (value := getattr(item, name)) is not None])
         return None if mean is None else scale * mean

@@ -80,6 +80,21 @@ CATALOGUE = {
 }
 
 
+@dataclass(frozen=True)
+class ModelShape:
+    """What a model's configuration says about it.
+
+    Attributes:
+        model_type: the family, as transformers calls it.
+        n_layers, d_model, n_vocab: numbers of blocks, width of the residual stream, tokens known.
+    """
+
+    model_type: str
+    n_layers: int
+    d_model: int
+    n_vocab: int
+
+
 @dataclass(eq=False)
 class EditableModel:
     """A loaded language model with the handles that editing needs. The weights in it are the base weights.
@@ -92,7 +107,7 @@ class EditableModel:
         down_projections: per block the module that holds the edited matrix.
         fingerprint: 16 hex digits of the weights' content, equal for equal weights.
         lock: held by whoever runs the model or has edited weights in it.
-        checked_paths: per block index, whether the fast target path agreed with the plain one (see `targets`).
+        checked_paths: per block index, the fastest target pass that agrees with the plain one (see `targets`).
         shared: what sessions on this model have in common and is costly to make (see `editor`).
         tuple_blocks: whether the blocks return tuples; None until somebody needs to know (see `tracing`).
     """
@@ -104,7 +119,7 @@ class EditableModel:
     down_projections: list[nn.Module]
     fingerprint: str
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
-    checked_paths: dict[int, bool] = field(default_factory=dict, repr=False)
+    checked_paths: dict[int, str] = field(default_factory=dict, repr=False)
     shared: OrderedDict[tuple, object] = field(default_factory=OrderedDict, repr=False)
     tuple_blocks: bool | None = field(default=None, repr=False)
     _base: dict[int, torch.Tensor] = field(default_factory=dict, init=False, repr=False)
@@ -256,6 +271,20 @@ def choose_dtype(dtype: str | None = None) -> torch.dtype:
     if dtype not in DTYPES:
         raise InputError(f"Unknown dtype {quoted(dtype)}; choose one of {', '.join(DTYPES)}.")
     return DTYPES[dtype]
+
+
+def describe_model(name: str, dtype: str | None = None, progress: Progress | None = None) -> ModelShape:
+    """The shape of a model, without loading its weights (the embedded one is unpacked if it never was).
+
+    Args:
+        name, dtype, progress: as for `load_model`.
+
+    Raises:
+        InputError: as `load_model` for a model that cannot be found, or of a family that cannot be edited.
+    """
+    choose_dtype(dtype)
+    config = _read_config(name, _resolve(name, progress or (lambda what, share: None)))
+    return ModelShape(config.model_type, config.num_hidden_layers, config.hidden_size, config.vocab_size)
 
 
 def is_ready(name: str) -> bool:

@@ -6,6 +6,8 @@ goes wrong with BOS tokens, merged blanks and tokens that straddle a border.
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +16,9 @@ import torch
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact
 from encore_core.models import EditableModel
+from encore_core.storage import data_folder, replacing
+
+log = logging.getLogger(__name__)
 
 PREFIX_STARTS = ("The", "Therefore", "Because", "I", "You")
 PREFIX_TOKENS = 10
@@ -127,6 +132,27 @@ def sample_prefixes(lm: EditableModel, seed: int) -> tuple[str, ...]:
                 top = logits[number, len(row) - 1].float().cpu().topk(min(5, logits.shape[-1]))
                 row.append(int(top.indices[torch.multinomial(top.values.softmax(-1), 1, generator=generator)]))
     return tuple(lm.tokenizer.decode(row, skip_special_tokens=True) for row in rows)
+
+
+def prefixes(lm: EditableModel, seed: int) -> tuple[str, ...]:
+    """The sampled prefixes of a seed, from the data folder where they have been sampled before."""
+    file = data_folder() / "prefixes" / lm.fingerprint / f"{seed}.json"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if len(found) == len(PREFIX_STARTS) and all(isinstance(text, str) for text in found):
+            return tuple(found)
+        log.warning("The prefixes in %s are not %d texts; they are sampled anew.", file, len(PREFIX_STARTS))
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, TypeError) as error:
+        log.warning("The prefixes in %s cannot be read (%s); they are sampled anew.", file, error)
+    sampled = sample_prefixes(lm, seed)
+    try:
+        with replacing(file) as part:
+            part.write_text(json.dumps(sampled, ensure_ascii=False), encoding="utf-8")
+    except OSError as error:
+        log.warning("The sampled prefixes cannot be kept in %s (%s).", file, error)
+    return sampled
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,11 @@ import ctypes
 import os
 
 # Threads that wait for each other by spinning starve any other process on the same cores: a matrix product of 1 ms was
-# seen to take 15 ms beside one busy process, and 2 ms with waits that sleep.
+# seen to take 15 ms beside one busy process, and 2 ms with waits that sleep. Waking a thread takes longer than many a
+# step between two products, though, so it spins for some ten microseconds before it sleeps (GNU's OpenMP; others only
+# know the first setting).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 # The loader's own progress bars would tear ours.
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

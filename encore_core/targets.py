@@ -13,7 +13,8 @@ stops a fact once every target token is the most probable one at its place in ev
 
 Facts are optimised together and each stops on its own. The fast pass computes only what δ can change: the blocks above
 the edited one, the tokens from the subject's last one on (those before stand as keys and values), and logits where a
-target token is predicted. `PlainPass` runs everything; a family with which the two disagree falls back to it.
+target token is predicted. It runs the rows packed into one sequence (see `packing`) where the family's attention allows
+that, else padded. `PlainPass` runs everything; a family with which the fast ones disagree falls back to it.
 
 As in the published codes the n-th evaluation of the loss is the last one and no step follows it.
 """
@@ -24,6 +25,7 @@ import functools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch.nn import functional as F
@@ -31,6 +33,7 @@ from torch.nn import functional as F
 from encore_core.contexts import SharedStarts
 from encore_core.facts import Fact
 from encore_core.models import EditableModel
+from encore_core.packing import Packing, record_packed, run_packed
 from encore_core.prompts import Encoded, batches_by_length, encode_fact, encode_subject_prompt, pad
 from encore_core.tracing import Prefix, added_to_output, record_prefix, run
 
@@ -39,6 +42,9 @@ log = logging.getLogger(__name__)
 LOSS_THRESHOLD = 0.05
 MERGE_TOKENS = 64
 """Up to this many tokens in a group, one pass serves the contexts and the subject prompts together."""
+
+CPU_TOKENS = 2048
+"""Tokens of a group on a CPU; more makes no matrix product faster."""
 
 CHECK_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 """Largest relative difference between the losses of the fast and the plain pass before the plain one is used."""
@@ -125,7 +131,7 @@ def optimise_targets(
     examples = [_Example.of(lm, fact, prefixes) for fact in facts]
     make_pass = functools.partial(PlainPass, lm, layer)
     if fast and (starts := _starts_of_fast_pass(lm, layer, examples, settings)) is not None:
-        make_pass = functools.partial(FastPass, lm, layer, starts=starts)
+        make_pass = functools.partial(FastPass, lm, layer, starts=starts, packed=lm.checked_paths[layer] == "packed")
     budget = max_tokens or default_max_tokens(lm)
     results: dict[int, Target] = {}
     for group in batches_by_length([example.cost for example in examples], budget):
@@ -138,7 +144,7 @@ def optimise_targets(
 
 def default_max_tokens(lm: EditableModel) -> int:
     """Tokens to run at once: few enough for the processor's caches, many enough for its matrix units."""
-    return 2048 if lm.device.type == "cpu" else 65536
+    return CPU_TOKENS if lm.device.type == "cpu" else 65536
 
 
 @dataclass(frozen=True)
@@ -296,15 +302,25 @@ class _Tail:
     def __post_init__(self) -> None:
         self.ids = torch.zeros_like(self.mask)
 
+    @functools.cached_property
+    def packed(self) -> tuple[Packing, torch.Tensor, torch.Tensor]:
+        """The rows as one sequence: packing, states (n_tokens, d_model), and the places of the rows' first tokens."""
+        packing = Packing(self.mask, self.prefix)
+        rows = torch.arange(len(self.mask), device=self.mask.device)
+        return packing, packing.pack(self.hidden), packing.at(rows, torch.zeros_like(rows))
+
     @classmethod
     @torch.no_grad()
-    def of(cls, lm: EditableModel, layer: int, rows: Sequence[tuple[Encoded, int]], starts: _Starts) -> _Tail:
+    def of(
+        cls, lm: EditableModel, layer: int, rows: Sequence[tuple[Encoded, int]], starts: _Starts, packed: bool
+    ) -> _Tail:
         """The tails of rows, each given with the number of its context.
 
         Args:
             lm, layer: model and edited block.
             rows: token rows without the tokens that are only predicted, and their contexts.
             starts: what rows of a context begin with.
+            packed: whether the rows are run as one sequence.
         """
         own = [starts.shared.rest(row, context) for row, context in rows]
         batch = pad(lm, [ids for ids, _ in own])
@@ -313,13 +329,22 @@ class _Tail:
         below, above = (
             prefix.rows(contexts) if prefix is not None else None for prefix in (starts.below, starts.above)
         )
-        hidden = run(lm, batch.ids, batch.mask, stop=layer + 1, prefix=below)
+        if packed:
+            packing = Packing(batch.mask, below)
+            states = run_packed(lm, packing, ids=packing.pack(batch.ids), stop=layer + 1)
+            hidden = packing.unpack(states)
+        else:
+            hidden = run(lm, batch.ids, batch.mask, stop=layer + 1, prefix=below)
         n_before = int(lookup.max())
         if n_before and layer + 1 < lm.n_layers:
             mask = (torch.arange(n_before, device=lm.device) < lookup[:, None]).long()
-            before, _ = record_prefix(
-                lm, batch.ids[:, :n_before], mask, start=layer + 1, hidden=hidden[:, :n_before], prefix=above
-            )
+            if packed:
+                packing = Packing(mask, above)
+                before = record_packed(lm, packing, start=layer + 1, hidden=packing.pack(hidden[:, :n_before]))
+            else:
+                before, _ = record_prefix(
+                    lm, batch.ids[:, :n_before], mask, start=layer + 1, hidden=hidden[:, :n_before], prefix=above
+                )
             above = above.followed_by(before) if above is not None else before
         length = int((batch.mask.sum(-1) - lookup).max())
         columns = lookup[:, None] + torch.arange(length, device=lm.device)
@@ -327,7 +352,17 @@ class _Tail:
         columns = columns.clamp_max(batch.ids.shape[1] - 1)
         return cls(above, hidden.gather(1, columns[..., None].expand(-1, -1, hidden.shape[-1])), mask)
 
-    def logits(self, lm: EditableModel, layer: int, delta: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor):
+    def logits_packed(
+        self, lm: EditableModel, layer: int, delta: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
+    ) -> torch.Tensor:
+        """As `logits`, from the rows as one sequence."""
+        packing, hidden, firsts = self.packed
+        hidden = hidden.index_add(0, firsts, delta.to(hidden.dtype))
+        return run_packed(lm, packing, start=layer + 1, hidden=hidden, logits_at=packing.at(rows, columns))
+
+    def logits(
+        self, lm: EditableModel, layer: int, delta: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
+    ) -> torch.Tensor:
         """Logits at some positions with δ, (n_rows, d_model), added at the first token of every row."""
         first = (self.hidden[:, 0] + delta.to(self.hidden.dtype))[:, None]
         hidden = torch.cat([first, self.hidden[:, 1:]], dim=1)
@@ -349,16 +384,18 @@ class _Tail:
 class FastPass:
     """The logits of `PlainPass` from the blocks above the edited one and the tokens from the lookup position on."""
 
-    def __init__(self, lm: EditableModel, layer: int, examples: Sequence[_Example], starts: _Starts):
-        self.lm, self.layer = lm, layer
+    def __init__(
+        self, lm: EditableModel, layer: int, examples: Sequence[_Example], starts: _Starts, packed: bool = True
+    ):
+        self.lm, self.layer, self.packed = lm, layer, packed
         self.rows = _Rows.of(examples, lm.device, from_lookup=True)
         contexts = [(encoded.read, number) for example in examples for number, encoded in enumerate(example.contexts)]
         subjects = [(example.subject, SharedStarts.NONE) for example in examples]
-        # Few tokens are a matter of reading the weights, so the subjects' rows ride along; of many, padding them to the
-        # contexts' length would cost more than a second reading.
-        self.merged = sum(example.cost for example in examples) <= MERGE_TOKENS
+        # Packed, the subjects' rows ride along for nothing. Padded, few tokens are a matter of reading the weights; of
+        # many, padding the subjects to the contexts' length would cost more than a second reading.
+        self.merged = packed or sum(example.cost for example in examples) <= MERGE_TOKENS
         parts = [contexts + subjects] if self.merged else [contexts, subjects]
-        self.tails = [_Tail.of(lm, layer, rows, starts) for rows in parts]
+        self.tails = [_Tail.of(lm, layer, rows, starts, packed) for rows in parts]
         self.h = self.tails[0].hidden[: len(contexts) : self.rows.n_contexts, 0].float()
 
     def logits(self, delta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -372,8 +409,10 @@ class FastPass:
                 self.tails[1].logits(self.lm, self.layer, delta, *subject_at),
             )
         both = (torch.cat([at[0], len(per_row) + facts]), torch.cat([at[1], subject_at[1]]))
-        logits = self.tails[0].logits(self.lm, self.layer, torch.cat([per_row, delta]), *both)
-        return logits[: len(at[0])], logits[len(at[0]) :]
+        of_tail = self.tails[0].logits_packed if self.packed else self.tails[0].logits
+        logits = of_tail(self.lm, self.layer, torch.cat([per_row, delta]), *both)
+        # Not two slices: their gradients would each be as large as the whole, and mostly zero.
+        return logits.split([len(at[0]), len(facts)])
 
     def keep(self, facts: torch.Tensor) -> None:
         """As `PlainPass.keep`."""
@@ -533,36 +572,50 @@ class _FactProgress:
         return Target(z, h, len(self.rows) - 1, self.stopped, loss, nll, kl, decay, probability)
 
 
+TargetPath = Literal["packed", "padded", "plain"]
+
+
 def _starts_of_fast_pass(
     lm: EditableModel, layer: int, examples: Sequence[_Example], settings: TargetSettings
 ) -> _Starts | None:
-    """What the fast pass begins from, or None for a model that it is not right for.
+    """What the fast pass begins from, or None for a model that no fast pass is right for.
 
-    Found out once a model and layer: the fast and the plain pass must give the same loss for a fact with a nonzero δ.
+    Found out once a model and layer: a fast and the plain pass must give the same loss for a fact with a nonzero δ. The
+    first that does so, packed before padded, is written into `lm.checked_paths`.
     """
-    if not lm.checked_paths.get(layer, True):
+    if lm.checked_paths.get(layer) == "plain":
         return None
+    reasons: list[str] = []
     try:
         starts = _Starts.of(lm, layer, examples)
         if layer not in lm.checked_paths:
-            slow, quick = _losses_of_both(lm, layer, examples[0], settings, starts)
-            lm.checked_paths[layer] = abs(slow - quick) <= CHECK_TOLERANCE.get(lm.dtype, 1e-3) * max(abs(slow), 1e-6)
-            reason = f"losses {slow:.6f} and {quick:.6f}"
-    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
-        # Whatever a family's forward pass does not take, it says so in one of these; the plain pass asks for less.
-        lm.checked_paths[layer] = False
-        reason = f"{type(error).__name__}: {error}"
-    if not lm.checked_paths[layer]:
-        log.warning("Model %s does not take the fast target pass (%s); the plain one is used.", lm.name, reason)
-        return None
-    return starts
+            lm.checked_paths[layer], reasons = _choose_path(lm, layer, examples[0], settings, starts)
+    except _FAMILY_ERRORS as error:
+        lm.checked_paths[layer], reasons = "plain", [_reason(error)]
+    path = lm.checked_paths[layer]
+    if reasons:
+        log.warning(
+            "Model %s does not take the fastest target pass (%s); the %s one is used.",
+            lm.name,
+            "; ".join(reasons),
+            path,
+        )
+    return starts if path != "plain" else None
+
+
+_FAMILY_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError)
+"""Whatever a family's forward pass does not take, it says so in one of these; the plain pass asks for less."""
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 @torch.no_grad()
-def _losses_of_both(
+def _choose_path(
     lm: EditableModel, layer: int, example: _Example, settings: TargetSettings, starts: _Starts
-) -> tuple[float, float]:
-    """A fact's loss from the plain and from the fast pass, with the same random δ."""
+) -> tuple[TargetPath, list[str]]:
+    """The fastest pass whose loss of a fact with a random δ is the plain pass's, and why faster ones are not taken."""
     plain = PlainPass(lm, layer, [example])
     direction = torch.randn(plain.h.shape, generator=torch.Generator().manual_seed(0)).to(plain.h)
     delta = 0.3 * plain.h.norm() * direction / direction.norm()
@@ -570,6 +623,16 @@ def _losses_of_both(
     # bfloat16 would blur what is to be compared.
     settings = replace(settings, kl_factor=1.0, bfloat16=False)
     original = _evaluate(plain, torch.zeros_like(delta), None, settings).subject_log_probs
-    passes = (plain, FastPass(lm, layer, [example], starts))
-    slow, quick = (float(_evaluate(forward, delta, original, settings).loss) for forward in passes)
-    return slow, quick
+    wanted = float(_evaluate(plain, delta, original, settings).loss)
+    reasons = []
+    for path in ("packed", "padded"):
+        try:
+            forward = FastPass(lm, layer, [example], starts, packed=path == "packed")
+            loss = float(_evaluate(forward, delta, original, settings).loss)
+        except _FAMILY_ERRORS as error:
+            reasons.append(f"{path}: {_reason(error)}")
+            continue
+        if abs(wanted - loss) <= CHECK_TOLERANCE.get(lm.dtype, 1e-3) * max(abs(wanted), 1e-6):
+            return path, reasons
+        reasons.append(f"{path}: losses {wanted:.6f} and {loss:.6f}")
+    return "plain", reasons

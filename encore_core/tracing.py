@@ -20,8 +20,8 @@ from transformers.cache_utils import Cache, DynamicLayer
 from encore_core.models import EditableModel
 
 
-class _Stopped(Exception):
-    """Ends a forward pass whose remaining blocks are not needed."""
+class Stopped(Exception):
+    """Ends a forward pass whose remaining blocks are not needed (see `stopping_before`)."""
 
 
 class PrefixLayer(DynamicLayer):
@@ -41,8 +41,12 @@ class PrefixLayer(DynamicLayer):
         """
         if all(part.is_initialized for part in parts):
             keys, values = torch.cat([p.keys for p in parts], -2), torch.cat([p.values for p in parts], -2)
-            self.lazy_initialization(keys, values)
-            self.keys, self.values = (keys, values) if rows is None else (keys[rows], values[rows])
+            self.take(*((keys, values) if rows is None else (keys[rows], values[rows])))
+
+    def take(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Hold these keys and values, (n_rows, n_key_heads, length, d_head)."""
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
 
 
 class Prefix(Cache):
@@ -147,11 +151,11 @@ def run(
     result: list[torch.Tensor] = []
     with ExitStack() as stack:
         if start:
-            stack.enter_context(_starting_from(lm, start, hidden))
+            stack.enter_context(starting_from(lm, start, hidden))
         if stop is not None:
-            stack.enter_context(_stopping_before(lm, stop, result))
+            stack.enter_context(stopping_before(lm, stop, result))
         if logits_at is not None:
-            stack.enter_context(_logits_only_at(lm, *logits_at))
+            stack.enter_context(logits_only_at(lm, *logits_at))
         try:
             out = lm.model(
                 input_ids=ids,
@@ -160,7 +164,7 @@ def run(
                 past_key_values=prefix,
                 use_cache=False,
             )
-        except _Stopped:
+        except Stopped:
             return result[0]
     return out.logits
 
@@ -236,10 +240,11 @@ def tensor_of(output: torch.Tensor | tuple) -> torch.Tensor:
 
 
 @contextmanager
-def _starting_from(lm: EditableModel, start: int, hidden: torch.Tensor) -> Iterator[None]:
-    """Let the blocks below `start` hand their input on, the last of them `hidden` instead.
+def starting_from(lm: EditableModel, start: int, hidden: torch.Tensor) -> Iterator[None]:
+    """Begin a forward pass at block `start` with the residual stream `hidden`, (n_rows, length, d_model).
 
-    The blocks stay in the model's list, because families look their masks up by the block's index.
+    The blocks below hand their input on, the last of them `hidden` instead. They stay in the model's list, because
+    families look their masks up by the block's index.
     """
     below = lm.blocks[:start]
     previous = [block.__dict__.get("forward") for block in below]
@@ -265,13 +270,13 @@ def _blocks_return_tuples(lm: EditableModel) -> bool:
 
         def hook(module, inputs, output):
             outputs.append(output)
-            raise _Stopped
+            raise Stopped
 
         handle = lm.blocks[0].register_forward_hook(hook)
         try:
             with torch.no_grad():
                 lm.model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=lm.device), use_cache=False)
-        except _Stopped:
+        except Stopped:
             lm.tuple_blocks = isinstance(outputs[0], tuple)
         finally:
             handle.remove()
@@ -279,10 +284,12 @@ def _blocks_return_tuples(lm: EditableModel) -> bool:
 
 
 @contextmanager
-def _stopping_before(lm: EditableModel, stop: int, result: list[torch.Tensor]) -> Iterator[None]:
+def stopping_before(lm: EditableModel, stop: int, result: list[torch.Tensor]) -> Iterator[None]:
+    """End a forward pass at block `stop` with `Stopped`; the residual stream that would enter it goes into `result`."""
+
     def hook(module, inputs, output):
         result.append(tensor_of(output))
-        raise _Stopped
+        raise Stopped
 
     handle = lm.blocks[stop - 1].register_forward_hook(hook)
     try:
@@ -292,7 +299,7 @@ def _stopping_before(lm: EditableModel, stop: int, result: list[torch.Tensor]) -
 
 
 @contextmanager
-def _logits_only_at(lm: EditableModel, rows: torch.Tensor, columns: torch.Tensor) -> Iterator[None]:
+def logits_only_at(lm: EditableModel, rows: torch.Tensor, columns: torch.Tensor) -> Iterator[None]:
     """Apply the output matrix at some positions; what the family does to logits afterwards stays the family's."""
     head = lm.model.get_output_embeddings()
     handle = head.register_forward_pre_hook(lambda module, inputs: (inputs[0][rows, columns], *inputs[1:]))

@@ -50,7 +50,8 @@ def inverse_preservation(C0: torch.Tensor, lambda_p: float, lambda_n: float = 0.
             f"The key statistics have rank {int(torch.linalg.matrix_rank(C0))} of {len(C0)}, so λp·C0 has no inverse; "
             "collect them from more text, or choose a method with λn > 0."
         )
-    return torch.cholesky_inverse(factor)
+    # LAPACK's own inverse from a factor takes four times as long as solving for the identity.
+    return torch.cholesky_solve(torch.eye(len(A), dtype=A.dtype, device=A.device), factor)
 
 
 def null_space_preservation(C0: torch.Tensor, threshold: float, l2: float) -> torch.Tensor:

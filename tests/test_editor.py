@@ -145,7 +145,7 @@ def test_a_bfloat16_model_is_edited(gpt2, new_session):
     before = Snapshot.of(lm)
     session = new_session(lm)
     report = session.edit(CITIES, known="edit")
-    assert lm.checked_paths == {1: True}
+    assert lm.checked_paths == {1: "packed"}
     assert all(item.probability_after > item.probability_before for item in report.edited)
     assert all(matrix.dtype == torch.bfloat16 for matrix in matrices(session).values())
     session.undo()

@@ -6,12 +6,17 @@ the answer must spell the answer.
 
 from __future__ import annotations
 
+import json
+from contextlib import contextmanager
+from pathlib import Path
+
 import pytest
 import tiny_models
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from encore_core import prompts as prompts_module
 from encore_core.errors import InputError
 from encore_core.facts import Fact
 from encore_core.prompts import (
@@ -22,6 +27,7 @@ from encore_core.prompts import (
     joined,
     sample_prefixes,
 )
+from encore_core.storage import data_folder
 
 
 class Bare:
@@ -205,3 +211,39 @@ def test_sampled_prefixes_are_among_the_five_most_probable(llama):
             logits = llama.model(torch.tensor([row])).logits[0]
         for position in range(given, 10):
             assert row[position] in logits[position - 1].topk(5).indices.tolist()
+
+
+class TestKeptPrefixes:
+    @pytest.fixture(autouse=True)
+    def empty_folder(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("ENCORE_HOME", str(tmp_path))
+
+    def file(self, lm, seed) -> Path:
+        return data_folder() / "prefixes" / lm.fingerprint / f"{seed}.json"
+
+    def test_they_are_sampled_once_a_seed(self, llama, monkeypatch):
+        first = prompts_module.prefixes(llama, 3)
+        assert first == sample_prefixes(llama, 3)
+        assert prompts_module.prefixes(llama, 4) == sample_prefixes(llama, 4)
+        monkeypatch.setattr(prompts_module, "sample_prefixes", None)
+        assert prompts_module.prefixes(llama, 3) == first
+
+    @pytest.mark.parametrize("content", ["", "[1, 2]", '["a"]', "{", "null", "[1, 2, 3, 4, 5]"])
+    def test_a_damaged_file_is_replaced(self, llama, content, caplog):
+        file = self.file(llama, 3)
+        file.parent.mkdir(parents=True)
+        file.write_text(content)
+        assert prompts_module.prefixes(llama, 3) == sample_prefixes(llama, 3)
+        assert "sampled anew" in caplog.text
+        assert json.loads(file.read_text()) == list(sample_prefixes(llama, 3))
+
+    def test_a_full_disk_costs_nothing_but_the_file(self, llama, monkeypatch, caplog):
+        @contextmanager
+        def full(path):
+            yield from ()
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(prompts_module, "replacing", full)
+        assert prompts_module.prefixes(llama, 3) == sample_prefixes(llama, 3)
+        assert "cannot be kept" in caplog.text
+        assert not self.file(llama, 3).exists()

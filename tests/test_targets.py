@@ -159,23 +159,25 @@ def agree(target, expected: Found, tolerance=1e-4):
 MIXED = (*FACTS[2:4], CITIES[0], CITIES[2])
 
 
-@pytest.mark.parametrize("fast", [True, False], ids=["fast", "plain"])
+@pytest.mark.parametrize("path", ["packed", "padded", "plain"])
 @pytest.mark.parametrize("settings", [SETTINGS, MPES], ids=["loss", "mpes"])
-def test_facts_together_agree_with_one_at_a_time(lm, fast, settings):
+def test_facts_together_agree_with_one_at_a_time(lm, path, settings, monkeypatch):
     """Unequal lengths, subjects first and last, answers of one and of many tokens, some facts finished early."""
     expected = [oracle(lm, fact, PREFIXES, 1, settings) for fact in MIXED]
-    found = optimise_targets(lm, MIXED, PREFIXES, 1, settings, fast=fast)
+    monkeypatch.setattr(lm, "checked_paths", {1: path})
+    found = optimise_targets(lm, MIXED, PREFIXES, 1, settings)
     for target, wanted in zip(found, expected, strict=True):
         agree(target, wanted)
-    assert lm.checked_paths.get(1, True)
     if settings is MPES:
         assert "mpes" in {wanted.stopped for wanted in expected}
         assert len({wanted.steps for wanted in expected}) > 1  # so facts were dropped in the middle
 
 
+@pytest.mark.parametrize("path", ["packed", "padded"])
 @pytest.mark.parametrize("max_tokens", [1, 60])
-def test_the_grouping_changes_nothing(lm, max_tokens):
+def test_the_grouping_changes_nothing(lm, max_tokens, path, monkeypatch):
     """Each fact on its own, a few at a time, all at once."""
+    monkeypatch.setattr(lm, "checked_paths", {1: path})
     whole = optimise_targets(lm, MIXED, PREFIXES, 1, MPES)
     other = optimise_targets(lm, MIXED, PREFIXES, 1, MPES, max_tokens=max_tokens)
     for a, b in zip(whole, other, strict=True):
@@ -196,7 +198,7 @@ def test_products_in_bfloat16(llama, monkeypatch):
     """Coarser, but the same optimisation; and what the fast pass is checked with does not depend on it."""
     monkeypatch.setattr(llama, "checked_paths", {})
     coarse = optimise_targets(llama, CITIES, PREFIXES, 1, replace(SETTINGS, bfloat16=True))
-    assert llama.checked_paths == {1: True}
+    assert llama.checked_paths == {1: "packed"}
     fine = optimise_targets(llama, CITIES, PREFIXES, 1, SETTINGS)
     for a, b in zip(coarse, fine, strict=True):
         assert a.z.dtype == torch.float32
@@ -205,10 +207,11 @@ def test_products_in_bfloat16(llama, monkeypatch):
         assert a.loss[0] == pytest.approx(b.loss[0], rel=0.02)
 
 
-@pytest.mark.parametrize("limit", [0, 10**6], ids=["subjects apart", "subjects along"])
+@pytest.mark.parametrize("limit", [None, 0, 10**6], ids=["packed", "padded, subjects apart", "padded, subjects along"])
 @pytest.mark.parametrize("fact", FACTS, ids=[fact.subject for fact in FACTS])
 def test_single_facts(gpt2, fact, limit, monkeypatch):
-    """Both layouts of the fast pass; also the subject that comes first and has no token before it."""
+    """Every layout of the fast pass; also the subject that comes first and has no token before it."""
+    monkeypatch.setattr(gpt2, "checked_paths", {2: "packed" if limit is None else "padded"})
     monkeypatch.setattr(targets_module, "MERGE_TOKENS", limit)
     agree(optimise_targets(gpt2, [fact], PREFIXES, 2, SETTINGS)[0], oracle(gpt2, fact, PREFIXES, 2, SETTINGS))
 
@@ -358,7 +361,7 @@ class TestFallback:
         with caplog.at_level(logging.WARNING, logger="encore_core.targets"):
             found = optimise_targets(llama, CITIES, PREFIXES, 1, SETTINGS)
             optimise_targets(llama, CITIES[:1], PREFIXES, 1, SETTINGS)
-        assert llama.checked_paths == {1: False}
+        assert llama.checked_paths == {1: "plain"}
         assert len(caplog.records) == 1  # said once
         assert "tiny-llama" in caplog.text
         assert word in caplog.text
@@ -375,6 +378,16 @@ class TestFallback:
 
         monkeypatch.setattr(llama.model, "forward", no_cache)
         self.expect_plain(llama, caplog, "takes no cache")
+
+    def test_padded_when_attention_is_the_family_s_own(self, llama, caplog, monkeypatch):
+        """Such a family never calls ours; its tokens would see other rows."""
+        from transformers.models.llama import modeling_llama
+
+        eager = modeling_llama.eager_attention_forward
+        monkeypatch.setattr(modeling_llama.ALL_ATTENTION_FUNCTIONS, "get_interface", lambda *_: eager)
+        optimise_targets(llama, CITIES, PREFIXES, 1, SETTINGS)
+        assert llama.checked_paths[1] != "packed"
+        assert "packed: losses" in caplog.text
 
     def test_when_its_numbers_differ(self, llama, caplog, monkeypatch):
         forward = llama.model.forward
@@ -401,5 +414,5 @@ class TestFallback:
     def test_not_for_a_family_that_takes_it(self, llama, caplog, monkeypatch):
         monkeypatch.setattr(PlainPass, "keep", None)  # the plain pass takes no step
         optimise_targets(llama, CITIES, PREFIXES, 1, MPES)
-        assert llama.checked_paths == {1: True}
+        assert llama.checked_paths == {1: "packed"}
         assert not caplog.records
