@@ -6,8 +6,9 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
-# Threads that spin while they wait starve other processes on the same cores, see encore_core/runtime.py.
+# How threads wait for each other, see encore_core/runtime.py; here for what loads torch before it.
 export OMP_WAIT_POLICY := PASSIVE
+export GOMP_SPINCOUNT := 10000
 
 .PHONY: app setup test test-fast lint format browser screenshots clean
 

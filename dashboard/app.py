@@ -1,6 +1,6 @@
 """The frame around the pages: `streamlit run dashboard/app.py`.
 
-A page is one file in `pages/` and one line in `PAGES`.
+A page is one file in `pages/` and one line in `PAGES`. Pages that only look at runs open without waiting for a model.
 """
 
 from __future__ import annotations
@@ -13,7 +13,11 @@ from encore_core.models import CATALOGUE, DTYPES
 
 PAGES = [
     st.Page("../pages/edit.py", title="Edit", icon=":material/edit_note:", url_path="edit", default=True),
+    st.Page("../pages/run.py", title="Run", icon=":material/play_circle:", url_path="run"),
+    st.Page("../pages/compare.py", title="Compare", icon=":material/compare_arrows:", url_path="compare"),
+    st.Page("../pages/runs.py", title="Runs", icon=":material/list_alt:", url_path="runs"),
 ]
+WITHOUT_MODEL = ("compare", "runs")
 
 
 def main() -> None:
@@ -23,6 +27,10 @@ def main() -> None:
     with st.sidebar:
         st.html('<div class="es-brand">ENCORE <span>Studio</span></div>')
         sidebar = st.container()
+    if "visitor" not in st.session_state and page.url_path in WITHOUT_MODEL:
+        sidebar.caption("The model is loaded by the first page that uses it.")
+        page.run()
+        return
     place = st.empty()
     try:
         visitor = state.visitor(_progress_in(place))

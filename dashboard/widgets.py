@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 from collections.abc import Sequence
 
 import streamlit as st
@@ -100,7 +98,8 @@ def table(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[object]], 
     """A real table, readable by everybody's software. A cell may be a `(text, tone)` pair.
 
     Args:
-        columns: (heading, alignment) with alignment "", "right" or "figures" (which never break).
+        columns: (heading, alignment) with alignment "", "right", "figures" or "name" (which never break), or "about"
+            (left out of narrow pages).
         rows: cells; all are shown as text.
         caption: what the table holds, for those who hear it.
     """
@@ -135,18 +134,3 @@ def tiles(items: Sequence[tuple[str, str, str, str]]) -> None:
         )
         + "</dl>"
     )
-
-
-def neutral_csv(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> bytes:
-    """A CSV file in which no cell can start a formula in a spreadsheet."""
-
-    def neutral(cell: object) -> object:
-        if (isinstance(cell, str) and cell.lstrip()[:1] in tuple("=+-@")) or str(cell)[:1] in ("\t", "\r"):
-            return "'" + str(cell)
-        return "" if cell is None else cell
-
-    stream = io.StringIO()
-    writer = csv.writer(stream)
-    writer.writerow(columns)
-    writer.writerows([neutral(cell) for cell in row] for row in rows)
-    return stream.getvalue().encode("utf-8-sig")

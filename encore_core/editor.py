@@ -502,7 +502,11 @@ class EditSession:
 
 
 def settings_of(lm: EditableModel, method: str, overrides: dict[str, Any] | None = None) -> Settings:
-    """The settings of a method on a loaded model, see `methods.settings_for`."""
+    """The settings of a method on a loaded model, see `methods.settings_for`.
+
+    Raises:
+        InputError: as `methods.settings_for`, and for products in bfloat16 on a processor that has no units for them.
+    """
     config = lm.model.config
     settings = settings_for(
         method,
@@ -511,7 +515,13 @@ def settings_of(lm: EditableModel, method: str, overrides: dict[str, Any] | None
         d_model=lm.d_model,
         n_vocab=config.vocab_size,
     )
-    return override(settings, overrides or {}, lm.n_layers)
+    settings = override(settings, overrides or {}, lm.n_layers)
+    if settings.bfloat16 and lm.device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        raise InputError(
+            "Setting bfloat16 = true is not for this processor: it has no bfloat16 units, and products would take "
+            "hundreds of times as long as in float32; leave it out."
+        )
+    return settings
 
 
 def target_settings(settings: Settings) -> TargetSettings:

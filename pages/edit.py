@@ -13,6 +13,7 @@ from encore_core.editor import settings_of
 from encore_core.errors import InputError
 from encore_core.facts import MAX_BYTES, SLOT, Fact, Neighbour, parse_facts, read_facts
 from encore_core.methods import METHODS, Settings
+from encore_core.tables import neutral_csv
 
 MAIN_METHODS = ("ENCORE", "MEMIT", "EMMET", "AlphaEdit")
 FIELDS = ("subject", "prompt", "target_new", "target_true", "paraphrases", "neighbours")
@@ -637,7 +638,7 @@ def _rows_table(fact: Fact, rows, edited: bool) -> None:
     names = [name for name in rows.columns if name not in ("symbol", "word", "tone", "meaning")]
     st.download_button(
         "Download as CSV",
-        lambda: widgets.neutral_csv(names, rows[names].to_numpy().tolist()),
+        lambda: neutral_csv(names, rows[names].to_numpy().tolist()),
         "encore-edit.csv",
         "text/csv",
         on_click="ignore",

@@ -10,6 +10,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads spin while
 
 import pytest
 import tiny_models
+import tiny_runs
 import torch
 
 from encore_core.editor import EditSession
@@ -62,6 +63,12 @@ def llama_tied() -> EditableModel:
 def lm(request) -> EditableModel:
     """Every tiny model in turn. Tests leave it as they found it."""
     return request.getfixturevalue(request.param.replace("-", "_"))
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(gpt2, tmp_path_factory) -> Path:
+    """The tiny GPT-2 as a model folder."""
+    return tiny_runs.save_model(gpt2, tmp_path_factory.mktemp("models") / "tiny-gpt2")
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
-"""Pictures of the page before and after an edit, wide and narrow, light and dark.
+"""Pictures of the pages, wide and narrow, light and dark: Edit before and after an edit, the others as they open.
 
-python tests/screenshots.py FOLDER [--only 1400-light]
+python tests/screenshots.py FOLDER [--only 1400-light] [--pages edit,run,compare,runs]
+
+What stands on Run, Compare and Runs are the runs of the store in ENCORE_HOME.
 """
 
 from __future__ import annotations
@@ -22,6 +24,11 @@ def settle(page, seconds: float = 240.0) -> None:
     """Wait until the script has run and the charts stand."""
     page.wait_for_selector(".es-status", timeout=1000 * seconds)
     page.wait_for_selector(".js-plotly-plot .main-svg", timeout=1000 * seconds)
+    wait_for_script(page, seconds)
+
+
+def wait_for_script(page, seconds: float = 240.0) -> None:
+    """Wait until the script has run, and a moment for what it drew."""
     page.wait_for_function("!document.querySelector('[data-testid=stApp]').matches('[data-test-script-state=running]')",
                            timeout=1000 * seconds)  # fmt: skip
     page.wait_for_timeout(700)
@@ -38,10 +45,43 @@ def shoot(page, path: Path) -> None:
     page.set_viewport_size(viewport)
 
 
+def shoot_edit(page, address: str, folder: Path, name: str) -> None:
+    """The Edit page before and after an edit."""
+    page.goto(address)
+    settle(page)
+    shoot(page, folder / f"edit-{name}-before.png")
+    started = time.monotonic()
+    page.get_by_role("button", name="Apply edit").click()
+    page.wait_for_function("document.querySelector('[data-testid=n-edits]').textContent == '1'", timeout=120_000)
+    page.wait_for_selector(".es-tone-good .es-remark")
+    print(f"{name}: an edit and its probabilities took {time.monotonic() - started:.1f} s")
+    settle(page)
+    shoot(page, folder / f"edit-{name}-after.png")
+
+
+def shoot_runs(page, address: str, folder: Path, name: str, which: str) -> None:
+    """One of the pages about runs; on Runs the first run is opened, if there is one."""
+    path, _, query = address.partition("?")
+    page.goto(f"{path}/{which}?{query}")
+    page.wait_for_selector("h1", timeout=240_000)
+    wait_for_script(page)
+    if page.locator(".es-figure").count():
+        page.wait_for_selector(".es-figure .main-svg")
+    opener = page.get_by_role("combobox", name="Open a run")
+    if which == "runs" and opener.count():
+        opener.click()
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".es-tiles")
+        wait_for_script(page)
+    shoot(page, folder / f"{which}-{name}.png")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", help="one look, for example 1400-light")
+    parser.add_argument("--pages", default="edit,run,compare,runs", help="which, with commas between")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     with served.app() as address, served.browser() as browser:
@@ -49,20 +89,15 @@ def main() -> None:
             name = f"{width}-{look}"
             if arguments.only not in (None, name):
                 continue
-            page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=look)
-            page.goto(address + ("?embed_options=dark_theme" if look == "dark" else "?embed_options=light_theme"))
-            settle(page)
-            shoot(page, arguments.folder / f"edit-{name}-before.png")
-            started = time.monotonic()
-            page.get_by_role("button", name="Apply edit").click()
-            page.wait_for_function(
-                "document.querySelector('[data-testid=n-edits]').textContent == '1'", timeout=120_000
-            )
-            page.wait_for_selector(".es-tone-good .es-remark")
-            print(f"{name}: an edit and its probabilities took {time.monotonic() - started:.1f} s")
-            settle(page)
-            shoot(page, arguments.folder / f"edit-{name}-after.png")
-            page.close()
+            themed = f"{address}?embed_options={look}_theme"
+            for which in arguments.pages.split(","):
+                page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=look)
+                page.on("pageerror", lambda error, which=which: print(f"{which}: {error}"))
+                if which == "edit":
+                    shoot_edit(page, themed, arguments.folder, name)
+                else:
+                    shoot_runs(page, themed, arguments.folder, name, which)
+                page.close()
 
 
 if __name__ == "__main__":

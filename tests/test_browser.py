@@ -1,4 +1,6 @@
-"""End to end: the served app in a headless Chromium. An edit is made, read from the page, and taken back."""
+"""End to end: the served app in a headless Chromium. An edit is made, read from the page, and taken back; runs go on in
+a process of their own while they are watched, zoomed into, cancelled and compared.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,9 @@ from pathlib import Path
 
 import pytest
 import served
+import tiny_runs
+
+from encore_core.runs import RunStore, prepare, start_worker
 
 MISSING = [
     name
@@ -73,3 +78,85 @@ def test_an_edit_is_seen_and_undone_and_nobody_elses():
         assert page.locator(".es-sentence img, .es-table img, .js-plotly-plot img").count() == 0
         assert page.get_by_role("cell", name="<img src=x>").count() >= 1
         assert not problems
+
+
+# -- long runs ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny_home(tmp_path, monkeypatch, tiny_folder) -> Path:
+    """A data folder of the test's own, and the tiny model as the one that the app loads."""
+    monkeypatch.setenv("ENCORE_HOME", str(tmp_path))
+    monkeypatch.setenv("ENCORE_MODEL", str(tiny_folder))
+    return tmp_path
+
+
+CHART = "document.querySelector('.es-figure.js-plotly-plot')"
+
+
+def test_runs_are_watched_zoomed_into_cancelled_and_compared(tiny_home, tiny_folder, statistics_text):
+    store = RunStore(tiny_home / "runs")
+    facts = tiny_runs.FACTS * 40
+    plans = [
+        tiny_runs.plan(
+            tiny_folder, statistics_text, method=method, n_edits=len(facts), batch_size=1, checkpoint_every=3
+        )
+        for method in ("MEMIT", "ENCORE")
+    ]
+    memit, encore = store.submit([prepare(plan, facts) for plan in plans])
+    worker = start_worker(store, "cpu")
+    try:
+        with served.app() as address, served.browser() as browser:
+            context = browser.new_context(viewport={"width": 1400, "height": 1000})
+            problems: list[str] = []
+            page = context.new_page()
+            page.on("pageerror", lambda error: problems.append(str(error)))
+            page.goto(f"{address}/run", timeout=LONG)
+            page.locator(".es-queue", has_text="number 1").wait_for(timeout=LONG)  # ENCORE waits, MEMIT runs
+            page.locator(".es-figure .main-svg").first.wait_for(timeout=LONG)
+
+            box = page.locator(".es-figure .nsewdrag").first.bounding_box()
+            page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.3 * box["height"])
+            page.mouse.down()
+            page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.7 * box["height"], steps=5)
+            page.mouse.up()
+            page.wait_for_timeout(300)
+            zoomed = page.evaluate(f"{CHART}._fullLayout.xaxis.range.slice()")
+            points = page.evaluate(f"{CHART}._fullData[0].x.length")
+            assert page.evaluate(f"{CHART}._fullLayout.xaxis.autorange") is False
+            page.wait_for_function(f"{CHART}._fullData[0].x.length > {points + 1}", timeout=LONG)
+            assert page.evaluate(f"{CHART}._fullLayout.xaxis.range.slice()") == zoomed
+
+            page.get_by_role("button", name="Cancel").click()
+            page.wait_for_function(
+                f"!document.querySelector('.es-queue')?.textContent.includes('{memit}')", timeout=LONG
+            )
+            assert store.get(memit).status == "cancelled"
+            page.locator(".es-queue", has_text="running").wait_for(timeout=LONG)  # the next one
+            page.wait_for_function(f"document.querySelector('.es-queue')?.textContent.includes('{encore}')")
+            while store.get(encore).done < 6:
+                page.wait_for_timeout(100)
+            store.cancel(encore)
+            page.locator(".es-queue").wait_for(state="detached", timeout=LONG)
+
+            page.goto(f"{address}/compare?run={memit}&run={encore}&at=3&scale=log", timeout=LONG)
+            page.get_by_text("After 3 edits").first.wait_for(timeout=LONG)
+            slider = page.get_by_role("slider")
+            slider.focus()
+            page.keyboard.press("ArrowRight")
+            page.get_by_text("After 6 edits").first.wait_for(timeout=LONG)
+            page.wait_for_function("location.search.includes('at=6')")
+
+            other = browser.new_context().new_page()
+            other.on("pageerror", lambda error: problems.append(str(error)))
+            other.goto(page.url, timeout=LONG)
+            other.get_by_text("After 6 edits").first.wait_for(timeout=LONG)
+            other.locator(".es-figure .main-svg").first.wait_for(timeout=LONG)
+            assert other.evaluate(f"{CHART}._fullLayout.yaxis.type") == "log"
+            with other.expect_download() as download:
+                other.locator(".es-figure [data-title='Download as SVG']").first.click()
+            assert download.value.suggested_filename.endswith(".svg")
+            assert not problems
+    finally:
+        worker.terminate()
+        worker.wait(30)

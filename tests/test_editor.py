@@ -7,6 +7,7 @@ import threading
 
 import pytest
 import torch
+from refusals import refusal
 from test_keys import naive_keys, naive_states
 from tiny_models import CITIES, FACTS, Snapshot, hooks_and_patches
 
@@ -138,6 +139,13 @@ def test_sequential_edits_join_what_is_preserved(llama, new_session):
         assert torch.equal(apart._preservation[layer].dense(), start[layer])
         assert not torch.allclose(together._preservation[layer].dense(), start[layer])
     assert not same(matrices(together), matrices(apart))
+
+
+def test_bfloat16_products_need_a_processor_that_has_them(gpt2, new_session, monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    assert "no bfloat16 units" in refusal(new_session, gpt2, bfloat16="true")
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    assert new_session(gpt2, bfloat16="true").settings.bfloat16
 
 
 def test_a_bfloat16_model_is_edited(gpt2, new_session):

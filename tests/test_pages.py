@@ -296,12 +296,3 @@ def test_chart_labels_are_literal(text):
     shown = label(text, 40)
     assert "<" not in shown and "$" not in shown and "\n" not in shown
     assert len(re.sub(r"&#?\w+;", "x", shown)) <= 42
-
-
-def test_csv_cells_start_no_formula():
-    from dashboard.widgets import neutral_csv
-
-    told = neutral_csv(["a", "b"], [["=1+1", "+x"], ["-2", "@y"], ["\t=1", -0.5], [None, "plain"]]).decode("utf-8-sig")
-    cells = [cell for line in told.splitlines()[1:] for cell in line.split(",")]
-    assert all(cell.lstrip('"')[:1] not in ("=", "+", "@", "\t") for cell in cells)
-    assert "'-2" in cells and "-0.5" in cells and "plain" in cells

@@ -105,6 +105,24 @@ def test_sequential_batches_agree_with_the_published_expression(method, d_mlp, n
     assert torch.equal(sibling.dense(), untouched)
 
 
+@pytest.mark.parametrize("block", [1, 37, 64, 160, 161])
+def test_folding_block_by_block(block, monkeypatch):
+    """Whatever the size of the blocks: P less the products, both its halves, and the shared start untouched."""
+    monkeypatch.setattr(Preservation, "FOLD_BLOCK", block)
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(160, 200, dtype=torch.float64, generator=generator)
+    start = X @ X.T
+    Ys = [torch.randn(160, n, dtype=torch.float64, generator=generator) for n in (7, 30)]
+    wanted = start - sum(Y @ Y.T for Y in Ys)
+    before = start.clone()
+    preservation = Preservation(start)
+    for Y in Ys:
+        preservation.absorb(Y)
+    assert not preservation.recent
+    torch.testing.assert_close(preservation.start, wanted, rtol=1e-12, atol=1e-10)
+    assert torch.equal(start, before)
+
+
 def test_folding_changes_no_product():
     generator = torch.Generator().manual_seed(1)
     start = torch.eye(40, dtype=torch.float64)

@@ -1,0 +1,117 @@
+"""A Plotly figure that is changed in place: new data, a moved marker or a resized page keep the reader's zoom.
+
+`st.plotly_chart` makes a new element whenever the data change. This component hands what is new to `Plotly.react`
+instead, with the plotly.js that comes inside plotly's own wheel, so nothing is fetched from anywhere. The library is a
+component of its own, sent once and cached by Streamlit, lest its five megabytes travel with every change.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+
+import streamlit as st
+
+from dashboard.run_charts import Chart
+
+NARROW = 760
+"""Charts narrower than so many pixels take their layout for narrow pages."""
+
+_DRAW = """
+const ready = async () => { while (!window.Plotly) await new Promise((next) => setTimeout(next, 40)); };
+
+const draw = async (node) => {
+  await ready();
+  const { spec, name } = node.esData;
+  const width = Math.floor(node.clientWidth);
+  if (!width || !node.isConnected) return;
+  const { data, layouts, revision } = JSON.parse(spec);
+  const layout = structuredClone(width < NARROW ? layouts.narrow : layouts.wide);
+  const save = (format) => (gd) => Plotly.downloadImage(gd, { format, filename: name, scale: format === 'png' ? 2 : 1,
+    width: gd.clientWidth, height: gd.clientHeight });
+  node.esWidth = width;
+  node.style.height = `${layout.height}px`;
+  await Plotly.react(node, data, { ...layout, width, uirevision: revision }, {
+    displaylogo: false, displayModeBar: true, showSendToCloud: false, showEditInChartStudio: false,
+    modeBarButtonsToRemove: ['toImage', 'select2d', 'lasso2d', 'autoScale2d', 'sendChartToCloud', 'sendDataToCloud'],
+    modeBarButtonsToAdd: [
+      { name: 'Download as PNG', icon: Plotly.Icons.camera, click: save('png') },
+      { name: 'Download as SVG', icon: Plotly.Icons.disk, click: save('svg') },
+    ],
+  });
+};
+
+export default function ({ parentElement, data }) {
+  const node = parentElement.querySelector('.es-figure');
+  if (!node) return;
+  node.esData = data;
+  node.setAttribute('role', 'figure');
+  node.setAttribute('aria-label', data.alt);
+  if (!node.style.height) node.style.height = `${data.height}px`;
+  draw(node);
+  if (!node.esObserver) {
+    node.esObserver = new ResizeObserver(() => {
+      if (Math.abs(Math.floor(node.clientWidth) - (node.esWidth ?? 0)) > 1) draw(node);
+    });
+    node.esObserver.observe(node);
+  }
+  return () => {
+    node.esObserver?.disconnect();
+    node.esObserver = undefined;
+    if (window.Plotly) Plotly.purge(node);
+  };
+}
+""".replace("NARROW", str(NARROW))
+
+
+def plotly_source() -> str:
+    """The plotly.js of plotly's wheel."""
+    return files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
+
+
+@cache
+def _components():
+    """The library and the figure, registered once a process."""
+    library = st.components.v2.component(
+        "encore_studio.plotly",
+        html="<span></span>",
+        js=f"if (!window.Plotly) {{\n{plotly_source()}\n}}\nexport default () => {{}};",
+    )
+    figure = st.components.v2.component(
+        "encore_studio.figure", html='<div class="es-figure"></div>', js=_DRAW, isolate_styles=False
+    )
+    return library, figure
+
+
+def load_library() -> None:
+    """Bring plotly.js to the browser; once a page, behind the charts, which wait for it."""
+    _components()[0](key="plotly library")
+
+
+def draw(chart: Chart, *, key: str, alt: str, revision: str = "") -> None:
+    """Draw a chart, or change the one that is there.
+
+    Args:
+        chart: from `run_charts`.
+        key: of the element.
+        alt: what it shows, for those who hear it.
+        revision: the reader's zoom is kept as long as this stays the same.
+    """
+    data = chart.figure.to_plotly_json()["data"]
+    payload = {"data": data, "layouts": {"wide": chart.figure.layout, "narrow": chart.narrow}, "revision": revision}
+    _components()[1](
+        key=key,
+        data={
+            "spec": as_json(payload),
+            "alt": alt,
+            "name": f"encore-{key.replace(' ', '-')}",
+            "height": chart.figure.layout.height,
+        },
+    )
+
+
+def as_json(value: object) -> str:
+    """JSON as plotly writes it: numbers that are none become null, arrays are packed."""
+    from plotly.io.json import to_json_plotly
+
+    return to_json_plotly(value)

@@ -1,0 +1,50 @@
+"""Links to a view: what a page shows stands in its address, and an address opened later shows it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from urllib.parse import urlencode
+
+import streamlit as st
+
+View = Mapping[str, str | Sequence[str]]
+
+
+def opened(page: str) -> dict[str, list[str]] | None:
+    """The view that the address asks for, when it is news to the page: a link was opened, or the browser went back.
+
+    Args:
+        page: names the page.
+
+    Returns:
+        query parameters, each a list; None when the address says what the page wrote there itself, or nothing.
+    """
+    asked = {name: st.query_params.get_all(name) for name in st.query_params}
+    return asked if asked and asked != st.session_state.get(_key(page)) else None
+
+
+def write(page: str, view: View) -> None:
+    """Put a view into the address, so that reloading the page, or sending its address, brings it back.
+
+    Args:
+        page: names the page.
+        view: values by name; empty ones are left out.
+    """
+    wanted = _lists(view)
+    if {name: st.query_params.get_all(name) for name in st.query_params} != wanted:
+        st.query_params.from_dict(wanted)
+    st.session_state[_key(page)] = wanted
+
+
+def address(view: View) -> str:
+    """The whole address of a view of the page that is shown."""
+    return f"{st.context.url or ''}?{urlencode(_lists(view), doseq=True)}"
+
+
+def _lists(view: View) -> dict[str, list[str]]:
+    lists = {name: [value] if isinstance(value, str) else list(value) for name, value in view.items()}
+    return {name: values for name, values in lists.items() if values and values != [""]}
+
+
+def _key(page: str) -> str:
+    return f"view in the address of {page}"

@@ -1,0 +1,69 @@
+"""Fields of a plan and of its settings: what they are called, what they mean, how they are typed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from encore_core.methods import METHODS, Settings
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting of a method as a field.
+
+    Attributes:
+        name: as in `methods.Settings`.
+        label, about: for people.
+        step: of the field's arrows; None for text.
+    """
+
+    name: str
+    label: str
+    about: str
+    step: float | int | None
+
+
+SETTINGS = (
+    Setting("layers", "Edited layers", "Blocks whose MLP output matrix is changed, e.g. 6-10 or 6,7,8.", None),
+    Setting("lambda_p", "λp, preservation", "How strongly what the matrix did before is kept.", 100.0),
+    Setting("lambda_n", "λn, norm constraint", "How strongly the matrix is kept from growing.", 5.0),
+    Setting("epsilon", "ε, slack", "EMMET's slack for batches of more than one fact.", 0.05),
+    Setting("null_threshold", "Null-space threshold", "AlphaEdit: eigenvalues of C0 below it count as unused.", 0.01),
+    Setting("l2", "L2", "AlphaEdit's ridge weight.", 1.0),
+    Setting(
+        "mpes_extra_steps",
+        "Extra steps after MPES",
+        "Steps taken after the new answer has become the most probable one in every context.",
+        1,
+    ),
+    Setting("steps", "Steps at most", "Optimisation steps for the target of each fact.", 1),
+    Setting("lr", "Learning rate", "Of the optimisation of targets.", 0.1),
+    Setting("clamp", "Clamp", "Longest change of the hidden state, as a share of its length.", 0.05),
+    Setting("weight_decay", "Weight decay", "Pull of the change towards zero.", 0.1),
+    Setting("kl_factor", "KL factor", "How strongly what is said about the subject in general is kept.", 0.0125),
+    Setting("statistics_tokens", "Tokens of statistics", "Length of the general text behind C0.", 1000),
+)
+
+
+def used_settings(method: str) -> list[Setting]:
+    """The settings that a method uses, in the order shown."""
+    row = METHODS[method]
+    unused = {
+        "lambda_p": row.preservation == "null_space",
+        "lambda_n": not row.norm_constraint,
+        "epsilon": not row.equality,
+        "null_threshold": row.preservation != "null_space",
+        "l2": row.preservation != "null_space",
+        "mpes_extra_steps": not row.mpes,
+    }
+    return [setting for setting in SETTINGS if not unused.get(setting.name, False)]
+
+
+def usual(settings: Settings, name: str) -> str:
+    """A setting's value on a model as text, for an empty field to show."""
+    value = getattr(settings, name)
+    if name != "layers":
+        return f"{value:g}"
+    if len(value) > 2 and value == tuple(range(value[0], value[-1] + 1)):
+        return f"{value[0]}-{value[-1]}"
+    return ",".join(map(str, value))

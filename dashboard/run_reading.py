@@ -1,0 +1,102 @@
+"""What pages read of runs, cached by how far each run has come: a page that is drawn again reads nothing twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import streamlit as st
+
+from dashboard.run_charts import Line
+from dashboard.runs_view import MEASURES, Measure
+from encore_core.runs import RunInfo, RunStore, series
+
+KEPT_FRAMES = 200
+
+
+def version(run: RunInfo) -> tuple[object, ...]:
+    """Changes whenever a checkpoint was added to a run, or dropped because it was resumed from an older state."""
+    return run.id, run.measuring_seconds
+
+
+def norms(store: RunStore, runs: Sequence[RunInfo]) -> pd.DataFrame:
+    """`series.norms` of some runs. Shared between visitors: not to be changed."""
+    return _joined([_series(str(store.folder), "norms", version(run)) for run in runs])
+
+
+def scores(store: RunStore, runs: Sequence[RunInfo], subset: str) -> pd.DataFrame:
+    """Scores of a subset, perplexity and the like, and the largest growth of an edited matrix, in one frame.
+
+    Returns:
+        run, edits, metric, value; metrics as in `runs_view.MEASURES`.
+    """
+    parts = []
+    for run in runs:
+        of_run = _series(str(store.folder), "scores", version(run))
+        parts.append(of_run.loc[of_run["subset"] == subset, ["run", "edits", "metric", "value"]])
+        parts.append(_series(str(store.folder), "measures", version(run)))
+        growth = _series(str(store.folder), "norms", version(run))
+        largest = growth[growth["layer"].isin(run.layers)].groupby("edits", as_index=False)["ratio"].max()
+        parts.append(
+            pd.DataFrame({"run": run.id, "edits": largest["edits"], "metric": "norm_ratio", "value": largest["ratio"]})
+        )
+    return _joined(parts)
+
+
+def checkpoints(store: RunStore, runs: Sequence[RunInfo]) -> pd.DataFrame:
+    """`series.checkpoints` of some runs."""
+    return _joined([_series(str(store.folder), "checkpoints", version(run)) for run in runs])
+
+
+def at_checkpoint(frame: pd.DataFrame, run: str, metric: str, at: int) -> tuple[float | None, int | None]:
+    """A value at the last checkpoint of a run that is not behind `at`, and which one that is.
+
+    Args:
+        frame: as `scores` gives it.
+        run: id.
+        metric: name.
+        at: edits.
+    """
+    rows = frame[(frame["run"] == run) & (frame["metric"] == metric) & (frame["edits"] <= at)]
+    rows = rows.dropna(subset=["value"])
+    if rows.empty:
+        return None, None
+    last = rows.loc[rows["edits"].idxmax()]
+    return float(last["value"]), int(last["edits"])
+
+
+def lines(runs: Sequence[RunInfo]) -> list[Line]:
+    """Runs as charts draw them; names tell apart those of one method."""
+    seen: dict[str, int] = {}
+    methods = [run.method for run in runs]
+    found = []
+    for run in runs:
+        repeat = seen[run.method] = seen.get(run.method, -1) + 1
+        name = run.method if methods.count(run.method) == 1 else f"{run.method} · {_told_apart(run, runs)}"
+        found.append(Line(run.id, run.method, name, run.layers, repeat))
+    return found
+
+
+def _told_apart(run: RunInfo, runs: Sequence[RunInfo]) -> str:
+    alike = [other.name for other in runs if other.method == run.method]
+    return run.name if len(set(alike)) == len(alike) else run.id
+
+
+def known_measures(frame: pd.DataFrame) -> list[Measure]:
+    """The measures that a frame of `scores` holds at all."""
+    there = set(frame["metric"].astype(str)[frame["value"].notna()])
+    return [measure for measure in MEASURES if measure.name in there]
+
+
+@st.cache_resource(show_spinner=False, max_entries=KEPT_FRAMES)
+def _series(folder: str, name: str, key: tuple[object, ...]) -> pd.DataFrame:
+    # cache_resource hands out the object itself, without a copy; nobody here changes it.
+    frame = series.ALL[name](RunStore(folder), [str(key[0])])
+    return frame.astype({"run": str})
+
+
+def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    kept = [frame for frame in frames if len(frame)]
+    if not kept:
+        return frames[0] if frames else pd.DataFrame()
+    return pd.concat(kept, ignore_index=True) if len(kept) > 1 else kept[0]

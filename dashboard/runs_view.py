@@ -1,0 +1,225 @@
+"""Runs in words: what the pages call them, how they stand, and which belong together. Knows no streamlit."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from encore_core.runs import RunInfo
+
+MAIN_METHODS = ("MEMIT", "AlphaEdit", "EMMET", "ENCORE")
+MOST_COMPARED = 4
+COSTLY = "cost"  # why a part was left out, see `encore_core.runs.measuring`
+
+STATUS = {
+    "queued": ("○", "queued", ""),
+    "running": ("▶", "running", "good"),
+    "interrupted": ("▲", "interrupted", "warn"),
+    "cancelled": ("■", "cancelled", ""),
+    "failed": ("✗", "failed", "bad"),
+    "done": ("✓", "done", "good"),
+}
+"""Status → symbol, word, tone."""
+
+PHASES = {
+    "loading": "loading the model",
+    "getting ready": "getting ready",
+    "targets": "finding targets",
+    "keys": "reading keys",
+    "update": "updating matrices",
+    "saving": "saving the state",
+    "measuring": "measuring",
+}
+"""Phase of a worker, or of a batch → what it does."""
+
+SUBSETS = {
+    "sample": "all edited so far (a sample)",
+    "newest": "the newest batch",
+    "first": "the first batch",
+}
+"""Subset of facts that is scored → which facts these are."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Something measured at checkpoints that can be compared.
+
+    Attributes:
+        name: as in the store.
+        title, about: for people.
+        best: "high", "low", "one" for what is nearest to 1, or "" where neither is better.
+        digits: behind the decimal point.
+        series: table of the store: "scores", "measures", "downstream" or "norms".
+    """
+
+    name: str
+    title: str
+    about: str
+    best: str = "high"
+    digits: int = 0
+    series: str = "scores"
+
+
+MEASURES = (
+    Measure("edit_score", "Edit score", "share of edited prompts where the new answer beats the true one"),
+    Measure("paraphrase_score", "Paraphrase score", "the same for paraphrases"),
+    Measure("neighborhood_score", "Neighbourhood score", "share of neighbours whose own answer beats the new one"),
+    Measure("overall_score", "Overall score", "harmonic mean of the three"),
+    Measure("accuracy", "Accuracy", "share of facts whose new answer is the most probable"),
+    Measure("generation_efficacy", "Generation efficacy", "share of facts whose new answer is generated"),
+    Measure("perplexity", "Perplexity", "on a fixed text; lower is better", "low", 1, "measures"),
+    Measure("generation_entropy", "Generation entropy", "of sampled continuations, × 100 bits", "high", 0, "measures"),
+    Measure(
+        "norm_ratio", "‖W‖ / ‖W₀‖", "largest growth among the edited layers; nearer to 1 is better", "one", 3, "norms"
+    ),
+)
+STRIP = ("edit_score", "paraphrase_score", "neighborhood_score", "perplexity")
+"""What is drawn over edits, side by side."""
+
+
+def status_line(run: RunInfo) -> str:
+    """How a run stands, in a few words with a symbol."""
+    symbol, word, _ = STATUS[run.status]
+    if run.status == "running" and run.stop:
+        return f"◌ {'cancelling' if run.stop == 'cancel' else 'stopping'}: ends with this batch"
+    place = f", number {run.position}" if run.position is not None else ""
+    return f"{symbol} {word}{place}"
+
+
+def doing(run: RunInfo) -> str:
+    """What a running run does at this moment; empty for others."""
+    if run.status != "running":
+        return ""
+    detail = run.detail
+    phase = str(detail.get("phase", ""))
+    words = PHASES.get(phase, phase or "starting")
+    if phase in ("measuring", "getting ready", "loading") and detail.get("what"):
+        words += f": {detail['what']}"
+    if isinstance(detail.get("share"), float):
+        words += f", {100 * detail['share']:.0f} %"
+    if phase == "targets" and detail.get("step"):
+        words += f", step {detail['step']}"
+        if isinstance(detail.get("loss"), float):
+            words += f", loss {detail['loss']:.3f}"
+    return words
+
+
+def label(run: RunInfo) -> str:
+    """A run's name for a list: method, edits, what it is called, how it ended unless well, id."""
+    n_edits = run.n_edits if run.status in ("done", "queued", "running") else run.done
+    parts = [run.method, f"{n_edits:,} edits"]
+    parts += [run.name] if run.name != f"{run.method}, {run.n_edits} edits" else []
+    parts += [STATUS[run.status][1]] if run.status != "done" else []
+    return " · ".join([*parts, run.id])
+
+
+def belongs(run: RunInfo) -> tuple[object, ...]:
+    """What runs of one comparison have in common: all but the method and its settings."""
+    plan = run.plan_json
+    return (
+        run.model,
+        run.facts_digest,
+        run.order_digest,
+        run.statistics,
+        run.n_edits,
+        plan.get("seed"),
+        plan.get("batch_size"),
+        plan.get("known"),
+        plan.get("dtype"),
+    )
+
+
+def newest_comparison(runs: Sequence[RunInfo]) -> list[RunInfo]:
+    """The newest finished runs that belong together, one a method, in the methods' order; else what has begun.
+
+    Args:
+        runs: the newest first.
+    """
+    begun = [run for run in runs if run.status == "done"] or [run for run in runs if run.measuring_seconds or run.done]
+    if not begun:
+        return []
+    # A lone newest run must not hide the comparison before it.
+    groups: dict[tuple[object, ...], dict[str, RunInfo]] = {}
+    for run in begun:
+        groups.setdefault(belongs(run), {}).setdefault(run.method, run)
+    chosen = next((group for group in groups.values() if len(group) > 1), next(iter(groups.values())))
+    return in_order(list(chosen.values()))[:MOST_COMPARED]
+
+
+def together_with(run: RunInfo, runs: Sequence[RunInfo]) -> list[RunInfo]:
+    """A run and the newest ones that belong to it, one a method, in the methods' order.
+
+    Args:
+        run: one of them.
+        runs: the newest first.
+    """
+    group = {run.method: run}
+    for other in runs:
+        if belongs(other) == belongs(run):
+            group.setdefault(other.method, other)
+    others = [other for other in group.values() if other.id != run.id][: MOST_COMPARED - 1]
+    return in_order([run, *others])
+
+
+def in_order(runs: Sequence[RunInfo]) -> list[RunInfo]:
+    """Runs in the order of their methods, ENCORE last, ablations behind it."""
+    place = {method: number for number, method in enumerate(MAIN_METHODS)}
+    return sorted(runs, key=lambda run: (place.get(run.method, len(place)), run.method, run.created))
+
+
+def left_out(told: Sequence[str]) -> list[str]:
+    """What was not measured, one line for each part and reason.
+
+    Args:
+        told: of each checkpoint, what `series.checkpoints` has as left_out.
+    """
+    counts: dict[tuple[str, str], int] = {}
+    for text in told:
+        for part, reason in json.loads(text).items():
+            counts[part, reason] = counts.get((part, reason), 0) + 1
+    return [
+        f"{part}: left out at {count} of {len(told)} checkpoints, "
+        + ("for measuring would have gone beyond its cap." if reason == COSTLY else f"for {reason}")
+        for (part, reason), count in counts.items()
+    ]
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds for people: "42 s", "3 min 20 s", "2 h 05 min", "1 d 4 h"."""
+    if seconds is None:
+        return "–"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, hours = seconds // 60, seconds // 3600
+    if minutes < 60:
+        return f"{minutes} min {seconds % 60:02d} s"
+    if hours < 48:
+        return f"{hours} h {minutes % 60:02d} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def size(n_bytes: float) -> str:
+    """Bytes for people, in decimal units: "840 MB", "2.4 GB"."""
+    for unit in ("kB", "MB", "GB"):
+        n_bytes /= 1000
+        if n_bytes < 1000:
+            return f"{n_bytes:.1f} {unit}" if n_bytes < 10 else f"{n_bytes:.0f} {unit}"
+    return f"{n_bytes / 1000:.1f} TB"
+
+
+def moment(at: float | None) -> str:
+    """A time of the clock, with the day unless it is today's; "–" for never."""
+    if at is None:
+        return "–"
+    then = time.localtime(at)
+    return time.strftime("%H:%M" if then[:3] == time.localtime()[:3] else "%Y-%m-%d %H:%M", then)
+
+
+def short_model(name: str) -> str:
+    """The last part of a model's name or folder."""
+    return name.rstrip("/").rpartition("/")[2] or name

@@ -1,0 +1,64 @@
+"""The command `encore`: edit a model, score it, run thousands of edits, list the catalogue.
+
+Exit code 0, or 2 with one line on standard error that says what was wrong. Results go to standard output or to files;
+progress goes to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from encore_core import __version__
+from encore_core.cli import editing, runs
+from encore_core.cli.options import Parser
+from encore_core.errors import InputError
+
+EXIT_BAD_INPUT = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: words after the command's name; those of the process by default.
+
+    Returns:
+        the exit code.
+    """
+    try:
+        options = _parser().parse_args(arguments)
+        logging.basicConfig(level=logging.INFO if options.verbose else logging.ERROR, format="%(message)s")
+        _quieten_libraries(options.verbose)
+        options.command(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has seen enough (`encore runs list | head`); the interpreter is not to try again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except InputError as error:
+        print(f"encore: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("encore: stopped.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="encore", description="Edit facts in language models and measure what that does to them.")
+    parser.add_argument("--version", action="version", version=f"encore {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    editing.add_commands(commands)
+    runs.add_commands(commands)
+    return parser
+
+
+def _quieten_libraries(verbose: bool) -> None:
+    import transformers
+
+    if not verbose:
+        transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()

@@ -1,0 +1,55 @@
+"""What the subcommands have in common: the parser, their options, and how values are read."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from encore_core.errors import InputError, quoted
+from encore_core.methods import check_names
+from encore_core.models import DTYPES
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but with one line on standard error instead of the usage and a line."""
+
+    def error(self, message: str) -> None:
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", default="smollm2-135m", help="catalogue name, folder or hub id (default smollm2-135m)"
+    )
+    parser.add_argument("--device", metavar="D", help="cuda, mps or cpu (default: the best one present)")
+    parser.add_argument("--dtype", metavar="T", help=f"{' or '.join(DTYPES)} (default float32)")
+    parser.add_argument("--verbose", action="store_true", help="log what is done")
+
+
+def positive(text: str) -> int:
+    return _whole(text, 1)
+
+
+def seed(text: str) -> int:
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if not least <= number < 2**63:
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is not a whole number from {least}")
+    return number
+
+
+def overrides(pairs: Sequence[str]) -> dict[str, str]:
+    overrides = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.strip():
+            raise InputError(f"--set {quoted(pair)} is not of the form NAME=VALUE, for example lambda_n=20.")
+        overrides[name.strip()] = value.strip()
+    check_names(overrides)
+    return overrides

@@ -1,0 +1,61 @@
+"""What the command line says while it works: notices and progress bars, on standard error."""
+
+from __future__ import annotations
+
+import sys
+
+from tqdm import tqdm
+
+from encore_core.editor import EditProgress
+
+
+def notice(text: str) -> None:
+    tqdm.write(f"note: {text}", file=sys.stderr)
+
+
+class Bar:
+    """A progress bar on standard error; silent when nobody watches."""
+
+    def __init__(self, label: str, total: float = 1.0, unit: str | None = None):
+        counted = unit is not None
+        self.bar = tqdm(
+            total=total,
+            desc=label,
+            unit=unit or "",
+            file=sys.stderr,
+            leave=counted,
+            disable=None,
+            bar_format=None if counted else "{desc} {percentage:3.0f}%|{bar:20}|",
+        )
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.bar.close()
+
+    def share(self, what: str, share: float) -> None:
+        """Show a phase and its share done, from 0 to 1."""
+        self.bar.set_description_str(what, refresh=False)
+        self.bar.n = share
+        self.bar.refresh()
+
+    def move(self, n: int) -> None:
+        """Show that n more are done."""
+        self.bar.update(n)
+
+    def at(self, n: int, what: str) -> None:
+        """Show how many are done in all, and what is going on."""
+        self.bar.set_postfix_str(what, refresh=False)
+        self.bar.n = n
+        self.bar.refresh()
+
+
+def teller(bar: Bar, batch: int):
+    def tell(progress: EditProgress) -> None:
+        if progress.phase == "targets":
+            bar.bar.set_postfix_str(f"batch {batch}, step {progress.step}, loss {progress.loss:.2f}")
+        else:
+            bar.bar.set_postfix_str(f"batch {batch}, layer {progress.done} of {progress.total}")
+
+    return tell

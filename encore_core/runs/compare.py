@@ -1,0 +1,65 @@
+"""Whether runs can be compared: what else than the method differs between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from encore_core.runs.rows import RunInfo
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Something that a comparison should have in common and does not.
+
+    Attributes:
+        what: "facts", "order", "seed", …
+        values: of each run, in order, as text.
+    """
+
+    what: str
+    values: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.what}: {' / '.join(self.values)}"
+
+
+def differences(runs: Sequence[RunInfo]) -> list[Difference]:
+    """What differs between runs that a fair comparison has in common, the gravest first.
+
+    Args:
+        runs: two or more; of fewer nothing differs.
+    """
+
+    def planned(run: RunInfo, name: str) -> str:
+        return str(run.plan_json.get(name))
+
+    # What is compared, and how it is shown.
+    compared = (
+        ("model", lambda run: run.fingerprint or run.model, lambda run: _base(run.model)),
+        ("facts", lambda run: run.facts_digest, lambda run: f"{run.n_edits} of {_base(planned(run, 'facts'))}"),
+        ("order", lambda run: run.order_digest, lambda run: planned(run, "order")),
+        ("seed", lambda run: planned(run, "seed"), None),
+        ("statistics", lambda run: run.statistics, None),
+        ("batch size", lambda run: planned(run, "batch_size"), None),
+        ("known facts", lambda run: planned(run, "known"), None),
+        ("precision", lambda run: planned(run, "dtype"), None),
+        ("device", lambda run: run.device, None),
+    )
+    found: list[Difference] = []
+    for what, key, shown in compared:
+        keys = [key(run) for run in runs]
+        if len(set(keys)) < 2:
+            continue
+        texts = [(shown or key)(run) for run in runs]
+        if len(set(texts)) == 1:  # told apart by content alone
+            texts = [f"{text} ({value[:8]})" for text, value in zip(texts, keys, strict=True)]
+        found.append(Difference(what, tuple(texts)))
+    # Other facts are in another order, of course.
+    kinds = {entry.what for entry in found}
+    return [entry for entry in found if entry.what != "order" or "facts" not in kinds]
+
+
+def _base(path: str) -> str:
+    """The last part of a path; folders on somebody's machine say little."""
+    return path.rstrip("/").rpartition("/")[2] or path

@@ -1,0 +1,250 @@
+"""What a run will cost in time, memory and disk, told before it starts.
+
+    calibration = calibrate(lm, prepared)         # a few facts edited and measured for the watch, then thrown away
+    cost = estimate(prepared, calibration)
+
+A calibration is kept in the data folder, under everything that it depends on, so it is made once for each model, method
+and machine. Times of a batch are taken to grow in proportion to its facts, which is on the safe side: larger batches
+share more work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from encore_core.downstream import evaluate_tasks, load_tasks
+from encore_core.editor import EditSession
+from encore_core.errors import InputError
+from encore_core.fluency import generation_entropy, perplexity
+from encore_core.metrics import evaluate
+from encore_core.models import EditableModel, Progress
+from encore_core.runs.measuring import ENTROPY_PROMPTS, ENTROPY_TOKENS, passages
+from encore_core.runs.plan import PreparedRun, batch_ends, checkpoints
+from encore_core.storage import data_folder, replacing
+from encore_core.sublayers import measure_contributions
+
+log = logging.getLogger(__name__)
+
+CALIBRATION_VERSION = 1
+CALIBRATED_FACTS = 4
+"""Facts edited and scored for the watch."""
+
+CALIBRATED_TOKENS = 256
+"""Tokens of the fixed text that are read for the watch."""
+
+CALIBRATED_SAMPLES = 10
+"""Tokens that are sampled for the watch, behind each prompt."""
+
+CALIBRATED_TESTS = 2
+"""Tests of each downstream task that are asked for the watch; running the task's examples counts with them."""
+
+FIXED_TEXT_TOKENS = 2500
+"""About as many as the fixed text has, whatever the tokenizer."""
+
+PROCESS_BYTES = 700_000_000
+"""Resident memory of a worker without a model: Python, torch and transformers."""
+
+WORKING_BYTES = 500_000_000
+"""Activations of the target optimisation and of measuring, at most."""
+
+DISK_BYTES_PER_SECOND = 200e6
+ROW_BYTES = 60
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Seconds and sizes, as found on this machine for a model and a method.
+
+    Attributes:
+        fact_seconds: to find the target of a fact and read its keys.
+        batch_seconds: to update the layers, once a batch.
+        scored_fact_seconds: to score a fact.
+        perplexity_seconds, contributions_seconds, entropy_seconds: of these parts of measuring.
+        downstream_test_seconds: of one test of each task; 0 without data.
+        weights_bytes: of the model.
+        matrices_bytes: of the edited matrices.
+        preservation_bytes: of P of all edited layers.
+        n_layers: of the model.
+    """
+
+    fact_seconds: float
+    batch_seconds: float
+    scored_fact_seconds: float
+    perplexity_seconds: float
+    contributions_seconds: float
+    entropy_seconds: float
+    downstream_test_seconds: float
+    weights_bytes: int
+    matrices_bytes: int
+    preservation_bytes: int
+    n_layers: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run is expected to cost.
+
+    Attributes:
+        seconds: all in all, without loading the model.
+        editing_seconds: of them editing and saving.
+        measuring_seconds: of them measuring, the plan's cap taken into account.
+        capped: whether the cap will leave parts of some checkpoints out.
+        n_checkpoints: checkpoints, first and last included.
+        memory_bytes: the worker's resident memory at most; on an accelerator shared between it and the machine.
+        disk_bytes: what the run's files take at most.
+    """
+
+    seconds: float
+    editing_seconds: float
+    measuring_seconds: float
+    capped: bool
+    n_checkpoints: int
+    memory_bytes: int
+    disk_bytes: int
+
+
+def calibrate(lm: EditableModel, run: PreparedRun, progress: Progress | None = None) -> Calibration:
+    """Time a few facts of a run on its model; at once when it was done before.
+
+    The model is left as it was found, whatever edits somebody has in it.
+
+    Args:
+        lm: the run's model, loaded.
+        run: what would be run.
+        progress: told of the phases.
+
+    Raises:
+        InputError: when the facts or the settings cannot be used.
+    """
+    file = data_folder() / "calibration" / f"{_identity(lm, run)}.json"
+    try:
+        return Calibration(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        found = _measure(lm, run, progress or (lambda what, share: None))
+    with replacing(file) as part:
+        part.write_text(json.dumps(asdict(found), indent=1), encoding="utf-8")
+    return found
+
+
+def estimate(run: PreparedRun, calibration: Calibration) -> Estimate:
+    """The cost of a run.
+
+    Args:
+        run: what would be run.
+        calibration: of its model and method on this machine.
+    """
+    plan, c = run.plan, calibration
+    ends = batch_ends(run.facts, plan.batch_size)
+    points = checkpoints(ends, plan.checkpoint_every)
+    n_facts = len(run.facts)
+    state_bytes = c.matrices_bytes + c.preservation_bytes
+    saving = (len(points) - 1) * 2 * state_bytes / DISK_BYTES_PER_SECOND  # written, and read for its digest
+    editing = n_facts * c.fact_seconds + len(ends) * c.batch_seconds + saving
+
+    wanted = plan.measure
+    n_scored = sum(
+        min(n_facts, wanted.sample_facts if subset == "sample" else min(plan.batch_size, wanted.batch_facts))
+        for subset in wanted.subsets
+    )
+    once = (
+        n_scored * c.scored_fact_seconds
+        + wanted.perplexity * c.perplexity_seconds
+        + wanted.contributions * c.contributions_seconds
+        + wanted.generation_entropy * c.entropy_seconds
+        + (wanted.downstream is not None) * wanted.downstream_tests * c.downstream_test_seconds
+    )
+    in_full, between = 2 * once, (len(points) - 2) * once
+    if wanted.share_cap is not None:
+        # Of what the cap allows, the first checkpoint has used up its part.
+        between = min(between, max(0.0, wanted.share_cap * editing - once))
+    rows = n_facts * (1 + 25 * min(1, wanted.trajectory_facts / n_facts)) + 5 * len(ends)
+    rows += len(points) * (c.n_layers + 9 * len(wanted.subsets) + wanted.contributions * (2 * c.n_layers + 1) + 10)
+    return Estimate(
+        seconds=editing + in_full + between,
+        editing_seconds=editing,
+        measuring_seconds=in_full + between,
+        capped=between < (len(points) - 2) * once,
+        n_checkpoints=len(points),
+        # P is there as the start and as the run's own, and once more while a state is written.
+        memory_bytes=PROCESS_BYTES + WORKING_BYTES + c.weights_bytes + 2 * c.matrices_bytes + 3 * c.preservation_bytes,
+        disk_bytes=math.ceil(2 * state_bytes + c.matrices_bytes + rows * ROW_BYTES + 1000 * n_facts),
+    )
+
+
+def _identity(lm: EditableModel, run: PreparedRun) -> str:
+    """A name for everything that a calibration depends on."""
+    plan = run.plan
+    decisive: dict[str, Any] = {
+        "version": CALIBRATION_VERSION,
+        "model": lm.fingerprint,
+        "device": str(lm.device),
+        "dtype": str(lm.dtype),
+        "threads": torch.get_num_threads(),
+        "settings": asdict(run.settings),
+        "generate": plan.measure.generate,
+        "downstream": plan.measure.downstream is not None,
+        "batch": min(plan.batch_size, CALIBRATED_FACTS),
+    }
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _measure(lm: EditableModel, run: PreparedRun, tell: Progress) -> Calibration:
+    plan = run.plan
+    facts = list(run.facts[: min(plan.batch_size, CALIBRATED_FACTS)])
+    session = EditSession(
+        lm,
+        plan.method,
+        seed=plan.seed,
+        settings=dict(plan.overrides),
+        statistics_text=Path(plan.statistics_text) if plan.statistics_text else None,
+        keep_history=False,
+    )
+    tell("Timing a few edits", 0.0)
+    session.prepare()
+    report = session.edit(facts, known="edit", measure=False)
+    tell("Timing measurements", 0.5)
+    prompts = [facts[0].text] * ENTROPY_PROMPTS
+    with session.edited():
+        scores = _seconds(lambda: evaluate(lm, facts, generate=plan.measure.generate))
+        read = _seconds(lambda: perplexity(lm, n_tokens=CALIBRATED_TOKENS))
+        contributions = _seconds(lambda: measure_contributions(lm, passages(lm)))
+        sampled = _seconds(lambda: generation_entropy(lm, prompts, CALIBRATED_SAMPLES))
+        asked = 0.0
+        if plan.measure.downstream is not None:
+            tasks = load_tasks(plan.measure.downstream)
+            asked = _seconds(lambda: evaluate_tasks(lm, tasks, max_tests=CALIBRATED_TESTS))
+    tell("Timing measurements", 1.0)
+    return Calibration(
+        fact_seconds=(report.seconds["targets"] + report.seconds["keys"]) / len(facts),
+        batch_seconds=report.seconds["update"],
+        scored_fact_seconds=scores / len(facts),
+        perplexity_seconds=read * FIXED_TEXT_TOKENS / CALIBRATED_TOKENS,
+        contributions_seconds=contributions,
+        entropy_seconds=sampled * ENTROPY_TOKENS / CALIBRATED_SAMPLES,
+        downstream_test_seconds=asked / CALIBRATED_TESTS,
+        weights_bytes=sum(parameter.nbytes for parameter in lm.model.parameters()),
+        matrices_bytes=sum(lm.parameter(layer).nbytes for layer in session.settings.layers),
+        preservation_bytes=len(session.settings.layers) * lm.d_mlp**2 * 8,
+        n_layers=lm.n_layers,
+    )
+
+
+def _seconds(take: Callable[[], object]) -> float:
+    """How long something takes; nothing when this model does not take it, because the run will leave it out, too."""
+    began = time.perf_counter()
+    try:
+        take()
+    except InputError as error:
+        log.info("Not timed: %s", error)
+        return 0.0
+    return time.perf_counter() - began

@@ -1,0 +1,152 @@
+"""What leaves the store: every series as CSV, the settings as JSON, and the edited model as a folder."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from encore_core.errors import InputError, quoted
+from encore_core.export import check_output_folder, write_edited_model
+from encore_core.models import Progress, load_model
+from encore_core.norms import matrix_norms, norm_ratios
+from encore_core.runs import series
+from encore_core.runs.plan import MeasurePlan, RunPlan
+from encore_core.runs.rows import RunInfo
+from encore_core.runs.state import load_matrices
+from encore_core.runs.store import RunStore
+from encore_core.storage import replacing
+from encore_core.tables import neutral_csv
+
+SETTINGS_FILE = "run.json"
+MODEL_FOLDER = "model"
+
+
+def export_run(
+    store: RunStore, run_id: str, folder: Path, with_model: bool = False, progress: Progress | None = None
+) -> list[Path]:
+    """Write a run into a new folder: a CSV file for each series, `run.json`, and `model/` when asked for.
+
+    Args:
+        store: where the run is.
+        run_id: which.
+        folder: must not exist or be empty.
+        with_model: whether to write the edited model, too: as it is at the end, or as it was last saved.
+        progress: told of the phases of writing the model.
+
+    Returns:
+        what was written.
+
+    Raises:
+        InputError: unknown run, a folder that cannot be written, a model that has changed or was never saved.
+    """
+    run = store.get(run_id)
+    check_output_folder(folder)
+    written: list[Path] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in series.ALL:
+            written.append(folder / f"{name}.csv")
+            with replacing(written[-1]) as part:
+                part.write_bytes(series_csv(store, name, [run.id]))
+        written.append(folder / SETTINGS_FILE)
+        with replacing(written[-1]) as part:
+            part.write_text(json.dumps(settings_of_run(run), indent=1, ensure_ascii=False), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"The run cannot be exported to {folder}: {error.strerror or error}.") from error
+    if with_model:
+        written.append(folder / MODEL_FOLDER)
+        export_model(store, run.id, written[-1], progress)
+    return written
+
+
+def series_csv(store: RunStore, name: str, ids: Sequence[str]) -> bytes:
+    """Every row of a series of some runs as CSV, harmless in a spreadsheet.
+
+    Args:
+        store: where the runs are.
+        name: from `series.ALL`.
+        ids: of the runs.
+
+    Raises:
+        InputError: for a name that is no series.
+    """
+    if name not in series.ALL:
+        raise InputError(f"Unknown series {quoted(name)}; choose one of {', '.join(series.ALL)}.")
+    frame = series.every_row(store, name, ids)
+    cells = frame.astype(object).where(frame.notna(), None)
+    return neutral_csv(list(frame.columns), cells.itertuples(index=False, name=None))
+
+
+def settings_of_run(run: RunInfo) -> dict[str, Any]:
+    """Everything that decided what the run did, as plain JSON values, and the command that repeats it."""
+    return run.as_dict() | {"command": command_line(run.plan)}
+
+
+def command_line(plan: RunPlan) -> str:
+    """The `encore run` that repeats a plan, as one types it in a shell."""
+    words = ["encore", "run", "--model", plan.model, "--method", plan.method, "--facts", plan.facts]
+    words += ["--edits", str(plan.n_edits)] if plan.n_edits else []
+    words += ["--batch-size", str(plan.batch_size)]
+    words += ["--checkpoint-every", str(plan.checkpoint_every)] if plan.checkpoint_every else []
+    default, measure = RunPlan(), plan.measure
+    for option, value, usual in (
+        ("--name", plan.name, default.name),
+        ("--order", plan.order, default.order),
+        ("--seed", plan.seed, default.seed),
+        ("--known", plan.known, default.known),
+        ("--device", plan.device, default.device),
+        ("--dtype", plan.dtype, default.dtype),
+        ("--statistics-text", plan.statistics_text, default.statistics_text),
+        ("--downstream", measure.downstream, None),
+    ):
+        words += [option, str(value)] if value != usual else []
+    for name, value in plan.overrides.items():
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        words += ["--set", f"{name}={text}"]
+    for name, value in vars(measure).items():
+        if name != "downstream" and value != getattr(MeasurePlan(), name):
+            text = ",".join(value) if isinstance(value, tuple) else str(value)
+            words += ["--measure", f"{name}={'none' if value is None else text}"]
+    return shlex.join(words)
+
+
+def export_model(store: RunStore, run_id: str, folder: Path, progress: Progress | None = None) -> int:
+    """Write a run's edited model as an ordinary transformers folder, loaded again and checked.
+
+    Args:
+        store, run_id: which run.
+        folder: where to; must not exist or be empty.
+        progress: told of the phases.
+
+    Returns:
+        how many facts have been edited in it.
+
+    Raises:
+        InputError: when nothing was saved yet, the model is no longer the one that was edited, or it cannot be written.
+    """
+    run = store.get(run_id)
+    check_output_folder(folder)
+    matrices, edits = load_matrices(store.folder_of(run.id), store.states(run.id))
+    edits = run.n_edits if edits is None else edits
+    plan = run.plan
+    lm = load_model(plan.model, plan.device, plan.dtype, progress)
+    if lm.fingerprint != run.fingerprint:
+        raise InputError(
+            f"The model {quoted(plan.model)} has changed since run {run.id} was started (fingerprint {lm.fingerprint}, "
+            f"then {run.fingerprint}); put the model back to export the run."
+        )
+    matrices = {layer: matrix.to(lm.device) for layer, matrix in matrices.items()}
+    before = matrix_norms({layer: lm.matrix(layer) for layer in matrices})
+    after = matrix_norms(matrices)
+    ratios = norm_ratios(after, before)
+    report = settings_of_run(run) | {
+        "n_edits": edits,
+        "norms": {
+            str(layer): {"original": before[layer], "edited": after[layer], "ratio": ratios[layer]} for layer in after
+        },
+    }
+    write_edited_model(folder, lm, matrices, report, progress)
+    return edits

@@ -1,0 +1,479 @@
+"""Plans: everything that decides what a run does, checked before anything starts, and the facts it will edit.
+
+    plan = RunPlan(method="ENCORE", facts="bundled", n_edits=200, batch_size=20)
+    ready = prepare(plan)                    # reads the facts, looks at the model's configuration
+    [run_id] = RunStore().submit([ready])
+
+Facts are chosen here, once, and copied into the run's folder, so that nothing that happens to the file afterwards
+changes the run. All methods of a comparison get the same facts in the same order, whatever the model says already.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from encore_core.covariance import SAMPLED_TEXT
+from encore_core.downstream import load_tasks
+from encore_core.errors import InputError, quoted
+from encore_core.facts import Fact, duplicate_subjects, read_facts
+from encore_core.methods import Settings, check_names, find_method, settings_for
+from encore_core.models import CATALOGUE, DTYPES, Progress, choose_device, describe_model
+
+PLAN_VERSION = 1
+"""Version of a plan's JSON form; raised when its fields change their meaning."""
+
+ORDERS = ("file", "shuffled")
+KNOWN = ("edit", "skip")
+SUBSETS = ("sample", "newest", "first")
+"""Which facts are scored at a checkpoint: a fixed sample of those edited so far, the newest batch, the first batch."""
+
+MOST_EDITS = 1_000_000
+DUPLICATES_NAMED = 5
+
+
+@dataclass(frozen=True)
+class MeasurePlan:
+    """What is measured at the checkpoints of a run. Norms of all layers are always among it: they cost next to nothing.
+
+    Attributes:
+        subsets: which facts are scored, from `SUBSETS`; empty for none.
+        sample_facts: size of the sample of the facts edited so far.
+        batch_facts: at most so many facts of the newest and of the first batch.
+        generate: whether scores contain generation efficacy, their most costly part.
+        perplexity: whether to measure it on the fixed text.
+        generation_entropy: whether to sample continuations and measure their entropy.
+        contributions: whether to measure what each sublayer adds to the residual stream.
+        downstream: folder with the data of the downstream tasks; None to leave them out.
+        downstream_tests: tests a task at most.
+        share_cap: measuring between the first and the last checkpoint stops short of this share of the seconds spent
+            editing so far; None for no cap. The first and the last checkpoint are measured in full.
+        trajectory_facts: of so many facts, spread over the run, every step of the target optimisation is kept.
+
+    Raises:
+        InputError: for a value that the field cannot take.
+    """
+
+    subsets: tuple[str, ...] = SUBSETS
+    sample_facts: int = 50
+    batch_facts: int = 20
+    generate: bool = True
+    perplexity: bool = True
+    generation_entropy: bool = True
+    contributions: bool = True
+    downstream: str | None = None
+    downstream_tests: int = 20
+    share_cap: float | None = 0.25
+    trajectory_facts: int = 100
+
+    def __post_init__(self) -> None:
+        put = _putter(self)
+        put("subsets", _subsets(self.subsets))
+        put("sample_facts", _whole("sample_facts", self.sample_facts, 1, 10_000))
+        put("batch_facts", _whole("batch_facts", self.batch_facts, 1, 10_000))
+        for name in ("generate", "perplexity", "generation_entropy", "contributions"):
+            put(name, _flag(name, getattr(self, name)))
+        put("downstream", _path("downstream", self.downstream))
+        put("downstream_tests", _whole("downstream_tests", self.downstream_tests, 1, 100))
+        if self.share_cap is not None:
+            put("share_cap", _number("share_cap", self.share_cap, 0, 1000))
+        put("trajectory_facts", _whole("trajectory_facts", self.trajectory_facts, 0, 10_000))
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run is to do.
+
+    Attributes:
+        method: a name from `methods.METHODS`.
+        model: catalogue name, folder or hub id.
+        facts: a file that `facts.read_facts` takes, or "bundled".
+        n_edits: facts to edit; None for all there are.
+        batch_size: facts solved together.
+        checkpoint_every: edits between checkpoints; None for a tenth of the run. A checkpoint falls on the end of the
+            batch that reaches it; 0 edits and the last one are checkpoints always.
+        name: how people call it; made of method and size when it is empty.
+        order: "file" takes the first facts of the file, "shuffled" draws from all of them.
+        seed: of the shuffling, of the sampled prefixes, and of what is drawn for measuring.
+        overrides: settings that replace the method's, see `methods.SETTABLE`.
+        known: facts that the model says already: "edit" them too (then all methods see the same facts), or "skip".
+        device: "cpu", "cuda", "cuda:1", "mps"; None for the best one present.
+        dtype: "float32" or "bfloat16"; None for float32.
+        statistics_text: text file for C0; None for the bundled sample.
+        measure: what is measured at checkpoints.
+
+    Raises:
+        InputError: for a value that the field cannot take. What needs a look at the facts, the model or the machine is
+            refused by `prepare`.
+    """
+
+    method: str = "ENCORE"
+    model: str = "smollm2-135m"
+    facts: str = "bundled"
+    n_edits: int | None = None
+    batch_size: int = 50
+    checkpoint_every: int | None = None
+    name: str = ""
+    order: str = "file"
+    seed: int = 0
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    known: str = "edit"
+    device: str | None = None
+    dtype: str | None = None
+    statistics_text: str | None = None
+    measure: MeasurePlan = field(default_factory=MeasurePlan)
+
+    def __post_init__(self) -> None:
+        put = _putter(self)
+        put("method", find_method(self.method).name)
+        put("model", _text("model", self.model, 4096))
+        put("facts", _path("facts", self.facts) or _missing("facts", 'a file, or "bundled"'))
+        if self.n_edits is not None:
+            put("n_edits", _whole("n_edits", self.n_edits, 1, MOST_EDITS))
+        put("batch_size", _whole("batch_size", self.batch_size, 1, 100_000))
+        if self.checkpoint_every is not None:
+            put("checkpoint_every", _whole("checkpoint_every", self.checkpoint_every, 1, MOST_EDITS))
+        put("name", _text("name", self.name, 100, empty=True))
+        put("order", _choice("order", self.order, ORDERS))
+        put("seed", _whole("seed", self.seed, 0, 2**63 - 1))
+        put("overrides", _overrides(self.overrides))
+        put("known", _choice("known", self.known, KNOWN))
+        if self.device is not None:
+            put("device", _text("device", self.device, 40))
+        if self.dtype is not None:
+            put("dtype", _choice("dtype", self.dtype, tuple(DTYPES)))
+        put("statistics_text", _path("statistics_text", self.statistics_text))
+        if not isinstance(self.measure, MeasurePlan):
+            raise InputError(f"measure {quoted(self.measure)} is no MeasurePlan; give one.")
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as plain JSON values, with the version of their form."""
+        return {"version": PLAN_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any] | str) -> RunPlan:
+        """The plan that `to_json` gave, as values or as text. Fields left out take their defaults.
+
+        Raises:
+            InputError: for broken JSON, another version, unknown fields, or values that a field cannot take.
+        """
+        if isinstance(values, str):
+            try:
+                values = json.loads(values)
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"The plan is not valid JSON ({error}); give what to_json() wrote.") from error
+        values = _fields_of(cls, values, "plan", besides=("version",))
+        version = values.pop("version", PLAN_VERSION)
+        if version != PLAN_VERSION or isinstance(version, bool):
+            raise InputError(
+                f"The plan has version {quoted(version)}, but this program reads version {PLAN_VERSION}; "
+                "use the program that wrote it."
+            )
+        if "measure" in values:
+            values["measure"] = MeasurePlan(**_fields_of(MeasurePlan, values["measure"], "plan's measure"))
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A plan that can start: checked against facts, model and machine, with nothing left to choose.
+
+    Attributes:
+        plan: with every open choice made (number of edits, checkpoints, name, device, dtype).
+        facts: what will be edited, in order; the batches are `batch_ends(facts, plan.batch_size)`.
+        settings: of the method on this model.
+        notices: what the user should know before the start, one line each.
+        facts_digest: of the facts whatever their order, 16 hex digits.
+        order_digest: of the facts in their order, that is of the file in the run's folder.
+        statistics: what C0 is made of: digest of the text and number of tokens.
+    """
+
+    plan: RunPlan
+    facts: tuple[Fact, ...] = field(repr=False)
+    settings: Settings
+    notices: tuple[str, ...]
+    facts_digest: str
+    order_digest: str
+    statistics: str
+
+
+def prepare(plan: RunPlan, facts: Sequence[Fact] | None = None, progress: Progress | None = None) -> PreparedRun:
+    """Check a plan against its facts, its model and this machine, and choose what it will edit.
+
+    The model's weights are not loaded, so this takes a second; the embedded model is unpacked if it never was.
+
+    Args:
+        plan: what is wanted.
+        facts: the content of `plan.facts` where the caller has read it already (an upload, or several methods on one
+            file); read from there by default.
+        progress: told of the unpacking.
+
+    Raises:
+        InputError: unreadable facts, fewer facts than edits, unknown model, method, setting, device or dtype, settings
+            out of range, unreadable text of statistics or downstream data.
+    """
+    read = list(facts) if facts is not None else read_facts(plan.facts)
+    if not read:
+        raise InputError("There is no fact to edit; give at least one.")
+    n_edits = plan.n_edits or len(read)
+    if n_edits > len(read):
+        raise InputError(
+            f"n_edits {n_edits} is more than the {len(read)} facts in {quoted(plan.facts)}; "
+            f"give a number up to {len(read)}, or a larger file."
+        )
+    device = choose_device(plan.device)
+    shape = describe_model(plan.model, plan.dtype, progress)
+    settings = settings_for(
+        plan.method,
+        model_type=shape.model_type,
+        n_layers=shape.n_layers,
+        d_model=shape.d_model,
+        n_vocab=shape.n_vocab,
+        overrides=plan.overrides,
+    )
+    if plan.measure.downstream is not None:
+        load_tasks(Path(plan.measure.downstream))
+    chosen, moved = arranged(choose_facts(read, n_edits, plan.order, plan.seed), plan.batch_size)
+    done = replace(
+        plan,
+        # The worker has a working folder of its own.
+        model=plan.model if plan.model in CATALOGUE else _absolute_folder(plan.model),
+        statistics_text=plan.statistics_text and str(Path(plan.statistics_text).absolute()),
+        measure=replace(
+            plan.measure, downstream=plan.measure.downstream and str(Path(plan.measure.downstream).absolute())
+        ),
+        n_edits=n_edits,
+        checkpoint_every=plan.checkpoint_every or max(plan.batch_size, math.ceil(n_edits / 10)),
+        name=plan.name or f"{plan.method}, {n_edits} edits",
+        device=f"cuda:{device.index or 0}" if device.type == "cuda" else str(device),
+        dtype=plan.dtype or "float32",
+    )
+    lines = fact_lines(chosen)
+    return PreparedRun(
+        plan=done,
+        facts=tuple(chosen),
+        settings=settings,
+        notices=(*_duplicates(chosen), *moved, *_untested(settings, plan.model)),
+        facts_digest=digest_of("".join(sorted(lines))),
+        order_digest=digest_of("".join(lines)),
+        statistics=f"{_statistics_digest(plan.statistics_text)}, {settings.statistics_tokens} tokens",
+    )
+
+
+# -- choosing facts ----------------------------------------------------------------------------------------------------
+
+
+def choose_facts(facts: Sequence[Fact], n: int, order: str, seed: int) -> list[Fact]:
+    """The facts of a run: the first n of the file, or of a seeded shuffling of all of it.
+
+    In either case a longer run begins with the facts of a shorter one.
+    """
+    chosen = list(facts)
+    if order == "shuffled":
+        random.Random(seed).shuffle(chosen)
+    return chosen[:n]
+
+
+def arranged(facts: Sequence[Fact], batch_size: int) -> tuple[list[Fact], list[str]]:
+    """Facts in an order in which no batch holds two answers to one prompt, or one edit twice.
+
+    Facts of a batch are solved together, so such facts cannot stand in one batch; in different batches the later edit
+    is a new one. CounterFact has a few of them. One that comes too early is put off to the next batch.
+
+    Args:
+        facts: in the order wanted.
+        batch_size: facts a batch.
+
+    Returns:
+        the facts in their new order, and one line for each that was put off.
+    """
+    result: list[Fact] = []
+    notices: list[str] = []
+    waiting = deque(facts)
+    while waiting:
+        batch: list[Fact] = []
+        later: list[Fact] = []
+        prompts: set[str] = set()
+        while waiting and len(batch) < batch_size:
+            fact = waiting.popleft()
+            if fact.asked in prompts:
+                later.append(fact)
+                notices.append(
+                    f"The fact about {quoted(fact.subject)} is put off to a later batch: "
+                    f"batch {len(result) // batch_size + 1} has {quoted(fact.text)} already."
+                )
+            else:
+                prompts.add(fact.asked)
+                batch.append(fact)
+        result += batch
+        waiting.extendleft(reversed(later))
+    return result, notices
+
+
+def batch_ends(facts: Sequence[Fact], batch_size: int) -> list[int]:
+    """Where the batches of a run end, in facts from its start; the last entry is the number of facts.
+
+    Batches are full but for the last, or last ones where nothing was left that could fill them (see `arranged`).
+    """
+    ends: list[int] = []
+    prompts: set[str] = set()
+    for position, fact in enumerate(facts):
+        if position - (ends[-1] if ends else 0) == batch_size or fact.asked in prompts:
+            ends.append(position)
+            prompts = set()
+        prompts.add(fact.asked)
+    return [*ends, len(facts)]
+
+
+def checkpoints(ends: Iterable[int], every: int) -> list[int]:
+    """The checkpoints of a run: 0, the end of each batch that reaches a multiple of `every`, and the last end."""
+    found, before = [0], 0
+    for end in ends:
+        if end // every > before // every:
+            found.append(end)
+        before = end
+    return found if found[-1] == before else [*found, before]
+
+
+def fact_lines(facts: Iterable[Fact]) -> list[str]:
+    """Facts as the lines of the file in a run's folder."""
+    return [json.dumps(fact.to_dict(), ensure_ascii=False, separators=(",", ":")) + "\n" for fact in facts]
+
+
+def facts_from_lines(text: str) -> list[Fact]:
+    """Facts from what `fact_lines` wrote.
+
+    Raises:
+        InputError: when it is something else.
+    """
+    try:
+        return [Fact(**json.loads(line)) for line in text.split("\n") if line]
+    except (ValueError, TypeError) as error:
+        raise InputError(f"The run's facts cannot be read: {error}") from error
+
+
+def _absolute_folder(model: str) -> str:
+    """A model's folder from the root; a hub id as it is."""
+    folder = Path(model).expanduser()
+    return str(folder.absolute()) if folder.is_dir() else model
+
+
+def _duplicates(facts: Sequence[Fact]) -> list[str]:
+    """Lines about subjects that are edited more than once in the same relation: the later edit overwrites."""
+    found = duplicate_subjects(facts)
+    lines = [
+        f"{quoted(subject)} is edited {len(places)} times in the same relation (facts "
+        f"{', '.join(str(place + 1) for place in places[:4])}{', …' if len(places) > 4 else ''}); the last edit counts."
+        for (subject, _), places in list(found.items())[:DUPLICATES_NAMED]
+    ]
+    if len(found) > DUPLICATES_NAMED:
+        lines.append(f"So are {len(found) - DUPLICATES_NAMED} other subjects.")
+    return lines
+
+
+def _untested(settings: Settings, model: str) -> list[str]:
+    if settings.validated:
+        return []
+    return [f"These settings of {settings.method} are untested on {quoted(model)}."]
+
+
+def _statistics_digest(text: str | None) -> str:
+    path = Path(text) if text is not None else SAMPLED_TEXT
+    try:
+        return digest_of(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"The text for key statistics, {path}, cannot be read: {error}") from error
+
+
+def digest_of(text: str) -> str:
+    """16 hex digits of a text's SHA-256."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
+# -- checking fields ---------------------------------------------------------------------------------------------------
+
+
+def _putter(instance: object):
+    """Frozen dataclasses are written to while they are made, and then no more."""
+    return lambda name, value: object.__setattr__(instance, name, value)
+
+
+def _fields_of(cls: type, values: Any, what: str, besides: tuple[str, ...] = ()) -> dict[str, Any]:
+    if not isinstance(values, Mapping):
+        raise InputError(f"The {what} {quoted(values)} is no JSON object; give one with the fields of {cls.__name__}.")
+    known = [f.name for f in fields(cls)]
+    for name in values:
+        if name not in known and name not in besides:
+            raise InputError(f"Unknown field {quoted(name)} in the {what}; fields: {', '.join(known)}.")
+    return dict(values)
+
+
+def _missing(name: str, right: str):
+    raise InputError(f"{name} is missing; give {right}.")
+
+
+def _whole(name: str, value: Any, low: int, high: int) -> int:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or not low <= value <= high:
+        raise InputError(f"{name} {quoted(value)} is not a whole number from {low} to {high}; give one.")
+    return value
+
+
+def _number(name: str, value: Any, low: float, high: float) -> float:
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    if not real or not low <= value <= high:  # not a number fails every comparison
+        raise InputError(f"{name} {quoted(value)} is not a number from {low:g} to {high:g}; give one.")
+    return float(value)
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"{name} {quoted(value)} is not a truth value; give true or false.")
+    return value
+
+
+def _choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    if not isinstance(value, str) or value not in choices:
+        raise InputError(f"{name} {quoted(value)} is unknown; choose one of {', '.join(choices)}.")
+    return value
+
+
+def _text(name: str, value: Any, longest: int, empty: bool = False) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{name} {quoted(value)} is no text; give one, in quotes.")
+    value = value.strip()
+    if not value.isprintable() or len(value) > longest or not (value or empty):
+        raise InputError(f"{name} {quoted(value)} is not one line of 1 to {longest} characters; give one.")
+    return value
+
+
+def _path(name: str, value: Any) -> str | None:
+    if isinstance(value, Path):
+        value = str(value)
+    return None if value is None else _text(name, value, 4096)
+
+
+def _subsets(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, list | tuple):
+        raise InputError(f"subsets {quoted(value)} is no list; give some of {', '.join(SUBSETS)}, or an empty list.")
+    chosen = [_choice("subsets", name, SUBSETS) for name in value]
+    return tuple(name for name in SUBSETS if name in chosen)
+
+
+def _overrides(value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InputError(f'overrides {quoted(value)} is no table of settings; give for example {{"lambda_n": 20}}.')
+    check_names(value)
+    kept = {name: list(entry) if isinstance(entry, tuple) else entry for name, entry in value.items()}
+    try:
+        json.dumps(kept, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"overrides {quoted(value)} hold what is no number, text or list: {error}.") from error
+    return kept

@@ -1,0 +1,219 @@
+"""What stands in the store, row by row: runs, and what is recorded of their batches and checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from encore_core.runs.plan import RunPlan
+
+STATUSES = ("queued", "running", "interrupted", "cancelled", "failed", "done")
+RESUMABLE = ("interrupted", "cancelled", "failed")
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """A run as its row says. Times are seconds since the epoch.
+
+    Attributes:
+        number: the row's key, with which series are stored.
+        id: short name, unique in the store.
+        name, tags: as people call it.
+        created, started, finished: when; None where not yet.
+        plan_json, settings: what it does, as plain JSON values.
+        notices: what was said before the start.
+        facts_digest, order_digest, statistics: see `plan.PreparedRun`.
+        device: where it runs.
+        n_edits: edits wanted.
+        status: one of `STATUSES`.
+        position: place in its device's queue, from 1; None when it is not queued.
+        stop: "cancel" or "interrupt" when it has been asked to stop.
+        error: one line on what went wrong.
+        cursor: edits saved, from which a resumed run goes on.
+        done: edits made, those since the last saved state included.
+        skipped: facts skipped because the model says them already.
+        editing_seconds, measuring_seconds: spent so far, by what remains recorded.
+        pid, host, boot_id, heartbeat: of the worker that has it, or had it last.
+        detail: what it does now: "phase", "done", "total", "step", "loss", "seconds_per_edit", "seconds_left".
+        fingerprint: of the model's weights, once loaded.
+        threads: of torch.
+        versions, commit: of libraries and code.
+        weights_digest: of the edited matrices at the end, 64 hex digits.
+    """
+
+    number: int
+    id: str
+    name: str
+    tags: tuple[str, ...]
+    created: float
+    started: float | None
+    finished: float | None
+    plan_json: Mapping[str, Any] = field(repr=False)
+    settings: Mapping[str, Any] = field(repr=False)
+    notices: tuple[str, ...] = field(repr=False)
+    facts_digest: str
+    order_digest: str
+    statistics: str
+    device: str
+    n_edits: int
+    status: str
+    position: int | None
+    stop: str | None
+    error: str | None
+    cursor: int
+    done: int
+    skipped: int
+    editing_seconds: float
+    measuring_seconds: float
+    pid: int | None
+    host: str | None
+    boot_id: str | None
+    heartbeat: float | None
+    detail: Mapping[str, Any]
+    fingerprint: str | None
+    threads: int | None
+    versions: Mapping[str, str]
+    commit: str | None
+    weights_digest: str | None
+
+    @property
+    def plan(self) -> RunPlan:
+        """The plan, as it was prepared.
+
+        Raises:
+            InputError: when it was written by another version of the program.
+        """
+        return RunPlan.from_json(self.plan_json)
+
+    @property
+    def method(self) -> str:
+        return str(self.plan_json.get("method"))
+
+    @property
+    def model(self) -> str:
+        return str(self.plan_json.get("model"))
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The edited blocks."""
+        return tuple(self.settings.get("layers", ()))
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing will happen to it unless somebody asks for it."""
+        return self.status not in ("queued", "running")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row as plain JSON values, for scripts."""
+        hidden = ("number", "plan_json")
+        values = {name: value for name, value in vars(self).items() if name not in hidden}
+        return values | {
+            "method": self.method,
+            "model": self.model,
+            "tags": list(self.tags),
+            "notices": list(self.notices),
+            "plan": dict(self.plan_json),
+        }
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A worker's right to write to the run it has taken, see `RunStore.claim`."""
+
+    number: int
+    id: str
+    owner: str
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """A state file of a run: after how many edits, its name in the run's folder, and the SHA-256 of its bytes."""
+
+    edits: int
+    file: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class TargetRow:
+    """What the target optimisation of one fact came to; with `step` one evaluation of it (a trajectory's row).
+
+    Attributes:
+        fact: place in the run's facts, from 0.
+        steps, stopped: gradient steps, and why they ended; "already said" for a fact that was skipped.
+        loss, nll, kl, decay, probability: at the end, see `targets.Target`; None for a skipped fact.
+        probability_before: mean probability of the new answer before the first step.
+    """
+
+    fact: int
+    steps: int
+    stopped: str
+    loss: float | None
+    nll: float | None
+    kl: float | None
+    decay: float | None
+    probability: float | None
+    probability_before: float | None
+
+
+@dataclass(frozen=True)
+class TrajectoryRow:
+    """One evaluation of a fact's loss while its target was sought."""
+
+    fact: int
+    step: int
+    loss: float
+    nll: float
+    kl: float
+    decay: float
+    probability: float
+
+
+@dataclass(frozen=True)
+class BatchRecord:
+    """What is recorded of a batch when it ends.
+
+    Attributes:
+        edits: facts handled from the start of the run to this batch's end.
+        facts, skipped: in this batch.
+        seconds: by phase.
+        targets, trajectories: rows of its facts.
+        resident_bytes, peak_bytes: the worker's memory, see `machine.memory_bytes`.
+        device_peak_bytes: the accelerator's, None without one.
+    """
+
+    edits: int
+    facts: int
+    skipped: int
+    seconds: Mapping[str, float]
+    targets: Sequence[TargetRow]
+    trajectories: Sequence[TrajectoryRow]
+    resident_bytes: int
+    peak_bytes: int
+    device_peak_bytes: int | None
+
+
+@dataclass(frozen=True)
+class CheckpointRecord:
+    """What was measured at a checkpoint; rows as in the tables of the same names, without run and edits.
+
+    Attributes:
+        edits: facts handled so far; 0 is the model as it was loaded.
+        norms: (layer, norm, ratio).
+        scores: (subset, metric, value).
+        contributions: (sublayer, label, kind, layer, share, signed_share).
+        measures: (metric, value).
+        downstream: (task, metric, value).
+        seconds: by part.
+        left_out: parts that were left out, and why: "cost" for the cap on measuring, or what went wrong.
+    """
+
+    edits: int
+    norms: Sequence[tuple[int, float, float]]
+    scores: Sequence[tuple[str, str, float | None]]
+    contributions: Sequence[tuple[int, str, str, int | None, float, float]]
+    measures: Sequence[tuple[str, float]]
+    downstream: Sequence[tuple[str, str, float | None]]
+    seconds: Mapping[str, float]
+    left_out: Mapping[str, str]

@@ -1,0 +1,116 @@
+"""The tables of the store. Series rows are keyed by run and place, so that none can be there twice."""
+
+from __future__ import annotations
+
+SCHEMA_VERSION = 1
+
+SCHEMA = """
+CREATE TABLE runs (
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    name TEXT NOT NULL,
+    tags TEXT NOT NULL DEFAULT '[]',
+    created REAL NOT NULL,
+    plan TEXT NOT NULL,
+    settings TEXT NOT NULL,
+    notices TEXT NOT NULL,
+    facts_digest TEXT NOT NULL,
+    order_digest TEXT NOT NULL,
+    statistics TEXT NOT NULL,
+    device TEXT NOT NULL,
+    n_edits INTEGER NOT NULL,
+    status TEXT NOT NULL,
+    queue_place INTEGER,
+    stop TEXT,
+    error TEXT,
+    cursor INTEGER NOT NULL DEFAULT 0,
+    done INTEGER NOT NULL DEFAULT 0,
+    skipped INTEGER NOT NULL DEFAULT 0,
+    editing_seconds REAL NOT NULL DEFAULT 0,
+    measuring_seconds REAL NOT NULL DEFAULT 0,
+    owner TEXT,
+    pid INTEGER,
+    host TEXT,
+    boot_id TEXT,
+    heartbeat REAL,
+    detail TEXT NOT NULL DEFAULT '{}',
+    started REAL,
+    finished REAL,
+    fingerprint TEXT,
+    threads INTEGER,
+    versions TEXT,
+    code_commit TEXT,
+    weights_digest TEXT
+);
+CREATE INDEX runs_by_status ON runs (status, queue_place);
+CREATE TABLE batches (
+    run INTEGER NOT NULL REFERENCES runs (number) ON DELETE CASCADE,
+    edits INTEGER NOT NULL, facts INTEGER NOT NULL, skipped INTEGER NOT NULL,
+    resident_bytes INTEGER, peak_bytes INTEGER, device_peak_bytes INTEGER,
+    PRIMARY KEY (run, edits)
+) WITHOUT ROWID;
+CREATE TABLE timings (
+    run INTEGER NOT NULL REFERENCES runs (number) ON DELETE CASCADE,
+    edits INTEGER NOT NULL, phase TEXT NOT NULL, seconds REAL NOT NULL,
+    PRIMARY KEY (run, edits, phase)
+) WITHOUT ROWID;
+CREATE TABLE targets (
+    run INTEGER NOT NULL REFERENCES runs (number) ON DELETE CASCADE,
+    fact INTEGER NOT NULL, edits INTEGER NOT NULL, steps INTEGER NOT NULL, stopped TEXT NOT NULL,
+    loss REAL, nll REAL, kl REAL, decay REAL, probability REAL, probability_before REAL,
+    PRIMARY KEY (run, fact)
+) WITHOUT ROWID;
+CREATE TABLE trajectories (
+    run INTEGER NOT NULL REFERENCES runs (number) ON DELETE CASCADE,
+    fact INTEGER NOT NULL, step INTEGER NOT NULL, edits INTEGER NOT NULL,
+    loss REAL, nll REAL, kl REAL, decay REAL, probability REAL,
+    PRIMARY KEY (run, fact, step)
+) WITHOUT ROWID;
+CREATE TABLE checkpoints (
+    run INTEGER NOT NULL REFERENCES runs (number) ON DELETE CASCADE,
+    edits INTEGER NOT NULL, left_out TEXT NOT NULL,
+    PRIMARY KEY (run, edits)
+) WITHOUT ROWID;
+CREATE TABLE measuring (
+    run INTEGER NOT NULL REFERENCES runs (number) ON DELETE CASCADE,
+    edits INTEGER NOT NULL, part TEXT NOT NULL, seconds REAL NOT NULL,
+    PRIMARY KEY (run, edits, part)
+) WITHOUT ROWID;
+CREATE TABLE norms (
+    run INTEGER NOT NULL REFERENCES runs (number) ON DELETE CASCADE,
+    edits INTEGER NOT NULL, layer INTEGER NOT NULL, norm REAL, ratio REAL,
+    PRIMARY KEY (run, edits, layer)
+) WITHOUT ROWID;
+CREATE TABLE scores (
+    run INTEGER NOT NULL REFERENCES runs (number) ON DELETE CASCADE,
+    edits INTEGER NOT NULL, subset TEXT NOT NULL, metric TEXT NOT NULL, value REAL,
+    PRIMARY KEY (run, edits, subset, metric)
+) WITHOUT ROWID;
+CREATE TABLE contributions (
+    run INTEGER NOT NULL REFERENCES runs (number) ON DELETE CASCADE,
+    edits INTEGER NOT NULL, sublayer INTEGER NOT NULL, label TEXT NOT NULL, kind TEXT NOT NULL, layer INTEGER,
+    share REAL, signed_share REAL,
+    PRIMARY KEY (run, edits, sublayer)
+) WITHOUT ROWID;
+CREATE TABLE measures (
+    run INTEGER NOT NULL REFERENCES runs (number) ON DELETE CASCADE,
+    edits INTEGER NOT NULL, metric TEXT NOT NULL, value REAL,
+    PRIMARY KEY (run, edits, metric)
+) WITHOUT ROWID;
+CREATE TABLE downstream (
+    run INTEGER NOT NULL REFERENCES runs (number) ON DELETE CASCADE,
+    edits INTEGER NOT NULL, task TEXT NOT NULL, metric TEXT NOT NULL, value REAL,
+    PRIMARY KEY (run, edits, task, metric)
+) WITHOUT ROWID;
+CREATE TABLE states (
+    run INTEGER NOT NULL REFERENCES runs (number) ON DELETE CASCADE,
+    edits INTEGER NOT NULL, file TEXT NOT NULL, digest TEXT NOT NULL,
+    PRIMARY KEY (run, edits)
+) WITHOUT ROWID;
+"""
+
+BY_EDITS = (
+    "batches", "timings", "targets", "trajectories", "checkpoints", "measuring", "norms", "scores", "contributions",
+    "measures", "downstream", "states",
+)  # fmt: skip
+"""Tables whose rows belong to a number of edits, and go when the run goes back behind it."""

@@ -1,0 +1,182 @@
+"""The state of a run on disk: written whole or not at all, checked before it is used.
+
+A state file is a safetensors file: the session's tensors, and its other values as JSON in the file's metadata. It is
+forced to the disk under its final name before the store's cursor moves to it, so that the cursor always points to a
+state that is there, even after a power cut; and its digest stands in the store, so that a damaged one is found out.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from encore_core.editor import EditSession, SessionState
+from encore_core.errors import InputError
+from encore_core.runs.rows import SavedState
+from encore_core.storage import replacing
+
+log = logging.getLogger(__name__)
+
+EDITED_FILE = "edited.safetensors"
+"""The edited matrices of a run that is done."""
+
+
+class DiskFull(InputError):
+    """A run's file cannot be written because there is no room."""
+
+
+def save_state(folder: Path, edits: int, session: EditSession) -> SavedState:
+    """Write a session's state.
+
+    Args:
+        folder: of the run.
+        edits: facts handled so far.
+        session: what to save.
+
+    Raises:
+        DiskFull: when there is no room; what is in the folder is as it was.
+        InputError: when it cannot be written for another reason.
+    """
+    state = session.state()
+    name = f"state-{edits:07d}.safetensors"
+    tensors = {key: tensor.cpu() for key, tensor in state.tensors.items()}
+    return SavedState(edits, name, _write(folder / name, tensors, {"session": json.dumps(state.values)}))
+
+
+def load_state(folder: Path, saved: Sequence[SavedState], session: EditSession) -> int:
+    """Restore a session from the newest saved state that is whole.
+
+    Args:
+        folder: of the run.
+        saved: its states, the newest first.
+        session: what takes the state over.
+
+    Returns:
+        after how many edits the state was saved.
+
+    Raises:
+        InputError: when none of them can be used.
+    """
+    problems: list[str] = []
+    for state in saved:
+        path = folder / state.file
+        try:
+            if _digest(path) != state.digest:
+                raise InputError("its content has changed since it was written")
+            with safe_open(path, "pt") as file:
+                values = json.loads(file.metadata()["session"])
+                session.restore(SessionState({key: file.get_tensor(key) for key in file.keys()}, values))  # noqa: SIM118
+        except (OSError, SafetensorError, InputError, KeyError, TypeError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            problems.append(f"{state.file}: {reason}")
+            log.warning("The state after %d edits cannot be used (%s).", state.edits, reason)
+        else:
+            return state.edits
+    raise InputError(
+        f"No saved state of the run can be used ({'; '.join(problems)}); put the files back into {folder}, or start a "
+        "new run."
+    )
+
+
+def save_matrices(folder: Path, matrices: Mapping[int, torch.Tensor]) -> str:
+    """Write the edited matrices of a run that is done. Returns the digest of their content, see `weights_digest`.
+
+    Raises:
+        DiskFull, InputError: as `save_state`.
+    """
+    tensors = {f"matrix.{layer}": matrix.cpu().contiguous() for layer, matrix in matrices.items()}
+    _write(folder / EDITED_FILE, tensors, {"format": "pt"})
+    return weights_digest(matrices)
+
+
+def load_matrices(folder: Path, saved: Sequence[SavedState]) -> tuple[dict[int, torch.Tensor], int | None]:
+    """The edited matrices of a run as last saved.
+
+    Args:
+        folder: of the run.
+        saved: its states, the newest first; not needed when the run is done.
+
+    Returns:
+        per layer the matrix as the family stores it, on the CPU; and after how many edits, None for a run that is done.
+
+    Raises:
+        InputError: when nothing was saved yet, or it cannot be read.
+    """
+    done = folder / EDITED_FILE
+    for path, edits in [(done, None)] if done.is_file() else [(folder / state.file, state.edits) for state in saved]:
+        try:
+            with safe_open(path, "pt") as file:
+                names = [key for key in file.keys() if key.startswith("matrix.")]  # noqa: SIM118
+                return {int(key.partition(".")[2]): file.get_tensor(key) for key in names}, edits
+        except (OSError, SafetensorError) as error:
+            log.warning("%s cannot be read (%s).", path, error)
+    raise InputError(f"No edited matrices in {folder} can be read; let the run reach a checkpoint first.")
+
+
+def weights_digest(matrices: Mapping[int, torch.Tensor]) -> str:
+    """SHA-256 of edited matrices, their layers and shapes: equal for equal bits, 64 hex digits."""
+    digest = hashlib.sha256()
+    for layer, matrix in sorted(matrices.items()):
+        digest.update(f"{layer} {tuple(matrix.shape)} {matrix.dtype}\n".encode())
+        digest.update(matrix.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def remove_others(folder: Path, keep: Sequence[str]) -> None:
+    """Remove state files that nothing needs: older ones, and those to which the cursor was never moved."""
+    for path in [*folder.glob("state-*.safetensors"), *folder.glob(".*.part")]:
+        if path.name not in keep:
+            path.unlink(missing_ok=True)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk, or somebody's share of it, is full."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    # The writer of safetensors is no Python: the number is in the text.
+    return isinstance(error, SafetensorError) and any(f"os error {code}" in str(error) for code in (28, 122))
+
+
+def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str:
+    """Write a safetensors file, force it to the disk, and give the SHA-256 of its bytes."""
+    try:
+        with replacing(path) as part:
+            save_file(tensors, part, metadata)
+            digest = _digest(part)
+            _force_to_disk(part)
+        _force_to_disk(path.parent)
+    except (OSError, SafetensorError) as error:
+        if is_full(error):
+            raise DiskFull(
+                f"The disk of {path.parent} is full, so the run's state cannot be saved; free some space and resume."
+            ) from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"The run's state cannot be written to {path.parent} ({reason}).") from error
+    return digest
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _force_to_disk(path: Path) -> None:
+    """fsync of a file or a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some file systems have no fsync for folders, and then there is nothing to be done.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,381 @@
+"""Which method survives? Up to four runs side by side: norms by layer, scores over edits, a table at any checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import figure, links, report, run_charts, run_reading, theme, widgets
+from dashboard.palette import LIGHT, Palette
+from dashboard.runs_view import (
+    MOST_COMPARED,
+    STRIP,
+    SUBSETS,
+    Measure,
+    duration,
+    label,
+    newest_comparison,
+    short_model,
+    status_line,
+)
+from dashboard.state import Message, remembered
+from encore_core.errors import InputError
+from encore_core.runs import RunInfo, RunStore
+from encore_core.runs.compare import differences
+from encore_core.runs.export import series_csv
+from encore_core.tables import neutral_csv
+
+SCALES = {"ratio": "‖W‖ / ‖W₀‖", "linear": "‖W‖", "log": "‖W‖, log"}
+LAYERS = {"edited": "edited layers", "last": "last edited", "all": "all layers", "some": "choose"}
+FOLLOW_SECONDS = 2.0
+
+
+# -- what is compared --------------------------------------------------------------------------------------------------
+
+
+def restore(asked: Mapping[str, Sequence[str]], known: Mapping[str, RunInfo]) -> None:
+    """Set the page's controls to what a link asks for. What it asks for and is not there is said, and left out."""
+    first = {name: values[0] for name, values in asked.items() if values}
+    if "run" in asked:
+        wanted = list(dict.fromkeys(asked["run"]))
+        st.session_state["compare_runs"] = [run for run in wanted if run in known][:MOST_COMPARED]
+        st.session_state["compare_missing"] = [run for run in wanted if run not in known]
+    for name, choices in (("scale", SCALES), ("layers", LAYERS), ("facts", SUBSETS)):
+        if first.get(name) in choices:
+            st.session_state[f"compare_{name}"] = first[name]
+    if "layer" in asked:
+        st.session_state["compare_layer"] = [int(text) for text in asked["layer"] if text.isdecimal()]
+    if first.get("at", "").isdecimal():
+        st.session_state["compare_at"] = int(first["at"])
+        st.session_state["compare_end"] = None
+
+
+def pick_runs(known: Mapping[str, RunInfo]) -> list[RunInfo]:
+    """The runs to compare, as picked."""
+    remembered("compare_runs", [run.id for run in newest_comparison(list(known.values()))])
+    # One that was deleted in another tab is no choice any more.
+    st.session_state["compare_runs"] = [run for run in st.session_state["compare_runs"] if run in known]
+    st.multiselect(
+        "Runs",
+        list(known),
+        key="compare_runs",
+        format_func=lambda run: label(known[run]),
+        max_selections=MOST_COMPARED,
+        placeholder="Pick two to four runs",
+        persist_state="session",
+    )
+    missing = st.session_state.pop("compare_missing", [])
+    if missing:
+        named = ", ".join(missing[:MOST_COMPARED])
+        widgets.notice(Message("warning", f"The link names runs that are not in this store: {named}."))
+    return [known[run] for run in st.session_state["compare_runs"]]
+
+
+def warn_of_differences(runs: Sequence[RunInfo]) -> None:
+    """Say in plain sight what besides the method differs."""
+    found = differences(runs)
+    if found:
+        lines = "\n".join(f"{entry}" for entry in found)
+        widgets.notice(
+            Message(
+                "warning",
+                f"These runs differ in more than their method, so do not put it down to the method alone.\n{lines}",
+            )
+        )
+
+
+def pick_layers(runs: Sequence[RunInfo], there: Sequence[int]) -> list[int] | None:
+    """The layers to draw; None for the edited ones of each run, which are drawn when none is chosen, too."""
+    how = st.session_state["compare_layers"]
+    if how == "edited":
+        return None
+    if how == "last":
+        return sorted({max(run.layers) for run in runs if run.layers})
+    if how == "all":
+        return list(there)
+    remembered("compare_layer", sorted({max(run.layers) for run in runs if run.layers}))
+    st.session_state["compare_layer"] = [layer for layer in st.session_state["compare_layer"] if layer in there]
+    st.multiselect(
+        "Layers", list(there), key="compare_layer", persist_state="session", format_func=lambda layer: f"layer {layer}"
+    )
+    return sorted(st.session_state["compare_layer"]) or None
+
+
+def pick_checkpoint(checkpoints: Sequence[int]) -> int:
+    """The edits after which the table is read; stays at the end of runs that go on."""
+    end = checkpoints[-1]
+    at = remembered("compare_at", end)
+    if at not in checkpoints:
+        at = max((point for point in checkpoints if point <= at), default=checkpoints[0])
+    if st.session_state.get("compare_end") == st.session_state["compare_at"]:
+        at = end
+    st.session_state["compare_at"], st.session_state["compare_end"] = at, end
+    if len(checkpoints) > 1:
+        st.select_slider(
+            "After … edits",
+            list(checkpoints),
+            key="compare_at",
+            persist_state="session",
+            format_func=lambda edits: f"{edits:,}",
+        )
+    return st.session_state["compare_at"]
+
+
+# -- what is shown -----------------------------------------------------------------------------------------------------
+
+
+def charts_of(
+    runs: Sequence[RunInfo],
+    norms: pd.DataFrame,
+    scores: pd.DataFrame,
+    measures: Sequence[Measure],
+    colours: Palette,
+    scale: str,
+    layers: list[int] | None,
+    at: int,
+) -> dict[str, run_charts.Chart]:
+    """Heading → chart of the page, in order."""
+    lines = run_reading.lines(runs)
+    charts = {"Norm of the edited matrices": run_charts.norms(norms, lines, colours, scale=scale, layers=layers, at=at)}
+    titles = {measure.name: measure.title for measure in measures if measure.name in STRIP}
+    if titles:
+        charts["What the model says"] = run_charts.scores(scores, lines, titles, colours, at=at)
+    return charts
+
+
+def table_of(runs: Sequence[RunInfo], scores: pd.DataFrame, measures: Sequence[Measure], at: int) -> list[list]:
+    """Rows of the table: measure, a cell a run with the best marked by symbol and word, what it is."""
+    rows = []
+    for measure in measures:
+        found = [run_reading.at_checkpoint(scores, run.id, measure.name, at) for run in runs]
+        shown = [round(value, measure.digits) if value is not None else None for value, _ in found]
+        best = _best(measure, shown)
+        cells: list[object] = []
+        for (_, when), value in zip(found, shown, strict=True):
+            text = "–" if value is None else f"{value:.{measure.digits}f}"
+            late = f" (after {when:,})" if value is not None and when != at else ""
+            is_best = value is not None and value == best
+            cells.append((f"✓ best {text}{late}", "good") if is_best else f"{text}{late}")
+        rows.append([measure.title, *cells, measure.about])
+    return rows
+
+
+def _best(measure: Measure, values: Sequence[float | None]) -> float | None:
+    """The best of some values; None when there is nothing to choose between."""
+    there = [value for value in values if value is not None]
+    if len(set(there)) < 2 or not measure.best:
+        return None
+    if measure.best == "one":
+        return min(there, key=lambda value: abs(value - 1))
+    return max(there) if measure.best == "high" else min(there)
+
+
+def _plain(cell: object) -> str:
+    return cell[0] if isinstance(cell, tuple) else str(cell)
+
+
+def costs(runs: Sequence[RunInfo]) -> None:
+    """How the runs stand and what they took."""
+    rows = [
+        (
+            line.name,
+            run.id,
+            short_model(run.model),
+            f"{run.done:,} of {run.n_edits:,}",
+            status_line(run),
+            duration(run.editing_seconds),
+            duration(run.measuring_seconds),
+            f"{run.editing_seconds / run.done:.2f}" if run.done else "–",
+        )
+        for line, run in zip(run_reading.lines(runs), runs, strict=True)
+    ]
+    columns = [
+        ("Run", "name"),
+        ("Id", "about"),
+        ("Model", "about"),
+        ("Edits", "right"),
+        ("Status", "name"),
+        ("Editing", "right"),
+        ("Measuring", "right"),
+        ("s an edit", "right"),
+    ]
+    widgets.table(columns, rows, "The runs compared, and what they took")
+
+
+def offer(
+    store: RunStore,
+    runs: Sequence[RunInfo],
+    table: report.Table,
+    light: Callable[[], Mapping[str, run_charts.Chart]],
+    link: str,
+) -> None:
+    """Downloads, and the link to this view."""
+    ids = [run.id for run in runs]
+    with st.container(horizontal=True, key="compare_offer"):
+        with st.popover("Download", icon=":material/download:", key="compare_downloads"):
+            for name, words in (("norms", "Norms"), ("scores", "Scores"), ("measures", "Perplexity and entropy")):
+                st.download_button(
+                    f"{words}, CSV",
+                    lambda name=name: series_csv(store, name, ids),
+                    f"{name}.csv",
+                    "text/csv",
+                    on_click="ignore",
+                    width="stretch",
+                    key=f"csv_{name}",
+                )
+            st.download_button(
+                "This table, CSV",
+                lambda: neutral_csv(table.columns, table.rows),
+                "comparison.csv",
+                "text/csv",
+                on_click="ignore",
+                width="stretch",
+                key="csv_table",
+            )
+            st.download_button(
+                "Report, one HTML file",
+                lambda: report.comparison(runs, light(), table, differences(runs), link),
+                "comparison.html",
+                "text/html",
+                on_click="ignore",
+                width="stretch",
+                key="html_report",
+            )
+            st.caption("Charts as PNG or SVG: the two buttons at their top right.")
+        with st.popover("Link to this view", icon=":material/link:", key="compare_link"):
+            st.code(link, language=None, wrap_lines=True)
+            st.caption("The address of this page says the same. It works wherever this store is served.")
+
+
+@st.fragment(run_every=FOLLOW_SECONDS)
+def follow(store: RunStore, runs: Sequence[RunInfo]) -> None:
+    """Draw the page anew when a run that goes on has come to a checkpoint or ended."""
+    try:
+        now = [store.get(run.id) for run in runs]
+    except InputError:  # deleted in another tab
+        st.rerun()
+    if [(run.status, run_reading.version(run)) for run in now] != [
+        (run.status, run_reading.version(run)) for run in runs
+    ]:
+        st.rerun()
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    st.title("Which method survives?", anchor=False)
+    try:
+        store = RunStore()
+        known = {run.id: run for run in store.runs() if run.measuring_seconds}
+    except InputError as error:
+        widgets.notice(Message("error", str(error)))
+        return
+    asked = links.opened("compare")
+    if asked is not None:
+        restore(asked, known)
+    if not known:
+        widgets.notice(
+            Message(
+                "info",
+                "No run has come to its first checkpoint yet. Start some on the Run page; their "
+                "curves appear here as they grow.",
+            )
+        )
+        return
+    runs = pick_runs(known)
+    if not runs:
+        widgets.notice(Message("info", "Pick two to four runs above."))
+        links.write("compare", {})
+        return
+    if len(runs) == 1:
+        widgets.notice(Message("info", "This is one run alone; pick another one to compare it with."))
+    warn_of_differences(runs)
+    try:
+        compared(store, runs)
+    except InputError as error:
+        widgets.notice(Message("error", str(error)))
+
+
+def compared(store: RunStore, runs: Sequence[RunInfo]) -> None:
+    """Everything below the choice of runs."""
+    colours = theme.palette()
+    norms, marks = run_reading.norms(store, runs), run_reading.checkpoints(store, runs)
+    with st.container(border=True, key="card_compared"):
+        remembered("compare_scale", "ratio")
+        remembered("compare_layers", "edited")
+        with st.container(horizontal=True, key="compare_controls"):
+            keep = {"required": True, "persist_state": "session"}
+            st.segmented_control("Scale", list(SCALES), key="compare_scale", format_func=SCALES.get, **keep)
+            st.segmented_control("Layers", list(LAYERS), key="compare_layers", format_func=LAYERS.get, **keep)
+        layers = pick_layers(runs, sorted(int(layer) for layer in norms["layer"].unique()))
+        at = pick_checkpoint(sorted(int(edits) for edits in marks["edits"].unique()))
+        remembered("compare_facts", "sample")
+        scores = run_reading.scores(store, runs, st.session_state["compare_facts"])
+        measures = run_reading.known_measures(scores)
+        scale = st.session_state["compare_scale"]
+        charts = charts_of(runs, norms, scores, measures, colours, scale, layers, at)
+        for number, (heading, chart) in enumerate(charts.items()):
+            widgets.heading(heading, f"{'dotted line: ' if number == 0 else ''}after {at:,} edits")
+            if number == 1:
+                st.segmented_control(
+                    "Facts that are scored", list(SUBSETS), key="compare_facts", format_func=SUBSETS.get, **keep
+                )
+            figure.draw(
+                chart,
+                key=f"compare chart {number + 1}",
+                revision=_revision(runs, number),
+                alt=f"{heading} of {', '.join(run.method for run in runs)}; figures are in the table below.",
+            )
+    rows = table_of(runs, scores, measures, at)
+    names = [line.name for line in run_reading.lines(runs)]
+    view = _view(runs, at)
+    table = report.Table(
+        ("Measure", *names, "What it is"),
+        [[_plain(cell) for cell in row] for row in rows],
+        f"After {at:,} edits; scores on {SUBSETS[st.session_state['compare_facts']]}",
+    )
+    with st.container(border=True, key="card_table"):
+        widgets.heading(f"After {at:,} edits", f"scores on {SUBSETS[st.session_state['compare_facts']]}")
+        columns = [("Measure", "name"), *((name, "right") for name in names), ("What it is", "about")]
+        widgets.table(columns, rows, table.caption)
+        # Made when the report is asked for, on a thread that has no session state. A file is read in the light.
+        offer(
+            store,
+            runs,
+            table,
+            lambda: charts_of(runs, norms, scores, measures, LIGHT, scale, layers, at),
+            links.address(view),
+        )
+    with st.container(border=True, key="card_costs"):
+        widgets.heading("The runs", "and what they took")
+        costs(runs)
+    figure.load_library()
+    links.write("compare", view)
+    if not all(run.ended for run in runs):
+        follow(store, runs)
+
+
+def _view(runs: Sequence[RunInfo], at: int) -> dict[str, str | list[str]]:
+    shown = st.session_state
+    some = [str(layer) for layer in shown.get("compare_layer", ())] if shown["compare_layers"] == "some" else []
+    return {
+        "run": [run.id for run in runs],
+        "scale": shown["compare_scale"],
+        "layers": shown["compare_layers"],
+        "layer": some,
+        "at": str(at),
+        "facts": shown["compare_facts"],
+    }
+
+
+def _revision(runs: Sequence[RunInfo], number: int) -> str:
+    """Changes when a zoom into the chart would mean something else."""
+    shown = st.session_state
+    of_chart = shown["compare_scale"] if number == 0 else shown["compare_facts"]
+    return " ".join([of_chart, *(run.id for run in runs)])
+
+
+main()

@@ -1,0 +1,131 @@
+"""Estimates: what is timed once is not timed again, and more work costs more."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import tiny_models
+import tiny_runs
+from refusals import refusal
+
+from encore_core.runs import MeasurePlan, PreparedRun, RunStore, estimate, prepare
+from encore_core.runs.estimate import Calibration
+
+
+@pytest.fixture
+def ready(tiny_folder, statistics_text) -> PreparedRun:
+    return tiny_runs.prepared(tiny_folder, statistics_text, n_edits=20)
+
+
+@pytest.fixture(autouse=True)
+def own_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))
+
+
+CALIBRATION = Calibration(
+    fact_seconds=1.0, batch_seconds=0.5, scored_fact_seconds=0.25, perplexity_seconds=3.0, contributions_seconds=1.0,
+    entropy_seconds=5.0, downstream_test_seconds=0.5, weights_bytes=500_000_000, matrices_bytes=18_000_000,
+    preservation_bytes=94_000_000, n_layers=30,
+)  # fmt: skip
+
+
+def planned(ready: PreparedRun, **values) -> PreparedRun:
+    """Another plan over the same facts, as many as it wants."""
+    plan = replace(ready.plan, **values)
+    facts = (ready.facts * 1000)[: plan.n_edits]
+    return replace(ready, plan=plan, facts=tuple(replace(f, subject=f"{f.subject} {n}") for n, f in enumerate(facts)))
+
+
+def test_a_calibration_is_made_once_and_leaves_the_model_alone(gpt2, ready, monkeypatch):
+    before = tiny_models.Snapshot.of(gpt2)
+    made = estimate.calibrate(gpt2, ready)
+    assert before.holds(gpt2)
+    assert made.fact_seconds > 0 and made.batch_seconds > 0 and made.scored_fact_seconds > 0
+    assert made.perplexity_seconds > 0 and made.entropy_seconds > 0 and made.contributions_seconds > 0
+    assert made.matrices_bytes == 2 * 32 * 64 * 4 and made.preservation_bytes == 2 * 64 * 64 * 8
+    assert made.weights_bytes == sum(parameter.nbytes for parameter in gpt2.model.parameters())
+
+    monkeypatch.setattr(estimate, "_measure", lambda *_: pytest.fail("it was measured again"))
+    assert estimate.calibrate(gpt2, ready) == made
+
+
+def test_what_a_calibration_depends_on_has_its_own(gpt2, llama, ready, monkeypatch, tiny_folder, statistics_text):
+    names = {estimate._identity(gpt2, ready), estimate._identity(llama, ready)}
+    for values in ({"method": "MEMIT"}, {"overrides": tiny_runs.SETTINGS | {"steps": 3}}, {"batch_size": 1}):
+        names.add(estimate._identity(gpt2, tiny_runs.prepared(tiny_folder, statistics_text, **values)))
+    assert len(names) == 5
+    # More facts, or another seed, take no longer each.
+    same = tiny_runs.prepared(tiny_folder, statistics_text, n_edits=8, seed=3)
+    assert estimate._identity(gpt2, same) == estimate._identity(gpt2, ready)
+
+
+def test_a_damaged_calibration_is_made_anew(gpt2, ready, tmp_path):
+    made = estimate.calibrate(gpt2, ready)
+    [file] = (tmp_path / "home" / "calibration").iterdir()
+    for content in ("", "{", "[]", '{"fact_seconds": 1}', '{"other": 1}'):
+        file.write_text(content, encoding="utf-8")
+        assert estimate.calibrate(gpt2, ready).matrices_bytes == made.matrices_bytes
+    assert file.stat().st_size > 100
+
+
+def test_the_estimate_adds_up_what_was_timed(ready):
+    """1,000 edits in batches of 50 with a checkpoint every 100, by hand."""
+    run = planned(ready, n_edits=1000, batch_size=50, checkpoint_every=100, measure=MeasurePlan(share_cap=None))
+    cost = estimate.estimate(run, CALIBRATION)
+    saving = 10 * 2 * 112_000_000 / estimate.DISK_BYTES_PER_SECOND
+    once = (50 + 20 + 20) * 0.25 + 3 + 1 + 5
+    assert cost.n_checkpoints == 11 and not cost.capped
+    assert cost.editing_seconds == pytest.approx(1000 * 1.0 + 20 * 0.5 + saving)
+    assert cost.measuring_seconds == pytest.approx(11 * once)
+    assert cost.seconds == cost.editing_seconds + cost.measuring_seconds
+    assert cost.memory_bytes > 500_000_000 + 3 * 94_000_000
+    assert 2 * 112_000_000 < cost.disk_bytes < 3 * 112_000_000
+
+
+def test_the_cap_bounds_measuring(ready):
+    tight = planned(ready, n_edits=1000, batch_size=50, checkpoint_every=50, measure=MeasurePlan(share_cap=0.1))
+    cost = estimate.estimate(tight, CALIBRATION)
+    once = (50 + 20 + 20) * 0.25 + 3 + 1 + 5
+    assert cost.capped and cost.measuring_seconds == pytest.approx(0.1 * cost.editing_seconds + once)
+    nothing = replace(tight, plan=replace(tight.plan, measure=MeasurePlan(share_cap=0.0)))
+    assert estimate.estimate(nothing, CALIBRATION).measuring_seconds == pytest.approx(2 * once)
+
+
+@pytest.mark.parametrize(
+    ("less", "more", "what"),
+    [
+        ({"n_edits": 100}, {"n_edits": 200}, "editing_seconds"),
+        ({"n_edits": 100}, {"n_edits": 200}, "disk_bytes"),
+        ({"batch_size": 50}, {"batch_size": 5}, "editing_seconds"),
+        ({"checkpoint_every": 100}, {"checkpoint_every": 20}, "measuring_seconds"),
+        ({"measure": MeasurePlan(subsets=())}, {"measure": MeasurePlan()}, "measuring_seconds"),
+        ({"measure": MeasurePlan(perplexity=False)}, {"measure": MeasurePlan()}, "measuring_seconds"),
+        ({"measure": MeasurePlan()}, {"measure": MeasurePlan(downstream="d")}, "measuring_seconds"),
+    ],
+)
+def test_more_costs_more(ready, less, more, what):
+    usual = {"n_edits": 100, "batch_size": 20, "checkpoint_every": 50, "measure": MeasurePlan(share_cap=None)}
+    small, large = (estimate.estimate(planned(ready, **(usual | values)), CALIBRATION) for values in (less, more))
+    assert getattr(small, what) < getattr(large, what)
+
+
+def test_a_tiny_run_costs_about_what_is_estimated(tiny_folder, statistics_text, tmp_path, gpt2):
+    """Within a factor of four either way: more than noise, less than a mistake of an order of magnitude."""
+    run = tiny_runs.prepared(tiny_folder, statistics_text, n_edits=24, batch_size=4, checkpoint_every=8,
+                             measure=tiny_runs.EVERYTHING)  # fmt: skip
+    cost = estimate.estimate(run, estimate.calibrate(gpt2, run))
+    store = RunStore(tmp_path / "runs")
+    [run_id] = store.submit([run])
+    tiny_runs.worker(store).serve()
+    info = store.get(run_id)
+    assert 0.25 < cost.editing_seconds / info.editing_seconds < 4
+    assert 0.25 < cost.measuring_seconds / info.measuring_seconds < 4
+    used = sum(path.stat().st_size for path in store.folder_of(run_id).iterdir())
+    assert used < cost.disk_bytes
+
+
+def test_facts_that_cannot_be_edited_are_refused(gpt2, tiny_folder, statistics_text):
+    facts = [replace(tiny_runs.FACTS[0], prompt="The capital of {} " + "which is large " * 50 + "is")]
+    run = prepare(tiny_runs.plan(tiny_folder, statistics_text, n_edits=1), facts)
+    assert "tokens" in refusal(estimate.calibrate, gpt2, run)
