@@ -134,7 +134,7 @@ def test_the_embedded_model_reads_the_fixed_text(embedded_model):
         ids_of = torch.tensor(window)
         log_probs = embedded_model.model(ids_of[None], use_cache=False).logits[0, :-1].double().log_softmax(-1)
         total -= float(log_probs.gather(1, ids_of[1:, None]).sum())
-    assert perplexity(embedded_model, n_tokens=600) == pytest.approx(math.exp(total / 600), rel=1e-5)
+    assert perplexity(embedded_model, n_tokens=600) == pytest.approx(math.exp(total / 600), rel=1e-4)
 
 
 # -- entropy -----------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from encore_core.editor import EditSession
 from encore_core.facts import Fact
 from encore_core.metrics import evaluate
 from encore_core.models import load_model
-from encore_core.runs import MeasurePlan, RunStore, prepare, runner, series, start_worker
+from encore_core.runs import MeasurePlan, RunPlan, RunStore, prepare, runner, series, start_worker
 from encore_core.runs import state as state_module
 from encore_core.runs import worker as worker_module
 from encore_core.runs.measuring import Measurer
@@ -589,3 +589,38 @@ def test_a_worker_of_a_broken_store_says_so(tmp_path, capsys, caplog):
     (tmp_path / "runs.sqlite").write_bytes(b"nonsense" * 1000)
     assert worker_module.main(["--store", str(tmp_path), "--device", "cpu"]) == 2
     assert "damaged" in caplog.text
+
+
+@pytest.mark.embedded
+def test_a_killed_run_of_the_embedded_model_ends_the_same(tmp_path, embedded_model, monkeypatch):
+    """Matrices large enough for threads and vector units, where layout and alignment decide how BLAS sums."""
+    torch.set_num_threads(2)
+    store = RunStore(tmp_path / "runs")
+    plan = RunPlan(
+        facts="bundled",
+        n_edits=6,
+        batch_size=2,
+        checkpoint_every=2,
+        device="cpu",
+        overrides={"steps": 4},
+        measure=FEWEST,
+    )
+    whole, killed = store.submit([prepare(plan)] * 2)
+    store.interrupt(killed)
+    serve(store)
+    store.resume(killed)
+    record = RunStore.record_batch
+
+    def deadly(self, claim, batch):
+        if batch.edits == 6:
+            raise Killed
+        return record(self, claim, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(RunStore, "record_batch", deadly)
+        serve(store)
+    store.abandon("cpu")
+    assert store.get(killed).cursor == 4
+    store.resume(killed)
+    serve(store)
+    assert_same_run(store, whole, killed)
