@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import streamlit as st
 
 from dashboard import figure, run_charts, run_reading, theme, widgets
-from dashboard.runs_view import MEASURES, STATUS, STRIP, doing, duration, label, status_line, together_with
+from dashboard.runs_view import MEASURES, STATUS, STRIP, doing, duration, label, named, status_line, together_with
 from dashboard.state import Message, remembered
 from encore_core.errors import InputError
 from encore_core.runs import RunInfo, RunStore, start_worker
@@ -52,7 +52,9 @@ def queue(runs: Sequence[RunInfo]) -> None:
     """Runs that are running or waiting, with how far they have come."""
     rows = "".join(
         "<tr>"
-        + widgets.rich('<td dir="auto">{name}</td><td>{status}</td>', name=label(run), status=status_line(run))
+        + widgets.rich(
+            '<td dir="auto">{name}</td><td class="es-name">{status}</td>', name=named(run), status=status_line(run)
+        )
         + f"<td>{bar(run)}</td>"
         + widgets.rich('<td class="es-right">{left}</td>', left=_left(run))
         + "</tr>"

@@ -41,7 +41,7 @@ SETTINGS = (
     Setting("clamp", "Clamp", "Longest change of the hidden state, as a share of its length.", 0.05),
     Setting("weight_decay", "Weight decay", "Pull of the change towards zero.", 0.1),
     Setting("kl_factor", "KL factor", "How strongly what is said about the subject in general is kept.", 0.0125),
-    Setting("statistics_tokens", "Tokens of statistics", "Length of the general text behind C0.", 1000),
+    Setting("statistics_tokens", "Tokens for C0", "Length of the general text behind C0.", 1000),
 )
 
 

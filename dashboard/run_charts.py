@@ -20,8 +20,10 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up")
 MARKED_POINTS = 40
 """Lines of at most so many points have a mark on each."""
 
-_TOP, _TOP_NARROW, _BOTTOM, _LEFT, _RIGHT = 78, 108, 54, 66, 16
+_TOP, _BOTTOM, _LEFT, _RIGHT = 78, 54, 66, 16
 _MODE_BAR = 32  # on narrow pages the legend stands below it
+_LEGEND_ROW, _LEGEND_WIDTH = 22, 340  # a row's height, and what surely fits into one
+_NARROW_NAME = 22  # characters of a name above half a narrow page
 _TITLE = 38  # above each row of panels but the first, whose titles stand in the top margin
 
 
@@ -74,7 +76,9 @@ def norms(
         height: of a row of panels in pixels.
     """
     value = "ratio" if scale == "ratio" else "norm"
-    panels = _Panels([_title(line, colours) for line in lines], colours, height)
+    panels = _Panels(
+        [(_title(line, colours, 34), _title(line, colours, _NARROW_NAME)) for line in lines], colours, height
+    )
     edited = sorted({layer for line in lines for layer in line.layers})
     ramp = dict(zip(edited, colours.layers(len(edited)), strict=True)) if edited else {}
     legend: set[object] = set()
@@ -148,7 +152,7 @@ def scores(
         at: edits where a vertical line stands.
         height: of a row of panels in pixels.
     """
-    panels = _Panels([f"<b>{title}</b>" for title in titles.values()], colours, height)
+    panels = _Panels([(f"<b>{title}</b>",) * 2 for title in titles.values()], colours, height)
     own: list[int] = []
     for number, metric in enumerate(titles):
         of_metric = frame[frame["metric"] == metric]
@@ -177,8 +181,8 @@ def scores(
     return panels.finished("", shared_y=False, columns=(4, 2), hundred=[n for n in range(len(titles)) if n not in own])
 
 
-def _title(line: Line, colours: Palette) -> str:
-    return f'<span style="color:{colours.method(line.method)}"><b>{label(line.name, 34)}</b></span>'
+def _title(line: Line, colours: Palette, width: int) -> str:
+    return f'<span style="color:{colours.method(line.method)}"><b>{label(line.name, width)}</b></span>'
 
 
 def _marked(part: pd.DataFrame, is_edited: bool) -> dict[str, str]:
@@ -189,8 +193,8 @@ def _marked(part: pd.DataFrame, is_edited: bool) -> dict[str, str]:
 class _Panels:
     """Panels side by side, in rows; which panel has which axes does not depend on how many stand in a row."""
 
-    def __init__(self, titles: Sequence[str], colours: Palette, height: int):
-        self.titles, self.colours, self.height = list(titles), colours, height
+    def __init__(self, titles: Sequence[tuple[str, str]], colours: Palette, height: int):
+        self.titles, self.colours, self.height = list(titles), colours, height  # titles for wide pages and for narrow
         self.figure = go.Figure()
 
     def axes(self, number: int) -> dict[str, str]:
@@ -225,13 +229,18 @@ class _Panels:
         self.figure.update_layout(layouts[0])
         return Chart(self.figure, go.Layout(layouts[1]))
 
+    def _legend_rows(self) -> int:
+        """How many rows the legend needs on a narrow page, at most."""
+        widths = [48 + 8 * len(trace.name or "") for trace in self.figure.data if trace.showlegend]
+        return -(-sum(widths) // _LEGEND_WIDTH)
+
     def _layout(
         self, n_columns: int, narrow: bool, y_title: str, shared_y: bool, log: bool, hundred: Sequence[int]
     ) -> dict:
         colours, n = self.colours, len(self.titles)
         n_rows = -(-n // n_columns)
         inner = n_rows * self.height + (n_rows - 1) * (_TITLE + _BOTTOM - 18)
-        top_margin = _TOP_NARROW if narrow else _TOP
+        top_margin = _MODE_BAR + _TITLE + self._legend_rows() * _LEGEND_ROW if narrow else _TOP
         height = inner + top_margin + _BOTTOM
         gap_x = 0.0 if n_columns == 1 else (0.03 if shared_y else 0.05) + 0.02 * (n_columns < 4)
         gap_y = 0.0 if n_rows == 1 else (_TITLE + _BOTTOM - 18) / inner
@@ -265,7 +274,7 @@ class _Panels:
             },
             "annotations": [],
         }
-        for number, title in enumerate(self.titles):
+        for number, title in enumerate(titles[narrow] for titles in self.titles):
             row, column = divmod(number, n_columns)
             left, top = column * (width + gap_x), 1 - row * (tall + gap_y)
             suffix = str(number + 1) if number else ""

@@ -12,6 +12,7 @@ from dashboard.runs_view import MEASURES, Measure
 from encore_core.runs import RunInfo, RunStore, series
 
 KEPT_FRAMES = 200
+LONGEST_NAME = 28
 
 
 def version(run: RunInfo) -> tuple[object, ...]:
@@ -72,14 +73,20 @@ def lines(runs: Sequence[RunInfo]) -> list[Line]:
     found = []
     for run in runs:
         repeat = seen[run.method] = seen.get(run.method, -1) + 1
-        name = run.method if methods.count(run.method) == 1 else f"{run.method} · {_told_apart(run, runs)}"
+        name = run.method if methods.count(run.method) == 1 else _told_apart(run, runs)
         found.append(Line(run.id, run.method, name, run.layers, repeat))
     return found
 
 
 def _told_apart(run: RunInfo, runs: Sequence[RunInfo]) -> str:
-    alike = [other.name for other in runs if other.method == run.method]
-    return run.name if len(set(alike)) == len(alike) else run.id
+    """A short name with the method in it that no other run of the method has."""
+
+    def named(one: RunInfo) -> str:
+        name = one.name if one.method in one.name else f"{one.method} · {one.name}"
+        return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1].rstrip() + "…"
+
+    alike = [named(other) for other in runs if other.method == run.method]
+    return named(run) if alike.count(named(run)) == 1 else f"{run.method} · {run.id}"
 
 
 def known_measures(frame: pd.DataFrame) -> list[Measure]:

@@ -110,9 +110,19 @@ def label(run: RunInfo) -> str:
     """A run's name for a list: method, edits, what it is called, how it ended unless well, id."""
     n_edits = run.n_edits if run.status in ("done", "queued", "running") else run.done
     parts = [run.method, f"{n_edits:,} edits"]
-    parts += [run.name] if run.name != f"{run.method}, {run.n_edits} edits" else []
+    parts += [] if _is_plain(run) else [run.name]
     parts += [STATUS[run.status][1]] if run.status != "done" else []
     return " · ".join([*parts, run.id])
+
+
+def named(run: RunInfo) -> str:
+    """A run's name for a table that says the rest in other columns: method, what it is called, id."""
+    return " · ".join([run.method, *([] if _is_plain(run) else [run.name]), run.id])
+
+
+def _is_plain(run: RunInfo) -> bool:
+    """Whether nobody has given the run a name of its own."""
+    return run.name == f"{run.method}, {run.n_edits} edits"
 
 
 def belongs(run: RunInfo) -> tuple[object, ...]:

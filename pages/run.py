@@ -142,7 +142,7 @@ def _settings(methods: Sequence[str], shape: ModelShape | None, is_open: bool) -
                 beside(error)
     remembered("run_statistics", "")
     st.text_input(
-        "Text behind the statistics, for all methods",
+        "Text for C0, all methods",
         key="run_statistics",
         **KEEP,
         placeholder="the bundled sample",
@@ -534,7 +534,6 @@ def new_runs(visitor: Visitor, store: RunStore) -> None:
             disabled=not runs,
             on_click=start,
             args=(store, runs),
-            shortcut="Ctrl+Enter",
         )
         if not runs:
             st.caption("Complete the plan above; what is missing or wrong is said there.")

@@ -81,7 +81,7 @@ def _open_selected() -> None:
 def record(store: RunStore, run: RunInfo, runs: Sequence[RunInfo]) -> None:
     """Everything about a run, and what can be done with it."""
     with st.container(border=True, key="card_record"):
-        widgets.heading(label(run), run.id)
+        widgets.heading(label(run), f"queued {moment(run.created)}")
         _head(run)
         _actions(store, run, runs)
         names = ["Settings", "Notices and log", "Downloads", "Edited model"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -146,6 +147,20 @@ def test_runs_without_points_have_their_panel_all_the_same():
     assert len(chart.figure.layout.annotations) == 4
     assert not drawn(chart, "x4")
     assert run_charts.norms(norms_frame([]), LINES, LIGHT, at=5).figure.data == ()
+
+
+def test_long_names_fit_above_their_panels_on_narrow_pages():
+    lines = [Line(line.run, line.method, "a very long name of a run, indeed", (1,)) for line in LINES]
+    chart = run_charts.norms(norms_frame(), lines, LIGHT)
+    wide, narrow = (
+        re.sub(r"<[^>]+>", "", layout.annotations[0].text) for layout in (chart.figure.layout, chart.narrow)
+    )
+    assert len(narrow) < len(wide) <= 36 and len(narrow) <= 24
+    frame = scores_frame(["edit_score"])
+    tall, low = (
+        run_charts.scores(frame, which, {"edit_score": "Edit score"}, LIGHT).narrow for which in (lines, LINES)
+    )
+    assert tall.margin.t > low.margin.t and tall.height - tall.margin.t == low.height - low.margin.t
 
 
 @pytest.mark.parametrize("name", ["<b>x</b>", "$y^2$", "<script>alert(1)</script>", "a\nb", "{x}"])
