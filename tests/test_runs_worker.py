@@ -156,6 +156,17 @@ def test_the_cap_leaves_parts_out_and_says_so(store, submit):
     assert set(series.scores(store, [run_id]).edits) == {0, 10}
 
 
+def test_a_costly_part_does_not_starve_and_is_not_starved(tiny_folder, statistics_text, gpt2, new_session):
+    """Of a budget of 8 s each of the four costly parts has 2; what the first checkpoint took does not count."""
+    plan = tiny_runs.plan(tiny_folder, statistics_text, n_edits=8, measure=tiny_runs.EVERYTHING)
+    session = new_session(gpt2)
+    measurer = Measurer(plan, tiny_runs.FACTS[:8], [4, 8], session)
+    spent = {"scores": [9.0, 1.5], "perplexity": [9.0, 0.5, 0.5], "contributions": [0.1], "entropy": [2.5]}
+    record = measurer.measure(session, 4, 8.0, spent, lambda part: None)
+    assert record.left_out == {"scores": "cost", "entropy": "cost"}
+    assert set(record.seconds) == {"norms", "perplexity", "contributions"}
+
+
 def left_out_of(store: RunStore, run_id: str) -> dict[int, dict[str, str]]:
     frame = series.checkpoints(store, [run_id])
     return {edits: json.loads(text) for edits, text in zip(frame.edits, frame.left_out, strict=True)}

@@ -156,17 +156,18 @@ def estimate(run: PreparedRun, calibration: Calibration) -> Estimate:
         min(n_facts, wanted.sample_facts if subset == "sample" else min(plan.batch_size, wanted.batch_facts))
         for subset in wanted.subsets
     )
-    once = (
-        n_scored * c.scored_fact_seconds
-        + wanted.perplexity * c.perplexity_seconds
-        + wanted.contributions * c.contributions_seconds
-        + wanted.generation_entropy * c.entropy_seconds
-        + (wanted.downstream is not None) * wanted.downstream_tests * c.downstream_test_seconds
-    )
+    parts = [
+        n_scored * c.scored_fact_seconds,
+        wanted.perplexity * c.perplexity_seconds,
+        wanted.contributions * c.contributions_seconds,
+        wanted.generation_entropy * c.entropy_seconds,
+        (wanted.downstream is not None) * wanted.downstream_tests * c.downstream_test_seconds,
+    ]
+    once = sum(parts)
     in_full, between = 2 * once, (len(points) - 2) * once
     if wanted.share_cap is not None:
-        # Of what the cap allows, the first checkpoint has used up its part.
-        between = min(between, max(0.0, wanted.share_cap * editing - once))
+        share = wanted.share_cap * editing / max(1, sum(part > 0 for part in parts))
+        between = sum(min((len(points) - 2) * part, share) for part in parts)
     rows = n_facts * (1 + 25 * min(1, wanted.trajectory_facts / n_facts)) + 5 * len(ends)
     rows += len(points) * (c.n_layers + 9 * len(wanted.subsets) + wanted.contributions * (2 * c.n_layers + 1) + 10)
     return Estimate(

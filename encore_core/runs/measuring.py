@@ -72,7 +72,7 @@ class Measurer:
         session: EditSession,
         edits: int,
         budget: float,
-        expected: Mapping[str, float],
+        spent: Mapping[str, Sequence[float]],
         tell: Callable[[str], None],
     ) -> CheckpointRecord:
         """Measure the model as the session has it.
@@ -80,8 +80,10 @@ class Measurer:
         Args:
             session: with the edits made so far.
             edits: facts handled so far; the end of a batch, or 0.
-            budget: seconds that may be spent; a part that is expected to take more than is left of it is left out.
-            expected: seconds that each part took the last time.
+            budget: seconds that all checkpoints but the first may take so far. Each part but the norms may use an equal
+                share, so that a costly one is measured less often than a cheap one, but not never; one that would go
+                beyond its share is left out.
+            spent: seconds that each part took at each checkpoint before, the first one's in front.
             tell: called with the name of each part before it is measured; may raise to stop.
         """
         parts = self._parts(edits, tell)
@@ -90,10 +92,12 @@ class Measurer:
         }
         seconds: dict[str, float] = {}
         left_out: dict[str, str] = {}
+        share = budget / max(1, len(parts) - 1)
         with session.edited() as lm:
             for part, (table, take) in parts.items():
                 # Norms cost milliseconds, and are what the run is about.
-                if part != "norms" and expected.get(part, 0.0) > budget - sum(seconds.values()):
+                before = spent.get(part, [])
+                if part != "norms" and sum(before[1:]) + sum(before[-1:]) > share:
                     left_out[part] = COSTLY
                     continue
                 tell(part)

@@ -54,7 +54,8 @@ class MeasurePlan:
         downstream: folder with the data of the downstream tasks; None to leave them out.
         downstream_tests: tests a task at most.
         share_cap: measuring between the first and the last checkpoint stops short of this share of the seconds spent
-            editing so far; None for no cap. The first and the last checkpoint are measured in full.
+            editing so far, each part of an equal share of it; None for no cap. The first and the last checkpoint are
+            measured in full.
         trajectory_facts: of so many facts, spread over the run, every step of the target optimisation is kept.
 
     Raises:

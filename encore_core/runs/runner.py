@@ -340,7 +340,7 @@ class _Execution:
             return
         info = self.store.get(self.claim.id)
         in_full = self.done in (0, len(self.facts)) or self.plan.measure.share_cap is None
-        budget = math.inf if in_full else self.plan.measure.share_cap * info.editing_seconds - info.measuring_seconds
+        budget = math.inf if in_full else self.plan.measure.share_cap * info.editing_seconds
 
         def tell(part: str) -> None:
             self.pulse.tell(phase="measuring", what=part, share=None, step=None, loss=None)

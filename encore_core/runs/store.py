@@ -512,12 +512,15 @@ class RunStore:
         with self._reading() as db:
             return {row[0] for row in db.execute("SELECT edits FROM checkpoints WHERE run = ?", (run.number,))}
 
-    def part_seconds(self, run_id: str) -> dict[str, float]:
-        """What each part of measuring took when it was last measured."""
+    def part_seconds(self, run_id: str) -> dict[str, list[float]]:
+        """What each part of measuring took, at each checkpoint at which it was measured, in order."""
         run = self.get(run_id)
         with self._reading() as db:
             rows = db.execute("SELECT part, seconds FROM measuring WHERE run = ? ORDER BY edits", (run.number,))
-            return {row["part"]: row["seconds"] for row in rows}
+            seconds: dict[str, list[float]] = {}
+            for row in rows:
+                seconds.setdefault(row["part"], []).append(row["seconds"])
+            return seconds
 
     def record_checkpoint(self, claim: Claim, checkpoint: CheckpointRecord) -> None:
         """Record what was measured at a checkpoint.
