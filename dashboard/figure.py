@@ -12,7 +12,7 @@ from importlib.resources import files
 
 import streamlit as st
 
-from dashboard.run_charts import Chart
+from dashboard.charts.panels import Chart
 
 NARROW = 760
 """Charts narrower than so many pixels take their layout for narrow pages."""
@@ -20,25 +20,31 @@ NARROW = 760
 _DRAW = """
 const ready = async () => { while (!window.Plotly) await new Promise((next) => setTimeout(next, 40)); };
 
+const buttons = (node) => {
+  const save = (format) => (gd) => Plotly.downloadImage(gd, { format, filename: node.esData.name,
+    scale: format === 'png' ? 2 : 1, width: gd.clientWidth, height: gd.clientHeight });
+  return [
+    { name: 'Download as PNG', icon: Plotly.Icons.camera, click: save('png') },
+    { name: 'Download as SVG', icon: Plotly.Icons.disk, click: save('svg') },
+  ];
+};
+
 const draw = async (node) => {
   await ready();
-  const { spec, name } = node.esData;
+  const { spec } = node.esData;
   const width = Math.floor(node.clientWidth);
   if (!width || !node.isConnected) return;
   const { data, layouts, revision } = JSON.parse(spec);
   const layout = structuredClone(width < NARROW ? layouts.narrow : layouts.wide);
-  const save = (format) => (gd) => Plotly.downloadImage(gd, { format, filename: name, scale: format === 'png' ? 2 : 1,
-    width: gd.clientWidth, height: gd.clientHeight });
-  node.esWidth = width;
-  node.style.height = `${layout.height}px`;
-  await Plotly.react(node, data, { ...layout, width, uirevision: revision }, {
+  // Made once: a configuration with other functions in it is another one, for which Plotly makes a new plot.
+  node.esConfig ??= {
     displaylogo: false, displayModeBar: true, showSendToCloud: false, showEditInChartStudio: false,
     modeBarButtonsToRemove: ['toImage', 'select2d', 'lasso2d', 'autoScale2d', 'sendChartToCloud', 'sendDataToCloud'],
-    modeBarButtonsToAdd: [
-      { name: 'Download as PNG', icon: Plotly.Icons.camera, click: save('png') },
-      { name: 'Download as SVG', icon: Plotly.Icons.disk, click: save('svg') },
-    ],
-  });
+    modeBarButtonsToAdd: buttons(node),
+  };
+  node.esWidth = width;
+  node.style.height = `${layout.height}px`;
+  await Plotly.react(node, data, { ...layout, width, uirevision: revision }, node.esConfig);
 };
 
 export default function ({ parentElement, data }) {
@@ -92,7 +98,7 @@ def draw(chart: Chart, *, key: str, alt: str, revision: str = "") -> None:
     """Draw a chart, or change the one that is there.
 
     Args:
-        chart: from `run_charts`.
+        chart: from `dashboard.charts`.
         key: of the element.
         alt: what it shows, for those who hear it.
         revision: the reader's zoom is kept as long as this stays the same.

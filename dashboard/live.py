@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 import streamlit as st
 
-from dashboard import figure, run_charts, run_reading, theme, widgets
+from dashboard import figure, run_reading, theme, widgets
+from dashboard.charts import runs as run_charts
 from dashboard.runs_view import MEASURES, STATUS, STRIP, doing, duration, label, named, status_line, together_with
 from dashboard.state import Message, remembered
 from encore_core.errors import InputError
@@ -106,7 +107,7 @@ def _chosen(store: RunStore, runs: Sequence[RunInfo], active: Sequence[RunInfo])
         run = known[chosen] if chosen != FOLLOW else active[0]
         _state(run)
         _buttons(store, run, runs)
-        _curves(store, run)
+        _curves(run)
         with st.expander("Log", key="watched_log", on_change="rerun") as log:
             if log.open:
                 st.code(
@@ -202,7 +203,7 @@ def resume(store: RunStore, run_id: str) -> Message:
     return Message("success", f"{run_id} is in the queue again and goes on after {run.cursor:,} edits.")
 
 
-def _curves(store: RunStore, run: RunInfo) -> None:
+def _curves(run: RunInfo) -> None:
     """Norms and scores so far. Figures are made anew at checkpoints only; the ticks between cost no more than words."""
     if not run.measuring_seconds:
         if not run.ended:
@@ -213,9 +214,9 @@ def _curves(store: RunStore, run: RunInfo) -> None:
     kept = st.session_state.get("live charts")
     if kept is None or kept[0] != key:
         line = run_reading.lines([run])
-        scores = run_reading.scores(store, [run], "sample")
+        scores = run_reading.scores([run], "sample")
         titles = {m.name: m.title for m in MEASURES if m.name in STRIP and m.name in set(scores["metric"].astype(str))}
-        norms = run_charts.norms(run_reading.norms(store, [run]), line, colours, height=280)
+        norms = run_charts.norms(run_reading.read("norms", [run]), line, colours, height=280)
         kept = (key, norms, run_charts.scores(scores, line, titles, colours, height=190) if titles else None)
         st.session_state["live charts"] = kept
     _, norms, scores = kept

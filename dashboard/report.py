@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from plotly.io import to_html
 
+from dashboard.charts.panels import Chart
 from dashboard.palette import LIGHT
-from dashboard.run_charts import Chart
 from dashboard.runs_view import duration, moment, short_model
 from encore_core.runs import RunInfo
 from encore_core.runs.compare import Difference

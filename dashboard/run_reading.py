@@ -7,12 +7,31 @@ from collections.abc import Sequence
 import pandas as pd
 import streamlit as st
 
-from dashboard.run_charts import Line
-from dashboard.runs_view import MEASURES, Measure
+from dashboard.charts.runs import Line
+from dashboard.runs_view import MEASURES, Measure, in_order
 from encore_core.runs import RunInfo, RunStore, series
+from encore_core.runs.recorded import recorded_runs
 
 KEPT_FRAMES = 200
 LONGEST_NAME = 28
+
+
+def all_runs(search: str = "") -> list[RunInfo]:
+    """The store's own runs, the newest first, and behind them the recorded ones, in the methods' order.
+
+    Args:
+        search: as for `RunStore.runs`.
+
+    Raises:
+        InputError: when the store cannot be read.
+    """
+    kept = recorded_runs()
+    return RunStore().runs(search) + (in_order(kept.runs(search)) if kept else [])
+
+
+def store_of(run: RunInfo) -> RunStore:
+    """The store that a run is in."""
+    return (recorded_runs() if run.recorded else None) or RunStore()
 
 
 def version(run: RunInfo) -> tuple[object, ...]:
@@ -20,12 +39,17 @@ def version(run: RunInfo) -> tuple[object, ...]:
     return run.id, run.measuring_seconds
 
 
-def norms(store: RunStore, runs: Sequence[RunInfo]) -> pd.DataFrame:
-    """`series.norms` of some runs. Shared between visitors: not to be changed."""
-    return _joined([_series(str(store.folder), "norms", version(run)) for run in runs])
+def read(name: str, runs: Sequence[RunInfo]) -> pd.DataFrame:
+    """A series of some runs, as `encore_core.runs.series` has it. Shared between visitors: not to be changed.
+
+    Args:
+        name: from `series.ALL`.
+        runs: their rows stand below each other in this order; column `run` holds plain texts.
+    """
+    return _joined([_series(str(store_of(run).folder), run.recorded, name, version(run)) for run in runs])
 
 
-def scores(store: RunStore, runs: Sequence[RunInfo], subset: str) -> pd.DataFrame:
+def scores(runs: Sequence[RunInfo], subset: str) -> pd.DataFrame:
     """Scores of a subset, perplexity and the like, and the largest growth of an edited matrix, in one frame.
 
     Returns:
@@ -33,10 +57,10 @@ def scores(store: RunStore, runs: Sequence[RunInfo], subset: str) -> pd.DataFram
     """
     parts = []
     for run in runs:
-        of_run = _series(str(store.folder), "scores", version(run))
+        of_run = read("scores", [run])
         parts.append(of_run.loc[of_run["subset"] == subset, ["run", "edits", "metric", "value"]])
-        parts.append(_series(str(store.folder), "measures", version(run)))
-        growth = _series(str(store.folder), "norms", version(run))
+        parts.append(read("measures", [run]))
+        growth = read("norms", [run])
         largest = growth[growth["layer"].isin(run.layers)].groupby("edits", as_index=False)["ratio"].max()
         parts.append(
             pd.DataFrame({"run": run.id, "edits": largest["edits"], "metric": "norm_ratio", "value": largest["ratio"]})
@@ -44,9 +68,10 @@ def scores(store: RunStore, runs: Sequence[RunInfo], subset: str) -> pd.DataFram
     return _joined(parts)
 
 
-def checkpoints(store: RunStore, runs: Sequence[RunInfo]) -> pd.DataFrame:
-    """`series.checkpoints` of some runs."""
-    return _joined([_series(str(store.folder), "checkpoints", version(run)) for run in runs])
+def csv(name: str, runs: Sequence[RunInfo]) -> bytes:
+    """Every row of a series of some runs as CSV, harmless in a spreadsheet."""
+    frames = [series.every_row(store_of(run), name, [run.id]).astype({"run": str}) for run in runs]
+    return series.as_csv(_joined(frames))
 
 
 def at_checkpoint(frame: pd.DataFrame, run: str, metric: str, at: int) -> tuple[float | None, int | None]:
@@ -96,9 +121,9 @@ def known_measures(frame: pd.DataFrame) -> list[Measure]:
 
 
 @st.cache_resource(show_spinner=False, max_entries=KEPT_FRAMES)
-def _series(folder: str, name: str, key: tuple[object, ...]) -> pd.DataFrame:
+def _series(folder: str, recorded: bool, name: str, key: tuple[object, ...]) -> pd.DataFrame:
     # cache_resource hands out the object itself, without a copy; nobody here changes it.
-    frame = series.ALL[name](RunStore(folder), [str(key[0])])
+    frame = series.ALL[name](RunStore(folder, read_only=recorded), [str(key[0])])
     return frame.astype({"run": str})
 
 

@@ -23,6 +23,9 @@ STATUS = {
 }
 """Status → symbol, word, tone."""
 
+RECORDED_MARK = "◆ recorded"
+"""In place of the status of a run that comes with the program."""
+
 PHASES = {
     "loading": "loading the model",
     "getting ready": "getting ready",
@@ -81,6 +84,8 @@ STRIP = ("edit_score", "paraphrase_score", "neighborhood_score", "perplexity")
 
 def status_line(run: RunInfo) -> str:
     """How a run stands, in a few words with a symbol."""
+    if run.recorded:
+        return RECORDED_MARK
     symbol, word, _ = STATUS[run.status]
     if run.status == "running" and run.stop:
         return f"◌ {'cancelling' if run.stop == 'cancel' else 'stopping'}: ends with this batch"
@@ -111,7 +116,7 @@ def label(run: RunInfo) -> str:
     n_edits = run.n_edits if run.status in ("done", "queued", "running") else run.done
     parts = [run.method, f"{n_edits:,} edits"]
     parts += [] if _is_plain(run) else [run.name]
-    parts += [STATUS[run.status][1]] if run.status != "done" else []
+    parts += ["recorded"] if run.recorded else [STATUS[run.status][1]] if run.status != "done" else []
     return " · ".join([*parts, run.id])
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import streamlit as st
 
-from dashboard.charts import percent
+from dashboard.charts.text import percent
 from dashboard.probes import Readings
 from encore_core.editor import BatchReport, EditProgress, EditSession, batched, settings_of
 from encore_core.errors import InputError

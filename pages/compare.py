@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 import pandas as pd
 import streamlit as st
 
-from dashboard import figure, links, report, run_charts, run_reading, theme, widgets
+from dashboard import figure, links, report, run_reading, theme, widgets
+from dashboard.charts import runs as run_charts
+from dashboard.charts.panels import Chart
 from dashboard.palette import LIGHT, Palette
 from dashboard.runs_view import (
     MOST_COMPARED,
@@ -22,9 +24,8 @@ from dashboard.runs_view import (
 )
 from dashboard.state import Message, remembered
 from encore_core.errors import InputError
-from encore_core.runs import RunInfo, RunStore
+from encore_core.runs import RunInfo
 from encore_core.runs.compare import differences
-from encore_core.runs.export import series_csv
 from encore_core.tables import neutral_csv
 
 SCALES = {"ratio": "‖W‖ / ‖W₀‖", "linear": "‖W‖", "log": "‖W‖, log"}
@@ -135,7 +136,7 @@ def charts_of(
     scale: str,
     layers: list[int] | None,
     at: int,
-) -> dict[str, run_charts.Chart]:
+) -> dict[str, Chart]:
     """Heading → chart of the page, in order."""
     lines = run_reading.lines(runs)
     charts = {"Norm of the edited matrices": run_charts.norms(norms, lines, colours, scale=scale, layers=layers, at=at)}
@@ -205,20 +206,18 @@ def costs(runs: Sequence[RunInfo]) -> None:
 
 
 def offer(
-    store: RunStore,
     runs: Sequence[RunInfo],
     table: report.Table,
-    light: Callable[[], Mapping[str, run_charts.Chart]],
+    light: Callable[[], Mapping[str, Chart]],
     link: str,
 ) -> None:
     """Downloads, and the link to this view."""
-    ids = [run.id for run in runs]
     with st.container(horizontal=True, key="compare_offer"):
         with st.popover("Download", icon=":material/download:", key="compare_downloads"):
             for name, words in (("norms", "Norms"), ("scores", "Scores"), ("measures", "Perplexity and entropy")):
                 st.download_button(
                     f"{words}, CSV",
-                    lambda name=name: series_csv(store, name, ids),
+                    lambda name=name: run_reading.csv(name, runs),
                     f"{name}.csv",
                     "text/csv",
                     on_click="ignore",
@@ -250,10 +249,10 @@ def offer(
 
 
 @st.fragment(run_every=FOLLOW_SECONDS)
-def follow(store: RunStore, runs: Sequence[RunInfo]) -> None:
+def follow(runs: Sequence[RunInfo]) -> None:
     """Draw the page anew when a run that goes on has come to a checkpoint or ended."""
     try:
-        now = [store.get(run.id) for run in runs]
+        now = [run_reading.store_of(run).get(run.id) for run in runs]
     except InputError:  # deleted in another tab
         st.rerun()
     if [(run.status, run_reading.version(run)) for run in now] != [
@@ -268,8 +267,7 @@ def follow(store: RunStore, runs: Sequence[RunInfo]) -> None:
 def main() -> None:
     st.title("Which method survives?", anchor=False)
     try:
-        store = RunStore()
-        known = {run.id: run for run in store.runs() if run.measuring_seconds}
+        known = {run.id: run for run in run_reading.all_runs() if run.measuring_seconds}
     except InputError as error:
         widgets.notice(Message("error", str(error)))
         return
@@ -294,15 +292,15 @@ def main() -> None:
         widgets.notice(Message("info", "This is one run alone; pick another one to compare it with."))
     warn_of_differences(runs)
     try:
-        compared(store, runs)
+        compared(runs)
     except InputError as error:
         widgets.notice(Message("error", str(error)))
 
 
-def compared(store: RunStore, runs: Sequence[RunInfo]) -> None:
+def compared(runs: Sequence[RunInfo]) -> None:
     """Everything below the choice of runs."""
     colours = theme.palette()
-    norms, marks = run_reading.norms(store, runs), run_reading.checkpoints(store, runs)
+    norms, marks = run_reading.read("norms", runs), run_reading.read("checkpoints", runs)
     with st.container(border=True, key="card_compared"):
         remembered("compare_scale", "ratio")
         remembered("compare_layers", "edited")
@@ -313,7 +311,7 @@ def compared(store: RunStore, runs: Sequence[RunInfo]) -> None:
         layers = pick_layers(runs, sorted(int(layer) for layer in norms["layer"].unique()))
         at = pick_checkpoint(sorted(int(edits) for edits in marks["edits"].unique()))
         remembered("compare_facts", "sample")
-        scores = run_reading.scores(store, runs, st.session_state["compare_facts"])
+        scores = run_reading.scores(runs, st.session_state["compare_facts"])
         measures = run_reading.known_measures(scores)
         scale = st.session_state["compare_scale"]
         charts = charts_of(runs, norms, scores, measures, colours, scale, layers, at)
@@ -343,7 +341,6 @@ def compared(store: RunStore, runs: Sequence[RunInfo]) -> None:
         widgets.table(columns, rows, table.caption)
         # Made when the report is asked for, on a thread that has no session state. A file is read in the light.
         offer(
-            store,
             runs,
             table,
             lambda: charts_of(runs, norms, scores, measures, LIGHT, scale, layers, at),
@@ -355,7 +352,7 @@ def compared(store: RunStore, runs: Sequence[RunInfo]) -> None:
     figure.load_library()
     links.write("compare", view)
     if not all(run.ended for run in runs):
-        follow(store, runs)
+        follow(runs)
 
 
 def _view(runs: Sequence[RunInfo], at: int) -> dict[str, str | list[str]]:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard import charts, probes, state, theme, widgets
+from dashboard import probes, state, theme, widgets
+from dashboard.charts import probes as probe_charts
+from dashboard.charts.text import percent
 from dashboard.state import Message, Visitor, remembered
 from encore_core.editor import settings_of
 from encore_core.errors import InputError
@@ -482,7 +484,7 @@ def results(visitor: Visitor) -> None:
     with st.container(border=True, key="card_chart"):
         widgets.heading("How probable each answer is", "before → after" if edited else "as loaded, nothing edited yet")
         st.plotly_chart(
-            charts.probabilities(rows, colours, edited),
+            probe_charts.probabilities(rows, colours, edited),
             theme=None,
             key="chart",
             config={"displaylogo": False, "displayModeBar": False},
@@ -534,10 +536,10 @@ def _headline(fact: Fact, rows, edited: bool) -> None:
     items = []
     if edited:
         word = f"{first.symbol} {first.word} · " if first.word else ""
-        items.append(("New answer", charts.percent(first.new_after),
-                      f"{word}was {charts.percent(first.new_before)}", change))  # fmt: skip
+        items.append(("New answer", percent(first.new_after),
+                      f"{word}was {percent(first.new_before)}", change))  # fmt: skip
     else:
-        items.append(("New answer", charts.percent(first.new_before), "before any edit", ""))
+        items.append(("New answer", percent(first.new_before), "before any edit", ""))
     for kind, name, wanted, verb in (
         ("paraphrase", "Paraphrases", ("changed",), "changed"),
         ("neighbour", "Neighbours", ("kept", "weakened"), "stayed"),
@@ -588,7 +590,7 @@ def _said(fact: Fact, rows, visitor: Visitor, colours, edited: bool) -> None:
             column.caption(moment if edited else "As loaded")
             column.code(f"{prompt}{text}", language=None, wrap_lines=True)
         st.plotly_chart(
-            charts.next_tokens(tokens, colours),
+            probe_charts.next_tokens(tokens, colours),
             theme=None,
             key="tokens",
             config={"displaylogo": False, "displayModeBar": False},
@@ -616,7 +618,7 @@ def _rows_table(fact: Fact, rows, edited: bool) -> None:
     def figures(before, after) -> str:
         if before is None:
             return "–"
-        return f"{charts.percent(before)}\u00a0→\u00a0{charts.percent(after)}" if edited else charts.percent(before)
+        return f"{percent(before)}\u00a0→\u00a0{percent(after)}" if edited else percent(before)
 
     def cell(answer, before, after) -> str:
         if answer is None:
@@ -629,7 +631,7 @@ def _rows_table(fact: Fact, rows, edited: bool) -> None:
             row.prompt,
             cell(row.new, row.new_before, row.new_after),
             cell(row.true, row.true_before, row.true_after),
-            (f"{row.symbol} {row.meaning}" if row.word else charts.SECTIONS[row.kind].lower(), row.tone),
+            (f"{row.symbol} {row.meaning}" if row.word else probe_charts.SECTIONS[row.kind].lower(), row.tone),
         )
         for row in rows.itertuples()
     ]
@@ -692,7 +694,7 @@ def _norms(visitor: Visitor, colours) -> None:
         return
     table = pd.DataFrame([(layer, *pair) for layer, pair in norms.items()], columns=["layer", "before", "after"])
     st.plotly_chart(
-        charts.norm_growth(table, colours), theme=None, key="norms",
+        probe_charts.norm_growth(table, colours), theme=None, key="norms",
         config={"displaylogo": False, "displayModeBar": False},
         alt="Growth of each edited matrix in percent; the figures are in the table below.",
     )  # fmt: skip

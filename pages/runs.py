@@ -153,14 +153,8 @@ def _actions(store: RunStore, run: RunInfo, runs: Sequence[RunInfo]) -> None:
                 on_click=live.attempt,
                 args=(live.resume, store, run.id),
             )
-        with st.popover("Rename or tag", icon=":material/edit:", key="record_rename"):
-            # A run has fields of its own, so that what was typed for one does not show up at another.
-            name_key, tags_key = f"name of {run.id}", f"tags of {run.id}"
-            remembered(name_key, run.name)
-            remembered(tags_key, ", ".join(run.tags))
-            st.text_input("Name", key=name_key)
-            st.text_input("Tags", key=tags_key, placeholder="lecture, week 3", help="Words between commas.")
-            st.button("Save", key="record_save", on_click=_rename, args=(store, run.id, name_key, tags_key))
+        if not run.recorded:
+            _rename_fields(store, run)
         with st.popover("Link", icon=":material/link:", key="record_link"):
             st.code(links.address({"run": run.id}), language=None, wrap_lines=True)
         if run.measuring_seconds:
@@ -171,7 +165,7 @@ def _actions(store: RunStore, run: RunInfo, runs: Sequence[RunInfo]) -> None:
                 icon=":material/compare_arrows:",
                 query_params={"run": together},
             )
-        if run.status != "running":
+        if run.status != "running" and not run.recorded:
             st.button("Delete", icon=":material/delete:", key="record_delete", on_click=_ask, args=(run.id,))
     if st.session_state.get("delete_asked") == run.id and run.status != "running":
         widgets.notice(
@@ -189,6 +183,17 @@ def _actions(store: RunStore, run: RunInfo, runs: Sequence[RunInfo]) -> None:
                 args=(_delete, store, run.id),
             )
             st.button("Keep it", key="delete_no", on_click=_ask, args=(None,))
+
+
+def _rename_fields(store: RunStore, run: RunInfo) -> None:
+    with st.popover("Rename or tag", icon=":material/edit:", key="record_rename"):
+        # A run has fields of its own, so that what was typed for one does not show up at another.
+        name_key, tags_key = f"name of {run.id}", f"tags of {run.id}"
+        remembered(name_key, run.name)
+        remembered(tags_key, ", ".join(run.tags))
+        st.text_input("Name", key=name_key)
+        st.text_input("Tags", key=tags_key, placeholder="lecture, week 3", help="Words between commas.")
+        st.button("Save", key="record_save", on_click=_rename, args=(store, run.id, name_key, tags_key))
 
 
 def _ask(run_id: str | None) -> None:
@@ -251,7 +256,7 @@ def _shown(value: object) -> str:
 def _told(store: RunStore, run: RunInfo) -> None:
     if run.notices:
         widgets.notice(Message("info", "\n".join(run.notices)))
-    lines = left_out([str(text) for text in run_reading.checkpoints(store, [run])["left_out"]])
+    lines = left_out([str(text) for text in run_reading.read("checkpoints", [run])["left_out"]])
     if lines:
         widgets.notice(Message("info", "\n".join(lines)))
     st.caption("The last lines of its log")
@@ -309,6 +314,10 @@ def zipped(store: RunStore, run: RunInfo) -> bytes:
 
 def _model(store: RunStore, run: RunInfo) -> None:
     """Write the edited model as a folder of this machine, where there is one to write."""
+    if run.recorded:
+        words = "A recorded run comes without its matrices. The command above makes them again."
+        widgets.notice(Message("info", words))
+        return
     if run.status in ("running", "queued"):
         widgets.notice(Message("info", "The edited model can be written when the run is over, or has been cancelled."))
         return
@@ -342,10 +351,10 @@ def _model(store: RunStore, run: RunInfo) -> None:
 
 
 @st.fragment(run_every=POLL_SECONDS)
-def follow(store: RunStore, shown: list[tuple[object, ...]]) -> None:
+def follow(shown: list[tuple[object, ...]]) -> None:
     """Draw the page anew when a run that goes on has come further."""
     try:
-        now = [_stand(run) for run in store.runs()]
+        now = [_stand(run) for run in run_reading.all_runs()]
     except InputError:
         return  # the page says so when it is drawn the next time
     if now != shown:
@@ -359,8 +368,7 @@ def _stand(run: RunInfo) -> tuple[object, ...]:
 def main() -> None:
     st.title("Which runs are there?", anchor=False)
     try:
-        store = RunStore()
-        runs = store.runs()
+        runs = run_reading.all_runs()
     except InputError as error:
         widgets.notice(Message("error", str(error)))
         return
@@ -386,7 +394,7 @@ def main() -> None:
         live=True,
         persist_state="session",
     )
-    found = store.runs(search) if search.strip() else runs
+    found = run_reading.all_runs(search) if search.strip() else runs
     if found:
         table(found)
     else:
@@ -404,12 +412,14 @@ def main() -> None:
     opened = st.session_state["opened_run"]
     if opened is not None:
         try:
+            opened_run = known[opened]
+            store = run_reading.store_of(opened_run)
             record(store, store.get(opened), runs)
         except InputError as error:  # deleted in another tab, between the lines above
             widgets.notice(Message("error", str(error)))
     links.write("runs", {"run": opened or ""})
     if not all(run.ended for run in runs):
-        follow(store, [_stand(run) for run in runs])
+        follow([_stand(run) for run in runs])
 
 
 main()

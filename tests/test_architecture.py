@@ -33,7 +33,7 @@ ORDER = (
     ("runs.plan", "runs.machine", "runs.schema"),
     ("runs.rows",),
     ("runs.store", "runs.state", "runs.measuring"),
-    ("runs.series", "runs.launch", "runs.runner", "runs.estimate", "runs.compare"),
+    ("runs.series", "runs.recorded", "runs.launch", "runs.runner", "runs.estimate", "runs.compare"),
     ("runs", "runs.worker", "runs.export"),
     ("cli.options", "cli.telling"),
     ("cli.editing", "cli.runs"),
@@ -109,14 +109,17 @@ def test_what_knows_tensors_only(name):
     assert "transformers" not in roots(ENGINE[name])
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "dashboard").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "dashboard").rglob("*.py")), ids=lambda path: path.stem)
 def test_the_dashboard_does_not_know_its_pages(path):
     assert not roots(path) & {"pages", "tests"}
 
 
-@pytest.mark.parametrize("name", ["charts", "run_charts", "palette"])
-def test_charts_turn_data_into_figures(name):
-    assert not roots(ROOT / "dashboard" / f"{name}.py") & {"streamlit", "torch", "transformers"}
+CHARTS = [ROOT / "dashboard" / "palette.py", *sorted((ROOT / "dashboard" / "charts").glob("*.py"))]
+
+
+@pytest.mark.parametrize("path", CHARTS, ids=lambda path: path.stem)
+def test_charts_turn_data_into_figures(path):
+    assert not roots(path) & {"streamlit", "torch", "transformers", "encore_core"}
 
 
 @pytest.mark.parametrize("name", ["runs_view", "report", "costs", "plan_fields"])

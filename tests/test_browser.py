@@ -34,6 +34,11 @@ LONG = 240_000  # ms; the first start on a fresh machine converts the model
 
 def wait_for_edits(page, n: int) -> None:
     page.wait_for_function(f"document.querySelector('[data-testid=n-edits]')?.textContent === '{n}'", timeout=LONG)
+    wait_until_idle(page)
+
+
+def wait_until_idle(page) -> None:
+    """Wait until the page has been drawn to its end."""
     page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for(timeout=LONG)
 
 
@@ -155,6 +160,7 @@ def test_runs_are_watched_zoomed_into_cancelled_and_compared(tiny_home, tiny_fol
 
             page.goto(f"{address}/compare?run={memit}&run={encore}&at=0&scale=log", timeout=LONG)
             page.get_by_text("After 0 edits").first.wait_for(timeout=LONG)
+            wait_until_idle(page)
             slider = page.get_by_role("slider")
             slider.focus()
             page.keyboard.press("ArrowRight")

@@ -283,7 +283,7 @@ def test_charts_know_neither_streamlit_nor_torch():
     import subprocess
     import sys
 
-    code = "import sys, dashboard.charts; print({'streamlit', 'torch'} & set(sys.modules))"
+    code = "import sys, dashboard.charts.probes; print({'streamlit', 'torch'} & set(sys.modules))"
     root = Path(APP).parent.parent
     told = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "set()"
@@ -291,7 +291,7 @@ def test_charts_know_neither_streamlit_nor_torch():
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_chart_labels_are_literal(text):
-    from dashboard.charts import label
+    from dashboard.charts.text import label
 
     shown = label(text, 40)
     assert "<" not in shown and "$" not in shown and "\n" not in shown

@@ -12,9 +12,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from dashboard import run_charts
+from dashboard.charts import runs as run_charts
+from dashboard.charts.runs import Line
 from dashboard.palette import DARK, DASHES, LIGHT
-from dashboard.run_charts import Line
 from encore_core.methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -174,6 +174,6 @@ def test_names_are_literal(name):
 
 
 def test_charts_of_runs_know_neither_streamlit_nor_torch():
-    code = "import sys, dashboard.run_charts; print({'streamlit', 'torch'} & set(sys.modules))"
+    code = "import sys, dashboard.charts.runs; print({'streamlit', 'torch'} & set(sys.modules))"
     told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "set()"

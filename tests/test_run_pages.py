@@ -81,6 +81,12 @@ def empty_home(tmp_path, monkeypatch, surroundings) -> Path:
 
 
 @pytest.fixture(autouse=True)
+def nothing_recorded(monkeypatch, tmp_path):
+    """The program comes with recorded runs; they have tests of their own."""
+    monkeypatch.setattr("encore_core.runs.recorded.RECORDED", tmp_path / "recorded")
+
+
+@pytest.fixture(autouse=True)
 def the_model(monkeypatch, tiny_folder, surroundings):
     monkeypatch.setenv("ENCORE_MODEL", str(tiny_folder))
 
@@ -245,11 +251,11 @@ def test_a_run_deleted_in_another_tab_leaves_the_page_standing(ids, store):
 
 def test_the_report_needs_nothing_else_and_takes_nobody_at_their_word(ids, store):
     runs = [store.get(ids["memit"]), store.get(ids["other"])]
-    from dashboard import run_charts
+    from dashboard.charts import runs as run_charts
     from dashboard.palette import LIGHT
 
     lines = run_reading.lines(runs)
-    chart = run_charts.norms(run_reading.norms(store, runs), lines, LIGHT)
+    chart = run_charts.norms(run_reading.read("norms", runs), lines, LIGHT)
     table = report.Table(("Measure", "<i>a</i>"), [["x", "1 < 2"]], "After 10 edits")
     told = report.comparison(
         runs, {"Norms": chart, "Again": chart}, table, differences(runs), "http://x/?a=<b>"
@@ -592,8 +598,8 @@ def test_a_page_reads_ten_long_runs_in_no_time(empty_home, tiny_folder, statisti
     def seconds() -> float:
         started = time.perf_counter()
         store.runs()
-        norms = run_reading.norms(store, runs)
-        scores = run_reading.scores(store, runs, "sample")
+        norms = run_reading.read("norms", runs)
+        scores = run_reading.scores(runs, "sample")
         taken = time.perf_counter() - started
         assert len(norms) == 4 * 101 * 30 and (scores["metric"] == "accuracy").sum() == 4 * 101
         return taken

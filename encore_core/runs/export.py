@@ -18,7 +18,6 @@ from encore_core.runs.rows import RunInfo
 from encore_core.runs.state import load_matrices
 from encore_core.runs.store import RunStore
 from encore_core.storage import replacing
-from encore_core.tables import neutral_csv
 
 SETTINGS_FILE = "run.json"
 MODEL_FOLDER = "model"
@@ -75,9 +74,7 @@ def series_csv(store: RunStore, name: str, ids: Sequence[str]) -> bytes:
     """
     if name not in series.ALL:
         raise InputError(f"Unknown series {quoted(name)}; choose one of {', '.join(series.ALL)}.")
-    frame = series.every_row(store, name, ids)
-    cells = frame.astype(object).where(frame.notna(), None)
-    return neutral_csv(list(frame.columns), cells.itertuples(index=False, name=None))
+    return series.as_csv(series.every_row(store, name, ids))
 
 
 def settings_of_run(run: RunInfo) -> dict[str, Any]:

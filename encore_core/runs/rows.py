@@ -40,6 +40,7 @@ class RunInfo:
         threads: of torch.
         versions, commit: of libraries and code.
         weights_digest: of the edited matrices at the end, 64 hex digits.
+        recorded: whether it comes with the program and cannot be changed, see `recorded`.
     """
 
     number: int
@@ -76,6 +77,7 @@ class RunInfo:
     versions: Mapping[str, str]
     commit: str | None
     weights_digest: str | None
+    recorded: bool = False
 
     @property
     def plan(self) -> RunPlan:

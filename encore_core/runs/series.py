@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from encore_core.runs.store import RunStore
+from encore_core.tables import neutral_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -219,6 +220,12 @@ def every_row(store: RunStore, name: str, ids: Sequence[str]) -> pd.DataFrame:
     """A series without anything left out or added up."""
     thinning = name not in ("checkpoints", "measuring", "targets", "trajectories")
     return ALL[name](store, ids, **({"max_points": None} if thinning else {}))
+
+
+def as_csv(frame: pd.DataFrame) -> bytes:
+    """A frame as CSV, harmless in a spreadsheet; missing values are empty cells."""
+    cells = frame.astype(object).where(frame.notna(), None)
+    return neutral_csv(list(frame.columns), cells.itertuples(index=False, name=None))
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------

@@ -66,14 +66,19 @@ class RunStore:
 
     Args:
         folder: where the store lives; `runs` in the data folder by default. Made when it is missing.
+        read_only: look at a store that never changes, see `recorded`. It must be there, and no file is made beside it.
 
     Raises:
         StoreError: when the folder cannot be written, or holds a damaged store or one of a newer version.
     """
 
-    def __init__(self, folder: Path | str | None = None):
+    def __init__(self, folder: Path | str | None = None, read_only: bool = False):
+        self.read_only = read_only
         self.folder = Path(folder).expanduser().absolute() if folder is not None else data_folder() / "runs"
         self.file = self.folder / "runs.sqlite"
+        if read_only:
+            self._check_version()
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -161,7 +166,7 @@ class RunStore:
         rows = select()
         if any(_seems_dead(row) for row in rows) and self.reconcile():
             rows = select()
-        return [_info(row) for row in rows]
+        return [_info(row, self.read_only) for row in rows]
 
     def reconcile(self) -> list[str]:
         """Mark runs as interrupted whose worker was killed, or whose machine has restarted.
@@ -577,26 +582,31 @@ class RunStore:
             cursor = db.execute(sql, values)
             return [column[0] for column in cursor.description], cursor.fetchall()
 
-    def _make_schema(self) -> None:
+    def _check_version(self) -> int:
         with self._reading() as db:
             version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
+        if version > SCHEMA_VERSION:
+            raise StoreError(
+                f"The store {self.file} has version {version}, but this program knows {SCHEMA_VERSION}; use the newer "
+                "program, or another folder."
+            )
+        return version
+
+    def _make_schema(self) -> None:
+        if self._check_version() == 0:
             # Two processes that find no store must not both make one.
             lock = FileLock(self.folder / "store.lock", timeout=BUSY_SECONDS)
             with self._clear_errors(), lock, self._reading() as db:
                 if db.execute("PRAGMA user_version").fetchone()[0] == 0:
                     db.execute("PRAGMA journal_mode = WAL")
                     db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-        elif version > SCHEMA_VERSION:
-            raise StoreError(
-                f"The store {self.file} has version {version}, but this program knows {SCHEMA_VERSION}; use the newer "
-                "program, or another folder."
-            )
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         with self._clear_errors():
-            db = sqlite3.connect(self.file, timeout=BUSY_SECONDS, isolation_level=None)
+            # Immutable: SQLite then looks for no other files and takes no locks, so the folder may be read-only, too.
+            uri = f"{self.file.as_uri()}{'?mode=ro&immutable=1' if self.read_only else ''}"
+            db = sqlite3.connect(uri, timeout=BUSY_SECONDS, isolation_level=None, uri=True)
             try:
                 db.row_factory = sqlite3.Row
                 db.execute("PRAGMA foreign_keys = ON")
@@ -609,6 +619,8 @@ class RunStore:
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """A transaction: all of it or nothing."""
+        if self.read_only:
+            raise InputError("Recorded runs come with the program and cannot be changed; start a run of your own.")
         with self._reading() as db:
             # Taken at once: a transaction that first reads and then wants to write could be refused in the middle.
             db.execute("BEGIN IMMEDIATE")
@@ -669,7 +681,7 @@ def _seems_dead(row: sqlite3.Row) -> bool:
     return row["host"] == machine.host() and (row["boot_id"] != machine.boot_id() or not machine.is_alive(row["pid"]))
 
 
-def _info(row: sqlite3.Row) -> RunInfo:
+def _info(row: sqlite3.Row, recorded: bool) -> RunInfo:
     plain = (
         "number", "id", "name", "created", "started", "finished", "facts_digest", "order_digest", "statistics",
         "device", "n_edits", "status", "position", "stop", "error", "cursor", "done", "skipped", "editing_seconds",
@@ -684,6 +696,7 @@ def _info(row: sqlite3.Row) -> RunInfo:
         detail=json.loads(row["detail"]),
         versions=json.loads(row["versions"] or "{}"),
         commit=row["code_commit"],
+        recorded=recorded,
     )
 
 

@@ -1,20 +1,13 @@
-"""Figures from data frames. Knows neither streamlit nor torch.
-
-Whatever people or models wrote goes through `label` first: Plotly reads some HTML tags, and LaTeX between dollar signs,
-in every text it draws.
-"""
+"""What a model says before and after an edit, and how much its matrices have grown: the charts of the Edit page."""
 
 from __future__ import annotations
-
-import html
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from dashboard.charts.text import FONT, label, percent
 from dashboard.palette import Palette
-
-FONT = "'Source Sans', 'Source Sans 3', 'Source Sans Pro', system-ui, sans-serif"
 
 _HEADING, _LABEL, _LANE, _GAP = 40, 27, 25, 15  # heights in pixels of what the probability chart stacks
 
@@ -24,30 +17,6 @@ SECTIONS = {
     "neighbour": "Should stay",
     "free": "Your own prompt",
 }
-
-
-def label(text: str, width: int = 60) -> str:
-    """Text as Plotly draws it literally: one line, shortened in the middle, without tags, entities or LaTeX.
-
-    Args:
-        text: anything.
-        width: longest result in characters, before escaping.
-    """
-    line = " ".join(text.replace("\n", " ⏎ ").split())
-    if len(line) > width:
-        head = (width - 1) * 3 // 5
-        line = line[:head].rstrip() + "…" + line[len(line) - (width - 1 - head) :].lstrip()
-    escaped = html.escape(line, quote=False).replace("$", "&#36;")
-    return f"\u2068{escaped}\u2069"  # isolated, so that right-to-left text does not reorder what stands beside it
-
-
-def percent(value: float) -> str:
-    """A probability for people: two digits that matter, never a false 0 or 100."""
-    if value < 0.0005:
-        return "<0.1\u202f%"
-    if 0.9995 <= value < 1:
-        return ">99.9\u202f%"
-    return f"{100 * value:.1f}\u202f%" if value < 0.1 or value >= 0.995 else f"{100 * value:.0f}\u202f%"
 
 
 def _base(figure: go.Figure, colours: Palette, height: int) -> go.Figure:

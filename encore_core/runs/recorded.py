@@ -1,0 +1,126 @@
+"""Recorded runs: a store that comes with the program, so that there are curves before anybody has run anything.
+
+    assets/recorded/
+        runs.sqlite          the runs and their series; opened without locks, never written
+        <run id>/facts.jsonl the facts, of runs on the bundled ones only
+        README.md, make.py   how they were made, and what makes them again
+
+Their ids say what they are ("recorded-encore-1000"), so that a link to them holds wherever the program runs.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from encore_core.errors import InputError
+from encore_core.runs.rows import RunInfo
+from encore_core.runs.schema import BY_EDITS, SCHEMA, SCHEMA_VERSION
+from encore_core.runs.store import RunStore
+from encore_core.storage import replacing
+
+RECORDED = Path(__file__).resolve().parents[2] / "assets" / "recorded"
+NOT_KEPT = ("states",)
+FORGOTTEN = {"owner": None, "pid": None, "host": None, "boot_id": None, "heartbeat": None, "stop": None}
+"""Columns of a run that speak of the machine and the process it ran on."""
+
+
+def recorded_runs() -> RunStore | None:
+    """The recorded runs, or None where the program comes without any.
+
+    Raises:
+        StoreError: when they cannot be read.
+    """
+    return RunStore(RECORDED, read_only=True) if (RECORDED / "runs.sqlite").exists() else None
+
+
+def record(store: RunStore, names: Mapping[str, str], folder: Path) -> list[str]:
+    """Put finished runs into the recorded store, in place of those that had the ids before.
+
+    Args:
+        store: where they are.
+        names: run id → id that it is recorded by.
+        folder: of the recorded store.
+
+    Returns:
+        the new ids.
+
+    Raises:
+        InputError: for runs that are not there or not done.
+    """
+    runs = {run_id: store.get(run_id) for run_id in names}
+    for run in runs.values():
+        if run.status != "done":
+            raise InputError(f"Run {run.id} is {run.status}; only a run that is done can be recorded.")
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "runs.sqlite"
+    with replacing(file) as part:
+        if file.exists():
+            shutil.copyfile(file, part)
+        db = sqlite3.connect(part, isolation_level=None)
+        try:
+            # A file that is opened as immutable has no log of writes beside it.
+            db.execute("PRAGMA journal_mode = DELETE")
+            db.execute("PRAGMA foreign_keys = ON")
+            if not db.execute("PRAGMA user_version").fetchone()[0]:
+                db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+            db.execute("ATTACH ? AS source", (str(store.file),))
+            for run_id, new_id in names.items():
+                db.execute("BEGIN")
+                _copy(db, runs[run_id], new_id)
+                db.execute("COMMIT")
+                _copy_facts(store, runs[run_id], folder / new_id)
+            db.execute("DETACH source")
+            db.execute("VACUUM")
+        finally:
+            db.close()
+    return list(names.values())
+
+
+def _copy(db: sqlite3.Connection, run: RunInfo, new_id: str) -> None:
+    """Copy a run's row and series, without what would tell of the machine."""
+    db.execute("DELETE FROM runs WHERE id = ?", (new_id,))
+    row = dict(
+        zip(
+            [column[1] for column in db.execute("PRAGMA table_info(runs)")],
+            db.execute("SELECT * FROM source.runs WHERE number = ?", (run.number,)).fetchone(),
+            strict=True,
+        )
+    )
+    row |= {"number": None, "id": new_id, "plan": json.dumps(_shown_plan(run.plan_json)), "detail": "{}", **FORGOTTEN}
+    marks = ", ".join("?" * len(row))
+    number = db.execute(f"INSERT INTO runs ({', '.join(row)}) VALUES ({marks})", list(row.values())).lastrowid
+    for table in BY_EDITS:
+        if table not in NOT_KEPT:
+            columns = [column[1] for column in db.execute(f"PRAGMA table_info({table})") if column[1] != "run"]
+            names = ", ".join(columns)
+            db.execute(
+                f"INSERT INTO {table} (run, {names}) SELECT ?, {names} FROM source.{table} WHERE run = ?",
+                (number, run.number),
+            )
+
+
+def _shown_plan(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """A plan whose files are called by their names alone: the folders of one machine mean nothing on another."""
+
+    def named(path: str | None) -> str | None:
+        return path and Path(path).name
+
+    measure = dict(plan["measure"])
+    return dict(plan) | {
+        "facts": named(plan["facts"]),
+        "statistics_text": named(plan["statistics_text"]),
+        "measure": measure | {"downstream": named(measure["downstream"])},
+    }
+
+
+def _copy_facts(store: RunStore, run: RunInfo, folder: Path) -> None:
+    """Copy the facts where they are the program's own."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if run.plan_json["facts"] == "bundled":
+        folder.mkdir()
+        shutil.copyfile(store.folder_of(run.id) / "facts.jsonl", folder / "facts.jsonl")
