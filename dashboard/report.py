@@ -1,4 +1,4 @@
-"""A comparison as one HTML file that needs nothing else: charts, table, settings, differences, commands.
+"""A comparison, or one chart, as an HTML file that needs nothing else: charts, table, settings, differences, commands.
 
 plotly.js is in it once. Whatever people typed is escaped by `html.escape`, or by plotly's own JSON, which writes `<` as
 an escape within scripts.
@@ -73,25 +73,48 @@ def comparison(
         listed = "".join(f"<li>{_text(str(entry))}</li>" for entry in differences)
         parts.append(f'<div class="warn">These runs differ in more than their method:<ul>{listed}</ul></div>')
     for number, (heading, chart) in enumerate(charts.items()):
-        parts.append(f"<h2>{_text(heading)}</h2>")
-        parts.append(
-            to_html(
-                chart.figure,
-                full_html=False,
-                include_plotlyjs=number == 0,
-                config={"displaylogo": False},
-                div_id=f"chart-{number + 1}",
-                default_width="100%",
-            )
-        )
+        parts += [f"<h2>{_text(heading)}</h2>", _drawn(chart, number)]
     parts += [f"<h2>{_text(table.caption)}</h2>", _table(table)]
     parts += ["<h2>Runs</h2>", _table(_facts_of(runs)), "<h2>Settings</h2>", _table(_settings_of(runs))]
     parts.append("<h2>Commands that repeat them</h2>")
     parts.append(f"<pre>{_text(chr(10).join(_command(run) for run in runs))}</pre>")
+    return _page(", ".join(run.method for run in runs), parts)
+
+
+def single(heading: str, aside: str, chart: Chart, commands: Sequence[str]) -> bytes:
+    """One chart as a file.
+
+    Args:
+        heading, aside: above it.
+        chart: in light colours.
+        commands: that make its data anew.
+    """
+    parts = [
+        f"<h1>{_text(heading)}</h1>",
+        f'<p class="muted">{_text(aside)} · ENCORE Studio {__version__} · {time.strftime("%Y-%m-%d %H:%M")}</p>',
+        _drawn(chart, 0),
+    ]
+    if commands:
+        parts += ["<h2>The command that makes these data anew</h2>", f"<pre>{_text(chr(10).join(commands))}</pre>"]
+    return _page(heading, parts)
+
+
+def _drawn(chart: Chart, number: int) -> str:
+    """A chart as markup; plotly.js comes with the first one."""
+    return to_html(
+        chart.figure,
+        full_html=False,
+        include_plotlyjs=number == 0,
+        config={"displaylogo": False},
+        div_id=f"chart-{number + 1}",
+        default_width="100%",
+    )
+
+
+def _page(title: str, parts: Sequence[str]) -> bytes:
     body = "\n".join(parts)
-    title = _text(", ".join(run.method for run in runs))
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{_text(title)}</title>'
         f"<style>{_STYLE}</style></head><body>{body}</body></html>"
     ).encode()
 

@@ -7,18 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 import pandas as pd
 import streamlit as st
 
-from dashboard import figure, links, report, run_reading, theme, widgets
+from dashboard import figure, links, report, run_picker, run_reading, theme, widgets
 from dashboard.charts import runs as run_charts
 from dashboard.charts.panels import Chart
 from dashboard.palette import LIGHT, Palette
 from dashboard.runs_view import (
-    MOST_COMPARED,
     STRIP,
     SUBSETS,
     Measure,
     duration,
-    label,
-    newest_comparison,
     short_model,
     status_line,
 )
@@ -39,10 +36,7 @@ FOLLOW_SECONDS = 2.0
 def restore(asked: Mapping[str, Sequence[str]], known: Mapping[str, RunInfo]) -> None:
     """Set the page's controls to what a link asks for. What it asks for and is not there is said, and left out."""
     first = {name: values[0] for name, values in asked.items() if values}
-    if "run" in asked:
-        wanted = list(dict.fromkeys(asked["run"]))
-        st.session_state["compare_runs"] = [run for run in wanted if run in known][:MOST_COMPARED]
-        st.session_state["compare_missing"] = [run for run in wanted if run not in known]
+    run_picker.restore(asked, known)
     for name, choices in (("scale", SCALES), ("layers", LAYERS), ("facts", SUBSETS)):
         if first.get(name) in choices:
             st.session_state[f"compare_{name}"] = first[name]
@@ -51,40 +45,6 @@ def restore(asked: Mapping[str, Sequence[str]], known: Mapping[str, RunInfo]) ->
     if first.get("at", "").isdecimal():
         st.session_state["compare_at"] = int(first["at"])
         st.session_state["compare_end"] = None
-
-
-def pick_runs(known: Mapping[str, RunInfo]) -> list[RunInfo]:
-    """The runs to compare, as picked."""
-    remembered("compare_runs", [run.id for run in newest_comparison(list(known.values()))])
-    # One that was deleted in another tab is no choice any more.
-    st.session_state["compare_runs"] = [run for run in st.session_state["compare_runs"] if run in known]
-    st.multiselect(
-        "Runs",
-        list(known),
-        key="compare_runs",
-        format_func=lambda run: label(known[run]),
-        max_selections=MOST_COMPARED,
-        placeholder="Pick two to four runs",
-        persist_state="session",
-    )
-    missing = st.session_state.pop("compare_missing", [])
-    if missing:
-        named = ", ".join(missing[:MOST_COMPARED])
-        widgets.notice(Message("warning", f"The link names runs that are not in this store: {named}."))
-    return [known[run] for run in st.session_state["compare_runs"]]
-
-
-def warn_of_differences(runs: Sequence[RunInfo]) -> None:
-    """Say in plain sight what besides the method differs."""
-    found = differences(runs)
-    if found:
-        lines = "\n".join(f"{entry}" for entry in found)
-        widgets.notice(
-            Message(
-                "warning",
-                f"These runs differ in more than their method, so do not put it down to the method alone.\n{lines}",
-            )
-        )
 
 
 def pick_layers(runs: Sequence[RunInfo], there: Sequence[int]) -> list[int] | None:
@@ -267,7 +227,7 @@ def follow(runs: Sequence[RunInfo]) -> None:
 def main() -> None:
     st.title("Which method survives?", anchor=False)
     try:
-        known = {run.id: run for run in run_reading.all_runs() if run.measuring_seconds}
+        known = run_picker.measured_runs()
     except InputError as error:
         widgets.notice(Message("error", str(error)))
         return
@@ -283,14 +243,14 @@ def main() -> None:
             )
         )
         return
-    runs = pick_runs(known)
+    runs = run_picker.pick(known, "Pick two to four runs")
     if not runs:
         widgets.notice(Message("info", "Pick two to four runs above."))
         links.write("compare", {})
         return
     if len(runs) == 1:
         widgets.notice(Message("info", "This is one run alone; pick another one to compare it with."))
-    warn_of_differences(runs)
+    run_picker.warn_of_differences(runs)
     try:
         compared(runs)
     except InputError as error:

@@ -175,7 +175,7 @@ def test_a_damaged_store_is_told(empty_home, page):
 
 def test_compare_opens_with_the_newest_finished_comparison(ids, store):
     app = opened("compare")
-    assert app.multiselect(key="compare_runs").value == [ids["memit"], ids["encore"]]
+    assert app.multiselect(key="chosen_runs").value == [ids["memit"], ids["encore"]]
     norms, scores = figures(app)
     assert [note["text"].count(method) for note, method in
             zip(norms["layouts"]["wide"]["annotations"], METHODS, strict=True)] == [1, 1]  # fmt: skip
@@ -210,7 +210,7 @@ def rows_of(app: AppTest) -> list[list[str]]:
 
 def test_a_link_brings_back_exactly_this_view(ids):
     app = opened("compare")
-    app.multiselect(key="compare_runs").set_value([ids["encore"], ids["other"]])
+    app.multiselect(key="chosen_runs").set_value([ids["encore"], ids["other"]])
     app.segmented_control(key="compare_scale").set_value("log")
     app.segmented_control(key="compare_layers").set_value("some").run()
     app.multiselect(key="compare_layer").set_value([0, 3])
@@ -230,7 +230,7 @@ def test_a_link_to_what_is_gone_or_nonsense_is_no_trouble(ids):
         "compare", run=[ids["encore"], "nobody-2345"], at="-3", scale="cubic", layers="some", layer=["x", "99"]
     )
     assert "nobody-2345" in words(app) and not errors(app)
-    assert app.multiselect(key="compare_runs").value == [ids["encore"]]
+    assert app.multiselect(key="chosen_runs").value == [ids["encore"]]
     assert app.segmented_control(key="compare_scale").value == "ratio"
 
 
@@ -243,7 +243,7 @@ def test_a_run_deleted_in_another_tab_leaves_the_page_standing(ids, store):
     app = opened("compare")
     store.delete(ids["memit"])
     app.run()
-    assert not app.exception and app.multiselect(key="compare_runs").value == [ids["encore"]]
+    assert not app.exception and app.multiselect(key="chosen_runs").value == [ids["encore"]]
     store.delete(ids["encore"])
     app.run()
     assert not app.exception and "Pick two to four runs" in words(app)
