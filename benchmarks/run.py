@@ -42,7 +42,7 @@ from encore_core.methods import METHODS
 from encore_core.models import EditableModel
 from encore_core.prompts import encode_fact
 from encore_core.targets import optimise_targets
-from encore_core.update_rule import Preservation, inverse_preservation, solve
+from encore_core.update_rule import LowRankUpdate, Preservation, inverse_preservation, solve
 
 
 def main() -> None:
@@ -205,12 +205,14 @@ def update(lm: EditableModel | None, options: argparse.Namespace) -> dict[str, A
         P, first = timed(inverse_preservation, A, 1.0)
         preservation = Preservation(P, owns_start=True)
         seconds, n_batches = [], 100
+        W = torch.randn(d_model, d_mlp, generator=generator, device=device)
         for _ in range(n_batches):
             K, R = torch.randn(d_mlp, n, **normal), torch.randn(d_model, n, **normal)
-            delta, took = timed(recursive_batch, preservation, R, K)
+            update, took = timed(recursive_batch, preservation, R, K, W)
             seconds.append(took)
             A.addmm_(K, K.T)
-        dense, dense_seconds = timed(dense_batch, A, R, K)
+        delta = update.delta()
+        dense, dense_seconds = timed(dense_batch, A, R, K, W)
         found[d_mlp] = row = {
             "factorisation_s": first,
             "batch_s": statistics.mean(seconds),
@@ -224,16 +226,19 @@ def update(lm: EditableModel | None, options: argparse.Namespace) -> dict[str, A
     return found
 
 
-def recursive_batch(preservation: Preservation, R: torch.Tensor, K: torch.Tensor) -> torch.Tensor:
-    """Δ of one batch, which then joins what is preserved."""
+def recursive_batch(preservation: Preservation, R: torch.Tensor, K: torch.Tensor, W: torch.Tensor) -> LowRankUpdate:
+    """Δ of one batch is added to W, and the batch joins what is preserved."""
     low_rank = solve(R, K, preservation.times(K), 1.0)
     preservation.absorb(low_rank.Y)
-    return low_rank.delta()
+    low_rank.add_to(W)
+    return low_rank
 
 
-def dense_batch(A: torch.Tensor, R: torch.Tensor, K: torch.Tensor) -> torch.Tensor:
+def dense_batch(A: torch.Tensor, R: torch.Tensor, K: torch.Tensor, W: torch.Tensor) -> torch.Tensor:
     """The same from everything preserved so far, A (d_mlp, d_mlp), which holds this batch's K Kᵀ already."""
-    return R @ torch.linalg.solve(A, K).T
+    delta = R @ torch.linalg.solve(A, K).T
+    W += delta.to(W.dtype)
+    return delta
 
 
 def scoring(lm: EditableModel, options: argparse.Namespace) -> dict[str, Any]:

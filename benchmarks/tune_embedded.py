@@ -42,7 +42,7 @@ def edited_scores(
         for j, layer in enumerate(layers):
             K, h = reader.keys(layer), reader.states(layer)
             update = solve((z - h) / (len(layers) - j), K, P[layer] @ K, settings.slack(len(facts)))
-            lm.oriented(layer, working[layer]).add_(update.delta().float())
+            update.add_to(lm.oriented(layer, working[layer]))
             if j + 1 < len(layers):
                 reader.advance(layer, layers[j + 1])
         scores = evaluate(lm, facts, generate=False)

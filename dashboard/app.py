@@ -11,13 +11,28 @@ from dashboard import state, theme, widgets
 from encore_core.errors import InputError
 from encore_core.models import CATALOGUE, DTYPES
 
-PAGES = [
-    st.Page("../pages/edit.py", title="Edit", icon=":material/edit_note:", url_path="edit", default=True),
-    st.Page("../pages/run.py", title="Run", icon=":material/play_circle:", url_path="run"),
-    st.Page("../pages/compare.py", title="Compare", icon=":material/compare_arrows:", url_path="compare"),
-    st.Page("../pages/runs.py", title="Runs", icon=":material/list_alt:", url_path="runs"),
-]
-WITHOUT_MODEL = ("compare", "runs")
+PAGES = {
+    "": [
+        st.Page("../pages/start.py", title="Start", icon=":material/home:", url_path="start", default=True),
+        st.Page("../pages/edit.py", title="Edit", icon=":material/edit_note:", url_path="edit"),
+        st.Page("../pages/run.py", title="Run", icon=":material/play_circle:", url_path="run"),
+        st.Page("../pages/runs.py", title="Runs", icon=":material/list_alt:", url_path="runs"),
+    ],
+    "See why models break": [
+        st.Page("../pages/compare.py", title="Compare", icon=":material/compare_arrows:", url_path="compare"),
+        st.Page("../pages/norms.py", title="Norm growth", icon=":material/show_chart:", url_path="norms"),
+        st.Page(
+            "../pages/contributions.py",
+            title="Contributions",
+            icon=":material/stacked_bar_chart:",
+            url_path="contributions",
+        ),
+        st.Page("../pages/overfitting.py", title="Overfitting", icon=":material/target:", url_path="overfitting"),
+        st.Page("../pages/downstream.py", title="Downstream", icon=":material/checklist:", url_path="downstream"),
+        st.Page("../pages/paper.py", title="Paper", icon=":material/article:", url_path="paper"),
+    ],
+}
+WITH_MODEL = ("edit", "run")
 
 
 def main() -> None:
@@ -27,7 +42,7 @@ def main() -> None:
     with st.sidebar:
         st.html('<div class="es-brand">ENCORE <span>Studio</span></div>')
         sidebar = st.container()
-    if "visitor" not in st.session_state and page.url_path in WITHOUT_MODEL:
+    if "visitor" not in st.session_state and page.url_path not in WITH_MODEL:
         sidebar.caption("The model is loaded by the first page that uses it.")
         page.run()
         return

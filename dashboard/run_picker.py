@@ -9,8 +9,11 @@ import streamlit as st
 from dashboard import run_reading, widgets
 from dashboard.runs_view import MOST_COMPARED, label, newest_comparison
 from dashboard.state import Message, remembered
+from encore_core.errors import InputError
 from encore_core.runs import RunInfo
 from encore_core.runs.compare import differences
+
+FOLLOW_SECONDS = 2.0
 
 
 def measured_runs() -> dict[str, RunInfo]:
@@ -67,3 +70,21 @@ def warn_of_differences(runs: Sequence[RunInfo]) -> None:
                 f"These runs differ in more than their method, so do not put it down to the method alone.\n{lines}",
             )
         )
+
+
+def follow(runs: Sequence[RunInfo]) -> None:
+    """Draw the page anew whenever one of the runs that go on has come to a checkpoint or ended."""
+    if not all(run.ended for run in runs):
+        _followed(runs)
+
+
+@st.fragment(run_every=FOLLOW_SECONDS)
+def _followed(runs: Sequence[RunInfo]) -> None:
+    try:
+        now = [run_reading.store_of(run).get(run.id) for run in runs]
+    except InputError:  # deleted in another tab
+        st.rerun()
+    if [(run.status, run_reading.version(run)) for run in now] != [
+        (run.status, run_reading.version(run)) for run in runs
+    ]:
+        st.rerun()

@@ -377,6 +377,37 @@ class EditSession:
             clock.add("update")
         return working, updates, preservation, targets, seconds
 
+    def find_targets(
+        self, facts: Sequence[Fact], *, mpes: bool | None = None, on_progress: OnProgress | None = None
+    ) -> list[Target]:
+        """Find the targets that an edit of these facts would begin with, and edit nothing.
+
+        Args:
+            facts: any; each is optimised by itself.
+            mpes: whether targets stop early; by default as the session's settings say.
+            on_progress: told of steps.
+
+        Returns:
+            one target a fact, in order.
+
+        Raises:
+            InputError: facts that do not fit the model's context.
+        """
+        wanted = target_settings(self.settings)
+        wanted = wanted if mpes is None else replace(wanted, mpes=mpes)
+        tell = on_progress or (lambda progress: None)
+        prefixes = self.prefixes
+        with self.edited() as lm:
+            return optimise_targets(
+                lm,
+                facts,
+                prefixes,
+                self.settings.layers[-1],
+                wanted,
+                fast=self.fast_targets,
+                on_step=lambda done, step, loss: tell(EditProgress("targets", done, len(facts), step, loss)),
+            )
+
     # -- history -------------------------------------------------------------------------------------------------------
 
     def undo(self) -> AppliedBatch:
@@ -563,9 +594,8 @@ class _Clock:
 
 
 def _add(lm: EditableModel, layer: int, stored: torch.Tensor, update: LowRankUpdate) -> None:
-    """W ← W + Δ in place, summed in float64 and rounded once to the model's dtype."""
-    W = lm.oriented(layer, stored)
-    W.copy_((W.to(update.A.device).double() + update.delta()).to(W.device, W.dtype))
+    """W ← W + Δ in place, for a matrix as the model stores it."""
+    update.add_to(lm.oriented(layer, stored))
 
 
 def _initial_P(C0: torch.Tensor, settings: Settings) -> torch.Tensor:

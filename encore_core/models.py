@@ -316,7 +316,7 @@ def _resolve(name: str, tell: Progress) -> str:
         raise InputError(
             f"Unknown model {quoted(name)}: no catalogue name, no folder here and no hub id.{_suggestion(name)}"
         ) from error
-    if not cached and not _hub_reachable():
+    if not cached and not hub_reachable():
         raise InputError(
             f"Unknown model {quoted(name)}: no catalogue name, no folder here, not in the hub's cache, and the hub "
             f"cannot be reached.{_suggestion(name)}"
@@ -380,7 +380,7 @@ def _in_hub_cache(hub_id: str) -> bool:
     return isinstance(try_to_load_from_cache(hub_id, "config.json"), str)
 
 
-def _hub_reachable(timeout_s: float = 3.0) -> bool:
+def hub_reachable(timeout_s: float = 3.0) -> bool:
     """Whether the hub answers at all; its client would retry for minutes before saying so.
 
     The name look-up has no time-out of its own, hence the thread.

@@ -90,9 +90,24 @@ class LowRankUpdate:
     A: torch.Tensor
     Y: torch.Tensor
 
+    ROWS = 1024
+    """Rows of Δ that are formed at once when it is added to a matrix."""
+
     def delta(self) -> torch.Tensor:
         """Δ, (d_model, d_mlp) float64."""
         return self.A @ self.Y.T
+
+    def add_to(self, W: torch.Tensor) -> None:
+        """W ← W + Δ in place, summed in float64 and rounded once to W's dtype.
+
+        Args:
+            W: (d_model, d_mlp), of any dtype and device.
+        """
+        # By rows: of a large matrix a whole Δ in float64 would cost more time in fresh memory than in products.
+        for low in range(0, len(W), self.ROWS):
+            rows = W[low : low + self.ROWS]
+            exact = rows.to(self.A.device, torch.float64)
+            rows.copy_(torch.addmm(exact, self.A[low : low + self.ROWS], self.Y.T))
 
 
 def solve(R: torch.Tensor, K: torch.Tensor, PK: torch.Tensor, slack: float) -> LowRankUpdate:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import pandas as pd
 import streamlit as st
 
-from dashboard import figure, links, report, run_picker, run_reading, theme, widgets
+from dashboard import figure, layer_choice, links, report, run_picker, run_reading, theme, widgets
 from dashboard.charts import runs as run_charts
 from dashboard.charts.panels import Chart
 from dashboard.palette import LIGHT, Palette
@@ -25,11 +25,6 @@ from encore_core.runs import RunInfo
 from encore_core.runs.compare import differences
 from encore_core.tables import neutral_csv
 
-SCALES = {"ratio": "‖W‖ / ‖W₀‖", "linear": "‖W‖", "log": "‖W‖, log"}
-LAYERS = {"edited": "edited layers", "last": "last edited", "all": "all layers", "some": "choose"}
-FOLLOW_SECONDS = 2.0
-
-
 # -- what is compared --------------------------------------------------------------------------------------------------
 
 
@@ -37,31 +32,12 @@ def restore(asked: Mapping[str, Sequence[str]], known: Mapping[str, RunInfo]) ->
     """Set the page's controls to what a link asks for. What it asks for and is not there is said, and left out."""
     first = {name: values[0] for name, values in asked.items() if values}
     run_picker.restore(asked, known)
-    for name, choices in (("scale", SCALES), ("layers", LAYERS), ("facts", SUBSETS)):
-        if first.get(name) in choices:
-            st.session_state[f"compare_{name}"] = first[name]
-    if "layer" in asked:
-        st.session_state["compare_layer"] = [int(text) for text in asked["layer"] if text.isdecimal()]
+    layer_choice.restore("compare", asked)
+    if first.get("facts") in SUBSETS:
+        st.session_state["compare_facts"] = first["facts"]
     if first.get("at", "").isdecimal():
         st.session_state["compare_at"] = int(first["at"])
         st.session_state["compare_end"] = None
-
-
-def pick_layers(runs: Sequence[RunInfo], there: Sequence[int]) -> list[int] | None:
-    """The layers to draw; None for the edited ones of each run, which are drawn when none is chosen, too."""
-    how = st.session_state["compare_layers"]
-    if how == "edited":
-        return None
-    if how == "last":
-        return sorted({max(run.layers) for run in runs if run.layers})
-    if how == "all":
-        return list(there)
-    remembered("compare_layer", sorted({max(run.layers) for run in runs if run.layers}))
-    st.session_state["compare_layer"] = [layer for layer in st.session_state["compare_layer"] if layer in there]
-    st.multiselect(
-        "Layers", list(there), key="compare_layer", persist_state="session", format_func=lambda layer: f"layer {layer}"
-    )
-    return sorted(st.session_state["compare_layer"]) or None
 
 
 def pick_checkpoint(checkpoints: Sequence[int]) -> int:
@@ -208,19 +184,6 @@ def offer(
             st.caption("The address of this page says the same. It works wherever this store is served.")
 
 
-@st.fragment(run_every=FOLLOW_SECONDS)
-def follow(runs: Sequence[RunInfo]) -> None:
-    """Draw the page anew when a run that goes on has come to a checkpoint or ended."""
-    try:
-        now = [run_reading.store_of(run).get(run.id) for run in runs]
-    except InputError:  # deleted in another tab
-        st.rerun()
-    if [(run.status, run_reading.version(run)) for run in now] != [
-        (run.status, run_reading.version(run)) for run in runs
-    ]:
-        st.rerun()
-
-
 # -- the page ----------------------------------------------------------------------------------------------------------
 
 
@@ -262,24 +225,22 @@ def compared(runs: Sequence[RunInfo]) -> None:
     colours = theme.palette()
     norms, marks = run_reading.read("norms", runs), run_reading.read("checkpoints", runs)
     with st.container(border=True, key="card_compared"):
-        remembered("compare_scale", "ratio")
-        remembered("compare_layers", "edited")
-        with st.container(horizontal=True, key="compare_controls"):
-            keep = {"required": True, "persist_state": "session"}
-            st.segmented_control("Scale", list(SCALES), key="compare_scale", format_func=SCALES.get, **keep)
-            st.segmented_control("Layers", list(LAYERS), key="compare_layers", format_func=LAYERS.get, **keep)
-        layers = pick_layers(runs, sorted(int(layer) for layer in norms["layer"].unique()))
+        scale, layers = layer_choice.pick("compare", runs, norms)
         at = pick_checkpoint(sorted(int(edits) for edits in marks["edits"].unique()))
         remembered("compare_facts", "sample")
         scores = run_reading.scores(runs, st.session_state["compare_facts"])
         measures = run_reading.known_measures(scores)
-        scale = st.session_state["compare_scale"]
         charts = charts_of(runs, norms, scores, measures, colours, scale, layers, at)
         for number, (heading, chart) in enumerate(charts.items()):
             widgets.heading(heading, f"{'dotted line: ' if number == 0 else ''}after {at:,} edits")
             if number == 1:
                 st.segmented_control(
-                    "Facts that are scored", list(SUBSETS), key="compare_facts", format_func=SUBSETS.get, **keep
+                    "Facts that are scored",
+                    list(SUBSETS),
+                    key="compare_facts",
+                    format_func=SUBSETS.get,
+                    required=True,
+                    persist_state="session",
                 )
             figure.draw(
                 chart,
@@ -311,20 +272,15 @@ def compared(runs: Sequence[RunInfo]) -> None:
         costs(runs)
     figure.load_library()
     links.write("compare", view)
-    if not all(run.ended for run in runs):
-        follow(runs)
+    run_picker.follow(runs)
 
 
 def _view(runs: Sequence[RunInfo], at: int) -> dict[str, str | list[str]]:
-    shown = st.session_state
-    some = [str(layer) for layer in shown.get("compare_layer", ())] if shown["compare_layers"] == "some" else []
     return {
         "run": [run.id for run in runs],
-        "scale": shown["compare_scale"],
-        "layers": shown["compare_layers"],
-        "layer": some,
+        **layer_choice.view("compare"),
         "at": str(at),
-        "facts": shown["compare_facts"],
+        "facts": st.session_state["compare_facts"],
     }
 
 

@@ -372,7 +372,12 @@ def pick_measures() -> MeasurePlan | None:
         )
         values["trajectory_facts"] = usually.trajectory_facts if kept is None else kept
         remembered("run_downstream", "")
-        folder = st.text_input("Folder with the downstream tasks (optional)", key="run_downstream", **KEEP)
+        folder = st.text_input(
+            "Folder with the downstream tasks (optional)",
+            key="run_downstream",
+            help="With sst2.jsonl and the others in it; or “hub”, which fetches them once.",
+            **KEEP,
+        )
         values["downstream"] = folder.strip() or None
         if values["downstream"]:
             remembered("run_downstream_tests", usually.downstream_tests)

@@ -10,6 +10,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads spin while
 
 import pytest
 import tiny_models
+import tiny_pages
 import tiny_runs
 import torch
 
@@ -69,6 +70,12 @@ def lm(request) -> EditableModel:
 def tiny_folder(gpt2, tmp_path_factory) -> Path:
     """The tiny GPT-2 as a model folder."""
     return tiny_runs.save_model(gpt2, tmp_path_factory.mktemp("models") / "tiny-gpt2")
+
+
+@pytest.fixture(scope="session")
+def recorded_folder(tiny_folder, statistics_text, tmp_path_factory) -> Path:
+    """Two runs of the tiny model in a recorded store, see `tiny_pages`. Nobody writes to it."""
+    return tiny_pages.recorded_folder(tiny_folder, statistics_text, tmp_path_factory.mktemp("recorded-runs"))
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """Pictures of the pages, wide and narrow, light and dark: Edit before and after an edit, the others as they open.
 
-python tests/screenshots.py FOLDER [--only 1400-light] [--pages edit,run,compare,runs]
+python tests/screenshots.py FOLDER [--only 1400-light] [--pages start,edit,compare]
 
-What stands on Run, Compare and Runs are the runs of the store in ENCORE_HOME.
+What stands on the pages about runs are the recorded ones and those of the store in ENCORE_HOME.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ if __package__ in (None, ""):
 
 import served
 
+PAGES = ("start", "edit", "run", "runs", "compare", "norms", "contributions", "overfitting", "downstream", "paper")
 LOOKS = [(width, look) for width in (1400, 800) for look in ("light", "dark")]
+
+ALL_DRAWN = "[...document.querySelectorAll('.es-figure')].every((node) => node.querySelector('.main-svg'))"
 
 
 def settle(page, seconds: float = 240.0) -> None:
@@ -45,9 +48,15 @@ def shoot(page, path: Path) -> None:
     page.set_viewport_size(viewport)
 
 
+def address_of(address: str, which: str) -> str:
+    """The address of a page; the default page, Start, is the app's own."""
+    path, _, query = address.partition("?")
+    return f"{path}/{'' if which == 'start' else which}?{query}"
+
+
 def shoot_edit(page, address: str, folder: Path, name: str) -> None:
     """The Edit page before and after an edit."""
-    page.goto(address)
+    page.goto(address_of(address, "edit"))
     settle(page)
     shoot(page, folder / f"edit-{name}-before.png")
     started = time.monotonic()
@@ -59,14 +68,12 @@ def shoot_edit(page, address: str, folder: Path, name: str) -> None:
     shoot(page, folder / f"edit-{name}-after.png")
 
 
-def shoot_runs(page, address: str, folder: Path, name: str, which: str) -> None:
-    """One of the pages about runs; on Runs the first run is opened, if there is one."""
-    path, _, query = address.partition("?")
-    page.goto(f"{path}/{which}?{query}")
+def shoot_page(page, address: str, folder: Path, name: str, which: str) -> None:
+    """One of the other pages; on Runs the first run is opened, if there is one."""
+    page.goto(address_of(address, which))
     page.wait_for_selector("h1", timeout=240_000)
     wait_for_script(page)
-    if page.locator(".es-figure").count():
-        page.wait_for_selector(".es-figure .main-svg")
+    page.wait_for_function(ALL_DRAWN, timeout=240_000)
     opener = page.get_by_role("combobox", name="Open a run")
     if which == "runs" and opener.count():
         opener.click()
@@ -81,7 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", help="one look, for example 1400-light")
-    parser.add_argument("--pages", default="edit,run,compare,runs", help="which, with commas between")
+    parser.add_argument("--pages", default=",".join(PAGES), help="which, with commas between")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     with served.app() as address, served.browser() as browser:
@@ -96,7 +103,7 @@ def main() -> None:
                 if which == "edit":
                     shoot_edit(page, themed, arguments.folder, name)
                 else:
-                    shoot_runs(page, themed, arguments.folder, name, which)
+                    shoot_page(page, themed, arguments.folder, name, which)
                 page.close()
 
 

@@ -28,7 +28,7 @@ ORDER = (
     ("tracing",),
     ("contexts", "decoding", "packing"),
     ("targets", "keys", "covariance", "metrics", "sublayers", "downstream", "fluency"),
-    ("editor",),
+    ("editor", "hub_tasks"),
     ("export",),
     ("runs.plan", "runs.machine", "runs.schema"),
     ("runs.rows",),
@@ -122,7 +122,7 @@ def test_charts_turn_data_into_figures(path):
     assert not roots(path) & {"streamlit", "torch", "transformers", "encore_core"}
 
 
-@pytest.mark.parametrize("name", ["runs_view", "report", "costs", "plan_fields"])
+@pytest.mark.parametrize("name", ["runs_view", "report", "costs", "plan_fields", "mpes_pairs"])
 def test_what_is_no_widget_knows_no_streamlit(name):
     assert "streamlit" not in roots(ROOT / "dashboard" / f"{name}.py")
 

@@ -13,6 +13,7 @@ import served
 import tiny_runs
 
 from encore_core.runs import RunStore, prepare, start_worker
+from encore_core.runs.recorded import recorded_runs
 
 MISSING = [
     name
@@ -54,7 +55,7 @@ def test_an_edit_is_seen_and_undone_and_nobody_elses():
         problems: list[str] = []
         page = mine.new_page()
         page.on("pageerror", lambda error: problems.append(str(error)))
-        page.goto(address, timeout=LONG)
+        page.goto(f"{address}/edit", timeout=LONG)
         wait_for_edits(page, 0)
         at_first = new_answer(page)
         assert page.locator(".es-sentence mark").inner_text() == "France"
@@ -65,7 +66,7 @@ def test_an_edit_is_seen_and_undone_and_nobody_elses():
         page.locator(".es-notice.es-success", has_text="Rome").wait_for()
 
         other = yours.new_page()
-        other.goto(address, timeout=LONG)
+        other.goto(f"{address}/edit", timeout=LONG)
         wait_for_edits(other, 0)
         assert new_answer(other) == at_first
 
@@ -180,3 +181,23 @@ def test_runs_are_watched_zoomed_into_cancelled_and_compared(tiny_home, tiny_fol
     finally:
         worker.terminate()
         worker.wait(30)
+
+
+# -- recorded runs -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(recorded_runs() is None, reason="this copy comes without recorded runs")
+def test_recorded_runs_are_there_on_every_page_at_once(tmp_path, monkeypatch):
+    """A visitor who has run nothing, and waits for no model: a chart on each page, and no trouble in the browser."""
+    monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))
+    with served.app() as address, served.browser() as browser:
+        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        problems: list[str] = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        for name in ("", "norms", "contributions", "overfitting", "downstream", "paper"):
+            page.goto(f"{address}/{name}", timeout=LONG)
+            page.locator(".es-figure .main-svg").first.wait_for(timeout=LONG)
+            wait_until_idle(page)
+            assert page.locator(".stException, .es-error").count() == 0, name
+            assert page.locator("h1").count() == 1, name
+            assert not problems, (name, problems)

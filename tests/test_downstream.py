@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_runs
 import torch
 from refusals import refusal
 from tiny_models import COUNTRIES, Snapshot, hooks_and_patches, metaspace_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from encore_core import downstream
+from encore_core import downstream, hub_tasks
 from encore_core.downstream import (
     TASKS,
     Example,
@@ -26,6 +30,8 @@ from encore_core.downstream import (
 )
 from encore_core.facts import Fact
 from encore_core.models import EditableModel, wrap
+from encore_core.runs import MeasurePlan
+from encore_core.runs.export import command_line
 
 SHARED = Path(__file__).parents[2] / "shared/data/downstream"
 
@@ -437,3 +443,109 @@ def test_the_model_is_left_as_it_was(lm):
     assert weights.holds(lm)
     assert hooks_and_patches(lm) == tidy
     assert set(COUNTRIES.values()) >= {"Rome", "Tokyo"}
+
+
+# -- fetching them from the hub ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Path:
+    """A hub that answers, from Parquet files as it has them; the folder they are in, and an empty data folder."""
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(hub_tasks, "hub_reachable", lambda: True)
+    files = tmp_path / "hub"
+
+    def put(repo: str, file: str, rows: list[dict]) -> None:
+        path = files / repo / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_table(pyarrow.Table.from_pylist(rows), path)
+
+    texts = [f"text {number}" for number in range(40)]
+    # Three quarters of the rows have one answer.
+    labels = [int(number % 4 > 0) for number in range(40)]
+    single = [{"sentence": text, "label": label, "idx": 0} for text, label in zip(texts, labels, strict=True)]
+    pairs = [{"sentence1": t, "sentence2": f"of {t}", "label": n} for t, n in zip(texts, labels, strict=True)]
+    for name, rows in {"sst2": single, "cola": single, "mrpc": pairs, "rte": pairs}.items():
+        put("nyu-mll/glue", f"{name}/validation-00000-of-00001.parquet", rows)
+    put("nyu-mll/glue", "rte/train-00000-of-00001.parquet", [row | {"sentence2": "train"} for row in pairs])
+    questions = [{"question": t, "subject": "s", "choices": list("wxyz"), "answer": i % 4} for i, t in enumerate(texts)]
+    put("cais/mmlu", "all/validation-00000-of-00001.parquet", questions)
+
+    def download(repo: str, file: str, *, repo_type: str) -> str:
+        assert repo_type == "dataset"
+        path = files / repo / file
+        if not path.exists():
+            raise OSError(f"404 for {file}\nand more")
+        return str(path)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    return files
+
+
+def test_the_hubs_rows_become_tasks(hub):
+    told = []
+    folder = hub_tasks.fetch_tasks(lambda what, share: told.append((what, share)))
+    assert folder == hub_tasks.hub_folder() and hub_tasks.is_fetched()
+    assert [what.split()[-1] for what, _ in told] == list(TASKS) and told[3][1] == 0.5
+    tasks = load_tasks(folder)
+    for name, task in tasks.items():
+        rows = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text("utf-8").splitlines()]
+        answers = Counter(row["answer" if name == "mmlu" else "label"] for row in rows)
+        assert set(answers.values()) == {10}, name  # as many of each as of the rarest
+        assert len(task.tests) == len(rows) - downstream.POOL
+        assert len({test.answer for test in task.tests}) == len(task.options)
+    nli = [json.loads(line) for line in (folder / "nli.jsonl").read_text("utf-8").splitlines()]
+    assert {row["label"] for row in nli} == {"entailment", "not_entailment"}
+    # Entailment is 0 on the hub, and the sentences are not those of rte.
+    assert {row["sentence2"] for row in nli} == {"train"}
+    assert all((int(row["sentence1"].split()[1]) % 4 == 0) == (row["label"] == "entailment") for row in nli)
+
+
+def test_what_is_here_is_not_fetched_again(hub, monkeypatch):
+    first = {path.name: path.read_bytes() for path in hub_tasks.fetch_tasks().iterdir()}
+    monkeypatch.setattr(hub_tasks, "hub_reachable", lambda: False)
+    assert {path.name: path.read_bytes() for path in hub_tasks.tasks_folder("hub").iterdir()} == first
+    assert hub_tasks.tasks_folder("elsewhere") == Path("elsewhere")
+    # Made anew, the drawing is the same.
+    shutil.rmtree(hub_tasks.hub_folder())
+    monkeypatch.setattr(hub_tasks, "hub_reachable", lambda: True)
+    assert {path.name: path.read_bytes() for path in hub_tasks.fetch_tasks().iterdir()} == first
+
+
+def test_without_the_hub_one_line_says_what_to_do(hub, monkeypatch):
+    monkeypatch.setattr(hub_tasks, "hub_reachable", lambda: False)
+    message = refusal(hub_tasks.fetch_tasks)
+    assert "cannot be reached" in message and "sst2.jsonl" in message and "\n" not in message
+    assert not hub_tasks.is_fetched()
+
+
+@pytest.mark.parametrize("trouble", ["gone", "no parquet", "other columns", "too few rows"])
+def test_data_are_there_whole_or_not_at_all(hub, trouble):
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    file = hub / "cais/mmlu/all/validation-00000-of-00001.parquet"
+    if trouble == "gone":
+        file.unlink()
+    elif trouble == "no parquet":
+        file.write_bytes(b"<html>")
+    else:
+        fields = {"question": ["q"], "subject": ["s"], "choices": [list("wxyz")], "answer": [1]}
+        fields = fields if trouble == "too few rows" else {"question": ["q"]}
+        write_table(pyarrow.table(fields), file)
+    message = refusal(hub_tasks.fetch_tasks)
+    assert "'mmlu'" in message and "\n" not in message
+    assert not hub_tasks.hub_folder().exists()
+    assert not list(hub_tasks.hub_folder().parent.glob(".*"))
+
+
+def test_a_plan_can_ask_for_the_hubs_data(hub, tiny_folder, statistics_text):
+    measure = MeasurePlan(downstream="hub")
+    prepared = tiny_runs.prepared(tiny_folder, statistics_text, measure=measure)
+    assert prepared.plan.measure.downstream == str(hub_tasks.hub_folder())
+    assert "--downstream hub" in command_line(prepared.plan)
+    named = replace(prepared.plan, measure=MeasurePlan(downstream="/some/folder"))
+    assert "--downstream /some/folder" in command_line(named)

@@ -207,7 +207,7 @@ HOSTILE_NAMES = (
 
 @pytest.mark.parametrize("name", HOSTILE_NAMES, ids=repr)
 def test_unknown_names_are_answered_at_once(name, monkeypatch):
-    monkeypatch.setattr(models, "_hub_reachable", lambda *_: False)
+    monkeypatch.setattr(models, "hub_reachable", lambda *_: False)
     start = time.monotonic()
     message = refusal(load_model, name)
     assert time.monotonic() - start < 3
@@ -224,16 +224,16 @@ def test_a_hub_that_does_not_answer_costs_seconds(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("socket.create_connection", swallow)
     start = time.monotonic()
-    assert models._hub_reachable(0.3) is False
+    assert models.hub_reachable(0.3) is False
     assert time.monotonic() - start < 2
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     start = time.monotonic()
-    assert models._hub_reachable() is False
+    assert models.hub_reachable() is False
     assert time.monotonic() - start < 0.1
 
 
 def test_a_suggestion_for_a_near_miss(monkeypatch):
-    monkeypatch.setattr(models, "_hub_reachable", lambda *_: False)
+    monkeypatch.setattr(models, "hub_reachable", lambda *_: False)
     assert "Did you mean 'smollm2-135m'?" in refusal(load_model, "smollm2-135")
     assert all(name in refusal(load_model, "zzz") for name in CATALOGUE)
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from encore_core.errors import InputError
-from encore_core.update_rule import Preservation, inverse_preservation, null_space_preservation, solve
+from encore_core.update_rule import LowRankUpdate, Preservation, inverse_preservation, null_space_preservation, solve
 
 N_BATCHES = 20
 LAMBDA_P, LAMBDA_N, EPSILON, L2 = 3.0, 0.7, 0.1, 10.0
@@ -250,3 +250,16 @@ def test_an_update_is_its_thin_factors():
     # What Y takes from P is what the batch's keys add to its inverse (Woodbury).
     expected = torch.linalg.inv(torch.linalg.inv(P) + K @ K.T)
     torch.testing.assert_close(P - update.Y @ update.Y.T, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("turned", [False, True], ids=["as it lies", "transposed"])
+def test_delta_is_added_by_rows_and_rounded_once(dtype, turned, monkeypatch):
+    monkeypatch.setattr(LowRankUpdate, "ROWS", 3)
+    torch.manual_seed(0)
+    update = LowRankUpdate(torch.randn(7, 2, dtype=torch.float64), torch.randn(5, 2, dtype=torch.float64))
+    W = torch.randn(5, 7).T if turned else torch.randn(7, 5)
+    W = W.to(dtype)
+    wanted = (W.double() + update.delta()).to(dtype)
+    update.add_to(W)
+    assert torch.equal(W, wanted)

@@ -6,7 +6,7 @@ takes when there is little room.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -17,8 +17,26 @@ from dashboard.palette import Palette
 
 _TOP, _BOTTOM, _LEFT, _RIGHT = 78, 54, 66, 16
 _MODE_BAR = 32  # on narrow pages the legend stands below it
-_LEGEND_ROW, _LEGEND_WIDTH = 22, 340  # a row's height, and what surely fits into one
+_LEGEND_ROW, _LEGEND_WIDTH = 28, 340  # a row's height, and what surely fits into one
 _TITLE = 38  # above each row of panels but the first, whose titles stand in the top margin
+
+
+@dataclass(frozen=True)
+class Along:
+    """What panels run along.
+
+    Attributes:
+        title: below each panel.
+        hover: what the hover says of a place.
+        ticks: places that have a tick, with its text; where plotly likes them by default.
+    """
+
+    title: str
+    hover: str
+    ticks: tuple[tuple[float, str], ...] = ()
+
+
+EDITS = Along("edits", "after %{x:,d} edits")
 
 
 @dataclass(frozen=True)
@@ -32,8 +50,9 @@ class Chart:
 class Panels:
     """Panels side by side, in rows; which panel has which axes does not depend on how many stand in a row."""
 
-    def __init__(self, titles: Sequence[tuple[str, str]], colours: Palette, height: int):
+    def __init__(self, titles: Sequence[tuple[str, str]], colours: Palette, height: int, along: Along = EDITS):
         self.titles, self.colours, self.height = list(titles), colours, height  # titles for wide pages and for narrow
+        self.along = along
         self.figure = go.Figure()
 
     def axes(self, number: int) -> dict[str, str]:
@@ -57,16 +76,32 @@ class Panels:
         )
 
     def finished(
-        self, y_title: str, *, shared_y: bool, columns: tuple[int, int], log: bool = False, hundred: Sequence[int] = ()
+        self,
+        y_title: str,
+        *,
+        shared_y: bool,
+        columns: tuple[int, int],
+        log: bool = False,
+        hundred: Sequence[int] = (),
+        more: Mapping[str, object] | None = None,
+        x_axes: Mapping[str, object] | None = None,
+        y_axes: Mapping[str, object] | None = None,
     ) -> Chart:
-        """The figure, with at most `columns[0]` panels a row, and the layout with at most `columns[1]`."""
+        """The figure, with at most `columns[0]` panels a row, and the layout with at most `columns[1]`.
+
+        `more` is for the layout in the end, `x_axes` and `y_axes` for each of its axes.
+        """
         layouts = []
         for most, narrow in zip(columns, (False, True), strict=True):
             n_rows = -(-len(self.titles) // most)
             # Four panels in two rows stand as two and two, not as three and one.
-            layouts.append(self._layout(-(-len(self.titles) // n_rows), narrow, y_title, shared_y, log, hundred))
-        self.figure.update_layout(layouts[0])
-        return Chart(self.figure, go.Layout(layouts[1]))
+            layout = self._layout(-(-len(self.titles) // n_rows), narrow, y_title, shared_y, log, hundred)
+            for number in range(len(self.titles)):
+                layout[f"xaxis{number + 1 if number else ''}"] |= x_axes or {}
+                layout[f"yaxis{number + 1 if number else ''}"] |= y_axes or {}
+            layouts.append(go.Layout(layout | (more or {})))
+        self.figure.layout = layouts[0]
+        return Chart(self.figure, layouts[1])
 
     def _legend_rows(self) -> int:
         """How many rows the legend needs on a narrow page, at most."""
@@ -128,10 +163,10 @@ class Panels:
                 "tickfont": {"color": colours.muted, "size": 12},
                 "automargin": False,
                 "ticks": "",
-                "title": {"text": "edits", "font": {"color": colours.muted, "size": 12}, "standoff": 4},
+                "title": {"text": self.along.title, "font": {"color": colours.muted, "size": 12}, "standoff": 4},
                 "hoverformat": ",d",
                 "tickformat": ",d",
-                "unifiedhovertitle": {"text": "after %{x:,d} edits"},
+                "unifiedhovertitle": {"text": self.along.hover},
             }
             layout[f"yaxis{suffix}"] = {
                 "domain": [max(0.0, top - tall), top],
@@ -144,6 +179,9 @@ class Panels:
                 "showticklabels": outermost or not shared_y,
                 "automargin": False,
             }
+            if self.along.ticks:
+                places, texts = zip(*self.along.ticks, strict=True)
+                layout[f"xaxis{suffix}"] |= {"tickvals": places, "ticktext": texts, "tickangle": 0}
             if number:
                 layout[f"xaxis{suffix}"]["matches"] = "x"
             if shared_y:

@@ -62,7 +62,7 @@ def norms(
     """
     value = "ratio" if scale == "ratio" else "norm"
     panels = Panels(
-        [(_title(line, colours, 34), _title(line, colours, NARROW_NAME)) for line in lines], colours, height
+        [(panel_title(line, colours, 34), panel_title(line, colours, NARROW_NAME)) for line in lines], colours, height
     )
     edited = sorted({layer for line in lines for layer in line.layers})
     ramp = dict(zip(edited, colours.layers(len(edited)), strict=True)) if edited else {}
@@ -166,7 +166,8 @@ def scores(
     return panels.finished("", shared_y=False, columns=(4, 2), hundred=[n for n in range(len(titles)) if n not in own])
 
 
-def _title(line: Line, colours: Palette, width: int) -> str:
+def panel_title(line: Line, colours: Palette, width: int) -> str:
+    """What stands above a run's panel: its name in its method's colour."""
     return f'<span style="color:{colours.method(line.method)}"><b>{label(line.name, width)}</b></span>'
 
 

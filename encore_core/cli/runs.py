@@ -57,7 +57,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     run.add_argument("--known", choices=KNOWN, default="edit", help="facts that the model says already (default edit)")
     run.add_argument("--statistics-text", metavar="FILE", help="text for key statistics (default: the bundled sample)")
-    run.add_argument("--downstream", metavar="DIR", help="folder with the data of the downstream tasks")
+    run.add_argument("--downstream", metavar="DIR", help='folder of downstream tasks, or "hub" to fetch them')
     run.add_argument(
         "--measure",
         action="append",

@@ -10,6 +10,7 @@ from typing import Any
 
 from encore_core.errors import InputError, quoted
 from encore_core.export import check_output_folder, write_edited_model
+from encore_core.hub_tasks import HUB, hub_folder
 from encore_core.models import Progress, load_model
 from encore_core.norms import matrix_norms, norm_ratios
 from encore_core.runs import series
@@ -97,7 +98,7 @@ def command_line(plan: RunPlan) -> str:
         ("--device", plan.device, default.device),
         ("--dtype", plan.dtype, default.dtype),
         ("--statistics-text", plan.statistics_text, default.statistics_text),
-        ("--downstream", measure.downstream, None),
+        ("--downstream", HUB if measure.downstream == str(hub_folder().absolute()) else measure.downstream, None),
     ):
         words += [option, str(value)] if value != usual else []
     for name, value in plan.overrides.items():

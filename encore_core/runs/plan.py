@@ -24,6 +24,7 @@ from encore_core.covariance import SAMPLED_TEXT
 from encore_core.downstream import load_tasks
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact, duplicate_subjects, read_facts
+from encore_core.hub_tasks import tasks_folder
 from encore_core.methods import Settings, check_names, find_method, settings_for
 from encore_core.models import CATALOGUE, DTYPES, Progress, choose_device, describe_model
 
@@ -51,7 +52,7 @@ class MeasurePlan:
         perplexity: whether to measure it on the fixed text.
         generation_entropy: whether to sample continuations and measure their entropy.
         contributions: whether to measure what each sublayer adds to the residual stream.
-        downstream: folder with the data of the downstream tasks; None to leave them out.
+        downstream: folder with the data of the downstream tasks, or "hub" for the hub's; None to leave them out.
         downstream_tests: tests a task at most.
         share_cap: measuring between the first and the last checkpoint stops short of this share of the seconds spent
             editing so far, each part of an equal share of it; None for no cap. The first and the last checkpoint are
@@ -214,11 +215,11 @@ def prepare(plan: RunPlan, facts: Sequence[Fact] | None = None, progress: Progre
         plan: what is wanted.
         facts: the content of `plan.facts` where the caller has read it already (an upload, or several methods on one
             file); read from there by default.
-        progress: told of the unpacking.
+        progress: told of the unpacking, and of fetching the downstream tasks.
 
     Raises:
         InputError: unreadable facts, fewer facts than edits, unknown model, method, setting, device or dtype, settings
-            out of range, unreadable text of statistics or downstream data.
+            out of range, unreadable text of statistics or downstream data, or a hub that cannot be reached for them.
     """
     read = list(facts) if facts is not None else read_facts(plan.facts)
     if not read:
@@ -239,17 +240,17 @@ def prepare(plan: RunPlan, facts: Sequence[Fact] | None = None, progress: Progre
         n_vocab=shape.n_vocab,
         overrides=plan.overrides,
     )
+    tasks = None
     if plan.measure.downstream is not None:
-        load_tasks(Path(plan.measure.downstream))
+        tasks = tasks_folder(plan.measure.downstream, progress)
+        load_tasks(tasks)
     chosen, moved = arranged(choose_facts(read, n_edits, plan.order, plan.seed), plan.batch_size)
     done = replace(
         plan,
         # The worker has a working folder of its own.
         model=plan.model if plan.model in CATALOGUE else _absolute_folder(plan.model),
         statistics_text=plan.statistics_text and str(Path(plan.statistics_text).absolute()),
-        measure=replace(
-            plan.measure, downstream=plan.measure.downstream and str(Path(plan.measure.downstream).absolute())
-        ),
+        measure=replace(plan.measure, downstream=tasks and str(tasks.absolute())),
         n_edits=n_edits,
         checkpoint_every=plan.checkpoint_every or max(plan.batch_size, math.ceil(n_edits / 10)),
         name=plan.name or f"{plan.method}, {n_edits} edits",

@@ -1,0 +1,181 @@
+"""Measure how soon the pages are there in a browser, and how soon they answer, with the runs that are recorded.
+
+    python benchmarks/pages.py [--pages start compare] [--repeats 5] [--out FILE.json]
+
+    first paint   from the start of the navigation until the page's main chart or table is drawn; a new browser
+                  context each time, so nothing is cached there. Aim: 2 s
+    answer        from the key or button going down until the page's first chart is drawn anew. Aim: 500 ms
+
+Medians, in headless Chromium on the machine that serves. What the first visitor after the server's start waits for is
+measured once, on the Start page: Python's libraries are loaded then. Each page is opened once before it is timed, so
+that the model is loaded where one is needed.
+Runs of the store in ENCORE_HOME are read too: to measure with the recorded ones alone, point it to an empty folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+import served
+
+PAINT_AIM, ANSWER_AIM = 2.0, 0.5  # seconds
+WAIT = 240_000  # ms
+
+CHART = ".es-figure .main-svg"
+MAIN = {
+    "start": CHART,
+    "edit": ".js-plotly-plot .main-svg",
+    "run": "[data-testid=stFormSubmitButton], .es-table, .es-queue",
+    "runs": "[data-testid=stDataFrame]",
+    "compare": CHART,
+    "norms": CHART,
+    "contributions": CHART,
+    "overfitting": CHART,
+    "downstream": CHART,
+    "paper": CHART,
+}
+"""Page → what its visitor waits for."""
+
+SWITCH = "[role=radiogroup] [role=radio][aria-checked=false]"
+SLIDER = "[role=slider]"
+CONTROLS = {
+    ("compare", "scale switch"): SWITCH,
+    ("compare", "checkpoint slider"): SLIDER,
+    ("norms", "scale switch"): SWITCH,
+    ("contributions", "measure switch"): SWITCH,
+    ("downstream", "measure switch"): SWITCH,
+}
+"""Page and control → the control, the first of its kind on the page."""
+
+LISTEN = """() => {
+  window.began = window.drawn = undefined;
+  const begin = () => { window.began ??= performance.now(); };
+  for (const kind of ['pointerdown', 'keydown']) addEventListener(kind, begin, { capture: true, once: true });
+  for (const node of document.querySelectorAll('.es-figure'))
+    node.on?.('plotly_afterplot', () => { if (window.began) window.drawn ??= performance.now(); });
+}"""
+
+
+def address_of(address: str, page: str) -> str:
+    """The address of a page; Start, the default page, has none of its own."""
+    return f"{address}/{'' if page == 'start' else page}"
+
+
+def wait_until_idle(tab) -> None:
+    tab.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for(timeout=WAIT)
+
+
+def first_paint(browser, address: str, page: str) -> float | None:
+    """Seconds from the start of the navigation until the page's main thing is drawn; None where nothing is."""
+    context = browser.new_context(viewport={"width": 1400, "height": 900})
+    try:
+        tab = context.new_page()
+        tab.goto(address_of(address, page), wait_until="commit", timeout=WAIT)
+        # A page that has been drawn to its end and has no chart to wait for does without its main thing.
+        drawn = tab.wait_for_function(
+            """(main) => {
+              if (document.querySelector(main)) return performance.now();
+              const idle = document.querySelector('[data-testid=stApp][data-test-script-state=notRunning]');
+              if (!idle || !document.querySelector('h1') || document.querySelector('.es-figure')) return false;
+              return performance.now() > (window.patience ??= performance.now() + 5000) ? -1 : false;
+            }""",
+            arg=MAIN[page],
+            polling="raf",
+            timeout=WAIT,
+        ).json_value()
+        wait_until_idle(tab)
+    finally:
+        context.close()
+    return drawn / 1000 if drawn > 0 else None
+
+
+def answers(browser, address: str, page: str, control: str, repeats: int) -> list[float]:
+    """Seconds from a control being used until the first chart is drawn anew; empty where there is no such control."""
+    context = browser.new_context(viewport={"width": 1400, "height": 900})
+    try:
+        tab = context.new_page()
+        tab.goto(address_of(address, page), timeout=WAIT)
+        tab.locator("h1").wait_for(timeout=WAIT)
+        wait_until_idle(tab)
+        if not tab.locator(control).count() or not tab.locator(".es-figure").count():
+            return []
+        tab.locator(CHART).first.wait_for(timeout=WAIT)
+        found = []
+        for number in range(repeats + 1):
+            tab.evaluate(LISTEN)
+            if control == SLIDER:
+                tab.locator(control).first.focus()
+                tab.keyboard.press("ArrowRight" if number % 2 else "ArrowLeft")
+            else:
+                tab.locator(control).first.click()
+            seconds = tab.wait_for_function("() => window.drawn && window.drawn - window.began", timeout=WAIT)
+            found.append(seconds.json_value() / 1000)
+            wait_until_idle(tab)
+            tab.wait_for_timeout(300)
+        return found[1:]  # the first one reads what later ones find in the cache
+    finally:
+        context.close()
+
+
+def measure(pages: Sequence[str], repeats: int) -> dict[str, Any]:
+    """First paints and answers of some pages: lists of seconds by name."""
+    paints: dict[str, list[float | None]] = {}
+    found: dict[str, list[float]] = {}
+    with served.app() as address, served.browser() as browser:
+        after_start = first_paint(browser, address, "start")
+        for page in pages:
+            first_paint(browser, address, page)
+            paints[page] = [first_paint(browser, address, page) for _ in range(repeats)]
+        for (page, name), control in CONTROLS.items():
+            if page in pages:
+                found[f"{page}, {name}"] = answers(browser, address, page, control, repeats)
+    return {"first_after_server_start": after_start, "first_paint": paints, "answer": found}
+
+
+def row(name: str, seconds: Sequence[float | None], aim: float) -> str:
+    """A line of the table."""
+    there = [value for value in seconds if value is not None]
+    if not there:
+        return f"{name:36} {'–':>8}   nothing to measure"
+    median = statistics.median(there)
+    verdict = "met" if median <= aim else "missed"
+    return f"{name:36} {median:8.2f} {min(there):8.2f} {max(there):8.2f} {aim:6.1f}  {verdict}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pages", nargs="+", default=list(MAIN), choices=list(MAIN))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    arguments = parser.parse_args()
+    results = measure(arguments.pages, arguments.repeats)
+    print(f"{'seconds':36} {'median':>8} {'least':>8} {'most':>8} {'aim':>6}")
+    print(row("start, first after the server's start", [results["first_after_server_start"]], PAINT_AIM))
+    for page, seconds in results["first_paint"].items():
+        print(row(f"{page}, first paint", seconds, PAINT_AIM))
+    for name, seconds in results["answer"].items():
+        print(row(name, seconds, ANSWER_AIM))
+    if arguments.out:
+        results |= {
+            "date": time.strftime("%Y-%m-%d"),
+            "cpus": os.cpu_count(),
+            "load": os.getloadavg()[0],
+            "python": platform.python_version(),
+            "aims": {"first_paint": PAINT_AIM, "answer": ANSWER_AIM},
+        }
+        arguments.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""What one sees in charts, in sentences computed from the same frames."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from dashboard.charts.contributions import Pair, moment
+from dashboard.charts.runs import Line
+
+STILL = 5e-5
+"""A ratio of norms that is off 1 by less has not moved, in the four digits that are shown."""
+
+
+# -- norms -------------------------------------------------------------------------------------------------------------
+
+
+def growth(norms: pd.DataFrame, lines: Sequence[Line], at: int) -> str:
+    """Which edited layer has grown most in each run, and what the other layers did.
+
+    Args:
+        norms: columns run, edits, layer, ratio.
+        lines: the runs.
+        at: edits; of a run that has no such checkpoint the last one before it.
+    """
+    found = [_grown(norms, line, at) for line in lines]
+    told = [one for one in found if one is not None]
+    if not told:
+        return "Nothing has been edited at this checkpoint, so no matrix has grown yet."
+    same = {(one.layer, one.edits) for one in told}
+    if len(same) == 1 and all(math.isfinite(one.ratio) for one in told):
+        [(layer, edits)] = same
+        parts = [f"{_by(one.ratio)} under {one.name}" for one in told]
+        first = f"After {edits:,} edits layer {layer} has grown most: {_listed(parts)}."
+    else:
+        parts = [f"{one.name}, after {one.edits:,} edits, {_most(one)}" for one in told]
+        first = f"The edited layer that has grown most: {'; '.join(parts)}."
+    return f"{first} {_others(told)}"
+
+
+@dataclass(frozen=True)
+class _Growth:
+    """A run's edited layer that has grown most, and the largest |ratio − 1| of layers that it does not edit."""
+
+    name: str
+    edits: int
+    layer: int
+    ratio: float
+    moved: float
+
+
+def _grown(norms: pd.DataFrame, line: Line, at: int) -> _Growth | None:
+    of_run = norms[(norms["run"] == line.run) & (norms["edits"] <= at)]
+    if of_run.empty or of_run["edits"].max() == 0:
+        return None
+    last = of_run[of_run["edits"] == of_run["edits"].max()]
+    is_edited = last["layer"].isin(line.layers)
+    edited, others = last[is_edited], last[~is_edited]
+    if edited.empty:
+        return None
+    broken = ~edited["ratio"].abs().lt(math.inf)
+    row = edited[broken].iloc[0] if broken.any() else edited.loc[edited["ratio"].idxmax()]
+    ratio = math.nan if broken.any() else float(row["ratio"])
+    moved = float((others["ratio"] - 1).abs().max(skipna=False)) if len(others) else 0.0
+    return _Growth(line.name, int(row["edits"]), int(row["layer"]), ratio, moved)
+
+
+def _by(ratio: float) -> str:
+    """A ratio as a change: "by 15.9 %"; what shrank says so."""
+    if abs(ratio - 1) < STILL:
+        return "not at all"
+    return f"by {100 * (ratio - 1):.2g} %" if abs(ratio - 1) < 0.1 else f"by {100 * (ratio - 1):.1f} %"
+
+
+def _most(one: _Growth) -> str:
+    if not math.isfinite(one.ratio):
+        return f"layer {one.layer}, whose norm is no number any more"
+    return f"layer {one.layer}, {_by(one.ratio)}"
+
+
+def _others(told: Sequence[_Growth]) -> str:
+    worst = max(told, key=lambda one: math.inf if math.isnan(one.moved) else one.moved)
+    if worst.moved < STILL:
+        return "The layers that are not edited did not move."
+    if not math.isfinite(worst.moved):
+        return f"Under {worst.name} even layers that are not edited have norms that are no number any more."
+    return f"The layers that are not edited moved by at most {100 * worst.moved:.2g} % ({worst.name})."
+
+
+# -- contributions -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The edited layers among all sublayers, for one run. Shares are NaN where the model's states are no numbers.
+
+    Attributes:
+        pair: the run and its checkpoints.
+        before, after: what the edited MLPs make up together.
+        n_edited, n_gained: edited MLPs, and those of them that make up more after than before.
+        sublayers: how many there are.
+        place: rank of the largest edited MLP after the edits, from 1.
+        largest_edited, largest: labels of the largest edited MLP, and of the largest sublayer of all.
+        largest_share: of the latter.
+        sum_before, sum_after: over all sublayers.
+    """
+
+    pair: Pair
+    before: float
+    after: float
+    n_edited: int
+    n_gained: int
+    sublayers: int
+    place: int
+    largest_edited: str
+    largest: str
+    largest_share: float
+    sum_before: float
+    sum_after: float
+
+    @property
+    def is_number(self) -> bool:
+        return math.isfinite(self.before) and math.isfinite(self.after)
+
+
+def standing(frame: pd.DataFrame, pair: Pair, value: str) -> Standing:
+    """How much the edited layers' MLPs make up, and how they rank.
+
+    Args:
+        frame: columns run, edits, sublayer, label, kind, layer, and the value's.
+        pair: the run, at checkpoints that the frame has.
+        value: "share" or "signed_share".
+    """
+    of_run = frame[frame["run"] == pair.line.run]
+    before, after = (of_run[of_run["edits"] == at] for at in (pair.before, pair.after))
+    was, now = (
+        rows[(rows["kind"] == "MLP") & rows["layer"].isin(pair.line.layers)].set_index("sublayer")[value]
+        for rows in (before, after)
+    )
+    ranked = after.sort_values(value, ascending=False, kind="stable", na_position="last").reset_index(drop=True)
+    edited = ranked[(ranked["kind"] == "MLP") & ranked["layer"].isin(pair.line.layers)]
+    return Standing(
+        pair,
+        before=float(was.sum(skipna=False)),
+        after=float(now.sum(skipna=False)),
+        n_edited=len(now),
+        n_gained=int((now > was).sum()),
+        sublayers=len(after),
+        place=int(edited.index[0]) + 1,
+        largest_edited=str(edited["label"].iloc[0]),
+        largest=str(ranked["label"].iloc[0]),
+        largest_share=float(ranked[value].iloc[0]),
+        sum_before=float(before[value].sum(skipna=False)),
+        sum_after=float(after[value].sum(skipna=False)),
+    )
+
+
+def dominance(found: Standing, value_name: str) -> str:
+    """One run's answer to the page's question."""
+    line, layers = found.pair.line, blocks(found.pair.line.layers)
+    after = moment(found.pair.after)
+    if not found.is_number:
+        return f"{line.name}: the model's states are no numbers any more {after}, so nothing can be said of shares."
+    text = f"{line.name}: the edited MLPs of {layers} make up {_percent(found.after)} of the stream {after}"
+    if found.pair.after != found.pair.before:
+        text += f", {_percent(found.before)} {moment(found.pair.before)} ({found.n_gained} of {found.n_edited} gained)"
+    if found.place == 1:
+        return (
+            f"{text}. {found.largest_edited}, edited, has the largest {value_name} of all {found.sublayers} sublayers."
+        )
+    return (
+        f"{text}. The largest of them, {found.largest_edited}, is number {found.place} of {found.sublayers} sublayers; "
+        f"the largest of all is {found.largest} with {_percent(found.largest_share)}."
+    )
+
+
+def blocks(layers: Sequence[int]) -> str:
+    """Layers in words: "layer 5", "layers 6–10", "layers 3, 5, 8"."""
+    layers = sorted(layers)
+    if len(layers) == 1:
+        return f"layer {layers[0]}"
+    if layers == list(range(layers[0], layers[-1] + 1)):
+        return f"layers {layers[0]}–{layers[-1]}"
+    return f"layers {', '.join(map(str, layers))}"
+
+
+def _percent(share: float) -> str:
+    told = f"{100 * share:.1f} %" if abs(share) >= 0.02 else f"{100 * share:.2f} %"
+    return told.replace("-", "−")
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -1,0 +1,320 @@
+"""Do the edited layers dominate the residual stream? What each sublayer adds to it, before above after.
+
+Of stored checkpoints, and of any text on the model of the Edit page, which is loaded only when somebody asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import chart_card, figure, findings, links, run_picker, run_reading, state, widgets
+from dashboard.charts import contributions as charts
+from dashboard.charts.contributions import VALUES, Pair
+from dashboard.charts.runs import Line
+from dashboard.state import Message, remembered
+from encore_core.contributions import Contributions
+from encore_core.errors import InputError
+from encore_core.runs import RunInfo
+from encore_core.sublayers import measure_contributions
+
+ALL, LAST = "all", "last"
+LONGEST_TEXT = 1000
+EXAMPLE = "The Eiffel Tower is in the city of Paris, and millions of people visit it every year."
+KEEP = {"persist_state": "session"}
+
+
+# -- what is shown -----------------------------------------------------------------------------------------------------
+
+
+def restore(asked: Mapping[str, Sequence[str]], known: Mapping[str, RunInfo]) -> None:
+    """Set the page's controls to what a link asks for; nonsense is left out."""
+    run_picker.restore(asked, known)
+    first = {name: values[0] for name, values in asked.items() if values}
+    if first.get("value") in VALUES:
+        st.session_state["contributions_value"] = first["value"]
+    if "show" in first:
+        st.session_state["contributions_run"] = first["show"]
+    for name in ("before", "after"):
+        text = first.get(name, "")
+        if text.isdecimal() and len(text) < 9:
+            st.session_state[f"contributions_{name}"] = int(text)
+    if first.get("after") == LAST:
+        st.session_state["contributions_after"] = LAST
+    if "text" in first:
+        st.session_state["contributions_text"] = first["text"][:LONGEST_TEXT]
+
+
+def pick_shown(runs: Sequence[RunInfo], lines: Sequence[Line]) -> list[RunInfo]:
+    """One of the runs, or all of them."""
+    names = {line.run: line.name for line in lines} | ({ALL: "all of them"} if len(runs) > 1 else {})
+    if remembered("contributions_run", runs[0].id) not in names:
+        st.session_state["contributions_run"] = runs[0].id
+    if len(runs) > 1:
+        st.segmented_control(
+            "Run shown", list(names), key="contributions_run", format_func=names.get, required=True, **KEEP
+        )
+    chosen = st.session_state["contributions_run"]
+    return [run for run in runs if chosen in (ALL, run.id)]
+
+
+def pick_value() -> str:
+    remembered("contributions_value", "share")
+    st.segmented_control(
+        "What is measured", list(VALUES), key="contributions_value", format_func=VALUES.get, required=True,
+        help="Share: the length of what a sublayer adds, of the lengths of all (the paper's average norm proportion). "
+        "Signed share: only what points where the stream ends up counts; all together make 1.", **KEEP,
+    )  # fmt: skip
+    return st.session_state["contributions_value"]
+
+
+def pick_checkpoints(there: Sequence[int]) -> tuple[int, int | str]:
+    """The two checkpoints; "last" is the last one of each run, also of one that goes on."""
+    choices = {"before": list(there), "after": [LAST, *reversed(there)]}
+    for name, known in choices.items():
+        if remembered(f"contributions_{name}", known[0]) not in known:
+            st.session_state[f"contributions_{name}"] = known[0]
+
+    def named(at: int | str) -> str:
+        return "the last checkpoint" if at == LAST else charts.moment(at)
+
+    left, right = st.columns(2)
+    left.selectbox("Before", choices["before"], key="contributions_before", format_func=named, **KEEP)
+    right.selectbox("After", choices["after"], key="contributions_after", format_func=named, **KEEP)
+    return st.session_state["contributions_before"], st.session_state["contributions_after"]
+
+
+def pair_of(line: Line, there: Sequence[int], before: int, after: int | str) -> Pair:
+    """The checkpoints of a run that come nearest to those wanted, and are not behind them."""
+    wanted_after = there[-1] if after == LAST else after
+    found = [max((at for at in there if at <= wanted), default=there[0]) for wanted in (before, wanted_after)]
+    return Pair(line, *found)
+
+
+# -- stored checkpoints ------------------------------------------------------------------------------------------------
+
+
+def stored(runs: Sequence[RunInfo], value: str) -> dict[str, str | list[str]]:
+    """Contributions of the chosen runs; returns what a link says of them."""
+    asked_for = {"run": [run.id for run in runs]}
+    measured = run_reading.read("contributions", runs)
+    there = {run: sorted(int(at) for at in part["edits"].unique()) for run, part in measured.groupby("run", sort=False)}
+    without = [run.id for run in runs if run.id not in there]
+    if without:
+        widgets.notice(Message("info", f"Contributions were not measured in {', '.join(without)}."))
+    runs = [run for run in runs if run.id in there]
+    if not runs:
+        return asked_for
+    lines = {line.run: line for line in run_reading.lines(runs)}
+    answer = st.container()
+    with st.container(border=True, key="card_contributions"):
+        shown = pick_shown(runs, list(lines.values()))
+        before, after = pick_checkpoints(sorted({at for run in shown for at in there[run.id]}))
+        pairs = [pair_of(lines[run.id], there[run.id], before, after) for run in shown]
+        bars(measured, pairs, value, "contributions", chart_card.commands_of(shown))
+    with answer:
+        told = [findings.dominance(findings.standing(measured, pair, value), VALUES[value]) for pair in pairs]
+        widgets.notice(Message("info", "\n".join([*told, *depths(measured, pairs)])))
+    if len(runs) > 1:
+        with st.container(border=True, key="card_standings"):
+            everyone = [pair_of(lines[run.id], there[run.id], before, after) for run in runs]
+            standings([findings.standing(measured, pair, value) for pair in everyone], VALUES[value])
+    view = {"before": str(before), "after": str(after)}
+    return asked_for | view | ({"show": st.session_state["contributions_run"]} if len(runs) > 1 else {})
+
+
+def depths(measured: pd.DataFrame, pairs: Sequence[Pair]) -> list[str]:
+    """A word on models of unequal depth."""
+    names = [(pair.line.name, int(measured["layer"][measured["run"] == pair.line.run].max()) + 1) for pair in pairs]
+    if len({depth for _, depth in names}) < 2:
+        return []
+    told = ", ".join(f"{name} {depth}" for name, depth in names)
+    return [f"These models differ in depth ({told} layers): compare shapes, not single bars."]
+
+
+def bars(
+    measured: pd.DataFrame, pairs: Sequence[Pair], value: str, key: str, commands: Sequence[str], aside: str = ""
+) -> None:
+    """The two charts of some runs: before above after, and the difference."""
+    panels = charts.moments(measured, pairs)
+    rows = charts.shown(measured, panels, value)
+    names = ", ".join(pair.line.name for pair in pairs)
+    revision = f"{value} {' '.join(pair.line.run for pair in pairs)}"
+    chart_card.show(
+        lambda colours: charts.bars(rows, panels, colours, value=value),
+        key=f"{key} before and after",
+        heading="Before above after" if len(panels) > 1 else "As loaded",
+        aside=aside or f"{VALUES[value]} of each sublayer, mean over the tokens of a fixed text",
+        alt=f"The {VALUES[value]} of every sublayer, edited layers red and hatched: {names}. Its figures are in the "
+        "CSV file below.",
+        frame=rows,
+        commands=commands,
+        revision=revision,
+    )
+    changed = [pair for pair in pairs if pair.after != pair.before]
+    if not changed:
+        return
+    differences = charts.differences(measured, changed, value)
+    chart_card.show(
+        lambda colours: charts.change(differences, changed, colours, value=value),
+        key=f"{key} difference",
+        heading="Difference",
+        aside="after minus before, in percentage points",
+        alt=f"Change of the {VALUES[value]} of every sublayer: {names}. Its figures are in the CSV file below.",
+        frame=differences,
+        commands=commands,
+        revision=revision,
+    )
+
+
+def standings(found: Sequence[findings.Standing], value_name: str) -> None:
+    """The runs in one table."""
+
+    def percent(share: float) -> str:
+        return "no number" if share != share else f"{100 * share:.2f} %"
+
+    widgets.heading("The edited layers among all", f"{value_name} of their MLPs together")
+    columns = [
+        ("Run", "name"), ("Edited MLPs", "about"), ("Edits", "right"), ("Before", "right"), ("After", "right"),
+        ("Change", "right"), ("Largest edited", "name"), ("Largest of all", "about"), ("Sum, after", "about"),
+    ]  # fmt: skip
+    rows = [
+        (
+            one.pair.line.name,
+            findings.blocks(one.pair.line.layers),
+            f"{one.pair.after:,}",
+            percent(one.before),
+            percent(one.after),
+            *(
+                (
+                    f"{100 * (one.after - one.before):+.2f}",
+                    f"{one.largest_edited}, {one.place} of {one.sublayers}",
+                    f"{one.largest}, {percent(one.largest_share)}",
+                    f"{one.sum_after:.4f}",
+                )
+                if one.is_number
+                else ("–",) * 4
+            ),
+        )
+        for one in found
+    ]
+    widgets.table(columns, rows, f"{value_name} of the edited MLPs before and after, by run")
+
+
+# -- live --------------------------------------------------------------------------------------------------------------
+
+
+def live(value: str) -> None:
+    """Contributions on a text of the visitor's, without and with the edits of the Edit page."""
+    with st.container(border=True, key="card_live"):
+        widgets.heading("On your own text", "the model of the Edit page, without and with your edits")
+        remembered("contributions_text", EXAMPLE)
+        with st.form("contributions_live", border=False):
+            text = st.text_area("Text", key="contributions_text", max_chars=LONGEST_TEXT, height=80, **KEEP)
+            ready = "visitor" in st.session_state
+            asked = st.form_submit_button("Measure" if ready else "Load the model and measure", type="primary")
+        if not ready:
+            st.caption("The first start takes about a minute; later ones take seconds.")
+        try:
+            if asked:
+                measure(text)
+            show_measured(text, value)
+        except InputError as error:
+            widgets.notice(Message("error", str(error)))
+
+
+def measure(text: str) -> None:
+    """Measure on a text, and remember it until the model or its edits are others."""
+    st.session_state.pop("contributions_found", None)
+    if not text.strip():
+        raise InputError("The text is blank; write at least one word.")
+    was_there = "visitor" in st.session_state
+    place = st.empty()
+    visitor = state.visitor(lambda what, share: place.progress(min(1.0, max(0.0, share)), text=f"{what} …"))
+    place.empty()
+    with st.spinner("Measuring; waits while somebody else edits on this model …"):
+        with visitor.session.pristine() as lm:
+            found = {0: measure_contributions(lm, [text])}
+        if visitor.session.n_edits:
+            with visitor.session.edited() as lm:
+                found[visitor.session.n_edits] = measure_contributions(lm, [text])
+    # Readings are others as soon as the model or its edits are.
+    st.session_state["contributions_found"] = (visitor.after, text, found)
+    if not was_there:
+        st.rerun()  # the frame shows its choice of models from now on
+
+
+def show_measured(text: str, value: str) -> None:
+    """What was measured last, if it is still so."""
+    if "contributions_found" not in st.session_state:
+        return
+    visitor = state.current()
+    readings, measured_text, found = st.session_state["contributions_found"]
+    if readings is not visitor.after or measured_text != text:
+        words = "The text, your model or its edits have changed since this was measured; press Measure again."
+        widgets.notice(Message("info", words))
+        return
+    settings = visitor.session.settings
+    pair = Pair(Line("your-model", settings.method, settings.method, settings.layers), min(found), max(found))
+    frame = pd.concat([frame_of(edits, one) for edits, one in found.items()], ignore_index=True)
+    n_tokens = found[pair.before].n_tokens
+    words = findings.dominance(findings.standing(frame, pair, value), VALUES[value])
+    if pair.after == 0:
+        words += "\nThere are no edits on your model; make some on the Edit page, and measure again to see after."
+    widgets.notice(Message("info", words))
+    bars(frame, [pair], value, "your text", (), f"{VALUES[value]} on {n_tokens} token{'s' * (n_tokens != 1)}")
+
+
+def frame_of(edits: int, found: Contributions) -> pd.DataFrame:
+    """What was measured, with the columns of the stored series."""
+    rows = [
+        ("your-model", edits, place, part.label, part.kind, part.layer, part.share, part.signed_share)
+        for place, part in enumerate(found.parts)
+    ]
+    columns = ["run", "edits", "sublayer", "label", "kind", "layer", "share", "signed_share"]
+    return pd.DataFrame(rows, columns=columns).astype({"layer": "Int64"})
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    st.title("Do the edited layers dominate the residual stream?", anchor=False)
+    view: dict[str, str | list[str]] = {}
+    runs: list[RunInfo] = []
+    try:
+        known = run_picker.measured_runs()
+        asked = links.opened("contributions")
+        if asked is not None:
+            restore(asked, known)
+        runs = pick_runs(known)
+        value = pick_value()
+        if runs:
+            view = stored(runs, value)
+    except InputError as error:
+        widgets.notice(Message("error", str(error)))
+        value = remembered("contributions_value", "share")
+    live(value)
+    figure.load_library()
+    text = st.session_state["contributions_text"]
+    links.write("contributions", {**view, "value": value, "text": text if text != EXAMPLE else ""})
+    run_picker.follow(runs)
+
+
+def pick_runs(known: Mapping[str, RunInfo]) -> list[RunInfo]:
+    """The runs of the shared choice."""
+    if not known:
+        words = "No run has come to its first checkpoint yet. Start some on the Run page, or measure a text below."
+        widgets.notice(Message("info", words))
+        return []
+    runs = run_picker.pick(known)
+    if runs:
+        run_picker.warn_of_differences(runs)
+    else:
+        widgets.notice(Message("info", "Pick one to four runs above."))
+    return runs
+
+
+main()
