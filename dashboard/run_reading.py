@@ -17,7 +17,7 @@ LONGEST_NAME = 28
 
 
 def all_runs(search: str = "") -> list[RunInfo]:
-    """The store's own runs, the newest first, and behind them the recorded ones, in the methods' order.
+    """The store's own runs, the newest first, and behind them the recorded ones, the longest first.
 
     Args:
         search: as for `RunStore.runs`.
@@ -26,7 +26,8 @@ def all_runs(search: str = "") -> list[RunInfo]:
         InputError: when the store cannot be read.
     """
     kept = recorded_runs()
-    return RunStore().runs(search) + (in_order(kept.runs(search)) if kept else [])
+    recorded = sorted(in_order(kept.runs(search)), key=lambda run: -run.n_edits) if kept else []
+    return RunStore().runs(search) + recorded
 
 
 def store_of(run: RunInfo) -> RunStore:

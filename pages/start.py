@@ -36,14 +36,15 @@ PAPER = "https://arxiv.org/abs/2502.01636"
 
 
 def shown_runs() -> tuple[list[RunInfo], bool]:
-    """The main methods' recorded runs, or else the newest comparison of the visitor's own, and whether recorded.
+    """The main methods' longest recorded runs, or else the visitor's own newest comparison, and whether recorded.
 
     Raises:
         InputError: when a store cannot be read.
     """
     kept = recorded_runs()
     measured = [run for run in kept.runs() if run.measuring_seconds] if kept else []
-    runs = [run for run in in_order(measured) if run.method in MAIN_METHODS]
+    longest = max((run.n_edits for run in measured), default=0)
+    runs = [run for run in in_order(measured) if run.method in MAIN_METHODS and run.n_edits == longest]
     if runs:
         return runs[: len(MAIN_METHODS)], True
     return newest_comparison([run for run in run_reading.all_runs() if run.measuring_seconds]), False

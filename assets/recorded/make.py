@@ -1,0 +1,115 @@
+"""Makes the recorded runs again: starts those that are missing with `encore run`, and records those that are done.
+
+    python assets/recorded/make.py --counterfact FILE --downstream DIR [--store DIR] [--only ID,…] [--start]
+
+Without --start nothing is run: what the store has finished is recorded, and what is missing is listed with its command.
+Runs go on by themselves (`encore runs list`); call this again when they are done. CounterFact and the tasks' data are
+not part of the program: give a file and a folder, see the README beside this.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from encore_core.errors import InputError
+from encore_core.runs import RunInfo, RunStore
+from encore_core.runs.recorded import RECORDED, record
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A run to record.
+
+    Attributes:
+        id: that it is recorded by.
+        method: of the run.
+        facts: "bundled", or "counterfact" for the file given.
+        n_edits: how many.
+        options: further words of `encore run`.
+    """
+
+    id: str
+    method: str
+    facts: str
+    n_edits: int
+    options: tuple[str, ...]
+
+
+LONG = ("--batch-size", "50", "--checkpoint-every", "50", "--measure", "share_cap=0.3")
+BUNDLED = (*LONG, "--order", "shuffled", "--measure", "generation_entropy=false", "--measure", "trajectory_facts=100")
+PLANNED = [
+    *[
+        Recorded(f"recorded-{name}-1000", method, "counterfact", 1000, LONG)
+        for name, method in {
+            "encore": "ENCORE",
+            "memit": "MEMIT",
+            "alphaedit": "AlphaEdit",
+            "emmet": "EMMET",
+            "memit-mpes": "MEMIT+MPES",
+            "memit-norm": "MEMIT+norm",
+        }.items()
+    ],
+    Recorded("recorded-memit-bundled", "MEMIT", "bundled", 100, BUNDLED),
+    Recorded("recorded-memit-mpes-bundled", "MEMIT+MPES", "bundled", 100, BUNDLED),
+]
+
+
+def words(planned: Recorded, counterfact: Path, downstream: Path) -> list[str]:
+    """The command of a run, without where its store is."""
+    long = planned.facts == "counterfact"
+    facts = str(counterfact) if long else "bundled"
+    return [
+        *("run", "--method", planned.method, "--facts", facts, "--edits", str(planned.n_edits)),
+        *planned.options,
+        *(("--downstream", str(downstream)) if long else ()),
+    ]
+
+
+def found(store: RunStore, planned: Recorded, counterfact: Path) -> RunInfo | None:
+    """The newest run of the store that is the planned one and is not given up."""
+    name = counterfact.name if planned.facts == "counterfact" else "bundled"
+    for run in store.runs():
+        same = run.method == planned.method and run.n_edits == planned.n_edits
+        if same and Path(run.plan_json["facts"]).name == name and run.status in ("done", "running", "queued"):
+            return run
+    return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--counterfact", type=Path, required=True, help="facts of the long runs")
+    parser.add_argument("--downstream", type=Path, required=True, help="folder with the data of the six tasks")
+    parser.add_argument("--store", type=Path, help="folder of runs (default: runs in the data folder)")
+    parser.add_argument("--only", help="ids, with commas between")
+    parser.add_argument("--start", action="store_true", help="start what is missing")
+    arguments = parser.parse_args()
+    store = RunStore(arguments.store)
+    wanted = arguments.only.split(",") if arguments.only else [planned.id for planned in PLANNED]
+    for planned in PLANNED:
+        if planned.id not in wanted:
+            continue
+        run = found(store, planned, arguments.counterfact)
+        command = words(planned, arguments.counterfact, arguments.downstream)
+        if run is not None and run.status == "done":
+            record(store, {run.id: planned.id}, RECORDED)
+            print(f"{planned.id}: recorded from {run.id}, {run.n_edits} edits")
+        elif run is not None:
+            print(f"{planned.id}: {run.id} is {run.status}, {run.done} of {run.n_edits} edits")
+        elif arguments.start:
+            print(f"{planned.id}: starting")
+            place = ["--store", str(store.folder)]
+            subprocess.run([sys.executable, "-m", "encore_core.cli", *command, "--detach", *place], check=True)
+        else:
+            print(f"{planned.id}: missing; encore {shlex.join(command)}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(str(error))

@@ -1,0 +1,81 @@
+"""Prints the recorded runs as the table of the README: scores, perplexity, norms, seconds and memory.
+
+    python assets/recorded/summary.py [--store DIR RUN,…]
+
+"First" and "last tenth" are seconds of finding targets for a fact and step, so that methods and stretches that take
+different numbers of steps can be compared; a run that was interrupted loaded its model anew, which memory shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from encore_core.runs import RunInfo, RunStore, series
+from encore_core.runs.recorded import recorded_runs
+
+SCORES = ("edit_score", "paraphrase_score", "neighborhood_score", "overall_score")
+HEAD = (
+    "method", "edits", "edit / paraphrase / neighbourhood / overall", "the first batch", "perplexity",
+    "largest ‖W‖/‖W₀‖", "steps", "s an edit", "s a step, first → last tenth", "resident memory, GB",
+)  # fmt: skip
+
+
+def row(store: RunStore, run: RunInfo) -> list[str]:
+    """The cells of a run."""
+    scores = series.scores(store, [run.id])
+    measures = series.measures(store, [run.id])
+    norms = series.norms(store, [run.id])
+    memory = series.memory(store, [run.id], max_points=None).resident_bytes / 1e9
+    targets = series.targets(store, [run.id])
+    steps = targets.steps.mean()
+    first, last = (step_seconds(store, run, targets, part) for part in ("first", "last"))
+    perplexity = measures[measures.metric == "perplexity"].set_index("edits").value
+    return [
+        run.method,
+        f"{run.done:,}",
+        at_the_end(scores, "sample", run.done),
+        at_the_end(scores, "first", run.done),
+        f"{perplexity.get(0):.1f} → {perplexity.get(run.done):.1f}",
+        f"{norms[norms.edits == run.done].ratio.max():.3f}",
+        f"{steps:.1f}",
+        f"{run.editing_seconds / run.done:.2f}",
+        f"{first:.3f} → {last:.3f} (× {last / first:.2f})",
+        f"{memory.iloc[0]:.2f} → {memory.iloc[-1]:.2f}",
+    ]
+
+
+def at_the_end(scores: pd.DataFrame, subset: str, edits: int) -> str:
+    """The scores of a subset after the last edit."""
+    found = scores[(scores.subset == subset) & (scores.edits == edits)].set_index("metric").value
+    return " / ".join(f"{found[metric]:.0f}" for metric in SCORES)
+
+
+def step_seconds(store: RunStore, run: RunInfo, targets: pd.DataFrame, part: str) -> float:
+    """Median over the batches of a tenth of the run: seconds of its targets by facts and steps."""
+    timings = series.every_row(store, "timings", [run.id])
+    seconds = timings[timings.phase == "targets"].set_index("edits").seconds
+    a_step = seconds / targets.groupby("edits").steps.sum()
+    tenth = max(1, len(a_step) // 10)
+    return float((a_step.iloc[:tenth] if part == "first" else a_step.iloc[-tenth:]).median())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--store", type=Path, help="another store than the recorded one")
+    parser.add_argument("runs", nargs="?", help="ids, with commas between")
+    arguments = parser.parse_args()
+    store = RunStore(arguments.store) if arguments.store else recorded_runs()
+    if store is None:
+        parser.exit(2, "There are no recorded runs; see make.py beside this.\n")
+    wanted = arguments.runs.split(",") if arguments.runs else [run.id for run in store.runs() if run.n_edits >= 1000]
+    print("| " + " | ".join(HEAD) + " |")
+    print("|" + "---|" * len(HEAD))
+    for run_id in wanted:
+        print("| " + " | ".join(row(store, store.get(run_id))) + " |")
+
+
+if __name__ == "__main__":
+    main()
