@@ -37,12 +37,15 @@ browser: $(VENV)/.ready-dev
 		&& apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } \
 		|| echo "Chromium is not there and cannot be installed here; the browser tests will skip."
 
+# Two processes of one thread each take little more than half the time of one process of two threads.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: browser
-	$(BIN)/python -m pytest
+	$(TEST)
 
 # Everything but the embedded model and the browser.
 test-fast: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -m "not embedded and not browser and not slow"
+	$(TEST) -m "not embedded and not browser and not slow"
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

@@ -23,7 +23,7 @@ APP = str(Path(__file__).resolve().parent.parent / "dashboard" / "app.py")
 
 def opened() -> AppTest:
     """The page as a new visitor sees it. The model is loaded once for all tests: it belongs to the process."""
-    app = AppTest.from_file(APP, default_timeout=240).run()
+    app = AppTest.from_file(APP, default_timeout=240).switch_page("../pages/edit.py").run()
     assert not app.exception
     return app
 
