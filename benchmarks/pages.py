@@ -108,6 +108,8 @@ def answers(browser, address: str, page: str, control: str, repeats: int) -> lis
         tab.goto(address_of(address, page), timeout=WAIT)
         tab.locator("h1").wait_for(timeout=WAIT)
         wait_until_idle(tab)
+        tab.wait_for_timeout(2000)  # the script may not have begun when it was looked at
+        wait_until_idle(tab)
         if not tab.locator(control).count() or not tab.locator(".es-figure").count():
             return []
         tab.locator(CHART).first.wait_for(timeout=WAIT)

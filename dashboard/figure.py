@@ -1,18 +1,20 @@
 """A Plotly figure that is changed in place: new data, a moved marker or a resized page keep the reader's zoom.
 
 `st.plotly_chart` makes a new element whenever the data change. This component hands what is new to `Plotly.react`
-instead, with the plotly.js that comes inside plotly's own wheel, so nothing is fetched from anywhere. The library is a
-component of its own, sent once and cached by Streamlit, lest its five megabytes travel with every change.
+instead, with a plotly.js that comes with the program, so nothing is fetched from anywhere. The library is a component of
+its own, sent once and cached by Streamlit, lest it travel with every change.
 """
 
 from __future__ import annotations
 
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 
 import streamlit as st
 
 from dashboard.charts.panels import Chart
+
+LIBRARY = Path(__file__).resolve().parents[1] / "assets" / "vendor" / "plotly-basic-4.1.1.min.js"
 
 NARROW = 760
 """Charts narrower than so many pixels take their layout for narrow pages."""
@@ -71,8 +73,8 @@ export default function ({ parentElement, data }) {
 
 
 def plotly_source() -> str:
-    """The plotly.js of plotly's wheel."""
-    return files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
+    """The part of plotly.js that draws scatter and bar traces, see the README beside it."""
+    return LIBRARY.read_text(encoding="utf-8")
 
 
 @cache

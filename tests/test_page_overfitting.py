@@ -66,9 +66,11 @@ def test_each_term_has_a_panel_and_each_arm_its_stopping_point():
 def test_a_hill_for_each_group_with_its_mean(colours):
     groups = [(WITHOUT, pd.Series([0.9, 1.0])), (STOPPING, pd.Series([0.4, 0.6])), (KNOWN, pd.Series([0.1, 0.2, 0.6]))]
     chart = charts.distributions(groups, colours)
-    hills = [trace for trace in chart.figure.data if trace.type == "violin"]
-    means = [trace for trace in chart.figure.data if trace.type == "scatter"]
-    assert [list(hill.x) for hill in hills] == [list(values) for _, values in reversed(groups)]
+    hills = [trace for trace in chart.figure.data if trace.fill == "toself"]
+    means = [trace for trace in chart.figure.data if trace.fill is None]
+    assert [(min(hill.x), max(hill.x)) for hill in hills] == [
+        (values.min(), values.max()) for _, values in reversed(groups)]  # fmt: skip
+    assert all(min(hill.y) == place and max(hill.y) == place + charts.HILL for place, hill in enumerate(hills))
     assert [mean.x[0] for mean in means] == pytest.approx([0.3, 0.5, 0.95])
     assert [mean.text[0] for mean in means] == ["mean 0.30", "mean 0.50", "mean 0.95"]
     # The first group stands on top, and each is named beside its hill.
@@ -77,6 +79,13 @@ def test_a_hill_for_each_group_with_its_mean(colours):
     assert ["MPES" in named[0], "3 facts" in named[0], "no MPES" in named[2], "2 facts" in named[2]] == [
         False, True, True, True]  # fmt: skip
     assert len({hill.line.color for hill in hills}) == 3
+
+
+def test_a_hill_is_highest_where_values_are_dense():
+    at, height = charts.hill(pd.Series([0.1, 0.5, 0.5, 0.51, 0.9, None]))
+    assert abs(at[height.argmax()] - 0.503) < 0.01 and height.max() == 1
+    # Two kernels apart, a lone value stands a third as high as three that coincide nearly.
+    assert height[0] == pytest.approx(1 / 3, abs=0.02)
 
 
 def test_steps_are_counted_as_shares_of_facts():
@@ -269,7 +278,7 @@ def test_the_page_opens_with_a_clean_pair_and_says_what_the_store_holds(made, id
     for run, part in kept.groupby("run", observed=True):
         assert f"p of the answer after {part['step'].max()} step" in words(app)
         assert f"{ends[run]:.2f}" in words(app)
-    assert len(steps["data"]) == 5 * 2 * 2 and {trace["type"] for trace in hills["data"]} == {"violin", "scatter"}
+    assert len(steps["data"]) == 5 * 2 * 2 and len(hills["data"]) == 2 * 2
     assert len(bars["data"]) == 2
     means = series.targets(store, [ids["memit"], ids["mpes"]]).groupby("run", observed=True)["probability"].mean()
     row = next(r for r in re.findall(r"<tr>(.*?)</tr>", markup(app), re.DOTALL) if ", here" in r)

@@ -8,12 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from dashboard.charts.panels import Along, Chart, Panels
 from dashboard.charts.text import FONT, label
 from dashboard.palette import Palette
+
+HILL = 0.72
+"""Height of a hill, where 1 is the distance of two."""
+
+HILL_POINTS = 200
+BANDWIDTH = 0.025  # of the kernel, in probability
 
 TERMS = {
     "probability": "p of the answer",
@@ -94,6 +101,21 @@ def steps(frame: pd.DataFrame, arms: Sequence[Arm], colours: Palette, height: in
     return chart
 
 
+def hill(values: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """How densely values lie, smoothed by a Gaussian kernel, from the least of them to the greatest.
+
+    Args:
+        values: one or more.
+
+    Returns:
+        where, and how densely, 1 at the densest place; both of `HILL_POINTS`.
+    """
+    there = values.dropna().to_numpy(dtype=float)
+    at = np.linspace(there.min(), there.max(), HILL_POINTS)
+    density = np.exp(-0.5 * ((at[:, None] - there) / BANDWIDTH) ** 2).sum(axis=1)
+    return at, density / density.max()
+
+
 def distributions(groups: Sequence[tuple[Arm, pd.Series]], colours: Palette) -> Chart:
     """Probabilities of many facts: a hill an arm, a diamond at its mean.
 
@@ -104,17 +126,13 @@ def distributions(groups: Sequence[tuple[Arm, pd.Series]], colours: Palette) -> 
     figure = go.Figure()
     for place, (arm, values) in enumerate(reversed(groups)):
         colour, mean = arm.colour(colours), float(values.mean())
-        figure.add_violin(
-            x=values,
-            y=[place] * len(values),
+        at, height = hill(values)
+        figure.add_scatter(
+            x=[*at, *at[::-1]],
+            y=[*(place + HILL * height), *[place] * len(at)],
             name=label(arm.name, 40),
-            orientation="h",
-            side="positive",
-            width=1.5,
-            scalemode="width",
-            spanmode="hard",
-            bandwidth=0.025,
-            points=False,
+            mode="lines",
+            fill="toself",
             line={"color": colour, "width": 1.5},
             opacity=0.75,
             hoverinfo="skip",
