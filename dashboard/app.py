@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard import state, theme, widgets
+from dashboard import figure, state, theme, widgets
 from encore_core.errors import InputError
 from encore_core.models import CATALOGUE, DTYPES
 
@@ -38,6 +38,7 @@ WITH_MODEL = ("edit", "run")
 def main() -> None:
     st.set_page_config(page_title="ENCORE Studio", page_icon="✏️", layout="wide", initial_sidebar_state=250)
     theme.apply()
+    figure.load_library()
     page = st.navigation(PAGES)
     with st.sidebar:
         st.html('<div class="es-brand">ENCORE <span>Studio</span></div>')

@@ -28,8 +28,6 @@ def show(
 ) -> None:
     """Draw a chart with its heading, and offer what is behind it.
 
-    A page that calls this ends with `figure.load_library()`.
-
     Args:
         make: gives the chart in the colours it is handed; called again, in light ones, when a file is asked for.
         key: of the element, and the file's name.

@@ -1,8 +1,8 @@
 """A Plotly figure that is changed in place: new data, a moved marker or a resized page keep the reader's zoom.
 
 `st.plotly_chart` makes a new element whenever the data change. This component hands what is new to `Plotly.react`
-instead, with a plotly.js that comes with the program, so nothing is fetched from anywhere. The library is a component of
-its own, sent once and cached by Streamlit, lest it travel with every change.
+instead, with a plotly.js that comes with the program, so nothing is fetched from anywhere. The library is a component
+of its own, sent once and cached by Streamlit, lest it travel with every change.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _components():
 
 
 def load_library() -> None:
-    """Bring plotly.js to the browser; once a page, behind the charts, which wait for it."""
+    """Bring plotly.js to the browser, once a page: in front of it, so that it is read while the page is being made."""
     _components()[0](key="plotly library")
 
 

@@ -225,4 +225,3 @@ def _curves(run: RunInfo) -> None:
     if scores is not None:
         widgets.heading("Scores", "of a sample of the facts edited so far")
         figure.draw(scores, key="live scores", revision=run.id, alt=f"Scores of {run.id} over edits")
-    figure.load_library()

@@ -270,7 +270,6 @@ def compared(runs: Sequence[RunInfo]) -> None:
     with st.container(border=True, key="card_costs"):
         widgets.heading("The runs", "and what they took")
         costs(runs)
-    figure.load_library()
     links.write("compare", view)
     run_picker.follow(runs)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 import streamlit as st
 
-from dashboard import chart_card, figure, findings, links, run_picker, run_reading, state, widgets
+from dashboard import chart_card, findings, links, run_picker, run_reading, state, widgets
 from dashboard.charts import contributions as charts
 from dashboard.charts.contributions import VALUES, Pair
 from dashboard.charts.runs import Line
@@ -297,7 +297,6 @@ def main() -> None:
         widgets.notice(Message("error", str(error)))
         value = remembered("contributions_value", "share")
     live(value)
-    figure.load_library()
     text = st.session_state["contributions_text"]
     links.write("contributions", {**view, "value": value, "text": text if text != EXAMPLE else ""})
     run_picker.follow(runs)

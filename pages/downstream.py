@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 import streamlit as st
 
-from dashboard import chart_card, figure, links, run_picker, run_reading, widgets
+from dashboard import chart_card, links, run_picker, run_reading, widgets
 from dashboard.charts import downstream as charts
 from dashboard.runs_view import left_out
 from dashboard.state import Message, remembered
@@ -159,7 +159,6 @@ def shown(runs: Sequence[RunInfo]) -> None:
         widgets.heading("Before and after", "the unedited model against the last checkpoint")
         columns = [(METRICS[metric] if have else "Measure", "name"), *((line.name, "") for line in lines)]
         widgets.table(columns, table_of(runs, frame, raw, titles), "Scores before any edit and at the last checkpoint")
-    figure.load_library()
 
 
 # -- the tasks' data ---------------------------------------------------------------------------------------------------

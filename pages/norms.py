@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 import streamlit as st
 
-from dashboard import chart_card, figure, findings, layer_choice, links, run_picker, run_reading, widgets
+from dashboard import chart_card, findings, layer_choice, links, run_picker, run_reading, widgets
 from dashboard.charts import norm_layers
 from dashboard.charts import runs as run_charts
 from dashboard.state import Message, remembered
@@ -143,7 +143,6 @@ def shown(runs: Sequence[RunInfo]) -> None:
             widgets.notice(Message("info", words))
     with answer:
         widgets.notice(Message("info", findings.growth(measured, lines, checkpoints[-1])))
-    figure.load_library()
     view = {"run": [run.id for run in [*runs, *without]], **layer_choice.view("norms")}
     if checkpoints != st.session_state[USUAL]:
         view["at"] = [str(at) for at in checkpoints]

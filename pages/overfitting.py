@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import pandas as pd
 import streamlit as st
 
-from dashboard import chart_card, figure, links, mpes_pairs, paper_tables, run_picker, run_reading, state, widgets
+from dashboard import chart_card, links, mpes_pairs, paper_tables, run_picker, run_reading, state, widgets
 from dashboard.charts import overfitting as charts
 from dashboard.charts.overfitting import Arm
 from dashboard.mpes_pairs import Pair
@@ -502,7 +502,6 @@ def main() -> None:
             )
         )
     live()
-    figure.load_library()
     links.write("overfitting", view)
     if pairs:
         run_picker.follow(pair.runs)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 import streamlit as st
 
-from dashboard import chart_card, figure, links, paper_tables, run_picker, run_reading, widgets
+from dashboard import chart_card, links, paper_tables, run_picker, run_reading, widgets
 from dashboard.charts import paper as paper_charts
 from dashboard.paper_tables import HERE, PUBLISHED, QUANTITIES, TABLES
 from dashboard.runs_view import belongs, in_order, label, newest_comparison, short_model
@@ -245,7 +245,6 @@ def main() -> None:
         compared(number, models, rows, runs)
     except InputError as error:
         widgets.notice(Message("error", str(error)))
-    figure.load_library()
     links.write(
         "paper",
         {

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pandas as pd
 import streamlit as st
 
-from dashboard import chart_card, figure, run_picker, run_reading, widgets
+from dashboard import chart_card, run_picker, run_reading, widgets
 from dashboard.charts import runs as run_charts
 from dashboard.runs_view import MAIN_METHODS, in_order, newest_comparison, short_model
 from dashboard.state import Message
@@ -171,7 +171,6 @@ def main() -> None:
         )  # fmt: skip
         st.page_link("../pages/run.py", label="Start a run", icon=":material/play_circle:")
     explanation()
-    figure.load_library()
     run_picker.follow(runs)
 
 
