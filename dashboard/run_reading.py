@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 import streamlit as st
 
 from dashboard.charts.runs import Line
 from dashboard.runs_view import MEASURES, Measure, in_order
-from encore_core.runs import RunInfo, RunStore, series
-from encore_core.runs.recorded import recorded_runs
+from encore_core.runs import RunInfo, RunStore, recorded, series
+from encore_core.storage import data_folder
 
 KEPT_FRAMES = 200
 LONGEST_NAME = 28
@@ -25,14 +26,18 @@ def all_runs(search: str = "") -> list[RunInfo]:
     Raises:
         InputError: when the store cannot be read.
     """
-    kept = recorded_runs()
-    recorded = sorted(in_order(kept.runs(search)), key=lambda run: -run.n_edits) if kept else []
-    return RunStore().runs(search) + recorded
+    kept = recorded.recorded_runs()
+    longest_first = sorted(in_order(kept.runs(search)), key=lambda run: -run.n_edits) if kept else []
+    return RunStore().runs(search) + longest_first
 
 
 def store_of(run: RunInfo) -> RunStore:
     """The store that a run is in."""
-    return (recorded_runs() if run.recorded else None) or RunStore()
+    return RunStore(_folder(run), read_only=run.recorded)
+
+
+def _folder(run: RunInfo) -> Path:
+    return recorded.RECORDED if run.recorded else data_folder() / "runs"
 
 
 def version(run: RunInfo) -> tuple[object, ...]:
@@ -47,7 +52,7 @@ def read(name: str, runs: Sequence[RunInfo]) -> pd.DataFrame:
         name: from `series.ALL`.
         runs: their rows stand below each other in this order; column `run` holds plain texts.
     """
-    return _joined([_series(str(store_of(run).folder), run.recorded, name, version(run)) for run in runs])
+    return _joined([_series(str(_folder(run)), run.recorded, name, version(run)) for run in runs])
 
 
 def scores(runs: Sequence[RunInfo], subset: str) -> pd.DataFrame:

@@ -13,7 +13,6 @@ import served
 import tiny_runs
 
 from encore_core.runs import RunStore, prepare, start_worker
-from encore_core.runs.recorded import recorded_runs
 
 MISSING = [
     name
@@ -186,7 +185,6 @@ def test_runs_are_watched_zoomed_into_cancelled_and_compared(tiny_home, tiny_fol
 # -- recorded runs -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(recorded_runs() is None, reason="this copy comes without recorded runs")
 def test_recorded_runs_are_there_on_every_page_at_once(tmp_path, monkeypatch):
     """A visitor who has run nothing, and waits for no model: a chart on each page, and no trouble in the browser."""
     monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))
