@@ -147,31 +147,51 @@ def _state(run: RunInfo) -> None:
 
 def _buttons(store: RunStore, run: RunInfo, runs: Sequence[RunInfo]) -> None:
     with st.container(horizontal=True, vertical_alignment="center", key="watched_buttons"):
-        if not run.ended:
-            st.button(
-                "Cancel",
-                icon=":material/stop_circle:",
-                key="cancel_run",
-                disabled=run.stop is not None,
-                on_click=attempt,
-                args=(cancel, store, run.id),
-            )
-        if run.status in RESUMABLE:
-            st.button(
-                "Resume", icon=":material/resume:", key="resume_run", on_click=attempt, args=(resume, store, run.id)
-            )
-        if run.measuring_seconds:
-            together = [other.id for other in together_with(run, runs) if other.measuring_seconds]
-            st.page_link(
-                "../pages/compare.py",
-                label="Compare with its kind",
-                icon=":material/compare_arrows:",
-                query_params={"run": together},
-            )
+        steer(store, run, "watched")
+        compare_link(run, runs)
         st.page_link(
             "../pages/runs.py", label="Open its record", icon=":material/list_alt:", query_params={"run": run.id}
         )
     widgets.notice(st.session_state.pop("run_message", None))
+
+
+def steer(store: RunStore, run: RunInfo, key: str) -> None:
+    """Buttons to cancel a run, or to resume it, as far as it can be.
+
+    Args:
+        store: where the run is.
+        run: which.
+        key: of the place where they stand; begins their keys.
+    """
+    if not run.ended:
+        st.button(
+            "Cancel",
+            icon=":material/stop_circle:",
+            key=f"{key}_cancel",
+            disabled=run.stop is not None,
+            on_click=attempt,
+            args=(cancel, store, run.id),
+        )
+    if run.status in RESUMABLE:
+        st.button(
+            "Resume",
+            icon=":material/resume:",
+            key=f"{key}_resume",
+            on_click=attempt,
+            args=(resume, store, run.id),
+        )
+
+
+def compare_link(run: RunInfo, runs: Sequence[RunInfo]) -> None:
+    """A link to the comparison of a run with those that belong to it, once there is something to compare."""
+    if run.measuring_seconds:
+        together = [other.id for other in together_with(run, runs) if other.measuring_seconds]
+        st.page_link(
+            "../pages/compare.py",
+            label="Compare with its kind",
+            icon=":material/compare_arrows:",
+            query_params={"run": together},
+        )
 
 
 def attempt(act: Callable[[RunStore, str], Message], store: RunStore, run_id: str) -> None:

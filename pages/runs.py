@@ -12,12 +12,11 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import links, live, run_reading, widgets
-from dashboard.runs_view import STATUS, duration, label, left_out, moment, short_model, status_line, together_with
+from dashboard.runs_view import STATUS, duration, label, left_out, moment, short_model, status_line
 from dashboard.state import Message, remembered
 from encore_core.errors import InputError
 from encore_core.runs import RunInfo, RunStore, series
 from encore_core.runs.export import command_line, export_model, series_csv, settings_of_run
-from encore_core.runs.rows import RESUMABLE
 from encore_core.storage import data_folder
 
 SERIES = {
@@ -136,35 +135,12 @@ def _head(run: RunInfo) -> None:
 
 def _actions(store: RunStore, run: RunInfo, runs: Sequence[RunInfo]) -> None:
     with st.container(horizontal=True, vertical_alignment="center", key="record_actions"):
-        if not run.ended:
-            st.button(
-                "Cancel",
-                icon=":material/stop_circle:",
-                key="record_cancel",
-                disabled=run.stop is not None,
-                on_click=live.attempt,
-                args=(live.cancel, store, run.id),
-            )
-        if run.status in RESUMABLE:
-            st.button(
-                "Resume",
-                icon=":material/resume:",
-                key="record_resume",
-                on_click=live.attempt,
-                args=(live.resume, store, run.id),
-            )
+        live.steer(store, run, "record")
         if not run.recorded:
             _rename_fields(store, run)
         with st.popover("Link", icon=":material/link:", key="record_link"):
             st.code(links.address({"run": run.id}), language=None, wrap_lines=True)
-        if run.measuring_seconds:
-            together = [other.id for other in together_with(run, runs) if other.measuring_seconds]
-            st.page_link(
-                "../pages/compare.py",
-                label="Compare with its kind",
-                icon=":material/compare_arrows:",
-                query_params={"run": together},
-            )
+        live.compare_link(run, runs)
         if run.status != "running" and not run.recorded:
             st.button("Delete", icon=":material/delete:", key="record_delete", on_click=_ask, args=(run.id,))
     if st.session_state.get("delete_asked") == run.id and run.status != "running":
