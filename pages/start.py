@@ -95,7 +95,7 @@ def ways_in(runs: Sequence[RunInfo]) -> None:
         ),
         (
             "Watch a collapse",
-            "Follow four methods through the same edits: which model still works at the end?",
+            "Follow the methods through the same edits: which model still works at the end?",
             ("../pages/compare.py", "Compare", ":material/compare_arrows:", [run.id for run in runs]),
         ),
         (
