@@ -206,4 +206,4 @@ def passages(lm: EditableModel) -> list[str]:
     except OSError as error:
         raise InputError(f"The fixed text {FIXED_TEXT} cannot be read: {error}") from error
     paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
-    return [paragraph[:longest] for paragraph in paragraphs if paragraph][:PASSAGES]
+    return [paragraph[:longest].rstrip() for paragraph in paragraphs if paragraph][:PASSAGES]
