@@ -13,7 +13,7 @@ export GOMP_SPINCOUNT := 10000
 .PHONY: app setup test test-fast lint format browser screenshots clean
 
 app: $(VENV)/.ready
-	$(BIN)/streamlit run dashboard/app.py
+	$(BIN)/streamlit run dashboard/asgi.py
 
 setup: $(VENV)/.ready
 

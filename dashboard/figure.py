@@ -1,8 +1,9 @@
 """A Plotly figure that is changed in place: new data, a moved marker or a resized page keep the reader's zoom.
 
 `st.plotly_chart` makes a new element whenever the data change. This component hands what is new to `Plotly.react`
-instead, with a plotly.js that comes with the program, so nothing is fetched from anywhere. The library is a component
-of its own, sent once and cached by Streamlit, lest it travel with every change.
+instead, with a plotly.js that comes with the program, so nothing is fetched from anywhere else. The library is a
+component of its own, lest it travel with every change: it fetches plotly.js from where `asgi` serves it, or, where
+`app.py` is served without that, holds it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import streamlit as st
 from dashboard.charts.panels import Chart
 
 LIBRARY = Path(__file__).resolve().parents[1] / "assets" / "vendor" / "plotly-basic-4.1.1.min.js"
+
+ADDRESS = f"studio/{LIBRARY.name}"
+"""Where `asgi` serves plotly.js, relative to the app's own address."""
 
 NARROW = 760
 """Charts narrower than so many pixels take their layout for narrow pages."""
@@ -77,14 +81,29 @@ def plotly_source() -> str:
     return LIBRARY.read_text(encoding="utf-8")
 
 
+_FETCH = """
+if (!window.Plotly) {
+  const script = document.createElement('script');
+  script.src = new URL('ADDRESS', location.origin + location.pathname).href;
+  document.head.append(script);
+}
+export default () => {};
+""".replace("ADDRESS", ADDRESS)
+
+_served = False
+
+
+def serve_library() -> None:
+    """Say that this process serves plotly.js at `ADDRESS`."""
+    global _served
+    _served = True
+
+
 @cache
 def _components():
     """The library and the figure, registered once a process."""
-    library = st.components.v2.component(
-        "encore_studio.plotly",
-        html="<span></span>",
-        js=f"if (!window.Plotly) {{\n{plotly_source()}\n}}\nexport default () => {{}};",
-    )
+    held = f"if (!window.Plotly) {{\n{plotly_source()}\n}}\nexport default () => {{}};"
+    library = st.components.v2.component("encore_studio.plotly", html="<span></span>", js=_FETCH if _served else held)
     figure = st.components.v2.component(
         "encore_studio.figure", html='<div class="es-figure"></div>', js=_DRAW, isolate_styles=False
     )

@@ -30,7 +30,7 @@ def app(start_seconds: float = 60.0) -> Iterator[str]:
         port = free.getsockname()[1]
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-m", "streamlit", "run", "dashboard/app.py", f"--server.port={port}"]
+    command = [sys.executable, "-m", "streamlit", "run", "dashboard/asgi.py", f"--server.port={port}"]
     server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         address = f"http://127.0.0.1:{port}"
@@ -60,11 +60,17 @@ def _wait(server: subprocess.Popen, url: str, seconds: float) -> None:
 
 @contextmanager
 def browser():
-    """A headless Chromium, driven by Playwright."""
+    """A headless Chromium, driven by Playwright.
+
+    Its contexts look away from the app's content security policy, under which Playwright could not wait for a condition
+    (it evaluates text); whoever tests the policy asks for `new_context(bypass_csp=False)`.
+    """
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        original = chromium.new_context
+        chromium.new_context = lambda **options: original(**{"bypass_csp": True, **options})
         try:
             yield chromium
         finally:

@@ -186,12 +186,14 @@ def test_runs_are_watched_zoomed_into_cancelled_and_compared(tiny_home, tiny_fol
 
 
 def test_recorded_runs_are_there_on_every_page_at_once(tmp_path, monkeypatch):
-    """A visitor who has run nothing, and waits for no model: a chart on each page, and no trouble in the browser."""
+    """A visitor who has run nothing, and waits for no model: a chart on each page, and no trouble in the browser, which
+    keeps the app's content security policy and would say what it keeps from loading."""
     monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))
     with served.app() as address, served.browser() as browser:
-        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        page = browser.new_context(viewport={"width": 1400, "height": 900}, bypass_csp=False).new_page()
         problems: list[str] = []
         page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda line: problems.append(line.text) if "Security Policy" in line.text else None)
         for name in ("", "norms", "contributions", "overfitting", "downstream", "paper"):
             page.goto(f"{address}/{name}", timeout=LONG)
             page.locator(".es-figure .main-svg").first.wait_for(timeout=LONG)
@@ -199,3 +201,5 @@ def test_recorded_runs_are_there_on_every_page_at_once(tmp_path, monkeypatch):
             assert page.locator(".stException, .es-error").count() == 0, name
             assert page.locator("h1").count() == 1, name
             assert not problems, (name, problems)
+        page.evaluate("document.head.append(Object.assign(document.createElement('script'), {text: 'window.ran = 1'}))")
+        assert page.evaluate("window.ran") is None and "Security Policy" in problems.pop()
