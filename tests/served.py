@@ -71,6 +71,7 @@ def browser():
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         original = chromium.new_context
         chromium.new_context = lambda **options: original(**{"bypass_csp": True, **options})
+        chromium.new_page = lambda **options: chromium.new_context(**options).new_page()
         try:
             yield chromium
         finally:
