@@ -12,7 +12,7 @@ import pytest
 import served
 import tiny_runs
 
-from encore_core.runs import RunStore, prepare, start_worker
+from encore_core.runs import RunStore, prepare, series, start_worker
 
 MISSING = [
     name
@@ -180,6 +180,56 @@ def test_runs_are_watched_zoomed_into_cancelled_and_compared(tiny_home, tiny_fol
     finally:
         worker.terminate()
         worker.wait(30)
+
+
+def test_four_visitors_watch_one_run_and_each_starts_others(tiny_home, tiny_folder, statistics_text):
+    """Nobody's page stands still while the others start runs, and the run that all of them watch loses no row."""
+    store = RunStore(tiny_home / "runs")
+    facts = tiny_runs.FACTS * 60
+    plan = tiny_runs.plan(tiny_folder, statistics_text, n_edits=len(facts), batch_size=2, checkpoint_every=20)
+    [watched] = store.submit([prepare(plan, facts)])
+    pasted = "subject,prompt,target_new,target_true\nFrance,The capital of {} is,Rome,Paris\n"
+    worker = start_worker(store, "cpu")
+    problems: list[str] = []
+    try:
+        with served.app() as address, served.browser() as browser:
+            pages = [browser.new_context(viewport={"width": 1400, "height": 1000}).new_page() for _ in range(4)]
+            for page in pages:
+                page.on("pageerror", lambda error: problems.append(str(error)))
+                page.goto(f"{address}/run", timeout=LONG)
+            for page in pages:
+                page.locator(".es-figure .main-svg").first.wait_for(timeout=LONG)
+            for page in pages:
+                page.get_by_text("New runs").click()
+                page.get_by_role("radio", name="Paste").click()
+                page.locator(".st-key-run_pasted textarea").fill(pasted, timeout=LONG)
+                page.keyboard.press("Control+Enter")
+                page.get_by_text("1 facts. First:").wait_for(timeout=LONG)
+                page.get_by_role("button", name=re.compile(r"^Start \d run")).click()
+                page.get_by_text("Queued:").wait_for(timeout=LONG)
+            # Everybody sees everybody's runs behind the one that goes on, and its curve grows on every page.
+            drawn = f"{CHART}?._fullData?.[0]?.x.length"
+            points = [page.wait_for_function(drawn, timeout=LONG).json_value() for page in pages]
+            started = [run for run in store.runs() if run.id != watched]
+            assert len(started) == 4 * len(pages)  # every visitor, every method
+            rows = "document.querySelectorAll('.es-queue tbody tr').length"
+            for page, before in zip(pages, points, strict=True):
+                page.wait_for_function(f"{rows} === {1 + len(started)}", timeout=LONG)
+                page.wait_for_function(f"{drawn} > {before}", timeout=LONG)
+            assert store.get(watched).status == "running"
+            for run in started:
+                store.cancel(run.id)
+            for page in pages:
+                page.locator(".es-queue").wait_for(state="detached", timeout=LONG)  # nothing runs or waits any more
+            assert not problems
+    finally:
+        worker.terminate()
+        worker.wait(30)
+    assert store.get(watched).status == "done"
+    expected = [*range(0, len(facts), 20), len(facts)]
+    norms = series.norms(store, [watched])
+    assert list(norms["edits"].unique()) == expected and len(norms) == len(expected) * 5
+    assert len(series.every_row(store, "targets", [watched])) == len(facts)
 
 
 # -- recorded runs -----------------------------------------------------------------------------------------------------
