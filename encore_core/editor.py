@@ -3,6 +3,11 @@
 A batch goes facts → targets (`targets`) → keys (`keys`) → update (`update_rule`) → edited matrices. The session owns
 its edited matrices and puts them into the shared model only while it runs it, under the model's lock; a batch that
 fails in the middle leaves the session as it was before.
+
+The sum W₀ + Δ₁ + Δ₂ + … is kept in float32 at least and rounded to the model's dtype only to be run: in bfloat16
+itself the part of every Δ below half a unit in the last place would be lost, batch after batch. Where memory is short a
+session remembers its batches as thin factors alone (see `LowRankUpdate`) and adds them up when its model is run. The
+same products are summed in the same order, so which of the two it does cannot be seen in any bit.
 """
 
 from __future__ import annotations
@@ -17,13 +22,14 @@ from typing import Any, Literal
 
 import torch
 
-from encore_core.covariance import second_moments
+from encore_core.covariance import described, files_used, second_moments
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact, check_batch
 from encore_core.keys import KeyReader
-from encore_core.methods import Settings, override, settings_for
+from encore_core.methods import MARKS, Settings, settings_for
 from encore_core.metrics import rate
 from encore_core.models import EditableModel, Progress
+from encore_core.placement import free_memory
 from encore_core.prompts import prefixes
 from encore_core.targets import Target, TargetSettings, optimise_targets
 from encore_core.update_rule import (
@@ -38,6 +44,12 @@ log = logging.getLogger(__name__)
 
 SHARED_BYTES = 2_000_000_000
 """How much memory sessions on one model may share in starting matrices; the least recently used go first."""
+
+ROOM_FOR_SESSIONS = 50
+"""Sessions hold matrices of their own when so many of them find room in the memory that is free, else factors."""
+
+_ADDED_UP = ("added up",)
+"""Where in `EditableModel.shared` the matrices of the session stand that was run last of those that hold factors."""
 
 
 @dataclass(frozen=True)
@@ -138,9 +150,13 @@ class EditSession:
         method: a name from `methods.METHODS`.
         seed: of the sampled prefixes.
         settings: overrides of the method's settings, see `methods.SETTABLE`.
-        statistics_text: text file for C0; the bundled sample by default.
+        statistics_text: text file for C0; by default the statistics that were chosen for the model (see `statistics`),
+            and the bundled sample for layers without.
         keep_history: remember batches so that they can be undone. A run of thousands of edits does without.
         fast_targets: use the fast target pass where the model takes it (see `targets`).
+        hold: "matrices" holds edited matrices between runs; "factors" holds the batches' thin factors alone, and one
+            set of matrices serves all such sessions on a model; "auto" decides by the free memory (see
+            `ROOM_FOR_SESSIONS`). Without history it is always "matrices".
 
     Raises:
         InputError: unknown method or setting.
@@ -156,6 +172,7 @@ class EditSession:
         statistics_text: Path | None = None,
         keep_history: bool = True,
         fast_targets: bool = True,
+        hold: Literal["auto", "matrices", "factors"] = "auto",
     ):
         self.lm = lm
         self.settings = settings_of(lm, method, settings)
@@ -165,17 +182,19 @@ class EditSession:
         self.fast_targets = fast_targets
         self.history: list[AppliedBatch] = []
         self.n_edits = 0
-        self._matrices: dict[int, torch.Tensor] = {}
+        self.holds_factors = keep_history and (hold == "factors" or (hold == "auto" and self._memory_is_short()))
+        self._sums = _Sums()
         self._preservation: dict[int, Preservation] = {}
         self._edited_keys: set[tuple[str, str]] = set()
         self._restored_prefixes: tuple[str, ...] | None = None
+        self._used: dict[int, Path] | None = None
 
     # -- running the model ---------------------------------------------------------------------------------------------
 
     @contextmanager
     def edited(self) -> Iterator[EditableModel]:
         """The model with this session's edits in it, for as long as the block runs."""
-        with self.lm.matrices_replaced(self._matrices):
+        with self.lm.lock, self.lm.matrices_replaced(self._edited_sums().run):
             yield self.lm
 
     @contextmanager
@@ -187,10 +206,40 @@ class EditSession:
     def norms(self) -> dict[int, tuple[float, float]]:
         """Per edited layer, ‖W₀‖ and ‖W‖ (Frobenius)."""
         with self.pristine() as lm:
+            edited = self._edited_sums().run
             return {
-                layer: (_norm(lm.matrix(layer)), _norm(self._matrices.get(layer, lm.matrix(layer))))
+                layer: (_norm(lm.matrix(layer)), _norm(edited.get(layer, lm.matrix(layer))))
                 for layer in self.settings.layers
             }
+
+    def _edited_sums(self) -> _Sums:
+        """The session's matrices; of factors the sum, made anew unless it is the one that was made last.
+
+        The caller holds the model's lock.
+        """
+        if not self.holds_factors or not self.history:
+            return self._sums
+        owner, sums = self.lm.shared.get(_ADDED_UP, (None, None))
+        if owner is not self._sums:
+            self.lm.shared.pop(_ADDED_UP, None)  # before the next are made: there is room for one
+            with self.pristine():
+                sums = _added_up(self.lm, self.history)
+            self.lm.shared[_ADDED_UP] = self._sums, sums
+        return sums
+
+    def _keep_sums(self, sums: _Sums) -> None:
+        """Take matrices over, or, of a session that holds factors, let the model keep them until another's are run."""
+        if self.holds_factors:
+            self._sums = _Sums()  # another owner: what was kept for the one before is no longer this session's
+            self.lm.shared[_ADDED_UP] = self._sums, sums
+        else:
+            self._sums = sums
+
+    def _memory_is_short(self) -> bool:
+        lm = self.lm
+        itemsize = lm.dtype.itemsize + (4 if lm.dtype.itemsize < 4 else 0)
+        needed = len(self.settings.layers) * lm.d_model * lm.d_mlp * itemsize
+        return ROOM_FOR_SESSIONS * needed > free_memory(lm.device)
 
     # -- preparation ---------------------------------------------------------------------------------------------------
 
@@ -219,18 +268,32 @@ class EditSession:
     def _initial_preservation(self, progress: Progress | None = None) -> dict[int, Preservation]:
         s = self.settings
         identity = ("P", s.preservation, s.lambda_p, s.lambda_n, s.null_threshold, s.l2, s.statistics_tokens)
-        text = str(self.statistics_text)
-        keys = {layer: (*identity, text, layer) for layer in s.layers}
-        missing = [layer for layer in s.layers if keys[layer] not in self.lm.shared]
+        used = self._used = self._statistics_files()
+        # The file's name without its layer: what the statistics were made of.
+        keys = {layer: (*identity, used[layer].name.partition("-")[2], layer) for layer in s.layers}
+        starts = {layer: self.lm.shared[key] for layer, key in keys.items() if key in self.lm.shared}
+        missing = [layer for layer in s.layers if layer not in starts]
         if missing:
             with self.pristine():
-                moments = second_moments(self.lm, missing, s.statistics_tokens, self.statistics_text, progress)
+                moments = second_moments(self.lm, missing, s.statistics_tokens, self.statistics_text, progress, used)
             for layer in missing:
                 C0 = moments[layer].to(_solve_device(self.lm))
-                _remember(self.lm, keys[layer], _initial_P(C0, s))
+                starts[layer] = _initial_P(C0, s)
+                _remember(self.lm, keys[layer], starts[layer])
         for layer in s.layers:
-            self.lm.shared.move_to_end(keys[layer])
-        return {layer: Preservation(self.lm.shared[keys[layer]]) for layer in s.layers}
+            if keys[layer] in self.lm.shared:
+                self.lm.shared.move_to_end(keys[layer])
+        return {layer: Preservation(starts[layer]) for layer in s.layers}
+
+    @property
+    def statistics(self) -> str:
+        """Which key statistics edits use, for people."""
+        return described(self.lm, self._statistics_files(), self.statistics_text)
+
+    def _statistics_files(self) -> dict[int, Path]:
+        """Per edited layer the file of its statistics; the same from the first edit on, whatever is chosen later."""
+        s = self.settings
+        return self._used or files_used(self.lm, s.layers, s.statistics_tokens, self.statistics_text)
 
     # -- editing -------------------------------------------------------------------------------------------------------
 
@@ -240,6 +303,7 @@ class EditSession:
         *,
         known: Literal["refuse", "skip", "edit"] = "refuse",
         measure: bool = True,
+        targets: Sequence[Target] | None = None,
         on_progress: OnProgress | None = None,
     ) -> BatchReport:
         """Apply facts as one batch.
@@ -249,6 +313,8 @@ class EditSession:
             known: what to do with a fact that the model says already and that was not edited before: refuse the batch,
                 skip the fact with a notice, or edit it all the same.
             measure: report the probability of every new answer before and after (three short passes).
+            targets: of the facts, one each, as `find_targets` has found them on the model as it is now; found by
+                default. Facts are then edited whatever the model says (`known` must be "edit").
             on_progress: told of steps and layers.
 
         Returns:
@@ -258,24 +324,31 @@ class EditSession:
             InputError: no facts, facts that contradict each other, that do not fit the model's context, or that the
                 model says already.
         """
+        given = len(facts)
         facts, notices = check_batch(facts)
         if not facts:
             raise InputError("There is no fact to edit; give at least one.")
+        if targets is not None and (known != "edit" or not len(targets) == len(facts) == given):
+            raise InputError(
+                f"{len(targets)} targets are given for {given} facts, {len(facts)} of them different; give one for "
+                'each, facts without repetition, and known="edit".'
+            )
         with self.pristine():
             started = time.perf_counter()
             before, skipped = self._look_before(facts, known, measure)
             notices += [f"Skipped: the model already says {quoted(_sentence(fact))}." for fact in skipped]
             chosen = [fact for fact in facts if fact not in skipped]
             looked = time.perf_counter()
+            norms_before = self._norms_as_run() if chosen else {}
             if chosen:
-                working, updates, preservation, targets, seconds = self._solve_batch(chosen, on_progress)
+                working, updates, preservation, targets, seconds = self._solve_batch(chosen, on_progress, targets)
             else:
-                working, updates, preservation, targets = dict(self._matrices), {}, self._preservation, []
+                working, updates, preservation, targets = self._edited_sums(), {}, self._preservation, []
                 seconds = dict.fromkeys(("targets", "keys", "update"), 0.0)
             measured = time.perf_counter()
             after = [None] * len(facts)
             if measure:
-                with self.lm.matrices_replaced(working):
+                with self.lm.matrices_replaced(working.run):
                     after = [answer.probability for answer in rate(self.lm, _pairs(facts))]
             seconds["measuring"] = looked - started + time.perf_counter() - measured
             found = dict(zip(map(id, chosen), targets, strict=True))
@@ -284,37 +357,37 @@ class EditSession:
                     EditedFact(fact, found.get(id(fact)), before[i], after[i]) for i, fact in enumerate(facts)
                 ),
                 seconds=seconds,
-                norms={
-                    layer: (
-                        _norm(self._matrices.get(layer, self.lm.parameter(layer).data)),
-                        _norm(working[layer]),
-                    )
-                    for layer in updates
-                },
+                norms={layer: (norms_before[layer], _norm(working.run[layer])) for layer in updates},
                 notices=tuple(notices),
             )
             # Only now, when nothing can fail any more, does the batch join what is preserved.
             if self.settings.sequential:
                 for layer, update in updates.items():
                     preservation[layer].absorb(update.Y)
-            self._matrices, self._preservation = working, preservation
+            self._preservation = preservation
             self.n_edits += len(chosen)
             self._edited_keys |= {fact.key for fact in chosen}
             if self.keep_history and chosen:
                 self.history.append(AppliedBatch(report, updates))
+            if chosen:
+                self._keep_sums(working)
         return report
+
+    def _norms_as_run(self) -> dict[int, float]:
+        edited = self._edited_sums().run
+        return {layer: _norm(edited.get(layer, self.lm.parameter(layer).data)) for layer in self.settings.layers}
 
     def _look_before(self, facts: Sequence[Fact], known: str, measure: bool) -> tuple[list[float | None], list[Fact]]:
         """Probabilities of the new answers on the base model, and the facts that are not to be edited."""
         before: list[float | None] = [None] * len(facts)
         current = None
-        if measure or (known != "edit" and not self._matrices):
+        if measure or (known != "edit" and not self.n_edits):
             with self.pristine():
                 current = rate(self.lm, _pairs(facts))
             before = [answer.probability for answer in current]
         if known == "edit":
             return before, []
-        if self._matrices:
+        if self.n_edits:
             with self.edited():
                 current = rate(self.lm, _pairs(facts))
         said = [
@@ -330,21 +403,26 @@ class EditSession:
             )
         return before, said
 
-    def _solve_batch(self, facts: Sequence[Fact], on_progress: OnProgress | None):
+    def _solve_batch(
+        self, facts: Sequence[Fact], on_progress: OnProgress | None, targets: Sequence[Target] | None = None
+    ):
         """Targets, keys and updates of a batch, on copies of the session's matrices."""
         s, lm = self.settings, self.lm
         tell = on_progress or (lambda progress: None)
         preservation = self._preservation or self._initial_preservation()
         solve_device = _solve_device(lm)
-        working = {layer: self._matrices.get(layer, lm.parameter(layer).data).clone() for layer in s.layers} | {
-            layer: matrix for layer, matrix in self._matrices.items() if layer not in s.layers
-        }
+        working = self._edited_sums()
+        if self.holds_factors:
+            self.lm.shared.pop(_ADDED_UP, None)  # what is made of factors can be written to: it can be made again
+        else:
+            working = working.copy()
+        working.begin(lm, s.layers)
         seconds = {"targets": 0.0, "keys": 0.0, "update": 0.0}
         updates: dict[int, LowRankUpdate] = {}
         prefixes = self.prefixes
-        with lm.matrices_replaced(working):
+        with lm.matrices_replaced(working.run):
             clock = _Clock(seconds)
-            targets = optimise_targets(
+            targets = targets or optimise_targets(
                 lm,
                 facts,
                 prefixes,
@@ -362,7 +440,7 @@ class EditSession:
                 clock.add("keys")
                 R = (z - h) / (len(s.layers) - j)
                 update = solve(R, K, preservation[layer].times(K), s.slack(len(facts)))
-                _add(lm, layer, working[layer], update)
+                working.add(lm, layer, update)
                 updates[layer] = update
                 clock.add("update")
                 if j + 1 < len(s.layers):
@@ -370,7 +448,7 @@ class EditSession:
                 clock.add("keys")
                 tell(EditProgress("update", j + 1, len(s.layers)))
             for layer in s.layers:
-                if not bool(torch.isfinite(working[layer]).all()):
+                if not bool(torch.isfinite(working.run[layer]).all()):
                     raise InputError(
                         f"The update of layer {layer} is not finite; raise lambda_p or lower lr, or reset the session."
                     )
@@ -436,18 +514,36 @@ class EditSession:
 
     def _restore(self, batches: Sequence[AppliedBatch]) -> None:
         """Replay batches on the base weights: the same sums in the same order give the same bits."""
-        matrices: dict[int, torch.Tensor] = {}
+        self._used = self._used if batches else None
         preservation = self._initial_preservation() if batches else {}
-        for batch in batches:
-            for layer, update in batch.updates.items():
-                if layer not in matrices:
-                    matrices[layer] = self.lm.parameter(layer).data.clone()
-                _add(self.lm, layer, matrices[layer], update)
-                if self.settings.sequential:
+        if self.settings.sequential:
+            for batch in batches:
+                for layer, update in batch.updates.items():
                     preservation[layer].absorb(update.Y)
-        self._matrices, self._preservation, self.history = matrices, preservation, list(batches)
+        # Of factors alone the sum is made when it is run.
+        self._sums = _Sums() if self.holds_factors else _added_up(self.lm, batches)
+        self._preservation, self.history = preservation, list(batches)
         edited = [item.fact for batch in batches for item in batch.report.edited if item.target]
         self.n_edits, self._edited_keys = len(edited), {fact.key for fact in edited}
+
+    def load_history(self, batches: Sequence[AppliedBatch], prefixes: Sequence[str]) -> None:
+        """Take over batches that a session with these settings on this model has applied; what this one had is gone.
+
+        Args:
+            batches: in order, from the base weights on.
+            prefixes: sampled prefixes of that session.
+
+        Raises:
+            InputError: when a sum of them is not finite, or this session keeps no history. It is as it was before.
+        """
+        if not self.keep_history:
+            raise InputError("This session keeps no history, so it cannot take batches over; make one that does.")
+        with self.pristine() as lm:
+            sums = _added_up(lm, batches)
+            if not all(bool(torch.isfinite(matrix).all()) for matrix in sums.run.values()):
+                raise InputError("The batches add up to values that are not finite, so they are not taken over.")
+            self._restore(batches)
+            self._restored_prefixes = tuple(prefixes)
 
     # -- going on elsewhere --------------------------------------------------------------------------------------------
 
@@ -461,7 +557,8 @@ class EditSession:
             tensors[name], strides[name] = tensor.contiguous(), list(tensor.stride())
 
         with self.pristine():
-            for layer, matrix in self._matrices.items():
+            sums = self._edited_sums().exact
+            for layer, matrix in sums.items():
                 put(f"matrix.{layer}", matrix)
             for layer, preservation in self._preservation.items():
                 # The start is shared with the state from here on; folding makes a copy first, as of any shared one.
@@ -473,7 +570,7 @@ class EditSession:
                 "prefixes": list(self.prefixes),
                 "n_edits": self.n_edits,
                 "edited_keys": sorted(map(list, self._edited_keys)),
-                "matrices": sorted(self._matrices),
+                "matrices": sorted(sums),
                 "recent": {str(layer): len(P.recent) for layer, P in self._preservation.items()},
                 "strides": strides,
             }
@@ -503,7 +600,10 @@ class EditSession:
 
         with self.pristine():
             solve_device = _solve_device(lm)
-            matrices = {layer: take(f"matrix.{layer}", lm.device, lm.dtype) for layer in state.values["matrices"]}
+            matrices = {
+                layer: take(f"matrix.{layer}", lm.parameter(layer).device, _exact_dtype(lm))
+                for layer in state.values["matrices"]
+            }
             preservation = {
                 int(layer): Preservation(
                     take(f"P.{layer}.start", solve_device, torch.float64),
@@ -512,9 +612,9 @@ class EditSession:
                 )
                 for layer, count in state.values["recent"].items()
             }
-            self._matrices, self._preservation = matrices, preservation
+            self._sums, self._preservation = _Sums.of(lm, matrices), preservation
             # An undo replays the history on the base weights, which are not where this session begins.
-            self.history, self.keep_history = [], False
+            self.history, self.keep_history, self.holds_factors = [], False, False
             self.n_edits = state.values["n_edits"]
             self._edited_keys = {(subject, prompt) for subject, prompt in state.values["edited_keys"]}
             self._restored_prefixes = tuple(state.values["prefixes"])
@@ -522,6 +622,7 @@ class EditSession:
     def _identity(self) -> dict[str, Any]:
         """What a state must have been made with to be restored here."""
         settings = asdict(self.settings) | {"layers": list(self.settings.layers)}
+        settings = {name: value for name, value in settings.items() if name not in MARKS}
         return {"fingerprint": self.lm.fingerprint, "dtype": str(self.lm.dtype), "seed": self.seed, **settings}
 
     def matrices(self) -> dict[int, torch.Tensor]:
@@ -529,7 +630,20 @@ class EditSession:
 
         They are the session's own and not to be written to.
         """
-        return dict(self._matrices)
+        with self.lm.lock:
+            return dict(self._edited_sums().run)
+
+    def nbytes(self) -> int:
+        """Bytes of memory that this session holds for itself alone: its matrices, and what its batches left behind."""
+        tensors = [*self._sums.exact.values(), *self._sums.run.values()]
+        for preservation in list(self._preservation.values()):
+            tensors += [*preservation.recent, *([preservation.start] if preservation.owns_start else [])]
+        for batch in list(self.history):
+            tensors += [factor for update in batch.updates.values() for factor in (update.A, update.Y)]
+            tensors += [item.target.z for item in batch.report.edited if item.target is not None]
+        # P and the history share their factors.
+        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+        return sum(storages.values())
 
 
 def settings_of(lm: EditableModel, method: str, overrides: dict[str, Any] | None = None) -> Settings:
@@ -538,15 +652,15 @@ def settings_of(lm: EditableModel, method: str, overrides: dict[str, Any] | None
     Raises:
         InputError: as `methods.settings_for`, and for products in bfloat16 on a processor that has no units for them.
     """
-    config = lm.model.config
     settings = settings_for(
         method,
-        model_type=config.model_type,
+        model_type=lm.model.config.model_type,
         n_layers=lm.n_layers,
         d_model=lm.d_model,
-        n_vocab=config.vocab_size,
+        n_vocab=lm.n_vocab,
+        fingerprint=lm.fingerprint,
+        overrides=overrides,
     )
-    settings = override(settings, overrides or {}, lm.n_layers)
     if settings.bfloat16 and lm.device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         raise InputError(
             "Setting bfloat16 = true is not for this processor: it has no bfloat16 units, and products would take "
@@ -593,9 +707,55 @@ class _Clock:
         self.last = now
 
 
-def _add(lm: EditableModel, layer: int, stored: torch.Tensor, update: LowRankUpdate) -> None:
-    """W ← W + Δ in place, for a matrix as the model stores it."""
-    update.add_to(lm.oriented(layer, stored))
+@dataclass
+class _Sums:
+    """Edited matrices, per layer as the family stores them.
+
+    Attributes:
+        exact: W₀ + Δ₁ + Δ₂ + …, in float32 or what is finer of the model's dtype and that.
+        run: the same in the model's dtype; the same tensors where that is no coarser.
+    """
+
+    exact: dict[int, torch.Tensor] = field(default_factory=dict)
+    run: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, lm: EditableModel, exact: dict[int, torch.Tensor]) -> _Sums:
+        return cls(exact, {layer: matrix.to(lm.dtype) for layer, matrix in exact.items()})
+
+    def copy(self) -> _Sums:
+        exact = {layer: matrix.clone() for layer, matrix in self.exact.items()}
+        run = {
+            layer: exact[layer] if matrix is self.exact[layer] else matrix.clone() for layer, matrix in self.run.items()
+        }
+        return _Sums(exact, run)
+
+    def begin(self, lm: EditableModel, layers: Sequence[int]) -> None:
+        """Begin with W₀ where a layer has not been edited yet."""
+        for layer in layers:
+            if layer not in self.exact:
+                self.run[layer] = lm.parameter(layer).data.clone()
+                self.exact[layer] = self.run[layer].to(_exact_dtype(lm))
+
+    def add(self, lm: EditableModel, layer: int, update: LowRankUpdate) -> None:
+        """W ← W + Δ, in place."""
+        update.add_to(lm.oriented(layer, self.exact[layer]))
+        if self.run[layer] is not self.exact[layer]:
+            self.run[layer].copy_(self.exact[layer])
+
+
+def _added_up(lm: EditableModel, batches: Sequence[AppliedBatch]) -> _Sums:
+    """The base weights and all batches on them, in order; the caller has put the base weights into the model."""
+    sums = _Sums()
+    for batch in batches:
+        sums.begin(lm, list(batch.updates))
+        for layer, update in batch.updates.items():
+            sums.add(lm, layer, update)
+    return sums
+
+
+def _exact_dtype(lm: EditableModel) -> torch.dtype:
+    return torch.promote_types(lm.dtype, torch.float32)
 
 
 def _initial_P(C0: torch.Tensor, settings: Settings) -> torch.Tensor:

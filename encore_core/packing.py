@@ -14,6 +14,7 @@ once (see `targets`).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -24,7 +25,7 @@ from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from encore_core.models import EditableModel
-from encore_core.tracing import Prefix, Stopped, logits_only_at, starting_from, stopping_before
+from encore_core.tracing import Prefix, Stopped, logits_only_at, recomputed, starting_from, stopping_before
 
 ATTENTION = "encore_packed"
 
@@ -49,6 +50,7 @@ class Packing:
     positions: torch.Tensor = field(init=False)
     recorded: dict[int, tuple[torch.Tensor, torch.Tensor]] | None = field(default=None, init=False, repr=False)
     _bias: dict[int | None, torch.Tensor] = field(default_factory=dict, init=False, repr=False)
+    _elsewhere: dict[torch.device, Packing] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         present = self.mask.bool()
@@ -67,6 +69,21 @@ class Packing:
         if self.prefix is None:
             return torch.zeros(len(self.mask), 1, dtype=torch.long, device=self.mask.device)
         return self.prefix.mask.sum(-1, keepdim=True)
+
+    def on(self, device: torch.device) -> Packing:
+        """The same for a block on another device, made once."""
+        if device == self.mask.device:
+            return self
+        if device not in self._elsewhere:
+            other = self._elsewhere[device] = copy.copy(self)
+            for name in ("mask", "places", "tokens", "positions"):
+                setattr(other, name, getattr(self, name).to(device))
+            other._bias, other._elsewhere = {}, {}
+            if self.prefix is not None:
+                other.prefix = copy.copy(self.prefix)  # keys and values are with their blocks already
+                other.prefix.mask = self.prefix.mask.to(device)
+        self._elsewhere[device].recorded = self.recorded
+        return self._elsewhere[device]
 
     def at(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """Numbers of tokens, given by row and column."""
@@ -143,12 +160,13 @@ def run_packed(
             stack.enter_context(stopping_before(lm, stop, result))
         elif logits_at is not None:
             stack.enter_context(logits_only_at(lm, torch.zeros_like(logits_at), logits_at))
+        stack.enter_context(recomputed(lm, start, lambda: _attending(lm, packing)))
         stack.enter_context(_attending(lm, packing))
         try:
             out = lm.model(input_ids=ids[None], position_ids=packing.positions[None], use_cache=False)
         except Stopped:
-            return result[0][0]
-    return out.logits.reshape(-1, out.logits.shape[-1])
+            return result[0][0].to(ids.device)
+    return out.logits.reshape(-1, out.logits.shape[-1]).to(ids.device)
 
 
 def record_packed(
@@ -224,7 +242,7 @@ def _packed_attention(
     unknown = [name for name, what in others.items() if isinstance(what, torch.Tensor) and name != "position_ids"]
     if unknown or attention_mask is not None or dropout:
         raise TypeError(f"packed attention does not take {', '.join(unknown) or 'a mask or dropout'}")
-    packing = _packing.get()
+    packing = _packing.get().on(query.device)
     n_rows, length = packing.mask.shape
     n_heads, n_key_heads, d_head = query.shape[1], key.shape[1], query.shape[-1]
     # (n_rows, n_key_heads, heads that share a key · length, d_head): one product serves all of them.

@@ -83,9 +83,12 @@ def encode(lm: EditableModel, prompt: str, target: str = "", subject_end: int | 
         raise InputError(
             f"Prompt {quoted(prompt)} has {len(ids)} tokens, but the model takes at most {lm.max_length}; shorten it."
         )
-    # Special tokens have empty spans. Several tokens can share the span of one character (byte-level emoji).
-    n_target = sum(1 for start, end in offsets if end > len(stem) and end > start) if target else 0
-    if target and not n_target:
+    # The prompt ends with its last token that shows a character of it, so a token that straddles the border is the
+    # answer's, and so is a blank on its own, to which some tokenizers give an empty span. Several tokens can share the
+    # span of one character (bytes of an emoji).
+    shown = [i for i, (start, end) in enumerate(offsets) if start < end <= len(stem)]
+    n_target = len(ids) - 1 - max(shown, default=_last_added(added)) if target else 0
+    if target and not any(start < end for start, end in offsets[len(ids) - n_target :]):
         raise InputError(f"Answer {quoted(target)} has no token for this model; write it in other characters.")
     lookup = -1
     if subject_end is not None:
@@ -95,6 +98,11 @@ def encode(lm: EditableModel, prompt: str, target: str = "", subject_end: int | 
             raise InputError(f"The subject in {quoted(prompt)} has no token for this model; write it otherwise.")
         lookup = reaching[-1]
     return Encoded(tuple(ids), lookup, n_target)
+
+
+def _last_added(added: Sequence[int]) -> int:
+    """Index of the last of the tokens that a tokenizer puts in front, -1 without any."""
+    return next((i for i, special in enumerate(added) if not special), len(added)) - 1
 
 
 def encode_fact(lm: EditableModel, fact: Fact, prefix: str = "") -> Encoded:
@@ -174,7 +182,9 @@ def pad(lm: EditableModel, sequences: Sequence[Sequence[int]]) -> Padded:
     Padding on the right needs no care with positions in any model family, and a causal model cannot see it.
     """
     length = max(len(sequence) for sequence in sequences)
-    ids = torch.full((len(sequences), length), lm.tokenizer.pad_token_id or 0, dtype=torch.long)
+    # Which token stands at padding does not matter, but the embedding must have a row for it.
+    padding = lm.tokenizer.pad_token_id or 0
+    ids = torch.full((len(sequences), length), padding if padding < lm.n_vocab else 0, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, sequence in enumerate(sequences):
         ids[row, : len(sequence)] = torch.tensor(sequence)

@@ -1,7 +1,7 @@
 """Where the program keeps what it makes, and how a file is written so that it is whole or absent.
 
 The data folder is `$ENCORE_HOME`, by default `~/.encore-studio`: `models/` (converted embedded models), `statistics/`
-(second moments of keys, see `covariance`).
+(second moments of keys, see `statistics.files`), `texts/` (text that was fetched or sampled for them).
 """
 
 from __future__ import annotations

@@ -90,26 +90,28 @@ def sublayer_outputs(lm: EditableModel, present: torch.Tensor) -> Iterator[list[
         attention and MLP of each block.
 
     Raises:
-        InputError: when a block does not have one attention and one MLP, or its stream has another shape.
+        InputError: when the stream has another shape.
     """
     outputs: list[torch.Tensor] = [torch.empty(0)] * (2 * lm.n_layers + 1)
     # Granite's blocks add this much of what the parts return.
     factor = float(getattr(lm.model.config, "residual_multiplier", None) or 1.0)
 
     def kept(states: torch.Tensor) -> torch.Tensor:
+        if states.ndim == 2 and len(states) == present.numel():  # as OPT's MLP sees its tokens
+            states = states.view(*present.shape, -1)
         if states.ndim != 3 or states.shape[:2] != present.shape:
             raise InputError(f"Model {quoted(lm.name)} has more than one residual stream, which cannot be read.")
         # A copy: a family may add to the tensor in place afterwards.
-        return states[present]
+        return states[present.to(states.device)].to(present.device)
 
     def entering(module, args, kwargs):
         outputs[0] = kept(args[0] if args else kwargs["hidden_states"])
 
-    attentions = [_attention_of(block, lm.name) for block in lm.blocks]
+    parts = lm.parts
     with ExitStack() as stack:
         hooks = [lm.blocks[0].register_forward_pre_hook(entering, with_kwargs=True)]
-        for layer, (block, attention) in enumerate(zip(lm.blocks, attentions, strict=True)):
-            places = {attention: 1 + 2 * layer, block.mlp: 2 + 2 * layer}
+        for layer, (block, attention, mlp) in enumerate(zip(parts.blocks, parts.attentions, parts.mlps, strict=True)):
+            places = {attention: 1 + 2 * layer, mlp: 2 + 2 * layer}
             follower = _Follower(places, lambda place, states: outputs.__setitem__(place, factor * kept(states)))
             hooks += [part.register_forward_hook(follower.follow, with_kwargs=True) for part in block.children()]
             hooks.append(block.register_forward_hook(follower.forget))
@@ -142,13 +144,3 @@ class _Follower:
     def forget(self, *_) -> None:
         """The block is done: nothing in it can be handed on any more."""
         self.latest.clear()
-
-
-def _attention_of(block: nn.Module, name: str) -> nn.Module:
-    found = [part for part in block.children() if "attention" in type(part).__name__.lower()]
-    if len(found) != 1:
-        raise InputError(
-            f"Model {quoted(name)}: {type(block).__name__} has {len(found)} attention parts, need 1 to tell "
-            "contributions apart."
-        )
-    return found[0]

@@ -32,8 +32,10 @@ from torch.nn import functional as F
 
 from encore_core.contexts import SharedStarts
 from encore_core.facts import Fact
+from encore_core.memory import CPU_TOKENS, GPU_TOKENS, Sizes
 from encore_core.models import EditableModel
 from encore_core.packing import Packing, record_packed, run_packed
+from encore_core.placement import total_memory
 from encore_core.prompts import Encoded, batches_by_length, encode_fact, encode_subject_prompt, pad
 from encore_core.tracing import Prefix, added_to_output, record_prefix, run
 
@@ -43,8 +45,8 @@ LOSS_THRESHOLD = 0.05
 MERGE_TOKENS = 64
 """Up to this many tokens in a group, one pass serves the contexts and the subject prompts together."""
 
-CPU_TOKENS = 2048
-"""Tokens of a group on a CPU; more makes no matrix product faster."""
+LEAST_TOKENS = 64
+"""Tokens of a group where memory is shortest; a fact with more of them is run on its own."""
 
 CHECK_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 """Largest relative difference between the losses of the fast and the plain pass before the plain one is used."""
@@ -132,7 +134,7 @@ def optimise_targets(
     make_pass = functools.partial(PlainPass, lm, layer)
     if fast and (starts := _starts_of_fast_pass(lm, layer, examples, settings)) is not None:
         make_pass = functools.partial(FastPass, lm, layer, starts=starts, packed=lm.checked_paths[layer] == "packed")
-    budget = max_tokens or default_max_tokens(lm)
+    budget = max_tokens or default_max_tokens(lm, layer)
     results: dict[int, Target] = {}
     for group in batches_by_length([example.cost for example in examples], budget):
         finished = len(results)
@@ -142,9 +144,25 @@ def optimise_targets(
     return [results[i] for i in range(len(facts))]
 
 
-def default_max_tokens(lm: EditableModel) -> int:
-    """Tokens to run at once: few enough for the processor's caches, many enough for its matrix units."""
-    return CPU_TOKENS if lm.device.type == "cpu" else 65536
+def default_max_tokens(lm: EditableModel, layer: int) -> int:
+    """Tokens to run at once: many enough for the processor's matrix units, and few enough for the device's memory.
+
+    It follows from what the device has, not from what is free at the moment, so that a batch is divided, and therefore
+    rounded, in the same way every time.
+
+    Args:
+        lm: the model.
+        layer: index of the last edited block; blocks above it are what a backward pass goes through.
+    """
+    most = CPU_TOKENS if lm.device.type == "cpu" else GPU_TOKENS
+    sizes = Sizes.of_model(lm.model, lm.parts)
+    # Offloaded blocks are run again one by one, and their weights are not on the device.
+    weights, n_above = (0, 1) if lm.offloaded else (sizes.n_weights * lm.dtype.itemsize, lm.n_layers - 1 - layer)
+    room = (total_memory(lm.device) - weights) / 2
+    fitting = room / max(1, sizes.saved_per_token(n_above) * lm.dtype.itemsize)
+    while most > max(fitting, LEAST_TOKENS):
+        most //= 2
+    return most
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,18 @@ pieces run through the family's own forward pass, so that positions, masks, soft
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import Cache, DynamicLayer
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
+from encore_core.families import text_config
 from encore_core.models import EditableModel
 
 
@@ -41,7 +46,10 @@ class PrefixLayer(DynamicLayer):
         """
         if all(part.is_initialized for part in parts):
             keys, values = torch.cat([p.keys for p in parts], -2), torch.cat([p.values for p in parts], -2)
-            self.take(*((keys, values) if rows is None else (keys[rows], values[rows])))
+            if rows is not None:
+                rows = rows.to(keys.device)
+                keys, values = keys[rows], values[rows]
+            self.take(keys, values)
 
     def take(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Hold these keys and values, (n_rows, n_key_heads, length, d_head)."""
@@ -150,6 +158,9 @@ def run(
         mask = torch.cat([prefix.mask, mask], dim=1)
     result: list[torch.Tensor] = []
     with ExitStack() as stack:
+        if prefix is not None and getattr(text_config(lm.model.config), "sliding_window", None):
+            stack.enter_context(_distances_in_tokens(mask))
+        stack.enter_context(recomputed(lm, start))
         if start:
             stack.enter_context(starting_from(lm, start, hidden))
         if stop is not None:
@@ -165,8 +176,8 @@ def run(
                 use_cache=False,
             )
         except Stopped:
-            return result[0]
-    return out.logits
+            return result[0].to(ids.device)
+    return out.logits.to(ids.device)
 
 
 def record_prefix(
@@ -201,9 +212,84 @@ def record_prefix(
     return recorder.recorded(), output
 
 
+_positions: ContextVar[torch.Tensor | None] = ContextVar("positions", default=None)
+"""(n_rows, length) the position of the token in each slot, in a pass whose rows have gaps; see below."""
+
+
+@contextmanager
+def _distances_in_tokens(mask: torch.Tensor) -> Iterator[None]:
+    """Let windows of attention reach over as many tokens as the family says, not over slots, some of them padding.
+
+    Args:
+        mask: (n_rows, length) of prefix and tokens, 1 at tokens and 0 at padding.
+    """
+    token = _positions.set((mask.cumsum(-1) - 1).clamp_min(0))
+    try:
+        yield
+    finally:
+        _positions.reset(token)
+
+
+def _at_positions(make_mask: Callable) -> Callable:
+    """One of transformers' makers of masks, but it looks at tokens' positions where they are set."""
+
+    @functools.wraps(make_mask)
+    def made(*args, mask_function: Callable, allow_is_causal_skip: bool = True, **kwargs):
+        positions = _positions.get()
+        if positions is None:
+            return make_mask(*args, mask_function=mask_function, allow_is_causal_skip=allow_is_causal_skip, **kwargs)
+
+        def moved(row, head, query, key):
+            return mask_function(row, head, positions[row, query], positions[row, key])
+
+        return make_mask(*args, mask_function=moved, allow_is_causal_skip=False, **kwargs)
+
+    return made
+
+
+for _name in ("sdpa", "eager"):
+    ALL_MASK_ATTENTION_FUNCTIONS.register(_name, _at_positions(ALL_MASK_ATTENTION_FUNCTIONS[_name]))
+
+
+@contextmanager
+def recomputed(lm: EditableModel, start: int, within: Callable = nullcontext) -> Iterator[None]:
+    """Where weights are brought in block by block, let the backward pass bring them in again.
+
+    Otherwise autograd would hold on to the weights of every block it has been through, which are offloaded because they
+    do not fit together. Without offloaded weights, or without gradients, nothing changes.
+
+    Args:
+        lm: the model.
+        start: first block that is run.
+        within: makes the context in which a block is run again.
+    """
+    if not (lm.offloaded and torch.is_grad_enabled()):
+        yield
+        return
+    blocks = lm.blocks[start:]
+    previous = [block.__dict__.get("forward") for block in blocks]
+    try:
+        for block in blocks:
+            block.forward = functools.partial(
+                checkpoint, block.forward, use_reentrant=False, context_fn=lambda: (nullcontext(), within())
+            )
+        yield
+    finally:
+        _put_back(blocks, previous)
+
+
+def _put_back(blocks: Sequence[nn.Module], forwards: Sequence[Callable | None]) -> None:
+    """Undo a replacement of blocks' forward passes; None stands for that of their class."""
+    for block, forward in zip(blocks, forwards, strict=True):
+        if forward is None:
+            del block.forward
+        else:
+            block.forward = forward
+
+
 @contextmanager
 def captured_input(module: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Collect what enters a module, one tensor a call."""
+    """Collect what enters a module, one tensor a call, on the module's device."""
     seen: list[torch.Tensor] = []
     handle = module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
     try:
@@ -224,7 +310,8 @@ def added_to_output(block: nn.Module, rows: torch.Tensor, columns: torch.Tensor,
 
     def hook(module, inputs, output):
         hidden = tensor_of(output)
-        hidden = hidden.index_put((rows, columns), delta.to(hidden.dtype), accumulate=True)
+        at = (rows.to(hidden.device), columns.to(hidden.device))
+        hidden = hidden.index_put(at, delta.to(hidden), accumulate=True)
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
     handle = block.register_forward_hook(hook)
@@ -256,11 +343,7 @@ def starting_from(lm: EditableModel, start: int, hidden: torch.Tensor) -> Iterat
         below[-1].forward = lambda hidden_states, *args, **kwargs: like_block(hidden)
         yield
     finally:
-        for block, forward in zip(below, previous, strict=True):
-            if forward is None:
-                del block.forward
-            else:
-                block.forward = forward
+        _put_back(below, previous)
 
 
 def _blocks_return_tuples(lm: EditableModel) -> bool:
@@ -302,7 +385,12 @@ def stopping_before(lm: EditableModel, stop: int, result: list[torch.Tensor]) ->
 def logits_only_at(lm: EditableModel, rows: torch.Tensor, columns: torch.Tensor) -> Iterator[None]:
     """Apply the output matrix at some positions; what the family does to logits afterwards stays the family's."""
     head = lm.model.get_output_embeddings()
-    handle = head.register_forward_pre_hook(lambda module, inputs: (inputs[0][rows, columns], *inputs[1:]))
+
+    def hook(module, inputs):
+        states = inputs[0]
+        return (states[rows.to(states.device), columns.to(states.device)], *inputs[1:])
+
+    handle = head.register_forward_pre_hook(hook)
     try:
         yield
     finally:

@@ -22,21 +22,30 @@ del ENGINE["__init__"]
 ORDER = (
     ("errors", "version", "runtime"),
     ("storage", "tables"),
+    ("tuned_rows",),
     ("facts", "methods", "update_rule", "norms", "contributions"),
+    ("catalogue", "families", "placement"),
+    ("checkpoint", "memory"),
     ("models",),
     ("prompts",),
-    ("tracing",),
-    ("contexts", "decoding", "packing"),
+    ("tracing", "statistics", "statistics.files"),
+    ("contexts", "decoding", "packing", "causal_trace"),
     ("targets", "keys", "covariance", "metrics", "sublayers", "downstream", "fluency"),
     ("editor", "hub_tasks"),
+    ("statistics.settling", "statistics.texts", "statistics.npz"),
+    ("edit_file", "statistics.gathering", "tuning"),
+    ("model_card",),
     ("export",),
     ("runs.plan", "runs.machine", "runs.schema"),
     ("runs.rows",),
     ("runs.store", "runs.state", "runs.measuring"),
     ("runs.series", "runs.recorded", "runs.launch", "runs.runner", "runs.estimate", "runs.compare"),
     ("runs", "runs.worker", "runs.export"),
+    ("statistics.jobs", "doctor"),
+    ("statistics.worker",),
     ("cli.options", "cli.telling"),
-    ("cli.editing", "cli.runs"),
+    ("cli.editing", "cli.runs", "cli.doctor"),
+    ("cli.statistics", "cli.tune"),
     ("cli",),
     ("cli.__main__",),
 )
@@ -122,7 +131,22 @@ def test_charts_turn_data_into_figures(path):
     assert not roots(path) & {"streamlit", "torch", "transformers", "encore_core"}
 
 
-@pytest.mark.parametrize("name", ["runs_view", "report", "costs", "plan_fields", "mpes_pairs"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "runs_view",
+        "report",
+        "costs",
+        "plan_fields",
+        "mpes_pairs",
+        "lessons",
+        "lesson_files",
+        "learn/steps",
+        "learn/keys_of",
+        "learn/anatomy",
+        "learn/trial",
+    ],
+)
 def test_what_is_no_widget_knows_no_streamlit(name):
     assert "streamlit" not in roots(ROOT / "dashboard" / f"{name}.py")
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny_models
 import torch
@@ -17,6 +19,7 @@ from encore_core.cli import main
 from encore_core.facts import Fact, write_facts
 from encore_core.metrics import next_tokens, rate
 from encore_core.models import load_model
+from encore_core.statistics import gathering
 
 SETTINGS = [f"--set={name}={value}" for name, value in tiny_models.DEFAULTS.items()]
 
@@ -220,3 +223,135 @@ def test_the_installed_command_refuses_without_a_traceback(tmp_path):
         check=False,
     )
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+
+
+# -- statistics --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_home(tmp_path, monkeypatch, surroundings) -> Path:
+    monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def statistics(model: Path, *more: object) -> int:
+    return main(["statistics", "--model", str(model), "--device", "cpu", *map(str, more)])
+
+
+def test_statistics_are_gathered_listed_used_and_forgotten(
+    folder, statistics_text, facts_file, tmp_path, own_home, capsys
+):
+    asked = ("--source", statistics_text, "--layers", "0-1", "--tokens", 600)
+    assert statistics(folder, *asked, "--estimate", "--json") == 0
+    cost = json.loads(capsys.readouterr().out)
+    assert cost["tokens"] == 600 and cost["layers"] == [0, 1] and cost["seconds"] > 0
+    assert not list(own_home.rglob("*.safetensors"))
+    assert statistics(folder, *asked, "--json") == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["tokens"] == 600 and "Layers 0, 1, at most 600 tokens: about" in said.err
+
+    assert main(["statistics", "--list", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["layer"], row["tokens"], row["chosen"]) for row in rows] == [(0, 600, True), (1, 600, True)]
+    assert {row["model"] for row in rows} == {str(folder)}
+    assert main(["statistics", "--list"]) == 0
+    assert "used by edits" in capsys.readouterr().out
+
+    assert edit(folder, facts_file, tmp_path / "a", "--limit", "2", "--known", "edit") == 0
+    assert f"Key statistics of layers 0, 1: text {statistics_text.name}, 600 tokens" in capsys.readouterr().err
+    text = ("--statistics", str(statistics_text), "--set=statistics_tokens=600")
+    assert edit(folder, facts_file, tmp_path / "b", "--limit", "2", "--known", "edit", *text) == 0
+    assert statistics(folder, "--forget") == 0
+    assert edit(folder, facts_file, tmp_path / "c", "--limit", "2", "--known", "edit") == 0
+    assert "bundled sample" in capsys.readouterr().err
+    a, b, c = (load_file(tmp_path / name / "model.safetensors") for name in "abc")
+    assert all(torch.equal(a[name], b[name]) for name in a) and not all(torch.equal(a[name], c[name]) for name in a)
+
+
+def test_statistics_that_stop_by_themselves_say_what_they_saw(folder, statistics_text, own_home, capsys):
+    assert statistics(folder, "--source", statistics_text, "--layers", "0", "--tokens", "1500", "--enough") == 0
+    said = capsys.readouterr()
+    assert said.out.count(" tokens  disturbance ") >= 2 and "change" in said.out
+
+
+def test_statistics_of_memit_are_imported(folder, tmp_path, own_home, capsys):
+    d_mlp = load_model(str(folder), device="cpu").d_mlp
+    K = np.random.default_rng(0).standard_normal((400, d_mlp)).astype(np.float32)
+    file = tmp_path / "transformer.h.1.mlp.c_proj_float32_mom2_100000.npz"
+    np.savez(file, **{"mom2.mom2": K.T @ K, "mom2.count": 400, "sample_size": 100_000})
+    assert statistics(folder, "--import", file, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["layer"], found["tokens"]) == (1, 400)
+    assert np.allclose(load_file(found["file"])["C0"].numpy(), K.T @ K / 400, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ((), "Nothing is asked for; give one of --source, --import, --list and --forget"),
+        (("--source", "bundled", "--list"), "--source and --list is asked for"),
+        (("--source", "wikibooks"), "Unknown source 'wikibooks'"),
+        (("--source", "bundled", "--layers", "a-b"), "--layers 'a-b'"),
+        (("--source", "bundled", "--layers", "9"), "Layer 9 is not between 0 and"),
+        (("--source", "bundled", "--tokens", "5"), "5 tokens say too little"),
+        (("--source", "bundled", "--tokens", "0"), "--tokens"),
+        (("--source", "bundled", "--layer", "1"), "--layer is for --import"),
+        (("--import", "nowhere.npz"), "There is no file nowhere.npz"),
+    ],
+)
+def test_statistics_refuse_in_one_line(folder, own_home, capsys, options, wanted):
+    assert statistics(folder, *options) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("encore: ")]
+    assert len(lines) == 1 and wanted in lines[0]
+
+
+def test_ctrl_c_keeps_what_has_been_gathered(folder, statistics_text, own_home, capsys, monkeypatch):
+    step = gathering.KeySums.step
+    steps = []
+
+    def interrupted(sums):
+        steps.append(sums.position)
+        if len(steps) == 3:  # the first two are the estimate's
+            signal.raise_signal(signal.SIGINT)
+        return step(sums)
+
+    monkeypatch.setattr(gathering.KeySums, "step", interrupted)
+    asked = ("--source", statistics_text, "--layers", "0", "--tokens", 1500)
+    assert statistics(folder, *asked) == 130
+    said = capsys.readouterr().err
+    assert "the same command goes on" in said and "encore: stopped." in said
+    assert len(list(own_home.rglob("partial-*"))) == 1
+    assert statistics(folder, *asked) == 0
+    assert steps[3:6] == [0, 1, 1]  # the estimate again, and on from where it was
+
+
+def test_edits_are_saved_put_back_and_scored(folder, facts_file, tmp_path, capsys):
+    """The folder that apply writes has the bits of the one that edit wrote; eval --edits scores the same."""
+    out, edits, again = tmp_path / "out", tmp_path / "some.edits", tmp_path / "again"
+    assert edit(folder, facts_file, out, "--edits-out", str(edits), "--batch-size", "2", "--known", "edit") == 0
+    model = ["--model", str(folder), "--device", "cpu"]
+    assert main(["apply", *model, "--edits", str(edits), "--out", str(again), "--scored", "2"]) == 0
+    one, two = (load_file(place / "model.safetensors") for place in (out, again))
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    for place in (out, again):
+        assert "New Zealand" in (place / "README.md").read_text(encoding="utf-8")
+    capsys.readouterr()
+    scores = []
+    for words in (["--model", str(out), "--facts", str(facts_file)], [*model, "--edits", str(edits)]):
+        assert main(["eval", *words, "--device", "cpu", "--json"]) == 0
+        scores.append(json.loads(capsys.readouterr().out))
+    assert scores[0] == scores[1]
+
+
+def test_edit_files_that_cannot_be_used(folder, facts_file, tmp_path, capsys):
+    model = ["--model", str(folder), "--device", "cpu"]
+    cases = (
+        (["edit", *model, "--facts", str(facts_file)], "nowhere to write"),
+        (["edit", *model, "--facts", str(facts_file), "--edits-out", str(facts_file)], "exists"),
+        (["apply", *model, "--edits", str(facts_file), "--out", str(tmp_path / "o")], "edit file"),
+        (["eval", *model], "no facts"),
+    )
+    for words, wanted in cases:
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert said.count("encore:") == 1 and wanted in said

@@ -6,6 +6,7 @@ import copy
 import threading
 
 import pytest
+import tiny_models
 import torch
 from refusals import refusal
 from test_keys import naive_keys, naive_states
@@ -13,12 +14,13 @@ from tiny_models import CITIES, FACTS, Snapshot, hooks_and_patches
 
 from encore_core import editor
 from encore_core.covariance import second_moments
-from encore_core.editor import EditSession, batched
+from encore_core.editor import AppliedBatch, BatchReport, EditSession, batched
 from encore_core.errors import InputError
 from encore_core.facts import Fact
 from encore_core.methods import METHODS
 from encore_core.metrics import rate
 from encore_core.models import wrap
+from encore_core.update_rule import LowRankUpdate
 
 FIRST, SECOND, THIRD = [CITIES[0]], [CITIES[1], CITIES[2]], [FACTS[2]]
 
@@ -255,18 +257,18 @@ def test_a_batch_that_fails_changes_nothing(lm, new_session, pristine_after, mon
 def test_an_update_that_is_not_finite_is_refused(llama, new_session, monkeypatch):
     session = new_session(llama)
     before = Snapshot.of(llama)
-    add = editor._add
+    add = editor._Sums.add
 
-    def overflow(lm, layer, stored, update):
-        add(lm, layer, stored, update)
+    def overflow(sums, lm, layer, update):
+        add(sums, lm, layer, update)
         if layer == 1:
-            stored[0, 0] = float("inf")
+            sums.exact[layer][0, 0] = float("inf")
 
-    monkeypatch.setattr(editor, "_add", overflow)
+    monkeypatch.setattr(editor._Sums, "add", overflow)
     with pytest.raises(InputError, match="layer 1 is not finite"):
         session.edit(FIRST)
     assert before.holds(llama)
-    assert session._matrices == {}
+    assert session.matrices() == {}
 
 
 def test_the_base_comes_back_when_reading_fails(lm, new_session, pristine_after):
@@ -551,3 +553,62 @@ def test_france_moves_its_capital_to_rome_and_back(embedded_model):
     session.undo()
     assert before.holds(embedded_model)
     assert same(matrices(session), {layer: embedded_model.matrix(layer) for layer in range(embedded_model.n_layers)})
+
+
+# -- sums and factors --------------------------------------------------------------------------------------------------
+
+
+def test_sessions_that_hold_factors_give_the_same_bits(lm, statistics_text, pristine_after):
+    """Whatever is run in between, and with one set of matrices for all of them."""
+    settings = tiny_models.DEFAULTS | {"lambda_n": 0.001}
+    whole, thin, other = (
+        EditSession(lm, settings=settings, statistics_text=statistics_text, hold=hold)
+        for hold in ("matrices", "factors", "factors")
+    )
+    for batch in (FIRST, SECOND):
+        reports = [session.edit(batch, known="edit") for session in (whole, thin)]
+        assert reports[0].norms == reports[1].norms
+        other.edit(THIRD, known="edit")
+        assert same(matrices(whole), matrices(thin)) and whole.norms() == thin.norms()
+    states = [session.state() for session in (whole, thin)]
+    assert states[0].values == states[1].values
+    assert all(torch.equal(states[0].tensors[name], states[1].tensors[name]) for name in states[0].tensors)
+    for session in (whole, thin):
+        session.undo()
+    assert same(matrices(whole), matrices(thin)) and same(preserved(whole), preserved(thin))
+    thin.reset()
+    assert same(matrices(thin), {layer: lm.matrix(layer) for layer in range(lm.n_layers)})
+
+
+def test_factors_are_held_where_memory_is_short(gpt2, new_session, monkeypatch):
+    needed = 2 * gpt2.d_model * gpt2.d_mlp * 4
+    for free, short in ((editor.ROOM_FOR_SESSIONS * needed, False), (editor.ROOM_FOR_SESSIONS * needed - 1, True)):
+        monkeypatch.setattr(editor, "free_memory", lambda device, free=free: free)
+        assert new_session(gpt2).holds_factors == short
+        assert not new_session(gpt2, keep_history=False).holds_factors
+
+
+@pytest.mark.parametrize("hold", ["matrices", "factors"])
+def test_bfloat16_loses_nothing_over_many_batches(gpt2, statistics_text, hold):
+    """200 updates, each below half a unit in the last place: a float32 sum rounded once, not 200 roundings."""
+    lm = wrap(copy.deepcopy(gpt2.model).to(torch.bfloat16), gpt2.tokenizer, "tiny-gpt2-bf16")
+    settings = tiny_models.DEFAULTS | {"lambda_n": 0.001}
+    session = EditSession(lm, settings=settings, statistics_text=statistics_text, hold=hold)
+    layer = session.settings.layers[0]
+    generator = torch.Generator().manual_seed(0)
+    base = lm.matrix(layer).clone()
+    oracle, naive, batches = base.float(), base.clone(), []
+    for _ in range(200):
+        A, Y = (torch.randn(size, 1, dtype=torch.float64, generator=generator) for size in (lm.d_model, lm.d_mlp))
+        update = LowRankUpdate(1e-4 * A.abs(), 0.1 * Y.abs())
+        batches.append(AppliedBatch(BatchReport((), {}, {}), {layer: update}))
+        oracle = (oracle.double() + update.delta()).float()
+        naive = (naive.double() + update.delta()).to(torch.bfloat16)
+    lost = float((naive.double() - oracle.double()).norm()) / float((oracle - base.float()).norm())
+    assert lost > 0.3  # what rounding after every batch would have done
+    session.load_history(batches, session.prefixes)
+    assert torch.equal(matrices(session)[layer], oracle.to(torch.bfloat16))
+    # The finer sum goes on elsewhere, too.
+    restored = EditSession(lm, settings=settings, statistics_text=statistics_text, keep_history=False)
+    restored.restore(session.state())
+    assert torch.equal(lm.oriented(layer, restored._sums.exact[layer]), oracle)

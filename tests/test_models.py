@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
-import psutil
 import pytest
 import torch
-import transformers
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from refusals import refusal
-from test_keys import naive_keys
-from tiny_models import CITIES, Snapshot, byte_level_tokenizer
+from safetensors.torch import load_file, save_file
+from tiny_models import CITIES, Snapshot, metaspace_tokenizer
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
-from encore_core import models, storage
-from encore_core.keys import KeyReader
+from encore_core import catalogue, checkpoint, models, storage
 from encore_core.methods import METHODS
-from encore_core.models import CATALOGUE, choose_device, choose_dtype, load_model, memory_needed, wrap
+from encore_core.metrics import rate
+from encore_core.models import CATALOGUE, choose_device, choose_dtype, load_model, wrap
 from encore_core.storage import data_folder, replacing
-from encore_core.targets import TargetSettings, optimise_targets
 
 
 def saved(lm, folder: Path) -> str:
@@ -67,87 +70,6 @@ def test_slow_tokenizers_are_refused(llama):
     assert "slow tokenizer" in refusal(wrap, llama.model, Slow(), "mine")
 
 
-SMALL = {
-    "hidden_size": 32,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 64,
-}
-FAMILIES = {
-    "qwen2": ("Qwen2", SMALL),
-    "mistral": ("Mistral", SMALL),
-    "gemma2": ("Gemma2", SMALL | {"head_dim": 8}),
-    "phi3": ("Phi3", SMALL | {"pad_token_id": 0}),
-    "gptj": ("GPTJ", {"n_embd": 32, "n_layer": 4, "n_head": 4, "rotary_dim": 4, "n_positions": 64}),
-    "gpt-neox": ("GPTNeoX", SMALL | {"intermediate_size": 64}),
-}
-OWN_ATTENTION = {"gptj"}
-"""Families whose attention is not looked up by name, so that rows cannot be packed."""
-
-
-def random_model(name: str, sizes: dict, tokenizer, kind: str = "ForCausalLM"):
-    config = getattr(transformers, f"{name}Config")(vocab_size=len(tokenizer), **sizes)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return getattr(transformers, f"{name}{kind}")(config)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_other_families_take_the_fast_pass(family, caplog, new_session):
-    """Fast and plain pass agree for families that no other test loads, and the fast one was really used."""
-    tokenizer = byte_level_tokenizer()
-    lm = wrap(random_model(*FAMILIES[family], tokenizer), tokenizer, family)
-    assert lm.matrix(0).shape == (32, lm.d_mlp)
-    assert lm.d_mlp > 32
-    settings = TargetSettings(
-        steps=4, lr=0.2, clamp=2.0, weight_decay=0.5, kl_factor=0.0625, mpes=True, mpes_extra_steps=1
-    )
-    prefixes = ("I live in Tokyo", "You can travel there for")
-    fast, plain = (optimise_targets(lm, CITIES, prefixes, 1, settings, fast=fast) for fast in (True, False))
-    assert lm.checked_paths == {1: "padded" if family in OWN_ATTENTION else "packed"}, caplog.text
-    for a, b in zip(fast, plain, strict=True):
-        assert (a.steps, a.stopped) == (b.steps, b.stopped)
-        assert float((a.z - b.z).norm()) <= 1e-4 * float(b.z.norm())
-    before = Snapshot.of(lm)
-    session = new_session(lm)
-    report = session.edit(CITIES)
-    K = KeyReader(lm, CITIES, prefixes, (1, 2)).keys(1)
-    torch.testing.assert_close(K, naive_keys(lm, CITIES, prefixes, 1), rtol=1e-4, atol=1e-5)
-    assert all(now > 0 and now != original for original, now in report.norms.values())
-    session.undo()
-    assert before.holds(lm)
-
-
-MOE = SMALL | {"num_experts_per_tok": 2}
-REFUSED = {
-    "mixtral": ("Mixtral", MOE | {"num_local_experts": 4}, "ForCausalLM", "mixture of experts"),
-    "qwen2-moe": ("Qwen2Moe", MOE | {"num_experts": 4, "moe_intermediate_size": 32,
-                                     "shared_expert_intermediate_size": 64}, "ForCausalLM", "mixture of experts"),
-    "bert": ("Bert", {**SMALL}, "ForMaskedLM", "no MLP output matrix|no decoder-only"),
-    "t5": ("T5", {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}, "ForConditionalGeneration",
-           "'t5', which is no decoder-only language model"),
-    "vit": ("ViT", {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
-                    "image_size": 8, "patch_size": 4}, "Model", "'vit', which is no decoder-only language model"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", REFUSED)
-def test_models_that_cannot_be_edited(kind, tmp_path):
-    name, sizes, head, message = REFUSED[kind]
-    tokenizer = byte_level_tokenizer()
-    if kind == "vit":
-        config = transformers.ViTConfig(**sizes)
-        model = transformers.ViTModel(config)
-    else:
-        model = random_model(name, sizes, tokenizer, head)
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    text = refusal(load_model, str(tmp_path), device="cpu")
-    assert re.search(message, text)
-    assert str(tmp_path)[:20] in text
-
-
 # -- loading -----------------------------------------------------------------------------------------------------------
 
 
@@ -181,22 +103,186 @@ def test_folders_that_are_no_models(gpt2, tmp_path):
     assert "no config.json" in refusal(load_model, str(tmp_path / "empty"))
     saved(gpt2, tmp_path / "bare")
     weights = tmp_path / "bare" / "model.safetensors"
-    content = weights.read_bytes()
     weights.unlink()
     assert "no weights (*.safetensors)" in refusal(load_model, str(tmp_path / "bare"))
     (tmp_path / "bare" / "pytorch_model.bin").write_bytes(b"pickled")
     assert "no weights (*.safetensors)" in refusal(load_model, str(tmp_path / "bare"))
-    weights.write_bytes(content[: len(content) // 2])
-    assert "cannot be loaded" in refusal(load_model, str(tmp_path / "bare"))
-    weights.write_bytes(content)
-    (tmp_path / "bare" / "config.json").write_text('{"model_type": "nonsense"}')
-    assert "cannot be read" in refusal(load_model, str(tmp_path / "bare"))
-    (tmp_path / "bare" / "config.json").write_text("{")
-    assert "cannot be read" in refusal(load_model, str(tmp_path / "bare"))
     saved(gpt2, tmp_path / "mute")
     for file in (tmp_path / "mute").glob("tokenizer*"):
         file.unlink()
     assert "no tokenizer.json" in refusal(load_model, str(tmp_path / "mute"))
+
+
+def test_the_fingerprint_minds_what_is_computed(llama, gpt2, tmp_path):
+    """Equal weights that turn positions otherwise are another model; another file name or version is not."""
+    folder = Path(saved(llama, tmp_path / "a"))
+    config = json.loads((folder / "config.json").read_text())
+    rope = config["rope_parameters"] | {"rope_theta": 5e5}
+    same = {"transformers_version": "4.0", "dtype": "float16", "use_cache": False, "architectures": ["Other"]}
+    for change, equal in ((same, True), ({"rope_parameters": rope}, False), ({"rms_norm_eps": 1e-3}, False),
+                          ({"hidden_act": "gelu"}, False)):  # fmt: skip
+        (folder / "config.json").write_text(json.dumps(config | change))
+        assert (load_model(str(folder), device="cpu").fingerprint == llama.fingerprint) == equal, change
+
+
+def rewritten(folder: Path, change) -> None:
+    """Write a folder's weights again, changed."""
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+class TestDamagedFolders:
+    """Each in one line that names what is wrong and what to do."""
+
+    @pytest.fixture
+    def folder(self, llama, tmp_path) -> Path:
+        return Path(saved(llama, tmp_path / "model"))
+
+    def load(self, folder: Path) -> str:
+        return refusal(load_model, str(folder), device="cpu")
+
+    def configure(self, folder: Path, **changes) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | changes))
+
+    @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
+    def test_a_truncated_file(self, folder, share):
+        file = folder / "model.safetensors"
+        content = file.read_bytes()
+        file.write_bytes(content[: int(share * len(content))])
+        message = self.load(folder)
+        assert "the file model.safetensors is damaged" in message and "copy it again" in message
+
+    def test_a_file_of_something_else(self, folder):
+        (folder / "model.safetensors").write_bytes(b"<!DOCTYPE html><html>not found</html>" * 50)
+        assert "the file model.safetensors is damaged" in self.load(folder)
+
+    def test_a_missing_weight(self, folder):
+        rewritten(folder, lambda weights: weights.pop("model.layers.2.mlp.down_proj.weight"))
+        message = self.load(folder)
+        assert "model.layers.2.mlp.down_proj.weight is not in the files" in message
+        assert "random numbers" in message
+
+    def test_many_missing_weights(self, folder):
+        rewritten(folder, lambda weights: [weights.pop(key) for key in list(weights) if ".3." in key])
+        assert re.search(
+            r"model.layers.3\.\S+, model.layers.3\.\S+ and \d+ more are not in the files", self.load(folder)
+        )
+
+    def test_another_models_configuration(self, folder):
+        self.configure(folder, intermediate_size=112)
+        message = self.load(folder)
+        assert re.search(r"weight model.layers.0.mlp\.\w+.weight is (48 × 96|96 × 48) in the file and", message)
+        assert "config.json belongs to another model" in message
+
+    def test_more_weights_than_the_model_has(self, folder, caplog):
+        rewritten(folder, lambda weights: weights.update({"extra.weight": torch.zeros(2)}))
+        load_model(str(folder), device="cpu")
+        assert "extra.weight is in the files and not used" in caplog.text
+
+    def test_shards(self, llama, tmp_path):
+        folder = tmp_path / "shards"
+        llama.model.save_pretrained(folder, max_shard_size="100KB")
+        llama.tokenizer.save_pretrained(folder)
+        shards = sorted(folder.glob("model-*.safetensors"))
+        assert len(shards) > 2
+        assert load_model(str(folder), device="cpu").fingerprint == llama.fingerprint
+        shards[1].write_bytes(shards[1].read_bytes()[:-5])
+        assert f"the file {shards[1].name} is damaged" in self.load(folder)
+        shards[1].unlink()
+        assert f"{shards[1].name} is missing in {folder}"[:60] in self.load(folder)
+        (folder / "model.safetensors.index.json").write_text("{}")
+        assert "model.safetensors.index.json cannot be read" in self.load(folder)
+
+    @pytest.mark.parametrize(
+        ("config", "what"),
+        [
+            ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
+            ({"quant_method": "gptq", "bits": 4}, "gptq"),
+            ({"quant_method": "awq", "bits": 4}, "awq"),
+            ({"quant_method": "fp8"}, "fp8"),
+            ({"quant_method": "mxfp4"}, "mxfp4"),
+            ({"bits": 4}, "of an unknown kind"),
+        ],
+    )
+    def test_quantised(self, folder, config, what):
+        self.configure(folder, quantization_config=config)
+        message = self.load(folder)
+        assert f"is quantised ({what})" in message and "use the unquantised original" in message
+
+    def test_types_that_nobody_knows(self, folder):
+        self.configure(folder, model_type="nonsense")
+        assert "is of a type that transformers" in self.load(folder)
+        (folder / "config.json").write_text("{}")
+        assert "no model_type" in self.load(folder)
+        (folder / "config.json").write_text("{")
+        assert "the configuration in" in self.load(folder) and "cannot be read" in self.load(folder)
+
+    def test_code_of_its_own(self, folder):
+        self.configure(folder, model_type="own", auto_map={"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.M"})
+        (folder / "own.py").write_text("raise SystemExit('was run')")
+        assert "needs Python code of its own" in self.load(folder)
+
+    def test_an_adapter(self, folder):
+        (folder / "config.json").rename(folder / "adapter_config.json")
+        assert "adapter" in self.load(folder) and "merge" in self.load(folder)
+
+    def test_a_tokenizer_that_cannot_be_read(self, folder):
+        (folder / "tokenizer.json").write_text("{")
+        assert "the tokenizer in" in self.load(folder)
+
+    def test_a_tokenizer_that_knows_more(self, folder):
+        metaspace_tokenizer(vocabulary=560).save_pretrained(folder)
+        message = self.load(folder)
+        assert re.search(r"knows 480 tokens and its tokenizer 5\d\d, so it is another model's", message)
+
+    def test_a_tokenizer_that_knows_much_less(self, gpt2, tmp_path):
+        folder = Path(saved(gpt2, tmp_path / "gpt2"))
+        tokenizer = Tokenizer(WordLevel({"a": 0, "b": 1, "<unk>": 2}, unk_token="<unk>"))
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<unk>").save_pretrained(folder)
+        assert "its tokenizer 3, so it is another model's" in self.load(folder)
+
+    def test_an_added_padding_token_is_no_reason(self, folder, llama):
+        """Many fine-tuned models have one behind the last row of their embedding."""
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+        assert tokenizer.pad_token_id >= llama.n_vocab
+        tokenizer.save_pretrained(folder)
+        again = load_model(str(folder), device="cpu")
+        texts = [("The capital of France is", "Paris"), ("Kenya", "is old and large")]
+        assert rate(again, texts) == rate(llama, texts)
+
+
+def hub_error(kind, text: str) -> Exception:
+    return kind(text, response=SimpleNamespace(headers={}, request=None))
+
+
+@pytest.mark.parametrize("reader", ["AutoConfig", "AutoModelForCausalLM", "AutoTokenizer"])
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (hub_error(GatedRepoError, "403 Client Error.\nAccess to model is restricted"),
+         "is gated: ask for access on https://huggingface.co/meta-llama/Meta-Llama-3-8B, then run: hf auth login"),
+        (hub_error(RepositoryNotFoundError, "404 Client Error"), "the hub has no meta-llama/Meta-Llama-3-8B, or it is"),
+        (LocalEntryNotFoundError("no connection"), "cannot be fetched from the hub: no connection"),
+        (MemoryError(), "does not fit into memory"),
+        (OSError("disk\nfull"), "cannot be read"),
+    ],
+)  # fmt: skip
+def test_what_the_hub_refuses(reader, error, message, gpt2, tmp_path, monkeypatch):
+    """Whichever file the hub refuses; transformers wraps its errors in others of several lines."""
+
+    def refuse(*args, **kwargs):
+        raise OSError("You are trying to access\nsomething") from error
+
+    folder = saved(gpt2, tmp_path)
+    monkeypatch.setattr(models, "find_source", lambda *_: "meta-llama/Meta-Llama-3-8B")
+    for name in ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer"):
+        real = getattr(checkpoint, name).from_pretrained
+        local = refuse if name == reader else lambda *_, real=real, **kwargs: real(folder, **kwargs)
+        monkeypatch.setattr(getattr(checkpoint, name), "from_pretrained", local)
+    assert message in refusal(load_model, "llama-3-8b", device="cpu")
 
 
 HOSTILE_NAMES = (
@@ -207,7 +293,7 @@ HOSTILE_NAMES = (
 
 @pytest.mark.parametrize("name", HOSTILE_NAMES, ids=repr)
 def test_unknown_names_are_answered_at_once(name, monkeypatch):
-    monkeypatch.setattr(models, "hub_reachable", lambda *_: False)
+    monkeypatch.setattr(catalogue, "hub_reachable", lambda *_: False)
     start = time.monotonic()
     message = refusal(load_model, name)
     assert time.monotonic() - start < 3
@@ -233,7 +319,7 @@ def test_a_hub_that_does_not_answer_costs_seconds(monkeypatch):
 
 
 def test_a_suggestion_for_a_near_miss(monkeypatch):
-    monkeypatch.setattr(models, "hub_reachable", lambda *_: False)
+    monkeypatch.setattr(catalogue, "hub_reachable", lambda *_: False)
     assert "Did you mean 'smollm2-135m'?" in refusal(load_model, "smollm2-135")
     assert all(name in refusal(load_model, "zzz") for name in CATALOGUE)
 
@@ -264,34 +350,21 @@ def test_devices_and_dtypes():
 
 
 def test_settings_are_looked_at_before_anything_is_loaded(monkeypatch):
-    monkeypatch.setattr(models, "_resolve", lambda *_: pytest.fail("looked for the model first"))
+    monkeypatch.setattr(models, "find_source", lambda *_: pytest.fail("looked for the model first"))
     refusal(load_model, "anything", device="gpu")
     refusal(load_model, "anything", dtype="int8")
-
-
-def test_memory_is_estimated_before_loading(llama, tmp_path, monkeypatch):
-    needed = memory_needed(llama.model.config, torch.float32)
-    assert needed == sum(parameter.numel() * 4 for parameter in llama.model.parameters())
-    assert memory_needed(llama.model.config, torch.bfloat16) == needed // 2
-    folder = saved(llama, tmp_path)
-    real = psutil.virtual_memory()
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: real._replace(available=needed - 1))
-    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
-    message = refusal(load_model, folder, device="cpu")
-    assert "GB in float32" in message
-    assert "bfloat16" in message
 
 
 def test_no_code_from_folders(gpt2, tmp_path, monkeypatch):
     calls = []
     for name in ("AutoModelForCausalLM", "AutoTokenizer", "AutoConfig"):
-        real = getattr(models, name).from_pretrained
+        real = getattr(checkpoint, name).from_pretrained
 
         def spy(*args, real=real, **kwargs):
             calls.append(kwargs)
             return real(*args, **kwargs)
 
-        monkeypatch.setattr(getattr(models, name), "from_pretrained", spy)
+        monkeypatch.setattr(getattr(checkpoint, name), "from_pretrained", spy)
     load_model(saved(gpt2, tmp_path), device="cpu")
     assert len(calls) >= 3
     assert all(kwargs["trust_remote_code"] is False for kwargs in calls[:1])

@@ -17,6 +17,7 @@ from dashboard.charts.contributions import Moment, Pair
 from dashboard.charts.runs import Line
 from dashboard.palette import LIGHT
 from encore_core.contributions import sublayer_names
+from encore_core.editor import _Sums
 from encore_core.models import load_model
 from encore_core.runs import series
 from encore_core.runs.recorded import recorded_runs
@@ -308,7 +309,7 @@ def test_before_is_without_the_visitors_edits_and_after_with_them(quick_loading,
 def edit_by_hand(visitor) -> None:
     """Three edits' worth of change to one matrix, without the time that edits take."""
     session, layer = visitor.session, visitor.session.settings.layers[-1]
-    session._matrices = {layer: visitor.lm.parameter(layer).data * 3}
+    session._sums = _Sums.of(visitor.lm, {layer: visitor.lm.parameter(layer).data * 3})
     session.n_edits = 3
     session.history.append(object())
     visitor._edits_changed()

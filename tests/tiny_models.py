@@ -137,6 +137,15 @@ def llama(seed: int = 0, tied: bool = False, tokenizer: PreTrainedTokenizerFast 
     return _made(LlamaForCausalLM, config, tokenizer, "tiny-llama-tied" if tied else "tiny-llama", seed, 40)
 
 
+def random_llama(tokenizer: PreTrainedTokenizerFast) -> EditableModel:
+    """2 blocks, never trained, for whatever tokenizer."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=160, hidden_size=32, intermediate_size=64,
+        num_hidden_layers=2, num_attention_heads=4, initializer_range=0.1,
+    )  # fmt: skip
+    return _made(LlamaForCausalLM, config, tokenizer, "random-llama", 0, 0)
+
+
 def _made(family, config, tokenizer, name: str, seed: int, steps: int) -> EditableModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -1,7 +1,7 @@
 """The command `encore`: edit a model, score it, run thousands of edits, list the catalogue.
 
-Exit code 0, or 2 with one line on standard error that says what was wrong. Results go to standard output or to files;
-progress goes to standard error.
+Exit code 0; 1 when `encore doctor` finds something wrong; 2 with one line on standard error that says what was wrong
+with the input. Results go to standard output or to files; progress goes to standard error.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from encore_core import __version__
-from encore_core.cli import editing, runs
+from encore_core.cli import doctor, editing, runs, statistics, tune
 from encore_core.cli.options import Parser
 from encore_core.errors import InputError
 
@@ -29,11 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         the exit code.
     """
+    code = None
     try:
         options = _parser().parse_args(arguments)
         logging.basicConfig(level=logging.INFO if options.verbose else logging.ERROR, format="%(message)s")
         _quieten_libraries(options.verbose)
-        options.command(options)
+        code = options.command(options)
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read the output has seen enough (`encore runs list | head`); the interpreter is not to try again.
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("encore: stopped.", file=sys.stderr)
         return 130
-    return 0
+    return code or 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -53,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     editing.add_commands(commands)
     runs.add_commands(commands)
+    statistics.add_commands(commands)
+    doctor.add_commands(commands)
+    tune.add_commands(commands)
     return parser
 
 

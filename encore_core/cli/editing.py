@@ -1,4 +1,4 @@
-"""`encore edit`, `encore eval` and `encore models`."""
+"""`encore edit`, `encore apply`, `encore eval` and `encore models`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ import sys
 import time
 from pathlib import Path
 
-from encore_core.cli.options import add_model_options, overrides, positive, seed
+from encore_core.cli.options import add_model_options, count, overrides, positive, seed
 from encore_core.cli.telling import Bar, notice, teller
+from encore_core.covariance import text_named
+from encore_core.edit_file import edit_file_of, read_edit_file, write_edit_file
 from encore_core.editor import EditSession, batched
 from encore_core.errors import InputError, quoted
-from encore_core.export import check_output_folder, write_model_folder
+from encore_core.export import check_output_folder, versions, write_edits, write_model_folder
 from encore_core.facts import duplicate_subjects, read_facts
 from encore_core.methods import METHODS, find_method
 from encore_core.metrics import evaluate
+from encore_core.model_card import SCORED_FACTS
 from encore_core.models import CATALOGUE, EditableModel, is_ready, load_model
 
 
@@ -26,8 +29,15 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     edit.add_argument("--method", default="ENCORE", help=f"one of {', '.join(METHODS)} (default ENCORE)")
     edit.add_argument("--facts", required=True, metavar="FILE", help='JSON, JSONL or CSV, or "bundled"')
     edit.add_argument(
-        "--out", required=True, type=Path, metavar="DIR", help="folder to write; must not exist or be empty"
+        "--out", type=Path, metavar="DIR", help="folder to write the edited model to; must not exist or be empty"
     )
+    edit.add_argument(
+        "--edits-out", type=Path, metavar="FILE", help="file to write the edits alone to; encore apply puts them back"
+    )
+    edit.add_argument(
+        "--scored", type=count, default=SCORED_FACTS, metavar="N",
+        help=f"facts scored for the model card, before and after, at most (default {SCORED_FACTS}; 0 for none)",
+    )  # fmt: skip
     edit.add_argument("--limit", type=positive, metavar="N", help="only the first N facts")
     edit.add_argument("--batch-size", type=positive, default=100, metavar="B", help="facts a batch (default 100)")
     edit.add_argument("--seed", type=seed, default=0, metavar="S", help="of the sampled prefixes (default 0)")
@@ -38,11 +48,26 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         default="skip",
         help="facts that the model says already: skip them with a notice, edit them all the same, or refuse",
     )
+    edit.add_argument(
+        "--statistics",
+        metavar="FILE",
+        help='text for key statistics, or "bundled" (default: what encore statistics has gathered, else bundled)',
+    )
     edit.set_defaults(command=_edit)
+
+    put = commands.add_parser("apply", help="put saved edits onto their base model and write it as a folder")
+    add_model_options(put)
+    put.add_argument("--edits", required=True, type=Path, metavar="FILE", help="what encore edit --edits-out wrote")
+    put.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="folder to write; must not exist or be empty"
+    )
+    put.add_argument("--scored", type=count, default=SCORED_FACTS, metavar="N", help="as for encore edit")
+    put.set_defaults(command=_apply)
 
     score = commands.add_parser("eval", help="score a model on facts")
     add_model_options(score)
-    score.add_argument("--facts", required=True, metavar="FILE", help='JSON, JSONL or CSV, or "bundled"')
+    score.add_argument("--facts", metavar="FILE", help='JSON, JSONL or CSV, or "bundled"; those of --edits by default')
+    score.add_argument("--edits", type=Path, metavar="FILE", help="put these saved edits onto the model first")
     score.add_argument("--limit", type=positive, metavar="N", help="only the first N facts")
     score.add_argument("--json", action="store_true", help="print one JSON object")
     score.set_defaults(command=_eval)
@@ -58,13 +83,27 @@ def _edit(options: argparse.Namespace) -> None:
     facts = read_facts(options.facts, limit=options.limit, notice=notice)
     find_method(options.method)
     settings = overrides(options.set)
-    check_output_folder(options.out)
+    if options.out is None and options.edits_out is None:
+        raise InputError("There is nowhere to write to; give --out DIR for the model, --edits-out FILE, or both.")
+    if options.out is not None:
+        check_output_folder(options.out)
+    if options.edits_out is not None:
+        _check_output_file(options.edits_out)
     for (subject, _), places in duplicate_subjects(facts).items():
         notice(f"The subject {quoted(subject)} is edited {len(places)} times.")
     lm = load(options)
-    session = EditSession(lm, options.method, seed=options.seed, settings=settings, keep_history=False)
+    session = EditSession(
+        lm,
+        options.method,
+        seed=options.seed,
+        settings=settings,
+        statistics_text=text_named(options.statistics),
+        # Batches are remembered where they are to be written; without, thousands of edits take no more memory than one.
+        keep_history=options.edits_out is not None,
+    )
     with Bar("Preparing") as bar:
         session.prepare(bar.share)
+    notice(f"Key statistics of {session.statistics}.")
 
     started = time.time()
     reports = []
@@ -80,20 +119,50 @@ def _edit(options: argparse.Namespace) -> None:
             f"All {len(facts)} facts are what the model says already, so there is nothing to edit; "
             "give other answers, or use --known edit."
         )
-    with Bar("Writing") as bar:
-        write_model_folder(options.out, session, reports, options.facts, options.batch_size, bar.share)
+    if options.edits_out is not None:
+        write_edit_file(options.edits_out, edit_file_of(session), versions())
+    if options.out is not None:
+        with Bar("Writing") as bar:
+            write_model_folder(
+                options.out, session, reports, options.facts, options.batch_size, bar.share, options.scored
+            )
     skipped = len(facts) - session.n_edits
+    places = " and ".join(str(place) for place in (options.out, options.edits_out) if place is not None)
     print(
         f"{session.n_edits} facts edited with {session.settings.method} in {time.time() - started:.1f} s"
-        f"{f', {skipped} skipped' if skipped else ''}; written to {options.out}",
+        f"{f', {skipped} skipped' if skipped else ''}; written to {places}",
         file=sys.stderr,
     )
 
 
-def _eval(options: argparse.Namespace) -> None:
-    facts = read_facts(options.facts, limit=options.limit, notice=notice)
+def _check_output_file(path: Path) -> None:
+    if path.is_dir():
+        raise InputError(f"The edit file {path} is a folder; give the name of a file.")
+    if path.exists():
+        raise InputError(f"The edit file {path} exists; give a new name.")
+    if not path.parent.is_dir():
+        raise InputError(f"The edit file {path} cannot be written: the folder {path.parent} does not exist.")
+
+
+def _apply(options: argparse.Namespace) -> None:
+    edits = read_edit_file(options.edits)
+    check_output_folder(options.out)
     lm = load(options)
-    scores = evaluate(lm, facts).as_dict()
+    with Bar("Applying") as bar:
+        write_edits(options.out, lm, edits, options.edits, bar.share, options.scored)
+    print(f"{edits.values['n_edits']} facts put onto {lm.name}; written to {options.out}", file=sys.stderr)
+
+
+def _eval(options: argparse.Namespace) -> None:
+    edits = read_edit_file(options.edits) if options.edits is not None else None
+    if options.facts is None and edits is None:
+        raise InputError("There are no facts to score; give --facts FILE, or --edits FILE for those in it.")
+    facts = edits.facts[: options.limit] if options.facts is None else read_facts(
+        options.facts, limit=options.limit, notice=notice
+    )  # fmt: skip
+    lm = load(options)
+    with lm.matrices_replaced(edits.matrices_on(lm) if edits is not None else {}):
+        scores = evaluate(lm, facts).as_dict()
     if options.json:
         print(json.dumps(scores))
         return

@@ -21,7 +21,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default="smollm2-135m", help="catalogue name, folder or hub id (default smollm2-135m)"
     )
-    parser.add_argument("--device", metavar="D", help="cuda, mps or cpu (default: the best one present)")
+    parser.add_argument(
+        "--device",
+        metavar="D",
+        help="cuda, cuda:1, mps, cpu, or balanced: over all GPUs, what does not fit there kept in the computer's "
+        "memory and copied to a GPU when it is used (default: the best one present)",
+    )
     parser.add_argument("--dtype", metavar="T", help=f"{' or '.join(DTYPES)} (default float32)")
     parser.add_argument("--verbose", action="store_true", help="log what is done")
 
@@ -31,6 +36,10 @@ def positive(text: str) -> int:
 
 
 def seed(text: str) -> int:
+    return _whole(text, 0)
+
+
+def count(text: str) -> int:
     return _whole(text, 0)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from encore_core.cli.options import add_model_options, overrides, positive, seed
-from encore_core.cli.telling import Bar, notice
+from encore_core.cli.telling import Bar, duration, notice
 from encore_core.errors import InputError, quoted
 from encore_core.facts import read_facts
 from encore_core.methods import METHODS, find_method
@@ -56,7 +56,13 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="override a setting, of all methods or of one; repeatable",
     )
     run.add_argument("--known", choices=KNOWN, default="edit", help="facts that the model says already (default edit)")
-    run.add_argument("--statistics-text", metavar="FILE", help="text for key statistics (default: the bundled sample)")
+    run.add_argument(
+        "--statistics",
+        "--statistics-text",
+        dest="statistics_text",
+        metavar="FILE",
+        help='text for key statistics, or "bundled" (default: what encore statistics has gathered, else bundled)',
+    )
     run.add_argument("--downstream", metavar="DIR", help='folder of downstream tasks, or "hub" to fetch them')
     run.add_argument(
         "--measure",
@@ -98,10 +104,13 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     delete.add_argument("id", nargs="+")
     delete.set_defaults(command=_delete)
 
-    export = actions.add_parser("export", help="write every series as CSV, the settings, and the edited model")
+    export = actions.add_parser(
+        "export", help="write every series as CSV, the settings, the edits and the edited model"
+    )
     export.add_argument("id")
     export.add_argument("--out", required=True, type=Path, metavar="DIR", help="must not exist or be empty")
     export.add_argument("--model", action="store_true", help="write the edited model's folder, too")
+    export.add_argument("--edits", action="store_true", help="write the edits as a file for encore apply, too")
     export.set_defaults(command=_export)
 
     for parser in (listing, show, resume, cancel, delete, export):
@@ -230,8 +239,8 @@ def _tell_costs(ready: Sequence[PreparedRun], as_json: bool) -> None:
         return
     for row in rows:
         print(
-            f"{row['method']:15}{row['edits']:>7} edits  {_duration(row['seconds']):>10}"
-            f"  ({_duration(row['measuring_seconds'])} of it measuring at {row['n_checkpoints']} checkpoints"
+            f"{row['method']:15}{row['edits']:>7} edits  {duration(row['seconds']):>10}"
+            f"  ({duration(row['measuring_seconds'])} of it measuring at {row['n_checkpoints']} checkpoints"
             f"{', some of them in part' if row['capped'] else ''})"
             f"  memory {row['memory_bytes'] / 1e9:.1f} GB  disk {row['disk_bytes'] / 1e9:.2f} GB"
         )
@@ -302,7 +311,7 @@ def _activity(run: RunInfo) -> str:
         words[0] += f", step {detail['step']}"
     if "seconds_per_edit" in detail:
         words.append(f"{detail['seconds_per_edit']:.2f} s an edit")
-        words.append(f"{_duration(detail['seconds_left'])} left")
+        words.append(f"{duration(detail['seconds_left'])} left")
     return " · ".join(words)
 
 
@@ -367,7 +376,7 @@ def _show(options: argparse.Namespace) -> None:
         "model": f"{run.model} ({run.fingerprint or 'not loaded yet'}) on {run.device}",
         "method": f"{run.method}, layers {', '.join(map(str, run.layers))}",
         "facts": f"{run.plan_json['facts']} ({run.facts_digest}), order {run.plan_json['order']}",
-        "time": f"{_duration(run.editing_seconds)} editing, {_duration(run.measuring_seconds)} measuring",
+        "time": f"{duration(run.editing_seconds)} editing, {duration(run.measuring_seconds)} measuring",
         "tags": ", ".join(run.tags),
         "weights": run.weights_digest,
         "again": described["command"],
@@ -409,7 +418,9 @@ def _delete(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     with Bar("Exporting") as bar:
-        written = export_run(RunStore(options.store), options.id, options.out, options.model, bar.share)
+        written = export_run(
+            RunStore(options.store), options.id, options.out, options.model, bar.share, with_edits=options.edits
+        )
     print(f"{len(written)} files written to {options.out}", file=sys.stderr)
 
 
@@ -419,14 +430,6 @@ def _print_ids(store: RunStore, ids: Sequence[str], as_json: bool) -> None:
     else:
         for run_id in ids:
             print(run_id)
-
-
-def _duration(seconds: float) -> str:
-    """Seconds as people say them: "45 s", "12 min", "3 h 20 min"."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _when(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 
 from tqdm import tqdm
 
@@ -11,6 +12,22 @@ from encore_core.editor import EditProgress
 
 def notice(text: str) -> None:
     tqdm.write(f"note: {text}", file=sys.stderr)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: "45 s", "12 min", "3 h 20 min"."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def some_layers(layers: Iterable[int]) -> str:
+    """Layers as people write them: "6-10", "6, 8"."""
+    listed = list(layers)
+    if len(listed) > 2 and listed == list(range(listed[0], listed[-1] + 1)):
+        return f"{listed[0]}-{listed[-1]}"
+    return ", ".join(map(str, listed))
 
 
 class Bar:

@@ -17,11 +17,11 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from encore_core.covariance import text_named
 from encore_core.downstream import evaluate_tasks, load_tasks
 from encore_core.editor import EditSession
 from encore_core.errors import InputError
@@ -207,7 +207,7 @@ def _measure(lm: EditableModel, run: PreparedRun, tell: Progress) -> Calibration
         plan.method,
         seed=plan.seed,
         settings=dict(plan.overrides),
-        statistics_text=Path(plan.statistics_text) if plan.statistics_text else None,
+        statistics_text=text_named(plan.statistics_text),
         keep_history=False,
     )
     tell("Timing a few edits", 0.0)

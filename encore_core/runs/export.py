@@ -1,4 +1,4 @@
-"""What leaves the store: every series as CSV, the settings as JSON, and the edited model as a folder."""
+"""What leaves the store: series as CSV, the settings as JSON, the edits as a file, the edited model as a folder."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from encore_core.edit_file import head_of, matrices_file, write_edit_file
 from encore_core.errors import InputError, quoted
-from encore_core.export import check_output_folder, write_edited_model
+from encore_core.export import check_output_folder, versions, write_edited_model
 from encore_core.hub_tasks import HUB, hub_folder
-from encore_core.models import Progress, load_model
+from encore_core.methods import SETTABLE
+from encore_core.model_card import CardScores
+from encore_core.models import EditableModel, Progress, load_model
 from encore_core.norms import matrix_norms, norm_ratios
 from encore_core.runs import series
 from encore_core.runs.plan import MeasurePlan, RunPlan
@@ -22,12 +27,18 @@ from encore_core.storage import replacing
 
 SETTINGS_FILE = "run.json"
 MODEL_FOLDER = "model"
+EDITS_FILE = "edits.safetensors"
 
 
 def export_run(
-    store: RunStore, run_id: str, folder: Path, with_model: bool = False, progress: Progress | None = None
+    store: RunStore,
+    run_id: str,
+    folder: Path,
+    with_model: bool = False,
+    progress: Progress | None = None,
+    with_edits: bool = False,
 ) -> list[Path]:
-    """Write a run into a new folder: a CSV file for each series, `run.json`, and `model/` when asked for.
+    """Write a run into a new folder: a CSV file for each series, `run.json`; `model/`, `EDITS_FILE` when asked for.
 
     Args:
         store: where the run is.
@@ -35,6 +46,7 @@ def export_run(
         folder: must not exist or be empty.
         with_model: whether to write the edited model, too: as it is at the end, or as it was last saved.
         progress: told of the phases of writing the model.
+        with_edits: whether to write its edits as an edit file, too (see `export_edits`).
 
     Returns:
         what was written.
@@ -56,6 +68,9 @@ def export_run(
             part.write_text(json.dumps(settings_of_run(run), indent=1, ensure_ascii=False), encoding="utf-8")
     except OSError as error:
         raise InputError(f"The run cannot be exported to {folder}: {error.strerror or error}.") from error
+    if with_edits:
+        written.append(folder / EDITS_FILE)
+        export_edits(store, run.id, written[-1], progress)
     if with_model:
         written.append(folder / MODEL_FOLDER)
         export_model(store, run.id, written[-1], progress)
@@ -127,16 +142,7 @@ def export_model(store: RunStore, run_id: str, folder: Path, progress: Progress 
     """
     run = store.get(run_id)
     check_output_folder(folder)
-    matrices, edits = load_matrices(store.folder_of(run.id), store.states(run.id))
-    edits = run.n_edits if edits is None else edits
-    plan = run.plan
-    lm = load_model(plan.model, plan.device, plan.dtype, progress)
-    if lm.fingerprint != run.fingerprint:
-        raise InputError(
-            f"The model {quoted(plan.model)} has changed since run {run.id} was started (fingerprint {lm.fingerprint}, "
-            f"then {run.fingerprint}); put the model back to export the run."
-        )
-    matrices = {layer: matrix.to(lm.device) for layer, matrix in matrices.items()}
+    lm, matrices, edits = _edited(store, run, progress)
     before = matrix_norms({layer: lm.matrix(layer) for layer in matrices})
     after = matrix_norms(matrices)
     ratios = norm_ratios(after, before)
@@ -146,5 +152,69 @@ def export_model(store: RunStore, run_id: str, folder: Path, progress: Progress 
             str(layer): {"original": before[layer], "edited": after[layer], "ratio": ratios[layer]} for layer in after
         },
     }
-    write_edited_model(folder, lm, matrices, report, progress)
+    facts = store.facts(run.id)[:edits]
+    write_edited_model(folder, lm, matrices, report | {"method": run.method}, progress, facts, _run_scores(store, run))
     return edits
+
+
+def export_edits(store: RunStore, run_id: str, path: Path, progress: Progress | None = None) -> int:
+    """Write a run's edits as an edit file, which is put back onto the base model (see `edit_file`).
+
+    Long runs keep no history, so it holds the edited matrices.
+
+    Args:
+        store, run_id: which run.
+        path: the file; one that is there is replaced.
+        progress: told of the phases.
+
+    Returns:
+        how many facts have been edited.
+
+    Raises:
+        InputError: as `export_model`.
+    """
+    run = store.get(run_id)
+    lm, matrices, edits = _edited(store, run, progress)
+    values = head_of(lm, matrices) | {
+        "method": run.method,
+        "settings": {name: value for name, value in run.settings.items() if name in SETTABLE},
+        "seed": run.plan.seed,
+        "prefixes": [],  # nobody goes on from matrices alone
+        "n_edits": edits,
+    }
+    write_edit_file(path, matrices_file(values, matrices, store.facts(run.id)[:edits]), versions())
+    return edits
+
+
+def _edited(
+    store: RunStore, run: RunInfo, progress: Progress | None
+) -> tuple[EditableModel, dict[int, torch.Tensor], int]:
+    """A run's base model, its edited matrices as last saved, in the model's number format, and after how many edits.
+
+    Raises:
+        InputError: when nothing was saved yet, or the model is no longer the one that was edited.
+    """
+    matrices, edits = load_matrices(store.folder_of(run.id), store.states(run.id))
+    plan = run.plan
+    lm = load_model(plan.model, plan.device, plan.dtype, progress)
+    if lm.fingerprint != run.fingerprint:
+        raise InputError(
+            f"The model {quoted(plan.model)} has changed since run {run.id} was started (fingerprint {lm.fingerprint}, "
+            f"then {run.fingerprint}); put the model back to export the run."
+        )
+    # A saved state holds sums that are finer than a 16-bit model's weights.
+    matrices = {layer: matrix.to(lm.parameter(layer).device, lm.dtype) for layer, matrix in matrices.items()}
+    return lm, matrices, run.n_edits if edits is None else edits
+
+
+def _run_scores(store: RunStore, run: RunInfo) -> CardScores | None:
+    """What the run itself has measured of a sample of its facts, first and last."""
+    frame = series.every_row(store, "scores", [run.id])
+    frame = frame[frame["subset"] == "sample"]
+    if frame.empty:
+        return None
+    first, last = (
+        {row.metric: None if row.value != row.value else row.value for row in frame[frame["edits"] == at].itertuples()}
+        for at in (frame["edits"].min(), frame["edits"].max())
+    )
+    return CardScores(min(run.plan.measure.sample_facts, int(frame["edits"].max())), first, last)

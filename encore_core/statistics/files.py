@@ -1,0 +1,230 @@
+"""What the data folder holds of key statistics, and which of them a model's edits use.
+
+    statistics/FINGERPRINT/
+        layer6-DIGEST-TOKENS.safetensors   C0 of a layer; DIGEST is of the text, or of what was imported
+        chosen.json                        layer → the file that edits use by default
+        model.json                         what the model was called last
+        partial-….safetensors              sums of a gathering that goes on, or was interrupted
+
+A folder belongs to the weights with that fingerprint, so statistics can never be taken for another model's. C0 of a
+layer is a tensor "C0", (d_mlp, d_mlp) float32; where it comes from stands in the file's metadata.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from encore_core.storage import data_folder, replacing
+
+log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"layer(\d+)-([0-9a-f]{12})-(\d+)\.safetensors")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Statistics of one layer on disk.
+
+    Attributes:
+        file: where.
+        layer: the block.
+        digest: of the text, or of the file that was imported.
+        source: what they were made from, for people; "" in files of earlier versions.
+        tokens: how many tokens of text they are made of.
+        made: when, in seconds since 1970.
+        d_mlp: size of the matrix.
+        chosen: whether edits use them by default.
+        looks: what was seen while they were gathered, when that was to stop by itself (see `settling`).
+    """
+
+    file: Path
+    layer: int
+    digest: str
+    source: str
+    tokens: int
+    made: float
+    d_mlp: int
+    chosen: bool
+    looks: tuple[Mapping[str, Any], ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        return vars(self) | {"file": str(self.file), "looks": list(self.looks)}
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A model of which there are statistics.
+
+    Attributes:
+        fingerprint: of its weights.
+        name: how it was called last; None when nobody wrote it down.
+    """
+
+    fingerprint: str
+    name: str | None
+
+
+def folder_of(fingerprint: str) -> Path:
+    """Where a model's statistics are; need not exist."""
+    return data_folder() / "statistics" / fingerprint
+
+
+def file_of(fingerprint: str, layer: int, digest: str, tokens: int) -> Path:
+    """The file of a layer's statistics.
+
+    Args:
+        fingerprint: of the model's weights.
+        layer: the block.
+        digest: 12 hex digits, of what they are made from.
+        tokens: at most how many tokens of that.
+    """
+    return folder_of(fingerprint) / f"layer{layer}-{digest}-{tokens}.safetensors"
+
+
+def save(file: Path, C0: torch.Tensor, source: str, tokens: int, looks: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Write a layer's statistics, whole or not at all.
+
+    Args:
+        file: where to, see `file_of`.
+        C0: (d_mlp, d_mlp) float32.
+        source, tokens, looks: as in `Stored`.
+    """
+    metadata = {"source": source, "tokens": str(tokens), "looks": json.dumps(list(looks))}
+    with replacing(file) as part:
+        save_file({"C0": C0.contiguous()}, part, metadata=metadata)
+
+
+def load(file: Path, d_mlp: int) -> torch.Tensor | None:
+    """A layer's statistics, (d_mlp, d_mlp) float32 on the CPU; None when the file is not there, or damaged."""
+    if not file.is_file():
+        return None
+    try:
+        C0 = load_file(file)["C0"]
+    except (SafetensorError, KeyError, OSError) as error:
+        log.warning("Key statistics in %s cannot be read (%s).", file, error)
+        return None
+    if tuple(C0.shape) != (d_mlp, d_mlp):
+        log.warning("Key statistics in %s are %s, not %d × %d.", file, tuple(C0.shape), d_mlp, d_mlp)
+        return None
+    return C0
+
+
+def stored(fingerprint: str) -> list[Stored]:
+    """All statistics of a model, by layer, the newest first. Files that cannot be read are left out."""
+    folder = folder_of(fingerprint)
+    default = set(chosen(fingerprint).values())
+    found = []
+    for file in folder.glob("layer*.safetensors") if folder.is_dir() else ():
+        match = _NAME.fullmatch(file.name)
+        entry = _read_head(file) if match else None
+        if match and entry is not None:
+            metadata, d_mlp = entry
+            tokens = int(metadata.get("tokens", match[3]))
+            made = file.stat().st_mtime
+            source, looks = metadata.get("source", ""), tuple(json.loads(metadata.get("looks", "[]")))
+            layer, is_chosen = int(match[1]), file in default
+            found.append(Stored(file, layer, match[2], source, tokens, made, d_mlp, is_chosen, looks))
+    return sorted(found, key=lambda one: (one.layer, -one.made))
+
+
+def _read_head(file: Path) -> tuple[Mapping[str, str], int] | None:
+    """Metadata and size of a file of statistics, without reading the matrix."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return opened.metadata() or {}, opened.get_slice("C0").get_shape()[0]
+    except (SafetensorError, OSError) as error:
+        log.warning("Key statistics in %s cannot be read (%s).", file, error)
+        return None
+
+
+# -- which ones edits use ----------------------------------------------------------------------------------------------
+
+
+def chosen(fingerprint: str) -> dict[int, Path]:
+    """Per layer the file that edits of a model use by default; layers without a choice are left out."""
+    values = _read_json(folder_of(fingerprint) / "chosen.json")
+    folder = folder_of(fingerprint)
+    return {
+        int(layer): folder / name
+        for layer, name in values.items()
+        if layer.isdecimal() and isinstance(name, str) and _NAME.fullmatch(name)
+    }
+
+
+def choose(fingerprint: str, files: Mapping[int, Path]) -> None:
+    """Let edits of a model use these files by default; choices for other layers stay.
+
+    Args:
+        fingerprint: of the model's weights.
+        files: per layer one of its files.
+    """
+    names = {layer: file.name for layer, file in (chosen(fingerprint) | dict(files)).items()}
+    _write_json(folder_of(fingerprint) / "chosen.json", {str(layer): names[layer] for layer in sorted(names)})
+
+
+def forget_choice(fingerprint: str, layers: Iterable[int] | None = None) -> None:
+    """Let edits use the bundled sample again, at some layers or at all."""
+    kept = {} if layers is None else {k: v for k, v in chosen(fingerprint).items() if k not in set(layers)}
+    _write_json(folder_of(fingerprint) / "chosen.json", {str(layer): file.name for layer, file in kept.items()})
+
+
+# -- which model a folder belongs to -----------------------------------------------------------------------------------
+
+
+def note_model(fingerprint: str, name: str) -> None:
+    """Write down what a model is called, so that its statistics are found by name without loading it."""
+    name = full_name(name)
+    file = folder_of(fingerprint) / "model.json"
+    if _read_json(file).get("name") != name or fingerprint_of(name) != fingerprint:
+        _write_json(file, {"name": name})
+
+
+def known_models() -> list[KnownModel]:
+    """The models of which there are statistics, the one named last first."""
+    root = data_folder() / "statistics"
+    folders = [folder for folder in root.iterdir() if folder.is_dir()] if root.is_dir() else []
+    named = [folder for folder in folders if (folder / "model.json").is_file()]
+    named.sort(key=lambda folder: (folder / "model.json").stat().st_mtime_ns, reverse=True)
+    others = sorted(folder for folder in folders if folder not in named and list(folder.glob("layer*.safetensors")))
+    return [
+        KnownModel(folder.name, _read_json(folder / "model.json").get("name") if folder in named else None)
+        for folder in [*named, *others]
+    ]
+
+
+def fingerprint_of(name: str) -> str | None:
+    """The fingerprint of the weights that were last called so; None when there are no statistics under this name."""
+    name = full_name(name)
+    return next((known.fingerprint for known in known_models() if known.name == name), None)
+
+
+def full_name(name: str) -> str:
+    """A model's folder from the root; other names as they are."""
+    folder = Path(name).expanduser()
+    return str(folder.absolute()) if folder.is_dir() else name
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        log.warning("%s cannot be read (%s).", file, error)
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _write_json(file: Path, values: Mapping[str, Any]) -> None:
+    with replacing(file) as part:
+        part.write_text(json.dumps(values, indent=1), encoding="utf-8")

@@ -1,0 +1,115 @@
+"""The process of a job: gathers statistics, says how far it is, and stops when it is asked to.
+
+python -m encore_core.statistics.worker JOB
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from encore_core.errors import InputError
+from encore_core.models import load_model
+from encore_core.runs.machine import boot_id
+from encore_core.statistics import jobs
+from encore_core.statistics.gathering import gather
+from encore_core.statistics.texts import Interrupted
+
+log = logging.getLogger(__name__)
+
+WRITE_SECONDS = 0.5
+
+
+class Teller:
+    """Writes how far a job is, now and then.
+
+    Args:
+        job_id: whose state to write.
+    """
+
+    def __init__(self, job_id: str):
+        self.job_id = job_id
+        self.state: dict[str, Any] = {"status": "running", "pid": os.getpid(), "boot": boot_id(), "at": time.time()}
+        self._written = 0.0
+        self._phase: tuple[str, int, float] | None = None
+        self.write()
+
+    def tell(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        # From the start of a phase, or where it was taken up.
+        if self._phase is None or self._phase[0] != what:
+            self._phase = what, done, now
+        _, first, began = self._phase
+        left = (now - began) / (done - first) * (total - done) if done > first else None
+        self.state |= {"what": what, "done": done, "total": total, "seconds_left": left}
+        if now - self._written >= WRITE_SECONDS or done == total:
+            self.write()
+
+    def write(self, **values: Any) -> None:
+        self.state |= values
+        jobs.write_state(self.job_id, self.state)
+        self._written = time.monotonic()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do a job; the command line of the process. Returns the exit code: 0, 2 failed, 130 stopped."""
+    parser = argparse.ArgumentParser(
+        prog="python -m encore_core.statistics.worker", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("job")
+    job_id = parser.parse_args(arguments).job
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("encore_core").setLevel(logging.INFO)
+    _settle_process()
+    ending = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ending.set())
+    try:
+        request = jobs.request_of(job_id)
+        teller = Teller(job_id)
+    except InputError as error:
+        log.error("%s", error)
+        return 2
+
+    def asked() -> bool:
+        return ending.is_set() or jobs.stop_asked(job_id)
+
+    try:
+        lm = load_model(request.model, request.device, request.dtype, lambda w, s: teller.tell(w, int(1000 * s), 1000))
+        result = gather(lm, request, teller.tell, asked)
+    except Interrupted:
+        teller.write(status="stopped")
+        return 130
+    except InputError as error:
+        log.error("%s", error)
+        teller.write(status="failed", error=" ".join(str(error).split()))
+        return 2
+    except Exception as defect:
+        log.exception("Gathering failed.")
+        first = (str(defect).strip() or "no message").splitlines()[0]
+        teller.write(status="failed", error=f"{type(defect).__name__}: {first}")
+        return 2
+    teller.write(status="done", result=result.as_dict())
+    return 0
+
+
+def _settle_process() -> None:
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    # People at the pages come before this.
+    with suppress(OSError, AttributeError):
+        os.nice(5)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

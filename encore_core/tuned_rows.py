@@ -1,0 +1,115 @@
+"""Hyper-parameters that `encore tune` has found on this machine: rows in the data folder, with their evidence.
+
+A row is found by the model's shape and the method, as the published ones are, so that a local copy, another number
+format or an edited folder of the same model has it too; the fingerprint in it says on which weights it was found.
+`tuned/<shape>/<method>.json` holds the row, the trials that it rests on, and whether it is in force.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from encore_core.errors import InputError
+from encore_core.storage import data_folder, replacing
+
+log = logging.getLogger(__name__)
+
+ROW_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a row is found by: the family, and how many blocks, how wide a stream and how many tokens."""
+
+    model_type: str
+    n_layers: int
+    d_model: int
+    n_vocab: int
+
+    @property
+    def name(self) -> str:
+        """As the folder of its rows is called."""
+        family = "".join(letter if letter.isalnum() else "_" for letter in self.model_type)
+        return f"{family}-{self.n_layers}x{self.d_model}-{self.n_vocab}"
+
+
+@dataclass(frozen=True)
+class TunedRow:
+    """What a sweep found, and what it rests on.
+
+    Attributes:
+        shape: of the model.
+        model, fingerprint: its name and its weights, as tuned.
+        method: a name from `methods.METHODS`.
+        settings: names and values, plain JSON values.
+        in_force: whether `methods.settings_for` takes it; not so where a published row stands and nobody asked for
+            this one instead.
+        evidence: trials and figures on held-out facts, see `tuning`.
+    """
+
+    shape: Shape
+    model: str
+    fingerprint: str
+    method: str
+    settings: Mapping[str, Any]
+    in_force: bool
+    evidence: Mapping[str, Any]
+
+
+def store_row(row: TunedRow) -> Path:
+    """Write a row in place of the one of the same shape and method. Returns its file.
+
+    Raises:
+        InputError: when it cannot be written.
+    """
+    file = _file(row.shape, row.method)
+    try:
+        with replacing(file) as part:
+            values = {"version": ROW_VERSION, **asdict(row)}
+            part.write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"The tuned row cannot be written to {file} ({error.strerror}).") from error
+    return file
+
+
+def find_row(shape: Shape, method: str) -> TunedRow | None:
+    """The row of a shape and a method, in force or not; None when there is none, or none that can be read."""
+    file = _file(shape, method)
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        if values.pop("version") != ROW_VERSION or values["method"] != method:
+            raise ValueError("it is of another version or method")
+        row = TunedRow(**(values | {"shape": Shape(**values["shape"])}))
+        if row.shape != shape or not isinstance(row.settings, dict) or not isinstance(row.evidence, dict):
+            raise ValueError("its fields are not those of a row")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        log.warning("The tuned row in %s is left out: it cannot be read (%s).", file, error)
+        return None
+    return row
+
+
+def forget_row(shape: Shape, method: str) -> bool:
+    """Remove a row. Returns whether there was one.
+
+    Raises:
+        InputError: when it cannot be removed.
+    """
+    file = _file(shape, method)
+    try:
+        file.unlink()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise InputError(f"The tuned row {file} cannot be removed ({error.strerror}).") from error
+    return True
+
+
+def _file(shape: Shape, method: str) -> Path:
+    return data_folder() / "tuned" / shape.name / f"{method}.json"

@@ -1,0 +1,136 @@
+"""The search for hyper-parameters: what it tries, what it keeps, how it goes on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import tiny_models
+from refusals import refusal
+from test_methods import UNKNOWN
+from tiny_models import Snapshot
+from tiny_runs import FACTS
+
+from encore_core.cli import main
+from encore_core.editor import settings_of
+from encore_core.facts import write_facts
+from encore_core.methods import override, settings_for
+from encore_core.tuned_rows import Shape, TunedRow, find_row, forget_row, store_row
+from encore_core.tuning import Tuner, choose_facts
+
+BASE = tiny_models.DEFAULTS | {"lambda_n": 0.001, "steps": 4}
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def tuner(gpt2, statistics_text):
+    def make(**values) -> Tuner:
+        facts, held_out = choose_facts(gpt2, FACTS, 6)
+        return Tuner(gpt2, "ENCORE", facts, held_out, statistics_text=statistics_text, base=BASE, **values)
+
+    return make
+
+
+def test_a_search_finds_and_stores_a_row_and_a_restart_tries_nothing_again(tuner, gpt2, monkeypatch):
+    before = Snapshot.of(gpt2)
+    searched = tuner()
+    found = searched.search()
+    assert before.holds(gpt2) and found.complete
+    seen = [trial for trial in found.trials if not trial.stage.startswith("held out")]
+    assert {"present", "lambda_p", "lambda_n", "lr"} <= {trial.stage for trial in seen}
+    best = max(trial.overall for trial in seen)
+    [kept] = [t for t in seen if {n: t.settings[n] for n in searched.names} == found.row.settings]
+    assert kept.overall >= best - 1 and kept.norm_ratio == min(t.norm_ratio for t in seen if t.overall >= best - 1)
+    assert [t.stage for t in found.trials[-2:]] == ["held out: present", "held out: found"]
+    assert all(t.norm_ratio > 1 and t.perplexity_ratio > 0 and t.seconds > 0 for t in found.trials)
+    # The settings of the model are now these.
+    settings = settings_of(gpt2, "ENCORE")
+    assert settings.standing == "tuned here" and settings.lambda_p == found.row.settings["lambda_p"]
+    assert settings_of(gpt2, "MEMIT").standing == "untested"
+
+    def never(*args):
+        raise AssertionError("a trial was repeated")
+
+    forget_row(found.row.shape, "ENCORE")
+    again = tuner()
+    monkeypatch.setattr(Tuner, "_measure", never)
+    assert again.search().row.settings == found.row.settings
+
+
+def test_a_trial_is_an_ordinary_edit(tuner, gpt2, new_session):
+    """Targets found once and handed over give what an edit from nothing gives."""
+    one = tuner()
+    one._on_trial = lambda trial: None
+    trial = one._try("present", {}, one.facts)
+    session = new_session(gpt2, lambda_n=0.001, steps=4)
+    session.edit(one.facts, known="edit")
+    ratio = max(after / before for before, after in session.norms().values())
+    assert trial.norm_ratio == pytest.approx(ratio, rel=1e-6)
+
+
+def test_the_budget_cuts_the_search_and_not_the_comparison(tuner):
+    found = tuner().search(minutes=1e-6)
+    assert not found.complete
+    assert [trial.stage for trial in found.trials] == ["present", "held out: present", "held out: found"]
+    whole = tuner().search()
+    assert whole.complete and len(whole.trials) > 3
+
+
+def test_facts_are_halved_and_too_few_are_refused(gpt2):
+    seen, unseen = choose_facts(gpt2, FACTS, 8)
+    assert len(seen) == len(unseen) == 4 and not {f.key for f in seen} & {f.key for f in unseen}
+    assert "are needed" in refusal(choose_facts, gpt2, FACTS, 100)
+    assert "0 can be searched" in refusal(choose_facts, gpt2, tiny_models.FACTS, 4)
+    assert "too few" in refusal(choose_facts, gpt2, FACTS, 2)
+
+
+def test_the_estimate_bounds_the_trials(tuner):
+    cost = tuner().estimate()
+    assert cost.seconds > 0 and len(tuner().search().trials) <= cost.trials
+
+
+ROW = TunedRow(Shape(**UNKNOWN), "mine", "f" * 16, "ENCORE", {"lambda_p": 7, "layers": [1, 2]}, True, {})
+
+
+def test_the_three_standings():
+    assert settings_for("ENCORE", **UNKNOWN).standing == "untested"
+    store_row(ROW)
+    tuned = settings_for("ENCORE", **UNKNOWN)
+    assert (tuned.standing, tuned.lambda_p, tuned.layers) == ("tuned here", 7, (1, 2))
+    assert settings_for("ENCORE", **UNKNOWN, fingerprint="f" * 16) == tuned
+    other = settings_for("ENCORE", **UNKNOWN, fingerprint="0" * 16)
+    assert other.standing == "untested" and other.lambda_p == 7
+    assert override(tuned, {"lambda_p": 8}, 12).standing == "untested"
+    assert override(tuned, {"lambda_p": 7}, 12).standing == "tuned here"
+    assert forget_row(ROW.shape, "ENCORE") and not forget_row(ROW.shape, "ENCORE")
+
+
+def test_a_row_that_is_not_in_force_or_cannot_be_read_changes_nothing(tmp_path):
+    from dataclasses import replace
+
+    file = store_row(replace(ROW, in_force=False))
+    assert settings_for("ENCORE", **UNKNOWN).standing == "untested" and find_row(ROW.shape, "ENCORE") is not None
+    for text in ("", "[]", "{}", '{"version": 1}', file.read_text("utf-8").replace('"ENCORE"', '"MEMIT"')):
+        file.write_text(text, encoding="utf-8")
+        assert find_row(ROW.shape, "ENCORE") is None
+
+
+def test_the_command(tiny_folder, tmp_path, capsys, statistics_text):
+    facts = tmp_path / "facts.jsonl"
+    write_facts(FACTS, facts)
+    words = ["tune", "--model", str(tiny_folder), "--facts", str(facts), "--n-facts", "4", "--device", "cpu"]
+    words += ["--statistics", str(statistics_text), "--method", "ENCORE", "--json"]
+    assert main([*words, "--estimate"]) == 0
+    assert json.loads(capsys.readouterr().out)["trials"] > 3
+    assert main([*words, "--minutes", "0.001"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row["in_force"] and len(row["evidence"]["trials"]) == 3 and not row["evidence"]["complete"]
+    assert main([*words, "--forget"]) == 0 and main([*words, "--forget"]) == 2
+    for bad in (["--minutes", "0"], ["--n-facts", "3"], ["--n-facts", "999"], ["--method", "ROME"]):
+        capsys.readouterr()
+        assert main([*words, *bad]) == 2
+        assert capsys.readouterr().err.count("encore:") == 1
