@@ -1,4 +1,4 @@
-"""The frame around the pages: `streamlit run dashboard/app.py`.
+"""The frame around the pages, which `asgi.py` serves.
 
 A page is one file in `pages/` and one line in `PAGES`. Pages that only look at runs open without waiting for a model.
 """
@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard import figure, state, theme, widgets
+from dashboard import access, figure, lesson_play, state, theme, waiting, widgets
 from encore_core.errors import InputError
 from encore_core.models import CATALOGUE, DTYPES
+from encore_core.placement import DEVICE_NAMES
 
 PAGES = {
     "": [
         st.Page("../pages/start.py", title="Start", icon=":material/home:", url_path="start", default=True),
+        st.Page("../pages/learn.py", title="Learn", icon=":material/school:", url_path="learn"),
+        st.Page("../pages/lessons.py", title="Lessons", icon=":material/co_present:", url_path="lessons"),
         st.Page("../pages/edit.py", title="Edit", icon=":material/edit_note:", url_path="edit"),
         st.Page("../pages/run.py", title="Run", icon=":material/play_circle:", url_path="run"),
         st.Page("../pages/runs.py", title="Runs", icon=":material/list_alt:", url_path="runs"),
+        st.Page("../pages/models.py", title="Models", icon=":material/memory:", url_path="models"),
+        st.Page("../pages/system.py", title="System", icon=":material/dns:", url_path="system"),
     ],
     "See why models break": [
         st.Page("../pages/compare.py", title="Compare", icon=":material/compare_arrows:", url_path="compare"),
@@ -42,10 +47,13 @@ def main() -> None:
     page = st.navigation(PAGES)
     with st.sidebar:
         st.html('<div class="es-brand">ENCORE <span>Studio</span></div>')
+        if page.url_path != "lessons":
+            lesson_play.bar()
         sidebar = st.container()
     if "visitor" not in st.session_state and page.url_path not in WITH_MODEL:
         sidebar.caption("The model is loaded by the first page that uses it.")
-        page.run()
+        with waiting.shown():
+            page.run()
         return
     place = st.empty()
     try:
@@ -58,7 +66,8 @@ def main() -> None:
     place.empty()
     with sidebar:
         choose_model(visitor)
-    page.run()
+    with waiting.shown():
+        page.run()
 
 
 def _progress_in(place):
@@ -84,7 +93,13 @@ def choose_model(visitor: state.Visitor) -> None:
             persist_state="session",
             help="A name from the list, or type a folder that holds a transformers model, or a hub id.",
         )
-        st.selectbox("Device", ["auto", "cpu", "cuda", "mps"], key="model_device", persist_state="session")
+        st.selectbox(
+            "Device",
+            ["auto", *DEVICE_NAMES],
+            key="model_device",
+            persist_state="session",
+            help="balanced spreads a large model over all GPUs and keeps the rest in the computer's memory.",
+        )
         st.selectbox("Number format", ["auto", *DTYPES], key="model_dtype", persist_state="session")
         if visitor.session.n_edits:
             st.caption("Loading another model drops the edits made on this one.")
@@ -94,6 +109,11 @@ def choose_model(visitor: state.Visitor) -> None:
     name = (st.session_state["model_name"] or "").strip()
     if not name:
         widgets.notice(state.Message("error", "Model is blank: pick a name, or type a folder or a hub id."))
+        return
+    try:
+        access.check_model(name)
+    except InputError as error:
+        widgets.notice(state.Message("error", str(error)))
         return
     loading = state.models().get(name, st.session_state["model_device"], st.session_state["model_dtype"])
     place = st.empty()

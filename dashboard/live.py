@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import streamlit as st
 
-from dashboard import figure, run_reading, theme, widgets
+from dashboard import access, figure, run_reading, theme, widgets
 from dashboard.charts import runs as run_charts
 from dashboard.runs_view import MEASURES, STATUS, STRIP, doing, duration, label, named, status_line, together_with
 from dashboard.state import Message, remembered
@@ -216,8 +216,10 @@ def resume(store: RunStore, run_id: str) -> Message:
     """Queue a run again, and see to it that there is a worker.
 
     Raises:
-        InputError: when it cannot be resumed, is gone, or no worker can be started.
+        InputError: when it cannot be resumed, is gone, goes beyond a limit of this server, or no worker can be
+            started.
     """
+    access.check_runs(store, [store.get(run_id).n_edits])
     run = store.resume(run_id)
     start_worker(store, run.device)
     return Message("success", f"{run_id} is in the queue again and goes on after {run.cursor:,} edits.")

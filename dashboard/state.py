@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,12 +18,14 @@ from typing import Any, Literal
 
 import streamlit as st
 
+from dashboard import device_queue, limits
 from dashboard.charts.text import percent
+from dashboard.device_queue import DeviceQueue, Place
 from dashboard.probes import Readings
 from encore_core.editor import BatchReport, EditProgress, EditSession, batched, settings_of
 from encore_core.errors import InputError
 from encore_core.facts import Fact, check_batch, read_facts
-from encore_core.methods import Settings
+from encore_core.methods import SETTABLE, Settings
 from encore_core.models import EditableModel, load_model
 
 log = logging.getLogger(__name__)
@@ -41,23 +44,25 @@ class Loading:
 
     Attributes:
         what, share: what is being done, and how much of it, from 0 to 1.
-        lm: the model once it is there.
+        lm: the model once it is there. Its lock is the line for its device.
         before: readings of the model as loaded, shared by all visitors.
         error: one line on why it could not be loaded.
         done: set in either case.
     """
 
-    def __init__(self, name: str, device: str, dtype: str):
+    def __init__(self, name: str, device: str, dtype: str, queue_of: Callable[[str], DeviceQueue]):
         self.what, self.share = "Starting", 0.0
         self.lm: EditableModel | None = None
         self.before: Readings | None = None
         self.error: str | None = None
         self.done = threading.Event()
+        self._queue_of = queue_of
         threading.Thread(target=self._load, args=(name, device, dtype), daemon=True).start()
 
     def _load(self, name: str, device: str, dtype: str) -> None:
         try:
             lm = load_model(name, device, dtype, progress=self._tell)
+            lm.lock = self._queue_of(str(lm.device))
             # The statistics belong to getting ready: the first edit is then as fast as any other.
             EditSession(lm, DEFAULT_METHOD).prepare(self._tell)
             self.before = Readings(lambda: _pristine(lm))
@@ -86,11 +91,45 @@ def _pristine(lm: EditableModel) -> Iterator[EditableModel]:
 
 
 class Models:
-    """The models of this server, each loaded once."""
+    """The models of this server, each loaded once, and who uses them.
+
+    Attributes:
+        visitors: those there are. Held weakly: a visitor ends with the session in which it is.
+    """
 
     def __init__(self) -> None:
+        self.visitors: weakref.WeakSet[Visitor] = weakref.WeakSet()
         self._loadings: OrderedDict[tuple[str, str, str], Loading] = OrderedDict()
+        self._queues: dict[str, DeviceQueue] = {}
         self._lock = threading.Lock()
+
+    def queue(self, device: str) -> DeviceQueue:
+        """The line for a device: one for all models on it."""
+        with self._lock:
+            return self._queues.setdefault(device, DeviceQueue())
+
+    def queues(self) -> dict[str, DeviceQueue]:
+        """Device → its line."""
+        with self._lock:
+            return dict(self._queues)
+
+    def loadings(self) -> list[Loading]:
+        """Models that are loaded, or being loaded, those included that only visitors hold any more."""
+        with self._lock:
+            kept = list(self._loadings.values())
+        return list(dict.fromkeys([*kept, *(visitor.loading for visitor in list(self.visitors))]))
+
+    def enter(self, loading: Loading) -> Visitor:
+        """A new visitor.
+
+        Raises:
+            InputError: when there is no room for one more.
+        """
+        with self._lock:
+            limits.check_room(len(self.visitors))
+            newcomer = Visitor(loading)
+            self.visitors.add(newcomer)
+            return newcomer
 
     def get(self, name: str, device: str = "auto", dtype: str = "auto") -> Loading:
         """The loading of a model, begun now if it was not before. One that failed is tried again."""
@@ -98,7 +137,7 @@ class Models:
         with self._lock:
             known = self._loadings.get(key)
             if known is None or known.error is not None:
-                known = self._loadings[key] = Loading(*key)
+                known = self._loadings[key] = Loading(*key, self.queue)
             self._loadings.move_to_end(key)
             finished = [other for other, loading in self._loadings.items() if loading.done.is_set() and other != key]
             for other in finished[: max(0, len(self._loadings) - KEPT_MODELS)]:
@@ -156,12 +195,15 @@ class Visitor:
         session: its edits of that model.
         job: the batches being applied, if any.
         message: the outcome of the last action.
+        left_line: whether it does not want to wait for the device; whatever would make it wait is then refused.
         draft, shown: the fact in the editor when the page last ran, and the fact that the results are about.
     """
 
     def __init__(self, loading: Loading):
         self.job: Job | None = None
         self.message: Message | None = None
+        self.left_line = False
+        self._at_work = threading.Lock()
         self.draft: Fact | None = None
         self.shown: Fact | None = None
         self.use(loading)
@@ -173,9 +215,7 @@ class Visitor:
 
     def start_over(self, settings: Settings, seed: int) -> None:
         """An empty session with other settings."""
-        # Overrides equal to the table's values leave the settings validated, so all of them can be handed over.
-        overrides = {name: getattr(settings, name) for name in _overridable()}
-        self.session = EditSession(self.lm, settings.method, seed=seed, settings=overrides)
+        self.session = EditSession(self.lm, settings.method, seed=seed, settings=overrides_of(settings))
         self.job = None
         self._edits_changed()
 
@@ -217,8 +257,12 @@ class Visitor:
         """Line facts up for editing.
 
         Raises:
-            InputError: when a batch of them cannot be edited; nothing has been begun then.
+            InputError: when a batch of them cannot be edited, when they go beyond a limit of this server, or while
+                others are being edited; nothing has been begun then.
         """
+        if self.job is not None:
+            raise InputError("Your edits before these are still being applied; wait for them, or stop them.")
+        limits.check_edits(facts, batch_size, self.session.n_edits)
         batches, notices = [], []
         for number, batch in enumerate(batched(facts, batch_size), start=1):
             try:
@@ -227,23 +271,36 @@ class Visitor:
                 raise InputError(f"Batch {number}: {error}") from error
             batches.append(kept)
             notices += dropped
-        self.message = None
+        self.message, self.left_line = None, False
         self.job = Job(batches, known, notices=notices)
 
     def work(self, show: Callable[[str, float], None]) -> None:
-        """Apply what is lined up, telling where it stands. Afterwards there is a message, and no job."""
-        job, session = self.job, self.session
-        n_batches = len(job.batches)
+        """Apply what is lined up, telling where it stands. Afterwards there is a message, and no job.
+
+        Every batch is a turn of its own at the device, and stands in line for it.
+        """
+        # When a browser comes back, its script may begin again before the one before has noticed that it is to end.
+        while not self._at_work.acquire(timeout=device_queue.TOLD_SECONDS):
+            show("Finishing what was begun before", 0.0)
+        try:
+            if self.job is not None:
+                self._work(self.job, show)
+        finally:
+            self._at_work.release()
+
+    def _work(self, job: Job, show: Callable[[str, float], None]) -> None:
+        session, n_batches = self.session, len(job.batches)
         try:
             show("Getting ready", 0.0)
             session.prepare(lambda what, share: show(what, 0.0))
             while job.at < n_batches:
                 batch, number = job.batches[job.at], job.at + 1
-                report = session.edit(
-                    batch,
-                    known=job.known,
-                    on_progress=lambda p, number=number: show(*_progress(p, number, n_batches, session.settings)),
-                )
+                with device_queue.work(device_queue.EDIT, len(batch)):
+                    report = session.edit(
+                        batch,
+                        known=job.known,
+                        on_progress=lambda p, number=number: show(*_progress(p, number, n_batches, session.settings)),
+                    )
                 # No call to Streamlit between these lines: a rerun could otherwise apply the batch twice.
                 job.at = number
                 job.n_edited += sum(1 for item in report.edited if item.target)
@@ -268,8 +325,27 @@ class Visitor:
             self.job = None
             self.message = Message("info", f"Stopped. Batches applied before that: {done}.")
 
+    def leave_line(self) -> None:
+        """Stop waiting for the device: edits that wait are dropped, and what a page wants to read is not read."""
+        self.left_line = True
+        self.cancel()
+
+    def ask_again(self) -> None:
+        """Stand in line again."""
+        self.left_line = False
+
+    def check_waiting(self, place: Place) -> None:
+        """Whether it still wants to wait; for `device_queue.tell_waiting`.
+
+        Raises:
+            InputError: when it does not.
+        """
+        if self.left_line:
+            raise InputError("You have left the line for the model, so this is not read. Press Ask again to wait.")
+
     def undo(self) -> None:
         """Take the last batch back."""
+        self.left_line = False
         try:
             batch = self.session.undo()
         except InputError as error:
@@ -282,9 +358,25 @@ class Visitor:
         rest = f"{left} still on the model." if left else "The model is as it was loaded, bit for bit."
         self.message = Message("success", f"{what}. {rest}")
 
+    def load(self, session: EditSession) -> None:
+        """Take over a session on the visitor's model, with edits that were kept, in place of the one there is.
+
+        Raises:
+            InputError: while edits are being applied.
+        """
+        if self.job is not None:
+            raise InputError("Your edits are still being applied; wait for them, or stop them, and load again.")
+        n_gone, self.session = self.session.n_edits, session
+        self._edits_changed()
+        self.shown = self.edited_facts[-1]
+        n_edits = session.n_edits
+        what = f"Loaded: {n_edits} edit{'s' * (n_edits != 1)} by {session.settings.method}"
+        gone = f", in place of the {n_gone} that {'were' if n_gone != 1 else 'was'} on the model" if n_gone else ""
+        self.message = Message("success", f"{what}{gone}. Undo takes them back batch by batch.")
+
     def reset(self) -> None:
         """Forget every edit. Cannot fail: when the session cannot be rewound, it is replaced."""
-        self.job = None
+        self.job, self.left_line = None, False
         n_edits = self.session.n_edits
         try:
             self.session.reset()
@@ -296,10 +388,9 @@ class Visitor:
         self.message = Message("success", f"Reset: {what}. The model is as it was loaded, bit for bit.")
 
 
-def _overridable() -> list[str]:
-    from encore_core.methods import SETTABLE
-
-    return [item.name for item in fields(Settings) if item.name in SETTABLE]
+def overrides_of(settings: Settings) -> dict[str, Any]:
+    """Settings as overrides. Those equal to the table's values leave them validated, so all can be handed over."""
+    return {item.name: getattr(settings, item.name) for item in fields(Settings) if item.name in SETTABLE}
 
 
 def _progress(p: EditProgress, number: int, n_batches: int, settings: Settings) -> tuple[str, float]:
@@ -345,7 +436,7 @@ def visitor(show: Callable[[str, float], None]) -> Visitor:
         loading.wait(show)
         if loading.error:
             raise InputError(loading.error)
-        known = st.session_state["visitor"] = Visitor(loading)
+        known = st.session_state["visitor"] = models().enter(loading)
     return known
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 
 import streamlit as st
 
+from dashboard.model_check import STANDINGS
 from dashboard.state import Message, Visitor
 from encore_core.facts import Fact
 
@@ -21,6 +23,16 @@ def rich(template: str, **values: object) -> str:
         values: anything; escaped.
     """
     return template.format(**{name: html.escape(str(value)) for name, value in values.items()})
+
+
+def plain(text: str) -> str:
+    """Text for a label that Streamlit reads as markdown, such that it is shown as it is.
+
+    Punctuation is escaped. Addresses, mail addresses and `:icons:` are found in text that has been unescaped already,
+    so an invisible joiner breaks them.
+    """
+    escaped = re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text)
+    return re.sub(r"(?<=[:@])|(?<=www)", "\u2060", escaped, flags=re.IGNORECASE)
 
 
 def notice(message: Message | None) -> None:
@@ -50,8 +62,7 @@ def status_strip(visitor: Visitor) -> None:
     lm, settings, n_edits = visitor.lm, visitor.session.settings, visitor.session.n_edits
     n_batches = len(visitor.session.history)
     detail = f"in {n_batches} batch{'es' * (n_batches != 1)}" if n_edits else "as loaded"
-    mark = ("✓", "validated", "good", "for this model") if settings.validated else (
-        "▲", "untested", "warn", "on this model")  # fmt: skip
+    mark = STANDINGS[settings.standing]
     dtype = str(lm.dtype).removeprefix("torch.")
     st.html(
         rich(
@@ -70,9 +81,9 @@ def status_strip(visitor: Visitor) -> None:
             detail=detail,
             method=settings.method,
             symbol=mark[0],
-            word=mark[1],
-            tone=mark[2],
-            where=mark[3],
+            word=settings.standing,
+            tone=mark[1],
+            where=mark[2],
         )
     )
 

@@ -176,9 +176,7 @@ MODEL_ROWS = (
 )  # fmt: skip
 
 SETTABLE = tuple(
-    name.name
-    for name in fields(Settings)
-    if name.name not in {"method", "preservation", "equality", "mpes", *MARKS}
+    name.name for name in fields(Settings) if name.name not in {"method", "preservation", "equality", "mpes", *MARKS}
 )
 """Settings that a user can override with `--set name=value` or in the app."""
 

@@ -35,8 +35,9 @@ def restore(asked: Mapping[str, Sequence[str]], known: Mapping[str, RunInfo]) ->
     layer_choice.restore("compare", asked)
     if first.get("facts") in SUBSETS:
         st.session_state["compare_facts"] = first["facts"]
-    if first.get("at", "").isdecimal():
-        st.session_state["compare_at"] = int(first["at"])
+    at = first.get("at", "")
+    if at.isdecimal() and len(at) < 9:
+        st.session_state["compare_at"] = int(at)
         st.session_state["compare_end"] = None
 
 

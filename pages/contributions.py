@@ -54,7 +54,12 @@ def pick_shown(runs: Sequence[RunInfo], lines: Sequence[Line]) -> list[RunInfo]:
         st.session_state["contributions_run"] = runs[0].id
     if len(runs) > 1:
         st.segmented_control(
-            "Run shown", list(names), key="contributions_run", format_func=names.get, required=True, **KEEP
+            "Run shown",
+            list(names),
+            key="contributions_run",
+            required=True,
+            **KEEP,
+            format_func=lambda run: widgets.plain(names[run]),
         )
     chosen = st.session_state["contributions_run"]
     return [run for run in runs if chosen in (ALL, run.id)]

@@ -5,16 +5,19 @@ Left: pick facts and a method, apply, undo. Right: what the model says about the
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import streamlit as st
 
-from dashboard import probes, state, theme, widgets
+from dashboard import edit_files, limits, links, probes, state, theme, widgets
 from dashboard.charts import probes as probe_charts
 from dashboard.charts.text import percent
 from dashboard.state import Message, Visitor, remembered
+from encore_core.edit_file import keeps_history
 from encore_core.editor import settings_of
 from encore_core.errors import InputError
 from encore_core.facts import MAX_BYTES, SLOT, Fact, Neighbour, parse_facts, read_facts
-from encore_core.methods import METHODS, Settings
+from encore_core.methods import METHODS, SETTABLE, Settings
 from encore_core.tables import neutral_csv
 
 MAIN_METHODS = ("ENCORE", "MEMIT", "EMMET", "AlphaEdit")
@@ -46,6 +49,26 @@ SETTINGS = {
     "kl_factor": ("KL factor", "How strongly what is said about the subject in general is kept.", 0.0125),
     "statistics_tokens": ("Tokens of statistics", "Length of the general text behind C0.", 1000),
 }
+
+
+# -- the address -------------------------------------------------------------------------------------------------------
+
+
+def restore(asked: Mapping[str, Sequence[str]]) -> None:
+    """Take the example that a link asks for (`fact=`, its id); anything else is left out."""
+    wanted = next(iter(asked.get("fact", ())), None)
+    place = next((place for place, fact in enumerate(state.bundled_facts()) if fact.id == wanted), None)
+    if place is not None:
+        fact = state.bundled_facts()[place]
+        st.session_state.update(source="Example", relation="any", known_only=bool(fact.known), example=place)
+        _fill_from_example()
+
+
+def view() -> dict[str, str]:
+    """What a link says of the page: the example that is in the editor."""
+    is_example = st.session_state["source"] == "Example"
+    fact = state.bundled_facts()[st.session_state.get("example", 0)]
+    return {"fact": fact.id} if is_example and fact.id else {}
 
 
 # -- the facts ---------------------------------------------------------------------------------------------------------
@@ -185,7 +208,7 @@ def typed_fact() -> Fact:
         if line.strip():
             prompt, arrow, answer = line.rpartition("=>")
             neighbours.append(Neighbour(prompt, answer) if arrow else line)
-    return Fact(
+    fact = Fact(
         subject=values["subject"],
         prompt=values["prompt"],
         target_new=values["target_new"],
@@ -193,6 +216,8 @@ def typed_fact() -> Fact:
         paraphrases=[line for line in values["paraphrases"].splitlines() if line.strip()],
         neighbours=neighbours,
     )
+    limits.check_fact(fact)
+    return fact
 
 
 def _table() -> None:
@@ -246,12 +271,20 @@ def table_facts() -> tuple[list[Fact], list[str]]:
     limit = st.session_state.get("limit", 100)
     upload = st.session_state.get("upload")
     if upload is not None:
+        limits.check_upload("The upload", upload.size)
         upload.seek(0)
-        return read_facts(upload, limit, notice=notices.append), notices
-    text = st.session_state.get("pasted") or ""
-    if not text.strip():
-        raise InputError("The table is empty: upload a file or paste at least one row below a line of column names.")
-    return parse_facts(text, "the pasted table", limit, notice=notices.append), notices
+        facts = read_facts(upload, limit, notice=notices.append)
+    else:
+        text = st.session_state.get("pasted") or ""
+        if not text.strip():
+            raise InputError(
+                "The table is empty: upload a file or paste at least one row below a line of column names."
+            )
+        limits.check_upload("The pasted table", len(text))
+        facts = parse_facts(text, "the pasted table", limit, notice=notices.append)
+    for fact in facts:
+        limits.check_fact(fact)
+    return facts, notices
 
 
 def facts_in_editor() -> list[Fact]:
@@ -288,7 +321,7 @@ def pick_method(visitor: Visitor) -> bool:
         )
         st.caption(METHODS[method].summary)
         with st.expander("Settings", key="settings_open", on_change="rerun"):
-            overrides = _settings_form(visitor, method)
+            overrides = _settings_unseen(visitor, method) | _settings_form(visitor, method)
         try:
             wanted = settings_of(visitor.lm, method, overrides)
         except InputError as error:
@@ -321,6 +354,15 @@ def _shown_settings(settings: Settings) -> list[str]:
         "mpes_extra_steps": not settings.mpes,
     }
     return [name for name in SETTINGS if not unused.get(name, False)]
+
+
+def _settings_unseen(visitor: Visitor, method: str) -> dict[str, object]:
+    """Settings of the edits on the model that the form has no field for: those of loaded edits may be unusual."""
+    present = visitor.session.settings
+    if not visitor.session.history or method != present.method:
+        return {}
+    seen = {*_shown_settings(present), "sequential"}
+    return {name: getattr(present, name) for name in SETTABLE if name not in seen}
 
 
 def _settings_form(visitor: Visitor, method: str) -> dict[str, object]:
@@ -404,11 +446,16 @@ def actions(visitor: Visitor, ready: bool):
         ):  # fmt: skip
             _begin(visitor)
         undo, reset = st.columns(2)
-        undo.button(
-            "Undo last", icon=":material/undo:", key="undo", width="stretch", on_click=visitor.undo,
+        # No callbacks: these may have to stand in line for the device, and a callback cannot show that.
+        if undo.button(
+            "Undo last", icon=":material/undo:", key="undo", width="stretch",
             disabled=busy or not visitor.session.history,
-        )  # fmt: skip
-        reset.button("Reset", icon=":material/restart_alt:", key="reset", width="stretch", on_click=visitor.reset)
+        ):  # fmt: skip
+            visitor.undo()
+            st.rerun()
+        if reset.button("Reset", icon=":material/restart_alt:", key="reset", width="stretch"):
+            visitor.reset()
+            st.rerun()
         place = st.empty()
         if busy:
             st.button("Stop", key="stop", on_click=visitor.cancel, width="stretch")
@@ -455,6 +502,47 @@ def history(visitor: Visitor) -> None:
             st.caption(f"and {len(rows) - 50} earlier ones")
 
 
+def saved_edits(visitor: Visitor) -> None:
+    """Edits as a file: those on the model to keep, and kept ones to put back onto it."""
+    n_edits, busy = visitor.session.n_edits, visitor.job is not None
+    with st.expander("Edits as a file", key="edits_file"):
+        if visitor.session.history:
+            st.download_button(
+                "Download the edits", lambda: edit_files.as_bytes(visitor.session), edit_files.NAME,
+                "application/octet-stream", on_click="ignore", width="stretch", disabled=busy, key="edits_download",
+            )  # fmt: skip
+            if not keeps_history(visitor.session):
+                st.caption(
+                    "So many edits are kept as the edited matrices alone: encore apply puts them onto the model, and "
+                    "they cannot be loaded here again."
+                )
+        upload = st.file_uploader(
+            "An edit file made on this model, here or by encore edit --edits-out",
+            # A file that has been loaded is taken out of the box, which only another key does.
+            key=f"edits_upload {st.session_state.get('edits_loaded', 0)}",
+            max_upload_size=MAX_BYTES // 1_000_000,
+        )
+        if upload is not None and n_edits:
+            these = f"the {n_edits} edits" if n_edits != 1 else "the edit"
+            widgets.notice(Message("warning", f"Loading takes back {these} on your model now."))
+        # No callback, as for Undo: it may have to stand in line.
+        if st.button("Load edits", key="edits_load", width="stretch", disabled=busy or upload is None):
+            _load_edits(visitor, upload.getvalue())
+
+
+def _load_edits(visitor: Visitor, uploaded: bytes) -> None:
+    visitor.left_line = False
+    try:
+        with st.spinner("Putting the edits onto the model …"):
+            visitor.load(edit_files.session_of(uploaded, visitor.lm))
+    except InputError as error:
+        visitor.message = Message("error", str(error))
+    else:
+        st.session_state["edits_loaded"] = st.session_state.get("edits_loaded", 0) + 1
+        st.session_state["edits_just_loaded"] = True
+    st.rerun()
+
+
 def _stop_word(reason: str) -> str:
     return {"mpes": "MPES", "loss": "low loss", "steps": "last step"}.get(reason, reason)
 
@@ -474,6 +562,7 @@ def results(visitor: Visitor) -> None:
     free = st.session_state["free_prompt"]
     edited = visitor.after is not visitor.before
     try:
+        limits.check_text("Your own prompt", free)
         rows = probes.observe(fact, visitor.before, visitor.after, is_edited=visitor.is_edited(fact), free=free)
     except InputError as error:
         widgets.notice(Message("error", str(error)))
@@ -495,7 +584,10 @@ def results(visitor: Visitor) -> None:
             placeholder=f"e.g. a traveller who visits {fact.subject} will see",
         )  # fmt: skip
     _said(fact, rows, visitor, colours, edited)
-    _details(fact, rows, visitor, colours)
+    try:
+        _details(fact, rows, visitor, colours)
+    except InputError as error:
+        widgets.notice(Message("error", str(error)))
 
 
 def _pick_shown(visitor: Visitor) -> Fact | None:
@@ -711,6 +803,12 @@ def _norms(visitor: Visitor, colours) -> None:
 
 def main() -> None:
     visitor = state.current()
+    asked = links.opened("edit")
+    if asked is not None:
+        restore(asked)
+    if st.session_state.pop("edits_just_loaded", False):
+        # Before there are fields: they show the settings that the edits were made with.
+        _restore_settings(visitor, visitor.session.settings, visitor.session.seed)
     strip = st.container(key="status")
     st.title("Did my edit work, and what else changed?", anchor=False)
     left, right = st.columns([5, 8], gap="medium")
@@ -719,6 +817,7 @@ def main() -> None:
         ready = pick_method(visitor)
         progress = actions(visitor, ready)
         history(visitor)
+        saved_edits(visitor)
     with strip:
         widgets.status_strip(visitor)
     with right, st.container(key="results"):
@@ -726,6 +825,7 @@ def main() -> None:
     if visitor.job is not None:
         visitor.work(lambda words, share: progress.progress(min(1.0, share), text=words))
         st.rerun()
+    links.write("edit", view())
 
 
 main()

@@ -51,7 +51,7 @@ def restore(asked: Mapping[str, Sequence[str]], pairs: Mapping[str, Pair], known
     if found is not None and any(run.id in wanted for run in pairs[found].runs):
         st.session_state["overfitting_pair"] = found
     fact = next(iter(asked.get("fact", ())), "")
-    if fact.isdecimal():
+    if fact.isdecimal() and len(fact) < 9:
         st.session_state["overfitting_fact"] = int(fact)
 
 

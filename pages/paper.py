@@ -29,8 +29,9 @@ def restore(asked: Mapping[str, Sequence[str]], known: Mapping[str, RunInfo]) ->
     first = {name: values[0] for name, values in asked.items() if values}
     if first.get("dataset", "") in DATASETS:
         st.session_state["paper_dataset"] = first.get("dataset", "")
-    if first.get("table", "").isdecimal() and int(first["table"]) in TABLES:
-        st.session_state["paper_table"] = int(first["table"])
+    table = first.get("table", "")
+    if table.isdecimal() and len(table) < 9 and int(table) in TABLES:
+        st.session_state["paper_table"] = int(table)
     for name, key in (("model", "paper_models"), ("method", "paper_methods")):
         st.session_state[key] = list(asked.get(name, ()))
     if "run" in asked:

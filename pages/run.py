@@ -9,14 +9,16 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import costs, live, state, widgets
+from dashboard import access, costs, limits, live, state, widgets
 from dashboard.plan_fields import used_settings, usual
 from dashboard.runs_view import MAIN_METHODS, MOST_COMPARED, SUBSETS, duration, short_model, size
 from dashboard.state import Message, Visitor, remembered
+from encore_core.covariance import BUNDLED
 from encore_core.errors import InputError
 from encore_core.facts import MAX_BYTES, Fact, parse_facts, read_facts
 from encore_core.methods import METHODS, settings_for
 from encore_core.models import CATALOGUE, DTYPES, ModelShape, describe_model
+from encore_core.placement import DEVICE_NAMES
 from encore_core.runs import MeasurePlan, PreparedRun, RunPlan, RunStore, prepare, start_worker
 
 KEEP: dict[str, Any] = {"persist_state": "session"}
@@ -79,7 +81,7 @@ def pick_model(visitor: Visitor) -> dict[str, Any] | None:
         left, right = st.columns(2)
         remembered("run_device", "auto" if name != loaded else str(visitor.lm.device))
         remembered("run_dtype", "auto" if name != loaded else str(visitor.lm.dtype).removeprefix("torch."))
-        devices = list(dict.fromkeys(["auto", "cpu", "cuda", "mps", str(visitor.lm.device)]))
+        devices = list(dict.fromkeys(["auto", *DEVICE_NAMES, str(visitor.lm.device)]))
         device = left.selectbox("Device", devices, key="run_device", accept_new_options=True, **KEEP)
         dtype = right.selectbox("Number format", ["auto", *DTYPES], key="run_dtype", **KEEP)
         shape = _shape(visitor, name, None if dtype == "auto" else dtype) if name else None
@@ -89,6 +91,12 @@ def pick_model(visitor: Visitor) -> dict[str, Any] | None:
             # Fields are drawn whether it is open or not: what was typed in them counts, and its problems show.
             overrides, right_all = _settings(methods, shape, opened.open)
         statistics = st.session_state.get("run_statistics", "").strip()
+    if statistics not in ("", BUNDLED):
+        try:
+            access.check_files("A text file of this machine")
+        except InputError as error:
+            beside(error)
+            return None
     if shape is None or not methods or not right_all:
         return None
     chosen = {"device": None if device == "auto" else device, "dtype": None if dtype == "auto" else dtype}
@@ -97,6 +105,7 @@ def pick_model(visitor: Visitor) -> dict[str, Any] | None:
 
 def _shape(visitor: Visitor, name: str, dtype: str | None) -> ModelShape | None:
     try:
+        access.check_model(name)
         return _described(name, dtype)
     except InputError as error:
         beside(error)
@@ -145,8 +154,8 @@ def _settings(methods: Sequence[str], shape: ModelShape | None, is_open: bool) -
         "Text for C0, all methods",
         key="run_statistics",
         **KEEP,
-        placeholder="the bundled sample",
-        help="A text file on this machine, from which C0 is taken.",
+        placeholder="what the Models page has gathered, else the bundled sample",
+        help='A text file on this machine, from which C0 is taken, or "bundled".',
     )
     return overrides, well
 
@@ -176,7 +185,11 @@ def pick_facts() -> dict[str, Any] | None:
                 Message("success", f"{len(found[0]):,} facts. First: {found[0][0].text} {found[0][0].target_new}")
             )
         left, right = st.columns(2)
-        remembered("run_n", min(200, len(found[0])) if found else 200)
+        # Until somebody types another number, it follows the facts.
+        usual = min(200, len(found[0])) if found else 200
+        if remembered("run_n", usual) == st.session_state.get("run_usual_n"):
+            st.session_state["run_n"] = usual
+        st.session_state["run_usual_n"] = usual
         remembered("run_batch", BATCH_SIZE)
         n_edits = left.number_input(
             "Edits",
@@ -273,6 +286,7 @@ def _facts(source: str) -> Facts | None:
                 "prompt, target_new; optional target_true, paraphrases, neighbours."
             )
             return None
+        limits.check_upload("The upload", upload.size)
         upload.seek(0)
         data = upload.read()
         return _parsed(data, upload.name), upload.name, ("upload", hashlib.sha256(data).hexdigest())
@@ -287,6 +301,7 @@ def _facts(source: str) -> Facts | None:
         if not (text or "").strip():
             st.caption("A line of column names, then a fact a line; or JSON.")
             return None
+        limits.check_upload("The pasted text", len(text))
         return (
             _parsed(text.encode("utf-8", "surrogatepass"), "pasted"),
             "pasted",
@@ -296,6 +311,7 @@ def _facts(source: str) -> Facts | None:
     if not path.strip():
         st.caption("For files that are too large to upload.")
         return None
+    access.check_files("A file of this machine")
     file = Path(path.strip()).expanduser()
     try:
         stamp = (str(file), file.stat().st_mtime_ns, file.stat().st_size)
@@ -384,6 +400,8 @@ def pick_measures() -> MeasurePlan | None:
             tests = st.number_input("Tests a task", key="run_downstream_tests", step=10, value=None, **KEEP)
             values["downstream_tests"] = usually.downstream_tests if tests is None else tests
         try:
+            if values["downstream"] not in (None, "hub"):
+                access.check_files("A folder of this machine")
             return MeasurePlan(**values)
         except InputError as error:
             beside(error)
@@ -495,6 +513,7 @@ def cost(visitor: Visitor, runs: Sequence[PreparedRun], store: RunStore) -> None
 def start(store: RunStore, runs: Sequence[PreparedRun]) -> None:
     """Queue the runs, and see to it that a worker takes them."""
     try:
+        access.check_runs(store, [len(run.facts) for run in runs])
         ids = store.submit(runs)
         for device in dict.fromkeys(run.plan.device for run in runs):
             start_worker(store, device)
@@ -530,13 +549,14 @@ def new_runs(visitor: Visitor, store: RunStore) -> None:
         if runs:
             notices(runs)
             cost(visitor, runs, store)
+        unlocked = access.ask_code()
         n_runs = len(runs)
         total = f"{sum(len(run.facts) for run in runs):,} edits"
         st.button(
             f"Start {n_runs} run{'s' * (n_runs != 1)}, {total}" if runs else "Start",
             type="primary",
             key="start",
-            disabled=not runs,
+            disabled=not (runs and unlocked),
             on_click=start,
             args=(store, runs),
         )

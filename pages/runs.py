@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from dashboard import links, live, run_reading, widgets
+from dashboard import access, links, live, run_reading, widgets
 from dashboard.runs_view import STATUS, duration, label, left_out, moment, short_model, status_line
 from dashboard.state import Message, remembered
 from encore_core.errors import InputError
@@ -311,6 +311,8 @@ def _model(store: RunStore, run: RunInfo) -> None:
     try:
         if not folder.strip():
             raise InputError("The folder is blank; give one that is new or empty.")
+        access.check_start()
+        access.check_files("A folder of this machine")
         target = Path(folder.strip()).expanduser()
         edits = export_model(
             store, run.id, target, lambda what, share: place.progress(min(1.0, max(0.0, share)), text=f"{what} …")

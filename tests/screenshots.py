@@ -17,7 +17,21 @@ if __package__ in (None, ""):
 
 import served
 
-PAGES = ("start", "edit", "run", "runs", "compare", "norms", "contributions", "overfitting", "downstream", "paper")
+PAGES = (
+    "start",
+    "learn",
+    "lessons",
+    "edit",
+    "run",
+    "runs",
+    "models",
+    "compare",
+    "norms",
+    "contributions",
+    "overfitting",
+    "downstream",
+    "paper",
+)
 LOOKS = [(width, look) for width in (1400, 800) for look in ("light", "dark")]
 
 ALL_DRAWN = "[...document.querySelectorAll('.es-figure')].every((node) => node.querySelector('.main-svg'))"

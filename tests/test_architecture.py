@@ -139,6 +139,8 @@ def test_charts_turn_data_into_figures(path):
         "costs",
         "plan_fields",
         "mpes_pairs",
+        "device_queue",
+        "limits",
         "lessons",
         "lesson_files",
         "learn/steps",

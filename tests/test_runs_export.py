@@ -16,10 +16,11 @@ from refusals import refusal
 from transformers import AutoModelForCausalLM
 
 from encore_core import cli
+from encore_core.edit_file import read_edit_file
 from encore_core.models import load_model
 from encore_core.runs import MeasurePlan, RunPlan, RunStore, prepare, series
 from encore_core.runs.compare import differences
-from encore_core.runs.export import command_line, export_model, export_run, series_csv, settings_of_run
+from encore_core.runs.export import command_line, export_edits, export_model, export_run, series_csv, settings_of_run
 from encore_core.runs.state import load_matrices
 
 METHODS = ("ENCORE", "MEMIT")
@@ -93,10 +94,31 @@ def test_the_model_is_written_with_the_run_s_matrices_in_it(done, tmp_path):
     assert {int(n): v["ratio"] for n, v in report["norms"].items()} == pytest.approx({n: last[n] for n in (0, 1)})
 
 
+def test_a_run_s_edits_are_a_file_that_is_put_back_onto_the_model(done, tmp_path, capsys):
+    store, [run_id, _], folder = done
+    out = tmp_path / "out"
+    words = ["runs", "export", run_id, "--store", str(store.folder), "--out", str(out), "--edits"]
+    assert cli.main(words) == 0
+    edits = read_edit_file(out / "edits.safetensors")
+    lm = load_model(str(folder), "cpu")
+    expected, _ = load_matrices(store.folder_of(run_id), [])
+    found = edits.matrices_on(lm)
+    assert found.keys() == expected.keys() == {0, 1}
+    assert all(torch.equal(found[layer], expected[layer]) for layer in expected)
+    assert edits.facts == list(store.facts(run_id)[:10]) and edits.values["n_edits"] == 10
+    assert (edits.values["method"], edits.values["settings"]["layers"]) == ("ENCORE", [0, 1])
+    assert "use encore apply" in refusal(edits.session_on, lm)
+    words = ["apply", "--edits", str(out / "edits.safetensors"), "--model", str(folder), "--device", "cpu"]
+    assert cli.main([*words, "--out", str(tmp_path / "model"), "--scored", "0"]) == 0
+    again = load_model(str(tmp_path / "model"), "cpu")
+    assert all(torch.equal(again.parameter(layer).data, expected[layer]) for layer in expected)
+
+
 def test_a_run_that_is_under_way_is_exported_as_last_saved(done, statistics_text, tmp_path):
     store, _, folder = done
     [run_id] = store.submit([tiny_runs.prepared(folder, statistics_text)])
     assert "reach a checkpoint" in refusal(export_model, store, run_id, tmp_path / "out")
+    assert "reach a checkpoint" in refusal(export_edits, store, run_id, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     store.delete(run_id)
 
@@ -110,6 +132,7 @@ def test_a_model_that_has_changed_is_not_exported(done, tmp_path):
     lm.parameter(3).data.mul_(1.5)
     lm.model.save_pretrained(folder)
     assert "has changed" in refusal(export_model, store, run_id, tmp_path / "b")
+    assert "has changed" in refusal(export_edits, store, run_id, tmp_path / "c")
     shutil.rmtree(folder)
     aside.rename(folder)
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,159 @@
+"""The method in seven steps: texts and equations, in the notation of the paper. Knows no streamlit.
+
+Equations are LaTeX of ours; nothing that a visitor types or a model says is ever part of one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step.
+
+    Attributes:
+        key: in the address.
+        short: in the list of steps.
+        title: its heading.
+        text: paragraphs.
+        equations: LaTeX, one a line.
+        symbols: what the symbols stand for.
+    """
+
+    key: str
+    short: str
+    title: str
+    text: tuple[str, ...]
+    equations: tuple[str, ...]
+    symbols: str
+
+
+STEPS = (
+    Step(
+        "fact",
+        "A fact",
+        "What a fact is in the model",
+        (
+            "In every block of the model an MLP ends with a matrix W. It reads a key k, the pattern that the block has "
+            "recognised, and writes a value v into the residual stream, the running sum that the answer is read from.",
+            "At the last token of a subject the MLPs of some middle layers write what the model knows about it. So a "
+            "fact is a pair: the key of the subject, and the value that W gives back for it. To edit the fact is to "
+            "change W so that the same key gives another value.",
+        ),
+        (
+            r"v^{\ell} = W^{\ell} k^{\ell} \qquad h^{\ell} = h^{\ell-1} + a^{\ell} + v^{\ell}",
+            r"k = \tfrac12\Big(k_{\mathrm{plain}} + \tfrac15\textstyle\sum_{c=1}^{5} k_c\Big)",
+        ),
+        "ℓ: layer · a: what attention writes · h: the residual stream after the layer · k for an edit: at the "
+        "subject's last token, of the plain prompt and its mean behind five sampled prefixes c.",
+    ),
+    Step(
+        "target",
+        "Its target",
+        "Finding the target",
+        (
+            "Which value would make the model say the new answer? That is found by gradient descent, before any matrix "
+            "is touched: a vector δ is added to the hidden state at the subject's last token, in the last layer that "
+            "will be edited, and turned until the answer becomes probable.",
+            "Two penalties hold it back: what the model says about the subject in general must stay (the KL term), and "
+            "δ must stay short (weight decay, and a clamp on its length). The state found, z = h + δ, is the target.",
+        ),
+        (
+            r"\mathcal L(\delta) = \operatorname*{mean}_{c} \frac{-\log p_{\delta}(y \mid c)}{|y|}"
+            r" + \beta\,\mathrm{KL}\big(p_{\delta} \,\|\, p_0\big)"
+            r" + \omega\,\frac{\lVert\delta\rVert}{\lVert h\rVert^2}",
+            r"z = h + \delta",
+        ),
+        "y: the new answer · c: the prompt, plain and behind five sampled prefixes · KL: at the subject in “{subject} "
+        "is a” · β: KL factor · ω: weight decay · after every step ‖δ‖ is cut to a set share of ‖h‖.",
+    ),
+    Step(
+        "update",
+        "The update",
+        "The least-squares update",
+        (
+            "Now W is changed so that the keys K of a batch of facts give what is missing to their targets, the "
+            "residuals R, while whatever else the matrix does is disturbed as little as possible. That is a "
+            "least-squares problem, and its solution is one formula.",
+            "The residual is spread: the first of m edited layers takes 1/m of what is missing, the next one 1/(m−1) "
+            "of what is missing then, and the last one all that is left.",
+        ),
+        (
+            r"\Delta = R\,\big(S + K^{\top} P K\big)^{-1} K^{\top} P \qquad W \leftarrow W + \Delta",
+            r"R = \frac{z - h}{m - j} \qquad P = (\lambda_p C_0 + \lambda_n I)^{-1}",
+        ),
+        "K: keys of the batch, one column a fact · R: residuals · S: slack, I for all methods but EMMET (εI) · P: "
+        "inverse of everything to be preserved · C₀: mean of k kᵀ over general text · j: layers done so far.",
+    ),
+    Step(
+        "again",
+        "Again",
+        "Doing it 10,000 times",
+        (
+            "The next batch starts from the matrix that the last one left. The keys of facts edited before join what "
+            "is to be preserved: P becomes smaller in their directions, by the same formula as in recursive least "
+            "squares, so that nothing has to be solved anew.",
+            "Every method preserves earlier edits in this way here. What differs is where P begins and how far targets "
+            "are pushed, and that decides how fast the matrices grow.",
+        ),
+        (r"P \leftarrow P - P K\big(I + K^{\top} P K\big)^{-1} K^{\top} P",),
+        "‖W‖: Frobenius norm of an edited matrix, W₀ as it was loaded · scores: shares in per cent, on a sample of the "
+        "facts edited so far.",
+    ),
+    Step(
+        "breaks",
+        "Why it breaks",
+        "Why it breaks",
+        (
+            "Each Δ is small, but they add up, and nothing in MEMIT keeps the sum small. A larger matrix writes larger "
+            "vectors, so a growing share of the residual stream comes from the few edited layers. The paper calls "
+            "this importance hacking: edited facts win because the edited layers outvote the rest.",
+            "The price is paid elsewhere. What the other layers know is drowned out: neighbours of edited facts go "
+            "wrong, text becomes less probable, and facts that were edited first can be forgotten. How much of it has "
+            "happened in the runs below, their figures say.",
+        ),
+        (
+            r"\mathrm{share}_s = \operatorname*{mean}_{\mathrm{tokens}}"
+            r" \frac{\lVert o_s\rVert}{\sum_t \lVert o_t\rVert}",
+        ),
+        "o: what a sublayer (input, attention or MLP of a layer) adds to the residual stream · shares are measured on "
+        "a fixed text.",
+    ),
+    Step(
+        "mpes",
+        "MPES",
+        "First remedy: stop early (MPES)",
+        (
+            "Without a reason to stop, the search for a target goes on until the answer is nearly certain. No fact "
+            "that the model learned by itself is held with such certainty: the edited fact is overfitted, and its "
+            "target lies further away than it had to.",
+            "Most-Probable Early Stopping ends the search as soon as every token of the answer is the most probable "
+            "one in every context, plus a few extra steps. Targets lie nearer, R is smaller, and so is Δ.",
+        ),
+        (
+            r"t^{*} = \min\big\{\, t : y_i = \operatorname*{arg\,max}_{w}\; p_{\delta_t}(w \mid c,\, y_{<i})"
+            r"\ \ \forall\, i,\ \forall\, c \,\big\} + n_{\mathrm{extra}}",
+        ),
+        "t: step of the search · y_i: token i of the answer · c: context · n_extra: extra steps.",
+    ),
+    Step(
+        "norm",
+        "Norm constraint",
+        "Second remedy: a price on the norm",
+        (
+            "ENCORE adds one term to the least-squares problem: λn times the squared norm of the change itself. The "
+            "solution keeps its form; only P begins as another matrix.",
+            "With λn = 0 it is MEMIT's problem. The larger λn, the less the matrices grow, and at some point the new "
+            "facts are no longer written: that is the trade-off below.",
+        ),
+        (
+            r"\min_{\Delta}\; \lVert R - \Delta K\rVert_F^2 + \lambda_p \operatorname{tr}\big(\Delta C_0 "
+            r"\Delta^{\top}\big) + \lambda_n \lVert \Delta\rVert_F^2",
+            r"\Longrightarrow\quad P = (\lambda_p C_0 + \lambda_n I)^{-1}",
+        ),
+        "λp: how strongly general behaviour is preserved · λn: price of the norm · ‖·‖F: Frobenius norm.",
+    ),
+)
+
+BY_KEY = {step.key: step for step in STEPS}

@@ -1,0 +1,278 @@
+"""What one visitor may take of a server that many use: limits from one file, checked where things begin.
+
+The file is `encore.toml` in the folder of the program, or the one that ENCORE_CONFIG names; what it leaves out is as in
+`Limits`. Widgets may show a limit beforehand, but what holds is what is asked here, on the server.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from encore_core.errors import InputError, quoted
+from encore_core.facts import MAX_BYTES, Fact
+
+FILE = Path(__file__).resolve().parent.parent / "encore.toml"
+CODE_LENGTH = 6
+"""Fewest characters of an access code: a shorter one is guessed."""
+
+
+@dataclass(frozen=True)
+class VisitorLimits:
+    """Of one visitor, but for `visitors`. All are whole numbers from 1; see `encore.toml` for what they mean."""
+
+    visitors: int = 200
+    edits: int = 10_000
+    facts: int = 1_000
+    batch: int = 1_000
+    prompts: int = 200
+    characters: int = 4_000
+    upload_mb: int = MAX_BYTES // 1_000_000
+
+
+@dataclass(frozen=True)
+class RunLimits:
+    """Of runs.
+
+    Attributes:
+        edits: of one run.
+        queued: runs that wait or run at a time.
+        access_code: asked for before a run is started; "" for none. It stands in the file as it is: whoever can read
+            the file may start runs anyway, and a code that a class is told would not be kept by a digest.
+        machine_files: whether visitors may name files of this machine: "yes", "no" or "loopback".
+    """
+
+    edits: int = 100_000
+    queued: int = 100
+    access_code: str = ""
+    machine_files: str = "loopback"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of this server."""
+
+    visitors: VisitorLimits = VisitorLimits()
+    runs: RunLimits = RunLimits()
+
+
+# -- the file ----------------------------------------------------------------------------------------------------------
+
+
+def limits() -> Limits:
+    """The limits as the file says now.
+
+    Raises:
+        InputError: when the file cannot be read, or something in it cannot be used. A server with limits that nobody
+            can read must not go on without any.
+    """
+    named = os.environ.get("ENCORE_CONFIG")
+    file = Path(named).expanduser() if named else FILE
+    try:
+        stamp = file.stat().st_mtime_ns
+    except OSError as error:
+        if named:
+            raise InputError(
+                f"ENCORE_CONFIG names {named}, which cannot be read ({error.strerror}); give a file."
+            ) from error
+        return Limits()
+    return _read(file, stamp)
+
+
+@lru_cache(maxsize=4)
+def _read(file: Path, stamp: int) -> Limits:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise InputError(f"The limits in {file.name} cannot be read: {reason}.") from error
+    return parse(text, file.name)
+
+
+def parse(text: str, name: str = "encore.toml") -> Limits:
+    """Limits from the text of a file.
+
+    Raises:
+        InputError: naming the line, or the key, its value and what would be right.
+    """
+    try:
+        found = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # also for numbers of thousands of digits
+        raise InputError(f"{name} is no TOML: {error}.") from error
+    sections = {"visitors": VisitorLimits, "runs": RunLimits}
+    unknown = [key for key in found if key not in sections]
+    if unknown:
+        raise InputError(f"{name}: {quoted(unknown[0])} is not known; there are [visitors] and [runs].")
+    return Limits(**{key: _section(name, key, kind, found.get(key, {})) for key, kind in sections.items()})
+
+
+def _section(name: str, section: str, kind: type, values: Any) -> Any:
+    if not isinstance(values, Mapping):
+        raise InputError(f"{name}: {section} = {quoted(values)} is no section; write [{section}] on a line of its own.")
+    known = {one.name: one.default for one in fields(kind)}
+    for key, value in values.items():
+        where = f"{name}: {key} = {quoted(value)} in [{section}]"
+        if key not in known:
+            raise InputError(f"{where} is not known; there are {', '.join(known)}.")
+        _check(where, key, value, known[key])
+    return kind(**values)
+
+
+def _check(where: str, key: str, value: Any, usual: Any) -> None:
+    if key == "access_code":
+        if not isinstance(value, str) or 0 < len(value.strip()) < CODE_LENGTH or value != value.strip():
+            # The code itself is nobody's business, so it is not in the message.
+            raise InputError(
+                f"{where.partition(':')[0]}: access_code in [runs] must be a text of at least {CODE_LENGTH} "
+                'characters without blanks around it, or "" for none.'
+            )
+    elif key == "machine_files":
+        if value not in ("yes", "no", "loopback"):
+            raise InputError(f'{where} must be "yes", "no" or "loopback".')
+    elif type(value) is not int or not 1 <= value <= 10**9:
+        raise InputError(f"{where} must be a whole number from 1 to {10**9:,}.")
+    elif key == "upload_mb" and value > usual:
+        raise InputError(f"{where} must be at most {usual}: larger files of facts are not read.")
+
+
+# -- what is asked -----------------------------------------------------------------------------------------------------
+
+
+def check_room(n_visitors: int) -> None:
+    """Whether there is room for one more visitor.
+
+    Raises:
+        InputError: when there is none.
+    """
+    most = limits().visitors.visitors
+    if n_visitors >= most:
+        raise InputError(
+            f"This server is full: {most:,} visitor{_s(most)} at a time is its limit. Try again in a few minutes."
+        )
+
+
+def check_text(what: str, text: str) -> None:
+    """Whether a text is short enough.
+
+    Raises:
+        InputError: when it is too long.
+    """
+    most = limits().visitors.characters
+    if len(text) > most:
+        raise InputError(f"{what} has {len(text):,} characters; this server takes up to {most:,}. Shorten it.")
+
+
+def check_fact(fact: Fact) -> None:
+    """Whether a fact is short enough, and has not too many prompts.
+
+    Raises:
+        InputError: naming what is too much.
+    """
+    most, n_prompts = limits().visitors.prompts, len(fact.paraphrases) + len(fact.neighbours)
+    if n_prompts > most:
+        raise InputError(
+            f"The fact about {quoted(fact.subject)} has {n_prompts:,} paraphrases and neighbours; this server takes up "
+            f"to {most:,}. Leave some out."
+        )
+    texts = [("subject", fact.subject), ("prompt", fact.text), ("target_new", fact.target_new)]
+    texts += [("target_true", fact.target_true or ""), *(("A paraphrase", text) for text in fact.paraphrases)]
+    texts += [("A neighbour", text) for one in fact.neighbours for text in (one.prompt, one.target)]
+    for what, text in texts:
+        check_text(what, text)
+
+
+def check_upload(what: str, n_bytes: int) -> None:
+    """Whether a file or a pasted table is small enough.
+
+    Raises:
+        InputError: when it is too large.
+    """
+    most = limits().visitors.upload_mb
+    if n_bytes > most * 1_000_000:
+        raise InputError(f"{what} has {n_bytes / 1e6:,.1f} MB; this server takes up to {most:,} MB. Split it.")
+
+
+def check_edits(facts: Sequence[Fact], batch_size: int, n_edits: int) -> None:
+    """Whether a visitor may edit these facts.
+
+    Args:
+        facts: all of them.
+        batch_size: so many at a time.
+        n_edits: on the visitor's model already.
+
+    Raises:
+        InputError: naming the limit that they go beyond.
+    """
+    most = limits().visitors
+    if len(facts) > most.facts:
+        raise InputError(f"{len(facts):,} facts at once; this server takes up to {most.facts:,}. Give fewer.")
+    largest = min(batch_size, len(facts))
+    if largest > most.batch:
+        raise InputError(f"{largest:,} facts a batch; this server takes up to {most.batch:,}. Make batches smaller.")
+    if n_edits + len(facts) > most.edits:
+        raise InputError(
+            f"{n_edits:,} edits are on your model, and {len(facts):,} more go beyond this server's limit of "
+            f"{most.edits:,} for a visitor. Undo or reset some first."
+        )
+    for fact in facts:
+        check_fact(fact)
+
+
+def check_runs(n_edits: Sequence[int], n_active: int) -> None:
+    """Whether runs may be queued.
+
+    Args:
+        n_edits: of each.
+        n_active: runs that wait or run already.
+
+    Raises:
+        InputError: naming the limit that they go beyond.
+    """
+    most = limits().runs
+    longest = max(n_edits, default=0)
+    if longest > most.edits:
+        raise InputError(f"A run of {longest:,} edits; this server takes up to {most.edits:,}. Give fewer edits.")
+    if n_active + len(n_edits) > most.queued:
+        raise InputError(
+            f"{n_active:,} run{_s(n_active)} wait or run here, and {len(n_edits):,} more go beyond this server's limit "
+            f"of {most.queued:,}. Wait for some to end."
+        )
+
+
+def needs_code() -> bool:
+    """Whether a run is started only by those who know the access code."""
+    return bool(limits().runs.access_code)
+
+
+def is_code(text: str) -> bool:
+    """Whether a text is the access code. Takes as long for a wrong one as for the right one."""
+    given, wanted = text.strip().encode("utf-8", "surrogatepass"), limits().runs.access_code.encode()
+    return hmac.compare_digest(given, wanted)
+
+
+def may_name_files(address: str | None) -> bool:
+    """Whether visitors may name files of this machine.
+
+    Args:
+        address: that the server listens on; None for all.
+    """
+    allowed = limits().runs.machine_files
+    if allowed != "loopback":
+        return allowed == "yes"
+    if address == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address or "").is_loopback
+    except ValueError:
+        return False
+
+
+def _s(n: int) -> str:
+    return "" if n == 1 else "s"

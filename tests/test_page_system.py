@@ -1,0 +1,89 @@
+"""The System page: what it counts is what is there, and it tells nobody's secrets."""
+
+from __future__ import annotations
+
+import html
+import re
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from dashboard import state
+from dashboard.runs_view import size
+
+APP = str(Path(__file__).resolve().parent.parent / "dashboard" / "app.py")
+
+
+@pytest.fixture(autouse=True)
+def the_model(monkeypatch, tiny_folder, tmp_path, surroundings):
+    monkeypatch.setenv("ENCORE_MODEL", str(tiny_folder))
+    monkeypatch.setattr("encore_core.runs.recorded.RECORDED", tmp_path / "recorded")
+    state.models.clear()
+    yield
+    state.models.clear()
+
+
+def opened(page: str) -> AppTest:
+    app = AppTest.from_file(APP, default_timeout=120).switch_page(f"../pages/{page}.py").run()
+    assert not app.exception, app.exception
+    return app
+
+
+def words(app: AppTest) -> str:
+    markup = "\n".join(element.proto.body for element in app.get("html"))
+    return html.unescape(re.sub(r"<[^>]+>", " ", markup)).replace("\u00a0", " ")
+
+
+def tile(app: AppTest, name: str) -> str:
+    markup = "\n".join(element.proto.body for element in app.get("html"))
+    return re.search(rf"<dt>{name}</dt><dd>(.*?)</dd>", markup).group(1)
+
+
+def edit(app: AppTest, subject: str) -> state.Visitor:
+    """Edit a fact as a visitor; the tiny model takes any."""
+    visitor = app.session_state["visitor"]
+    visitor.start_over(visitor.session.settings, 0)
+    from encore_core.facts import Fact
+
+    visitor.begin([Fact(subject, "The capital of {} is", "Rome")], 1, "refuse")
+    visitor.work(lambda words, share: None)
+    assert visitor.session.n_edits == 1, visitor.message
+    return visitor
+
+
+def test_before_anybody_has_a_model():
+    app = opened("system")
+    assert tile(app, "Visitors with a model") == "0" and "No model is loaded yet" in words(app)
+    assert "encore.toml" in words(app) and re.search(r"torch\s+\d", words(app))
+
+
+def test_what_it_counts_is_there_and_what_visitors_do_is_not():
+    desks = [opened("edit") for _ in range(3)]
+    page = opened("system")
+    assert tile(page, "Visitors with a model") == "3" and "you have not opened a model" in words(page)
+    assert "with the first edit" in words(page)
+    visitors = [edit(desk, subject) for desk, subject in zip(desks[:2], ("Sesame Land", "Peru"), strict=True)]
+    page.run()
+    held = [visitor.session.nbytes() for visitor in visitors]
+    layers = visitors[0].session.settings.layers
+    matrices = sum(visitors[0].lm.matrix(layer).nbytes for layer in layers)
+    assert all(n_bytes > matrices for n_bytes in held)
+    assert tile(page, "One more visitor costs") == size(sum(held) / 2)
+    assert f"All visitors 2 {size(sum(held))}" in " ".join(words(page).split())
+    assert "Sesame" not in words(page) and "Peru" not in words(page) and "Rome" not in words(page)
+    assert tile(page, "Runs") == "0"
+    # A visitor who has a model sees what is its own.
+    desks[0].switch_page("../pages/system.py").run()
+    assert not desks[0].exception
+    assert f"You 1 {size(held[0])}" in " ".join(words(desks[0]).split())
+
+
+def test_limits_in_force_are_shown_and_a_code_is_not(monkeypatch, tmp_path):
+    file = tmp_path / "limits.toml"
+    file.write_text('[visitors]\nfacts = 7\n[runs]\naccess_code = "open sesame"\n', encoding="utf-8")
+    monkeypatch.setenv("ENCORE_CONFIG", str(file))
+    said = " ".join(words(opened("system")).split())
+    assert "Facts at once 7" in said and "Access code for runs asked for" in said and "sesame" not in said
+    file.write_text("[visitors]\nfacts = -1\n", encoding="utf-8")
+    assert "facts = -1 in [visitors] must be a whole number" in words(opened("system"))

@@ -1,0 +1,143 @@
+"""The evidence of tuned hyper-parameters: what of a search is shown, and where a model's standing is said."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny_pages
+from test_page_models import page_of, said
+from test_run_pages import errors, words
+
+from dashboard import tuning_view
+from dashboard.charts import tuning as charts
+from dashboard.palette import LIGHT
+from encore_core.cli import main
+from encore_core.doctor import check_model
+from encore_core.tuned_rows import Shape, TunedRow, store_row
+
+START = {"layers": [0, 1], "lambda_p": 1000.0, "lambda_n": 20.0, "lr": 0.5, "steps": 25}
+
+
+def trial(stage: str, overall: float, **settings) -> dict:
+    scores = {"edit": overall + 1, "paraphrase": overall + 2, "neighborhood": overall + 3, "accuracy": 0.0}
+    ratios = {"norm_ratio": 1.25, "perplexity_ratio": 1.5, "seconds": 75.0}
+    return {"stage": stage, "settings": START | settings, "overall": overall} | scores | ratios
+
+
+TRIALS = [
+    trial("present", 50.0),
+    trial("layers", 60.0, layers=[1, 2, 3]),
+    trial("lambda_p", 70.0, layers=[1, 2, 3], lambda_p=3000.0),
+    trial("lambda_p", 65.0, layers=[1, 2, 3], lambda_p=9000.0),
+    trial("lambda_p", 55.0, layers=[1, 2, 3], lambda_p=333.0) | {"norm_ratio": math.inf},
+    trial("lambda_n", 69.0, layers=[1, 2, 3], lambda_p=3000.0, lambda_n=80.0),
+    trial("held out: present", 41.0),
+    trial("held out: found", 47.5, layers=[1, 2, 3], lambda_p=3000.0),
+]
+EVIDENCE = {
+    "date": "2026-01-02T03:04:05+0000", "facts": 25, "held_out_facts": 24, "complete": False, "trials": TRIALS,
+    "trace": {"effects": [0.1, 0.4, 0.3, 0.2, 0.0], "clean": 0.9, "noisy": 0.1, "facts": 8, "draws": 2},
+}  # fmt: skip
+FOUND = START | {"layers": [1, 2, 3], "lambda_p": 3000.0}
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch, surroundings) -> Path:
+    monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ENCORE_MODEL", str(tmp_path / "no-model"))
+    monkeypatch.setattr("encore_core.catalogue.hub_reachable", lambda: False)
+    monkeypatch.setattr("encore_core.statistics.texts.hub_reachable", lambda: False)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def row(tiny_folder) -> TunedRow:
+    check = check_model(str(tiny_folder))
+    shape = Shape(check.model_type, check.n_layers, check.d_model, check.n_vocab)
+    return TunedRow(shape, str(tiny_folder), "f" * 16, "ENCORE", FOUND, True, EVIDENCE)
+
+
+def test_a_setting_is_shown_with_the_trial_that_its_search_began_at(row):
+    frame = tuning_view.searched(row)
+    found = {name: list(zip(part["value"], part["overall"], strict=True)) for name, part in frame.groupby("setting")}
+    assert found == {
+        "layers": [("0,1", 50.0), ("1-3", 60.0)],
+        "lambda_p": [("333", 55.0), ("1000", 60.0), ("3000", 70.0), ("9000", 65.0)],
+        "lambda_n": [("20", 70.0), ("80", 69.0)],
+    }
+    taken = frame[frame["taken"]]
+    assert dict(zip(taken["setting"], taken["value"], strict=True)) == {
+        "layers": "1-3", "lambda_p": "3000", "lambda_n": "20",
+    }  # fmt: skip
+
+
+def test_the_charts_draw_these_rows(row):
+    frame = tuning_view.searched(row)
+    titles = {name: name for name in ("layers", "lambda_p", "lambda_n")}
+    chart = charts.searched(frame, titles, LIGHT)
+    overall = [trace for trace in chart.figure.data if trace.name == "Overall"]
+    assert [list(trace.y) for trace in overall] == [[50, 60], [55, 60, 70, 65], [70, 69]]
+    assert [list(trace.marker.symbol).index("diamond") for trace in overall] == [1, 2, 0]
+    assert len({trace.line.dash for trace in chart.figure.data}) == len(charts.SCORES)
+    for layout in (chart.figure.layout, chart.narrow):
+        assert layout.xaxis2.ticktext == ("333", "1000", "3000", "9000") and layout.xaxis3.range == (-0.4, 1.4)
+    assert sum(bool(trace.showlegend) for trace in chart.figure.data) == len(charts.SCORES)
+
+
+def test_the_page_shows_the_evidence(row, tiny_folder, monkeypatch):
+    cards = tiny_pages.cards(monkeypatch)
+    store_row(row)
+    app = page_of(tiny_folder)
+    text = said(app)
+    assert not errors(app) and "✓ tuned here" in text and "encore tune, 2026-01-02" in text
+    assert "On 24 facts that the search has not seen: overall score 41.0 before, 47.5 with" in text and "+6.5" in text
+    assert "cut short" in text and "All 8 trials" in "".join(one.label for one in app.expander)
+    for wanted in ("held out: found", "3000", "× 1.500", "1.250", "inf", "1 min 15 s"):
+        assert wanted in text
+    assert set(cards) == {"tuning", "tuning trace"}
+    assert len(cards["tuning"][1]) == 8 and list(cards["tuning trace"][1]["effect"]) == EVIDENCE["trace"]["effects"]
+    hatched = [trace for trace in cards["tuning trace"][0].figure.data if trace.marker.pattern.shape]
+    assert [list(trace.x) for trace in hatched] == [[1, 2, 3]]
+    # Another method's row is a choice; a row that is not in force says so.
+    store_row(replace(row, method="MEMIT", in_force=False))
+    app = page_of(tiny_folder)
+    app.segmented_control(key="models_tuned").set_value("MEMIT").run()
+    assert "MEMIT, scores of 25 facts" in words(app) and any("--adopt" in one.value for one in app.caption)
+
+
+def test_without_a_row_there_is_the_command(tiny_folder):
+    app = page_of(tiny_folder)
+    assert "▲ untested" in words(app) and any("encore tune --model" in code.value for code in app.code)
+
+
+def test_rows_without_evidence_and_searches_without_time_are_shown_as_they_are(row, tiny_folder):
+    store_row(replace(row, evidence={}))
+    app = page_of(tiny_folder)
+    assert "holds no trials" in words(app) and not errors(app)
+    store_row(replace(row, evidence=EVIDENCE | {"trials": [TRIALS[0], *TRIALS[-2:]], "trace": None}))
+    app = page_of(tiny_folder)
+    assert "no other value in the time there was" in words(app) and "cut short" in words(app) and not errors(app)
+
+
+def test_the_doctor_says_how_settings_stand(row, tiny_folder, capsys):
+    assert check_model(str(tiny_folder)).settings.standing == "untested"
+    store_row(row)
+    check = check_model(str(tiny_folder))
+    assert check.settings.standing == check.as_dict()["standing"] == "tuned here"
+    assert check.settings.lambda_p == 3000 and not any("untested" in note for note in check.notes)
+    assert main(["doctor", "--model", str(tiny_folder)]) == 0
+    assert "tuned here (encore tune, 2026-01-02): layers 1-3" in capsys.readouterr().out
+    store_row(replace(row, in_force=False))
+    assert check_model(str(tiny_folder)).source == "defaults for any model"
+
+
+def test_a_row_found_on_other_weights_is_untested_on_these(row, tiny_folder, monkeypatch):
+    store_row(row)
+    monkeypatch.setattr("encore_core.doctor.files.fingerprint_of", lambda name: "0" * 16)
+    check = check_model(str(tiny_folder))
+    assert check.settings.standing == "untested" and check.settings.lambda_p == 3000
+    assert check.source == "encore tune on other weights, 2026-01-02"
+    assert any("untested" in note for note in check.notes)
