@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard import access, figure, lesson_play, state, theme, waiting, widgets
+from dashboard import access, figure, lesson_play, navigation, state, theme, waiting, widgets
 from encore_core.errors import InputError
 from encore_core.models import CATALOGUE, DTYPES
 from encore_core.placement import DEVICE_NAMES
@@ -44,6 +44,7 @@ def main() -> None:
     st.set_page_config(page_title="ENCORE Studio", page_icon="✏️", layout="wide", initial_sidebar_state=250)
     theme.apply()
     figure.load_library()
+    navigation.mend()
     page = st.navigation(PAGES)
     with st.sidebar:
         st.html('<div class="es-brand">ENCORE <span>Studio</span></div>')

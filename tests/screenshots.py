@@ -25,6 +25,7 @@ PAGES = (
     "run",
     "runs",
     "models",
+    "system",
     "compare",
     "norms",
     "contributions",

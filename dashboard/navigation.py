@@ -1,0 +1,36 @@
+"""Mends the list of pages in the sidebar for those who hear it.
+
+Streamlit puts the sections of its navigation between a list and the list's items, so a screen reader announces a list
+without items, and items without a list. Links inside a navigation need neither; so both are told to be nothing.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import streamlit as st
+
+_MEND = """
+const mend = () => {
+  const found = document.querySelectorAll('[data-testid=stSidebarNavItems], [data-testid=stSidebarNavItems] li');
+  for (const node of found) node.setAttribute('role', 'none');
+  return found.length > 1;
+};
+
+export default function () {
+  if (mend()) return;
+  const observer = new MutationObserver(() => { if (mend()) observer.disconnect(); });
+  observer.observe(document.body, { childList: true, subtree: true });
+  return () => observer.disconnect();
+}
+"""
+
+
+@cache
+def _component():
+    return st.components.v2.component("encore_studio.navigation", html="<span></span>", js=_MEND)
+
+
+def mend() -> None:
+    """Once a page, wherever; nothing is seen of it."""
+    _component()(key="navigation mended")
