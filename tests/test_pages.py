@@ -194,7 +194,8 @@ BAD_FACTS = {
     "neighbour without answer": (FACT | {"target_true": "", "neighbours": "The capital of Spain is"}, "neighbours"),
     "neighbour with blank answer": (FACT | {"neighbours": "The capital of Spain is =>"}, "neighbours"),
     "said already": (FACT | {"target_new": "Paris", "target_true": ""}, "says already"),
-    "too long": (FACT | {"subject": "word " * 9000}, "tokens"),
+    "too many characters": (FACT | {"subject": "word " * 9000}, "characters"),
+    "too many tokens": (FACT | {"subject": "𓀀" * 3900}, "tokens"),
 }  # fmt: skip
 
 BAD_TABLES = {
