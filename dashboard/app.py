@@ -45,7 +45,7 @@ def main() -> None:
     theme.apply()
     figure.load_library()
     navigation.mend()
-    page = st.navigation(PAGES)
+    page = st.navigation(PAGES, expanded=True)
     with st.sidebar:
         st.html('<div class="es-brand">ENCORE <span>Studio</span></div>')
         if page.url_path != "lessons":
