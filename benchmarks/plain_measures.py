@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import harmonic_mean, mean
 
 import torch
+from plain_evaluator import mean_log_probability
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 TOLERANCE = 1e-4
@@ -104,25 +105,15 @@ def passages(longest: int = PASSAGE_CHARACTERS) -> list[str]:
 
 
 @torch.no_grad()
-def log_probability(model, tokenizer, prompt: str, answer: str) -> tuple[float, bool]:
-    """Mean log-probability of the answer's tokens after the prompt, and whether each is the most probable one."""
-    n_prompt = len(tokenizer(prompt)["input_ids"])
-    ids = tokenizer(f"{prompt} {answer}", return_tensors="pt")["input_ids"]
-    logits = model(ids).logits[0, n_prompt - 1 : -1].float().log_softmax(-1)
-    wanted = ids[0, n_prompt:]
-    values = logits.gather(1, wanted[:, None])[:, 0]
-    return float(values.mean()), bool((logits.argmax(-1) == wanted).all())
-
-
 def scores(model, tokenizer, facts: list[Asked]) -> dict[str, float]:
     """Means within a fact, then over facts, × 100; the magnitude as it is."""
     found: dict[str, list[float]] = {}
 
     def rate(prompt: str, answer: str) -> float:
-        return log_probability(model, tokenizer, prompt, answer)[0]
+        return mean_log_probability(model, tokenizer, prompt, answer)[0]
 
     for fact in facts:
-        new, said = log_probability(model, tokenizer, fact.prompt, fact.new)
+        new, said = mean_log_probability(model, tokenizer, fact.prompt, fact.new)
         true = rate(fact.prompt, fact.true)
         of_fact = {
             "edit_score": new > true,

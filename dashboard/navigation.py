@@ -13,15 +13,15 @@ import streamlit as st
 _MEND = """
 const mend = () => {
   const found = document.querySelectorAll('[data-testid=stSidebarNavItems], [data-testid=stSidebarNavItems] li');
-  for (const node of found) node.setAttribute('role', 'none');
-  return found.length > 1;
+  for (const node of found) if (node.getAttribute('role') !== 'none') node.setAttribute('role', 'none');
 };
 
 export default function () {
-  if (mend()) return;
-  const observer = new MutationObserver(() => { if (mend()) observer.disconnect(); });
-  observer.observe(document.body, { childList: true, subtree: true });
-  return () => observer.disconnect();
+  mend();
+  // For as long as the page is open: Streamlit makes the list anew while it starts.
+  if (window.esNavigation) return;
+  window.esNavigation = new MutationObserver(mend);
+  window.esNavigation.observe(document.body, { childList: true, subtree: true });
 }
 """
 

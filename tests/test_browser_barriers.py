@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
+from importlib.resources import files
 
 import pytest
 import screenshots
 import served
 from test_browser import LONG, MISSING, wait_until_idle
 
-AXE = importlib.util.find_spec("axe_playwright_python")
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
-    pytest.mark.skipif(AXE is None, reason="not installed: axe-playwright-python"),
 ]
 GRAVE = ("serious", "critical")
 
 
 def barriers(page) -> list[str]:
     """What axe-core calls serious or critical, a line each: the rule, where, and what is wrong there."""
-    page.evaluate((Path(AXE.submodule_search_locations[0]) / "axe.min.js").read_text(encoding="utf-8"))
+    page.evaluate(files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8"))
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
     assert len(found["passes"]) > 10, "axe-core has not looked at the page"
     lines = []

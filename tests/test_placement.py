@@ -297,7 +297,7 @@ def test_blocks_on_several_devices(name):
 
 
 @cuda
-def test_balanced_on_a_gpu_that_is_too_small(llama, tmp_path, monkeypatch, statistics_text):  # pragma: no cover
+def test_balanced_on_a_gpu_that_is_too_small(llama, tmp_path, monkeypatch, statistics_text):
     """One GPU with room for a part of the blocks: the rest is brought in when it is used, and edits come out alike."""
     folder = saved(llama, tmp_path)
     size = sum(parameter.numel() * 4 for parameter in llama.model.parameters())
