@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import streamlit as st
 
-from dashboard import access, figure, run_reading, theme, widgets
+from dashboard import access, figure, run_reading, state, theme, widgets
 from dashboard.charts import runs as run_charts
 from dashboard.runs_view import MEASURES, STATUS, STRIP, doing, duration, label, named, status_line, together_with
 from dashboard.state import Message, remembered
@@ -16,6 +16,10 @@ from encore_core.runs import RunInfo, RunStore, start_worker
 from encore_core.runs.rows import RESUMABLE
 
 POLL_SECONDS = 1.0
+VISITOR_SECONDS = 0.2
+"""Every visitor adds as much to the time between two looks at the store, so that a class that watches one run leaves the server time for
+those who do something."""
+
 RECENT = 12
 """Runs that are over and can be looked at here; all of them are on the Runs page."""
 
@@ -24,9 +28,11 @@ LOG_LINES = 200
 
 
 def watch(store: RunStore) -> None:
-    """The queue and the chosen run, alive. The store is read once a second while a run is queued or running."""
+    """The queue and the chosen run, alive. The store is read again and again while a run is queued or running: every
+    second for one visitor, every six for thirty."""
     busy = any(not run.ended for run in store.runs())
-    st.fragment(_watched, run_every=POLL_SECONDS if busy else None)(store, busy)
+    seconds = max(POLL_SECONDS, VISITOR_SECONDS * len(state.models().visitors))
+    st.fragment(_watched, run_every=seconds if busy else None)(store, busy)
 
 
 def _watched(store: RunStore, busy: bool) -> None:

@@ -183,9 +183,10 @@ def test_runs_are_watched_zoomed_into_cancelled_and_compared(tiny_home, tiny_fol
 
 
 def test_four_visitors_watch_one_run_and_each_starts_others(tiny_home, tiny_folder, statistics_text):
-    """Nobody's page stands still while the others start runs, and the run that all of them watch loses no row."""
+    """Nobody's page stands still while the others start runs, and the run that all of them watch loses no row. That run
+    is longer than the visit on any machine; it is cancelled once everybody has seen it go on."""
     store = RunStore(tiny_home / "runs")
-    facts = tiny_runs.FACTS * 60
+    facts = tiny_runs.FACTS * 600
     plan = tiny_runs.plan(tiny_folder, statistics_text, n_edits=len(facts), batch_size=2, checkpoint_every=20)
     [watched] = store.submit([prepare(plan, facts)])
     pasted = "subject,prompt,target_new,target_true\nFrance,The capital of {} is,Rome,Paris\n"
@@ -217,7 +218,7 @@ def test_four_visitors_watch_one_run_and_each_starts_others(tiny_home, tiny_fold
                 page.wait_for_function(f"{rows} === {1 + len(started)}", timeout=LONG)
                 page.wait_for_function(f"{drawn} > {before}", timeout=LONG)
             assert store.get(watched).status == "running"
-            for run in started:
+            for run in store.runs():
                 store.cancel(run.id)
             for page in pages:
                 page.locator(".es-queue").wait_for(state="detached", timeout=LONG)  # nothing runs or waits any more
@@ -225,11 +226,12 @@ def test_four_visitors_watch_one_run_and_each_starts_others(tiny_home, tiny_fold
     finally:
         worker.terminate()
         worker.wait(30)
-    assert store.get(watched).status == "done"
-    expected = [*range(0, len(facts), 20), len(facts)]
+    run = store.get(watched)
+    assert run.status == "cancelled" and 0 < run.done < len(facts)
+    expected = range(0, run.done + 1, 20)
     norms = series.norms(store, [watched])
-    assert list(norms["edits"].unique()) == expected and len(norms) == len(expected) * 5
-    assert len(series.every_row(store, "targets", [watched])) == len(facts)
+    assert list(norms["edits"].unique()) == list(expected) and len(norms) == len(expected) * 5
+    assert len(series.every_row(store, "targets", [watched])) == run.done
 
 
 # -- recorded runs -----------------------------------------------------------------------------------------------------

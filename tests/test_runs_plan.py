@@ -156,6 +156,13 @@ def test_what_cannot_be_spread_makes_short_batches():
     assert batch_ends(order, 4) == [2, 3, 4]
 
 
+def test_each_fact_that_is_put_off_is_told_of_once():
+    """Told again for every batch that it waits, a file of one prompt would bring millions of lines."""
+    order, notices = arranged([fact("Oslo", f"Name {n}") for n in range(300)], 4)
+    assert [f.target_new for f in order] == [f"Name {n}" for n in range(300)]
+    assert len(notices) == 299 and all("batch 1 has" in line for line in notices)
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 8, 100])
 def test_every_batch_can_be_edited(batch_size):
     """The oracle is what a session makes of a batch: it neither refuses it nor drops anything from it."""

@@ -11,6 +11,7 @@ changes the run. All methods of a comparison get the same facts in the same orde
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
 import math
 import random
@@ -300,26 +301,34 @@ def arranged(facts: Sequence[Fact], batch_size: int) -> tuple[list[Fact], list[s
     Returns:
         the facts in their new order, and one line for each that was put off.
     """
+    # Facts wait behind the others of their prompt; a batch takes the earliest of those in front. So a file that asks one
+    # prompt thousands of times costs no more than another.
+    lines: dict[str, deque[int]] = {}
+    for position, fact in enumerate(facts):
+        lines.setdefault(fact.asked, deque()).append(position)
+    fronts = [line[0] for line in lines.values()]  # in the order of the facts, which makes it a heap
+    untold = {asked: deque(line) for asked, line in lines.items()}
     result: list[Fact] = []
     notices: list[str] = []
-    waiting = deque(facts)
-    while waiting:
-        batch: list[Fact] = []
-        later: list[Fact] = []
-        prompts: set[str] = set()
-        while waiting and len(batch) < batch_size:
-            fact = waiting.popleft()
-            if fact.asked in prompts:
-                later.append(fact)
-                notices.append(
-                    f"The fact about {quoted(fact.subject)} is put off to a later batch: "
-                    f"batch {len(result) // batch_size + 1} has {quoted(fact.text)} already."
-                )
-            else:
-                prompts.add(fact.asked)
-                batch.append(fact)
-        result += batch
-        waiting.extendleft(reversed(later))
+    while fronts:
+        batch = [heapq.heappop(fronts) for _ in range(min(batch_size, len(fronts)))]
+        passed = batch[-1] if len(batch) == batch_size else len(facts)
+        early: list[int] = []
+        for position in batch:
+            asked = facts[position].asked
+            lines[asked].popleft()
+            if lines[asked]:
+                heapq.heappush(fronts, lines[asked][0])
+            while untold[asked] and untold[asked][0] <= passed:
+                place = untold[asked].popleft()
+                if place != position:
+                    early.append(place)
+        notices += [
+            f"The fact about {quoted(facts[place].subject)} is put off to a later batch: "
+            f"batch {len(result) // batch_size + 1} has {quoted(facts[place].text)} already."
+            for place in sorted(early)
+        ]
+        result += [facts[position] for position in batch]
     return result, notices
 
 
