@@ -17,8 +17,8 @@ from encore_core.runs.rows import RESUMABLE
 
 POLL_SECONDS = 1.0
 VISITOR_SECONDS = 0.2
-"""Every visitor adds as much to the time between two looks at the store, so that a class that watches one run leaves the server time for
-those who do something."""
+"""What every visitor adds to the time between two looks at the store: a class that watches one run leaves the server
+time for those who do something."""
 
 RECENT = 12
 """Runs that are over and can be looked at here; all of them are on the Runs page."""

@@ -301,8 +301,8 @@ def arranged(facts: Sequence[Fact], batch_size: int) -> tuple[list[Fact], list[s
     Returns:
         the facts in their new order, and one line for each that was put off.
     """
-    # Facts wait behind the others of their prompt; a batch takes the earliest of those in front. So a file that asks one
-    # prompt thousands of times costs no more than another.
+    # Facts wait behind the others of their prompt; a batch takes the earliest of those in front. So a file that asks
+    # one prompt thousands of times costs no more than another.
     lines: dict[str, deque[int]] = {}
     for position, fact in enumerate(facts):
         lines.setdefault(fact.asked, deque()).append(position)
