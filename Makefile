@@ -1,5 +1,6 @@
 # make app    sets up what is missing and serves the app on http://127.0.0.1:8501
-# make test   sets up what is missing and passes the tests
+# make test   sets up what is missing and passes the tests, but for the slow ones
+# make test-all  the slow ones as well
 # make lint   what CI checks besides
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 10000
 
-.PHONY: app setup test test-fast lint format browser screenshots clean
+.PHONY: app setup test test-all test-fast lint format browser screenshots clean
 
 app: $(VENV)/.ready
 	$(BIN)/streamlit run dashboard/asgi.py
@@ -38,9 +39,13 @@ browser: $(VENV)/.ready-dev
 		|| echo "Chromium is not there and cannot be installed here; the browser tests will skip."
 
 # Two processes of one thread each take little more than half the time of one process of two threads.
-TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# Files go to whoever is free, in the order of tests/conftest.py: the long ones first.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: browser
+	$(TEST) -m "not slow"
+
+test-all: browser
 	$(TEST)
 
 # Everything but the embedded model and the browser.

@@ -6,8 +6,22 @@ A page is one file in `pages/` and one line in `PAGES`. Pages that only look at 
 from __future__ import annotations
 
 import streamlit as st
+from streamlit.navigation.page import StreamlitPage
 
-from dashboard import access, figure, lesson_play, navigation, state, theme, waiting, widgets
+from dashboard import (
+    access,
+    figure,
+    fresh_start,
+    lesson_play,
+    links,
+    navigation,
+    presenter,
+    state,
+    theme,
+    tour,
+    waiting,
+    widgets,
+)
 from encore_core.errors import InputError
 from encore_core.models import CATALOGUE, DTYPES
 from encore_core.placement import DEVICE_NAMES
@@ -46,11 +60,26 @@ def main() -> None:
     figure.load_library()
     navigation.mend()
     page = st.navigation(PAGES, expanded=True)
+    presenter.read_address()
+    tour.read_address()
+    links.everywhere(presenter.addressed() | tour.addressed())
+    presenter.ready()
+    shown(page)
+    presenter.bar([page for pages in PAGES.values() for page in pages], page)
+
+
+def shown(page: StreamlitPage) -> None:
+    """The sidebar and the page, which waits for a model if it needs one."""
     with st.sidebar:
         st.html('<div class="es-brand">ENCORE <span>Studio</span></div>')
         if page.url_path != "lessons":
             lesson_play.bar()
         sidebar = st.container()
+        st.button("Present", key="present", icon=":material/slideshow:", width="stretch", on_click=presenter.begin,
+                  help="Large type, no sidebar, Page Down and Page Up to go on and back, Esc to leave.")  # fmt: skip
+        fresh_start.offer("reset_everything")
+    fresh_start.say()
+    tour.card()
     if "visitor" not in st.session_state and page.url_path not in WITH_MODEL:
         sidebar.caption("The model is loaded by the first page that uses it.")
         with waiting.shown():
@@ -63,7 +92,7 @@ def main() -> None:
         with place.container():
             widgets.notice(state.Message("error", str(error)))
             st.button("Try again", type="primary")
-        st.stop()
+        return
     place.empty()
     with sidebar:
         choose_model(visitor)

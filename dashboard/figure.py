@@ -13,6 +13,8 @@ from pathlib import Path
 
 import streamlit as st
 
+from dashboard import presenter
+from dashboard.charts.enlarged import enlarged
 from dashboard.charts.panels import Chart
 
 LIBRARY = Path(__file__).resolve().parents[1] / "assets" / "vendor" / "plotly-basic-4.1.1.min.js"
@@ -40,8 +42,8 @@ const draw = async (node) => {
   const { spec } = node.esData;
   const width = Math.floor(node.clientWidth);
   if (!width || !node.isConnected) return;
-  const { data, layouts, revision } = JSON.parse(spec);
-  const layout = structuredClone(width < NARROW ? layouts.narrow : layouts.wide);
+  const { data, layouts, revision, narrow } = JSON.parse(spec);
+  const layout = structuredClone(width < narrow ? layouts.narrow : layouts.wide);
   // Made once: a configuration with other functions in it is another one, for which Plotly makes a new plot.
   node.esConfig ??= {
     displaylogo: false, displayModeBar: true, showSendToCloud: false, showEditInChartStudio: false,
@@ -73,7 +75,7 @@ export default function ({ parentElement, data }) {
     if (window.Plotly) Plotly.purge(node);
   };
 }
-""".replace("NARROW", str(NARROW))
+"""
 
 
 def plotly_source() -> str:
@@ -125,14 +127,17 @@ def draw(chart: Chart, *, key: str, alt: str, revision: str = "") -> None:
         revision: the reader's zoom is kept as long as this stays the same.
     """
     data = chart.figure.to_plotly_json()["data"]
-    payload = {"data": data, "layouts": {"wide": chart.figure.layout, "narrow": chart.narrow}, "revision": revision}
+    scale = presenter.scale()
+    layouts = {name: enlarged(layout.to_plotly_json(), scale) for name, layout in
+               (("wide", chart.figure.layout), ("narrow", chart.narrow))}  # fmt: skip
+    payload = {"data": data, "layouts": layouts, "revision": revision, "narrow": NARROW * scale}
     _components()[1](
         key=key,
         data={
             "spec": as_json(payload),
             "alt": alt,
             "name": f"encore-{key.replace(' ', '-')}",
-            "height": chart.figure.layout.height,
+            "height": layouts["wide"]["height"],
         },
     )
 

@@ -9,6 +9,11 @@ import streamlit as st
 
 View = Mapping[str, str | Sequence[str]]
 
+EVERYWHERE = ("present", "predict", "tour")
+"""Parameters that are no page's own: they stay when one goes from page to page."""
+
+_EVERYWHERE = "in every address"
+
 
 def opened(page: str) -> dict[str, list[str]] | None:
     """The view that the address asks for, when it is news to the page: a link was opened, or the browser went back.
@@ -19,7 +24,7 @@ def opened(page: str) -> dict[str, list[str]] | None:
     Returns:
         query parameters, each a list; None when the address says what the page wrote there itself, or nothing.
     """
-    asked = {name: st.query_params.get_all(name) for name in st.query_params}
+    asked = {name: st.query_params.get_all(name) for name in st.query_params if name not in EVERYWHERE}
     return asked if asked and asked != st.session_state.get(_key(page)) else None
 
 
@@ -31,14 +36,38 @@ def write(page: str, view: View) -> None:
         view: values by name; empty ones are left out.
     """
     wanted = _lists(view)
-    if {name: st.query_params.get_all(name) for name in st.query_params} != wanted:
-        st.query_params.from_dict(wanted)
+    _put(wanted | _everywhere())
     st.session_state[_key(page)] = wanted
+
+
+def everywhere(view: View) -> None:
+    """Set what the addresses of all pages say from now on, the present one's included.
+
+    Args:
+        view: values by name, of those in `EVERYWHERE`.
+    """
+    st.session_state[_EVERYWHERE] = _lists(view)
+    present = {name: st.query_params.get_all(name) for name in st.query_params if name not in EVERYWHERE}
+    _put(present | _everywhere())
+
+
+def said_everywhere(name: str) -> str:
+    """What all addresses say of one of the names in `EVERYWHERE`; "" for nothing."""
+    return next(iter(_everywhere().get(name, ())), "")
 
 
 def address(view: View) -> str:
     """The whole address of a view of the page that is shown."""
-    return f"{st.context.url or ''}?{urlencode(_lists(view), doseq=True)}"
+    return f"{st.context.url or ''}?{urlencode(_lists(view) | _everywhere(), doseq=True)}"
+
+
+def _everywhere() -> dict[str, list[str]]:
+    return st.session_state.get(_EVERYWHERE, {})
+
+
+def _put(wanted: dict[str, list[str]]) -> None:
+    if {name: st.query_params.get_all(name) for name in st.query_params} != wanted:
+        st.query_params.from_dict(wanted)
 
 
 def _lists(view: View) -> dict[str, list[str]]:

@@ -27,15 +27,20 @@ FOLLOW = "the one that runs"
 LOG_LINES = 200
 
 
-def watch(store: RunStore) -> None:
+def watch(store: RunStore, after: Callable[[], None]) -> None:
     """The queue and the chosen run, alive. The store is read again and again while a run is queued or running: every
-    second for one visitor, every six for thirty."""
+    second for one visitor, every six for thirty.
+
+    Args:
+        store: where runs are.
+        after: called whenever it has been drawn.
+    """
     busy = any(not run.ended for run in store.runs())
     seconds = max(POLL_SECONDS, VISITOR_SECONDS * len(state.models().visitors))
-    st.fragment(_watched, run_every=seconds if busy else None)(store, busy)
+    st.fragment(_watched, run_every=seconds if busy else None)(store, busy, after)
 
 
-def _watched(store: RunStore, busy: bool) -> None:
+def _watched(store: RunStore, busy: bool, after: Callable[[], None]) -> None:
     try:
         runs = store.runs()
     except InputError as error:
@@ -50,9 +55,11 @@ def _watched(store: RunStore, busy: bool) -> None:
             widgets.heading("Queue", f"{len(active) - n_queued} running, {n_queued} waiting")
             queue(active)
     if not runs:
+        st.session_state.pop("watched", None)  # a link may name one
         widgets.notice(Message("info", "No run yet. What you start above appears here and goes on without this page."))
-        return
-    _chosen(store, runs, active)
+    else:
+        _chosen(store, runs, active)
+    after()
 
 
 def queue(runs: Sequence[RunInfo]) -> None:

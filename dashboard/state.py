@@ -208,6 +208,12 @@ class Visitor:
         self.shown: Fact | None = None
         self.use(loading)
 
+    def renew(self) -> None:
+        """Put everything back to how it was when the visitor came; the model stays."""
+        self.message = self.draft = self.shown = None
+        self.left_line = False
+        self.use(self.loading)
+
     def use(self, loading: Loading) -> None:
         """Change to a model that has been loaded; edits of the one before are dropped."""
         self.loading = loading

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import pandas as pd
 import streamlit as st
 
-from dashboard import figure, layer_choice, links, report, run_picker, run_reading, theme, widgets
+from dashboard import figure, layer_choice, links, presenter, report, run_picker, run_reading, theme, widgets
 from dashboard.charts import runs as run_charts
 from dashboard.charts.panels import Chart
 from dashboard.palette import LIGHT, Palette
@@ -45,6 +45,9 @@ def pick_checkpoint(checkpoints: Sequence[int]) -> int:
     """The edits after which the table is read; stays at the end of runs that go on."""
     end = checkpoints[-1]
     at = remembered("compare_at", end)
+    if presenter.plays_over("compare_at", checkpoints):
+        at = st.session_state["compare_at"]
+        st.session_state["compare_end"] = None
     if at not in checkpoints:
         at = max((point for point in checkpoints if point <= at), default=checkpoints[0])
     if st.session_state.get("compare_end") == st.session_state["compare_at"]:
@@ -215,6 +218,16 @@ def main() -> None:
     if len(runs) == 1:
         widgets.notice(Message("info", "This is one run alone; pick another one to compare it with."))
     run_picker.warn_of_differences(runs)
+    answer = [run.id for run in runs]
+    if presenter.covers("compare", answer):
+        presenter.cover(
+            "compare",
+            answer,
+            f"After {max(run.done for run in runs):,} edits, which model still works best?",
+            list(dict.fromkeys(line.name for line in run_reading.lines(runs))),
+        )
+        links.write("compare", {"run": answer})
+        return
     try:
         compared(runs)
     except InputError as error:

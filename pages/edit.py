@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
-from dashboard import edit_files, limits, links, probes, state, theme, widgets
+from dashboard import edit_files, limits, links, presenter, probes, state, theme, widgets
 from dashboard.charts import probes as probe_charts
 from dashboard.charts.text import percent
 from dashboard.state import Message, Visitor, remembered
@@ -22,6 +22,10 @@ from encore_core.tables import neutral_csv
 
 MAIN_METHODS = ("ENCORE", "MEMIT", "EMMET", "AlphaEdit")
 FIELDS = ("subject", "prompt", "target_new", "target_true", "paraphrases", "neighbours")
+# Name in the address → field of a typed fact.
+IN_LINK = {"subject": "subject", "prompt": "prompt", "new": "target_new", "true": "target_true",
+           "paraphrases": "paraphrases", "neighbours": "neighbours"}  # fmt: skip
+LONGEST_IN_LINK = 1000
 MAX_TABLE = 1000
 SCORED_AT_ONCE = 5
 
@@ -55,20 +59,40 @@ SETTINGS = {
 
 
 def restore(asked: Mapping[str, Sequence[str]]) -> None:
-    """Take the example that a link asks for (`fact=`, its id); anything else is left out."""
-    wanted = next(iter(asked.get("fact", ())), None)
+    """Take what a link asks for: an example by its id, or a fact that was typed; a method; a prompt to try.
+
+    Anything else is left out, and texts are cut where no link of ours would have them longer.
+    """
+    first = {name: values[0][:LONGEST_IN_LINK] for name, values in asked.items() if values}
+    wanted = first.get("fact")
     place = next((place for place, fact in enumerate(state.bundled_facts()) if fact.id == wanted), None)
     if place is not None:
         fact = state.bundled_facts()[place]
         st.session_state.update(source="Example", relation="any", known_only=bool(fact.known), example=place)
         _fill_from_example()
+    elif any(name in first for name in IN_LINK):
+        st.session_state["source"] = "Your own"
+        for name, key in IN_LINK.items():
+            st.session_state[key] = first.get(name, "")
+    if first.get("method") in METHODS:
+        st.session_state["method"] = first["method"]
+    if "try" in first:
+        st.session_state["free_prompt"] = first["try"]
 
 
 def view() -> dict[str, str]:
-    """What a link says of the page: the example that is in the editor."""
-    is_example = st.session_state["source"] == "Example"
-    fact = state.bundled_facts()[st.session_state.get("example", 0)]
-    return {"fact": fact.id} if is_example and fact.id else {}
+    """What a link says of the page: the fact in the editor, the method, the prompt that is tried.
+
+    A table is left out: it may be a file. So are paraphrases and neighbours that are too long for an address.
+    """
+    said = {"try": st.session_state.get("free_prompt") or ""}
+    if st.session_state["source"] == "Example":
+        said["fact"] = state.bundled_facts()[st.session_state.get("example", 0)].id or ""
+    elif st.session_state["source"] == "Your own":
+        said |= {name: st.session_state.get(key) or "" for name, key in IN_LINK.items()}
+    if st.session_state["method"] != state.DEFAULT_METHOD:
+        said["method"] = st.session_state["method"]
+    return {name: text for name, text in said.items() if len(text) <= LONGEST_IN_LINK}
 
 
 # -- the facts ---------------------------------------------------------------------------------------------------------
@@ -459,7 +483,8 @@ def actions(visitor: Visitor, ready: bool):
         place = st.empty()
         if busy:
             st.button("Stop", key="stop", on_click=visitor.cancel, width="stretch")
-        widgets.notice(visitor.message)
+        is_given_away = is_covered(visitor) and visitor.message is not None and visitor.message.kind == "success"
+        widgets.notice(Message("success", "Done. What came of it is covered.") if is_given_away else visitor.message)
     return place
 
 
@@ -547,6 +572,34 @@ def _stop_word(reason: str) -> str:
     return {"mpes": "MPES", "loss": "low loss", "steps": "last step"}.get(reason, reason)
 
 
+# -- predict, then reveal ----------------------------------------------------------------------------------------------
+
+
+def _answer(visitor: Visitor) -> tuple[int, int]:
+    return visitor.session.seed, visitor.session.n_edits
+
+
+def is_covered(visitor: Visitor) -> bool:
+    """Whether the class is still to predict what the edits on the model did."""
+    return visitor.session.n_edits > 0 and presenter.covers("edit", _answer(visitor))
+
+
+def predict(visitor: Visitor) -> None:
+    """The question in the place of the results."""
+    fact = visitor.edited_facts[-1]
+    presenter.cover(
+        "edit",
+        _answer(visitor),
+        f"The model has been told: {fact.text} {fact.target_new}. What does it say now?",
+        [
+            f"It says {fact.target_new}, and so it does when asked in other words; its neighbours are as before.",
+            "It does when asked in these words alone.",
+            f"It says {fact.target_new} of its neighbours, too.",
+            "It says what it said before.",
+        ],
+    )
+
+
 # -- the results -------------------------------------------------------------------------------------------------------
 
 
@@ -573,7 +626,7 @@ def results(visitor: Visitor) -> None:
     with st.container(border=True, key="card_chart"):
         widgets.heading("How probable each answer is", "before → after" if edited else "as loaded, nothing edited yet")
         st.plotly_chart(
-            probe_charts.probabilities(rows, colours, edited),
+            presenter.large(probe_charts.probabilities(rows, colours, edited)),
             theme=None,
             key="chart",
             config={"displaylogo": False, "displayModeBar": False},
@@ -682,7 +735,7 @@ def _said(fact: Fact, rows, visitor: Visitor, colours, edited: bool) -> None:
             column.caption(moment if edited else "As loaded")
             column.code(f"{prompt}{text}", language=None, wrap_lines=True)
         st.plotly_chart(
-            probe_charts.next_tokens(tokens, colours),
+            presenter.large(probe_charts.next_tokens(tokens, colours)),
             theme=None,
             key="tokens",
             config={"displaylogo": False, "displayModeBar": False},
@@ -786,7 +839,7 @@ def _norms(visitor: Visitor, colours) -> None:
         return
     table = pd.DataFrame([(layer, *pair) for layer, pair in norms.items()], columns=["layer", "before", "after"])
     st.plotly_chart(
-        probe_charts.norm_growth(table, colours), theme=None, key="norms",
+        presenter.large(probe_charts.norm_growth(table, colours)), theme=None, key="norms",
         config={"displaylogo": False, "displayModeBar": False},
         alt="Growth of each edited matrix in percent; the figures are in the table below.",
     )  # fmt: skip
@@ -821,7 +874,10 @@ def main() -> None:
     with strip:
         widgets.status_strip(visitor)
     with right, st.container(key="results"):
-        results(visitor)
+        if is_covered(visitor):
+            predict(visitor)
+        else:
+            results(visitor)
     if visitor.job is not None:
         visitor.work(lambda words, share: progress.progress(min(1.0, share), text=words))
         st.rerun()

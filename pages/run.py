@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
-from dashboard import access, costs, limits, live, state, widgets
+from dashboard import access, costs, limits, links, live, state, widgets
 from dashboard.plan_fields import used_settings, usual
 from dashboard.runs_view import MAIN_METHODS, MOST_COMPARED, SUBSETS, duration, short_model, size
 from dashboard.state import Message, Visitor, remembered
@@ -33,9 +33,52 @@ ABOUT = {
 }
 SHOWN_NOTICES = 4
 BATCH_SIZE = 20
+# Name in the address → field of the plan, and its usual value.
+NUMBERS = {
+    "edits": ("run_n", None), "batch": ("run_batch", BATCH_SIZE), "every": ("run_every", None), "seed": ("run_seed", 0),
+}  # fmt: skip
+# Name in the address → field of the plan, and what can be chosen, the usual one first.
+CHOICES = {"order": ("run_order", ORDERS), "known": ("run_known", KNOWN)}
+
 MARK = " \0 "  # stands for the method in a notice; facts cannot hold it
 
 Facts = tuple[list[Fact], str, tuple[object, ...]]  # facts, what the plan calls them, what tells them from others
+
+
+# -- the address -------------------------------------------------------------------------------------------------------
+
+
+def restore(asked: Mapping[str, Sequence[str]]) -> None:
+    """Fill the plan with what a link asks for, and watch the run that it names; nonsense is left out."""
+    first = {name: values[0] for name, values in asked.items() if values}
+    methods = [method for method in dict.fromkeys(asked.get("method", ())) if method in METHODS]
+    if methods:
+        st.session_state["run_methods"] = methods[:MOST_COMPARED]
+    for name, (key, _) in NUMBERS.items():
+        if first.get(name, "").isdecimal() and len(first[name]) < 8:
+            st.session_state[key] = int(first[name])
+    for name, (key, known) in CHOICES.items():
+        if first.get(name) in known:
+            st.session_state[key] = first[name]
+    if "run" in first:
+        st.session_state["watched"] = first["run"]
+    else:
+        st.session_state["new_runs"] = True
+
+
+def view() -> dict[str, str | list[str]]:
+    """What a link says of the page: the plan where it is not the usual one, and the run that is watched."""
+    shown = st.session_state
+    said: dict[str, str | list[str]] = {}
+    if shown["run_methods"] != list(MAIN_METHODS):
+        said["method"] = shown["run_methods"]
+    for name, (key, usual_number) in NUMBERS.items():
+        if shown[key] not in (None, shown["run_usual_n"] if name == "edits" else usual_number):
+            said[name] = str(shown[key])
+    said |= {name: shown[key] for name, (key, known) in CHOICES.items() if shown[key] != next(iter(known))}
+    if shown.get("watched", live.FOLLOW) != live.FOLLOW:
+        said["run"] = shown["watched"]
+    return said
 
 
 # -- fields ------------------------------------------------------------------------------------------------------------
@@ -573,13 +616,16 @@ def main() -> None:
     except InputError as error:
         widgets.notice(Message("error", str(error)))
         return
+    asked = links.opened("run")
+    if asked is not None:
+        restore(asked)
     if "new_runs" not in st.session_state:
         st.session_state["new_runs"] = not busy
     with st.expander("New runs", icon=":material/add_circle:", key="new_runs", on_change="rerun"):
         new_runs(visitor, store)
     widgets.notice(st.session_state.pop("start_message", None))
     try:
-        live.watch(store)
+        live.watch(store, lambda: links.write("run", view()))
     except InputError as error:
         widgets.notice(Message("error", str(error)))
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pandas as pd
 import streamlit as st
 
-from dashboard import chart_card, run_picker, run_reading, widgets
+from dashboard import chart_card, run_picker, run_reading, tour, widgets
 from dashboard.charts import runs as run_charts
 from dashboard.runs_view import MAIN_METHODS, in_order, newest_comparison, short_model
 from dashboard.state import Message
@@ -158,6 +158,7 @@ def main() -> None:
     except InputError as error:
         trouble = Message("error", str(error))
     ways_in(runs)
+    tour.offer()
     widgets.notice(trouble)
     if runs:
         try:

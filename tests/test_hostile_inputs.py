@@ -22,6 +22,7 @@ import tiny_models
 import tiny_runs
 from hostile_inputs import EDIT_FILES, FILES, LESSONS, TEXTS
 from streamlit.testing.v1 import AppTest
+from tiny_pages import opened
 
 from dashboard import state, widgets
 from encore_core.editor import settings_of
@@ -29,7 +30,6 @@ from encore_core.runs import RunStore
 from encore_core.tables import neutral_csv
 
 ROOT = Path(__file__).resolve().parent.parent
-APP = str(ROOT / "dashboard" / "app.py")
 PAGES = sorted(path.stem for path in (ROOT / "pages").glob("*.py"))
 
 TAGS = {
@@ -212,14 +212,6 @@ def server(tiny_folder, statistics_text, tmp_path_factory) -> Iterator[Server]:
 @pytest.fixture(autouse=True)
 def at_home(server, monkeypatch, surroundings):
     monkeypatch.setenv("ENCORE_HOME", str(server.home))
-
-
-def opened(page: str, **query: str | list[str]) -> AppTest:
-    app = AppTest.from_file(APP, default_timeout=60)
-    for name, value in query.items():
-        app.query_params[name] = value
-    app.switch_page(f"../pages/{page}.py")
-    return app.run()
 
 
 class Bystander:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import tiny_runs
 from streamlit.testing.v1 import AppTest
-from test_run_pages import errors, opened, page_functions, words
+from test_run_pages import page_functions
+from tiny_pages import errors, opened, words
 
 from dashboard import limits, state
 from encore_core.errors import InputError

@@ -14,6 +14,7 @@ import tiny_models
 import tiny_runs
 import torch
 from streamlit.testing.v1 import AppTest
+from tiny_pages import figures, opened, words
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from dashboard.charts import downstream as charts
@@ -26,7 +27,6 @@ from encore_core.runs import MeasurePlan, RunStore, series
 from encore_core.runs.recorded import record
 from encore_core.runs.worker import Worker
 
-APP = str(Path(__file__).resolve().parent.parent / "dashboard" / "app.py")
 LINES = [Line("memit-1", "MEMIT", "MEMIT", (1,)), Line("encore-1", "ENCORE", "ENCORE", (1,))]
 
 
@@ -159,21 +159,6 @@ def ids(made, places) -> dict[str, str]:
     return made[1]
 
 
-def opened(**query: str | list[str]) -> AppTest:
-    app = AppTest.from_file(APP, default_timeout=120)
-    for name, value in query.items():
-        app.query_params[name] = value
-    app.switch_page("../pages/downstream.py")
-    app.run()
-    assert not app.exception, app.exception
-    return app
-
-
-def words(app: AppTest) -> str:
-    markup = "\n".join(element.proto.body for element in app.get("html"))
-    return html.unescape(re.sub(r"<[^>]+>", " ", markup)).replace("\u00a0", " ")
-
-
 def rows_of(app: AppTest) -> dict[str, list[str]]:
     """The table's rows by their first cell."""
     found = {}
@@ -185,23 +170,14 @@ def rows_of(app: AppTest) -> dict[str, list[str]]:
     return found
 
 
-def figures(app: AppTest) -> list[dict]:
-    protos = [element.proto for element in app.get("bidi_component")]
-    return [
-        json.loads(json.loads(proto.mixed.json or proto.json)["spec"])
-        for proto in protos
-        if proto.component_name.endswith(".figure")
-    ]
-
-
 def test_an_empty_store_and_no_recorded_runs():
-    app = opened()
+    app = opened("downstream")
     assert "first checkpoint" in words(app) and not figures(app)
     assert app.button(key="fetch_tasks")
 
 
 def test_curves_and_table_hold_what_the_store_holds(made, ids):
-    app = opened()
+    app = opened("downstream")
     assert app.multiselect(key="chosen_runs").value == [ids["memit"], ids["encore"]]
     store = RunStore(made[0])
     frame = series.downstream(store, [ids["memit"]])
@@ -222,21 +198,21 @@ def test_curves_and_table_hold_what_the_store_holds(made, ids):
 
 
 def test_runs_without_tasks_are_named(ids):
-    app = opened(run=[ids["memit"], ids["silent"]])
+    app = opened("downstream", run=[ids["memit"], ids["silent"]])
     assert f"No downstream task was asked in ENCORE ({ids['silent']})" in words(app)
     assert rows_of(app)["SST-2"][1] == "–" and len(figures(app)) == 1
-    alone = opened(run=ids["silent"])
+    alone = opened("downstream", run=ids["silent"])
     assert "No downstream task was asked" in words(alone) and not figures(alone)
 
 
 def test_a_link_brings_runs_and_measure_back(ids):
-    app = opened(run=[ids["encore"]], metric="f1_nll")
+    app = opened("downstream", run=[ids["encore"]], metric="f1_nll")
     assert app.multiselect(key="chosen_runs").value == [ids["encore"]]
     assert app.segmented_control(key="downstream_metric").value == "f1_nll"
 
 
 def test_a_link_that_asks_for_what_is_not_there(ids):
-    app = opened(run=["gone-1", ids["encore"]], metric="beauty", nonsense="1")
+    app = opened("downstream", run=["gone-1", ids["encore"]], metric="beauty", nonsense="1")
     assert "gone-1" in words(app)
     assert app.segmented_control(key="downstream_metric").value == "f1" and figures(app)
 
@@ -244,7 +220,7 @@ def test_a_link_that_asks_for_what_is_not_there(ids):
 def test_recorded_runs_only(made, places):
     record(RunStore(made[0]), {made[1]["memit"]: "recorded-memit", made[1]["encore"]: "recorded-encore"},
            places / "recorded")  # fmt: skip
-    app = opened()
+    app = opened("downstream")
     assert app.multiselect(key="chosen_runs").value == ["recorded-memit", "recorded-encore"] and figures(app)
 
 
@@ -255,7 +231,7 @@ def test_a_run_in_progress(made, ids, places):
         db.execute("UPDATE runs SET status = 'interrupted', done = 4, cursor = 4 WHERE id = ?", (ids["encore"],))
         db.execute("DELETE FROM downstream WHERE edits > 4 AND run = (SELECT number FROM runs WHERE id = ?)",
                    (ids["encore"],))  # fmt: skip
-    app = opened(run=[ids["memit"], ids["encore"]])
+    app = opened("downstream", run=[ids["memit"], ids["encore"]])
     assert rows_of(app)["Edits"] == ["0 → 10", "0 → 4"]
 
 
@@ -264,7 +240,7 @@ def test_a_run_in_progress(made, ids, places):
 
 def test_without_the_hub_the_button_says_so(monkeypatch):
     monkeypatch.setattr(hub_tasks, "hub_reachable", lambda: False)
-    app = opened()
+    app = opened("downstream")
     app.button(key="fetch_tasks").click().run()
     assert "the hub cannot be reached" in words(app) and not app.exception
 
@@ -275,7 +251,7 @@ def test_what_was_fetched_is_asked_by_the_next_run(monkeypatch, tasks_folder):
         return Path(shutil.copytree(tasks_folder, hub_tasks.hub_folder()))
 
     monkeypatch.setattr(hub_tasks, "fetch_tasks", fetch)
-    app = opened()
+    app = opened("downstream")
     app.button(key="fetch_tasks").click().run()
     assert "Fetched into" in words(app) and app.session_state["run_downstream"] == "hub"
     assert not [button for button in app.button if button.key == "fetch_tasks"]
@@ -287,7 +263,7 @@ def test_a_fetch_that_fails_is_one_line(monkeypatch, error):
         raise error
 
     monkeypatch.setattr(hub_tasks, "fetch_tasks", fetch)
-    app = opened()
+    app = opened("downstream")
     app.button(key="fetch_tasks").click().run()
     assert ("'mmlu'" in words(app)) == isinstance(error, InputError)
     assert "secret" not in words(app) and "fetched" in words(app)

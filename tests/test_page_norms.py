@@ -7,8 +7,8 @@ import math
 import pandas as pd
 import pytest
 import tiny_pages
-from test_run_pages import address_of, errors, figures, names_in, opened, words
-from tiny_pages import IDS
+from test_run_pages import names_in
+from tiny_pages import IDS, address_of, errors, figures, opened, words
 
 from dashboard import findings
 from dashboard.charts import norm_layers

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import json
 import re
 import shutil
 import sqlite3
@@ -14,8 +12,8 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import tiny_runs
-from streamlit.testing.v1 import AppTest
 from tiny_models import Snapshot
+from tiny_pages import figures, markup, opened, words
 
 from dashboard import mpes_pairs
 from dashboard.charts import overfitting as charts
@@ -26,7 +24,6 @@ from encore_core.facts import Fact
 from encore_core.runs import RunStore, prepare, series
 from encore_core.runs.recorded import record
 
-APP = str(Path(__file__).resolve().parent.parent / "dashboard" / "app.py")
 WITHOUT, STOPPING, KNOWN = Arm("without", "no MPES", False), Arm("stopped", "MPES", True), Arm("known", "known", None)
 HOSTILE = "<img src=x onerror=alert(1)> $y^2$"
 
@@ -234,41 +231,14 @@ def ids(made, places) -> dict[str, str]:
     return made[1]
 
 
-def opened(**query: str | list[str]) -> AppTest:
-    app = AppTest.from_file(APP, default_timeout=120)
-    for name, value in query.items():
-        app.query_params[name] = value
-    app.switch_page("../pages/overfitting.py")
-    app.run()
-    assert not app.exception, app.exception
-    return app
-
-
-def markup(app: AppTest) -> str:
-    return "\n".join(element.proto.body for element in app.get("html"))
-
-
-def words(app: AppTest) -> str:
-    return html.unescape(re.sub(r"<[^>]+>", " ", markup(app))).replace("\u00a0", " ")
-
-
-def figures(app: AppTest) -> list[dict]:
-    protos = [element.proto for element in app.get("bidi_component")]
-    return [
-        json.loads(json.loads(proto.mixed.json or proto.json)["spec"])
-        for proto in protos
-        if proto.component_name.endswith(".figure")
-    ]
-
-
 def test_an_empty_store_leaves_the_live_search():
-    app = opened()
+    app = opened("overfitting")
     assert "No run has edited anything yet" in words(app) and not figures(app)
     assert app.button(key="overfitting_try") and "visitor" not in app.session_state
 
 
 def test_the_page_opens_with_a_clean_pair_and_says_what_the_store_holds(made, ids):
-    app = opened()
+    app = opened("overfitting")
     assert app.selectbox(key="overfitting_pair").value == f"{ids['memit']} {ids['mpes']}"
     assert "visitor" not in app.session_state  # no model was loaded
     steps, hills, bars = figures(app)
@@ -289,33 +259,33 @@ def test_the_page_opens_with_a_clean_pair_and_says_what_the_store_holds(made, id
 
 
 def test_facts_are_shown_as_texts_and_never_as_markup(ids):
-    app = opened()
+    app = opened("overfitting")
     assert "fact 0 · " in app.selectbox(key="overfitting_fact").options[0]
     assert HOSTILE in words(app).replace("&lt;", "<") or "<img src=x" not in markup(app)
     assert "<img src=x" not in markup(app)
 
 
 def test_another_fact_and_another_pair_are_in_the_address(ids):
-    app = opened()
+    app = opened("overfitting")
     place = int(app.selectbox(key="overfitting_fact").options[-1].split()[1])
     app.selectbox(key="overfitting_fact").set_value(place).run()
     app.selectbox(key="overfitting_pair").set_value(f"{ids['memit']} {ids['encore']}").run()
     assert "ENCORE is MEMIT with MPES and a norm constraint" in words(app)
     view = {name: value if isinstance(value, list) else [value] for name, value in app.query_params.items()}
     assert view == {"run": [ids["memit"], ids["encore"]], "fact": [str(place)]}
-    again = opened(run=view["run"], fact=str(place))
+    again = opened("overfitting", run=view["run"], fact=str(place))
     assert again.selectbox(key="overfitting_pair").value == f"{ids['memit']} {ids['encore']}"
     assert again.selectbox(key="overfitting_fact").value == place
 
 
 def test_bad_links(ids):
-    app = opened(run=["gone-1"], fact="77")
+    app = opened("overfitting", run=["gone-1"], fact="77")
     assert "gone-1" in words(app) and "Of fact 77 the steps were not kept" in words(app) and figures(app)
-    assert figures(opened(run=[ids["mpes"]], fact="-3", junk="x"))
+    assert figures(opened("overfitting", run=[ids["mpes"]], fact="-3", junk="x"))
 
 
 def test_a_run_without_a_counterpart_stands_alone(ids):
-    app = opened(run=ids["alone"])
+    app = opened("overfitting", run=ids["alone"])
     assert "There is no run with MPES on the same facts" in words(app)
     steps, _, bars = figures(app)
     assert len(steps["data"]) == 5 * 2 and len(bars["data"]) == 1
@@ -324,7 +294,7 @@ def test_a_run_without_a_counterpart_stands_alone(ids):
 def test_runs_that_kept_no_steps(ids, places):
     with sqlite3.connect(places / "home" / "runs" / "runs.sqlite") as db:
         db.execute("DELETE FROM trajectories")
-    app = opened()
+    app = opened("overfitting")
     assert "kept no optimisation step by step" in words(app) and len(figures(app)) == 2
 
 
@@ -334,7 +304,7 @@ def test_a_run_in_progress_is_compared_on_the_facts_both_have(ids, places):
         for table in ("targets", "trajectories"):
             db.execute(f"DELETE FROM {table} WHERE edits > 4 AND run = {number}", (ids["mpes"],))
         db.execute("UPDATE runs SET status = 'interrupted', done = 4, cursor = 4 WHERE id = ?", (ids["mpes"],))
-    app = opened(run=[ids["memit"], ids["mpes"]])
+    app = opened("overfitting", run=[ids["memit"], ids["mpes"]])
     _, hills, _ = figures(app)
     assert ["4 facts" in text for text in hills["layouts"]["wide"]["yaxis"]["ticktext"]] == [True, True]
 
@@ -343,7 +313,7 @@ def test_recorded_runs_only(made, places, monkeypatch):
     folder = places / "recorded"
     record(RunStore(made[0]), {made[1]["memit"]: "recorded-memit", made[1]["mpes"]: "recorded-mpes"}, folder)
     assert not (folder / "recorded-memit").exists()  # the facts' file is not the program's own
-    app = opened()
+    app = opened("overfitting")
     assert app.selectbox(key="overfitting_pair").value == "recorded-memit recorded-mpes"
     assert app.selectbox(key="overfitting_fact").options[0].startswith("fact 0 · ends at p = ")
     assert len(figures(app)) == 3
@@ -357,7 +327,7 @@ def test_a_pair_whose_facts_can_be_read_comes_first(made, ids, places):
     for run in ("recorded-memit", "recorded-mpes"):
         (folder / run).mkdir()
         shutil.copyfile(made[0] / made[1]["memit"] / "facts.jsonl", folder / run / "facts.jsonl")
-    app = opened()
+    app = opened("overfitting")
     assert app.selectbox(key="overfitting_pair").value.startswith("recorded-memit ")
 
 
@@ -365,7 +335,7 @@ def test_a_pair_whose_facts_can_be_read_comes_first(made, ids, places):
 
 
 def test_a_fact_is_searched_twice_on_the_visitors_model(monkeypatch):
-    app = opened()
+    app = opened("overfitting")
     app.segmented_control(key="overfitting_source").set_value("own").run()
     assert "Type a subject" in words(app) and app.button(key="overfitting_try").disabled
     app.text_input(key="overfitting_subject").set_value("France")
@@ -389,7 +359,7 @@ def test_a_fact_is_searched_twice_on_the_visitors_model(monkeypatch):
 def test_a_search_that_fails_is_one_line(monkeypatch, error):
     if error is not None:
         monkeypatch.setattr(EditSession, "find_targets", lambda *_, **__: (_ for _ in ()).throw(error))
-    app = opened()
+    app = opened("overfitting")
     app.segmented_control(key="overfitting_source").set_value("own").run()
     app.text_input(key="overfitting_subject").set_value("France")
     app.text_input(key="overfitting_prompt").set_value("The capital of {} is " + "long " * 200)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import tiny_pages
-from test_run_pages import address_of, errors, figures, names_in, opened, words
+from test_run_pages import names_in
+from tiny_pages import address_of, errors, figures, opened, words
 
 from dashboard import mpes_pairs, paper_tables, run_reading
 from dashboard.charts import paper as paper_charts

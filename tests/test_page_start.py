@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import tiny_pages
-from test_run_pages import errors, figures, opened, page_functions, words
+from test_run_pages import page_functions
+from tiny_pages import errors, figures, opened, words
 
 from encore_core.runs.recorded import recorded_runs
 

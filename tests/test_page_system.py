@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import html
 import re
-from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
+from tiny_pages import opened, words
 
 from dashboard import state
 from dashboard.runs_view import size
-
-APP = str(Path(__file__).resolve().parent.parent / "dashboard" / "app.py")
 
 
 @pytest.fixture(autouse=True)
@@ -22,17 +19,6 @@ def the_model(monkeypatch, tiny_folder, tmp_path, surroundings):
     state.models.clear()
     yield
     state.models.clear()
-
-
-def opened(page: str) -> AppTest:
-    app = AppTest.from_file(APP, default_timeout=120).switch_page(f"../pages/{page}.py").run()
-    assert not app.exception, app.exception
-    return app
-
-
-def words(app: AppTest) -> str:
-    markup = "\n".join(element.proto.body for element in app.get("html"))
-    return html.unescape(re.sub(r"<[^>]+>", " ", markup)).replace("\u00a0", " ")
 
 
 def tile(app: AppTest, name: str) -> str:

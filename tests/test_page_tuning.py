@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tiny_pages
 from test_page_models import page_of, said
-from test_run_pages import errors, words
+from tiny_pages import errors, words
 
 from dashboard import tuning_view
 from dashboard.charts import tuning as charts

@@ -11,7 +11,8 @@ import tiny_pages
 import tiny_runs
 import torch
 from plain_measures import TOLERANCE, Asked
-from test_run_pages import opened, rows_of
+from test_run_pages import rows_of
+from tiny_pages import opened
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from encore_core.runs import RunStore

@@ -16,6 +16,7 @@ import pytest
 import tiny_models
 import tiny_runs
 from streamlit.testing.v1 import AppTest
+from tiny_pages import APP, address_of, errors, figures, markup, opened, words
 
 from dashboard import costs, live, report, run_reading, runs_view
 from encore_core.errors import InputError
@@ -25,7 +26,6 @@ from encore_core.runs.compare import differences
 from encore_core.runs.rows import BatchRecord, CheckpointRecord
 from encore_core.runs.schema import BY_EDITS
 
-APP = str(Path(__file__).resolve().parent.parent / "dashboard" / "app.py")
 HOSTILE = "<img src=x onerror=alert(1)> **b** $y^2$ :red[z]"
 METHODS = ("MEMIT", "ENCORE")
 
@@ -98,46 +98,6 @@ def no_processes(monkeypatch) -> list[str]:
     for place in ("encore_core.runs.start_worker", "dashboard.live.start_worker"):
         monkeypatch.setattr(place, lambda store, device: asked.append(device))
     return asked
-
-
-def opened(page: str, **query: str | list[str]) -> AppTest:
-    """A page as a new visitor sees it, by its address."""
-    app = AppTest.from_file(APP, default_timeout=120)
-    for name, value in query.items():
-        app.query_params[name] = value
-    app.switch_page(f"../pages/{page}.py")
-    app.run()
-    assert not app.exception, app.exception
-    return app
-
-
-def markup(app: AppTest) -> str:
-    return "\n".join(element.proto.body for element in app.get("html"))
-
-
-def words(app: AppTest) -> str:
-    """What is read on the page as text."""
-    return html.unescape(re.sub(r"<[^>]+>", " ", markup(app))).replace("\u00a0", " ")
-
-
-def errors(app: AppTest) -> list[str]:
-    found = re.findall(r'es-error" role="alert">.*?<span dir="auto">(.*?)</span></div>', markup(app), re.DOTALL)
-    return [html.unescape(text) for text in found]
-
-
-def figures(app: AppTest) -> list[dict]:
-    """What the charts are given."""
-    found = []
-    for element in app.get("bidi_component"):
-        proto = element.proto
-        if proto.component_name.endswith(".figure"):
-            found.append(json.loads(json.loads(proto.mixed.json or proto.json)["spec"]))
-    return found
-
-
-def address_of(app: AppTest) -> dict[str, list[str]]:
-    """What the page has put into its address."""
-    return {name: value if isinstance(value, list) else [value] for name, value in app.query_params.items()}
 
 
 def names_in(spec: dict) -> set[str]:

@@ -58,7 +58,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(ti
     store = RunStore(tmp_path / "runs")
 
     def submit() -> str:
-        ready = tiny_runs.prepared(tiny_folder, statistics_text, n_edits=24, batch_size=2, checkpoint_every=6)
+        ready = tiny_runs.prepared(tiny_folder, statistics_text, n_edits=16, batch_size=2, checkpoint_every=4)
         return store.submit([ready])[0]
 
     whole = submit()
@@ -88,4 +88,4 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(ti
     for run_id in finished:
         assert store.get(run_id).status == "done"
         assert_same_run(store, whole, run_id)
-    assert store.get(whole).done == 24
+    assert store.get(whole).done == 16

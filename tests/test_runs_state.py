@@ -28,6 +28,7 @@ from encore_core.runs.state import (
 
 METHODS = ("ENCORE", "MEMIT", "EMMET", "AlphaEdit")
 BATCHES = [list(tiny_runs.FACTS[start : start + 2]) for start in range(0, 16, 2)]
+CUTS = (1, 4, 5)
 
 
 def edit(session, batches):
@@ -36,22 +37,37 @@ def edit(session, batches):
     return session
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("cut", [1, 4, 5])
-def test_going_on_from_a_saved_state_is_the_same_to_the_bit(new_session, lm, method, cut, tmp_path):
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [*(("gpt2", method) for method in METHODS), ("llama", "ENCORE"), ("llama", "AlphaEdit"), ("llama_tied", "EMMET")],
+)
+def test_going_on_from_a_saved_state_is_the_same_to_the_bit(request, new_session, family, method, tmp_path):
     """Some cuts lie where thin factors wait to be folded into P, some right behind a folding."""
-    whole = edit(new_session(lm, method, steps=3), BATCHES)
-    first = edit(new_session(lm, method, steps=3), BATCHES[:cut])
-    saved = save_state(tmp_path, 2 * cut, first)
-    second = new_session(lm, method, steps=3)
-    assert load_state(tmp_path, [saved], second) == 2 * cut
-    assert second.n_edits == 2 * cut and second.prefixes == first.prefixes
-    edit(second, BATCHES[cut:])
-    assert weights_digest(second.matrices()) == weights_digest(whole.matrices())
-    for layer, mine in second._preservation.items():
-        other = whole._preservation[layer]
-        assert torch.equal(mine.start, other.start) and len(mine.recent) == len(other.recent)
-        assert all(torch.equal(a, b) for a, b in zip(mine.recent, other.recent, strict=True))
+    lm = request.getfixturevalue(family)
+    whole = new_session(lm, method, steps=3)
+    saved = {}
+    for number, batch in enumerate(BATCHES, 1):
+        edit(whole, [batch])
+        if number in CUTS:
+            saved[number] = save_state(tmp_path, 2 * number, whole)
+    for cut, state in saved.items():
+        second = new_session(lm, method, steps=3)
+        assert load_state(tmp_path, [state], second) == 2 * cut
+        assert second.n_edits == 2 * cut and second.prefixes == whole.prefixes
+        edit(second, BATCHES[cut:])
+        assert weights_digest(second.matrices()) == weights_digest(whole.matrices())
+        for layer, mine in second._preservation.items():
+            other = whole._preservation[layer]
+            assert torch.equal(mine.start, other.start) and len(mine.recent) == len(other.recent)
+            assert all(torch.equal(a, b) for a, b in zip(mine.recent, other.recent, strict=True))
+
+
+def test_saving_a_state_changes_nothing(new_session, gpt2, tmp_path):
+    saving, other = new_session(gpt2, steps=3), edit(new_session(gpt2, steps=3), BATCHES[:5])
+    for number, batch in enumerate(BATCHES[:5], 1):
+        edit(saving, [batch])
+        save_state(tmp_path, 2 * number, saving)
+    assert weights_digest(saving.matrices()) == weights_digest(other.matrices())
 
 
 def test_tensors_come_back_as_they_lay(new_session, gpt2, tmp_path):

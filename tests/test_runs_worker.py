@@ -20,7 +20,7 @@ from encore_core.editor import EditSession
 from encore_core.facts import Fact
 from encore_core.metrics import evaluate
 from encore_core.models import load_model
-from encore_core.runs import MeasurePlan, RunPlan, RunStore, prepare, runner, series, start_worker
+from encore_core.runs import MeasurePlan, PreparedRun, RunPlan, RunStore, prepare, runner, series, start_worker
 from encore_core.runs import state as state_module
 from encore_core.runs import worker as worker_module
 from encore_core.runs.measuring import Measurer
@@ -302,15 +302,23 @@ def killed(*_):
     raise Killed
 
 
-@pytest.mark.parametrize("place", ["save_state", "save_matrices", "record_state", "record_checkpoint", "finish"])
-def test_a_run_killed_at_the_worst_moments_ends_the_same(store, submit, monkeypatch, place):
-    """Right before each step that moves the run on, the second time it is reached; and right behind it."""
+@pytest.fixture(scope="module")
+def unharmed(tiny_folder, statistics_text, tmp_path_factory) -> tuple[RunStore, PreparedRun, str]:
+    """A store with a run that nobody killed: what it was made of, and its id."""
+    store = RunStore(tmp_path_factory.mktemp("unharmed") / "runs")
     quick = replace(tiny_runs.QUICK, subsets=("newest",), contributions=False)
-    values = {"n_edits": 8, "checkpoint_every": 2, "measure": quick}
-    whole = submit(**values)
+    ready = tiny_runs.prepared(tiny_folder, statistics_text, n_edits=8, checkpoint_every=2, measure=quick)
+    [run_id] = store.submit([ready])
     serve(store)
+    return store, ready, run_id
+
+
+@pytest.mark.parametrize("place", ["save_state", "save_matrices", "record_state", "record_checkpoint", "finish"])
+def test_a_run_killed_at_the_worst_moments_ends_the_same(unharmed, monkeypatch, place):
+    """Right before each step that moves the run on, the second time it is reached; and right behind it."""
+    store, ready, whole = unharmed
     for behind in (False, True):
-        run_id = submit(**values)
+        [run_id] = store.submit([ready])
         owner = runner if hasattr(runner, place) else RunStore
         real, calls = getattr(owner, place), []
 
@@ -602,6 +610,7 @@ def test_a_worker_of_a_broken_store_says_so(tmp_path, capsys, caplog):
     assert "damaged" in caplog.text
 
 
+@pytest.mark.slow  # what it guards, that tensors are saved as they lie, is tested with tiny ones, too
 @pytest.mark.embedded
 def test_a_killed_run_of_the_embedded_model_ends_the_same(tmp_path, embedded_model, monkeypatch):
     """Matrices large enough for threads and vector units, where layout and alignment decide how BLAS sums."""

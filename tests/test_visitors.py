@@ -5,13 +5,12 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from pathlib import Path
 
 import pytest
 import tiny_models
 import tiny_runs
 import visitors
-from streamlit.testing.v1 import AppTest
+from tiny_pages import opened
 
 from dashboard import device_queue, state
 from dashboard.device_queue import Place
@@ -19,8 +18,6 @@ from dashboard.probes import Readings
 from encore_core.editor import EditSession, settings_of
 from encore_core.errors import InputError
 from encore_core.facts import Fact
-
-APP = str(Path(__file__).resolve().parent.parent / "dashboard" / "app.py")
 
 
 class Left(BaseException):
@@ -163,8 +160,7 @@ def test_leaving_the_line_drops_the_edits_that_wait(models, loading):
 
 def test_a_page_shows_the_place_in_line_and_clears_it(models, loading, monkeypatch):
     monkeypatch.setattr(device_queue, "TOLD_SECONDS", 0.02)
-    app = AppTest.from_file(APP, default_timeout=60).switch_page("../pages/edit.py").run()
-    assert not app.exception
+    app = opened("edit")
     shown: list[str] = []
     from dashboard import waiting
 
@@ -198,7 +194,7 @@ def test_a_page_shows_the_place_in_line_and_clears_it(models, loading, monkeypat
 
 def test_a_session_that_ends_frees_what_it_held(models, loading):
     """By page, with an edit on it: no visitor, no session, no matrix is left, and no one is counted."""
-    app = AppTest.from_file(APP, default_timeout=60).switch_page("../pages/edit.py").run()
+    app = opened("edit")
     visitor = app.session_state["visitor"]
     visitor.begin([Fact("Peru", "The capital of {} is", "Rome")], 1, "skip")
     visitor.work(quiet)

@@ -1,7 +1,12 @@
-"""What tests of pages stand on: recorded runs of the tiny model, a run in progress, what a page gives its charts."""
+"""What tests of pages stand on: a page as a visitor sees it, recorded runs of the tiny model, a run in progress, what a
+page gives its charts."""
 
 from __future__ import annotations
 
+import functools
+import html
+import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +19,81 @@ from encore_core.runs.rows import CheckpointRecord
 
 if TYPE_CHECKING:  # tests of the engine do without them
     import pandas as pd
+    from streamlit.testing.v1 import AppTest
 
     from dashboard.charts.panels import Chart
 
+APP = str(Path(__file__).resolve().parent.parent / "dashboard" / "app.py")
 METHODS = ("MEMIT", "ENCORE")
 IDS = tuple(f"recorded-{method.lower()}-10" for method in METHODS)
 N_LAYERS = 5
+
+
+@functools.cache
+def _app_test() -> type[AppTest]:
+    """AppTest, which would look through all installed packages for components with every app, and compile the scripts
+    with every run: of a small page's 0.2 s this leaves 0.02 s."""
+    from streamlit.components.v2 import manifest_scanner
+    from streamlit.runtime.scriptrunner.script_cache import ScriptCache
+    from streamlit.testing.v1 import AppTest, app_test, local_script_runner
+
+    manifest_scanner.scan_component_manifests = functools.cache(manifest_scanner.scan_component_manifests)
+    scripts = ScriptCache()
+    for module in (app_test, local_script_runner):
+        module.ScriptCache = lambda: scripts
+    return AppTest
+
+
+def app_at(page: str, /, **query: str | list[str]) -> AppTest:
+    """The app at a page, by its address; nothing has been run yet."""
+    app = _app_test().from_file(APP, default_timeout=240)
+    for name, value in query.items():
+        app.query_params[name] = value
+    return app.switch_page(f"../pages/{page}.py")
+
+
+def opened(page: str, /, **query: str | list[str]) -> AppTest:
+    """A page as a new visitor sees it, by its address."""
+    app = app_at(page, **query).run()
+    assert not app.exception, app.exception
+    return app
+
+
+def pressed(app: AppTest, key: str) -> AppTest:
+    app.button(key=key).click().run()
+    assert not app.exception, app.exception
+    return app
+
+
+def markup(app: AppTest) -> str:
+    """All HTML of a page but its stylesheet."""
+    return "\n".join(element.proto.body for element in app.get("html") if "<style>" not in element.proto.body)
+
+
+def words(app: AppTest) -> str:
+    """What is read on the page as text."""
+    return html.unescape(re.sub(r"<[^>]+>", " ", markup(app))).replace("\u00a0", " ")
+
+
+def errors(app: AppTest) -> list[str]:
+    """What a page says is wrong."""
+    found = re.findall(r'es-error" role="alert">.*?<span dir="auto">(.*?)</span></div>', markup(app), re.DOTALL)
+    return [html.unescape(text) for text in found]
+
+
+def figures(app: AppTest) -> list[dict]:
+    """What the charts are given."""
+    protos = [element.proto for element in app.get("bidi_component")]
+    return [
+        json.loads(json.loads(proto.mixed.json or proto.json)["spec"])
+        for proto in protos
+        if proto.component_name.endswith(".figure")
+    ]
+
+
+def address_of(app: AppTest) -> dict[str, list[str]]:
+    """What the page has put into its address."""
+    return {name: value if isinstance(value, list) else [value] for name, value in app.query_params.items()}
 
 
 def recorded_folder(folder: Path, text: Path, home: Path) -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 import streamlit as st
 
-from dashboard import chart_card, findings, run_picker, run_reading, widgets
+from dashboard import chart_card, findings, presenter, run_picker, run_reading, widgets
 from dashboard.charts import contributions as contribution_charts
 from dashboard.charts import runs as run_charts
 from dashboard.charts.contributions import Pair
@@ -98,6 +98,7 @@ def pick_checkpoint(norms: pd.DataFrame) -> int:
         norms: edits of all checkpoints.
     """
     there = sorted(int(edits) for edits in norms["edits"].unique())
+    presenter.plays_over(AT, there)
     at = remembered(AT, there[-1])
     if at not in there:
         st.session_state[AT] = max((edits for edits in there if edits <= at), default=there[0])

@@ -1,0 +1,236 @@
+"""Presenting: large type, no sidebar, a bar with keys for next, previous, play and the covered answer.
+
+What the bar moves through: the steps of the lesson that is being given; else those of the Learn page; else the pages in
+their order. Play moves the slider over edits of the page that has one. Whether somebody presents stands in every
+address, so a slide deck's link opens the page as the lecturer had it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from dashboard import fresh_start, lesson_play, links, widgets
+from dashboard.charts.enlarged import enlarged
+from dashboard.learn.steps import STEPS
+
+ON, PREDICT = "presenting", "predicting"
+ADDRESSED = {"present": ON, "predict": PREDICT}
+"""Parameter of every address → what it switches on."""
+
+LARGER = 1.3
+"""Type and charts grow by so much."""
+
+PLAY_SECONDS = 1.5
+STYLE = """<style>
+html { font-size: 22px !important; }
+[data-testid="stSidebar"], [data-testid="stExpandSidebarButton"] { display: none !important; }
+[data-testid="stMainBlockContainer"] { padding-bottom: 7rem !important; }
+</style>"""
+
+_PLAYED, _PLAYING, _NEXT, _REVEALED = "played over", "playing since", "played to", "revealed answers"
+
+
+def is_on() -> bool:
+    """Whether this browser session presents."""
+    return bool(st.session_state.get(ON))
+
+
+def scale() -> float:
+    """What charts are enlarged by."""
+    return LARGER if is_on() else 1.0
+
+
+def large(figure: go.Figure) -> go.Figure:
+    """A figure of `st.plotly_chart`, changed in place to the size of a presentation."""
+    figure.layout = enlarged(figure.layout.to_plotly_json(), scale())
+    return figure
+
+
+# -- begin and end -----------------------------------------------------------------------------------------------------
+
+
+def begin() -> None:
+    """Present from here on."""
+    st.session_state[ON] = True
+
+
+def leave() -> None:
+    """Present no more; predictions end with it."""
+    for key in (ON, PREDICT, _PLAYING, _NEXT, _REVEALED):
+        st.session_state.pop(key, None)
+
+
+def read_address() -> None:
+    """Switch on what the address asks for, unless it is what was written there before: a lecturer's link was opened."""
+    for name, key in ADDRESSED.items():
+        if st.query_params.get(name) == "1" != links.said_everywhere(name):
+            st.session_state[key] = True
+
+
+def addressed() -> dict[str, str]:
+    """What every address says: what is on."""
+    return {name: "1" for name, key in ADDRESSED.items() if st.session_state.get(key)}
+
+
+# -- predict, then reveal ----------------------------------------------------------------------------------------------
+
+
+def covers(place: str, answer: object) -> bool:
+    """Whether an answer stays covered: predictions are asked for, and this answer has not been shown yet.
+
+    Args:
+        place: where it stands.
+        answer: tells it from others that come to stand there.
+    """
+    return bool(st.session_state.get(PREDICT)) and st.session_state.get(_REVEALED, {}).get(place) != answer
+
+
+def cover(place: str, answer: object, question: str, choices: Sequence[str]) -> None:
+    """What stands in the place of a covered answer: the question that the class votes on by show of hands.
+
+    Args:
+        place: as for `covers`.
+        answer: as for `covers`.
+        question: what to vote on.
+        choices: for what.
+    """
+    with st.container(border=True, key="covered"):
+        items = "".join(widgets.rich('<li dir="auto">{text}</li>', text=text) for text in choices)
+        st.html(widgets.rich('<h2 class="es-step">{text}</h2>', text=question) + f'<ol class="es-votes">{items}</ol>')
+        st.button(
+            "Show the answer",
+            key="reveal",
+            type="primary",
+            icon=":material/visibility:",
+            shortcut="A",
+            on_click=_reveal,
+            args=(place, answer),
+        )
+
+
+def _reveal(place: str, answer: object) -> None:
+    st.session_state.setdefault(_REVEALED, {})[place] = answer
+
+
+# -- play --------------------------------------------------------------------------------------------------------------
+
+
+def plays_over(key: str, checkpoints: Sequence[int]) -> bool:
+    """Offer a slider to the play button. To be called before the slider is made, which may be moved by it.
+
+    Args:
+        key: of the slider's value in the session.
+        checkpoints: where it can stand, in order.
+
+    Returns:
+        whether it has been moved.
+    """
+    st.session_state[_PLAYED] = (key, list(checkpoints))
+    wanted = st.session_state.pop(_NEXT, None)
+    if wanted is None or wanted[0] != key or wanted[1] not in checkpoints:
+        return False
+    st.session_state[key] = wanted[1]
+    return True
+
+
+def _play() -> None:
+    """Go on from where the slider stands, and from the first checkpoint when it stands at the last one."""
+    key, checkpoints = st.session_state[_PLAYED]
+    st.session_state[_PLAYING] = time.monotonic()
+    if st.session_state.get(key) == checkpoints[-1]:
+        st.session_state[_NEXT] = (key, checkpoints[0])
+
+
+def _stop() -> None:
+    st.session_state.pop(_PLAYING, None)
+
+
+@st.fragment(run_every=PLAY_SECONDS / 3)
+def _go_on_playing() -> None:
+    since, offered = st.session_state.get(_PLAYING), st.session_state.get(_PLAYED)
+    if since is None or offered is None or time.monotonic() - since < PLAY_SECONDS:
+        return
+    key, checkpoints = offered
+    later = [edits for edits in checkpoints if edits > st.session_state.get(key, checkpoints[-1])]
+    if later:
+        st.session_state[_NEXT], st.session_state[_PLAYING] = (key, later[0]), time.monotonic()
+    else:
+        _stop()
+    st.rerun()
+
+
+# -- the bar -----------------------------------------------------------------------------------------------------------
+
+
+def ready() -> None:
+    """Before a page runs: nothing can be played until it says so; the look of a presentation."""
+    st.session_state.pop(_PLAYED, None)
+    if is_on():
+        st.html(STYLE)
+
+
+def bar(pages: Sequence[Any], page: Any) -> None:
+    """Below the page: where one is, and what moves it.
+
+    Args:
+        pages: all pages in order, as of `st.Page`.
+        page: the one that is shown.
+    """
+    if not is_on():
+        return
+    words, before, after = _way(pages, page)
+    with st.container(key="presenter", horizontal=True, vertical_alignment="center"):
+        back = st.button("Previous", key="present_back", icon=":material/arrow_back:", shortcut="PageUp",
+                         disabled=before is None)  # fmt: skip
+        st.html(widgets.rich('<p class="es-where">{words}</p>', words=words))
+        on = st.button("Next", key="present_on", icon=":material/arrow_forward:", shortcut="PageDown", type="primary",
+                       disabled=after is None)  # fmt: skip
+        if st.session_state.get(_PLAYING) is not None:
+            st.button("Stop", key="present_stop", icon=":material/pause:", shortcut="P", on_click=_stop)
+            _go_on_playing()
+        elif len(st.session_state.get(_PLAYED, (None, ()))[1]) > 1:
+            st.button("Play", key="present_play", icon=":material/play_arrow:", shortcut="P", on_click=_play)
+        st.toggle("Predict first", key=PREDICT, persist_state="session",
+                  help="Answers on the Edit and Compare pages stay covered until they are asked for.")  # fmt: skip
+        fresh_start.offer("present_reset")
+        st.button("Leave", key="present_leave", icon=":material/close:", shortcut="Esc", on_click=leave)
+    if back or on:
+        _go(before if back else after)
+
+
+def _way(pages: Sequence[Any], page: Any) -> tuple[str, Any, Any]:
+    """Where one is in words, and what lies before and after: a step of a lesson or of the Learn page, or a page."""
+    lesson = lesson_play.played()
+    if lesson is not None:
+        _, plan, place = lesson
+        words = f"{plan.title} · step {place + 1} of {len(plan.steps)}"
+        return words, place - 1 if place else None, place + 1 if place + 1 < len(plan.steps) else None
+    place, keys = pages.index(page), [step.key for step in STEPS]
+    before = pages[place - 1] if place else None
+    after = pages[place + 1] if place + 1 < len(pages) else None
+    if before is not None and before.url_path == "learn":
+        before = keys[-1]
+    if after is not None and after.url_path == "learn":
+        after = keys[0]
+    words = f"{page.title} · page {place + 1} of {len(pages)}"
+    if page.url_path == "learn":
+        step = keys.index(st.session_state["learn_step"])
+        words = f"Learn · step {step + 1} of {len(keys)}"
+        before = keys[step - 1] if step else before
+        after = keys[step + 1] if step + 1 < len(keys) else after
+    return words, before, after
+
+
+def _go(to: Any) -> None:
+    if isinstance(to, int):
+        lesson_play.go(to)
+        lesson_play.open_step(lesson_play.played()[1].steps[to])
+    elif isinstance(to, str):
+        st.switch_page("../pages/learn.py", query_params={"step": to})
+    else:
+        st.switch_page(to)
