@@ -1,5 +1,5 @@
-"""The lesson plans that come with the program, given from start to end in a browser: every step's page is opened by the
-lesson's own buttons, what is to be pressed is pressed, and every text that is to be seen is looked for.
+"""The lesson plans and the tour that come with the program, from start to end in a browser: every step's page is opened
+by the lesson's own buttons, what is to be pressed is pressed, and every text that is to be seen is looked for.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import pytest
 import served
 from test_browser import LONG, MISSING, wait_until_idle
 
-from dashboard import lessons
+from dashboard import lessons, tour
 
 pytestmark = [
     pytest.mark.browser,
@@ -56,3 +56,26 @@ def test_the_three_plans_are_given_from_start_to_end():
             page.get_by_role("button", name="End the lesson").click()
             page.locator(".es-lesson").wait_for(state="detached", timeout=LONG)
             page.get_by_role("link", name="Lessons").click()
+
+
+def test_the_tour_is_taken_from_start_to_end():
+    steps = tour.plan().steps
+    with served.app() as address, served.browser() as browser:
+        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        problems: list[str] = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.goto(address, timeout=LONG)
+        page.get_by_role("button", name="Take the tour").click(timeout=LONG)
+        card = page.locator(".st-key-tour")
+        for place, step in enumerate(steps):
+            card.get_by_text(f"Tour · {step.title}").wait_for(timeout=LONG)
+            play(page, step)
+            assert not problems, (step.title, problems)
+            if place == 2:  # loaded anew, the page is at the same step
+                page.reload(timeout=LONG)
+                card.get_by_text(f"Tour · {step.title}").wait_for(timeout=LONG)
+                wait_until_idle(page)
+            if place + 1 < len(steps):
+                card.get_by_role("button", name="Next").click()
+        card.get_by_role("button", name="End the tour").click()
+        card.wait_for(state="detached", timeout=LONG)
