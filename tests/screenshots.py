@@ -33,6 +33,11 @@ PAGES = (
     "downstream",
     "paper",
 )
+STATES = {"tour": ("start", "tour=1"), "presenting": ("compare", "present=1"),
+          "predicting": ("compare", "present=1&predict=1")}  # fmt: skip
+"""Name → page and query of what looks different from the page as it opens."""
+
+VIEWS = (*PAGES, *STATES)
 LOOKS = [(width, look) for width in (1400, 800) for look in ("light", "dark")]
 
 ALL_DRAWN = "[...document.querySelectorAll('.es-figure')].every((node) => node.querySelector('.main-svg'))"
@@ -64,9 +69,10 @@ def shoot(page, path: Path) -> None:
 
 
 def address_of(address: str, which: str) -> str:
-    """The address of a page; the default page, Start, is the app's own."""
+    """The address of a page, or of one in some state; the default page, Start, is the app's own."""
     path, _, query = address.partition("?")
-    return f"{path}/{'' if which == 'start' else which}?{query}"
+    page, state = STATES.get(which, (which, ""))
+    return f"{path}/{'' if page == 'start' else page}?{'&'.join(filter(None, (query, state)))}"
 
 
 def shoot_edit(page, address: str, folder: Path, name: str) -> None:
@@ -103,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", help="one look, for example 1400-light")
-    parser.add_argument("--pages", default=",".join(PAGES), help="which, with commas between")
+    parser.add_argument("--pages", default=",".join(VIEWS), help="which, with commas between")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     with served.app() as address, served.browser() as browser:

@@ -39,7 +39,7 @@ def test_no_page_has_grave_barriers(tmp_path, monkeypatch, tiny_folder):
             look: browser.new_page(viewport={"width": 1400, "height": 900}, color_scheme=look)
             for look in ("light", "dark")
         }
-        for name in screenshots.PAGES:
+        for name in screenshots.VIEWS:
             for look, page in pages.items():
                 themed = screenshots.address_of(f"{address}?embed_options={look}_theme", name)
                 page.goto(themed, timeout=LONG, wait_until="commit")
@@ -50,4 +50,4 @@ def test_no_page_has_grave_barriers(tmp_path, monkeypatch, tiny_folder):
                 found += [f"{name}, {look}: {line}" for line in barriers(page)]
                 looked_at += 1
     assert not found, "\n".join(found)
-    assert looked_at == 2 * len(screenshots.PAGES)
+    assert looked_at == 2 * len(screenshots.VIEWS)
