@@ -35,7 +35,7 @@ WAIT = 240_000  # ms
 CHART = ".es-figure .main-svg"
 MAIN = {
     "start": CHART,
-    "edit": ".js-plotly-plot .main-svg",
+    "edit": CHART,
     "run": "[data-testid=stFormSubmitButton], .es-table, .es-queue",
     "runs": "[data-testid=stDataFrame]",
     "compare": CHART,

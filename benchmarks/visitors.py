@@ -241,7 +241,7 @@ async def browse(page, address: str, fact: Fact, until: float, think: float, fou
 
     async def shown(moment: str) -> list[float]:
         return await page.evaluate(
-            """(moment) => ['new', 'true'].map((role) => document.querySelector('.js-plotly-plot').data
+            """(moment) => ['new', 'true'].map((role) => document.querySelector('.es-figure').data
                  .find((trace) => trace.name === `${role} answer${moment}`).x[0])""",
             moment,
         )

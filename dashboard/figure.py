@@ -42,11 +42,11 @@ const draw = async (node) => {
   const { spec } = node.esData;
   const width = Math.floor(node.clientWidth);
   if (!width || !node.isConnected) return;
-  const { data, layouts, revision, narrow } = JSON.parse(spec);
+  const { data, layouts, revision, narrow, bar } = JSON.parse(spec);
   const layout = structuredClone(width < narrow ? layouts.narrow : layouts.wide);
   // Made once: a configuration with other functions in it is another one, for which Plotly makes a new plot.
   node.esConfig ??= {
-    displaylogo: false, displayModeBar: true, showSendToCloud: false, showEditInChartStudio: false,
+    displaylogo: false, displayModeBar: bar, showSendToCloud: false, showEditInChartStudio: false,
     modeBarButtonsToRemove: ['toImage', 'select2d', 'lasso2d', 'autoScale2d', 'sendChartToCloud', 'sendDataToCloud'],
     modeBarButtonsToAdd: buttons(node),
   };
@@ -117,7 +117,7 @@ def load_library() -> None:
     _components()[0](key="plotly library")
 
 
-def draw(chart: Chart, *, key: str, alt: str, revision: str = "") -> None:
+def draw(chart: Chart, *, key: str, alt: str, revision: str = "", has_bar: bool = True) -> None:
     """Draw a chart, or change the one that is there.
 
     Args:
@@ -125,12 +125,13 @@ def draw(chart: Chart, *, key: str, alt: str, revision: str = "") -> None:
         key: of the element.
         alt: what it shows, for those who hear it.
         revision: the reader's zoom is kept as long as this stays the same.
+        has_bar: whether there are buttons for zoom and files at its top right; a chart that has none is not zoomed.
     """
     data = chart.figure.to_plotly_json()["data"]
     scale = presenter.scale()
     layouts = {name: enlarged(layout.to_plotly_json(), scale) for name, layout in
                (("wide", chart.figure.layout), ("narrow", chart.narrow))}  # fmt: skip
-    payload = {"data": data, "layouts": layouts, "revision": revision, "narrow": NARROW * scale}
+    payload = {"data": data, "layouts": layouts, "revision": revision, "narrow": NARROW * scale, "bar": has_bar}
     _components()[1](
         key=key,
         data={

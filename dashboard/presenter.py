@@ -11,11 +11,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import plotly.graph_objects as go
 import streamlit as st
 
 from dashboard import fresh_start, lesson_play, links, widgets
-from dashboard.charts.enlarged import enlarged
 from dashboard.learn.steps import STEPS
 
 ON, PREDICT = "presenting", "predicting"
@@ -43,12 +41,6 @@ def is_on() -> bool:
 def scale() -> float:
     """What charts are enlarged by."""
     return LARGER if is_on() else 1.0
-
-
-def large(figure: go.Figure) -> go.Figure:
-    """A figure of `st.plotly_chart`, changed in place to the size of a presentation."""
-    figure.layout = enlarged(figure.layout.to_plotly_json(), scale())
-    return figure
 
 
 # -- begin and end -----------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
-from dashboard import edit_files, limits, links, presenter, probes, state, theme, widgets
+from dashboard import edit_files, figure, limits, links, presenter, probes, state, theme, widgets
 from dashboard.charts import probes as probe_charts
 from dashboard.charts.text import percent
 from dashboard.state import Message, Visitor, remembered
@@ -625,11 +625,10 @@ def results(visitor: Visitor) -> None:
     _headline(fact, rows, edited)
     with st.container(border=True, key="card_chart"):
         widgets.heading("How probable each answer is", "before → after" if edited else "as loaded, nothing edited yet")
-        st.plotly_chart(
-            presenter.large(probe_charts.probabilities(rows, colours, edited)),
-            theme=None,
-            key="chart",
-            config={"displaylogo": False, "displayModeBar": False},
+        figure.draw(
+            probe_charts.probabilities(rows, colours, edited),
+            key="probabilities",
+            has_bar=False,
             alt="Probability of the new and the true answer for every prompt; the same figures are in the table below.",
         )
         st.text_input(
@@ -694,8 +693,8 @@ def _headline(fact: Fact, rows, edited: bool) -> None:
             continue
         if not edited or (kind == "paraphrase" and (part.verdict == "waiting").any()):
             right = (part.true_before > part.new_before).sum() if part.true.notna().all() else None
-            figure = "–" if right is None else f"{right} of {len(part)}"
-            items.append((name, figure, "true answer ahead", ""))
+            count = "–" if right is None else f"{right} of {len(part)}"
+            items.append((name, count, "true answer ahead", ""))
             continue
         counted = part[part.verdict != "unknown"]
         n_right = int(counted.verdict.isin(wanted).sum())
@@ -734,11 +733,10 @@ def _said(fact: Fact, rows, visitor: Visitor, colours, edited: bool) -> None:
         for column, (moment, text) in zip(st.columns(len(texts)), texts.items(), strict=True):
             column.caption(moment if edited else "As loaded")
             column.code(f"{prompt}{text}", language=None, wrap_lines=True)
-        st.plotly_chart(
-            presenter.large(probe_charts.next_tokens(tokens, colours)),
-            theme=None,
-            key="tokens",
-            config={"displaylogo": False, "displayModeBar": False},
+        figure.draw(
+            probe_charts.next_tokens(tokens, colours),
+            key="next tokens",
+            has_bar=False,
             alt="The most probable next words with their probabilities.",
         )
 
@@ -838,9 +836,10 @@ def _norms(visitor: Visitor, colours) -> None:
         st.write("How much the edited matrices grow appears here once the first edit has been made.")
         return
     table = pd.DataFrame([(layer, *pair) for layer, pair in norms.items()], columns=["layer", "before", "after"])
-    st.plotly_chart(
-        presenter.large(probe_charts.norm_growth(table, colours)), theme=None, key="norms",
-        config={"displaylogo": False, "displayModeBar": False},
+    figure.draw(
+        probe_charts.norm_growth(table, colours),
+        key="growth of norms",
+        has_bar=False,
         alt="Growth of each edited matrix in percent; the figures are in the table below.",
     )  # fmt: skip
     widgets.table(

@@ -46,7 +46,7 @@ ALL_DRAWN = "[...document.querySelectorAll('.es-figure')].every((node) => node.q
 def settle(page, seconds: float = 240.0) -> None:
     """Wait until the script has run and the charts stand."""
     page.wait_for_selector(".es-status", timeout=1000 * seconds)
-    page.wait_for_selector(".js-plotly-plot .main-svg", timeout=1000 * seconds)
+    page.wait_for_selector(".es-figure .main-svg", timeout=1000 * seconds)
     wait_for_script(page, seconds)
 
 

@@ -94,7 +94,7 @@ MARKDOWN_FIELDS = ("label", "help", "body", "caption", "content", "content_help"
 """Fields of protos that the browser reads as markdown."""
 
 PLAIN = {
-    "code", "text", "html", "arrow_data_frame", "dataframe", "plotly_chart", "bidi_component", "exception",
+    "code", "text", "html", "arrow_data_frame", "dataframe", "bidi_component", "exception",
     "text_input", "text_area", "selectbox", "multiselect",
 }  # fmt: skip
 """Elements whose body or value is shown as it is. Labels of those that have one are looked at all the same."""
@@ -146,8 +146,6 @@ def strings(value: object) -> Iterator[str]:
 
 def specs(app: AppTest) -> Iterator[object]:
     """What the charts are given."""
-    for element in app.get("plotly_chart"):
-        yield json.loads(element.proto.spec)
     for element in app.get("bidi_component"):
         if element.proto.component_name.endswith(".figure"):
             data = json.loads(element.proto.mixed.json or element.proto.json)

@@ -3,7 +3,6 @@ typed. What is typed with ill intent is in `test_hostile_inputs`."""
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 from hostile_inputs import MIXED
 from streamlit.testing.v1 import AppTest
-from tiny_pages import APP, errors, markup, opened
+from tiny_pages import APP, errors, figures, markup, opened
 
 from dashboard import state
 from dashboard.charts.text import label
@@ -34,13 +33,9 @@ def n_edits(app: AppTest) -> int:
     return int(re.search(r'data-testid="n-edits">(\d+)<', markup(app)).group(1))
 
 
-def figure(app: AppTest, index: int = 0) -> dict:
-    return json.loads(app.get("plotly_chart")[index].proto.spec)
-
-
 def marks(app: AppTest, name: str) -> list[float]:
     """x of the marks of one kind in the probability chart, for instance "new answer, after"."""
-    (trace,) = [trace for trace in figure(app)["data"] if trace.get("name") == name]
+    (trace,) = [trace for trace in figures(app)[0]["data"] if trace.get("name") == name]
     return trace["x"]
 
 
@@ -67,11 +62,11 @@ def pasted(app: AppTest, text: str) -> AppTest:
 
 def test_visitors_never_see_each_others_edits():
     mine, yours = opened("edit"), opened("edit")
-    unedited = figure(yours)
+    unedited = figures(yours)[0]
     mine.button(key="apply").click().run()
     yours.run()
     assert (n_edits(mine), n_edits(yours)) == (1, 0)
-    assert figure(yours) == unedited
+    assert figures(yours)[0] == unedited
     yours.text_input(key="free_prompt").set_value("The capital of France is certainly").run()
     mine.text_input(key="free_prompt").set_value("The capital of France is certainly").run()
     assert marks(mine, "new answer, before")[-1] == pytest.approx(marks(yours, "new answer")[-1], rel=1e-5)

@@ -132,14 +132,14 @@ def test_compare_is_covered_until_the_answer_is_asked_for():
 
 def test_what_an_edit_did_is_covered_and_its_message_too():
     app = opened("edit", present="1", predict="1")
-    assert app.get("plotly_chart") and "reveal" not in keys(app)  # nothing is edited yet: nothing to predict
+    assert figures(app) and "reveal" not in keys(app)  # nothing is edited yet: nothing to predict
     pressed(app, "apply")
-    assert "What does it say now?" in words(app) and not app.get("plotly_chart")
+    assert "What does it say now?" in words(app) and not figures(app)
     assert "Done. What came of it is covered." in words(app) and "Applied." not in words(app) and "%" not in words(app)
     pressed(app, "reveal")
-    assert app.get("plotly_chart") and "Applied." in words(app)
+    assert figures(app) and "Applied." in words(app)
     pressed(app, "undo")
-    assert app.get("plotly_chart")
+    assert figures(app)
 
 
 def test_predictions_end_with_the_presentation():

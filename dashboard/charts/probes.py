@@ -6,6 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from dashboard.charts.panels import Chart
 from dashboard.charts.text import FONT, label, percent
 from dashboard.palette import Palette
 
@@ -35,7 +36,12 @@ def _base(figure: go.Figure, colours: Palette, height: int) -> go.Figure:
     return figure
 
 
-def probabilities(rows: pd.DataFrame, colours: Palette, edited: bool) -> go.Figure:
+def _alike(figure: go.Figure) -> Chart:
+    """A chart that is arranged alike on wide pages and on narrow ones."""
+    return Chart(figure, figure.layout)
+
+
+def probabilities(rows: pd.DataFrame, colours: Palette, edited: bool) -> Chart:
     """How probable both answers to each prompt were, and are: one lane an answer, hollow mark to filled mark.
 
     Args:
@@ -123,7 +129,7 @@ def probabilities(rows: pd.DataFrame, colours: Palette, edited: bool) -> go.Figu
         title={"text": "probability of the answer", "font": {"color": colours.muted, "size": 13}, "standoff": 6},
     )  # fmt: skip
     figure.update_yaxes(range=[y, 0], visible=False)
-    return figure
+    return _alike(figure)
 
 
 class _Lines:
@@ -149,7 +155,7 @@ def _text(x: float, y: float, text: str, colour: str, size: int) -> dict:
     }  # fmt: skip
 
 
-def next_tokens(tokens: pd.DataFrame, colours: Palette) -> go.Figure:
+def next_tokens(tokens: pd.DataFrame, colours: Palette) -> Chart:
     """The most probable next tokens, before beside after, bars of the two answers in their colours.
 
     Args:
@@ -180,10 +186,10 @@ def next_tokens(tokens: pd.DataFrame, colours: Palette) -> go.Figure:
     _base(figure, colours, 66 + 31 * int(tokens["rank"].max()))
     figure.update_layout(margin={"l": 100, "r": 12, "t": 40, "b": 8}, bargap=0.3)
     figure.update_annotations(font={"size": 15, "color": colours.muted})
-    return figure
+    return _alike(figure)
 
 
-def norm_growth(norms: pd.DataFrame, colours: Palette) -> go.Figure:
+def norm_growth(norms: pd.DataFrame, colours: Palette) -> Chart:
     """How much each edited matrix has grown, in percent of its norm as loaded.
 
     Args:
@@ -210,4 +216,4 @@ def norm_growth(norms: pd.DataFrame, colours: Palette) -> go.Figure:
         gridcolor=colours.line, zerolinecolor=colours.line, rangemode="tozero", nticks=5, ticksuffix=" %",
         tickfont={"color": colours.muted, "size": 13},
     )  # fmt: skip
-    return figure
+    return _alike(figure)
