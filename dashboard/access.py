@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import time
-from pathlib import Path
 
 import streamlit as st
 
@@ -103,4 +102,4 @@ def check_model(name: str) -> None:
 
 def _is_path(name: str) -> bool:
     """Whether a name is of a folder rather than of the hub, where names are one or two words."""
-    return re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name) is None or Path(name).exists()
+    return re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name) is None or os.path.lexists(name)

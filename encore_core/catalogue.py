@@ -19,7 +19,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from encore_core.errors import InputError, quoted
-from encore_core.storage import data_folder, replacing
+from encore_core.storage import data_folder, is_folder, named_path, replacing
 
 Progress = Callable[[str, float], None]
 """`progress(what, share)`: what is being done, and how much of it, from 0 to 1."""
@@ -80,9 +80,8 @@ def find_source(name: str, tell: Progress) -> str:
     entry = CATALOGUE.get(name)
     if entry is not None and entry.embedded:
         return str(_convert_embedded(entry, tell))
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return str(_checked_folder(folder))
+    if is_folder(name):
+        return str(_checked_folder(named_path(name)))
     hub_id = entry.source if entry is not None else name
     looks_like_path = os.sep in name and (name.startswith((".", "~", os.sep)) or name.count("/") > 1)
     if looks_like_path or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", hub_id):

@@ -32,6 +32,27 @@ def data_folder() -> Path:
     return folder
 
 
+# os.path, because pathlib raises where a text is too long for a name, or names the home of nobody.
+def named_path(name: str) -> Path:
+    """What a user's text names, `~` included. Whatever it is, nothing goes wrong here: it may name nothing."""
+    return Path(os.path.expanduser(name))  # noqa: PTH111
+
+
+def is_folder(name: str) -> bool:
+    """Whether a user's text names a folder; texts that cannot be names do not."""
+    return os.path.isdir(os.path.expanduser(name))  # noqa: PTH111, PTH112
+
+
+def is_file(name: str) -> bool:
+    """Whether a user's text names a file; as `is_folder`."""
+    return os.path.isfile(os.path.expanduser(name))  # noqa: PTH111, PTH113
+
+
+def absolute_folder(name: str) -> str:
+    """A folder's name from the root; what names none, as it is."""
+    return str(named_path(name).absolute()) if is_folder(name) else name
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Write a file or a folder under a name of its own and move it into place when all went well.

@@ -18,7 +18,7 @@ from encore_core.statistics import files, jobs
 from encore_core.statistics.gathering import Request, shortages
 from encore_core.statistics.settling import TOLERANCE
 from encore_core.statistics.texts import SAMPLED, SOURCES, check_source
-from encore_core.storage import data_folder
+from encore_core.storage import absolute_folder, data_folder
 from encore_core.tuned_rows import Shape, find_row
 
 POLL_SECONDS = 1.0
@@ -285,7 +285,7 @@ def _resume(job_id: str) -> None:
 
 def gathering(name: str) -> None:
     """The jobs of this model, alive while one runs."""
-    mine = [job for job in jobs.jobs() if job.request.model in (name, files.full_name(name))]
+    mine = [job for job in jobs.jobs() if job.request.model in (name, absolute_folder(name))]
     if not mine:
         return
     busy = any(job.active for job in mine)
@@ -293,7 +293,7 @@ def gathering(name: str) -> None:
 
 
 def _jobs(name: str, busy: bool) -> None:
-    mine = [job for job in jobs.jobs() if job.request.model in (name, files.full_name(name))]
+    mine = [job for job in jobs.jobs() if job.request.model in (name, absolute_folder(name))]
     if any(job.active for job in mine) != busy:
         st.rerun()  # the whole page: polling begins or ends, and there may be new statistics
     with st.container(border=True, key="card_jobs"):

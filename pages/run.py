@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import streamlit as st
@@ -20,6 +19,7 @@ from encore_core.methods import METHODS, settings_for
 from encore_core.models import CATALOGUE, DTYPES, ModelShape, describe_model
 from encore_core.placement import DEVICE_NAMES
 from encore_core.runs import MeasurePlan, PreparedRun, RunPlan, RunStore, prepare, start_worker
+from encore_core.storage import named_path
 
 KEEP: dict[str, Any] = {"persist_state": "session"}
 SOURCES = {"bundled": "Bundled", "upload": "Upload", "paste": "Paste", "file": "File"}
@@ -355,7 +355,7 @@ def _facts(source: str) -> Facts | None:
         st.caption("For files that are too large to upload.")
         return None
     access.check_files("A file of this machine")
-    file = Path(path.strip()).expanduser()
+    file = named_path(path.strip())
     try:
         stamp = (str(file), file.stat().st_mtime_ns, file.stat().st_size)
     except (OSError, ValueError):

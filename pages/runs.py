@@ -6,7 +6,6 @@ import io
 import json
 import zipfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 import streamlit as st
@@ -17,7 +16,7 @@ from dashboard.state import Message, remembered
 from encore_core.errors import InputError
 from encore_core.runs import RunInfo, RunStore, series
 from encore_core.runs.export import command_line, export_model, series_csv, settings_of_run
-from encore_core.storage import data_folder
+from encore_core.storage import data_folder, named_path
 
 SERIES = {
     "norms": "norms of all layers",
@@ -313,7 +312,7 @@ def _model(store: RunStore, run: RunInfo) -> None:
             raise InputError("The folder is blank; give one that is new or empty.")
         access.check_start()
         access.check_files("A folder of this machine")
-        target = Path(folder.strip()).expanduser()
+        target = named_path(folder.strip())
         edits = export_model(
             store, run.id, target, lambda what, share: place.progress(min(1.0, max(0.0, share)), text=f"{what} …")
         )

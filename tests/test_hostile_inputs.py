@@ -49,7 +49,8 @@ SPECIAL = re.compile(r"[<>*_`#\[\]$~|\\:]|https?://")
 QUERY = (
     "run", "at", "scale", "layers", "layer", "facts", "value", "show", "before", "after", "text", "fact", "metric",
     "step", "table", "dataset", "source", "subject", "prompt", "answer", "target_new", "method", "model", "n",
-    "tour", "present", "lesson", "x<y>",
+    "tour", "present", "predict", "lesson", "new", "true", "paraphrases", "neighbours", "try", "edits", "batch",
+    "every", "seed", "order", "known", "x<y>",
 )  # fmt: skip
 """Names that pages read from their address, and some that they do not."""
 

@@ -30,6 +30,7 @@ from encore_core.methods import Settings, check_names, find_method, settings_for
 from encore_core.models import CATALOGUE, DTYPES, Progress, describe_model
 from encore_core.placement import device_name
 from encore_core.statistics import files
+from encore_core.storage import absolute_folder
 
 PLAN_VERSION = 1
 """Version of a plan's JSON form; raised when its fields change their meaning."""
@@ -252,7 +253,7 @@ def prepare(plan: RunPlan, facts: Sequence[Fact] | None = None, progress: Progre
     done = replace(
         plan,
         # The worker has a working folder of its own.
-        model=plan.model if plan.model in CATALOGUE else _absolute_folder(plan.model),
+        model=plan.model if plan.model in CATALOGUE else absolute_folder(plan.model),
         statistics_text=_absolute_text(plan.statistics_text),
         measure=replace(plan.measure, downstream=tasks and str(tasks.absolute())),
         n_edits=n_edits,
@@ -372,12 +373,6 @@ def facts_from_lines(text: str) -> list[Fact]:
         return [Fact(**json.loads(line)) for line in text.split("\n") if line]
     except (ValueError, TypeError) as error:
         raise InputError(f"The run's facts cannot be read: {error}") from error
-
-
-def _absolute_folder(model: str) -> str:
-    """A model's folder from the root; a hub id as it is."""
-    folder = Path(model).expanduser()
-    return str(folder.absolute()) if folder.is_dir() else model
 
 
 def _duplicates(facts: Sequence[Fact]) -> list[str]:

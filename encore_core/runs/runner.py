@@ -15,7 +15,6 @@ import threading
 import time
 from collections import deque
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +32,7 @@ from encore_core.runs.plan import RunPlan, batch_ends, checkpoints
 from encore_core.runs.rows import BatchRecord, Claim, RunInfo, TargetRow, TrajectoryRow
 from encore_core.runs.state import load_state, remove_others, save_matrices, save_state
 from encore_core.runs.store import LostRun, RunStore, StoreError
+from encore_core.storage import is_folder, named_path
 
 log = logging.getLogger(__name__)
 
@@ -380,9 +380,9 @@ def _trajectory(place: int, item: EditedFact) -> list[TrajectoryRow]:
 
 def _stamp(name: str) -> tuple | None:
     """What tells whether a model folder's files are still the ones that were loaded; None for models by name."""
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
+    if not is_folder(name):
         return None
+    folder = named_path(name)
     files = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")])
     return tuple((file.name, stat.st_size, stat.st_mtime_ns) for file in files if (stat := file.stat()))
 

@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from encore_core.storage import data_folder, replacing
+from encore_core.storage import absolute_folder, data_folder, replacing
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +183,7 @@ def forget_choice(fingerprint: str, layers: Iterable[int] | None = None) -> None
 
 def note_model(fingerprint: str, name: str) -> None:
     """Write down what a model is called, so that its statistics are found by name without loading it."""
-    name = full_name(name)
+    name = absolute_folder(name)
     file = folder_of(fingerprint) / "model.json"
     if _read_json(file).get("name") != name or fingerprint_of(name) != fingerprint:
         _write_json(file, {"name": name})
@@ -204,14 +204,8 @@ def known_models() -> list[KnownModel]:
 
 def fingerprint_of(name: str) -> str | None:
     """The fingerprint of the weights that were last called so; None when there are no statistics under this name."""
-    name = full_name(name)
+    name = absolute_folder(name)
     return next((known.fingerprint for known in known_models() if known.name == name), None)
-
-
-def full_name(name: str) -> str:
-    """A model's folder from the root; other names as they are."""
-    folder = Path(name).expanduser()
-    return str(folder.absolute()) if folder.is_dir() else name
 
 
 def _read_json(file: Path) -> dict[str, Any]:

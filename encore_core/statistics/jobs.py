@@ -27,10 +27,9 @@ from encore_core.catalogue import CATALOGUE
 from encore_core.errors import InputError, quoted
 from encore_core.runs.launch import ENVIRONMENT
 from encore_core.runs.machine import CODE_FOLDER, boot_id, is_alive
-from encore_core.statistics import files
 from encore_core.statistics.gathering import Request
 from encore_core.statistics.texts import SOURCES
-from encore_core.storage import data_folder, replacing
+from encore_core.storage import absolute_folder, data_folder, is_file, named_path, replacing
 
 log = logging.getLogger(__name__)
 
@@ -88,11 +87,11 @@ def start(request: Request) -> str:
         InputError: when no process can be started.
     """
     # The process has a working folder of its own.
-    source = Path(request.source).expanduser()
+    source = request.source
     request = replace(
         request,
-        model=request.model if request.model in CATALOGUE else files.full_name(request.model),
-        source=str(source.absolute()) if request.source not in SOURCES and source.is_file() else request.source,
+        model=request.model if request.model in CATALOGUE else absolute_folder(request.model),
+        source=str(named_path(source).absolute()) if source not in SOURCES and is_file(source) else source,
     )
     job_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
     with replacing(folder() / f"{job_id}.request.json") as part:

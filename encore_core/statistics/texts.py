@@ -28,7 +28,7 @@ from encore_core.covariance import BUNDLED, SAMPLED_TEXT, read_text, source_of
 from encore_core.decoding import tokens_of
 from encore_core.errors import InputError, quoted
 from encore_core.models import EditableModel, Progress, hub_reachable
-from encore_core.storage import data_folder, replacing
+from encore_core.storage import data_folder, is_file, named_path, replacing
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def check_source(source: str) -> None:
     if source in HUB_TEXTS:
         if not list(_folder().glob(f"{source}-*.txt")) and not hub_reachable():
             raise _unreachable(source)
-    elif source not in (SAMPLED, BUNDLED) and not Path(source).expanduser().is_file():
+    elif source not in (SAMPLED, BUNDLED) and not is_file(source):
         raise InputError(f"Unknown source {quoted(source)}; give {', '.join(SOURCES)} or a text file.")
 
 
@@ -136,7 +136,7 @@ def text_of(
         return Text(_fetched(source, n_tokens, tell), source)
     if source == SAMPLED:
         return Text(_sampled(lm, n_tokens, tell, stop), "sampled from the model")
-    path = SAMPLED_TEXT if source == BUNDLED else Path(source).expanduser()
+    path = SAMPLED_TEXT if source == BUNDLED else named_path(source)
     return Text(read_text(path), source_of(path))
 
 
