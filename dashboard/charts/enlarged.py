@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_LENGTHS = ("xshift", "yshift", "height", "width", "ticklen", "standoff", "itemwidth", "entrywidth")
+_LENGTHS = (
+    "xshift",
+    "yshift",
+    "height",
+    "width",
+    "ticklen",
+    "standoff",
+    "ticklabelstandoff",
+    "itemwidth",
+    "entrywidth",
+)
 _PLOTLYS_OWN = 12
 """Size of type where a layout says nothing, in pixels."""
 

@@ -181,7 +181,7 @@ def next_tokens(tokens: pd.DataFrame, colours: Palette) -> Chart:
         figure.update_xaxes(visible=False, range=[0, 1.22], col=column)
         figure.update_yaxes(
             col=column, autorange="reversed", tickvals=part["rank"], ticktext=[label(t, 14) for t in part["token"]],
-            ticks="", showgrid=False, zeroline=False, tickfont={"size": 15},
+            ticks="", ticklabelstandoff=6, showgrid=False, zeroline=False, tickfont={"size": 15},
         )  # fmt: skip
     _base(figure, colours, 66 + 31 * int(tokens["rank"].max()))
     figure.update_layout(margin={"l": 100, "r": 12, "t": 40, "b": 8}, bargap=0.3)
