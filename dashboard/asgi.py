@@ -3,6 +3,7 @@
 headers     what a browser may load and who may frame the app, see `HEADERS`
 libraries   torch and transformers are imported while the server waits for its first visitor, not by that visitor
 plotly.js   from an address of its own, which browsers keep, and which the page names
+scripts     of Streamlit that the pages need are named by the page, too
 errors      what goes wrong inside a page is logged under a number; the visitor is shown the number and nothing else
 """
 
@@ -25,16 +26,17 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import dashboard
-from dashboard import figure
+from dashboard import figure, preloading
 from dashboard.security import SecurityHeaders
 
 log = logging.getLogger(__name__)
 
 
-class EarlyPlotly:
-    """Names plotly.js in Streamlit's page, so that it is read while the page is being made and not afterwards."""
+class EarlyScripts:
+    """Names in Streamlit's page what will be asked for, so that it is read while the page is being made: plotly.js, and
+    the scripts of the elements that pages have (see `preloading`)."""
 
-    TAG = f'<script defer src="./{figure.ADDRESS}"></script>'.encode()
+    TAGS = f'{preloading.tags()}<script defer src="./{figure.ADDRESS}"></script>'.encode()
 
     def __init__(self, app: ASGIApp):
         self.app = app
@@ -54,7 +56,7 @@ class EarlyPlotly:
                 body += message.get("body", b"")
                 if message.get("more_body", False):
                     return
-                page = body.replace(b"</head>", self.TAG + b"</head>", 1)
+                page = body.replace(b"</head>", self.TAGS + b"</head>", 1)
                 headers = MutableHeaders(scope=start)
                 # The page is another one than Streamlit's file, and changes with the library.
                 for name in ("etag", "last-modified", "accept-ranges"):
@@ -114,7 +116,7 @@ figure.serve_library()
 app = st.App(
     Path(dashboard.__file__).parent / "app.py",
     lifespan=warm,
-    middleware=[Middleware(SecurityHeaders), Middleware(EarlyPlotly)],
+    middleware=[Middleware(SecurityHeaders), Middleware(EarlyScripts)],
     routes=[Route(f"/{figure.ADDRESS}", plotly)],
     on_script_error=tell,
 )

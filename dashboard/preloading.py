@@ -1,0 +1,45 @@
+"""Which of Streamlit's scripts the pages load, so that a browser can be told before it finds out by itself.
+
+Streamlit's page names the scripts of its frame. What draws an element is asked for when the first element of its kind
+arrives, and what that one imports when it has been read: waves of requests, at the end of which stands our chart.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import streamlit as st
+
+ELEMENTS = ("BidiComponent", "Button", "ButtonGroup", "Html", "Multiselect", "Selectbox")
+"""What nearly every page of ours has; the names are those of Streamlit's files, without their digests."""
+
+STATIC = Path(st.__file__).parent / "static"
+
+_IMPORT = re.compile(r"""(?:from|import)\s*["']\./([\w.-]+\.js)["']""")
+
+
+def scripts(elements: Sequence[str] = ELEMENTS, static: Path = STATIC) -> list[str]:
+    """Names of the elements' scripts and of all that they import, but for those that the page names itself.
+
+    Args:
+        elements: names of files without digests; those that there is no file of are left out.
+        static: Streamlit's folder of files for browsers.
+    """
+    folder = static / "static" / "js"
+    named = set(re.findall(r"static/js/([\w.-]+\.js)", (static / "index.html").read_text(encoding="utf-8")))
+    found: list[str] = []
+    waiting = [file.name for element in elements for file in sorted(folder.glob(f"{element}.*.js"))]
+    while waiting:
+        name = waiting.pop(0)
+        if name in named or name in found or not (folder / name).is_file():
+            continue
+        found.append(name)
+        waiting += _IMPORT.findall((folder / name).read_text(encoding="utf-8"))
+    return found
+
+
+def tags() -> str:
+    """Markup for the head of the page."""
+    return "".join(f'<link rel="modulepreload" href="./static/js/{name}">' for name in scripts())
