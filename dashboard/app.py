@@ -62,8 +62,9 @@ def main() -> None:
     page = st.navigation(PAGES, expanded=True)
     presenter.read_address()
     tour.read_address()
-    links.everywhere(presenter.addressed() | tour.addressed())
-    presenter.ready()
+    lesson_play.read_address()
+    links.everywhere(presenter.addressed() | tour.addressed() | lesson_play.addressed())
+    presenter.ready(page)
     shown(page)
     presenter.bar([page for pages in PAGES.values() for page in pages], page)
 
@@ -79,7 +80,7 @@ def shown(page: StreamlitPage) -> None:
                   help="Large type, no sidebar, Page Down and Page Up to go on and back, Esc to leave.")  # fmt: skip
         fresh_start.offer("reset_everything")
     fresh_start.say()
-    tour.card()
+    tour.card(page)
     if "visitor" not in st.session_state and page.url_path not in WITH_MODEL:
         sidebar.caption("The model is loaded by the first page that uses it.")
         with waiting.shown():

@@ -13,13 +13,17 @@ log = logging.getLogger(__name__)
 SAID = "what the reset did"
 
 
-def offer(key: str) -> None:
+def offer(key: str, words: str = "Reset everything") -> None:
     """The button. It leads to the page that the app opens with: fields that stay on the screen keep what is in them.
 
     Args:
         key: of the button.
+        words: on what opens to show it, lest one hit it by mistake.
     """
-    if st.button("Reset everything", key=key, icon=":material/restart_alt:", help="Your edits, lesson and fields."):
+    with st.popover(words, icon=":material/restart_alt:", key=f"offer {key}"):
+        st.html("<p>Takes your edits back, ends the lesson and the tour, and forgets what was typed and picked.</p>")
+        is_wanted = st.button("Reset everything now", key=key, type="primary")
+    if is_wanted:
         everything()
         st.switch_page("../pages/start.py")
 

@@ -9,12 +9,14 @@ import time
 
 import streamlit as st
 
-from dashboard import lessons, widgets
+from dashboard import lessons, links, state, widgets
 from dashboard.lessons import Lesson, LessonStep
 from dashboard.runs_view import duration
 
 OWN, PLAYED, PLACE, STARTED = "lessons_own", "lesson_played", "lesson_place", "lesson_started"
 CLOCK_SECONDS = 10.0
+ADDRESSED = "give"
+"""The parameter of every address: the lesson's key and the step's number, from 1."""
 
 
 @st.cache_resource(show_spinner=False, max_entries=1)
@@ -32,8 +34,9 @@ def known() -> dict[str, Lesson]:
 
 
 def begin(key: str, place: int = 0) -> None:
-    """Give a lesson, from a step on; the clock starts."""
+    """Give a lesson, from a step on; the clock starts, and so does the loading of the model, lest the class wait."""
     st.session_state[PLAYED], st.session_state[STARTED] = key, time.time()
+    state.usual_model()
     go(place)
 
 
@@ -55,6 +58,24 @@ def played() -> tuple[str, Lesson, int] | None:
     if lesson is None:
         return None
     return key, lesson, min(max(0, st.session_state.get(PLACE, 0)), len(lesson.steps) - 1)
+
+
+def read_address() -> None:
+    """Go on with the lesson that the address names, unless it is what was written there before; nonsense is left out.
+
+    So a page that is loaded anew is still in the lesson. Its edits are gone: they live as long as the page does.
+    """
+    asked = st.query_params.get(ADDRESSED, "")
+    key, _, step = asked.rpartition(".")
+    if asked == links.said_everywhere(ADDRESSED) or key not in _bundled() or not (step.isdecimal() and len(step) < 4):
+        return
+    begin(key, int(step) - 1)
+
+
+def addressed() -> dict[str, str]:
+    """What every address says of it. A plan of one's own is in this session alone, so no address could name it."""
+    now = played()
+    return {} if now is None or now[0] in st.session_state.get(OWN, {}) else {ADDRESSED: f"{now[0]}.{now[2] + 1}"}
 
 
 def open_step(step: LessonStep) -> None:
@@ -103,9 +124,8 @@ def bar() -> None:
         head = '<p class="es-lesson"><small>Lesson · step {number} of {n}</small>{title}</p>'
         st.html(widgets.rich(head, number=place + 1, n=n_steps, title=step.title))
         clock()
-        left, right = st.columns(2)
-        back = left.button("Back", key="lesson_back", width="stretch", disabled=place == 0)
-        on = right.button("Next step", key="lesson_on", width="stretch", disabled=place + 1 == n_steps, type="primary")
+        on = st.button("Next step", key="lesson_on", width="stretch", disabled=place + 1 == n_steps, type="primary")
+        back = st.button("Previous step", key="lesson_back", width="stretch", disabled=place == 0)
         with st.expander("Notes", icon=":material/notes:"):
             notes(step)
         st.button("End the lesson", key="lesson_end", on_click=end, width="stretch")

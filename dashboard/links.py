@@ -9,7 +9,7 @@ import streamlit as st
 
 View = Mapping[str, str | Sequence[str]]
 
-EVERYWHERE = ("present", "predict", "tour")
+EVERYWHERE = ("present", "predict", "tour", "give")
 """Parameters that are no page's own: they stay when one goes from page to page."""
 
 _EVERYWHERE = "in every address"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import streamlit as st
@@ -27,10 +28,22 @@ PLAY_SECONDS = 1.5
 STYLE = """<style>
 html { font-size: 22px !important; }
 [data-testid="stSidebar"], [data-testid="stExpandSidebarButton"] { display: none !important; }
-[data-testid="stMainBlockContainer"] { padding-bottom: 7rem !important; }
+[data-testid="stMainBlockContainer"] { padding: 1.4rem 2.2rem 7rem !important; }
 </style>"""
 
 _PLAYED, _PLAYING, _NEXT, _REVEALED = "played over", "playing since", "played to", "revealed answers"
+_BEGUN = "presenting has just begun"
+
+_FOCUS = """
+export default function ({ data }) {
+  if (window.esPlace === data.place) return;
+  window.esPlace = data.place;
+  const main = document.querySelector('[data-testid=stMain]');
+  if (!main) return;
+  main.tabIndex = -1;
+  main.focus({ preventScroll: true });
+}
+"""
 
 
 def is_on() -> bool:
@@ -47,8 +60,8 @@ def scale() -> float:
 
 
 def begin() -> None:
-    """Present from here on."""
-    st.session_state[ON] = True
+    """Present from here on. The page Lessons has the lecturer's notes, so its lesson's step is opened instead."""
+    st.session_state[ON] = st.session_state[_BEGUN] = True
 
 
 def leave() -> None:
@@ -72,6 +85,15 @@ def addressed() -> dict[str, str]:
 # -- predict, then reveal ----------------------------------------------------------------------------------------------
 
 
+def is_predicting() -> bool:
+    """Whether predictions are asked for."""
+    return bool(st.session_state.get(PREDICT))
+
+
+def _switch_predictions() -> None:
+    st.session_state[PREDICT] = not is_predicting()
+
+
 def covers(place: str, answer: object) -> bool:
     """Whether an answer stays covered: predictions are asked for, and this answer has not been shown yet.
 
@@ -79,7 +101,7 @@ def covers(place: str, answer: object) -> bool:
         place: where it stands.
         answer: tells it from others that come to stand there.
     """
-    return bool(st.session_state.get(PREDICT)) and st.session_state.get(_REVEALED, {}).get(place) != answer
+    return is_predicting() and st.session_state.get(_REVEALED, {}).get(place) != answer
 
 
 def cover(place: str, answer: object, question: str, choices: Sequence[str]) -> None:
@@ -92,8 +114,7 @@ def cover(place: str, answer: object, question: str, choices: Sequence[str]) -> 
         choices: for what.
     """
     with st.container(border=True, key="covered"):
-        items = "".join(widgets.rich('<li dir="auto">{text}</li>', text=text) for text in choices)
-        st.html(widgets.rich('<h2 class="es-step">{text}</h2>', text=question) + f'<ol class="es-votes">{items}</ol>')
+        _put_to_the_vote(question, choices)
         st.button(
             "Show the answer",
             key="reveal",
@@ -103,6 +124,17 @@ def cover(place: str, answer: object, question: str, choices: Sequence[str]) -> 
             on_click=_reveal,
             args=(place, answer),
         )
+
+
+def ask(question: str, choices: Sequence[str]) -> None:
+    """The same question before there is an answer, to vote on first."""
+    with st.container(border=True, key="asked"):
+        _put_to_the_vote(question, choices)
+
+
+def _put_to_the_vote(question: str, choices: Sequence[str]) -> None:
+    items = "".join(widgets.rich('<li dir="auto">{text}</li>', text=text) for text in choices)
+    st.html(widgets.rich('<h2 class="es-step">{text}</h2>', text=question) + f'<ol class="es-votes">{items}</ol>')
 
 
 def _reveal(place: str, answer: object) -> None:
@@ -159,9 +191,16 @@ def _go_on_playing() -> None:
 # -- the bar -----------------------------------------------------------------------------------------------------------
 
 
-def ready() -> None:
-    """Before a page runs: nothing can be played until it says so; the look of a presentation."""
+def ready(page: Any) -> None:
+    """Before a page runs: nothing can be played until it says so; the look of a presentation.
+
+    Args:
+        page: the one that is shown.
+    """
     st.session_state.pop(_PLAYED, None)
+    lesson = lesson_play.played()
+    if st.session_state.pop(_BEGUN, False) and lesson is not None and page.url_path == "lessons":
+        _go(lesson[2])
     if is_on():
         st.html(STYLE)
 
@@ -187,12 +226,20 @@ def bar(pages: Sequence[Any], page: Any) -> None:
             _go_on_playing()
         elif len(st.session_state.get(_PLAYED, (None, ()))[1]) > 1:
             st.button("Play", key="present_play", icon=":material/play_arrow:", shortcut="P", on_click=_play)
-        st.toggle("Predict first", key=PREDICT, persist_state="session",
-                  help="Answers on the Edit and Compare pages stay covered until they are asked for.")  # fmt: skip
-        fresh_start.offer("present_reset")
+        # No switch: a field that has the focus would take the keys.
+        st.button("Predict first", key="present_predict", on_click=_switch_predictions,
+                  icon=":material/check_box:" if is_predicting() else ":material/check_box_outline_blank:")  # fmt: skip
+        fresh_start.offer("present_reset", "Reset")
         st.button("Leave", key="present_leave", icon=":material/close:", shortcut="Esc", on_click=leave)
+    _focus()(key="focus of the presentation", data={"place": f"{words} {is_predicting()}"})
     if back or on:
         _go(before if back else after)
+
+
+@cache
+def _focus():
+    """Gives the page the focus when another one is shown, so that arrow keys scroll it and no button takes a key."""
+    return st.components.v2.component("encore_studio.focus", html="<span></span>", js=_FOCUS)
 
 
 def _way(pages: Sequence[Any], page: Any) -> tuple[str, Any, Any]:
@@ -200,7 +247,7 @@ def _way(pages: Sequence[Any], page: Any) -> tuple[str, Any, Any]:
     lesson = lesson_play.played()
     if lesson is not None:
         _, plan, place = lesson
-        words = f"{plan.title} · step {place + 1} of {len(plan.steps)}"
+        words = f"{place + 1} of {len(plan.steps)} · {plan.steps[place].title}"
         return words, place - 1 if place else None, place + 1 if place + 1 < len(plan.steps) else None
     place, keys = pages.index(page), [step.key for step in STEPS]
     before = pages[place - 1] if place else None

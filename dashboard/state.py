@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_METHOD = "ENCORE"
+EXPECTED_PARTS = 5
+"""Of getting a model ready: unpacking and loading it, its statistics, prefixes, and the check of the fast pass."""
+
 KEPT_MODELS = 2
 """Loaded models that the server keeps for the next visitor, beside those in use."""
 
@@ -56,6 +59,7 @@ class Loading:
         self.before: Readings | None = None
         self.error: str | None = None
         self.done = threading.Event()
+        self._parts, self._from = 0, 0.0
         self._queue_of = queue_of
         threading.Thread(target=self._load, args=(name, device, dtype), daemon=True).start()
 
@@ -76,7 +80,12 @@ class Loading:
             self.done.set()
 
     def _tell(self, what: str, share: float) -> None:
-        self.what, self.share = what, share
+        """What is being done, and a bar that never goes back, whatever the parts of it say of themselves."""
+        if what != self.what:
+            self._parts += 1
+            self.what, self._from = what, self.share
+        left = 1.0 - self._from
+        self.share = max(self.share, self._from + left * share / max(2, EXPECTED_PARTS - self._parts))
 
     def wait(self, show: Callable[[str, float], None]) -> None:
         """Return when it is done; meanwhile tell where it stands a few times a second."""
@@ -427,6 +436,11 @@ def _done_message(job: Job, last: BatchReport) -> Message:
     return Message("warning" if job.notices else "success", f"{what} {notices}".strip())
 
 
+def usual_model() -> Loading:
+    """The loading of the model that visitors begin with, begun now if it was not before."""
+    return models().get(os.environ.get("ENCORE_MODEL") or DEFAULT_MODEL)
+
+
 def visitor(show: Callable[[str, float], None]) -> Visitor:
     """This browser session's `Visitor`, made on its first run.
 
@@ -438,7 +452,7 @@ def visitor(show: Callable[[str, float], None]) -> Visitor:
     """
     known = st.session_state.get("visitor")
     if known is None:
-        loading = models().get(os.environ.get("ENCORE_MODEL") or DEFAULT_MODEL)
+        loading = usual_model()
         loading.wait(show)
         if loading.error:
             raise InputError(loading.error)

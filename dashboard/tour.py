@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
@@ -73,19 +74,26 @@ def open_at(to: int) -> None:
     lesson_play.open_step(plan().steps[to])
 
 
-def card() -> None:
-    """Above the page: what is to be seen on it, and on to the next step; nothing when one is not on the tour."""
+def card(page: Any) -> None:
+    """Above the page: what is to be seen on it, and on to the next step; nothing when one is not on the tour.
+
+    Args:
+        page: the one that is shown.
+    """
     here = place()
     if here is None:
         return
     step, n_steps = plan().steps[here], len(plan().steps)
     with st.container(border=True, key="tour"):
         widgets.heading(f"Tour · {step.title}", f"step {here + 1} of {n_steps}")
-        st.html(widgets.rich('<p class="es-tour">{say}<span>{watch}</span></p>', say=step.say, watch=f" {step.watch}"))
+        seen = f"You should see: {step.watch}"
+        st.html(widgets.rich('<p class="es-tour">{say}</p><p class="es-tour"><span>{seen}</span></p>', say=step.say,
+                             seen=seen))  # fmt: skip
         with st.container(horizontal=True, vertical_alignment="center"):
             back = st.button("Back", key="tour_back", disabled=here == 0)
             on = st.button("Next", key="tour_on", type="primary", disabled=here + 1 == n_steps)
-            shown = st.button("Show its page", key="tour_page", help="When you have gone to another page.")
+            is_elsewhere = page.url_path != ("" if step.view.page == "start" else step.view.page)
+            shown = is_elsewhere and st.button("Back to the tour's page", key="tour_page")
             st.button("End the tour" if here + 1 == n_steps else "Leave the tour", key="tour_leave", on_click=leave)
     if back or on or shown:
         open_at(here + on - back)

@@ -6,8 +6,10 @@ Left: pick facts and a method, apply, undo. Right: what the model says about the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import edit_files, figure, limits, links, presenter, probes, state, theme, widgets
 from dashboard.charts import probes as probe_charts
@@ -27,6 +29,7 @@ IN_LINK = {"subject": "subject", "prompt": "prompt", "new": "target_new", "true"
            "paraphrases": "paraphrases", "neighbours": "neighbours"}  # fmt: skip
 LONGEST_IN_LINK = 1000
 MAX_TABLE = 1000
+QUESTION = "Did my edit work, and what else changed?"
 SCORED_AT_ONCE = 5
 
 # Name → (label, help, step), in the order shown; `None` for the step means text.
@@ -137,7 +140,7 @@ def _as_fields(fact: Fact) -> dict[str, str]:
 def _example() -> None:
     facts = state.bundled_facts()
     relations = sorted({fact.relation for fact in facts})
-    left, right = st.columns([3, 2], vertical_alignment="bottom")
+    left, right = st.columns([5, 4], vertical_alignment="bottom")
     relation = left.selectbox(
         "Kind",
         ["any", *relations],
@@ -584,20 +587,32 @@ def is_covered(visitor: Visitor) -> bool:
     return visitor.session.n_edits > 0 and presenter.covers("edit", _answer(visitor))
 
 
+def _choices(fact: Fact) -> list[str]:
+    """What a class can vote for."""
+    return [
+        f"{fact.target_new}, however it is asked; its neighbours are as before.",
+        f"{fact.target_new}, but not in all other words; its neighbours are as before.",
+        f"{fact.target_new} in exactly these words, and in no others.",
+        f"{fact.target_new}, and of its neighbours, too.",
+        "What it said before.",
+    ]
+
+
 def predict(visitor: Visitor) -> None:
     """The question in the place of the results."""
     fact = visitor.edited_facts[-1]
-    presenter.cover(
-        "edit",
-        _answer(visitor),
-        f"The model has been told: {fact.text} {fact.target_new}. What does it say now?",
-        [
-            f"It says {fact.target_new}, and so it does when asked in other words; its neighbours are as before.",
-            "It does when asked in these words alone.",
-            f"It says {fact.target_new} of its neighbours, too.",
-            "It says what it said before.",
-        ],
-    )
+    words = f"The model has been told: {fact.text} {fact.target_new}. What does it say now?"
+    presenter.cover("edit", _answer(visitor), words, _choices(fact))
+
+
+def vote_first() -> None:
+    """The question before the edit: above what the model says as loaded."""
+    try:
+        fact = facts_in_editor()[0]
+    except InputError:
+        return
+    words = f"We are about to tell the model: {fact.text} {fact.target_new}. What will it say then?"
+    presenter.ask(words, _choices(fact))
 
 
 # -- the results -------------------------------------------------------------------------------------------------------
@@ -853,6 +868,48 @@ def _norms(visitor: Visitor, colours) -> None:
 # -- the page ----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Parts:
+    """Where the parts of the page stand; `fact` is for the fact as a sentence, where the editor is out of sight."""
+
+    strip: DeltaGenerator
+    editor: DeltaGenerator
+    actions: DeltaGenerator
+    history: DeltaGenerator
+    results: DeltaGenerator
+    fact: DeltaGenerator | None = None
+
+
+def arranged() -> Parts:
+    """What is picked on the left, what comes of it on the right."""
+    strip = st.container(key="status")
+    st.title(QUESTION, anchor=False)
+    left, right = st.columns([5, 8], gap="medium")
+    with left:
+        editor = st.container(key="editor")
+        return Parts(strip, editor, st.container(), st.container(), right.container(key="results"))
+
+
+def arranged_for_a_class() -> Parts:
+    """Buttons and results first, as wide as the page; what was picked before the talk stands below."""
+    st.title(QUESTION, anchor=False)
+    fact, actions, results = st.container(), st.container(), st.container(key="results")
+    with st.expander("Fact, method and edits", icon=":material/edit_note:", key="class_editor"):
+        return Parts(st.container(key="status"), st.container(key="editor"), actions, st.container(), results, fact)
+
+
+def the_fact() -> None:
+    """The fact in the editor as a sentence; how many there are, of a table."""
+    try:
+        facts = facts_in_editor()
+    except InputError as error:
+        widgets.notice(Message("error", str(error)))
+        return
+    widgets.sentence(facts[0])
+    if len(facts) > 1:
+        st.caption(f"and {len(facts) - 1:,} more")
+
+
 def main() -> None:
     visitor = state.current()
     asked = links.opened("edit")
@@ -861,21 +918,26 @@ def main() -> None:
     if st.session_state.pop("edits_just_loaded", False):
         # Before there are fields: they show the settings that the edits were made with.
         _restore_settings(visitor, visitor.session.settings, visitor.session.seed)
-    strip = st.container(key="status")
-    st.title("Did my edit work, and what else changed?", anchor=False)
-    left, right = st.columns([5, 8], gap="medium")
-    with left, st.container(key="editor"):
+    parts = arranged_for_a_class() if presenter.is_on() else arranged()
+    with parts.editor:
         pick_facts()
         ready = pick_method(visitor)
+    if parts.fact is not None:
+        with parts.fact:
+            the_fact()
+    with parts.actions:
         progress = actions(visitor, ready)
+    with parts.history:
         history(visitor)
         saved_edits(visitor)
-    with strip:
+    with parts.strip:
         widgets.status_strip(visitor)
-    with right, st.container(key="results"):
+    with parts.results:
         if is_covered(visitor):
             predict(visitor)
         else:
+            if presenter.is_predicting() and not visitor.session.n_edits:
+                vote_first()
             results(visitor)
     if visitor.job is not None:
         visitor.work(lambda words, share: progress.progress(min(1.0, share), text=words))

@@ -300,7 +300,11 @@ def test_an_edit_is_made_taken_apart_and_undone(tiny_settings):
     assert visitor.session.n_edits == 1 and "64 × 1" in words(app) and "32 × 64" in words(app)
     found = anatomy.take_apart(visitor.session)
     for one in found.layers:
-        assert f"{one.norm_after:.3f}" in words(app) and f"{one.residual_norm:.2f}" in words(app)
+        growth = 100 * (one.norm_after / one.norm_before - 1)
+        assert f"{one.norm_before:.3f}" in words(app) and f"{growth:+.4f} %" in words(app)
+        assert f"{100 * one.delta_norm / one.norm_before:.2f} %" in words(app) and f"{one.residual_norm:.2f}" in words(
+            app
+        )
     visitor.undo()
     app.run()
     assert (

@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 from test_lessons import HOSTILE, plan
 from tiny_pages import markup, opened, pressed, words
 
-from dashboard import lesson_play, lessons
+from dashboard import lesson_play, lessons, state
 from dashboard.lessons import read
 
 LESSONS = lessons.bundled()
@@ -43,7 +43,7 @@ def test_a_lesson_is_played_to_its_end_and_every_step_has_its_link():
         assert f"{number} of {len(TEN.steps)} · {step.title}" in words(app)
         for text in (step.say, step.ask, *step.press, step.watch):
             assert text in words(app)
-        assert app.query_params == {"lesson": "one-edit", "step": str(number)}
+        assert app.query_params == {"lesson": "one-edit", "step": str(number), "give": f"one-edit.{number}"}
         [(page, query)] = links(app)[:1]
         assert page == step.view.page and (not step.view.query or all(name in query for name in step.view.query))
         if number < len(TEN.steps):
@@ -110,6 +110,23 @@ def test_the_lesson_goes_on_from_page_to_page():
     assert app.query_params["at"] == "100" and "after 100 edits" in words(app)
     pressed(app, "lesson_end")
     assert "Lesson · step" not in words(app)
+
+
+@pytest.mark.parametrize(
+    ("asked", "step"), [("lab.3", 3), ("lab.99", 7), ("lab.0", 1), ("lab", None), ("own-x.1", None)]
+)
+def test_a_page_that_is_loaded_anew_is_still_in_the_lesson(asked, step):
+    app = opened("system", give=asked)
+    found = re.findall(r"Lesson · step (\d) of 7", words(app))
+    assert found == ([str(step)] if step else [])
+    assert app.query_params == ({"give": f"lab.{step}"} if step else {})
+
+
+def test_giving_a_lesson_has_the_model_made_ready(monkeypatch):
+    asked = []
+    monkeypatch.setattr(state, "usual_model", lambda: asked.append(1))
+    pressed(opened("lessons"), "give lab")
+    assert asked
 
 
 def test_without_a_lesson_there_is_no_bar():
@@ -195,5 +212,5 @@ def test_a_link_brings_an_example_to_the_edit_page():
     assert app.session_state["subject"] == "Argentina" and "Argentina" in words(app)
     assert app.query_params == {"fact": "language/Argentina"}
     app.segmented_control(key="source").set_value("Your own").run()
-    assert app.query_params == {}
+    assert "fact" not in app.query_params and app.query_params["subject"] == "Argentina"
     assert opened("edit", fact="<b>nobody</b>").query_params == {"fact": "capital/France"}

@@ -96,8 +96,9 @@ def _shown(found: Anatomy) -> None:
             f"{one.residual_norm:.2f}",
             interval(*one.system_range),
             f"{one.delta_norm:.3f}",
+            f"{100 * one.delta_norm / one.norm_before:.2f} %",
             f"{one.norm_before:.3f}",
-            f"{one.norm_after:.3f}",
+            f"{100 * (one.norm_after / one.norm_before - 1):+.4f} %",
         )
         for one in found.layers
     ]
@@ -108,8 +109,9 @@ def _shown(found: Anatomy) -> None:
         ("‖R‖", "right"),
         ("Eigenvalues of S + KᵀPK", "about"),
         ("‖Δ‖", "right"),
-        ("‖W‖ before", "right"),
-        ("‖W‖ after", "right"),
+        ("‖Δ‖ / ‖W‖", "right"),
+        ("‖W‖", "right"),
+        ("‖W‖ grows by", "right"),
     ]
     widgets.table(columns, rows, "Norms of the edit, per edited layer")
     worst = max(one.error for one in found.layers)
