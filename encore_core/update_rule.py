@@ -43,9 +43,12 @@ def inverse_preservation(C0: torch.Tensor, lambda_p: float, lambda_n: float = 0.
     A = lambda_p * C0.double()
     A.diagonal().add_(lambda_n)
     factor, info = torch.linalg.cholesky_ex(A)
-    # Of a singular matrix rounding can leave pivots that are positive, but they are no larger than rounding errors.
-    rounding = len(A) * torch.finfo(A.dtype).eps * float(A.diagonal().max())
-    if int(info) or float(factor.diagonal().min()) ** 2 <= rounding:
+    # A pivot over its diagonal is what the directions before leave of this one. Of a singular C0 rounding, that of its own
+    # type, leaves a little, seldom more than its square root; of statistics that suffice some per cent are left. λn puts a
+    # floor below all pivots, and only the rounding of the sum counts.
+    left = factor.diagonal().square() / A.diagonal()
+    rounding = torch.finfo(C0.dtype).eps ** 0.5 if lambda_n == 0 else len(A) * torch.finfo(A.dtype).eps
+    if int(info) or not float(left.min()) > rounding:
         raise InputError(
             f"The key statistics have rank {int(torch.linalg.matrix_rank(C0))} of {len(C0)}, so λp·C0 has no inverse; "
             "collect them from more text, or choose a method with λn > 0."

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
-from test_page_edit import figure, marks, n_edits
-from tiny_pages import errors, markup, opened
+from test_page_edit import marks, n_edits
+from tiny_pages import errors, figures, markup, opened
 
 from encore_core.doctor import check_model
 
@@ -28,7 +28,7 @@ def test_edit_undo_and_reset():
     assert "<mark>France</mark>" in markup(app) and ">Rome</ins>" in markup(app)
     assert "✓ validated" in markup(app)
     assert app.button(key="undo").disabled
-    at_first = figure(app)
+    at_first = figures(app)[0]
 
     app.button(key="apply").click().run()
     assert not app.exception and not errors(app)
@@ -42,11 +42,11 @@ def test_edit_undo_and_reset():
 
     app.button(key="undo").click().run()
     assert n_edits(app) == 0 and "bit for bit" in markup(app)
-    assert figure(app) == at_first
+    assert figures(app)[0] == at_first
 
     app.button(key="apply").click().run()
     app.button(key="reset").click().run()
-    assert n_edits(app) == 0 and figure(app) == at_first
+    assert n_edits(app) == 0 and figures(app)[0] == at_first
     app.button(key="reset").click().run()  # with nothing to reset, too
     assert not app.exception and not errors(app)
 
