@@ -43,7 +43,7 @@ def inverse_preservation(C0: torch.Tensor, lambda_p: float, lambda_n: float = 0.
     A = lambda_p * C0.double()
     A.diagonal().add_(lambda_n)
     factor, info = torch.linalg.cholesky_ex(A)
-    # A pivot over its diagonal is what the directions before leave of this one. Of a singular C0 rounding (its own type's)
+    # A pivot over its diagonal is what directions before it leave of it. Of a singular C0 rounding (its own type's)
     # leaves a little, seldom more than its square root; of statistics that suffice some per cent are left. λn puts a
     # floor below all pivots, and only the rounding of the sum counts.
     left = factor.diagonal().square() / A.diagonal()
