@@ -259,3 +259,15 @@ def test_memory_that_a_visitor_holds_is_counted(models, loading):
     assert visitor.session.nbytes() == sum(t.nbytes for t in own.values())
     visitor.undo()
     assert visitor.session.nbytes() == 0
+
+
+def test_the_bar_of_a_model_that_loads_never_goes_back(monkeypatch):
+    """Unpacking says 60 %, then loading 50, then gathering 9: what is shown only grows, and ends short of all."""
+    monkeypatch.setattr(state.Loading, "_load", lambda *arguments: None)
+    loading = state.Loading("m", "auto", "auto", lambda device: None)
+    told = []
+    for what, shares in (("unpack", (0, 0.6, 1)), ("load", (0.5, 1)), ("gather", (0, 0.09, 0.9, 1)), ("check", (0, 1))):
+        for share in shares:
+            loading._tell(what, share)
+            told.append(loading.share)
+    assert told == sorted(told) and len(set(told)) > 6 and 0.5 < told[-1] < 1
