@@ -255,6 +255,11 @@ async def browse(page, address: str, fact: Fact, until: float, think: float, fou
     await edits(0)
     await page.get_by_role("radio", name="Your own").click()
     await page.get_by_role("button", name="Clear").click()
+    # What is typed before the fields have been emptied would be emptied, too.
+    for _ in range(WAIT // 200):
+        if not await page.get_by_role("textbox", name="Subject", exact=True).input_value():
+            break
+        await page.wait_for_timeout(200)
     for name, text in (("Subject", fact.subject), ("Prompt", fact.prompt), ("New answer", fact.target_new),
                        ("True answer (optional)", fact.target_true)):  # fmt: skip
         await page.get_by_role("textbox", name=name, exact=True).fill(text)
