@@ -6,7 +6,7 @@ import logging
 
 import streamlit as st
 
-from dashboard import access, lesson_play, widgets
+from dashboard import access, lesson_play, tour, widgets
 from dashboard.state import Message, Visitor
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def everything() -> None:
     loaded stays, and so do runs, which belong to everybody.
     """
     visitor: Visitor | None = st.session_state.get("visitor")
-    lesson = bool(st.session_state.get(lesson_play.PLAYED))
+    lesson, on_tour = bool(st.session_state.get(lesson_play.PLAYED)), tour.place() is not None
     n_edits, is_fresh = _renewed(visitor) if visitor is not None else (0, False)
     keep = {key: st.session_state[key] for key in (access.GIVEN,) if key in st.session_state}
     if is_fresh:
@@ -52,6 +52,7 @@ def everything() -> None:
     did = [
         f"{n_edits} edit{'s' * (n_edits != 1)} taken back" if n_edits else "there were no edits",
         *["the lesson is ended"] * lesson,
+        *["the tour is left"] * on_tour,
         "what was typed and picked is forgotten",
     ]
     words = f"Reset: {', '.join(did)}. Runs stay as they are, and those under way go on: they belong to everybody here."

@@ -162,8 +162,9 @@ def test_reset_everything_takes_all_back_and_says_what_it_did():
     pressed(app, "apply")
     assert visitor.session.n_edits == 1
     app = pressed(gone_to(app, "lessons"), "give lab")
+    app = pressed(gone_to(app, "start"), "tour_begin")
     app = pressed(gone_to(app, "edit"), "reset_everything")
-    assert "1 edit taken back" in words(app) and "the lesson is ended" in words(app)
+    assert "1 edit taken back, the lesson is ended, the tour is left, " in words(app)
     assert app.title[0].value.startswith("What happens to a model")
     assert app.session_state["visitor"] is visitor and visitor.session.n_edits == 0 and visitor.message is None
     assert "lesson_played" not in app.session_state and address_of(app) == {}
