@@ -182,6 +182,8 @@ def _fill_from_example() -> None:
 @st.fragment
 def _own_fact() -> None:
     """The form of a typed fact. A fragment, so that typing redraws the preview and nothing else."""
+    if "edits_asked" in st.session_state:
+        st.rerun()  # the whole page, see `_ask`; a run of it has taken the note off by now
     preview = st.container()
     keep = {"live": True, "persist_state": "session"}
     st.text_input("Subject", key="subject", placeholder="France", **keep)
@@ -467,28 +469,49 @@ def actions(visitor: Visitor, ready: bool):
     """Apply, Undo, Reset and how they went. Returns the place for the progress of a job."""
     busy = visitor.job is not None
     with st.container(key="actions"):
-        if st.button(
+        st.button(
             "Apply edit" if st.session_state["source"] != "Table" else "Apply edits",
             type="primary", key="apply", shortcut="Ctrl+Enter", width="stretch", disabled=busy or not ready,
-        ):  # fmt: skip
-            _begin(visitor)
+            on_click=_ask, args=("apply",),
+        )  # fmt: skip
         undo, reset = st.columns(2)
-        # No callbacks: these may have to stand in line for the device, and a callback cannot show that.
-        if undo.button(
+        undo.button(
             "Undo last", icon=":material/undo:", key="undo", width="stretch",
-            disabled=busy or not visitor.session.history,
-        ):  # fmt: skip
-            visitor.undo()
-            st.rerun()
-        if reset.button("Reset", icon=":material/restart_alt:", key="reset", width="stretch"):
-            visitor.reset()
-            st.rerun()
+            disabled=busy or not visitor.session.history, on_click=_ask, args=("undo",),
+        )  # fmt: skip
+        reset.button("Reset", icon=":material/restart_alt:", key="reset", width="stretch",
+                     on_click=_ask, args=("reset",))  # fmt: skip
+        _do_asked(visitor, ready)
         place = st.empty()
         if busy:
             st.button("Stop", key="stop", on_click=visitor.cancel, width="stretch")
         is_given_away = is_covered(visitor) and visitor.message is not None and visitor.message.kind == "success"
         widgets.notice(Message("success", "Done. What came of it is covered.") if is_given_away else visitor.message)
     return place
+
+
+def _ask(what: str) -> None:
+    """Note what a button asks for, as its callback.
+
+    The run of the page that a press begins is not sure to come to the button: another run can end it before, and one
+    that is begun by Ctrl+Enter in a field not yet sent redraws the form of a typed fact alone. So a press is noted, and
+    done by the next run of the whole page; not in the callback, which cannot show that one stands in line.
+    """
+    st.session_state["edits_asked"] = what
+
+
+def _do_asked(visitor: Visitor, ready: bool) -> None:
+    what = st.session_state.get("edits_to_do")
+    if what is None:
+        return
+    if what == "undo":
+        visitor.undo()
+    elif what == "reset":
+        visitor.reset()
+    elif ready:
+        _begin(visitor)
+    del st.session_state["edits_to_do"]
+    st.rerun()
 
 
 def _begin(visitor: Visitor) -> None:
@@ -498,7 +521,6 @@ def _begin(visitor: Visitor) -> None:
         visitor.begin(facts, st.session_state.get("batch_size", 20), "skip" if is_table else "refuse")
     except InputError as error:
         visitor.message = Message("error", str(error))
-    st.rerun()
 
 
 def history(visitor: Visitor) -> None:
@@ -912,6 +934,8 @@ def the_fact() -> None:
 
 def main() -> None:
     visitor = state.current()
+    if "edits_asked" in st.session_state:
+        st.session_state["edits_to_do"] = st.session_state.pop("edits_asked")
     asked = links.opened("edit")
     if asked is not None:
         restore(asked)

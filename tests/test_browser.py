@@ -76,13 +76,14 @@ def test_an_edit_is_seen_and_undone_and_nobody_elses():
         wait_for_edits(page, 0)
         assert new_answer(page) == at_first
 
-        # Typed by keyboard alone, with text that would be markup, and applied by Ctrl+Enter.
+        # Typed by keyboard alone, with text that would be markup, and applied by Ctrl+Enter before the field that was
+        # typed last has been sent: the browser then sends the press along with it.
         page.get_by_role("radio", name="Your own").click()
         page.get_by_role("textbox", name="Subject").fill("<img src=x>")
         page.get_by_role("textbox", name="Prompt", exact=True).fill("The **capital** of {} is")
-        page.locator(".es-sentence mark", has_text="<img src=x>").wait_for()
         page.keyboard.press("Control+Enter")
         wait_for_edits(page, 1)
+        assert page.locator(".es-sentence mark").inner_text() == "<img src=x>"
         assert page.locator(".es-sentence img, .es-table img, .js-plotly-plot img").count() == 0
         assert page.get_by_role("cell", name="<img src=x>").count() >= 1
         assert not problems
