@@ -60,6 +60,7 @@ def main() -> None:
     figure.load_library()
     navigation.mend()
     page = st.navigation(PAGES, expanded=True)
+    links.catch_up(page.url_path)
     presenter.read_address()
     tour.read_address()
     lesson_play.read_address()

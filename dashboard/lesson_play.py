@@ -80,7 +80,7 @@ def addressed() -> dict[str, str]:
 
 def open_step(step: LessonStep) -> None:
     """Go to the page of a step, in its state."""
-    st.switch_page(step.view.file, query_params={name: list(values) for name, values in step.view.query.items()})
+    links.go(step.view.file, step.view.query)
 
 
 def pace(lesson: Lesson, place: int, seconds: float) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from urllib.parse import urlencode
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 View = Mapping[str, str | Sequence[str]]
 
@@ -13,6 +14,37 @@ EVERYWHERE = ("present", "predict", "tour", "give")
 """Parameters that are no page's own: they stay when one goes from page to page."""
 
 _EVERYWHERE = "in every address"
+_ON_THE_WAY = "addresses on the way to the browser"
+_PAGE = "page of the address"
+
+
+def catch_up(page: str) -> None:
+    """Put the address right where the browser had not heard of the last one yet when it asked for this run.
+
+    Whoever changes two things in quick succession sends the second change with the address from before the first; taken
+    at its word it would bring back what was shown then. Called before anything reads the address.
+
+    Args:
+        page: the page that is shown, as in the address.
+    """
+    now, on_the_way = _now(), st.session_state.get(_ON_THE_WAY, [])
+    context = get_script_run_ctx()
+    goes_back = context is not None and context.is_history_navigation
+    if not goes_back and page == st.session_state.get(_PAGE) and now in on_the_way[:-1]:
+        st.query_params.from_dict(on_the_way[-1])
+        return
+    st.session_state[_PAGE], st.session_state[_ON_THE_WAY] = page, [now]
+
+
+def go(page: str, view: View) -> None:
+    """Show a view of a page, be it one that this page has just left.
+
+    Args:
+        page: the page's file, as `st.switch_page` takes it.
+        view: values by name.
+    """
+    st.session_state.pop(_ON_THE_WAY, None)
+    st.switch_page(page, query_params=_lists(view))
 
 
 def opened(page: str) -> dict[str, list[str]] | None:
@@ -24,7 +56,7 @@ def opened(page: str) -> dict[str, list[str]] | None:
     Returns:
         query parameters, each a list; None when the address says what the page wrote there itself, or nothing.
     """
-    asked = {name: st.query_params.get_all(name) for name in st.query_params if name not in EVERYWHERE}
+    asked = {name: values for name, values in _now().items() if name not in EVERYWHERE}
     return asked if asked and asked != st.session_state.get(_key(page)) else None
 
 
@@ -47,7 +79,7 @@ def everywhere(view: View) -> None:
         view: values by name, of those in `EVERYWHERE`.
     """
     st.session_state[_EVERYWHERE] = _lists(view)
-    present = {name: st.query_params.get_all(name) for name in st.query_params if name not in EVERYWHERE}
+    present = {name: values for name, values in _now().items() if name not in EVERYWHERE}
     _put(present | _everywhere())
 
 
@@ -65,9 +97,15 @@ def _everywhere() -> dict[str, list[str]]:
     return st.session_state.get(_EVERYWHERE, {})
 
 
+def _now() -> dict[str, list[str]]:
+    return {name: st.query_params.get_all(name) for name in st.query_params}
+
+
 def _put(wanted: dict[str, list[str]]) -> None:
-    if {name: st.query_params.get_all(name) for name in st.query_params} != wanted:
+    if _now() != wanted:
         st.query_params.from_dict(wanted)
+        before = [address for address in st.session_state.get(_ON_THE_WAY, []) if address != wanted]
+        st.session_state[_ON_THE_WAY] = [*before[-20:], wanted]
 
 
 def _lists(view: View) -> dict[str, list[str]]:

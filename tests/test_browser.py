@@ -271,5 +271,16 @@ def test_recorded_runs_are_there_on_every_page_at_once(tmp_path, monkeypatch):
             assert page.locator(".stException, .es-error").count() == 0, name
             assert page.locator("h1").count() == 1, name
             assert not problems, (name, problems)
+
+        # What is picked is in the address, and Back takes it back, though nothing was asked of the server in between.
+        page.goto(f"{address}/norms", timeout=LONG)
+        log = page.get_by_role("radio", name="‖W‖, log")
+        log.click()
+        page.wait_for_url("**scale=log**", timeout=LONG)
+        wait_until_idle(page)
+        page.go_back()
+        page.wait_for_url("**scale=ratio**", timeout=LONG)
+        wait_until_idle(page)
+        assert not log.is_checked()
         page.evaluate("document.head.append(Object.assign(document.createElement('script'), {text: 'window.ran = 1'}))")
         assert page.evaluate("window.ran") is None and "Security Policy" in problems.pop()

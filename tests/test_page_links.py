@@ -54,6 +54,22 @@ def test_an_example_is_in_the_link_by_its_id():
     assert opened("edit", fact=address_of(app)["fact"][0]).session_state["source"] == "Example"
 
 
+def test_a_request_that_carries_the_address_before_the_last_reverts_nothing():
+    """Two changes in quick succession: the browser sends the second with the address from before the first."""
+    app = opened("edit")
+    before = address_of(app)
+    app.segmented_control(key="source").set_value("Your own").run()
+    app.query_params.clear()
+    app.query_params.update(before)
+    app.text_input(key="subject").set_value("Peru").run()
+    assert app.session_state["source"] == "Your own" and address_of(app)["subject"] == ["Peru"]
+    app.run()  # the browser has caught up; the address from before is a link that somebody follows now
+    app.query_params.clear()
+    app.query_params.update(before)
+    app.run()
+    assert app.session_state["source"] == "Example" and address_of(app) == before
+
+
 def test_texts_too_long_for_an_address_are_left_out_of_it():
     app = opened("edit", **TYPED | {"neighbours": "x" * 3000})
     assert len(app.text_area(key="neighbours").value) == 1000
