@@ -65,9 +65,10 @@ def main() -> None:
     tour.read_address()
     lesson_play.read_address()
     links.everywhere(presenter.addressed() | tour.addressed() | lesson_play.addressed())
-    presenter.ready(page)
+    pages = [page for group in PAGES.values() for page in group]
+    presenter.ready(pages, page)
     shown(page)
-    presenter.bar([page for pages in PAGES.values() for page in pages], page)
+    presenter.bar(pages, page)
 
 
 def shown(page: StreamlitPage) -> None:

@@ -8,8 +8,8 @@ address, so a slide deck's link opens the page as the lecturer had it.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any
 
 import streamlit as st
@@ -32,7 +32,10 @@ html { font-size: 22px !important; }
 </style>"""
 
 _PLAYED, _PLAYING, _NEXT, _REVEALED = "played over", "playing since", "played to", "revealed answers"
-_BEGUN = "presenting has just begun"
+_BEGUN, _MOVE = "presenting has just begun", "presenter's way asked for"
+
+Way = Callable[[], None] | None
+"""Goes to what lies before or after; None where nothing does."""
 
 _FOCUS = """
 export default function ({ data }) {
@@ -191,16 +194,23 @@ def _go_on_playing() -> None:
 # -- the bar -----------------------------------------------------------------------------------------------------------
 
 
-def ready(page: Any) -> None:
-    """Before a page runs: nothing can be played until it says so; the look of a presentation.
+def ready(pages: Sequence[Any], page: Any) -> None:
+    """Before a page runs: on to what was asked for; nothing can be played until a page says so; the look.
 
     Args:
+        pages: all pages in order, as of `st.Page`.
         page: the one that is shown.
     """
     st.session_state.pop(_PLAYED, None)
     lesson = lesson_play.played()
     if st.session_state.pop(_BEGUN, False) and lesson is not None and page.url_path == "lessons":
-        _go(lesson[2])
+        _open_lesson_step(lesson[2])
+    move = st.session_state.pop(_MOVE, 0)
+    if move and is_on():
+        _, before, after = _way(pages, page)
+        way = before if move < 0 else after
+        if way is not None:
+            way()
     if is_on():
         st.html(STYLE)
 
@@ -216,11 +226,12 @@ def bar(pages: Sequence[Any], page: Any) -> None:
         return
     words, before, after = _way(pages, page)
     with st.container(key="presenter", horizontal=True, vertical_alignment="center"):
-        back = st.button("Previous", key="present_back", icon=":material/arrow_back:", shortcut="PageUp",
-                         disabled=before is None)  # fmt: skip
+        # Noted, and done before the page runs that is being left.
+        st.button("Previous", key="present_back", icon=":material/arrow_back:", shortcut="PageUp",
+                  disabled=before is None, on_click=_move, args=(-1,))  # fmt: skip
         st.html(widgets.rich('<p class="es-where">{words}</p>', words=words))
-        on = st.button("Next", key="present_on", icon=":material/arrow_forward:", shortcut="PageDown", type="primary",
-                       disabled=after is None)  # fmt: skip
+        st.button("Next", key="present_on", icon=":material/arrow_forward:", shortcut="PageDown", type="primary",
+                  disabled=after is None, on_click=_move, args=(1,))  # fmt: skip
         if st.session_state.get(_PLAYING) is not None:
             st.button("Stop", key="present_stop", icon=":material/pause:", shortcut="P", on_click=_stop)
             _go_on_playing()
@@ -232,8 +243,6 @@ def bar(pages: Sequence[Any], page: Any) -> None:
         fresh_start.offer("present_reset", "Reset")
         st.button("Leave", key="present_leave", icon=":material/close:", shortcut="Esc", on_click=leave)
     _focus()(key="focus of the presentation", data={"place": f"{words} {is_predicting()}"})
-    if back or on:
-        _go(before if back else after)
 
 
 @cache
@@ -242,34 +251,39 @@ def _focus():
     return st.components.v2.component("encore_studio.focus", html="<span></span>", js=_FOCUS)
 
 
-def _way(pages: Sequence[Any], page: Any) -> tuple[str, Any, Any]:
+def _move(by: int) -> None:
+    st.session_state[_MOVE] = by
+
+
+def _way(pages: Sequence[Any], page: Any) -> tuple[str, Way, Way]:
     """Where one is in words, and what lies before and after: a step of a lesson or of the Learn page, or a page."""
     lesson = lesson_play.played()
     if lesson is not None:
         _, plan, place = lesson
         words = f"{place + 1} of {len(plan.steps)} · {plan.steps[place].title}"
-        return words, place - 1 if place else None, place + 1 if place + 1 < len(plan.steps) else None
-    place, keys = pages.index(page), [step.key for step in STEPS]
-    before = pages[place - 1] if place else None
-    after = pages[place + 1] if place + 1 < len(pages) else None
-    if before is not None and before.url_path == "learn":
-        before = keys[-1]
-    if after is not None and after.url_path == "learn":
-        after = keys[0]
+        return words, *_neighbours([partial(_open_lesson_step, at) for at in range(len(plan.steps))], place)
+    keys = [step.key for step in STEPS]
+    ways: list[Callable[[], None]] = []
+    for other in pages:
+        is_learn = other.url_path == "learn"
+        ways += [partial(_open_learn_step, key) for key in keys] if is_learn else [partial(st.switch_page, other)]
+    place = pages.index(page)
     words = f"{page.title} · page {place + 1} of {len(pages)}"
+    n_before = sum(len(keys) if other.url_path == "learn" else 1 for other in pages[:place])
     if page.url_path == "learn":
         step = keys.index(st.session_state["learn_step"])
-        words = f"Learn · step {step + 1} of {len(keys)}"
-        before = keys[step - 1] if step else before
-        after = keys[step + 1] if step + 1 < len(keys) else after
-    return words, before, after
+        words, n_before = f"Learn · step {step + 1} of {len(keys)}", n_before + step
+    return words, *_neighbours(ways, n_before)
 
 
-def _go(to: Any) -> None:
-    if isinstance(to, int):
-        lesson_play.go(to)
-        lesson_play.open_step(lesson_play.played()[1].steps[to])
-    elif isinstance(to, str):
-        st.switch_page("../pages/learn.py", query_params={"step": to})
-    else:
-        st.switch_page(to)
+def _neighbours(ways: Sequence[Callable[[], None]], place: int) -> tuple[Way, Way]:
+    return ways[place - 1] if place else None, ways[place + 1] if place + 1 < len(ways) else None
+
+
+def _open_lesson_step(place: int) -> None:
+    lesson_play.go(place)
+    lesson_play.open_step(lesson_play.played()[1].steps[place])
+
+
+def _open_learn_step(key: str) -> None:
+    st.switch_page("../pages/learn.py", query_params={"step": key})
