@@ -80,7 +80,7 @@ def shown(page: StreamlitPage) -> None:
         sidebar = st.container()
         st.button("Present", key="present", icon=":material/slideshow:", width="stretch", on_click=presenter.begin,
                   help="Large type, no sidebar, Page Down and Page Up to go on and back, Esc to leave.")  # fmt: skip
-        fresh_start.offer("reset_everything")
+        fresh_start.offer("reset_everything", width="stretch")
     fresh_start.say()
     tour.card(page)
     if "visitor" not in st.session_state and page.url_path not in WITH_MODEL:

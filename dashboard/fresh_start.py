@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Literal
 
 import streamlit as st
 
@@ -13,14 +14,15 @@ log = logging.getLogger(__name__)
 SAID = "what the reset did"
 
 
-def offer(key: str, words: str = "Reset everything") -> None:
+def offer(key: str, words: str = "Reset everything", width: Literal["content", "stretch"] = "content") -> None:
     """The button. It leads to the page that the app opens with: fields that stay on the screen keep what is in them.
 
     Args:
         key: of the button.
         words: on what opens to show it, lest one hit it by mistake.
+        width: of what opens.
     """
-    with st.popover(words, icon=":material/restart_alt:", key=f"offer {key}"):
+    with st.popover(words, icon=":material/restart_alt:", key=f"offer {key}", width=width):
         st.html("<p>Takes your edits back, ends the lesson and the tour, and forgets what was typed and picked.</p>")
         is_wanted = st.button("Reset everything now", key=key, type="primary")
     if is_wanted:
