@@ -44,7 +44,7 @@ def pick() -> tuple[str, str | None, str | None]:
     known = [one.name for one in files.known_models() if one.name]
     names = list(dict.fromkeys(name for name in (loaded, *CATALOGUE, *known, typed) if name))
     with st.container(border=True, key="card_pick"):
-        left, middle, right = st.columns([3, 1, 1])
+        left, middle, right = st.columns([3, 1, 1], vertical_alignment="bottom")
         name = left.selectbox(
             "Model",
             names,

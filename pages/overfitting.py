@@ -279,7 +279,7 @@ def costs(frame: pd.DataFrame, arms: Mapping[str, Arm], seconds: Mapping[str, Ma
         ("Steps, mean", "right"),
         ("Stopped early", "right"),
         ("Seconds an edit", "right"),
-        *((words, "about") for words in mpes_pairs.EDITING.values()),
+        *((words, "right") for words in mpes_pairs.EDITING.values()),
     ]
     widgets.table(columns, rows, "Steps and seconds an edit with and without MPES")
     st.caption("Seconds as they were on the machine of the run, which may have been busy; steps depend on no machine.")

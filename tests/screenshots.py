@@ -54,6 +54,8 @@ def wait_for_script(page, seconds: float = 240.0) -> None:
     """Wait until the script has run, and a moment for what it drew."""
     page.wait_for_function("!document.querySelector('[data-testid=stApp]').matches('[data-test-script-state=running]')",
                            timeout=1000 * seconds)  # fmt: skip
+    # An element's own script may still be on its way.
+    page.wait_for_function("!document.querySelector('[data-testid=stSkeleton]')", timeout=1000 * seconds)
     page.wait_for_timeout(700)
 
 
