@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import pandas as pd
 import streamlit as st
 
-from dashboard import figure, report, theme, widgets
+from dashboard import figure, kept_charts, report, theme, widgets
 from dashboard.charts.panels import Chart
-from dashboard.palette import LIGHT, Palette
+from dashboard.palette import LIGHT
 from encore_core.errors import InputError
 from encore_core.runs import RunInfo, series
 from encore_core.runs.export import command_line
 
 
 def show(
-    make: Callable[[Palette], Chart],
+    make: partial[Chart],
     *,
     key: str,
     heading: str,
@@ -29,7 +30,7 @@ def show(
     """Draw a chart with its heading, and offer what is behind it.
 
     Args:
-        make: gives the chart in the colours it is handed; called again, in light ones, when a file is asked for.
+        make: as for `kept_charts.chart`; called again, in light colours, when a file is asked for.
         key: of the element, and the file's name.
         heading, aside: above it.
         alt: what it shows, for those who hear it; says where its figures stand as a table.
@@ -38,7 +39,7 @@ def show(
         revision: the reader's zoom is kept as long as this stays the same.
     """
     widgets.heading(heading, aside)
-    figure.draw(make(theme.palette()), key=key, alt=alt, revision=revision)
+    figure.draw(kept_charts.chart(make, theme.palette()), key=key, alt=alt, revision=revision)
     name = f"encore-{key.replace(' ', '-')}"
     with st.popover("Data and code", icon=":material/database:", key=f"behind {key}"):
         st.download_button(
@@ -52,7 +53,7 @@ def show(
         )
         st.download_button(
             "The chart, one HTML file",
-            lambda: report.single(heading, aside, make(LIGHT), commands),
+            lambda: report.single(heading, aside, make(colours=LIGHT), commands),
             f"{name}.html",
             "text/html",
             on_click="ignore",

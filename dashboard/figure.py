@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import streamlit as st
 
@@ -127,20 +128,32 @@ def draw(chart: Chart, *, key: str, alt: str, revision: str = "", has_bar: bool 
         revision: the reader's zoom is kept as long as this stays the same.
         has_bar: whether there are buttons for zoom and files at its top right; a chart that has none is not zoomed.
     """
-    data = chart.figure.to_plotly_json()["data"]
     scale = presenter.scale()
-    layouts = {name: enlarged(layout.to_plotly_json(), scale) for name, layout in
-               (("wide", chart.figure.layout), ("narrow", chart.narrow))}  # fmt: skip
-    payload = {"data": data, "layouts": layouts, "revision": revision, "narrow": NARROW * scale, "bar": has_bar}
+    drawn, height = _spec(chart, scale)
+    rest = as_json({"revision": revision, "narrow": NARROW * scale, "bar": has_bar})
     _components()[1](
         key=key,
         data={
-            "spec": as_json(payload),
+            "spec": f"{drawn[:-1]},{rest[1:]}",  # two objects as one
             "alt": alt,
             "name": f"encore-{key.replace(' ', '-')}",
-            "height": layouts["wide"]["height"],
+            "height": height,
         },
     )
+
+
+_specs: WeakKeyDictionary[Chart, dict[float, tuple[str, float]]] = WeakKeyDictionary()
+
+
+def _spec(chart: Chart, scale: float) -> tuple[str, float]:
+    """A chart's traces and layouts as JSON, and its height; written once for a chart that is kept."""
+    known = _specs.setdefault(chart, {})
+    if scale not in known:
+        layouts = {name: enlarged(layout.to_plotly_json(), scale) for name, layout in
+                   (("wide", chart.figure.layout), ("narrow", chart.narrow))}  # fmt: skip
+        data = chart.figure.to_plotly_json()["data"]
+        known[scale] = as_json({"data": data, "layouts": layouts}), layouts["wide"]["height"]
+    return known[scale]
 
 
 def as_json(value: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -37,7 +38,7 @@ def show(row: TunedRow) -> None:
         facts = f"{row.evidence.get('facts', '?')} facts"
         if titles:
             chart_card.show(
-                lambda colours: charts.searched(frame, titles, colours),
+                partial(charts.searched, frame, titles),
                 key="tuning",
                 heading="What encore tune has tried",
                 aside=f"{row.method}, scores of {facts} in per cent; ◆ is what was taken",
@@ -65,7 +66,7 @@ def _trace(row: TunedRow) -> None:
     rows = [(layer, effect, layer in edited) for layer, effect in enumerate(trace["effects"])]
     frame = pd.DataFrame(rows, columns=["layer", "effect", "edited"])
     chart_card.show(
-        lambda colours: charts.recalled(frame, colours),
+        partial(charts.recalled, frame),
         key="tuning trace",
         heading="Where facts are recalled",
         aside=f"causal trace of {trace['facts']} facts: what each block brings back of the answer behind noise",

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import pandas as pd
 import streamlit as st
 
-from dashboard import figure, layer_choice, links, presenter, report, run_picker, run_reading, theme, widgets
+from dashboard import (
+    figure,
+    kept_charts,
+    layer_choice,
+    links,
+    presenter,
+    report,
+    run_picker,
+    run_reading,
+    theme,
+    widgets,
+)
 from dashboard.charts import runs as run_charts
 from dashboard.charts.panels import Chart
 from dashboard.palette import LIGHT, Palette
@@ -79,10 +91,12 @@ def charts_of(
 ) -> dict[str, Chart]:
     """Heading → chart of the page, in order."""
     lines = run_reading.lines(runs)
-    charts = {"Norm of the edited matrices": run_charts.norms(norms, lines, colours, scale=scale, layers=layers, at=at)}
+    growth = partial(run_charts.norms, norms, lines, scale=scale, layers=layers, at=at)
+    charts = {"Norm of the edited matrices": kept_charts.chart(growth, colours)}
     titles = {measure.name: measure.title for measure in measures if measure.name in STRIP}
     if titles:
-        charts["What the model says"] = run_charts.scores(scores, lines, titles, colours, at=at)
+        said = partial(run_charts.scores, scores, lines, titles, at=at)
+        charts["What the model says"] = kept_charts.chart(said, colours)
     return charts
 
 

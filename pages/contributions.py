@@ -6,6 +6,7 @@ Of stored checkpoints, and of any text on the model of the Edit page, which is l
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import pandas as pd
 import streamlit as st
@@ -148,7 +149,7 @@ def bars(
     names = ", ".join(pair.line.name for pair in pairs)
     revision = f"{value} {' '.join(pair.line.run for pair in pairs)}"
     chart_card.show(
-        lambda colours: charts.bars(rows, panels, colours, value=value),
+        partial(charts.bars, rows, panels, value=value),
         key=f"{key} before and after",
         heading="Before above after" if len(panels) > 1 else "As loaded",
         aside=aside or f"{VALUES[value]} of each sublayer, mean over the tokens of a fixed text",
@@ -163,7 +164,7 @@ def bars(
         return
     differences = charts.differences(measured, changed, value)
     chart_card.show(
-        lambda colours: charts.change(differences, changed, colours, value=value),
+        partial(charts.change, differences, changed, value=value),
         key=f"{key} difference",
         heading="Difference",
         aside="after minus before, in percentage points",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import pandas as pd
 import streamlit as st
@@ -139,7 +140,7 @@ def shown(runs: Sequence[RunInfo]) -> None:
             )
             st.caption(ABOUT[metric])
         chart_card.show(
-            lambda colours: charts.chart(frame, lines, titles, colours),
+            partial(charts.chart, frame, lines, titles),
             key="downstream tasks",
             heading=f"{METRICS[metric]} of the tasks, and perplexity" if have else "Perplexity",
             aside="against edits",

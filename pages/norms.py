@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import pandas as pd
 import streamlit as st
@@ -112,7 +113,7 @@ def shown(runs: Sequence[RunInfo]) -> None:
             widgets.notice(Message("info", "None of these runs has the layers chosen; choose others."))
         else:
             chart_card.show(
-                lambda colours: run_charts.norms(measured, lines, colours, scale=scale, layers=layers),
+                partial(run_charts.norms, measured, lines, scale=scale, layers=layers),
                 key="norms over edits",
                 heading="Over edits",
                 aside="Frobenius norm of the MLP output matrices, a line a layer",
@@ -125,7 +126,7 @@ def shown(runs: Sequence[RunInfo]) -> None:
         checkpoints = pick_checkpoints(measured)
         at_checkpoints = rows[rows["edits"].isin(checkpoints)]
         chart_card.show(
-            lambda colours: norm_layers.norms(measured, lines, checkpoints, colours, scale=scale),
+            partial(norm_layers.norms, measured, lines, checkpoints, scale=scale),
             key="norms by layer",
             heading="Layer by layer",
             aside="every layer's matrix; edited ones are red diamonds",

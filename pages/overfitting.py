@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import pandas as pd
 import streamlit as st
@@ -184,7 +185,7 @@ def one_fact(pair: Pair) -> int | None:
     ends = with_arms(ends[ends["fact"] == place], arms)
     fact_tiles(trajectory, dict(zip(ends["arm"], ends["stopped"], strict=True)))
     chart_card.show(
-        lambda colours: charts.steps(trajectory, list(arms.values()), colours),
+        partial(charts.steps, trajectory, list(arms.values())),
         key="overfitting steps",
         heading="The search for one fact's target, step by step",
         aside=f"fact {place}, star: the stopping point",
@@ -222,7 +223,7 @@ def many_facts(pair: Pair) -> None:
     with st.container(border=True, key="card_overfitting_many"):
         everything = pd.concat([values.rename("probability").to_frame().assign(group=a.name) for a, values in shown])
         chart_card.show(
-            lambda colours: charts.distributions(shown, colours),
+            partial(charts.distributions, shown),
             key="overfitting probabilities",
             heading="How sure the model is made of edited facts",
             aside="p of the answer, diamond: the mean",
@@ -244,7 +245,7 @@ def many_facts(pair: Pair) -> None:
         )
     with st.container(border=True, key="card_overfitting_steps"):
         chart_card.show(
-            lambda colours: charts.step_counts(_steps(frame, arms), colours),
+            partial(charts.step_counts, _steps(frame, arms)),
             key="overfitting step counts",
             heading="What stopping early saves",
             aside="steps a fact",
@@ -454,7 +455,7 @@ def _show(tried: Tried) -> None:
     asked = f"{tried.fact.text} → {tried.fact.target_new}"
     fact_tiles(tried.trajectory, tried.stopped)
     chart_card.show(
-        lambda colours: charts.steps(tried.trajectory, [WITHOUT, STOPPING], colours),
+        partial(charts.steps, tried.trajectory, [WITHOUT, STOPPING]),
         key="overfitting live",
         heading=asked if len(asked) <= 70 else asked[:69] + "…",
         aside=f"{tried.about} · "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import pandas as pd
 import streamlit as st
@@ -144,7 +145,7 @@ def draw(number: int, frame: pd.DataFrame, rows: Sequence[str], runs: Sequence[R
     sources = {name: source == HERE for (source, _), name in names.items()}
     used = [run for run in runs if run.id in set(frame["run"])]
     chart_card.show(
-        lambda colours: paper_charts.dots(drawn, panels, rows, sources, colours),
+        partial(paper_charts.dots, drawn, panels, rows, sources),
         key=f"paper table {number}",
         heading=f"Table {number}: {TABLES[number].title}",
         aside=f"{paper_tables.SOURCE}; full marks published, hollow ones {HERE}",

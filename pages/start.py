@@ -6,6 +6,7 @@ This page opens without a model, and reads nothing but norms.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import pandas as pd
 import streamlit as st
@@ -120,7 +121,7 @@ def curves(runs: Sequence[RunInfo], are_recorded: bool) -> None:
     with st.container(border=True, key="card_curves"):
         shown = norms[norms["layer"].isin({layer for run in runs for layer in run.layers})]
         chart_card.show(
-            lambda colours: run_charts.norms(norms, run_reading.lines(runs), colours),
+            partial(run_charts.norms, norms, run_reading.lines(runs)),
             key="norms at the start",
             heading="Norm of the edited matrices, against the norm as loaded",
             aside="◆ recorded runs, which come with the program" if are_recorded else "your newest runs",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import pandas as pd
 import streamlit as st
@@ -37,7 +38,7 @@ def again() -> list[RunInfo]:
             ]
         )
         chart_card.show(
-            lambda colours: run_charts.norms(norms, lines, colours, at=at),
+            partial(run_charts.norms, norms, lines, at=at),
             key="learn norms",
             heading="Norm of the edited matrices",
             aside=f"dotted line: after {at:,} edits",
@@ -119,7 +120,7 @@ def _shares(measured: pd.DataFrame, lines: Sequence[Line], at: int, commands: Se
     panels = contribution_charts.moments(measured, pairs)
     rows = contribution_charts.shown(measured, panels, "share")
     chart_card.show(
-        lambda colours: contribution_charts.bars(rows, panels, colours),
+        partial(contribution_charts.bars, rows, panels),
         key="learn shares",
         heading="Who writes the residual stream",
         aside="edited layers red and hatched",
@@ -150,7 +151,7 @@ def _scores(
         widgets.notice(Message("info", "No scores were measured in these runs."))
         return
     chart_card.show(
-        lambda colours: run_charts.scores(scores, lines, titles, colours, at=at),
+        partial(run_charts.scores, scores, lines, titles, at=at),
         key=key,
         heading=heading,
         aside=aside,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 import streamlit as st
@@ -91,7 +92,7 @@ def _shown(fact: Fact, found: Search) -> None:
     widgets.tiles([(title, f"{at[name]:.3g}", f"after step {int(at['step'])}", "") for name, title in TERMS.items()])
     asked = f"{fact.text} → {fact.target_new}"
     chart_card.show(
-        lambda colours: charts.steps(rows.assign(arm=ARM.key), [ARM], colours),
+        partial(charts.steps, rows.assign(arm=ARM.key), [ARM]),
         key="learn search",
         heading=asked if len(asked) <= 70 else asked[:69] + "…",
         aside=f"{found.model}, state after layer {found.layer}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import pandas as pd
 import streamlit as st
@@ -142,7 +143,7 @@ def _shown(done: Sequence[Trial], newest: str) -> None:
         ],
     )  # fmt: skip
     chart_card.show(
-        lambda colours: charts.trade_off(frame, newest, colours),
+        partial(charts.trade_off, frame, newest),
         key="learn trade-off",
         heading="Norm against scores",
         aside="a point for each of the settings computed so far; the newest is ringed",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pandas as pd
 import streamlit as st
 
@@ -80,7 +82,7 @@ def _shown(found: Anatomy) -> None:
         columns=["place", "name", "missing"],
     )
     chart_card.show(
-        lambda colours: charts.missing(frame, colours),
+        partial(charts.missing, frame),
         key="learn missing",
         heading="What is missing to the target, layer by layer",
         aside=f"batch {found.number} on your model, done in {duration(sum(found.seconds.values()))}",
