@@ -6,6 +6,8 @@
                   browser has been here before and has the app's scripts. Aim: 2 s
     first visit   the same in a browser that has nothing of the app, and asks for all of it
     answer        from the key or button going down until the page's first chart is drawn anew. Aim: 500 ms
+    a bare page   first paint of an app that is one heading: what Streamlit itself takes, of which a page of ours can
+                  take nothing off
 
 Medians, in headless Chromium on the machine that serves. What the first visitor after the server's start waits for is
 measured once, on the Start page: Python's libraries are loaded then. Each page is opened once before it is timed, so
@@ -21,6 +23,7 @@ import os
 import platform
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,10 +81,24 @@ def wait_until_idle(tab) -> None:
     tab.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for(timeout=WAIT)
 
 
-def painted(context, address: str, page: str) -> float | None:
-    """Seconds from the start of the navigation until the page's main thing is drawn; None where nothing is."""
+def bare_paints(browser, repeats: int) -> list[float | None]:
+    """First paints of a page that is one heading, served by Streamlit with our settings."""
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "bare.py"
+        script.write_text('import streamlit as st\n\nst.title("A bare page")\n', encoding="utf-8")
+        with served.app(script=str(script)) as address:
+            context = browser.new_context(viewport=VIEWPORT)
+            try:
+                painted(context, f"{address}/", "h1")
+                return [painted(context, f"{address}/", "h1") for _ in range(repeats)]
+            finally:
+                context.close()
+
+
+def painted(context, address: str, main: str) -> float | None:
+    """Seconds from the start of the navigation until a page's main thing is drawn; None where nothing is."""
     tab = context.new_page()
-    tab.goto(address_of(address, page), wait_until="commit", timeout=WAIT)
+    tab.goto(address, wait_until="commit", timeout=WAIT)
     # A page that has been drawn to its end and has no chart to wait for does without its main thing.
     drawn = tab.wait_for_function(
         """(main) => {
@@ -90,7 +107,7 @@ def painted(context, address: str, page: str) -> float | None:
           if (!idle || !document.querySelector('h1') || document.querySelector('.es-figure')) return false;
           return performance.now() > (window.patience ??= performance.now() + 5000) ? -1 : false;
         }""",
-        arg=MAIN[page],
+        arg=main,
         polling="raf",
         timeout=WAIT,
     ).json_value()
@@ -105,7 +122,7 @@ def first_visits(browser, address: str, page: str, repeats: int) -> list[float |
     for _ in range(repeats):
         context = browser.new_context(viewport=VIEWPORT)
         try:
-            found.append(painted(context, address, page))
+            found.append(painted(context, address_of(address, page), MAIN[page]))
         finally:
             context.close()
     return found
@@ -115,8 +132,8 @@ def first_paints(browser, address: str, page: str, repeats: int) -> list[float |
     """Paints of a page in a browser that has been here before."""
     context = browser.new_context(viewport=VIEWPORT)
     try:
-        painted(context, address, page)
-        return [painted(context, address, page) for _ in range(repeats)]
+        painted(context, address_of(address, page), MAIN[page])
+        return [painted(context, address_of(address, page), MAIN[page]) for _ in range(repeats)]
     finally:
         context.close()
 
@@ -156,6 +173,8 @@ def measure(pages: Sequence[str], repeats: int) -> dict[str, Any]:
     paints: dict[str, list[float | None]] = {}
     visits: dict[str, list[float | None]] = {}
     found: dict[str, list[float]] = {}
+    with served.browser() as browser:
+        bare = bare_paints(browser, repeats)
     with served.app() as address, served.browser() as browser:
         [after_start] = first_visits(browser, address, "start", 1)
         for page in pages:
@@ -164,7 +183,13 @@ def measure(pages: Sequence[str], repeats: int) -> dict[str, Any]:
         for (page, name), control in CONTROLS.items():
             if page in pages:
                 found[f"{page}, {name}"] = answers(browser, address, page, control, repeats)
-    return {"first_after_server_start": after_start, "first_paint": paints, "first_visit": visits, "answer": found}
+    return {
+        "bare_page": bare,
+        "first_after_server_start": after_start,
+        "first_paint": paints,
+        "first_visit": visits,
+        "answer": found,
+    }
 
 
 def row(name: str, seconds: Sequence[float | None], aim: float) -> str:
@@ -185,6 +210,7 @@ def main() -> None:
     arguments = parser.parse_args()
     results = measure(arguments.pages, arguments.repeats)
     print(f"{'seconds':36} {'median':>8} {'least':>8} {'most':>8} {'aim':>6}")
+    print(row("a bare page, first paint", results["bare_page"], PAINT_AIM))
     print(row("start, first after the server's start", [results["first_after_server_start"]], PAINT_AIM))
     for page, seconds in results["first_paint"].items():
         print(row(f"{page}, first paint", seconds, PAINT_AIM))

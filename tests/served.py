@@ -19,8 +19,12 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 
 
 @contextmanager
-def app(start_seconds: float = 60.0) -> Iterator[str]:
+def app(start_seconds: float = 60.0, script: str = "dashboard/asgi.py") -> Iterator[str]:
     """The address of a running app; the process is gone afterwards.
+
+    Args:
+        start_seconds: how long it may take to answer.
+        script: what is served, as `streamlit run` takes it.
 
     Raises:
         RuntimeError: when it does not answer in time.
@@ -30,7 +34,7 @@ def app(start_seconds: float = 60.0) -> Iterator[str]:
         port = free.getsockname()[1]
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-m", "streamlit", "run", "dashboard/asgi.py", f"--server.port={port}"]
+    command = [sys.executable, "-m", "streamlit", "run", script, f"--server.port={port}"]
     server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         address = f"http://127.0.0.1:{port}"
