@@ -19,7 +19,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 
 
 @contextmanager
-def app(start_seconds: float = 60.0, script: str = "dashboard/asgi.py") -> Iterator[str]:
+def app(start_seconds: float = 180.0, script: str = "dashboard/asgi.py") -> Iterator[str]:
     """The address of a running app; the process is gone afterwards.
 
     Args:

@@ -23,6 +23,7 @@ def test_a_talk_is_given_with_the_keyboard(tiny_home):  # noqa: F811
         page.on("pageerror", lambda error: problems.append(str(error)))
 
         def press(key: str, where: str) -> None:
+            page.get_by_role("button", name="Leave").wait_for(timeout=LONG)  # the last of the bar: its keys are heard
             wait_until_idle(page)
             page.keyboard.press(key)
             page.locator(".es-where", has_text=where).wait_for(timeout=LONG)
@@ -49,6 +50,7 @@ def test_a_talk_is_given_with_the_keyboard(tiny_home):  # noqa: F811
         # Predict first: the answer comes when it is asked for.
         page.goto(f"{address}/compare?{runs}&present=1&predict=1", timeout=LONG)
         page.get_by_text("which model still works best?").wait_for(timeout=LONG)
+        page.get_by_role("button", name="Show the answer").wait_for(timeout=LONG)
         wait_until_idle(page)
         assert page.locator(".es-figure").count() == 0
         page.keyboard.press("a")
