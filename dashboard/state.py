@@ -204,6 +204,7 @@ class Visitor:
         session: its edits of that model.
         job: the batches being applied, if any.
         message: the outcome of the last action.
+        asked: what a button has asked for and the page has not done yet.
         left_line: whether it does not want to wait for the device; whatever would make it wait is then refused.
         draft, shown: the fact in the editor when the page last ran, and the fact that the results are about.
     """
@@ -211,6 +212,7 @@ class Visitor:
     def __init__(self, loading: Loading):
         self.job: Job | None = None
         self.message: Message | None = None
+        self.asked: Literal["apply", "undo", "reset"] | None = None
         self.left_line = False
         self._at_work = threading.Lock()
         self.draft: Fact | None = None
@@ -219,7 +221,7 @@ class Visitor:
 
     def renew(self) -> None:
         """Put everything back to how it was when the visitor came; the model stays."""
-        self.message = self.draft = self.shown = None
+        self.message = self.draft = self.shown = self.asked = None
         self.left_line = False
         self.use(self.loading)
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from dashboard import edit_files, figure, limits, links, presenter, probes, state, theme, widgets
 from dashboard.charts import probes as probe_charts
@@ -182,8 +184,8 @@ def _fill_from_example() -> None:
 @st.fragment
 def _own_fact() -> None:
     """The form of a typed fact. A fragment, so that typing redraws the preview and nothing else."""
-    if "edits_asked" in st.session_state:
-        st.rerun()  # the whole page, see `_ask`; a run of it has taken the note off by now
+    if state.current().asked and get_script_run_ctx().fragment_ids_this_run:
+        st.rerun()  # the whole page, see `_ask`
     preview = st.container()
     keep = {"live": True, "persist_state": "session"}
     st.text_input("Subject", key="subject", placeholder="France", **keep)
@@ -472,15 +474,15 @@ def actions(visitor: Visitor, ready: bool):
         st.button(
             "Apply edit" if st.session_state["source"] != "Table" else "Apply edits",
             type="primary", key="apply", shortcut="Ctrl+Enter", width="stretch", disabled=busy or not ready,
-            on_click=_ask, args=("apply",),
+            on_click=_ask, args=(visitor, "apply"),
         )  # fmt: skip
         undo, reset = st.columns(2)
         undo.button(
             "Undo last", icon=":material/undo:", key="undo", width="stretch",
-            disabled=busy or not visitor.session.history, on_click=_ask, args=("undo",),
+            disabled=busy or not visitor.session.history, on_click=_ask, args=(visitor, "undo"),
         )  # fmt: skip
         reset.button("Reset", icon=":material/restart_alt:", key="reset", width="stretch",
-                     on_click=_ask, args=("reset",))  # fmt: skip
+                     on_click=_ask, args=(visitor, "reset"))  # fmt: skip
         _do_asked(visitor, ready)
         place = st.empty()
         if busy:
@@ -490,27 +492,27 @@ def actions(visitor: Visitor, ready: bool):
     return place
 
 
-def _ask(what: str) -> None:
+def _ask(visitor: Visitor, what: Literal["apply", "undo", "reset"]) -> None:
     """Note what a button asks for, as its callback.
 
     The run of the page that a press begins is not sure to come to the button: another run can end it before, and one
     that is begun by Ctrl+Enter in a field not yet sent redraws the form of a typed fact alone. So a press is noted, and
     done by the next run of the whole page; not in the callback, which cannot show that one stands in line.
     """
-    st.session_state["edits_asked"] = what
+    visitor.asked = what
 
 
 def _do_asked(visitor: Visitor, ready: bool) -> None:
-    what = st.session_state.get("edits_to_do")
-    if what is None:
+    if visitor.asked is None:
         return
-    if what == "undo":
+    if visitor.asked == "undo":
         visitor.undo()
-    elif what == "reset":
+    elif visitor.asked == "reset":
         visitor.reset()
     elif ready:
         _begin(visitor)
-    del st.session_state["edits_to_do"]
+    # No call to Streamlit, nor its session state, before this line: a rerun could otherwise do the same twice.
+    visitor.asked = None
     st.rerun()
 
 
@@ -934,8 +936,6 @@ def the_fact() -> None:
 
 def main() -> None:
     visitor = state.current()
-    if "edits_asked" in st.session_state:
-        st.session_state["edits_to_do"] = st.session_state.pop("edits_asked")
     asked = links.opened("edit")
     if asked is not None:
         restore(asked)

@@ -41,9 +41,8 @@ def edit(app: AppTest, subject: str) -> state.Visitor:
 def test_before_anybody_has_a_model():
     app = opened("system")
     assert tile(app, "Visitors with a model") == "0" and "No model is loaded yet" in words(app)
-    assert "How long the size" not in words(
-        app
-    )  # a constant's description; Streamlit draws such lines unless told not to
+    # A constant's description, which Streamlit draws unless told not to.
+    assert "How long the size" not in words(app)
     assert "encore.toml" in words(app) and re.search(r"torch\s+\d", words(app))
 
 
