@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from hostile_inputs import MIXED
+from streamlit.runtime.scriptrunner import StopException
 from streamlit.testing.v1 import AppTest
 from tiny_pages import APP, errors, figures, markup, opened
 
@@ -71,6 +72,37 @@ def test_visitors_never_see_each_others_edits():
     mine.text_input(key="free_prompt").set_value("The capital of France is certainly").run()
     assert marks(mine, "new answer, before")[-1] == pytest.approx(marks(yours, "new answer")[-1], rel=1e-5)
     assert marks(mine, "new answer, after")[-1] > marks(yours, "new answer")[-1]
+
+
+def test_an_undo_whose_run_is_ended_is_done_once(monkeypatch):
+    """Another rerun can end the one that was to undo: while it waits, before anything is done, or just afterwards."""
+    app = pasted(
+        opened("edit"), "subject,prompt,target_new\nFrance,The capital of {} is,Rome\nPeru,The capital of {} is,Oslo"
+    )
+    app.number_input(key="batch_size").set_value(1).run()
+    app.button(key="apply").click().run()
+    visitor, undo = app.session_state["visitor"], state.Visitor.undo
+    assert visitor.session.n_edits == 2
+
+    def ended(self):
+        raise StopException
+
+    monkeypatch.setattr(state.Visitor, "undo", ended)
+    app.button(key="undo").click().run()
+    assert visitor.session.n_edits == 2 and visitor.asked == "undo"
+    monkeypatch.setattr(state.Visitor, "undo", undo)
+    app.run()
+    assert visitor.session.n_edits == 1 and visitor.asked is None
+
+    def refused():
+        raise StopException
+
+    with monkeypatch.context() as patch:
+        patch.setattr("streamlit.rerun", refused)  # the first that could end the run once it is undone
+        app.button(key="undo").click().run()
+    app.run()
+    app.run()
+    assert visitor.session.n_edits == 0 and visitor.asked is None and "Undone" in visitor.message.text
 
 
 def test_a_table_is_applied_in_batches_and_scored():
