@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 def mean_log_probability(model, tokenizer, prompt: str, answer: str) -> tuple[float, bool]:
     """Mean log-probability of the answer's tokens after the prompt, and whether each is the most probable one."""
     n_prompt = len(tokenizer(prompt)["input_ids"])
-    ids = tokenizer(f"{prompt} {answer}", return_tensors="pt")["input_ids"]
+    ids = tokenizer(f"{prompt} {answer}", return_tensors="pt")["input_ids"].to(model.device)
     logits = model(ids).logits[0, n_prompt - 1 : -1].float().log_softmax(-1)
     wanted = ids[0, n_prompt:]
     values = logits.gather(1, wanted[:, None])[:, 0]

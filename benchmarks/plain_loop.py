@@ -55,6 +55,7 @@ def plain_target(
     for row, item in enumerate(encoded):
         ids[row, : lengths[row]] = torch.tensor(item["input_ids"])
         mask[row, : lengths[row]] = 1
+    ids, mask = ids.to(model.device), mask.to(model.device)
     n_target = sum(1 for a, b in encoded[0]["offset_mapping"] if b > len(fact.text) and b > a)
     targets = ids[0, lengths[0] - n_target : lengths[0]]
 

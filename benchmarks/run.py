@@ -2,11 +2,13 @@
 
     python benchmarks/run.py [--only targets methods update scoring startup] [--out FILE.json]
 
-    targets   the target optimisation against the plain one-at-a-time loop, at equal steps and with MPES
-    methods   seconds an edit by phase, for every method
-    update    the recursive update against a dense solve per batch, by d_mlp
-    scoring   batched scoring against prompt by prompt with full logits
-    startup   a fresh process until the model is ready, and memory
+    targets     the target optimisation against the plain one-at-a-time loop, at equal steps and with MPES
+    methods     seconds an edit by phase, for every method
+    update      the recursive update against a dense solve per batch, by d_mlp
+    scoring     batched scoring against prompt by prompt with full logits
+    startup     a fresh process until the model is ready, and memory
+    precision   scores and time of edits whose targets are found in bfloat16, beside float32 (on request)
+    shape       seconds an edit of a model of Llama 3 8B's shape with random weights (on request; needs a large GPU)
 
 Wall-clock on shared machines is noisy: what is compared is measured in turn in one process, and reported as a ratio.
 """
@@ -22,6 +24,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +37,23 @@ import encore_core.runtime  # noqa: F401  before torch is loaded
 import torch
 from plain_evaluator import mean_log_probability
 from plain_loop import plain_target
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from encore_core import EditSession, evaluate, load_model, read_facts
-from encore_core.editor import target_settings
+from encore_core.editor import batched, target_settings
 from encore_core.export import versions
 from encore_core.facts import Fact
+from encore_core.families import find_parts
 from encore_core.methods import METHODS
-from encore_core.models import EditableModel
-from encore_core.prompts import encode_fact
+from encore_core.models import EditableModel, choose_device, fingerprint
+from encore_core.prompts import encode_contexts
 from encore_core.targets import optimise_targets
 from encore_core.update_rule import LowRankUpdate, Preservation, inverse_preservation, solve
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", default=list(SECTIONS), choices=list(SECTIONS))
+    parser.add_argument("--only", nargs="+", default=USUAL, choices=list(SECTIONS))
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--device")
     parser.add_argument("--dtype")
@@ -57,6 +63,11 @@ def main() -> None:
     parser.add_argument(
         "--plain-mpes", type=int, default=50, help="the same for ENCORE, whose stopping steps are compared"
     )
+    parser.add_argument(
+        "--bfloat16", action="store_true", help="targets: the fast pass in bfloat16, the plain loop in float32 as ever"
+    )
+    parser.add_argument("--precision-facts", type=int, default=500, help="facts edited for section precision")
+    parser.add_argument("--shape-batches", type=int, default=3, help="batches timed for section shape")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--d-mlp", type=int, nargs="+", default=[1536, 4096, 14336])
     parser.add_argument("--out", type=Path)
@@ -64,11 +75,11 @@ def main() -> None:
     result: dict[str, Any] = {"machine": machine(), "versions": versions(), "date": time.strftime("%Y-%m-%d")}
     lm = None
     for name in options.only:
-        if name in ("targets", "methods", "scoring") and lm is None:
+        if name in ("targets", "methods", "scoring", "precision") and lm is None:
             lm = load_model(options.model, options.device, options.dtype)
         print(f"\n{name}", flush=True)
         result[name] = SECTIONS[name](lm, options)
-        if options.out:
+        if options.out:  # after every section: a later one may fail
             options.out.write_text(json.dumps(result, indent=1), encoding="utf-8")
 
 
@@ -123,10 +134,11 @@ def targets(lm: EditableModel, options: argparse.Namespace) -> dict[str, Any]:
     facts = read_facts(options.facts)[: options.batch]
     found: dict[str, Any] = {}
     for name, n_plain in (("MEMIT", options.plain), ("ENCORE", options.plain_mpes)):
-        session = EditSession(lm, name)
+        session = EditSession(lm, name, settings={"bfloat16": options.bfloat16})
         session.prepare()
         settings, layer = target_settings(session.settings), session.settings.layers[-1]
         arguments = (lm, facts, session.prefixes, layer, settings)
+        optimise_targets(*arguments[:-1], replace(settings, steps=2))  # kernels of these shapes are found and loaded
         fast, first = timed(optimise_targets, *arguments)
         plain, plain_seconds = [], 0.0
         for fact in facts[:n_plain]:
@@ -155,6 +167,7 @@ def targets(lm: EditableModel, options: argparse.Namespace) -> dict[str, Any]:
             "plain_facts": len(plain),
             "gflop_per_fact_and_step": gflop,
             "gflops": gflop * fast_steps / seconds,
+            "bfloat16": options.bfloat16,
         }
         print(name, row, flush=True)
     found["mpes_saves_percent"] = 100 * (1 - found["ENCORE"]["fast_s_per_fact"] / found["MEMIT"]["fast_s_per_fact"])
@@ -167,7 +180,7 @@ def gflop_per_step(lm: EditableModel, facts: Sequence[Fact], prefixes: Sequence[
 
     Attention's own products and what is done once a batch are left out.
     """
-    rows = [encode_fact(lm, fact, prefix) for fact in facts for prefix in ("", *prefixes)]
+    rows = [row for contexts in encode_contexts(lm, facts, prefixes) for row in contexts]
     n_tokens = sum(len(row.ids) - 1 - row.lookup for row in rows) / len(facts) + 1
     n_logits = sum(row.n_target for row in rows) / len(facts) + 1
     weights = sum(p.numel() for block in lm.blocks[layer + 1 :] for p in block.parameters() if p.dim() == 2)
@@ -290,7 +303,96 @@ def startup(lm: EditableModel | None, options: argparse.Namespace) -> dict[str, 
     return row
 
 
-SECTIONS = {"targets": targets, "methods": methods, "update": update, "scoring": scoring, "startup": startup}
+def precision(lm: EditableModel, options: argparse.Namespace) -> dict[str, Any]:
+    """The same edits with targets in float32 and in bfloat16: what they take, and how they score afterwards."""
+    facts = read_facts(options.facts)[: options.precision_facts]
+    found = {}
+    for bfloat16 in (False, True):
+        session = EditSession(lm, "ENCORE", settings={"bfloat16": bfloat16}, keep_history=False)
+        session.prepare()
+        reports = [session.edit(some, known="edit", measure=False) for some in batched(facts, options.batch)]
+        with session.edited():
+            scores, scoring_seconds = timed(evaluate, lm, facts, False)
+        name = "bfloat16" if bfloat16 else "float32"
+        found[name] = row = {
+            "targets_s_per_fact": sum(report.seconds["targets"] for report in reports) / len(facts),
+            "total_s_per_fact": sum(sum(report.seconds.values()) for report in reports) / len(facts),
+            "mean_steps": statistics.mean(item.steps for report in reports for item in report.edited),
+            "edit": scores.edit_score,
+            "paraphrase": scores.paraphrase_score,
+            "neighborhood": scores.neighborhood_score,
+            "overall": scores.overall_score,
+            "scoring_s_per_fact": scoring_seconds / len(facts),
+            "facts": len(facts),
+        }
+        print(name, {key: round(value, 4) for key, value in row.items()}, flush=True)
+    return found
+
+
+def shape(lm: EditableModel | None, options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds an edit of a model of Llama 3 8B's shape in bfloat16, with random weights and the embedded tokenizer.
+
+    What such a model says is noise, so how many steps a target takes means nothing: what a step costs is the result.
+    """
+    large = random_llama_8b(choose_device(options.device))
+    facts = read_facts(options.facts)[: options.batch * (options.shape_batches + 1)]
+    found: dict[str, Any] = {"parameters": sum(parameter.numel() for parameter in large.model.parameters())}
+    for name in ("MEMIT", "ENCORE"):
+        session = EditSession(large, name, keep_history=False)
+        _, prepared = timed(session.prepare)
+        batches = list(batched(facts, options.batch))
+        session.edit(batches[0], known="edit", measure=False)  # finds and loads kernels
+        reports, seconds = [], 0.0
+        for some in batches[1:]:
+            report, took = timed(partial(session.edit, some, known="edit", measure=False))
+            reports.append(report)
+            seconds += took
+        n_facts = sum(len(report.edited) for report in reports)
+        steps = [item.steps + 1 for report in reports for item in report.edited]
+        phases = {phase: sum(report.seconds[phase] for report in reports) / n_facts for phase in reports[0].seconds}
+        layer = session.settings.layers[-1]
+        gflop = gflop_per_step(large, facts, session.prefixes, layer)
+        found[name] = row = phases | {
+            "prepare_s": prepared,
+            "total_s_per_edit": seconds / n_facts,
+            "evaluations": statistics.mean(steps),
+            "targets_s_per_fact_and_step": sum(report.seconds["targets"] for report in reports) / sum(steps),
+            "gflop_per_fact_and_step": gflop,
+            "targets_tflops": gflop * sum(steps) / sum(report.seconds["targets"] for report in reports) / 1e3,
+            "minutes_for_10000_edits": 10_000 * seconds / n_facts / 60,
+            "path": large.checked_paths.get(layer),
+            "facts": n_facts,
+        }
+        if torch.cuda.is_available():
+            row["peak_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+        print(name, row, flush=True)
+    return found
+
+
+def random_llama_8b(device: torch.device) -> EditableModel:
+    """Random weights in Llama 3 8B's shape, (4096, 14336), 32 blocks, 128,256 tokens, with the embedded tokenizer."""
+    small = load_model("smollm2-135m", "cpu")
+    config = LlamaConfig(
+        vocab_size=128_256, hidden_size=4096, intermediate_size=14_336, num_hidden_layers=32, num_attention_heads=32,
+        num_key_value_heads=8, max_position_embeddings=8192, rope_theta=500_000.0, tie_word_embeddings=False,
+        dtype="bfloat16",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with device:
+            model = LlamaForCausalLM(config)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    model.eval().requires_grad_(False)
+    return EditableModel("llama-3-8b's shape", model, small.tokenizer, find_parts(model, "shape"), fingerprint(model))
+
+
+SECTIONS = {
+    "targets": targets, "methods": methods, "update": update, "scoring": scoring, "startup": startup,
+    "precision": precision, "shape": shape,
+}  # fmt: skip
+USUAL = ["targets", "methods", "update", "scoring", "startup"]
 
 
 if __name__ == "__main__":

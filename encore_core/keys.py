@@ -19,7 +19,7 @@ import torch
 from encore_core.contexts import SharedStarts
 from encore_core.facts import Fact
 from encore_core.models import EditableModel
-from encore_core.prompts import Encoded, batches_by_length, encode_fact, pad
+from encore_core.prompts import Encoded, batches_by_length, encode_contexts, pad
 from encore_core.tracing import Prefix, captured_input, run
 
 MAX_TOKENS = 16384
@@ -57,7 +57,7 @@ class KeyReader:
     def __init__(self, lm: EditableModel, facts: Sequence[Fact], prefixes: Sequence[str], layers: Sequence[int]):
         self.lm, self.last = lm, layers[-1]
         self.n_facts, self.n_contexts = len(facts), 1 + len(prefixes)
-        contexts = [[encode_fact(lm, fact, prefix) for fact in facts] for prefix in ("", *prefixes)]
+        contexts = list(zip(*encode_contexts(lm, facts, prefixes), strict=True))
         self.starts = SharedStarts.of(lm, contexts)
         self.starts_entering: torch.Tensor | None = None
         rows = [(context, row) for context, encoded in enumerate(contexts) for row in encoded]

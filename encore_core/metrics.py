@@ -17,7 +17,7 @@ import torch
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact
 from encore_core.models import EditableModel
-from encore_core.prompts import batches_by_length, encode, pad
+from encore_core.prompts import batches_by_length, encode, encode_all, pad
 from encore_core.tracing import record_prefix, run
 
 MAX_TOKENS = 8192
@@ -111,7 +111,7 @@ def rate(lm: EditableModel, pairs: Sequence[tuple[str, str]]) -> list[Answer]:
     Returns:
         one rating a pair, in order.
     """
-    encoded = [encode(lm, prompt, answer) for prompt, answer in pairs]
+    encoded = encode_all(lm, [(prompt, answer, None) for prompt, answer in pairs])
     by_prompt: dict[tuple[int, ...], list[int]] = {}
     for index, item in enumerate(encoded):
         by_prompt.setdefault(item.ids[: item.n_prompt], []).append(index)
@@ -174,7 +174,7 @@ def next_tokens(lm: EditableModel, prompts: Sequence[str], k: int = 8) -> list[l
     """The k most probable next tokens of each prompt with their probabilities, most probable first."""
     if not prompts:
         return []
-    batch = pad(lm, [encode(lm, prompt).ids for prompt in prompts])
+    batch = pad(lm, _ids(lm, prompts))
     ends = (torch.arange(len(prompts), device=lm.device), batch.mask.sum(-1) - 1)
     with lm.lock:
         probabilities = run(lm, batch.ids, batch.mask, logits_at=ends).float().softmax(-1)
@@ -197,7 +197,7 @@ def continuations(lm: EditableModel, prompts: Sequence[str], max_new_tokens: int
     Raises:
         InputError: when a prompt and its continuation do not fit into the model's context.
     """
-    encoded = [list(encode(lm, prompt).ids) for prompt in prompts]
+    encoded = _ids(lm, prompts)
     for prompt, ids in zip(prompts, encoded, strict=True):
         _check_room(lm, prompt, len(ids), max_new_tokens)
     found = [""] * len(prompts)
@@ -259,6 +259,10 @@ def check_scorable(lm: EditableModel, fact: Fact, generate: bool = True) -> None
         encode(lm, prompt, answer)
     if generate:
         _check_room(lm, fact.text, len(encode(lm, fact.text).ids), GENERATED_TOKENS)
+
+
+def _ids(lm: EditableModel, prompts: Sequence[str]) -> list[list[int]]:
+    return [list(one.ids) for one in encode_all(lm, [(prompt, "", None) for prompt in prompts])]
 
 
 def _pairs(fact: Fact) -> list[tuple[str, str]]:

@@ -58,22 +58,45 @@ def joined(prompt: str, target: str) -> str:
     return stem + target.lstrip() if stem.endswith(("\n", "\t")) else f"{stem} {target.lstrip()}"
 
 
+Unencoded = tuple[str, str, int | None]
+"""Of a text to be tokenised: the prompt, its continuation (may be empty), and the index just behind the subject's last
+character in the prompt (None without a subject)."""
+
+
 def encode(lm: EditableModel, prompt: str, target: str = "", subject_end: int | None = None) -> Encoded:
-    """Tokenise a prompt with its continuation.
+    """Tokenise a prompt with its continuation, see `encode_all`."""
+    return encode_all(lm, [(prompt, target, subject_end)])[0]
+
+
+def encode_all(lm: EditableModel, texts: Sequence[Unencoded]) -> list[Encoded]:
+    """Tokenise prompts with their continuations; together, because a call of a tokenizer costs more than its work.
 
     Args:
         lm: gives the tokenizer and the longest context.
-        prompt: the text before the continuation.
-        target: the continuation; may be empty.
-        subject_end: index just behind the subject's last character in `prompt`.
+        texts: prompts, continuations and ends of subjects.
 
     Raises:
-        InputError: when the text does not fit into the model's context, or prompt, subject or target have no token.
+        InputError: when a text does not fit into the model's context, or prompt, subject or target have no token.
     """
+    if not texts:
+        return []
+    whole = [joined(prompt, target) if target else prompt.rstrip(" ") for prompt, target, _ in texts]
+    found = lm.tokenizer(whole, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False)
+    columns = (found[name] for name in ("input_ids", "offset_mapping", "special_tokens_mask"))
+    return [_located(lm, *text, *of_text) for text, *of_text in zip(texts, *columns, strict=True)]
+
+
+def _located(
+    lm: EditableModel,
+    prompt: str,
+    target: str,
+    subject_end: int | None,
+    ids: list[int],
+    offsets: list[tuple[int, int]],
+    added: list[int],
+) -> Encoded:
+    """Where subject and target stand among a text's tokens."""
     stem = prompt.rstrip(" ")
-    text = joined(prompt, target) if target else stem
-    encoding = lm.tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False)
-    ids, offsets, added = encoding["input_ids"], encoding["offset_mapping"], encoding["special_tokens_mask"]
     # A BOS in front is what the model expects; an EOS that some tokenizers put behind would end the text.
     while ids and added[-1]:
         ids, offsets, added = ids[:-1], offsets[:-1], added[:-1]
@@ -107,17 +130,28 @@ def _last_added(added: Sequence[int]) -> int:
 
 def encode_fact(lm: EditableModel, fact: Fact, prefix: str = "") -> Encoded:
     """The fact's prompt and new target as tokens, with an optional prefix sentence before them."""
+    return encode_all(lm, [_context(fact, prefix)])[0]
+
+
+def encode_contexts(lm: EditableModel, facts: Sequence[Fact], prefixes: Sequence[str]) -> list[tuple[Encoded, ...]]:
+    """Facts in their contexts: per fact the plain prompt with its target, and the same behind each sampled prefix."""
+    leads = ("", *prefixes)
+    encoded = encode_all(lm, [_context(fact, lead) for fact in facts for lead in leads])
+    return [tuple(encoded[start : start + len(leads)]) for start in range(0, len(encoded), len(leads))]
+
+
+def _context(fact: Fact, prefix: str) -> Unencoded:
     lead = f"{prefix}. " if prefix else ""
-    return encode(lm, lead + fact.text, fact.target_new, len(lead) + fact.subject_span[1])
+    return lead + fact.text, fact.target_new, len(lead) + fact.subject_span[1]
 
 
-def encode_subject_prompt(lm: EditableModel, fact: Fact) -> Encoded:
+def encode_subject_prompts(lm: EditableModel, facts: Sequence[Fact]) -> list[Encoded]:
     """ "{subject} is a", at whose subject position the model must stay as it was (the KL term), cut behind it.
 
     Nothing behind the lookup position can change what is read there, so nothing behind it is kept.
     """
-    whole = encode(lm, f"{fact.subject} is a", subject_end=len(fact.subject))
-    return Encoded(whole.ids[: whole.lookup + 1], whole.lookup, 0)
+    whole = encode_all(lm, [(f"{fact.subject} is a", "", len(fact.subject)) for fact in facts])
+    return [Encoded(one.ids[: one.lookup + 1], one.lookup, 0) for one in whole]
 
 
 def sample_prefixes(lm: EditableModel, seed: int) -> tuple[str, ...]:

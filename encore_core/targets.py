@@ -36,7 +36,7 @@ from encore_core.memory import CPU_TOKENS, GPU_TOKENS, Sizes
 from encore_core.models import EditableModel
 from encore_core.packing import Packing, record_packed, run_packed
 from encore_core.placement import total_memory
-from encore_core.prompts import Encoded, batches_by_length, encode_fact, encode_subject_prompt, pad
+from encore_core.prompts import Encoded, batches_by_length, encode_contexts, encode_subject_prompts, pad
 from encore_core.tracing import Prefix, added_to_output, record_prefix, run
 
 log = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ def optimise_targets(
     Returns:
         one target a fact, in order.
     """
-    examples = [_Example.of(lm, fact, prefixes) for fact in facts]
+    examples = _Example.of_facts(lm, facts, prefixes)
     make_pass = functools.partial(PlainPass, lm, layer)
     if fast and (starts := _starts_of_fast_pass(lm, layer, examples, settings)) is not None:
         make_pass = functools.partial(FastPass, lm, layer, starts=starts, packed=lm.checked_paths[layer] == "packed")
@@ -173,11 +173,8 @@ class _Example:
     subject: Encoded
 
     @classmethod
-    def of(cls, lm: EditableModel, fact: Fact, prefixes: Sequence[str]) -> _Example:
-        return cls(
-            tuple(encode_fact(lm, fact, prefix) for prefix in ("", *prefixes)),
-            encode_subject_prompt(lm, fact),
-        )
+    def of_facts(cls, lm: EditableModel, facts: Sequence[Fact], prefixes: Sequence[str]) -> list[_Example]:
+        return list(map(cls, encode_contexts(lm, facts, prefixes), encode_subject_prompts(lm, facts)))
 
     @property
     def cost(self) -> int:
@@ -517,9 +514,10 @@ def _optimise_group(forward: PlainPass | FastPass, settings: TargetSettings, on_
         current = _evaluate(forward, delta[active], original, settings)
         original = current.subject_log_probs
         unread.append((current.table(), delta[active].detach()))
-        going_on = torch.ones(len(active), dtype=torch.bool)
+        kept: torch.Tensor | None = None
         if len(unread) == _steps_between_stop_tests(h.device) or step == settings.steps - 1:
             tables = torch.stack([table for table, _ in unread]).tolist()
+            going_on = torch.ones(len(active), dtype=torch.bool)
             for index, fact in enumerate(active.tolist()):
                 stopped_at = progress[fact].read([table[index] for table in tables])
                 if stopped_at is not None:
@@ -532,15 +530,17 @@ def _optimise_group(forward: PlainPass | FastPass, settings: TargetSettings, on_
                 on_step(n_facts - int(going_on.sum()), step, mean_loss)
             if not bool(going_on.any()):
                 break
+            if not bool(going_on.all()):
+                kept = going_on.nonzero()[:, 0].to(h.device)
 
-        kept = going_on.nonzero()[:, 0].to(h.device)
+        # Between two stop tests nothing here may wait for the device.
         adam.zero_grad()
-        current.loss[kept].sum().backward()
+        (current.loss if kept is None else current.loss[kept]).sum().backward()
         adam.step()
         with torch.no_grad():
             limit = settings.clamp * h.norm(dim=-1, keepdim=True)
             delta.mul_((limit / delta.norm(dim=-1, keepdim=True).clamp_min(1e-30)).clamp_max(1.0))
-        if len(kept) < len(active):
+        if kept is not None:
             forward.keep(kept)
             original, active = original[kept], active[kept]
     return results

@@ -96,7 +96,7 @@ def test_activations_are_right_within_a_factor_of_two(family):
         return tensor
 
     settings = TargetSettings(1, 0.1, 1.0, 0.5, 0.06, True, 1)
-    examples = [targets._Example.of(lm, fact, PREFIXES) for fact in CITIES]
+    examples = targets._Example.of_facts(lm, CITIES, PREFIXES)
     per_token = []
     for layer in (1, 2):  # the difference is one block
         starts = targets._starts_of_fast_pass(lm, layer, examples, settings)

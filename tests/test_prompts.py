@@ -23,7 +23,7 @@ from encore_core.prompts import (
     PREFIX_STARTS,
     encode,
     encode_fact,
-    encode_subject_prompt,
+    encode_subject_prompts,
     joined,
     sample_prefixes,
 )
@@ -105,7 +105,7 @@ def test_subject_and_answer_are_found(bare, fact, prefix):
 
 @pytest.mark.parametrize("fact", HOSTILE.values(), ids=HOSTILE)
 def test_the_subject_prompt_is_cut_behind_the_subject(bare, fact):
-    encoded = encode_subject_prompt(bare, fact)
+    encoded = encode_subject_prompts(bare, [fact])[0]
     assert encoded.lookup == len(encoded.ids) - 1
     assert spelled(bare.tokenizer, encoded.ids).strip().startswith(fact.subject)
     assert encoded.ids == tuple(bare.tokenizer(f"{fact.subject} is a")["input_ids"][: len(encoded.ids)])

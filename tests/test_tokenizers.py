@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from encore_core.catalogue import find_source
 from encore_core.facts import Fact
 from encore_core.metrics import rate
-from encore_core.prompts import encode, encode_fact, encode_subject_prompt, pad
+from encore_core.prompts import encode, encode_fact, encode_subject_prompts, pad
 
 CORPUS = [
     *tiny_models.CORPUS,
@@ -255,7 +255,7 @@ def test_subject_and_answer(bare, kind, fact, prefix):
 
 @pytest.mark.parametrize("fact", FACTS.values(), ids=FACTS)
 def test_the_subject_prompt_ends_with_the_subject(bare, kind, fact):
-    encoded = encode_subject_prompt(bare, fact)
+    encoded = encode_subject_prompts(bare, [fact])[0]
     assert encoded.lookup == len(encoded.ids) - 1
     assert encoded.ids == tuple(bare.tokenizer(f"{fact.subject} is a")["input_ids"][: len(encoded.ids)])
     if kind.whole:
@@ -266,7 +266,11 @@ def test_a_beginning_where_the_tokenizer_puts_one(bare):
     """Once, in front, and in the subject's prompt as well."""
     fact = FACTS["plain"]
     begins = bare.tokenizer("a")["input_ids"][0] in (bare.tokenizer.bos_token_id,)
-    for encoded in (encode_fact(bare, fact), encode_fact(bare, fact, "I live"), encode_subject_prompt(bare, fact)):
+    for encoded in (
+        encode_fact(bare, fact),
+        encode_fact(bare, fact, "I live"),
+        encode_subject_prompts(bare, [fact])[0],
+    ):
         assert encoded.ids.count(bare.tokenizer.bos_token_id) == int(begins)
         assert (encoded.ids[0] == bare.tokenizer.bos_token_id) == begins
 

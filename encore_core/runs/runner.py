@@ -14,6 +14,7 @@ import math
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -23,9 +24,10 @@ from encore_core.covariance import text_named
 from encore_core.editor import BatchReport, EditedFact, EditProgress, EditSession
 from encore_core.errors import InputError, quoted
 from encore_core.export import versions
+from encore_core.facts import Fact
 from encore_core.methods import MARKS
 from encore_core.models import EditableModel, Progress, load_model
-from encore_core.prompts import encode_fact, encode_subject_prompt
+from encore_core.prompts import encode_contexts, encode_subject_prompts
 from encore_core.runs import machine
 from encore_core.runs.measuring import Measurer
 from encore_core.runs.plan import RunPlan, batch_ends, checkpoints
@@ -42,6 +44,9 @@ SAVE_SECONDS = 300.0
 BEAT_SECONDS = 1.0
 RECENT_BATCHES = 5
 """Batches from which speed and time left are told."""
+
+CHECKED_AT_ONCE = 500
+"""Facts that are tokenised together before the first edit."""
 
 
 class Stopped(Exception):
@@ -263,17 +268,19 @@ class _Execution:
         lm = session.lm
         self.pulse.tell(phase="getting ready", what="facts")
         longest = max(session.prefixes, key=len)
-        for place, fact in enumerate(self.facts[self.done :], self.done):
+        for start in range(self.done, len(self.facts), CHECKED_AT_ONCE):
+            some = self.facts[start : start + CHECKED_AT_ONCE]
             try:
-                encode_fact(lm, fact)
-                # No token is shorter than a byte, so most facts need not be tokenised again with a prefix.
-                if len(f"{longest}. {fact.text} {fact.target_new}".encode()) + 8 > lm.max_length:
-                    encode_fact(lm, fact, longest)
-                encode_subject_prompt(lm, fact)
-            except InputError as error:
-                raise InputError(f"Fact {place + 1} of the run cannot be edited: {error}") from error
-            if place % 500 == 0:
-                self.pulse.check()
+                _check_editable(lm, some, longest)
+            except InputError:
+                # One of them; which one, only each by itself tells.
+                for place, fact in enumerate(some, start):
+                    try:
+                        _check_editable(lm, [fact], longest)
+                    except InputError as error:
+                        raise InputError(f"Fact {place + 1} of the run cannot be edited: {error}") from error
+                raise
+            self.pulse.check()
 
     def _show(self, what: str, share: float) -> None:
         self.pulse.tell(what=what, share=round(share, 3))
@@ -360,6 +367,12 @@ class _Execution:
         measuring = info.measuring_seconds / max(info.editing_seconds, 1e-9)
         left = (len(self.facts) - self.done) * seconds / facts * (1 + measuring)
         self.pulse.tell(done=self.done, seconds_per_edit=round(seconds / facts, 4), seconds_left=round(left, 1))
+
+
+def _check_editable(lm: EditableModel, facts: Sequence[Fact], longest_prefix: str) -> None:
+    """Whether all texts by which facts are edited can be made of tokens and fit the model."""
+    encode_contexts(lm, facts, (longest_prefix,))
+    encode_subject_prompts(lm, facts)
 
 
 def _target_row(place: int, item: EditedFact) -> TargetRow:
