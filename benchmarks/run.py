@@ -40,6 +40,8 @@ from plain_loop import plain_target
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from encore_core import EditSession, evaluate, load_model, read_facts
+from encore_core.catalogue import find_source
+from encore_core.checkpoint import read_tokenizer
 from encore_core.editor import batched, target_settings
 from encore_core.export import versions
 from encore_core.facts import Fact
@@ -219,6 +221,9 @@ def update(lm: EditableModel | None, options: argparse.Namespace) -> dict[str, A
         preservation = Preservation(P, owns_start=True)
         seconds, n_batches = [], 100
         W = torch.randn(d_model, d_mlp, generator=generator, device=device)
+        warm = [torch.randn(width, n, **normal) for width in (d_model, d_mlp)]
+        recursive_batch(Preservation(P), *warm, W.clone())  # loads what a first batch loads
+        dense_batch(A[:n, :n], warm[0], warm[1][:n], torch.zeros(d_model, n, device=device))
         for _ in range(n_batches):
             K, R = torch.randn(d_mlp, n, **normal), torch.randn(d_model, n, **normal)
             update, took = timed(recursive_batch, preservation, R, K, W)
@@ -338,8 +343,9 @@ def shape(lm: EditableModel | None, options: argparse.Namespace) -> dict[str, An
     facts = read_facts(options.facts)[: options.batch * (options.shape_batches + 1)]
     found: dict[str, Any] = {"parameters": sum(parameter.numel() for parameter in large.model.parameters())}
     for name in ("MEMIT", "ENCORE"):
-        session = EditSession(large, name, keep_history=False)
+        session = EditSession(large, name, settings={"statistics_tokens": 20_000}, keep_history=False)
         _, prepared = timed(session.prepare)
+        print(f"{name} is ready after {prepared:.1f} s", flush=True)
         batches = list(batched(facts, options.batch))
         session.edit(batches[0], known="edit", measure=False)  # finds and loads kernels
         reports, seconds = [], 0.0
@@ -371,7 +377,7 @@ def shape(lm: EditableModel | None, options: argparse.Namespace) -> dict[str, An
 
 def random_llama_8b(device: torch.device) -> EditableModel:
     """Random weights in Llama 3 8B's shape, (4096, 14336), 32 blocks, 128,256 tokens, with the embedded tokenizer."""
-    small = load_model("smollm2-135m", "cpu")
+    tokenizer = read_tokenizer("smollm2-135m", find_source("smollm2-135m", lambda what, share: None))
     config = LlamaConfig(
         vocab_size=128_256, hidden_size=4096, intermediate_size=14_336, num_hidden_layers=32, num_attention_heads=32,
         num_key_value_heads=8, max_position_embeddings=8192, rope_theta=500_000.0, tie_word_embeddings=False,
@@ -385,7 +391,7 @@ def random_llama_8b(device: torch.device) -> EditableModel:
     finally:
         torch.set_default_dtype(torch.float32)
     model.eval().requires_grad_(False)
-    return EditableModel("llama-3-8b's shape", model, small.tokenizer, find_parts(model, "shape"), fingerprint(model))
+    return EditableModel("llama-3-8b's shape", model, tokenizer, find_parts(model, "shape"), fingerprint(model))
 
 
 SECTIONS = {

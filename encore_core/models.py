@@ -81,6 +81,7 @@ class EditableModel:
         offloaded: whether some weights are kept elsewhere and brought in when they are used (see `placement`).
         lock: held by whoever runs the model or has edited weights in it.
         checked_paths: per block index, the fastest target pass that agrees with the plain one (see `targets`).
+        refuses_replay: whether a step of the target optimisation could not be recorded on the GPU (see `replay`).
         shared: what sessions on this model have in common and is costly to make (see `editor`).
         tuple_blocks: whether the blocks return tuples; None until somebody needs to know (see `tracing`).
     """
@@ -93,6 +94,7 @@ class EditableModel:
     offloaded: bool = False
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     checked_paths: dict[int, str] = field(default_factory=dict, repr=False)
+    refuses_replay: bool = field(default=False, repr=False)
     shared: OrderedDict[tuple, object] = field(default_factory=OrderedDict, repr=False)
     tuple_blocks: bool | None = field(default=None, repr=False)
     _base: dict[int, torch.Tensor] = field(default_factory=dict, init=False, repr=False)

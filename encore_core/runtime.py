@@ -15,8 +15,8 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-# Without a workspace of its own cuBLAS may sum in another order every time, and a run that is resumed must end as one that
-# never stopped.
+# Without a workspace of its own cuBLAS may sum in another order every time, and a run that is resumed must end as one
+# that never stopped.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 # The loader's own progress bars would tear ours.

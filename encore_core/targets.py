@@ -29,6 +29,7 @@ from typing import Literal
 
 import torch
 from torch.nn import functional as F
+from torch.optim.adam import adam
 
 from encore_core.contexts import SharedStarts
 from encore_core.facts import Fact
@@ -37,6 +38,7 @@ from encore_core.models import EditableModel
 from encore_core.packing import Packing, record_packed, run_packed
 from encore_core.placement import total_memory
 from encore_core.prompts import Encoded, batches_by_length, encode_contexts, encode_subject_prompts, pad
+from encore_core.replay import Replayed
 from encore_core.tracing import Prefix, added_to_output, record_prefix, run
 
 log = logging.getLogger(__name__)
@@ -47,6 +49,13 @@ MERGE_TOKENS = 64
 
 LEAST_TOKENS = 64
 """Tokens of a group where memory is shortest; a fact with more of them is run on its own."""
+
+FLOP_PER_WEIGHT = 4
+"""Of a token in a step: a product and a sum, forward, and the same for the gradient of what went in."""
+
+MOST_REPLAYED_FLOP = 4e12
+"""Steps up to so much work are recorded on a GPU (see `replay`). Python takes some 5 ms to launch a block's kernels; a
+large GPU does 0.2e12 in that time, in float32."""
 
 CHECK_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 """Largest relative difference between the losses of the fast and the plain pass before the plain one is used."""
@@ -500,50 +509,106 @@ def _evaluate(
 
 
 def _optimise_group(forward: PlainPass | FastPass, settings: TargetSettings, on_step: OnStep | None) -> list[Target]:
+    descent = _Descent(forward, settings)
     n_facts, h = forward.rows.n_facts, forward.h
-    delta = torch.zeros_like(h).requires_grad_()
-    # Adam works element by element, so facts in one tensor do not see each other; a finished fact's row may drift on.
-    adam = torch.optim.Adam([delta], lr=settings.lr)
-    active = torch.arange(n_facts, device=h.device)
-    original: torch.Tensor | None = None
+    replayed = Replayed(descent.step) if _is_replayed(forward) else None
     progress = [_FactProgress(settings) for _ in range(n_facts)]
     results: list[Target | None] = [None] * n_facts
     unread: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     for step in range(settings.steps):
-        current = _evaluate(forward, delta[active], original, settings)
-        original = current.subject_log_probs
-        unread.append((current.table(), delta[active].detach()))
+        unread.append(replayed() if replayed else descent.evaluate())
         kept: torch.Tensor | None = None
         if len(unread) == _steps_between_stop_tests(h.device) or step == settings.steps - 1:
             tables = torch.stack([table for table, _ in unread]).tolist()
-            going_on = torch.ones(len(active), dtype=torch.bool)
-            for index, fact in enumerate(active.tolist()):
-                stopped_at = progress[fact].read([table[index] for table in tables])
+            going_on = torch.ones(len(descent.active), dtype=torch.bool)
+            for index, fact in enumerate(descent.active.tolist()):
+                stopped_at = None if results[fact] else progress[fact].read([table[index] for table in tables])
                 if stopped_at is not None:
                     z = h[fact] + unread[stopped_at][1][index]
                     results[fact] = progress[fact].target(z, h[fact].clone())
-                    going_on[index] = False
+                going_on[index] = results[fact] is None
             unread = []
             if on_step is not None:
-                mean_loss = sum(row[0] for row in tables[-1]) / len(active)
-                on_step(n_facts - int(going_on.sum()), step, mean_loss)
+                mean_loss = sum(row[0] for row in tables[-1]) / len(going_on)
+                on_step(sum(result is not None for result in results), step, mean_loss)
             if not bool(going_on.any()):
                 break
-            if not bool(going_on.all()):
+            # What is replayed goes on with all of them: to record it anew costs more than the finished ones' rows.
+            if replayed is None and not bool(going_on.all()):
                 kept = going_on.nonzero()[:, 0].to(h.device)
-
         # Between two stop tests nothing here may wait for the device.
-        adam.zero_grad()
-        (current.loss if kept is None else current.loss[kept]).sum().backward()
-        adam.step()
-        with torch.no_grad():
-            limit = settings.clamp * h.norm(dim=-1, keepdim=True)
-            delta.mul_((limit / delta.norm(dim=-1, keepdim=True).clamp_min(1e-30)).clamp_max(1.0))
-        if kept is not None:
-            forward.keep(kept)
-            original, active = original[kept], active[kept]
+        if replayed is None:
+            descent.descend(kept)
+            if kept is not None:
+                descent.keep(kept)
+    if replayed is not None and replayed.refused:
+        forward.lm.refuses_replay = True
     return results
+
+
+class _Descent:
+    """δ of the facts of a group under Adam, which works element by element, so that facts do not see each other.
+
+    Attributes:
+        active: (n_active,) the facts that are still evaluated. A finished one's row of δ may drift on.
+    """
+
+    def __init__(self, forward: PlainPass | FastPass, settings: TargetSettings):
+        self.forward, self.settings, h = forward, settings, forward.h
+        self.delta = torch.zeros_like(h)
+        self.active = torch.arange(len(h), device=h.device)
+        self.limit = settings.clamp * h.norm(dim=-1, keepdim=True)
+        self.original: torch.Tensor | None = None
+        self.first_moment, self.second_moment = torch.zeros_like(h), torch.zeros_like(h)
+        # On a GPU the number of steps is there, too, where it can be counted up without waiting.
+        self.on_gpu = h.device.type == "cuda"
+        self.n_steps = torch.zeros((), device=h.device if self.on_gpu else "cpu")
+        self.at: torch.Tensor
+        self.current: _Evaluation
+
+    def evaluate(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The losses of the active facts, see `_Evaluation.table`, and the δ of each, (n_active, d_model)."""
+        self.at = self.delta[self.active].requires_grad_()
+        self.current = _evaluate(self.forward, self.at, self.original, self.settings)
+        self.original = self.current.subject_log_probs
+        return self.current.table(), self.at.detach()
+
+    def descend(self, kept: torch.Tensor | None = None) -> None:
+        """A step of Adam from the last evaluation, for some of the facts (indices among the active) or all."""
+        loss = self.current.loss if kept is None else self.current.loss[kept]
+        (gradient,) = torch.autograd.grad(loss.sum(), self.at)
+        adam(
+            [self.delta], [torch.zeros_like(self.delta).index_copy_(0, self.active, gradient)],
+            [self.first_moment], [self.second_moment], [], [self.n_steps],
+            capturable=self.on_gpu, amsgrad=False, beta1=0.9, beta2=0.999, lr=self.settings.lr, weight_decay=0.0,
+            eps=1e-8, maximize=False,
+        )  # fmt: skip
+        self.delta.mul_((self.limit / self.delta.norm(dim=-1, keepdim=True).clamp_min(1e-30)).clamp_max(1.0))
+
+    def step(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """An evaluation and the step behind it, on tensors that stay where they are."""
+        found = self.evaluate()
+        self.descend()
+        return found
+
+    def keep(self, kept: torch.Tensor) -> None:
+        """Go on with some of the active facts; `kept` holds their indices among them, ascending."""
+        self.forward.keep(kept)
+        self.original, self.active = self.original[kept], self.active[kept]
+
+
+def _is_replayed(forward: PlainPass | FastPass) -> bool:
+    """Whether a step is so short on a GPU that launching it would take longer than running it."""
+    lm = forward.lm
+    if forward.h.device.type != "cuda" or not isinstance(forward, FastPass) or lm.offloaded or lm.refuses_replay:
+        return False
+    weights = sum(p.numel() for block in lm.blocks[forward.layer + 1 :] for p in block.parameters())
+    n_tokens = sum(tail.mask.numel() for tail in forward.tails)
+    return (
+        FLOP_PER_WEIGHT * weights * n_tokens <= MOST_REPLAYED_FLOP
+        and len({p.device for p in lm.model.parameters()}) == 1
+    )
 
 
 def _steps_between_stop_tests(device: torch.device) -> int:

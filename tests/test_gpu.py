@@ -17,6 +17,7 @@ import tiny_runs
 import torch
 from tiny_models import CITIES, FACTS, PREFIXES
 
+from encore_core import replay, targets
 from encore_core.editor import EditSession, target_settings
 from encore_core.fluency import generation_entropy, perplexity
 from encore_core.keys import KeyReader
@@ -66,7 +67,7 @@ def test_stopping_steps_are_those_of_looking_every_time(pair, new_session, monke
     _, lm = pair
     found = []
     for between in (1, 4):
-        monkeypatch.setattr("encore_core.targets._steps_between_stop_tests", lambda _, n=between: n)
+        monkeypatch.setattr(targets, "_steps_between_stop_tests", lambda _, n=between: n)
         session = new_session(lm, steps=15)
         with lm.lock:
             found.append(optimise_targets(lm, FACTS, PREFIXES, 1, target_settings(session.settings)))
@@ -75,24 +76,58 @@ def test_stopping_steps_are_those_of_looking_every_time(pair, new_session, monke
         torch.testing.assert_close(every.z, fourth.z, rtol=1e-4, atol=1e-4 * float(every.z.abs().max()))
 
 
-def test_steps_between_stop_tests_wait_for_nothing(pair, new_session, monkeypatch):
-    """As many waits with eight steps in one go as with two."""
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_steps_are_recorded_and_find_the_same(pair, new_session, monkeypatch, bfloat16, deterministic):
+    """As without recording, for facts that stop early, too; and nothing is refused."""
     _, lm = pair
+    found, records = [], []
+    real = replay.recorded
+    monkeypatch.setattr(replay, "recorded", lambda work: records.append(work) or real(work))
+    for most in (0, targets.MOST_REPLAYED_FLOP):
+        monkeypatch.setattr(targets, "MOST_REPLAYED_FLOP", most)
+        settings = target_settings(new_session(lm, steps=15, bfloat16=bfloat16).settings)
+        with lm.lock:
+            found.append(optimise_targets(lm, FACTS, PREFIXES, 1, settings))
+        assert len(records) == bool(most)
+    assert not lm.refuses_replay
+    for launched, replayed in zip(*found, strict=True):
+        assert (replayed.steps, replayed.stopped) == (launched.steps, launched.stopped)
+        torch.testing.assert_close(replayed.z, launched.z, rtol=1e-4, atol=1e-4 * float(launched.z.abs().max()))
+
+
+def test_what_waits_cannot_be_recorded(caplog):
+    """And the GPU is as usable afterwards as before."""
+    state = torch.zeros(3, device="cuda")
+
+    def waiting() -> tuple[torch.Tensor, ...]:
+        state.add_(1)
+        return (state * float(state[0]),)
+
+    step = replay.Replayed(waiting)
+    assert [float(step()[0][0]) for _ in range(3)] == [1, 4, 9]
+    assert step.refused and "cannot be recorded" in caplog.text
+    again = replay.Replayed(lambda: (state.add_(1),))
+    assert [float(again()[0][0]) for _ in range(3)] == [4, 5, 6]
+    assert not again.refused
+
+
+def test_steps_between_stop_tests_wait_for_nothing(pair, new_session, monkeypatch):
+    """As many waits with eight steps in one go as with two; steps launched one by one."""
+    _, lm = pair
+    monkeypatch.setattr(targets, "MOST_REPLAYED_FLOP", 0)
     waits = []
-    for steps in (2, 8):
-        monkeypatch.setattr("encore_core.targets._steps_between_stop_tests", lambda _, n=steps: n)
+    for steps in (2, 2, 8):  # the first look finds the means of looking themselves waiting
+        monkeypatch.setattr(targets, "_steps_between_stop_tests", lambda _, n=steps: n)
         settings = replace(target_settings(new_session(lm, steps=steps).settings), mpes=False)
         with lm.lock, warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")
-            optimise_targets(lm, CITIES, PREFIXES, 1, settings)
-            seen.clear()
             torch.cuda.set_sync_debug_mode("warn")
             try:
                 optimise_targets(lm, CITIES, PREFIXES, 1, settings)
             finally:
                 torch.cuda.set_sync_debug_mode("default")
-            waits.append([str(warning.filename) for warning in seen if "synchroniz" in str(warning.message)])
-    assert len(waits[0]) == len(waits[1]) > 0, waits
+            waits.append(sum("synchroniz" in str(warning.message) for warning in seen))
+    assert waits[1] == waits[2] > 0, waits
 
 
 def test_keys_and_states(pair):

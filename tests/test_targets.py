@@ -194,6 +194,37 @@ def test_looking_less_often_finds_the_same(lm, fast, every, monkeypatch):
             agree(target, oracle(lm, fact, PREFIXES, 1, settings))
 
 
+@pytest.mark.parametrize("refused", [False, True])
+def test_recorded_steps_find_the_same(lm, refused, monkeypatch):
+    """As on a GPU: the second step is recorded, every later one replayed, and no fact is dropped in the middle."""
+    plays = []
+
+    def recorded(work):
+        if refused:
+            raise RuntimeError("no")
+        results = []
+
+        def play() -> None:
+            for number, new in enumerate(work()):
+                results[number].copy_(new)
+            plays.append(len(new))
+
+        shapes = [(len(MIXED), 6), (len(MIXED), lm.d_model)]
+        results += [torch.zeros(shape) for shape in shapes]
+        return play, tuple(results)
+
+    monkeypatch.setattr(targets_module, "_is_replayed", lambda forward: not forward.lm.refuses_replay)
+    monkeypatch.setattr(targets_module, "_steps_between_stop_tests", lambda device: 4)
+    monkeypatch.setattr("encore_core.replay.recorded", recorded)
+    monkeypatch.setattr(lm, "refuses_replay", False)
+    for settings in (SETTINGS, MPES):
+        plays.clear()
+        for target, fact in zip(optimise_targets(lm, MIXED, PREFIXES, 1, settings), MIXED, strict=True):
+            agree(target, oracle(lm, fact, PREFIXES, 1, settings))
+        assert refused or (len(plays) >= 3 and set(plays) == {len(MIXED)})
+    assert lm.refuses_replay == refused
+
+
 def test_products_in_bfloat16(llama, monkeypatch):
     """Coarser, but the same optimisation; and what the fast pass is checked with does not depend on it."""
     monkeypatch.setattr(llama, "checked_paths", {})

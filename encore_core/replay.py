@@ -1,0 +1,111 @@
+"""Work that is done again and again on the same tensors: on a GPU it is recorded once and replayed.
+
+A small model's step is thousands of short kernels, and Python takes several times as long to launch them as the GPU to
+run them. A CUDA graph launches them all at once. What it asks for: the work reads and writes tensors that stay where
+they are, and waits for nothing in between.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+
+import torch
+
+log = logging.getLogger(__name__)
+
+Work = Callable[[], tuple[torch.Tensor, ...]]
+
+
+class Replayed:
+    """Work without arguments, whose results are copies of what it returns.
+
+        step = Replayed(work)
+        for _ in range(20):
+            table, state = step()
+
+    The first call does the work as it is: whatever it keeps for later calls (masks, states of an optimiser) it makes
+    then. The second records it. Work that cannot be recorded is done as it is, with a line in the log.
+
+    Args:
+        work: returns tensors on a CUDA device; changes tensors in place alone.
+    """
+
+    def __init__(self, work: Work):
+        self.work = work
+        self.refused = False
+        self._calls = 0
+        self._replay: Callable[[], None] | None = None
+        self._results: tuple[torch.Tensor, ...] = ()
+
+    def __call__(self) -> tuple[torch.Tensor, ...]:
+        self._calls += 1
+        if self._calls == 2:
+            try:
+                self._replay, self._results = recorded(self.work)
+            except RuntimeError as error:  # CUDA's own, and what torch refuses while it records
+                self.refused = True
+                log.warning("A step cannot be recorded (%s); steps are launched one by one.", _first_line(error))
+        if self._replay is None:
+            return self.work()
+        self._replay()
+        return tuple(result.clone() for result in self._results)
+
+
+def recorded(work: Work) -> tuple[Callable[[], None], tuple[torch.Tensor, ...]]:
+    """Record work on the current CUDA device; it is not done yet.
+
+    Returns:
+        what does it, and the tensors that hold its results afterwards.
+
+    Raises:
+        RuntimeError: when it waits for the device, or otherwise cannot be recorded.
+    """
+    device = torch.cuda.current_device()
+    graph = torch.cuda.CUDAGraph()
+    results = _record(graph, work, _kept_pool(device).pool())
+    return graph.replay, results
+
+
+def _record(graph: torch.cuda.CUDAGraph, work: Work, pool: tuple[int, int] | None) -> tuple[torch.Tensor, ...]:
+    stream, current = _stream(torch.cuda.current_device()), torch.cuda.current_stream()
+    stream.wait_stream(current)
+    results: tuple[torch.Tensor, ...] = ()
+    with torch.cuda.stream(stream):
+        # Not `torch.cuda.graph`: it empties the cache of freed memory each time, which a batch's next step fills again.
+        # Other threads may use the GPU meanwhile.
+        graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+        try:
+            results = work()
+        except BaseException:
+            _abandon(graph)
+            raise
+        graph.capture_end()
+    current.wait_stream(stream)
+    return results
+
+
+def _abandon(graph: torch.cuda.CUDAGraph) -> None:
+    try:
+        graph.capture_end()
+    except RuntimeError as error:  # what made the recording invalid is being raised already
+        log.debug("%s", _first_line(error))
+
+
+@functools.cache
+def _stream(device: int) -> torch.cuda.Stream:
+    """The stream on which everything is recorded: one, so that libraries' working memory is taken once."""
+    return torch.cuda.Stream(device)
+
+
+@functools.cache
+def _kept_pool(device: int) -> torch.cuda.CUDAGraph:
+    """A graph that does nothing and keeps the memory of all others: they are never replayed at the same time."""
+    graph = torch.cuda.CUDAGraph()
+    _record(graph, lambda: (torch.zeros(1, device=f"cuda:{device}"),), None)
+    return graph
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
