@@ -9,7 +9,18 @@ import streamlit as st
 
 from dashboard import access, figure, run_reading, state, theme, widgets
 from dashboard.charts import runs as run_charts
-from dashboard.runs_view import MEASURES, STATUS, STRIP, doing, duration, label, named, status_line, together_with
+from dashboard.runs_view import (
+    MEASURES,
+    STATUS,
+    STRIP,
+    doing,
+    duration,
+    label,
+    named,
+    seconds_an_edit,
+    status_line,
+    together_with,
+)
 from dashboard.state import Message, remembered
 from encore_core.errors import InputError
 from encore_core.runs import RunInfo, RunStore, start_worker
@@ -146,7 +157,7 @@ def _state(run: RunInfo) -> None:
             tone,
         ),
         ("Edits", f"{run.done:,}", share, ""),
-        ("Speed", f"{speed:.2f} s" if speed is not None else "–", "an edit", ""),
+        ("Speed", f"{seconds_an_edit(speed)} s" if speed is not None else "–", "an edit", ""),
         ("Time left", _left(run), f"measuring took {duration(run.measuring_seconds)} so far", ""),
     ]
     widgets.tiles(items)

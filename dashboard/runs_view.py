@@ -111,10 +111,15 @@ def doing(run: RunInfo) -> str:
     return words
 
 
+def seconds_an_edit(seconds: float) -> str:
+    """Seconds of an edit, or of a phase of it, with a digit more where a fast machine needs it."""
+    return f"{seconds:.2f}" if seconds >= 0.1 else f"{seconds:.3f}"
+
+
 def label(run: RunInfo) -> str:
     """A run's name for a list: method, edits, what it is called, how it ended unless well, id."""
-    n_edits = run.n_edits if run.status in ("done", "queued", "running") else run.done
-    parts = [run.method, f"{n_edits:,} edits"]
+    stopped = run.status not in ("done", "queued", "running")
+    parts = [run.method, f"{f'{run.done:,} of ' if stopped else ''}{run.n_edits:,} edits"]
     parts += [] if _is_plain(run) else [run.name]
     parts += ["recorded"] if run.recorded else [STATUS[run.status][1]] if run.status != "done" else []
     return " · ".join([*parts, run.id])

@@ -28,6 +28,7 @@ from dashboard.runs_view import (
     SUBSETS,
     Measure,
     duration,
+    seconds_an_edit,
     short_model,
     status_line,
 )
@@ -109,7 +110,7 @@ def table_of(runs: Sequence[RunInfo], scores: pd.DataFrame, measures: Sequence[M
         best = _best(measure, shown)
         cells: list[object] = []
         for (_, when), value in zip(found, shown, strict=True):
-            text = "–" if value is None else f"{value:.{measure.digits}f}"
+            text = "–" if value is None else f"{value:,.{measure.digits}f}"
             late = f" (after {when:,})" if value is not None and when != at else ""
             is_best = value is not None and value == best
             cells.append((f"✓ best {text}{late}", "good") if is_best else f"{text}{late}")
@@ -142,7 +143,7 @@ def costs(runs: Sequence[RunInfo]) -> None:
             status_line(run),
             duration(run.editing_seconds),
             duration(run.measuring_seconds),
-            f"{run.editing_seconds / run.done:.2f}" if run.done else "–",
+            seconds_an_edit(run.editing_seconds / run.done) if run.done else "–",
         )
         for line, run in zip(run_reading.lines(runs), runs, strict=True)
     ]

@@ -15,7 +15,7 @@ from dashboard import chart_card, links, mpes_pairs, paper_tables, run_picker, r
 from dashboard.charts import overfitting as charts
 from dashboard.charts.overfitting import Arm
 from dashboard.mpes_pairs import Pair
-from dashboard.runs_view import duration, short_model
+from dashboard.runs_view import duration, seconds_an_edit, short_model
 from dashboard.state import Message, remembered
 from encore_core.editor import EditProgress
 from encore_core.errors import InputError
@@ -271,8 +271,8 @@ def costs(frame: pd.DataFrame, arms: Mapping[str, Arm], seconds: Mapping[str, Ma
     rows = []
     for arm in arms.values():
         of_arm, took = frame[frame["arm"] == arm.key], seconds[arm.key]
-        cells = [f"{took[phase]:.2f}" if phase in took else "–" for phase in phases]
-        total = f"{sum(took.values()):.2f}" if took else "–"
+        cells = [seconds_an_edit(took[phase]) if phase in took else "–" for phase in phases]
+        total = seconds_an_edit(sum(took.values())) if took else "–"
         early = 100 * (of_arm["stopped"] != "steps").mean()
         rows.append((arm.name, f"{of_arm['steps'].mean():.1f}", f"{early:.0f} %", total, *cells))
     columns = [
@@ -294,7 +294,7 @@ def table_1(
 ) -> None:
     """What was measured here, above the paper's figures."""
     means = {arm.key: f"{values.mean():.2f}" for arm, values in groups}
-    took = {key: f"{sum(phases.values()):.2f}" for key, phases in seconds.items() if phases}
+    took = {key: seconds_an_edit(sum(phases.values())) for key, phases in seconds.items() if phases}
     ours = (
         (f"{short_model(pair.runs[0].model)}, here", "good"),
         " / ".join(run.method for run in pair.runs),

@@ -11,7 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import access, links, live, run_reading, widgets
-from dashboard.runs_view import STATUS, duration, label, left_out, moment, short_model, status_line
+from dashboard.runs_view import STATUS, duration, label, left_out, moment, seconds_an_edit, short_model, status_line
 from dashboard.state import Message, remembered
 from encore_core.errors import InputError
 from encore_core.runs import RunInfo, RunStore, series
@@ -100,7 +100,7 @@ def record(store: RunStore, run: RunInfo, runs: Sequence[RunInfo]) -> None:
 
 def _head(run: RunInfo) -> None:
     symbol, word, tone = STATUS[run.status]
-    per_edit = f"{run.editing_seconds / run.done:.2f} s an edit" if run.done else ""
+    per_edit = f"{seconds_an_edit(run.editing_seconds / run.done)} s an edit" if run.done else ""
     widgets.tiles(
         [
             (

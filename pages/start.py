@@ -36,19 +36,35 @@ RULE = "Δ = R (S + Kᵀ P K)⁻¹ Kᵀ P        W ← W + Δ        P ← P −
 PAPER = "https://arxiv.org/abs/2502.01636"
 
 
-def shown_runs() -> tuple[list[RunInfo], bool]:
-    """The main methods' longest recorded runs, or else the visitor's own newest comparison, and whether recorded.
+def recorded_groups() -> list[list[RunInfo]]:
+    """The main methods' recorded runs, those of equally many edits together, in the methods' order.
+
+    Raises:
+        InputError: when the store cannot be read.
+    """
+    kept = recorded_runs()
+    groups: dict[int, list[RunInfo]] = {}
+    for run in in_order(kept.runs() if kept else []):
+        if run.method in MAIN_METHODS and run.measuring_seconds:
+            groups.setdefault(run.n_edits, []).append(run)
+    return list(groups.values())
+
+
+def shown_runs(groups: Sequence[list[RunInfo]]) -> tuple[list[RunInfo], bool]:
+    """Those of most methods, and among these the longest, or else the visitor's own newest comparison; if recorded.
 
     Raises:
         InputError: when a store cannot be read.
     """
-    kept = recorded_runs()
-    measured = [run for run in kept.runs() if run.measuring_seconds] if kept else []
-    longest = max((run.n_edits for run in measured), default=0)
-    runs = [run for run in in_order(measured) if run.method in MAIN_METHODS and run.n_edits == longest]
-    if runs:
-        return runs[: len(MAIN_METHODS)], True
+    if groups:
+        return max(groups, key=lambda runs: (len(runs), runs[0].done)), True
     return newest_comparison([run for run in run_reading.all_runs() if run.measuring_seconds]), False
+
+
+def longest_runs(groups: Sequence[list[RunInfo]], shown: list[RunInfo]) -> list[RunInfo]:
+    """The recorded runs of two methods or more that went furthest, in which a collapse shows most; else those shown."""
+    several = [runs for runs in groups if len(runs) > 1]
+    return max(several, key=lambda runs: min(run.done for run in runs)) if several else shown
 
 
 def growth_at_end(norms: pd.DataFrame, runs: Sequence[RunInfo]) -> tuple[int, list[tuple[str, float]]]:
@@ -87,7 +103,7 @@ def answer(at: int, growth: Sequence[tuple[str, float]], model: str) -> str:
 
 
 def ways_in(runs: Sequence[RunInfo]) -> None:
-    """What to do first: one card each."""
+    """What to do first: one card each; in `runs` one can watch a collapse."""
     ways = (
         (
             "Edit one fact",
@@ -151,14 +167,16 @@ def explanation() -> None:
 
 def main() -> None:
     st.title("What happens to a model that is edited again and again?", anchor=False)
+    groups: list[list[RunInfo]] = []
     runs: list[RunInfo] = []
     are_recorded = False
     trouble = None
     try:
-        runs, are_recorded = shown_runs()
+        groups = recorded_groups()
+        runs, are_recorded = shown_runs(groups)
     except InputError as error:
         trouble = Message("error", str(error))
-    ways_in(runs)
+    ways_in(longest_runs(groups, runs))
     tour.offer()
     widgets.notice(trouble)
     if runs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -113,3 +114,16 @@ def test_growth_is_compared_where_all_runs_have_come_to():
     assert names["growth_at_end"](norms[norms["edits"] == 0], [first, second]) == (0, [])
     assert names["answer"](0, [], "m") == ""
     assert len(names["IMPORTANCE_HACKING"]) == 4
+
+
+def test_most_methods_are_shown_and_the_longest_runs_are_linked():
+    start = page_functions("start")
+    four, pair, alone = (
+        [SimpleNamespace(method=f"M{number}", done=done) for number in range(n)]
+        for n, done in ((4, 1000), (2, 5000), (1, 9000))
+    )
+    for groups in ([alone, pair, four], [four, pair, alone]):
+        assert start["shown_runs"](groups) == (four, True)
+        assert start["longest_runs"](groups, four) is pair
+    assert start["shown_runs"]([pair, alone]) == (pair, True)
+    assert start["longest_runs"]([alone], four) == start["longest_runs"]([], four) == four

@@ -107,6 +107,29 @@ def test_what_is_not_done_is_not_recorded(store, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_of_a_stopped_run_what_was_measured(tiny_folder, statistics_text, tmp_path):
+    """Stopped after 6 of 8 edits, two behind its last checkpoint: it ends there, with its sums right."""
+    store = RunStore(tmp_path / "runs")
+    [run_id] = store.submit([tiny_runs.prepared(tiny_folder, statistics_text, n_edits=8, checkpoint_every=4)])
+    tiny_runs.worker(store).serve()
+    with sqlite3.connect(store.file) as db:
+        for table in BY_EDITS:
+            db.execute(f"DELETE FROM {table} WHERE edits > 6")
+        db.execute("UPDATE runs SET status = 'interrupted', done = 6, cursor = 4, weights_digest = NULL")
+    record(store, {run_id: "recorded-stopped"}, tmp_path / "assets")
+    kept = RunStore(tmp_path / "assets", read_only=True)
+    run = kept.get("recorded-stopped")
+    assert (run.status, run.n_edits, run.done, run.cursor) == ("interrupted", 8, 4, 4)
+    assert list(series.targets(kept, [run.id]).fact) == [0, 1, 2, 3]
+    assert set(series.norms(kept, [run.id]).edits) == {0, 4}
+    timings, source = (series.every_row(each, "timings", [one]) for each, one in ((kept, run.id), (store, run_id)))
+    assert run.editing_seconds == pytest.approx(timings.seconds.sum())
+    assert timings.seconds.sum() == pytest.approx(source[source.edits <= 4].seconds.sum())
+    with sqlite3.connect(store.file) as db:
+        db.execute("DELETE FROM checkpoints WHERE edits > 0")
+    assert "nothing was measured" in refusal(record, store, {run_id: "recorded-stopped"}, tmp_path / "other")
+
+
 # -- those that come with the program ----------------------------------------------------------------------------------
 
 
@@ -121,9 +144,10 @@ def test_ours_are_small_and_whole(ours):
     assert sum(path.stat().st_size for path in RECORDED.rglob("*") if path.is_file()) < 15_000_000
     for run in ours.runs():
         norms = series.norms(ours, [run.id])
-        assert run.status == "done" and run.done == run.n_edits == norms.edits.max() and run.fingerprint and run.commit
-        assert set(series.checkpoints(ours, [run.id]).edits) >= {0, run.n_edits}
-        assert set(series.scores(ours, [run.id]).edits) >= {0, run.n_edits}
+        assert run.done == norms.edits.max() and run.fingerprint and run.commit
+        assert run.status == "done" if run.done == run.n_edits else run.status == "interrupted"
+        assert set(series.checkpoints(ours, [run.id]).edits) >= {0, run.done}
+        assert set(series.scores(ours, [run.id]).edits) >= {0, run.done}
 
 
 def test_ours_name_no_place_of_a_machine(ours):
@@ -134,5 +158,7 @@ def test_ours_name_no_place_of_a_machine(ours):
 
 
 def test_ours_on_the_same_facts_are_the_same_facts(ours):
-    long = [run for run in ours.runs() if run.n_edits == 1000]
-    assert len({(run.order_digest, run.statistics, run.fingerprint, run.plan_json["seed"]) for run in long}) <= 1
+    for n_edits in (1000, 10_000):
+        same = [run for run in ours.runs() if run.n_edits == n_edits]
+        assert len(same) > 1
+        assert len({(run.order_digest, run.statistics, run.fingerprint, run.plan_json["seed"]) for run in same}) == 1

@@ -174,6 +174,7 @@ class Panels:
                 "gridcolor": colours.line,
                 "zeroline": False,
                 "nticks": 6,
+                "tickformat": ",~g",
                 "tickfont": {"color": colours.muted, "size": 12},
                 "ticks": "",
                 "showticklabels": outermost or not shared_y,

@@ -39,7 +39,9 @@ def recorded_runs() -> RunStore | None:
 
 
 def record(store: RunStore, names: Mapping[str, str], folder: Path) -> list[str]:
-    """Put finished runs into the recorded store, in place of those that had the ids before.
+    """Put runs that have ended into the recorded store, in place of those that had the ids before.
+
+    Of one that was stopped what it did up to its last checkpoint is recorded, so that it ends with everything measured.
 
     Args:
         store: where they are.
@@ -50,12 +52,10 @@ def record(store: RunStore, names: Mapping[str, str], folder: Path) -> list[str]
         the new ids.
 
     Raises:
-        InputError: for runs that are not there or not done.
+        InputError: for runs that are not there, have not ended, or were stopped before their first batch was measured.
     """
     runs = {run_id: store.get(run_id) for run_id in names}
-    for run in runs.values():
-        if run.status != "done":
-            raise InputError(f"Run {run.id} is {run.status}; only a run that is done can be recorded.")
+    ends = {run.id: _end(store, run) for run in runs.values()}
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "runs.sqlite"
     with replacing(file) as part:
@@ -71,7 +71,7 @@ def record(store: RunStore, names: Mapping[str, str], folder: Path) -> list[str]
             db.execute("ATTACH ? AS source", (str(store.file),))
             for run_id, new_id in names.items():
                 db.execute("BEGIN")
-                _copy(db, runs[run_id], new_id)
+                _copy(db, runs[run_id], new_id, ends[run_id])
                 db.execute("COMMIT")
                 _copy_facts(store, runs[run_id], folder / new_id)
             db.execute("DETACH source")
@@ -81,8 +81,18 @@ def record(store: RunStore, names: Mapping[str, str], folder: Path) -> list[str]
     return list(names.values())
 
 
-def _copy(db: sqlite3.Connection, run: RunInfo, new_id: str) -> None:
-    """Copy a run's row and series, without what would tell of the machine."""
+def _end(store: RunStore, run: RunInfo) -> int:
+    """After how many edits what is recorded of a run ends."""
+    if not run.ended:
+        raise InputError(f"Run {run.id} is {run.status}; only a run that has ended can be recorded.")
+    end = run.done if run.status == "done" else max(store.measured(run.id), default=0)
+    if not end:
+        raise InputError(f"Run {run.id} is {run.status} and nothing was measured behind its first batch.")
+    return end
+
+
+def _copy(db: sqlite3.Connection, run: RunInfo, new_id: str, end: int) -> None:
+    """Copy a run's row and series up to `end` edits, without what would tell of the machine."""
     db.execute("DELETE FROM runs WHERE id = ?", (new_id,))
     row = dict(
         zip(
@@ -99,9 +109,18 @@ def _copy(db: sqlite3.Connection, run: RunInfo, new_id: str) -> None:
             columns = [column[1] for column in db.execute(f"PRAGMA table_info({table})") if column[1] != "run"]
             names = ", ".join(columns)
             db.execute(
-                f"INSERT INTO {table} (run, {names}) SELECT ?, {names} FROM source.{table} WHERE run = ?",
-                (number, run.number),
+                f"INSERT INTO {table} (run, {names}) "
+                f"SELECT ?, {names} FROM source.{table} WHERE run = ? AND edits <= ?",
+                (number, run.number, end),
             )
+    db.execute(
+        """UPDATE runs SET done = ?2, cursor = ?2,
+               skipped = (SELECT coalesce(sum(skipped), 0) FROM batches WHERE run = ?1),
+               editing_seconds = (SELECT coalesce(sum(seconds), 0) FROM timings WHERE run = ?1),
+               measuring_seconds = (SELECT coalesce(sum(seconds), 0) FROM measuring WHERE run = ?1)
+           WHERE number = ?1""",
+        (number, end),
+    )
 
 
 def _shown_plan(plan: Mapping[str, Any]) -> dict[str, Any]:
