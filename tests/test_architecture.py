@@ -27,7 +27,7 @@ ORDER = (
     ("catalogue", "families", "placement"),
     ("checkpoint", "memory"),
     ("models",),
-    ("prompts",),
+    ("prompts", "replay"),
     ("tracing", "statistics", "statistics.files"),
     ("contexts", "decoding", "packing", "causal_trace"),
     ("targets", "keys", "covariance", "metrics", "sublayers", "downstream", "fluency"),

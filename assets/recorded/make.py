@@ -1,6 +1,6 @@
 """Makes the recorded runs again: starts those that are missing with `encore run`, and records those that are done.
 
-    python assets/recorded/make.py --counterfact FILE --downstream DIR [--store DIR] [--only ID,…] [--start]
+    python assets/recorded/make.py --counterfact FILE --downstream DIR [--store DIR] [--only ID,…] [--start] [--stopped]
 
 Without --start nothing is run: what the store has finished is recorded, and what is missing is listed with its command.
 Runs go on by themselves (`encore runs list`); call this again when they are done. CounterFact and the tasks' data are
@@ -19,6 +19,7 @@ from pathlib import Path
 from encore_core.errors import InputError
 from encore_core.runs import RunInfo, RunStore
 from encore_core.runs.recorded import RECORDED, record
+from encore_core.runs.rows import RESUMABLE
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Recorded:
 
 
 LONG = ("--batch-size", "50", "--checkpoint-every", "50", "--measure", "share_cap=0.3")
+LONGEST = ("--batch-size", "100", "--checkpoint-every", "1000", "--measure", "share_cap=0.4")
 BUNDLED = (*LONG, "--order", "shuffled", "--measure", "generation_entropy=false", "--measure", "trajectory_facts=100")
 PLANNED = [
     *[
@@ -54,6 +56,8 @@ PLANNED = [
             "memit-norm": "MEMIT+norm",
         }.items()
     ],
+    Recorded("recorded-memit-10000", "MEMIT", "counterfact", 10_000, LONGEST),
+    Recorded("recorded-encore-10000", "ENCORE", "counterfact", 10_000, LONGEST),
     Recorded("recorded-memit-bundled", "MEMIT", "bundled", 100, BUNDLED),
     Recorded("recorded-memit-mpes-bundled", "MEMIT+MPES", "bundled", 100, BUNDLED),
 ]
@@ -70,12 +74,13 @@ def words(planned: Recorded, counterfact: Path, downstream: Path) -> list[str]:
     ]
 
 
-def found(store: RunStore, planned: Recorded, counterfact: Path) -> RunInfo | None:
-    """The newest run of the store that is the planned one and is not given up."""
+def found(store: RunStore, planned: Recorded, counterfact: Path, stopped: bool) -> RunInfo | None:
+    """The newest run of the store that is the planned one and is not given up, unless stopped ones are wanted, too."""
+    wanted = ("done", "running", "queued", *(RESUMABLE if stopped else ()))
     name = counterfact.name if planned.facts == "counterfact" else "bundled"
     for run in store.runs():
         same = run.method == planned.method and run.n_edits == planned.n_edits
-        if same and Path(run.plan_json["facts"]).name == name and run.status in ("done", "running", "queued"):
+        if same and Path(run.plan_json["facts"]).name == name and run.status in wanted:
             return run
     return None
 
@@ -87,17 +92,18 @@ def main() -> None:
     parser.add_argument("--store", type=Path, help="folder of runs (default: runs in the data folder)")
     parser.add_argument("--only", help="ids, with commas between")
     parser.add_argument("--start", action="store_true", help="start what is missing")
+    parser.add_argument("--stopped", action="store_true", help="record stopped runs, too, up to their last checkpoint")
     arguments = parser.parse_args()
     store = RunStore(arguments.store)
     wanted = arguments.only.split(",") if arguments.only else [planned.id for planned in PLANNED]
     for planned in PLANNED:
         if planned.id not in wanted:
             continue
-        run = found(store, planned, arguments.counterfact)
+        run = found(store, planned, arguments.counterfact, arguments.stopped)
         command = words(planned, arguments.counterfact, arguments.downstream)
-        if run is not None and run.status == "done":
+        if run is not None and run.ended:
             record(store, {run.id: planned.id}, RECORDED)
-            print(f"{planned.id}: recorded from {run.id}, {run.n_edits} edits")
+            print(f"{planned.id}: recorded from {run.id}, {run.done} of {run.n_edits} edits done")
         elif run is not None:
             print(f"{planned.id}: {run.id} is {run.status}, {run.done} of {run.n_edits} edits")
         elif arguments.start:
