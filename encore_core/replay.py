@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 
@@ -53,6 +55,10 @@ class Replayed:
         return tuple(result.clone() for result in self._results)
 
 
+_one_at_a_time = threading.Lock()
+"""Held while something is recorded: there is one stream to record on."""
+
+
 def recorded(work: Work) -> tuple[Callable[[], None], tuple[torch.Tensor, ...]]:
     """Record work on the current CUDA device; it is not done yet.
 
@@ -62,16 +68,15 @@ def recorded(work: Work) -> tuple[Callable[[], None], tuple[torch.Tensor, ...]]:
     Raises:
         RuntimeError: when it waits for the device, or otherwise cannot be recorded.
     """
-    device = torch.cuda.current_device()
     graph = torch.cuda.CUDAGraph()
-    results = _record(graph, work, _kept_pool(device).pool())
+    with _one_at_a_time:
+        results = _record(graph, work, _kept_pool(torch.cuda.current_device()).pool())
     return graph.replay, results
 
 
 def _record(graph: torch.cuda.CUDAGraph, work: Work, pool: tuple[int, int] | None) -> tuple[torch.Tensor, ...]:
     stream, current = _stream(torch.cuda.current_device()), torch.cuda.current_stream()
     stream.wait_stream(current)
-    results: tuple[torch.Tensor, ...] = ()
     with torch.cuda.stream(stream):
         # Not `torch.cuda.graph`: it empties the cache of freed memory each time, which a batch's next step fills again.
         # Other threads may use the GPU meanwhile.
@@ -79,18 +84,26 @@ def _record(graph: torch.cuda.CUDAGraph, work: Work, pool: tuple[int, int] | Non
         try:
             results = work()
         except BaseException:
-            _abandon(graph)
+            _abandon(graph, pool)
             raise
         graph.capture_end()
     current.wait_stream(stream)
     return results
 
 
-def _abandon(graph: torch.cuda.CUDAGraph) -> None:
+def _abandon(graph: torch.cuda.CUDAGraph, pool: tuple[int, int] | None) -> None:
+    """End a recording that has failed, and let the next one begin with memory of its own."""
     try:
         graph.capture_end()
     except RuntimeError as error:  # what made the recording invalid is being raised already
         log.debug("%s", _first_line(error))
+        # Torch 2.11 then leaves its allocator recording, so that no other recording may use this memory.
+        for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
+            end = getattr(torch._C, name, None)
+            if end is not None and pool is not None:
+                with suppress(RuntimeError, TypeError):
+                    end(torch.cuda.current_device(), pool)
+    _kept_pool.cache_clear()
 
 
 @functools.cache
