@@ -4,6 +4,7 @@ headers     what a browser may load and who may frame the app, see `HEADERS`
 libraries   torch and transformers are imported while the server waits for its first visitor, not by that visitor
 plotly.js   from an address of its own, which browsers keep, and which the page names
 scripts     of Streamlit that the pages need are named by the page, too
+presses     are done once, however often a browser delivers them (see `presses`)
 errors      what goes wrong inside a page is logged under a number; the visitor is shown the number and nothing else
 """
 
@@ -27,6 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import dashboard
 from dashboard import figure, preloading
+from dashboard.presses import SinglePresses
 from dashboard.security import SecurityHeaders
 
 log = logging.getLogger(__name__)
@@ -116,7 +118,7 @@ figure.serve_library()
 app = st.App(
     Path(dashboard.__file__).parent / "app.py",
     lifespan=warm,
-    middleware=[Middleware(SecurityHeaders), Middleware(EarlyScripts)],
+    middleware=[Middleware(SecurityHeaders), Middleware(EarlyScripts), Middleware(SinglePresses)],
     routes=[Route(f"/{figure.ADDRESS}", plotly)],
     on_script_error=tell,
 )

@@ -252,6 +252,47 @@ def test_four_visitors_watch_one_run_and_each_starts_others(tiny_home, tiny_fold
     assert len(series.every_row(store, "targets", [watched])) == run.done
 
 
+def test_a_press_that_meets_the_timer_is_done_once(tiny_home, tiny_folder, statistics_text):
+    """A page that follows a run asks for news every second. In a busy browser that is overdue when a button is pressed,
+    and its message goes first, with the press in it, see `dashboard.presses`."""
+    store = RunStore(tiny_home / "runs")
+    facts = tiny_runs.FACTS * 600
+    [watched] = store.submit([prepare(tiny_runs.plan(tiny_folder, statistics_text, n_edits=len(facts)), facts)])
+    pasted = "subject,prompt,target_new,target_true\nFrance,The capital of {} is,Rome,Paris\n"
+    worker = start_worker(store, "cpu")
+    try:
+        with served.app() as address, served.browser() as browser:
+            make_way(worker, store)
+            page = browser.new_page(viewport={"width": 1400, "height": 1000})
+            page.goto(f"{address}/run", timeout=LONG)
+            page.locator(".es-figure .main-svg").first.wait_for(timeout=LONG)
+            page.get_by_text("New runs").click()
+            page.get_by_role("radio", name="Paste").click()
+            page.locator(".st-key-run_pasted textarea").fill(pasted, timeout=LONG)
+            page.keyboard.press("Control+Enter")
+            page.get_by_text("1 facts. First:").wait_for(timeout=LONG)
+            page.get_by_role("button", name=re.compile(r"^Start \d run")).wait_for(timeout=LONG)
+            wait_until_idle(page)
+            # The browser gets round to what it has put off only after the timer's turn.
+            page.evaluate(
+                """() => {
+                    const soon = window.setTimeout;
+                    window.setTimeout = (work, wait, ...more) => soon(work, wait || 4000, ...more);
+                    document.querySelector('.st-key-start button').click();
+                    window.setTimeout = soon;
+                }"""
+            )
+            page.get_by_text("Queued:").wait_for(timeout=LONG)
+            page.wait_for_timeout(5000)  # the browser's own message has come, too
+            wait_until_idle(page)
+            assert len([run for run in store.runs() if run.id != watched]) == 4  # every method, once
+            for run in store.runs():
+                store.cancel(run.id)
+    finally:
+        worker.terminate()
+        worker.wait(30)
+
+
 # -- recorded runs -----------------------------------------------------------------------------------------------------
 
 
