@@ -1,8 +1,8 @@
 """One press of a button, one deed.
 
 A browser sends a press with its next message, and takes it back when that has gone. A page that looks for news by
-itself (a fragment with a timer) sends messages of its own in between, and whatever has been pressed stands in them, too:
-a busy browser, whose timer is overdue, delivers the press twice, and Streamlit does twice what the button is for. So
+itself (a fragment with a timer) sends messages of its own in between, and what has been pressed stands in them, too: a
+busy browser, whose timer is overdue, delivers the press twice, and Streamlit does twice what the button is for. So
 presses are taken out of the timers' messages; they come with the browser's own.
 """
 
