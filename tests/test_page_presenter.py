@@ -70,11 +70,11 @@ def test_on_learn_it_goes_through_the_steps_and_then_on():
 
 def test_in_a_lesson_it_goes_through_the_lessons_steps():
     app = gone_to(opened("lessons", lesson="collapse-and-rescue", step="1", present="1"), "start")
-    assert "1 of 8 ·" in words(app) and app.button(key="present_back").disabled
+    assert "1 of 9 ·" in words(app) and app.button(key="present_back").disabled
     pressed(app, "present_on")
-    assert "2 of 8 ·" in words(app) and "Doing it 10,000 times" in words(app)
+    assert "2 of 9 ·" in words(app) and "Doing it 10,000 times" in words(app)
     pressed(app, "present_back")
-    assert "1 of 8 ·" in words(app)
+    assert "1 of 9 ·" in words(app)
 
 
 def test_charts_are_larger_for_a_class():
