@@ -93,8 +93,8 @@ class LowRankUpdate:
     A: torch.Tensor
     Y: torch.Tensor
 
-    ROWS = 1024
-    """Rows of Δ that are formed at once when it is added to a matrix."""
+    BLOCK_BYTES = 30_000_000
+    """Rows of a matrix that Δ is added to at once: as many as the allocator reuses, see `runtime.keep_freed_memory`."""
 
     def delta(self) -> torch.Tensor:
         """Δ, (d_model, d_mlp) float64."""
@@ -107,10 +107,11 @@ class LowRankUpdate:
             W: (d_model, d_mlp), of any dtype and device.
         """
         # By rows: of a large matrix a whole Δ in float64 would cost more time in fresh memory than in products.
-        for low in range(0, len(W), self.ROWS):
-            rows = W[low : low + self.ROWS]
-            exact = rows.to(self.A.device, torch.float64)
-            rows.copy_(torch.addmm(exact, self.A[low : low + self.ROWS], self.Y.T))
+        n_rows = max(1, self.BLOCK_BYTES // (self.Y.shape[0] * self.Y.itemsize))
+        for low in range(0, len(W), n_rows):
+            rows = W[low : low + n_rows]
+            exact = rows.to(self.A.device, torch.float64, copy=True)
+            rows.copy_(exact.addmm_(self.A[low : low + n_rows], self.Y.T))
 
 
 def solve(R: torch.Tensor, K: torch.Tensor, PK: torch.Tensor, slack: float) -> LowRankUpdate:

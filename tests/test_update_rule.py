@@ -258,7 +258,7 @@ def test_an_update_is_its_thin_factors():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("turned", [False, True], ids=["as it lies", "transposed"])
 def test_delta_is_added_by_rows_and_rounded_once(dtype, turned, monkeypatch):
-    monkeypatch.setattr(LowRankUpdate, "ROWS", 3)
+    monkeypatch.setattr(LowRankUpdate, "BLOCK_BYTES", 3 * 5 * 8)  # of three rows
     torch.manual_seed(0)
     update = LowRankUpdate(torch.randn(7, 2, dtype=torch.float64), torch.randn(5, 2, dtype=torch.float64))
     W = torch.randn(5, 7).T if turned else torch.randn(7, 5)
