@@ -196,7 +196,7 @@ def steer(store: RunStore, run: RunInfo, key: str) -> None:
             on_click=attempt,
             args=(cancel, store, run.id),
         )
-    if run.status in RESUMABLE:
+    if run.status in RESUMABLE and not run.recorded:
         st.button(
             "Resume",
             icon=":material/resume:",

@@ -23,6 +23,7 @@ from encore_core.errors import InputError
 from encore_core.facts import write_facts
 from encore_core.runs import RunStore, launch, series
 from encore_core.runs.compare import differences
+from encore_core.runs.recorded import record
 from encore_core.runs.rows import BatchRecord, CheckpointRecord
 from encore_core.runs.schema import BY_EDITS
 
@@ -609,3 +610,21 @@ def test_no_page_starts_a_process_or_shows_its_source_by_being_looked_at(ids, no
         app = opened(page, run=ids["encore"])
         assert not app.markdown  # Streamlit writes out a string that stands alone in a page
     assert no_processes == [] and launch.start_worker is not None
+
+
+def test_a_recorded_run_that_was_stopped_is_looked_at_and_not_resumed(store, ids, tmp_path):
+    """It ends at its last checkpoint; on one's own copy of it there is a button."""
+    with sqlite3.connect(store.file) as db:
+        db.execute("UPDATE runs SET status = 'interrupted', done = 6, cursor = 4 WHERE id = ?", (ids["encore"],))
+        for table in BY_EDITS:
+            db.execute(f"DELETE FROM {table} WHERE edits > 6 AND run = (SELECT number FROM runs WHERE id = ?)",
+                       (ids["encore"],))  # fmt: skip
+    record(store, {ids["encore"]: "recorded-stopped"}, tmp_path / "recorded")
+    kept = RunStore(tmp_path / "recorded", read_only=True)
+    for run, said, n_buttons in (
+        (kept.get("recorded-stopped"), "4 of 10 edits", 0),
+        (store.get(ids["encore"]), "6 of 10 edits", 1),
+    ):
+        app = opened("runs", run=run.id)
+        assert sum(button.label == "Resume" for button in app.button) == n_buttons and not errors(app)
+        assert said in runs_view.label(run)
