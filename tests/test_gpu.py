@@ -15,6 +15,7 @@ import pytest
 import tiny_models
 import tiny_runs
 import torch
+from test_placement import cuda
 from tiny_models import CITIES, FACTS, PREFIXES
 
 from encore_core import replay, targets
@@ -30,7 +31,7 @@ from encore_core.runs.worker import Worker
 from encore_core.sublayers import measure_contributions
 from encore_core.targets import optimise_targets
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = cuda
 
 
 @pytest.fixture(scope="module", params=["gpt2", "llama"])

@@ -19,7 +19,7 @@ from typing import Any
 
 from encore_core.errors import InputError
 from encore_core.runs.rows import RunInfo
-from encore_core.runs.schema import BY_EDITS, SCHEMA, SCHEMA_VERSION
+from encore_core.runs.schema import BY_EDITS, END_AT, SCHEMA, SCHEMA_VERSION
 from encore_core.runs.store import RunStore
 from encore_core.storage import replacing
 
@@ -113,14 +113,7 @@ def _copy(db: sqlite3.Connection, run: RunInfo, new_id: str, end: int) -> None:
                 f"SELECT ?, {names} FROM source.{table} WHERE run = ? AND edits <= ?",
                 (number, run.number, end),
             )
-    db.execute(
-        """UPDATE runs SET done = ?2, cursor = ?2,
-               skipped = (SELECT coalesce(sum(skipped), 0) FROM batches WHERE run = ?1),
-               editing_seconds = (SELECT coalesce(sum(seconds), 0) FROM timings WHERE run = ?1),
-               measuring_seconds = (SELECT coalesce(sum(seconds), 0) FROM measuring WHERE run = ?1)
-           WHERE number = ?1""",
-        (number, end),
-    )
+    db.execute(END_AT, (number, end))
 
 
 def _shown_plan(plan: Mapping[str, Any]) -> dict[str, Any]:

@@ -114,3 +114,12 @@ BY_EDITS = (
     "measures", "downstream", "states",
 )  # fmt: skip
 """Tables whose rows belong to a number of edits, and go when the run goes back behind it."""
+
+END_AT = """
+UPDATE runs SET cursor = ?2, done = ?2,
+    skipped = (SELECT coalesce(sum(skipped), 0) FROM batches WHERE run = ?1),
+    editing_seconds = (SELECT coalesce(sum(seconds), 0) FROM timings WHERE run = ?1),
+    measuring_seconds = (SELECT coalesce(sum(seconds), 0) FROM measuring WHERE run = ?1)
+WHERE number = ?1
+"""
+"""A run's own row when its series have been cut: its number, and the edits behind which no rows are left."""

@@ -37,7 +37,7 @@ from encore_core.facts import Fact
 from encore_core.runs import machine
 from encore_core.runs.plan import PreparedRun, digest_of, fact_lines, facts_from_lines
 from encore_core.runs.rows import RESUMABLE, BatchRecord, CheckpointRecord, Claim, RunInfo, SavedState
-from encore_core.runs.schema import BY_EDITS, SCHEMA, SCHEMA_VERSION
+from encore_core.runs.schema import BY_EDITS, END_AT, SCHEMA, SCHEMA_VERSION
 from encore_core.storage import data_folder, replacing
 
 log = logging.getLogger(__name__)
@@ -438,14 +438,7 @@ class RunStore:
         with self._owned(claim) as db:
             for table in BY_EDITS:
                 db.execute(f"DELETE FROM {table} WHERE run = ? AND edits > ?", (claim.number, edits))
-            db.execute(
-                """UPDATE runs SET cursor = ?2, done = ?2,
-                       skipped = (SELECT coalesce(sum(skipped), 0) FROM batches WHERE run = ?1),
-                       editing_seconds = (SELECT coalesce(sum(seconds), 0) FROM timings WHERE run = ?1),
-                       measuring_seconds = (SELECT coalesce(sum(seconds), 0) FROM measuring WHERE run = ?1)
-                   WHERE number = ?1""",
-                (claim.number, edits),
-            )
+            db.execute(END_AT, (claim.number, edits))
 
     def record_batch(self, claim: Claim, batch: BatchRecord) -> None:
         """Record a batch that has been edited.
