@@ -1,6 +1,7 @@
 """The frame around the pages, which `asgi.py` serves.
 
-A page is one file in `pages/` and one line in `PAGES`. Pages that only look at runs open without waiting for a model.
+A page is one file in `pages/` and one entry in `page_list`. Pages that only look at runs open without waiting for a
+model.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dashboard import (
     lesson_play,
     links,
     navigation,
+    page_list,
     presenter,
     state,
     theme,
@@ -27,30 +29,13 @@ from encore_core.models import CATALOGUE, DTYPES
 from encore_core.placement import DEVICE_NAMES
 
 PAGES = {
-    "": [
-        st.Page("../pages/start.py", title="Start", icon=":material/home:", url_path="start", default=True),
-        st.Page("../pages/learn.py", title="Learn", icon=":material/school:", url_path="learn"),
-        st.Page("../pages/lessons.py", title="Lessons", icon=":material/co_present:", url_path="lessons"),
-        st.Page("../pages/edit.py", title="Edit", icon=":material/edit_note:", url_path="edit"),
-        st.Page("../pages/run.py", title="Run", icon=":material/play_circle:", url_path="run"),
-        st.Page("../pages/runs.py", title="Runs", icon=":material/list_alt:", url_path="runs"),
-        st.Page("../pages/models.py", title="Models", icon=":material/memory:", url_path="models"),
-        st.Page("../pages/system.py", title="System", icon=":material/dns:", url_path="system"),
-    ],
-    "See why models break": [
-        st.Page("../pages/compare.py", title="Compare", icon=":material/compare_arrows:", url_path="compare"),
-        st.Page("../pages/norms.py", title="Norm growth", icon=":material/show_chart:", url_path="norms"),
-        st.Page(
-            "../pages/contributions.py",
-            title="Contributions",
-            icon=":material/stacked_bar_chart:",
-            url_path="contributions",
-        ),
-        st.Page("../pages/overfitting.py", title="Overfitting", icon=":material/target:", url_path="overfitting"),
-        st.Page("../pages/downstream.py", title="Downstream", icon=":material/checklist:", url_path="downstream"),
-        st.Page("../pages/paper.py", title="Paper", icon=":material/article:", url_path="paper"),
-    ],
-}
+    heading: [
+        st.Page(f"../pages/{entry.name}.py", title=entry.title, icon=entry.icon, url_path=entry.name,
+                default=entry.name == "start")
+        for entry in entries
+    ]
+    for heading, entries in page_list.GROUPS.items()
+}  # fmt: skip
 WITH_MODEL = ("edit", "run")
 
 

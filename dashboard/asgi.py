@@ -4,6 +4,7 @@ headers     what a browser may load and who may frame the app, see `HEADERS`
 libraries   torch and transformers are imported while the server waits for its first visitor, not by that visitor
 plotly.js   from an address of its own, which browsers keep, and which the page names
 scripts     of Streamlit that the pages need are named by the page, too
+first look  what is to be seen while these are read (see `first_look`)
 presses     are done once, however often a browser delivers them (see `presses`)
 errors      what goes wrong inside a page is logged under a number; the visitor is shown the number and nothing else
 """
@@ -19,6 +20,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import streamlit as st
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -27,16 +29,19 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import dashboard
-from dashboard import figure, preloading
+from dashboard import figure, first_look, preloading
 from dashboard.presses import SinglePresses
 from dashboard.security import SecurityHeaders
 
 log = logging.getLogger(__name__)
 
 
-class EarlyScripts:
-    """Names in Streamlit's page what will be asked for, so that it is read while the page is being made: plotly.js, and
-    the scripts of the elements that pages have (see `preloading`)."""
+class EarlyPage:
+    """Puts into Streamlit's page what is to be seen first (see `first_look`).
+
+    And names there what will be asked for, so that it is read while the page is being made: plotly.js, and the scripts
+    of the elements that pages have (see `preloading`).
+    """
 
     TAGS = f'{preloading.tags()}<script defer src="./{figure.ADDRESS}"></script>'.encode()
 
@@ -59,6 +64,11 @@ class EarlyScripts:
                 if message.get("more_body", False):
                     return
                 page = body.replace(b"</head>", self.TAGS + b"</head>", 1)
+                # Read for the first time, the recorded runs are not waited for by everybody else.
+                look = await run_in_threadpool(
+                    first_look.markup, scope["path"], scope["query_string"].decode("latin-1")
+                )
+                page = page.replace(b'<div id="root">', look.encode() + b'<div id="root">', 1)
                 headers = MutableHeaders(scope=start)
                 # The page is another one than Streamlit's file, and changes with the library.
                 for name in ("etag", "last-modified", "accept-ranges"):
@@ -106,6 +116,7 @@ def import_libraries() -> None:
     """Import what takes seconds, so that the first visitor does not wait for it."""
     for name in ("dashboard.run_reading", "dashboard.state", "encore_core.sublayers"):
         importlib.import_module(name)
+    first_look.make_ready()
 
 
 @asynccontextmanager
@@ -118,7 +129,7 @@ figure.serve_library()
 app = st.App(
     Path(dashboard.__file__).parent / "app.py",
     lifespan=warm,
-    middleware=[Middleware(SecurityHeaders), Middleware(EarlyScripts), Middleware(SinglePresses)],
+    middleware=[Middleware(SecurityHeaders), Middleware(EarlyPage), Middleware(SinglePresses)],
     routes=[Route(f"/{figure.ADDRESS}", plotly)],
     on_script_error=tell,
 )

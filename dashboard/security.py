@@ -11,10 +11,12 @@ import streamlit as st
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dashboard import first_look
+
 
 def inline_scripts(page: Path) -> list[str]:
-    """Digests of the scripts that stand in Streamlit's own page, as a content security policy names them."""
-    found = re.findall(r"<script>(.*?)</script>", page.read_text(encoding="utf-8"), re.DOTALL)
+    """Digests of the scripts that stand in the page, Streamlit's and ours, as a content security policy names them."""
+    found = [*re.findall(r"<script>(.*?)</script>", page.read_text(encoding="utf-8"), re.DOTALL), first_look.SCRIPT]
     return [f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in found]
 
 

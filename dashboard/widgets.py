@@ -57,6 +57,11 @@ def heading(text: str, aside: str = "") -> None:
     st.html(rich('<div class="es-heading"><h2>{text}</h2><span>{aside}</span></div>', text=text, aside=aside))
 
 
+def verbatim(text: str) -> None:
+    """Text as it is, in the type of a program's. `st.code` would bring half a second of a highlighter along."""
+    st.html(rich('<pre class="es-verbatim" dir="auto">{text}</pre>', text=text))
+
+
 def status_strip(visitor: Visitor) -> None:
     """Which model, how many edits, by which method, and whether its hyper-parameters are validated for this model."""
     lm, settings, n_edits = visitor.lm, visitor.session.settings, visitor.session.n_edits

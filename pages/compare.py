@@ -13,6 +13,7 @@ from dashboard import (
     kept_charts,
     layer_choice,
     links,
+    page_list,
     presenter,
     report,
     run_picker,
@@ -207,7 +208,7 @@ def offer(
 
 
 def main() -> None:
-    st.title("Which method survives?", anchor=False)
+    st.title(page_list.question("compare"), anchor=False)
     try:
         known = run_picker.measured_runs()
     except InputError as error:

@@ -11,7 +11,7 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from dashboard import chart_card, findings, links, run_picker, run_reading, state, widgets
+from dashboard import chart_card, findings, links, page_list, run_picker, run_reading, state, widgets
 from dashboard.charts import contributions as charts
 from dashboard.charts.contributions import VALUES, Pair
 from dashboard.charts.runs import Line
@@ -287,7 +287,7 @@ def frame_of(edits: int, found: Contributions) -> pd.DataFrame:
 
 
 def main() -> None:
-    st.title("Do the edited layers dominate the residual stream?", anchor=False)
+    st.title(page_list.question("contributions"), anchor=False)
     view: dict[str, str | list[str]] = {}
     runs: list[RunInfo] = []
     try:

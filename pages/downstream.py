@@ -10,7 +10,7 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from dashboard import chart_card, links, run_picker, run_reading, widgets
+from dashboard import chart_card, links, page_list, run_picker, run_reading, widgets
 from dashboard.charts import downstream as charts
 from dashboard.runs_view import left_out
 from dashboard.state import Message, remembered
@@ -213,7 +213,7 @@ def _fetch() -> None:
 
 
 def main() -> None:
-    st.title("What did the model lose?", anchor=False)
+    st.title(page_list.question("downstream"), anchor=False)
     try:
         known = run_picker.measured_runs()
     except InputError as error:

@@ -13,7 +13,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from dashboard import edit_files, figure, limits, links, presenter, probes, state, theme, widgets
+from dashboard import edit_files, figure, limits, links, page_list, presenter, probes, state, theme, widgets
 from dashboard.charts import probes as probe_charts
 from dashboard.charts.text import percent
 from dashboard.state import Message, Visitor, remembered
@@ -31,7 +31,6 @@ IN_LINK = {"subject": "subject", "prompt": "prompt", "new": "target_new", "true"
            "paraphrases": "paraphrases", "neighbours": "neighbours"}  # fmt: skip
 LONGEST_IN_LINK = 1000
 MAX_TABLE = 1000
-QUESTION = "Did my edit work, and what else changed?"
 SCORED_AT_ONCE = 5
 
 # Name → (label, help, step), in the order shown; `None` for the step means text.
@@ -770,8 +769,9 @@ def _said(fact: Fact, rows, visitor: Visitor, colours, edited: bool) -> None:
             widgets.notice(Message("error", str(error)))
             return
         for column, (moment, text) in zip(st.columns(len(texts)), texts.items(), strict=True):
-            column.caption(moment if edited else "As loaded")
-            column.code(f"{prompt}{text}", language=None, wrap_lines=True)
+            with column:
+                st.caption(moment if edited else "As loaded")
+                widgets.verbatim(f"{prompt}{text}")
         figure.draw(
             probe_charts.next_tokens(tokens, colours),
             key="next tokens",
@@ -907,7 +907,7 @@ class Parts:
 def arranged() -> Parts:
     """What is picked on the left, what comes of it on the right."""
     strip = st.container(key="status")
-    st.title(QUESTION, anchor=False)
+    st.title(page_list.question("edit"), anchor=False)
     left, right = st.columns([5, 8], gap="medium")
     with left:
         editor = st.container(key="editor")
@@ -916,7 +916,7 @@ def arranged() -> Parts:
 
 def arranged_for_a_class() -> Parts:
     """Buttons and results first, as wide as the page; what was picked before the talk stands below."""
-    st.title(QUESTION, anchor=False)
+    st.title(page_list.question("edit"), anchor=False)
     fact, actions, results = st.container(), st.container(), st.container(key="results")
     with st.expander("Fact, method and edits", icon=":material/edit_note:", key="class_editor"):
         return Parts(st.container(key="status"), st.container(key="editor"), actions, st.container(), results, fact)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import streamlit as st
 
-from dashboard import links, run_picker, widgets
+from dashboard import links, page_list, run_picker, widgets
 from dashboard.learn import own_fact, recorded_cards, search_card, token_card, trial_card, update_card
 from dashboard.learn.steps import BY_KEY, STEPS, Step
 from dashboard.state import Message, remembered
@@ -114,7 +114,7 @@ def _go(key: str) -> None:
 
 
 def main() -> None:
-    st.title("How does editing work, and what mends it?", anchor=False)
+    st.title(page_list.question("learn"), anchor=False)
     runs: list[RunInfo] = []
     try:
         asked = links.opened("learn")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import streamlit as st
 
-from dashboard import lesson_files, lesson_play, links, widgets
+from dashboard import lesson_files, lesson_play, links, page_list, widgets
 from dashboard.lessons import MAX_BYTES, Lesson, LessonStep, read
 from dashboard.state import Message
 from encore_core.errors import InputError
@@ -184,7 +184,7 @@ def tasks(lesson: Lesson) -> None:
 
 
 def main() -> None:
-    st.title("Which lesson do I give?", anchor=False)
+    st.title(page_list.question("lessons"), anchor=False)
     try:
         known = lesson_play.known()
     except InputError as error:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from dashboard import access, links, model_check, tuning_view, widgets
+from dashboard import access, links, model_check, page_list, tuning_view, widgets
 from dashboard.state import Message, remembered
 from encore_core.catalogue import CATALOGUE, is_ready
 from encore_core.doctor import ModelCheck, check_model
@@ -327,7 +327,7 @@ def _steer(job: jobs.Job) -> None:
 
 
 def main() -> None:
-    st.title("Can my model be edited?", anchor=False)
+    st.title(page_list.question("models"), anchor=False)
     asked = links.opened("models")
     if asked is not None and "model" in asked:
         st.session_state["models_name"] = asked["model"][0]

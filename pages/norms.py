@@ -8,7 +8,7 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from dashboard import chart_card, findings, layer_choice, links, run_picker, run_reading, widgets
+from dashboard import chart_card, findings, layer_choice, links, page_list, run_picker, run_reading, widgets
 from dashboard.charts import norm_layers
 from dashboard.charts import runs as run_charts
 from dashboard.state import Message, remembered
@@ -64,7 +64,7 @@ def drawn(norms: pd.DataFrame, runs: Sequence[RunInfo], value: str) -> pd.DataFr
 
 
 def main() -> None:
-    st.title("Where does the growth land?", anchor=False)
+    st.title(page_list.question("norms"), anchor=False)
     try:
         known = run_picker.measured_runs()
     except InputError as error:

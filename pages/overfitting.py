@@ -11,7 +11,7 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from dashboard import chart_card, links, mpes_pairs, paper_tables, run_picker, run_reading, state, widgets
+from dashboard import chart_card, links, mpes_pairs, page_list, paper_tables, run_picker, run_reading, state, widgets
 from dashboard.charts import overfitting as charts
 from dashboard.charts.overfitting import Arm
 from dashboard.mpes_pairs import Pair
@@ -473,7 +473,7 @@ def _show(tried: Tried) -> None:
 
 
 def main() -> None:
-    st.title("Why stop early?", anchor=False)
+    st.title(page_list.question("overfitting"), anchor=False)
     try:
         known = run_picker.measured_runs()
     except InputError as error:

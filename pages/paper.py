@@ -8,7 +8,7 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from dashboard import chart_card, links, paper_tables, run_picker, run_reading, widgets
+from dashboard import chart_card, links, page_list, paper_tables, run_picker, run_reading, widgets
 from dashboard.charts import paper as paper_charts
 from dashboard.paper_tables import HERE, PUBLISHED, QUANTITIES, TABLES
 from dashboard.runs_view import belongs, in_order, label, newest_comparison, short_model
@@ -222,7 +222,7 @@ def differences(runs: Sequence[RunInfo]) -> list[list[str]]:
 
 
 def main() -> None:
-    st.title("Does it match what was published?", anchor=False)
+    st.title(page_list.question("paper"), anchor=False)
     try:
         known = run_picker.measured_runs()
     except InputError as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import access, costs, limits, links, live, state, widgets
+from dashboard import access, costs, limits, links, live, page_list, state, widgets
 from dashboard.plan_fields import used_settings, usual
 from dashboard.runs_view import MAIN_METHODS, MOST_COMPARED, SUBSETS, duration, short_model, size
 from dashboard.state import Message, Visitor, remembered
@@ -608,7 +608,7 @@ def new_runs(visitor: Visitor, store: RunStore) -> None:
 
 
 def main() -> None:
-    st.title("Start and watch long runs", anchor=False)
+    st.title(page_list.question("run"), anchor=False)
     visitor = state.current()
     try:
         store = RunStore()

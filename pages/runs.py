@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pandas as pd
 import streamlit as st
 
-from dashboard import access, links, live, run_reading, widgets
+from dashboard import access, links, live, page_list, run_reading, widgets
 from dashboard.runs_view import STATUS, duration, label, left_out, moment, seconds_an_edit, short_model, status_line
 from dashboard.state import Message, remembered
 from encore_core.errors import InputError
@@ -343,7 +343,7 @@ def _stand(run: RunInfo) -> tuple[object, ...]:
 
 
 def main() -> None:
-    st.title("Which runs are there?", anchor=False)
+    st.title(page_list.question("runs"), anchor=False)
     try:
         runs = run_reading.all_runs()
     except InputError as error:

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import streamlit as st
 
-from dashboard import limits, state, widgets
+from dashboard import limits, page_list, state, widgets
 from dashboard.device_queue import EDIT, READ, QueueState
 from dashboard.runs_view import duration, short_model, size
 from dashboard.state import Loading, Message, Visitor
@@ -248,7 +248,7 @@ def _files_allowed() -> bool:
 
 
 def main() -> None:
-    st.title("Who uses this server, and what does it hold?", anchor=False)
+    st.title(page_list.question("system"), anchor=False)
     now()
     disk()
     rules()

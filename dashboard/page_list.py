@@ -1,0 +1,57 @@
+"""The pages: what each is called, and the question that it answers. Knows no streamlit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A page.
+
+    Attributes:
+        name: of its file in `pages/`, and its address.
+        title: in the list of pages.
+        icon: beside it.
+        question: above the page.
+    """
+
+    name: str
+    title: str
+    icon: str
+    question: str
+
+
+GROUPS: dict[str, tuple[Entry, ...]] = {
+    "": (
+        Entry("start", "Start", ":material/home:", "What happens to a model that is edited again and again?"),
+        Entry("learn", "Learn", ":material/school:", "How does editing work, and what mends it?"),
+        Entry("lessons", "Lessons", ":material/co_present:", "Which lesson do I give?"),
+        Entry("edit", "Edit", ":material/edit_note:", "Did my edit work, and what else changed?"),
+        Entry("run", "Run", ":material/play_circle:", "Start and watch long runs"),
+        Entry("runs", "Runs", ":material/list_alt:", "Which runs are there?"),
+        Entry("models", "Models", ":material/memory:", "Can my model be edited?"),
+        Entry("system", "System", ":material/dns:", "Who uses this server, and what does it hold?"),
+    ),
+    "See why models break": (
+        Entry("compare", "Compare", ":material/compare_arrows:", "Which method survives?"),
+        Entry("norms", "Norm growth", ":material/show_chart:", "Where does the growth land?"),
+        Entry(
+            "contributions",
+            "Contributions",
+            ":material/stacked_bar_chart:",
+            "Do the edited layers dominate the residual stream?",
+        ),
+        Entry("overfitting", "Overfitting", ":material/target:", "Why stop early?"),
+        Entry("downstream", "Downstream", ":material/checklist:", "What did the model lose?"),
+        Entry("paper", "Paper", ":material/article:", "Does it match what was published?"),
+    ),
+}
+"""Heading in the list of pages → the pages below it; the very first one opens by default."""
+
+ENTRIES = {entry.name: entry for entries in GROUPS.values() for entry in entries}
+
+
+def question(name: str) -> str:
+    """What a page answers."""
+    return ENTRIES[name].question
