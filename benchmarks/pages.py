@@ -65,6 +65,18 @@ CONTROLS = {
 }
 """Page and control → the control, the first of its kind on the page."""
 
+WATCH = """
+const watch = () => {
+  if (document.querySelector(MAIN)) window.drawn = performance.now();
+  else requestAnimationFrame(watch);
+};
+requestAnimationFrame(watch);
+"""
+PATIENCE = 5000  # ms
+IS_WITHOUT = """() => document.querySelector('[data-testid=stApp][data-test-script-state=notRunning]')
+  && document.querySelector('[data-testid=stMain] h1') && !document.querySelector('.es-figure')"""
+"""Whether a page has been drawn to its end and has no chart to wait for."""
+
 LISTEN = """() => {
   window.began = window.drawn = undefined;
   const begin = () => { window.began ??= performance.now(); };
@@ -103,23 +115,19 @@ def painted(context, address: str, main: str) -> tuple[float, float | None]:
     None for the second where there is no such thing.
     """
     tab = context.new_page()
+    # Nothing is asked of the tab meanwhile: Playwright would bring scripts of its own, a sixth of a second of them.
+    tab.add_init_script(WATCH.replace("MAIN", json.dumps(main)))
     tab.goto(address, wait_until="commit", timeout=WAIT)
-    # A page that has been drawn to its end and has no chart to wait for does without its main thing.
-    drawn = tab.wait_for_function(
-        """(main) => {
-          if (document.querySelector(main)) return performance.now();
-          const idle = document.querySelector('[data-testid=stApp][data-test-script-state=notRunning]');
-          if (!idle || !document.querySelector('h1') || document.querySelector('.es-figure')) return false;
-          return performance.now() > (window.patience ??= performance.now() + 5000) ? -1 : false;
-        }""",
-        arg=main,
-        polling="raf",
-        timeout=WAIT,
-    ).json_value()
+    drawn = None
+    for _ in range(WAIT // PATIENCE):
+        tab.wait_for_timeout(PATIENCE)
+        drawn = tab.evaluate("window.drawn")
+        if drawn or tab.evaluate(IS_WITHOUT):
+            break
     wait_until_idle(tab)
     look = tab.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
     tab.close()
-    return look / 1000, drawn / 1000 if drawn > 0 else None
+    return look / 1000, drawn / 1000 if drawn else None
 
 
 def first_visits(browser, address: str, page: str, repeats: int) -> list[float | None]:
@@ -153,7 +161,7 @@ def answers(browser, address: str, page: str, control: str, repeats: int) -> lis
     try:
         tab = context.new_page()
         tab.goto(address_of(address, page), timeout=WAIT)
-        tab.locator("h1").wait_for(timeout=WAIT)
+        tab.locator("[data-testid=stMain] h1").wait_for(timeout=WAIT)
         wait_until_idle(tab)
         tab.wait_for_timeout(2000)  # the script may not have begun when it was looked at
         wait_until_idle(tab)

@@ -39,7 +39,6 @@ const buttons = (node) => {
 };
 
 const draw = async (node) => {
-  await ready();
   const { spec } = node.esData;
   const width = Math.floor(node.clientWidth);
   if (!width || !node.isConnected) return;
@@ -56,6 +55,36 @@ const draw = async (node) => {
   await Plotly.react(node, data, { ...layout, width, uirevision: revision }, node.esConfig);
 };
 
+// Charts are drawn one by one, those in sight first, and what was drawn is painted before the next one is begun.
+const queue = (window.esCharts ??= { waiting: new Set(), isBusy: false });
+
+const fromSight = (node) => {
+  const { top, bottom } = node.getBoundingClientRect();
+  return Math.max(0, top - window.innerHeight, -bottom);
+};
+
+const pause = () => new Promise((next) => {
+  if (document.hidden) setTimeout(next);  // nothing is painted, and no frame comes
+  else requestAnimationFrame(() => setTimeout(next));
+});
+
+const drawAll = async () => {
+  queue.isBusy = true;
+  await ready();
+  while (queue.waiting.size) {
+    const [node] = [...queue.waiting].sort((one, other) => fromSight(one) - fromSight(other));
+    queue.waiting.delete(node);
+    try { await draw(node); } catch (error) { console.error(error); }
+    if (queue.waiting.size) await pause();
+  }
+  queue.isBusy = false;
+};
+
+const ask = (node) => {
+  queue.waiting.add(node);
+  if (!queue.isBusy) drawAll();
+};
+
 export default function ({ parentElement, data }) {
   const node = parentElement.querySelector('.es-figure');
   if (!node) return;
@@ -63,16 +92,17 @@ export default function ({ parentElement, data }) {
   node.setAttribute('role', 'figure');
   node.setAttribute('aria-label', data.alt);
   if (!node.style.height) node.style.height = `${data.height}px`;
-  draw(node);
+  ask(node);
   if (!node.esObserver) {
     node.esObserver = new ResizeObserver(() => {
-      if (Math.abs(Math.floor(node.clientWidth) - (node.esWidth ?? 0)) > 1) draw(node);
+      if (Math.abs(Math.floor(node.clientWidth) - (node.esWidth ?? 0)) > 1) ask(node);
     });
     node.esObserver.observe(node);
   }
   return () => {
     node.esObserver?.disconnect();
     node.esObserver = undefined;
+    queue.waiting.delete(node);
     if (window.Plotly) Plotly.purge(node);
   };
 }

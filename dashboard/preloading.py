@@ -12,7 +12,7 @@ from pathlib import Path
 
 import streamlit as st
 
-ELEMENTS = ("BidiComponent", "Button", "ButtonGroup", "Html", "Multiselect", "Selectbox")
+ELEMENTS = ("BidiComponent", "Button", "ButtonGroup", "Html", "Multiselect", "PageLink", "Selectbox")
 """What nearly every page of ours has; the names are those of Streamlit's files, without their digests."""
 
 STATIC = Path(st.__file__).parent / "static"

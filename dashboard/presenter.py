@@ -14,7 +14,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import fresh_start, lesson_play, links, widgets
+from dashboard import fresh_start, lesson_play, links, theme, widgets
 from dashboard.learn.steps import STEPS
 
 ON, PREDICT = "presenting", "predicting"
@@ -25,11 +25,6 @@ LARGER = 1.3
 """Type and charts grow by so much."""
 
 PLAY_SECONDS = 1.5
-STYLE = """<style>
-html { font-size: 22px !important; }
-[data-testid="stSidebar"], [data-testid="stExpandSidebarButton"] { display: none !important; }
-[data-testid="stMainBlockContainer"] { padding: 1.4rem 2.2rem 7rem !important; }
-</style>"""
 
 _PLAYED, _PLAYING, _NEXT, _REVEALED = "played over", "playing since", "played to", "revealed answers"
 _BEGUN, _MOVE = "presenting has just begun", "presenter's way asked for"
@@ -212,7 +207,7 @@ def ready(pages: Sequence[Any], page: Any) -> None:
         if way is not None:
             way()
     if is_on():
-        st.html(STYLE)
+        theme.add("presenting")
 
 
 def bar(pages: Sequence[Any], page: Any) -> None:

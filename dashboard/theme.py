@@ -8,7 +8,7 @@ import streamlit as st
 
 from dashboard.palette import DARK, LIGHT, Palette
 
-STYLE = Path(__file__).resolve().parent.parent / "assets" / "style" / "studio.css"
+STYLES = Path(__file__).resolve().parent.parent / "assets" / "style"
 
 
 def palette() -> Palette:
@@ -18,4 +18,13 @@ def palette() -> Palette:
 
 def apply() -> None:
     """Put the style sheet on the page."""
-    st.html(f"<style>{palette().css()}\n{STYLE.read_text(encoding='utf-8')}</style>")
+    st.html(f"<style>{palette().css()}\n{_sheet('studio')}</style>")
+
+
+def add(name: str) -> None:
+    """Put on the page what only some pages or states look like: `presenting` or `tour`."""
+    st.html(f"<style>{_sheet(name)}</style>")
+
+
+def _sheet(name: str) -> str:
+    return (STYLES / f"{name}.css").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import lesson_play, lessons, links, widgets
+from dashboard import lesson_play, lessons, links, theme, widgets
 from dashboard.lessons import Lesson
 
 FILE = Path(__file__).resolve().parents[1] / "assets" / "tour.toml"
@@ -84,6 +84,7 @@ def card(page: Any) -> None:
     if here is None:
         return
     step, n_steps = plan().steps[here], len(plan().steps)
+    theme.add("tour")
     with st.container(border=True, key="tour"):
         widgets.heading(f"Tour · {step.title}", f"step {here + 1} of {n_steps}")
         seen = f"You should see: {step.watch}"

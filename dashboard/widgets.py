@@ -137,7 +137,7 @@ def table(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[object]], 
 def tiles(items: Sequence[tuple[str, str, str, str]]) -> None:
     """Big figures side by side: (name, figure, remark, tone)."""
     st.html(
-        '<dl class="es-tiles">'
+        f'<dl class="es-tiles es-tiles-{len(items)}">'
         + "".join(
             rich(
                 '<div class="es-tone-{tone}"><dt>{name}</dt><dd>{figure}</dd><dd class="es-remark">{remark}</dd></div>',

@@ -908,7 +908,7 @@ def arranged() -> Parts:
     """What is picked on the left, what comes of it on the right."""
     strip = st.container(key="status")
     st.title(page_list.question("edit"), anchor=False)
-    left, right = st.columns([5, 8], gap="medium")
+    left, right = st.container(key="edit_columns").columns([5, 8], gap="medium")
     with left:
         editor = st.container(key="editor")
         return Parts(strip, editor, st.container(), st.container(), right.container(key="results"))

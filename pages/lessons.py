@@ -112,7 +112,7 @@ def upload(known: Mapping[str, Lesson]) -> None:
 def given(key: str, lesson: Lesson, place: int) -> None:
     """One step of a lesson, large, with the plan beside it."""
     step = lesson.steps[place]
-    main, aside = st.columns([5, 2], gap="medium")
+    main, aside = st.container(key="lesson_columns").columns([5, 2], gap="medium")
     with main, st.container(border=True, key="card_step"):
         minutes = f"{step.minutes:g} minute{'s' * (step.minutes != 1)}"
         widgets.heading(f"{place + 1} of {len(lesson.steps)} · {step.title}", minutes)

@@ -94,7 +94,7 @@ def shoot_edit(page, address: str, folder: Path, name: str) -> None:
 def shoot_page(page, address: str, folder: Path, name: str, which: str) -> None:
     """One of the other pages; on Runs the first run is opened, if there is one."""
     page.goto(address_of(address, which))
-    page.wait_for_selector("h1", timeout=240_000)
+    page.wait_for_selector("[data-testid=stMain] h1", timeout=240_000)
     wait_for_script(page)
     page.wait_for_function(ALL_DRAWN, timeout=240_000)
     opener = page.get_by_role("combobox", name="Open a run")

@@ -56,7 +56,7 @@ def test_no_page_has_grave_barriers(tmp_path, monkeypatch, tiny_folder):
                 themed = screenshots.address_of(f"{address}?embed_options={look}_theme", name)
                 page.goto(themed, timeout=LONG, wait_until="commit")
             for look, page in pages.items():
-                page.locator("h1").first.wait_for(timeout=LONG)
+                page.locator("[data-testid=stMain] h1").first.wait_for(timeout=LONG)
                 wait_until_idle(page)
                 page.wait_for_function(screenshots.ALL_DRAWN, timeout=LONG)
                 found += [f"{name}, {look}: {line}" for line in lasting(page)]

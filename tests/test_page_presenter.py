@@ -199,4 +199,4 @@ def test_there_is_nothing_to_reset_and_that_is_said_too():
 def test_the_style_of_a_presentation_is_markup_of_ours():
     app = opened("start", present="1")
     styles = [element.proto.body for element in app.get("html") if "<style>" in element.proto.body]
-    assert presenter.STYLE in styles and presenter.STYLE not in markup(app)
+    assert any("font-size: 22px" in style for style in styles) and "22px" not in markup(app)

@@ -12,6 +12,7 @@ import tiny_pages
 from test_run_pages import page_functions
 from tiny_pages import errors, figures, opened, words
 
+from dashboard import start_content
 from encore_core.runs.recorded import recorded_runs
 
 
@@ -58,16 +59,16 @@ def test_the_recorded_curves_and_their_sentence_are_there_without_a_model(record
 
 def test_three_ways_in(recorded):
     links = links_of(opened("start"))
-    assert links["Edit"].startswith("edit?") and links["Paper"].startswith("paper?")
-    assert links["Compare"].startswith("compare?")
-    assert re.findall(r"run=([\w-]+)", links["Compare"]) == list(tiny_pages.IDS)
+    assert links["Edit one fact"].startswith("edit?") and links["Read the method"].startswith("paper?")
+    assert links["Watch a collapse"].startswith("compare?")
+    assert re.findall(r"run=([\w-]+)", links["Watch a collapse"]) == list(tiny_pages.IDS)
 
 
 def test_without_any_runs_it_says_so_and_points_to_run():
     app = opened("start")
     assert not figures(app) and "No runs have been recorded" in words(app) and not errors(app)
     assert links_of(app)["Start a run"].startswith("run?")
-    assert "Importance hacking" in words(app) and links_of(app)["Compare"].startswith("compare?")
+    assert "Importance hacking" in words(app) and links_of(app)["Watch a collapse"].startswith("compare?")
 
 
 def test_without_recorded_runs_the_visitors_own_are_shown(tiny_folder, statistics_text):
@@ -98,32 +99,30 @@ def test_a_damaged_recorded_store_is_told(tmp_path):
 
 
 def test_growth_is_compared_where_all_runs_have_come_to():
-    names = page_functions("start")
-    Run = type("Run", (), {})
-    first, second = Run(), Run()
-    first.id, first.method, first.layers = "a", "MEMIT", (3, 4)
-    second.id, second.method, second.layers = "b", "ENCORE", (3,)
+    first = SimpleNamespace(id="a", method="MEMIT", layers=(3, 4), model="m")
+    second = SimpleNamespace(id="b", method="ENCORE", layers=(3,), model="m")
     norms = pd.DataFrame(
         [("a", 0, 3, 1.0), ("a", 50, 3, 1.5), ("a", 50, 4, 1.75), ("a", 50, 9, 8.0), ("a", 100, 3, 9.0),
          ("b", 0, 3, 1.0), ("b", 50, 3, 1.25)],
         columns=["run", "edits", "layer", "ratio"],
     )  # fmt: skip
-    at, growth = names["growth_at_end"](norms, [first, second])
-    assert (at, growth) == (50, [("MEMIT", 1.75), ("ENCORE", 1.25)])
-    assert "1.75 × with MEMIT and 1.25 × with ENCORE" in names["answer"](at, growth, "m")
-    assert names["growth_at_end"](norms[norms["edits"] == 0], [first, second]) == (0, [])
-    assert names["answer"](0, [], "m") == ""
-    assert len(names["IMPORTANCE_HACKING"]) == 4
+    both = [first, second]
+    assert start_content.growth_at_end(norms, both) == (50, [("MEMIT", 1.75), ("ENCORE", 1.25)])
+    said = start_content.answer(norms, both)
+    assert "After 50 sequential edits of m," in said and "1.75 × with MEMIT and 1.25 × with ENCORE" in said
+    at_first = norms[norms["edits"] == 0]
+    assert start_content.growth_at_end(at_first, both) == (0, []) and start_content.answer(at_first, both) == ""
+    assert len(page_functions("start")["IMPORTANCE_HACKING"]) == 4
 
 
 def test_most_methods_are_shown_and_the_longest_runs_are_linked():
-    start = page_functions("start")
     four, pair, alone = (
         [SimpleNamespace(method=f"M{number}", done=done) for number in range(n)]
         for n, done in ((4, 1000), (2, 5000), (1, 9000))
     )
     for groups in ([alone, pair, four], [four, pair, alone]):
-        assert start["shown_runs"](groups) == (four, True)
-        assert start["longest_runs"](groups, four) is pair
-    assert start["shown_runs"]([pair, alone]) == (pair, True)
-    assert start["longest_runs"]([alone], four) == start["longest_runs"]([], four) == four
+        assert start_content.broadest(groups) is four
+        assert page_functions("start")["shown_runs"](groups) == (four, True)
+        assert start_content.longest(groups, four) is pair
+    assert start_content.broadest([pair, alone]) is pair and start_content.broadest([]) == []
+    assert start_content.longest([alone], four) is start_content.longest([], four) is four
