@@ -1,6 +1,6 @@
 # make app    sets up what is missing and serves the app on http://127.0.0.1:8501
-# make test   sets up what is missing and passes the tests, but for the slow ones
-# make test-all  the slow ones as well
+# make test   sets up what is missing and passes the tests, but for the slow ones: under ten minutes on two cores
+# make test-all  the slow ones as well, as CI does: long journeys in the browser, all hostile inputs, kills
 # make lint   what CI checks besides
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \

@@ -133,6 +133,7 @@ def zoom(page) -> list[float]:
     raise AssertionError("the chart cannot be zoomed into")
 
 
+@pytest.mark.slow
 def test_runs_are_watched_zoomed_into_cancelled_and_compared(tiny_home, tiny_folder, statistics_text):
     store = RunStore(tiny_home / "runs")
     facts = tiny_runs.FACTS * 100
@@ -201,6 +202,7 @@ def test_runs_are_watched_zoomed_into_cancelled_and_compared(tiny_home, tiny_fol
         worker.wait(30)
 
 
+@pytest.mark.slow
 def test_four_visitors_watch_one_run_and_each_starts_others(tiny_home, tiny_folder, statistics_text):
     """Nobody's page stands still while the others start runs, and the run that all of them watch loses no row. That run
     is longer than the visit on any machine; it is cancelled once everybody has seen it go on."""
@@ -258,6 +260,7 @@ def test_four_visitors_watch_one_run_and_each_starts_others(tiny_home, tiny_fold
     assert len(series.every_row(store, "targets", [watched])) == run.done
 
 
+@pytest.mark.slow
 def test_a_press_that_meets_the_timer_is_done_once(tiny_home, tiny_folder, statistics_text):
     """A page that follows a run asks for news every second. In a busy browser that is overdue when a button is pressed,
     and its message goes first, with the press in it, see `dashboard.presses`."""

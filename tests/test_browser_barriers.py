@@ -41,6 +41,7 @@ def lasting(page, looks: int = 4) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_no_page_has_grave_barriers(tmp_path, monkeypatch, tiny_folder):
     """Light and dark; one loads while the other is looked at."""
     monkeypatch.setenv("ENCORE_HOME", str(tmp_path))

@@ -34,6 +34,7 @@ def play(page, step: lessons.LessonStep) -> None:
     assert main.locator("h1").count() == 1
 
 
+@pytest.mark.slow
 def test_the_three_plans_are_given_from_start_to_end():
     plans = lessons.bundled()
     assert len(plans) == 3
@@ -58,6 +59,7 @@ def test_the_three_plans_are_given_from_start_to_end():
             page.get_by_role("link", name="Lessons").click()
 
 
+@pytest.mark.slow
 def test_the_tour_is_taken_from_start_to_end():
     steps = tour.plan().steps
     with served.app() as address, served.browser() as browser:

@@ -16,6 +16,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.slow
 def test_a_talk_is_given_with_the_keyboard(tiny_home):  # noqa: F811
     with served.app() as address, served.browser() as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 800})

@@ -252,6 +252,7 @@ def test_there_are_enough_of_them():
 ROUNDS = 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_fields_of_every_page(page, bystander):
     """Every text field of every page, twice, each time with other texts. What the pages ask in lists of their own
@@ -274,6 +275,7 @@ def test_fields_of_every_page(page, bystander):
     assert bystander.unharmed()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_addresses_of_every_page(page):
     """Every name that pages read from their address: with several texts each, and with what looks like a number."""
@@ -303,6 +305,7 @@ def desk(server) -> AppTest:
     return opened("edit")
 
 
+@pytest.mark.slow
 def test_every_text_as_a_fact(desk, bystander):
     """Each of the texts at least once in the form, in turn as subject, prompt, answers, prompt of one's own."""
     desk.segmented_control(key="source").set_value("Your own").run()
@@ -325,6 +328,7 @@ def test_every_text_as_a_fact(desk, bystander):
     assert bystander.unharmed()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_every_file_as_an_upload(desk, bystander, name):
     if desk.segmented_control(key="source").value != "Table":
@@ -337,6 +341,7 @@ def test_every_file_as_an_upload(desk, bystander, name):
 READ_AS = ["<script>", "<img src", "javascript:alert", ":red[x]"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EDIT_FILES)
 def test_every_edit_file_that_is_none(desk, bystander, name):
     [field] = [field for field in desk.file_uploader if field.key.startswith("edits_upload")]

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import tiny_runs
 from test_runs_worker import assert_same_run
 
@@ -54,6 +55,7 @@ def check_what_is_left(store: RunStore, run_id: str) -> None:
         assert hashlib.sha256(content).hexdigest() == states[0].digest
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(tiny_folder, statistics_text, tmp_path):
     store = RunStore(tmp_path / "runs")
 

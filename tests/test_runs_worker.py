@@ -313,6 +313,7 @@ def unharmed(tiny_folder, statistics_text, tmp_path_factory) -> tuple[RunStore, 
     return store, ready, run_id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["save_state", "save_matrices", "record_state", "record_checkpoint", "finish"])
 def test_a_run_killed_at_the_worst_moments_ends_the_same(unharmed, monkeypatch, place):
     """Right before each step that moves the run on, the second time it is reached; and right behind it."""
