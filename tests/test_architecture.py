@@ -23,7 +23,7 @@ ORDER = (
     ("errors", "version", "runtime"),
     ("storage", "tables"),
     ("tuned_rows",),
-    ("facts", "methods", "update_rule", "norms", "contributions"),
+    ("facts", "methods", "update_rule", "norms", "contributions", "unpacking"),
     ("catalogue", "families", "placement"),
     ("checkpoint", "memory"),
     ("models",),
