@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from html.parser import HTMLParser
@@ -10,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 from refusals import refusal
 
-from dashboard import lesson_files, lessons
+from dashboard import lesson_files, lessons, page_list
 from dashboard.lessons import MAX_BYTES, View, read, view_of
 from encore_core.facts import read_facts
 from encore_core.runs.recorded import recorded_runs
@@ -58,16 +57,7 @@ def test_facts_and_runs_of_the_plans_are_there():
 
 def test_every_page_file_is_a_page_of_the_app():
     """A link of a lesson may lead to any file of `pages/`; the frame knows them all under these names."""
-    source = (lessons.PAGES_FOLDER.parent / "dashboard" / "app.py").read_text(encoding="utf-8")
-    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
-    known = {
-        keyword.value.value
-        for call in calls
-        if ast.unparse(call.func) == "st.Page"
-        for keyword in call.keywords
-        if keyword.arg == "url_path"
-    }
-    assert set(lessons.pages()) == known
+    assert set(lessons.pages()) == set(page_list.ENTRIES)
 
 
 def test_the_readme_shows_a_plan_that_can_be_read():
