@@ -74,7 +74,7 @@ const drawAll = async () => {
   while (queue.waiting.size) {
     const [node] = [...queue.waiting].sort((one, other) => fromSight(one) - fromSight(other));
     queue.waiting.delete(node);
-    try { await draw(node); } catch (error) { console.error(error); }
+    try { await draw(node); } catch (error) { reportError(error); }  // the others are drawn all the same
     if (queue.waiting.size) await pause();
   }
   queue.isBusy = false;

@@ -73,7 +73,8 @@ def _markup(name: str) -> str:
         f"<style>#es-first{{{variables[0]}}}#es-first.es-dark{{{variables[1]}}}"
         f"@media (prefers-color-scheme:dark){{#es-first:not(.es-light){{{variables[1]}}}}}{style}</style>"
         f'<div id="es-first" inert>{_page_titles(entry)}<div class="es-first-page">{body}</div></div>'
-        f"<script>{SCRIPT}</script>"
+        # Nothing would take it away, and Streamlit's page says what is missing.
+        f"<noscript><style>#es-first{{display:none}}</style></noscript><script>{SCRIPT}</script>"
     )
 
 
