@@ -8,16 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from dashboard.runs_view import belongs
+from dashboard.runs_view import EDITING, belongs
 from encore_core.methods import METHODS
 from encore_core.runs import RunInfo
 
 KNOWN_FACTS = Path(__file__).resolve().parent.parent / "assets" / "recorded" / "known_facts.csv"
 KNOWN_MODEL = "smollm2-135m"
 """The model that `KNOWN_FACTS` is about."""
-
-EDITING = {"targets": "finding targets", "keys": "reading keys", "update": "updating matrices"}
-"""Phases of an edit, in words; saving and measuring are none."""
 
 
 @dataclass(frozen=True)

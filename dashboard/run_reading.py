@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard.charts.runs import Line
-from dashboard.runs_view import MEASURES, Measure, in_order
+from dashboard.runs_view import EDITING, MEASURES, Measure, in_order
 from encore_core.runs import RunInfo, RunStore, recorded, series
 from encore_core.storage import data_folder
 
@@ -72,6 +72,17 @@ def scores(runs: Sequence[RunInfo], subset: str) -> pd.DataFrame:
             pd.DataFrame({"run": run.id, "edits": largest["edits"], "metric": "norm_ratio", "value": largest["ratio"]})
         )
     return _joined(parts)
+
+
+def seconds_of_edits(run: RunInfo) -> float | None:
+    """Seconds an edit took, the median of the batches: a machine that was paused or busy for some does not count.
+
+    None as long as no batch has been done.
+    """
+    timings = read("timings", [run])
+    of_editing = timings[timings["phase"].isin(EDITING) & (timings["facts"] > 0)]
+    batches = of_editing.groupby("edits").agg(seconds=("seconds", "sum"), facts=("facts", "first"))
+    return float((batches["seconds"] / batches["facts"]).median()) if len(batches) else None
 
 
 def csv(name: str, runs: Sequence[RunInfo]) -> bytes:

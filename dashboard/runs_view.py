@@ -37,6 +37,9 @@ PHASES = {
 }
 """Phase of a worker, or of a batch → what it does."""
 
+EDITING = ("targets", "keys", "update")
+"""Phases of an edit; saving and measuring are none."""
+
 SUBSETS = {
     "sample": "all edited so far (a sample)",
     "newest": "the newest batch",

@@ -144,7 +144,7 @@ def costs(runs: Sequence[RunInfo]) -> None:
             status_line(run),
             duration(run.editing_seconds),
             duration(run.measuring_seconds),
-            seconds_an_edit(run.editing_seconds / run.done) if run.done else "–",
+            _seconds(run),
         )
         for line, run in zip(run_reading.lines(runs), runs, strict=True)
     ]
@@ -156,9 +156,14 @@ def costs(runs: Sequence[RunInfo]) -> None:
         ("Status", "name"),
         ("Editing", "right"),
         ("Measuring", "right"),
-        ("s an edit", "right"),
+        ("s an edit, median", "right"),
     ]
     widgets.table(columns, rows, "The runs compared, and what they took")
+
+
+def _seconds(run: RunInfo) -> str:
+    found = run_reading.seconds_of_edits(run)
+    return "–" if found is None else seconds_an_edit(found)
 
 
 def offer(

@@ -15,7 +15,7 @@ from dashboard import chart_card, links, mpes_pairs, page_list, paper_tables, ru
 from dashboard.charts import overfitting as charts
 from dashboard.charts.overfitting import Arm
 from dashboard.mpes_pairs import Pair
-from dashboard.runs_view import duration, seconds_an_edit, short_model
+from dashboard.runs_view import EDITING, PHASES, duration, seconds_an_edit, short_model
 from dashboard.state import Message, remembered
 from encore_core.editor import EditProgress
 from encore_core.errors import InputError
@@ -267,7 +267,7 @@ def _steps(frame: pd.DataFrame, arms: Mapping[str, Arm]) -> list[tuple[Arm, pd.S
 
 def costs(frame: pd.DataFrame, arms: Mapping[str, Arm], seconds: Mapping[str, Mapping[str, float]]) -> None:
     """A table of steps and seconds an edit."""
-    phases = list(mpes_pairs.EDITING)
+    phases = EDITING
     rows = []
     for arm in arms.values():
         of_arm, took = frame[frame["arm"] == arm.key], seconds[arm.key]
@@ -280,7 +280,7 @@ def costs(frame: pd.DataFrame, arms: Mapping[str, Arm], seconds: Mapping[str, Ma
         ("Steps, mean", "right"),
         ("Stopped early", "right"),
         ("Seconds an edit", "right"),
-        *((words, "right") for words in mpes_pairs.EDITING.values()),
+        *((PHASES[phase], "right") for phase in phases),
     ]
     widgets.table(columns, rows, "Steps and seconds an edit with and without MPES")
     st.caption("Seconds as they were on the machine of the run, which may have been busy; steps depend on no machine.")

@@ -100,7 +100,8 @@ def record(store: RunStore, run: RunInfo, runs: Sequence[RunInfo]) -> None:
 
 def _head(run: RunInfo) -> None:
     symbol, word, tone = STATUS[run.status]
-    per_edit = f"{seconds_an_edit(run.editing_seconds / run.done)} s an edit" if run.done else ""
+    seconds = run_reading.seconds_of_edits(run)
+    per_edit = f"{seconds_an_edit(seconds)} s an edit (median)" if seconds is not None else ""
     widgets.tiles(
         [
             (

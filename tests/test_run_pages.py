@@ -8,6 +8,7 @@ import io
 import json
 import re
 import sqlite3
+import statistics
 import time
 import zipfile
 from pathlib import Path
@@ -309,6 +310,27 @@ def page_functions(page: str) -> dict:
     namespace: dict = {"__name__": page}
     exec(compile(head, str(path), "exec"), namespace)
     return namespace
+
+
+def test_the_seconds_of_an_edit_are_those_of_the_middle_batch(store, ids):
+    """One batch that took an hour, because the machine slept, says nothing of the others."""
+    db = sqlite3.connect(store.file)
+    number = db.execute("SELECT number FROM runs WHERE id = ?", (ids["encore"],)).fetchone()[0]
+    ends = [edits for (edits,) in db.execute("SELECT edits FROM batches WHERE run = ? ORDER BY edits", (number,))]
+    assert len(ends) >= 3
+    db.execute("UPDATE timings SET seconds = 3600 WHERE run = ? AND edits = ? AND phase = 'targets'", (number, ends[0]))
+    db.commit()
+    rows = db.execute(
+        "SELECT b.edits, sum(t.seconds) / b.facts FROM timings AS t JOIN batches AS b ON b.run = t.run AND "
+        "b.edits = t.edits WHERE t.run = ? AND t.phase IN ('targets', 'keys', 'update') GROUP BY b.edits",
+        (number,),
+    ).fetchall()
+    found = run_reading.seconds_of_edits(store.get(ids["encore"]))
+    assert found == pytest.approx(statistics.median(seconds for _, seconds in rows)) and found < 60
+    assert run_reading.seconds_of_edits(store.get(ids["queued"])) is None
+    for page in ("compare", "runs"):
+        app = opened(page, run=[ids["memit"], ids["encore"]] if page == "compare" else ids["encore"])
+        assert runs_view.seconds_an_edit(found) in words(app) and not errors(app), page
 
 
 def test_the_edited_model_is_written_where_there_is_one(ids, store, tmp_path):
