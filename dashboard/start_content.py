@@ -60,16 +60,16 @@ WAYS = (
 
 
 def recorded_groups() -> list[list[RunInfo]]:
-    """The main methods' recorded runs, those of equally many edits together, in the methods' order.
+    """The main methods' recorded runs, those of equally many edits on one device together, in the methods' order.
 
     Raises:
         InputError: when the store cannot be read.
     """
     kept = recorded_runs()
-    groups: dict[int, list[RunInfo]] = {}
+    groups: dict[tuple[int, str], list[RunInfo]] = {}
     for run in in_order(kept.runs() if kept else []):
         if run.method in MAIN_METHODS and run.measuring_seconds:
-            groups.setdefault(run.n_edits, []).append(run)
+            groups.setdefault((run.n_edits, run.device), []).append(run)
     return list(groups.values())
 
 

@@ -40,9 +40,14 @@ class Recorded:
     n_edits: int
     options: tuple[str, ...]
 
+    @property
+    def checkpoint_every(self) -> int:
+        return int(self.options[self.options.index("--checkpoint-every") + 1])
+
 
 LONG = ("--batch-size", "50", "--checkpoint-every", "50", "--measure", "share_cap=0.3")
 LONGEST = ("--batch-size", "100", "--checkpoint-every", "1000", "--measure", "share_cap=0.4")
+ON_CPU = ("--batch-size", "100", "--checkpoint-every", "500", "--measure", "share_cap=0.12", "--device", "cpu")
 BUNDLED = (*LONG, "--order", "shuffled", "--measure", "generation_entropy=false", "--measure", "trajectory_facts=100")
 PLANNED = [
     *[
@@ -58,6 +63,7 @@ PLANNED = [
     ],
     Recorded("recorded-memit-10000", "MEMIT", "counterfact", 10_000, LONGEST),
     Recorded("recorded-encore-10000", "ENCORE", "counterfact", 10_000, LONGEST),
+    Recorded("recorded-encore-10000-cpu", "ENCORE", "counterfact", 10_000, ON_CPU),
     Recorded("recorded-memit-bundled", "MEMIT", "bundled", 100, BUNDLED),
     Recorded("recorded-memit-mpes-bundled", "MEMIT+MPES", "bundled", 100, BUNDLED),
 ]
@@ -79,7 +85,8 @@ def found(store: RunStore, planned: Recorded, counterfact: Path, stopped: bool) 
     wanted = ("done", "running", "queued", *(RESUMABLE if stopped else ()))
     name = counterfact.name if planned.facts == "counterfact" else "bundled"
     for run in store.runs():
-        same = run.method == planned.method and run.n_edits == planned.n_edits
+        plan = (run.method, run.n_edits, run.plan_json["checkpoint_every"])
+        same = plan == (planned.method, planned.n_edits, planned.checkpoint_every)
         if same and Path(run.plan_json["facts"]).name == name and run.status in wanted:
             return run
     return None
