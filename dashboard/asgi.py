@@ -20,7 +20,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import streamlit as st
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -34,6 +33,9 @@ from dashboard.presses import SinglePresses
 from dashboard.security import SecurityHeaders
 
 log = logging.getLogger(__name__)
+
+ROOT = b'<div id="root">'
+"""Where Streamlit puts the app."""
 
 
 class EarlyPage:
@@ -63,12 +65,14 @@ class EarlyPage:
                 body += message.get("body", b"")
                 if message.get("more_body", False):
                     return
+                if ROOT not in body:  # a file that somebody downloads
+                    await send(start)
+                    await send({"type": "http.response.body", "body": body})
+                    start = None
+                    return
+                look = first_look.markup(scope["path"], scope["query_string"].decode("latin-1"))
                 page = body.replace(b"</head>", self.TAGS + b"</head>", 1)
-                # Read for the first time, the recorded runs are not waited for by everybody else.
-                look = await run_in_threadpool(
-                    first_look.markup, scope["path"], scope["query_string"].decode("latin-1")
-                )
-                page = page.replace(b'<div id="root">', look.encode() + b'<div id="root">', 1)
+                page = page.replace(ROOT, look.encode() + ROOT, 1)
                 headers = MutableHeaders(scope=start)
                 # The page is another one than Streamlit's file, and changes with the library.
                 for name in ("etag", "last-modified", "accept-ranges"):

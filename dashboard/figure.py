@@ -41,7 +41,8 @@ const buttons = (node) => {
 const draw = async (node) => {
   const { spec } = node.esData;
   const width = Math.floor(node.clientWidth);
-  if (!width || !node.isConnected) return;
+  if (!node.isConnected) return;
+  if (!width) { node.esWidth = 0; return; }  // drawn when it is shown
   const { data, layouts, revision, narrow, bar } = JSON.parse(spec);
   const layout = structuredClone(width < narrow ? layouts.narrow : layouts.wide);
   // Made once: a configuration with other functions in it is another one, for which Plotly makes a new plot.
@@ -64,20 +65,21 @@ const fromSight = (node) => {
 };
 
 const pause = () => new Promise((next) => {
-  if (document.hidden) setTimeout(next);  // nothing is painted, and no frame comes
-  else requestAnimationFrame(() => setTimeout(next));
+  requestAnimationFrame(() => setTimeout(next));
+  setTimeout(next, 200);  // of a tab that is not seen nothing is painted, and no frame comes
 });
 
 const drawAll = async () => {
   queue.isBusy = true;
-  await ready();
-  while (queue.waiting.size) {
-    const [node] = [...queue.waiting].sort((one, other) => fromSight(one) - fromSight(other));
-    queue.waiting.delete(node);
-    try { await draw(node); } catch (error) { reportError(error); }  // the others are drawn all the same
-    if (queue.waiting.size) await pause();
-  }
-  queue.isBusy = false;
+  try {
+    await ready();
+    while (queue.waiting.size) {
+      const [node] = [...queue.waiting].sort((one, other) => fromSight(one) - fromSight(other));
+      queue.waiting.delete(node);
+      try { await draw(node); } catch (error) { reportError(error); }  // the others are drawn all the same
+      if (queue.waiting.size) await pause();
+    }
+  } finally { queue.isBusy = false; }
 };
 
 const ask = (node) => {
@@ -89,6 +91,7 @@ export default function ({ parentElement, data }) {
   const node = parentElement.querySelector('.es-figure');
   if (!node) return;
   node.esData = data;
+  const turn = node.esTurn = (node.esTurn ?? 0) + 1;
   node.setAttribute('role', 'figure');
   node.setAttribute('aria-label', data.alt);
   if (!node.style.height) node.style.height = `${data.height}px`;
@@ -100,6 +103,7 @@ export default function ({ parentElement, data }) {
     node.esObserver.observe(node);
   }
   return () => {
+    if (turn !== node.esTurn && node.isConnected) return;  // the next call has the node by now
     node.esObserver?.disconnect();
     node.esObserver = undefined;
     queue.waiting.delete(node);

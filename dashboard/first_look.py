@@ -18,7 +18,6 @@ from urllib.parse import parse_qs
 from dashboard import links, page_list
 from dashboard.page_list import Entry
 from dashboard.palette import DARK, LIGHT
-from encore_core.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -47,27 +46,33 @@ def markup(path: str, query: str = "") -> str:
     asked = parse_qs(query, keep_blank_values=True)
     if name not in page_list.ENTRIES or any(key in links.EVERYWHERE or key.startswith("embed") for key in asked):
         return ""
-    return _markup(name)
+    return _drawn.get(name) or _titled(name)
+
+
+_drawn: dict[str, str] = {}
 
 
 def make_ready() -> None:
-    """Draw what takes a moment, so that no visitor waits for it."""
-    for name in page_list.ENTRIES:
-        _markup(name)
+    """Draw the curves, for which libraries and runs have to be read: no visitor waits for that.
+
+    Until then, and where they cannot be drawn, Start has its title like any other page.
+    """
+    try:
+        _drawn["start"] = _page(page_list.ENTRIES["start"], *_start())
+    except Exception:
+        log.exception("the first look has no curves")  # Start itself says what is wrong with the runs
 
 
 @cache
-def _markup(name: str) -> str:
+def _titled(name: str) -> str:
     entry = page_list.ENTRIES[name]
-    variables = [f"{palette.css().removeprefix(':root{').removesuffix('}')}{_SURROUNDINGS[palette.page]}"
-                 for palette in (LIGHT, DARK)]  # fmt: skip
-    body = f'<h1>{html.escape(entry.question)}</h1><p class="es-waiting">One moment …</p>'
-    if name == "start":
-        try:
-            body, colours = _start(entry)
-            variables = [f"{a}{b}" for a, b in zip(variables, colours, strict=True)]
-        except InputError as error:
-            log.warning("the recorded runs cannot be drawn: %s", error)  # the page says so itself
+    return _page(entry, f'<h1>{html.escape(entry.question)}</h1><p class="es-waiting">One moment …</p>')
+
+
+def _page(entry: Entry, body: str, colours: Sequence[str] = ("", "")) -> str:
+    """The markup of a page: its place among all, and what stands on it; `colours` are variables, light and dark."""
+    variables = [f"{palette.css().removeprefix(':root{').removesuffix('}')}{_SURROUNDINGS[palette.page]}{more}"
+                 for palette, more in zip((LIGHT, DARK), colours, strict=True)]  # fmt: skip
     style = (FOLDER / "style.css").read_text(encoding="utf-8")
     return (
         f"<style>#es-first{{{variables[0]}}}#es-first.es-dark{{{variables[1]}}}"
@@ -88,18 +93,14 @@ def _page_titles(current: Entry) -> str:
     return f'<div class="es-first-side">{"".join(parts)}</div>'
 
 
-def _start(entry: Entry) -> tuple[str, tuple[str, str]]:
-    """Start with the recorded curves, and the variables that hold their colours, light and dark.
-
-    Raises:
-        InputError: when the recorded runs cannot be read.
-    """
+def _start() -> tuple[str, tuple[str, str]]:
+    """What stands on Start, with the recorded curves, and the variables that hold their colours, light and dark."""
     from dashboard import figure, run_reading, start_content, still
     from dashboard.charts import runs as run_charts
 
     ways = "".join(f"<div><b>{html.escape(way.title)}</b>{html.escape(way.about)}</div>" for way in start_content.WAYS)
     body = (
-        f'<div class="es-first-head"><h1>{html.escape(entry.question)}</h1><span></span></div>'
+        f'<div class="es-first-head"><h1>{html.escape(page_list.question("start"))}</h1><span></span></div>'
         f'<div class="es-first-ways">{ways}</div>'
     )
     runs = start_content.broadest(start_content.recorded_groups())

@@ -84,7 +84,7 @@ def common_facts(frame: pd.DataFrame, pair: Pair) -> pd.DataFrame:
     return frame[frame["fact"].isin(n_runs.index[n_runs == len(pair.runs)])]
 
 
-def seconds_of_edits(timings: pd.DataFrame, run: str) -> dict[str, float]:
+def seconds_by_phase(timings: pd.DataFrame, run: str) -> dict[str, float]:
     """Seconds an edit by phase.
 
     Args:

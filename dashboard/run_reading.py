@@ -77,10 +77,11 @@ def scores(runs: Sequence[RunInfo], subset: str) -> pd.DataFrame:
 def seconds_of_edits(run: RunInfo) -> float | None:
     """Seconds an edit took, the median of the batches: a machine that was paused or busy for some does not count.
 
-    None as long as no batch has been done.
+    Of more batches than a series has points, that of stretches of them. None as long as no batch has been done.
     """
-    timings = read("timings", [run])
-    of_editing = timings[timings["phase"].isin(EDITING) & (timings["facts"] > 0)]
+    # Batches come without checkpoints, too.
+    timings = _series(str(_folder(run)), run.recorded, "timings", (*version(run), run.done))
+    of_editing = timings[timings["phase"].isin(EDITING)]
     batches = of_editing.groupby("edits").agg(seconds=("seconds", "sum"), facts=("facts", "first"))
     return float((batches["seconds"] / batches["facts"]).median()) if len(batches) else None
 

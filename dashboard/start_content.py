@@ -60,7 +60,7 @@ WAYS = (
 
 
 def recorded_groups() -> list[list[RunInfo]]:
-    """The main methods' recorded runs, those of equally many edits on one device together, in the methods' order.
+    """The main methods' recorded runs, in the methods' order; those of as many edits on one kind of device together.
 
     Raises:
         InputError: when the store cannot be read.
@@ -69,7 +69,7 @@ def recorded_groups() -> list[list[RunInfo]]:
     groups: dict[tuple[int, str], list[RunInfo]] = {}
     for run in in_order(kept.runs() if kept else []):
         if run.method in MAIN_METHODS and run.measuring_seconds:
-            groups.setdefault((run.n_edits, run.device), []).append(run)
+            groups.setdefault((run.n_edits, run.device.partition(":")[0]), []).append(run)
     return list(groups.values())
 
 

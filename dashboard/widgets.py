@@ -59,7 +59,7 @@ def heading(text: str, aside: str = "") -> None:
 
 def verbatim(text: str) -> None:
     """Text as it is, in the type of a program's. `st.code` would bring half a second of a highlighter along."""
-    st.html(rich('<pre class="es-verbatim" dir="auto">{text}</pre>', text=text))
+    st.html(rich('<pre class="es-verbatim" dir="auto">\n{text}</pre>', text=text))
 
 
 def status_strip(visitor: Visitor) -> None:

@@ -1,6 +1,6 @@
 """The models known by name, and where a model's files are: installed package, folder, hub cache or hub.
 
-Nothing here reads a weight.
+Nothing here reads a weight; the embedded model is unpacked when it is asked for first (see `unpacking`).
 """
 
 from __future__ import annotations

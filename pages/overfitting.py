@@ -219,7 +219,7 @@ def many_facts(pair: Pair) -> None:
     known = mpes_pairs.known_facts(pair.runs[0])
     shown = groups + ([(KNOWN, known[1])] if known else [])
     timings = run_reading.read("timings", pair.runs)
-    seconds = {arms[run.id].key: mpes_pairs.seconds_of_edits(timings, run.id) for run in pair.runs}
+    seconds = {arms[run.id].key: mpes_pairs.seconds_by_phase(timings, run.id) for run in pair.runs}
     with st.container(border=True, key="card_overfitting_many"):
         everything = pd.concat([values.rename("probability").to_frame().assign(group=a.name) for a, values in shown])
         chart_card.show(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gzip
 import hashlib
@@ -82,6 +83,28 @@ def test_scripts_are_those_that_elements_import_without_what_the_page_names_itse
     for name in ("react.1.js", "late.c.js", "ButtonGroup.f.js"):
         (folder / name).write_text("")
     assert preloading.scripts(["Button", "Nothing"], tmp_path) == ["Button.a.js", "label.b.js", "deep.d.js"]
+
+
+def test_a_file_that_is_downloaded_is_left_as_it_is():
+    """The chart as one HTML file is served by the same server."""
+    file = b"<html><head></head><body>a chart</body></html>"
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200,
+                    "headers": [(b"content-type", b"text/html"), (b"etag", b"x")]})  # fmt: skip
+        await send({"type": "http.response.body", "body": file[:20], "more_body": True})
+        await send({"type": "http.response.body", "body": file[20:]})
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/media/x.html", "query_string": b"",
+             "headers": [(b"accept", b"text/html")]}  # fmt: skip
+    asyncio.run(asgi.EarlyPage(app)(scope, None, send))
+    assert b"".join(message.get("body", b"") for message in sent) == file
+    assert (b"etag", b"x") in sent[0]["headers"]
 
 
 def test_plotly_is_kept_by_browsers(address):

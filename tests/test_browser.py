@@ -317,9 +317,17 @@ def test_recorded_runs_are_there_on_every_page_at_once(tmp_path, monkeypatch):
 
         # Before any script has been read the title and the curves are there, where the app will have them.
         page.route("**/static/js/index.*", lambda route: route.abort())
-        page.goto(address, timeout=LONG, wait_until="commit")
-        page.locator("#es-first .es-still-panel svg").first.wait_for(timeout=LONG)
+        for _ in range(60):  # until libraries have been imported it is the title alone
+            page.goto(address, timeout=LONG)
+            page.locator("#es-first h1").wait_for(timeout=LONG)
+            if page.locator("#es-first .es-still-panel svg").count():
+                break
+            page.wait_for_timeout(1000)
         first_look = corners(page, "#es-first h1", "#es-first .es-still")
+        page.evaluate("localStorage.setItem('stActiveTheme-/-v2', '\"Dark\"')")
+        page.reload()
+        page.locator("#es-first.es-dark .es-still-panel svg").first.wait_for(timeout=LONG)
+        page.evaluate("localStorage.clear()")
         page.unroute("**/static/js/index.*")
 
         for name in ("", "norms", "contributions", "overfitting", "downstream", "paper"):

@@ -20,10 +20,8 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
-def nothing_kept():
-    first_look._markup.cache_clear()
-    yield
-    first_look._markup.cache_clear()
+def nothing_drawn(monkeypatch):
+    monkeypatch.setattr(first_look, "_drawn", {})
 
 
 def paths_of(panel: str) -> list[str]:
@@ -67,6 +65,7 @@ def test_an_address_of_any_kind_is_none_the_worse(query):
 
 
 def test_start_shows_the_recorded_curves_and_says_what_they_come_to():
+    first_look.make_ready()
     look = first_look.markup("/")
     shown = [recorded_runs().get(f"recorded-{name}-1000") for name in ("memit", "alphaedit", "emmet", "encore")]
     panels = re.split(r'<div class="es-still-panel es-still-\d">', look)[1:]
@@ -81,15 +80,28 @@ def test_start_shows_the_recorded_curves_and_says_what_they_come_to():
     assert used and all(look.count(f"{name}:#") == 3 for name in used)  # light, chosen dark, dark by the system
 
 
+def test_nobody_waits_for_the_curves():
+    """The first visitor after the server's start has the title at once: libraries are still being imported."""
+    assert "<h1>What happens to a model" in first_look.markup("/")
+    assert "es-first-ways" not in first_look.markup("/").split("</style>")[1]
+
+
 def test_without_recorded_runs_there_is_the_page_without_curves(monkeypatch, tmp_path):
     monkeypatch.setattr("encore_core.runs.recorded.RECORDED", tmp_path)
+    first_look.make_ready()
     look = first_look.markup("/start")
     assert "What happens to a model" in look and "es-first-ways" in look and 'class="es-still-panel' not in look
 
 
-def test_a_damaged_store_leaves_the_title(monkeypatch, tmp_path):
-    (tmp_path / "runs.sqlite").write_bytes(b"no database" * 100)
-    monkeypatch.setattr("encore_core.runs.recorded.RECORDED", tmp_path)
+@pytest.mark.parametrize("damaged", [True, False])
+def test_whatever_goes_wrong_leaves_the_title(damaged, monkeypatch, tmp_path, caplog):
+    if damaged:
+        (tmp_path / "runs.sqlite").write_bytes(b"no database" * 100)
+        monkeypatch.setattr("encore_core.runs.recorded.RECORDED", tmp_path)
+    else:
+        monkeypatch.setattr(still, "ticks", lambda *args, **named: 1 / 0)
+    first_look.make_ready()
+    assert "has no curves" in caplog.text
     look = first_look.markup("/")
     assert "What happens to a model" in look and 'class="es-still-panel' not in look
 

@@ -145,8 +145,8 @@ def test_seconds_are_those_of_editing():
         ("b", 5, "keys", 1.0, 5),
     ]
     frame = pd.DataFrame(rows, columns=["run", "edits", "phase", "seconds", "facts"])
-    assert mpes_pairs.seconds_of_edits(frame, "a") == {"targets": 3.0}
-    assert mpes_pairs.seconds_of_edits(frame, "c") == {}
+    assert mpes_pairs.seconds_by_phase(frame, "a") == {"targets": 3.0}
+    assert mpes_pairs.seconds_by_phase(frame, "c") == {}
 
 
 def test_known_facts_are_those_of_the_same_model_and_kind(monkeypatch, tmp_path):

@@ -328,6 +328,14 @@ def test_the_seconds_of_an_edit_are_those_of_the_middle_batch(store, ids):
     found = run_reading.seconds_of_edits(store.get(ids["encore"]))
     assert found == pytest.approx(statistics.median(seconds for _, seconds in rows)) and found < 60
     assert run_reading.seconds_of_edits(store.get(ids["queued"])) is None
+    # Batches are counted that no checkpoint has followed yet.
+    db.execute("UPDATE timings SET seconds = seconds * 2 WHERE run = ?", (number,))
+    db.execute("UPDATE runs SET done = done + 1 WHERE number = ?", (number,))
+    db.commit()
+    assert run_reading.seconds_of_edits(store.get(ids["encore"])) == pytest.approx(2 * found)
+    db.execute("UPDATE timings SET seconds = seconds / 2 WHERE run = ?", (number,))
+    db.execute("UPDATE runs SET done = done - 1 WHERE number = ?", (number,))
+    db.commit()
     for page in ("compare", "runs"):
         app = opened(page, run=[ids["memit"], ids["encore"]] if page == "compare" else ids["encore"])
         assert runs_view.seconds_an_edit(found) in words(app) and not errors(app), page

@@ -13,11 +13,16 @@
 
   const main = '[data-testid=stMain]';
   const TROUBLE = '[role=dialog], [role=alertdialog], [data-testid=stException], [data-testid=stAlert], .es-error';
+  const PATIENCE = 5000;  // ms for the curves once all else is there
+  const page = location.pathname;
+  let given;
   const isThere = () => {
-    if (document.querySelector(TROUBLE)) return true;
+    if (location.pathname !== page || document.querySelector(TROUBLE)) return true;
     if (!document.querySelector(`${main} h1, ${main} .es-sentence`)) return false;
     if (!look.querySelector('.es-still') || document.querySelector('.es-figure .main-svg')) return true;
-    return document.querySelector('[data-test-script-state=notRunning]') && !document.querySelector('.es-figure');
+    if (!document.querySelector('[data-test-script-state=notRunning]')) return false;
+    given ??= setTimeout(leave, PATIENCE);
+    return !document.querySelector('.st-key-card_curves');
   };
   const leave = () => { observer.disconnect(); look.remove(); };
   const observer = new MutationObserver(() => { if (isThere()) leave(); });

@@ -85,7 +85,7 @@ def found(store: RunStore, planned: Recorded, counterfact: Path, stopped: bool) 
     wanted = ("done", "running", "queued", *(RESUMABLE if stopped else ()))
     name = counterfact.name if planned.facts == "counterfact" else "bundled"
     for run in store.runs():
-        plan = (run.method, run.n_edits, run.plan_json["checkpoint_every"])
+        plan = (run.method, run.n_edits, run.plan_json.get("checkpoint_every"))
         same = plan == (planned.method, planned.n_edits, planned.checkpoint_every)
         if same and Path(run.plan_json["facts"]).name == name and run.status in wanted:
             return run
