@@ -72,7 +72,7 @@ const watch = () => {
 };
 requestAnimationFrame(watch);
 """
-PATIENCE = 5000  # ms
+PATIENCE = 3000  # ms
 IS_WITHOUT = """() => document.querySelector('[data-testid=stApp][data-test-script-state=notRunning]')
   && document.querySelector('[data-testid=stMain] h1') && !document.querySelector('.es-figure')"""
 """Whether a page has been drawn to its end and has no chart to wait for."""
@@ -118,12 +118,13 @@ def painted(context, address: str, main: str) -> tuple[float, float | None]:
     # Nothing is asked of the tab meanwhile: Playwright would bring scripts of its own, a sixth of a second of them.
     tab.add_init_script(WATCH.replace("MAIN", json.dumps(main)))
     tab.goto(address, wait_until="commit", timeout=WAIT)
-    drawn = None
+    drawn, was_without = None, False
     for _ in range(WAIT // PATIENCE):
         tab.wait_for_timeout(PATIENCE)
         drawn = tab.evaluate("window.drawn")
-        if drawn or tab.evaluate(IS_WITHOUT):
+        if drawn or (was_without and tab.evaluate(IS_WITHOUT)):
             break
+        was_without = tab.evaluate(IS_WITHOUT)  # or the script of what draws the chart is still on its way
     wait_until_idle(tab)
     look = tab.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
     tab.close()

@@ -16,8 +16,11 @@ NARROW_NAME = 22
 
 SCALES = ("ratio", "linear", "log")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up")
-MARKED_POINTS = 40
-"""Lines of at most so many points have a mark on each."""
+MARKED_POINTS = 12
+"""Lines of at most so many points have a mark on each: every mark is an element of the page, which takes its time."""
+
+TOLD_APART_POINTS = 40
+"""The same where the marks tell runs of one method apart."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def norms(
                 x=part["edits"],
                 y=part[value],
                 **panels.axes(number),
-                **_marked(part, is_edited),
+                mode=_mode(part, MARKED_POINTS if is_edited else 0),
                 name=f"layer {layer}" if is_edited else "other layers",
                 legendgroup=str(group),
                 legendrank=1000 + layer,
@@ -138,6 +141,7 @@ def scores(
         height: of a row of panels in pixels.
     """
     panels = Panels([(f"<b>{title}</b>",) * 2 for title in titles.values()], colours, height)
+    most = TOLD_APART_POINTS if any(line.repeat for line in lines) else MARKED_POINTS
     own: list[int] = []
     for number, metric in enumerate(titles):
         of_metric = frame[frame["metric"] == metric]
@@ -151,7 +155,7 @@ def scores(
                 x=part["edits"],
                 y=part["value"],
                 **panels.axes(number),
-                **_marked(part, True),
+                mode=_mode(part, most),
                 name=label(line.name, 40),
                 legendgroup=line.run,
                 showlegend=shown,
@@ -171,6 +175,6 @@ def panel_title(line: Line, colours: Palette, width: int) -> str:
     return f'<span style="color:{colours.method(line.method)}"><b>{label(line.name, width)}</b></span>'
 
 
-def _marked(part: pd.DataFrame, is_edited: bool) -> dict[str, str]:
-    few = is_edited and len(part) <= MARKED_POINTS
-    return {"mode": "lines+markers" if few else "lines"}
+def _mode(part: pd.DataFrame, most: int) -> str:
+    """How a line is drawn: with a mark on each point, where there are at most so many."""
+    return "lines+markers" if len(part) <= most else "lines"
