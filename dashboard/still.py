@@ -83,12 +83,13 @@ def _ranges(figure: go.Figure) -> tuple[tuple[float, float], tuple[float, float]
     """What the axes show, all panels the same: as far as the lines go and their dots need; x from 0."""
     x = np.concatenate([np.asarray(trace.x, dtype=float) for trace in figure.data])
     y = np.concatenate([np.asarray(trace.y, dtype=float) for trace in figure.data])
-    dot = max((trace.marker.size or 0 for trace in figure.data), default=0) * _DOT_ROOM
+    dot = max((trace.marker.size for trace in figure.data if "markers" in (trace.mode or "")), default=0) * _DOT_ROOM
     height = figure.layout.height - figure.layout.margin.t - figure.layout.margin.b
     room = _AROUND + dot / height
     low, high = float(np.nanmin(y)), float(np.nanmax(y))
     around = ((high - low) or 1.0) * room / (1 - 2 * room)
-    right = max(float(np.nanmax(x)), 1.0) / (1 - _AROUND - dot / _TYPICAL_WIDTH)
+    # Lines without dots go to the end of the axis.
+    right = max(float(np.nanmax(x)), 1.0) / (1 - _AROUND - dot / _TYPICAL_WIDTH if dot else 1)
     return (0.0, right), (low - around, high + around)
 
 

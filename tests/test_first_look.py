@@ -141,6 +141,13 @@ def test_lines_go_through_their_points_and_break_where_there_are_none(chart):
     assert paths_of(first)[-1].count("h0") == 3  # a dot each
 
 
+def test_lines_without_dots_go_to_the_end_of_the_axis(chart):
+    for trace in chart.figure.data:
+        trace.mode = "lines"
+    line = paths_of(re.findall(r'<g style="stroke:c\d">(.*?)</g>', drawn(chart))[0])
+    assert len(line) == 1 and float(line[0].split()[-2]) == still.BOX
+
+
 def test_panels_stand_where_the_layouts_have_them(chart):
     style = drawn(chart).split("</style>")[0]
     wide, narrow = style.split("@container still (max-width:759px)")
