@@ -53,7 +53,8 @@ const draw = async (node) => {
   };
   node.esWidth = width;
   node.style.height = `${layout.height}px`;
-  await Plotly.react(node, data, { ...layout, width, uirevision: revision }, node.esConfig);
+  node.esDrawing = Plotly.react(node, data, { ...layout, width, uirevision: revision }, node.esConfig);
+  try { await node.esDrawing; } finally { node.esDrawing = undefined; }
 };
 
 // Charts are drawn one by one, those in sight first, and what was drawn is painted before the next one is begun.
@@ -76,7 +77,9 @@ const drawAll = async () => {
     while (queue.waiting.size) {
       const [node] = [...queue.waiting].sort((one, other) => fromSight(one) - fromSight(other));
       queue.waiting.delete(node);
-      try { await draw(node); } catch (error) { reportError(error); }  // the others are drawn all the same
+      try { await draw(node); } catch (error) {
+        if (node.isConnected) reportError(error);  // the others are drawn all the same
+      }
       if (queue.waiting.size) await pause();
     }
   } finally { queue.isBusy = false; }
@@ -107,7 +110,9 @@ export default function ({ parentElement, data }) {
     node.esObserver?.disconnect();
     node.esObserver = undefined;
     queue.waiting.delete(node);
-    if (window.Plotly) Plotly.purge(node);
+    const purge = () => { if (window.Plotly && (turn === node.esTurn || !node.isConnected)) Plotly.purge(node); };
+    // A drawing that is under way ends first: its last steps need what purging takes away.
+    if (node.esDrawing) node.esDrawing.then(purge, purge); else purge();
   };
 }
 """
