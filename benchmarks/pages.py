@@ -55,7 +55,7 @@ MAIN = {
 """Page → what its visitor waits for."""
 
 SWITCH = "[role=radiogroup] [role=radio][aria-checked=false]"
-SLIDER = "[role=slider]"
+SLIDER = "[data-testid=stSlider] input[type=range]"
 CONTROLS = {
     ("compare", "scale switch"): SWITCH,
     ("compare", "checkpoint slider"): SLIDER,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -61,17 +63,7 @@ def scores(runs: Sequence[RunInfo], subset: str) -> pd.DataFrame:
     Returns:
         run, edits, metric, value; metrics as in `runs_view.MEASURES`.
     """
-    parts = []
-    for run in runs:
-        of_run = read("scores", [run])
-        parts.append(of_run.loc[of_run["subset"] == subset, ["run", "edits", "metric", "value"]])
-        parts.append(read("measures", [run]))
-        growth = read("norms", [run])
-        largest = growth[growth["layer"].isin(run.layers)].groupby("edits", as_index=False)["ratio"].max()
-        parts.append(
-            pd.DataFrame({"run": run.id, "edits": largest["edits"], "metric": "norm_ratio", "value": largest["ratio"]})
-        )
-    return _joined(parts)
+    return _joined([_scores(str(_folder(run)), run.recorded, version(run), run.layers, subset) for run in runs])
 
 
 def seconds_of_edits(run: RunInfo) -> float | None:
@@ -80,10 +72,7 @@ def seconds_of_edits(run: RunInfo) -> float | None:
     Of more batches than a series has points, that of stretches of them. None as long as no batch has been done.
     """
     # Batches come without checkpoints, too.
-    timings = _series(str(_folder(run)), run.recorded, "timings", (*version(run), run.done))
-    of_editing = timings[timings["phase"].isin(EDITING)]
-    batches = of_editing.groupby("edits").agg(seconds=("seconds", "sum"), facts=("facts", "first"))
-    return float((batches["seconds"] / batches["facts"]).median()) if len(batches) else None
+    return _seconds(str(_folder(run)), run.recorded, (*version(run), run.done))
 
 
 def csv(name: str, runs: Sequence[RunInfo]) -> bytes:
@@ -92,21 +81,32 @@ def csv(name: str, runs: Sequence[RunInfo]) -> bytes:
     return series.as_csv(_joined(frames))
 
 
-def at_checkpoint(frame: pd.DataFrame, run: str, metric: str, at: int) -> tuple[float | None, int | None]:
-    """A value at the last checkpoint of a run that is not behind `at`, and which one that is.
+class AtCheckpoints:
+    """Values of a frame by run, metric and edits, sorted once: looked up in the frame, each would take milliseconds.
 
     Args:
         frame: as `scores` gives it.
-        run: id.
-        metric: name.
-        at: edits.
     """
-    rows = frame[(frame["run"] == run) & (frame["metric"] == metric) & (frame["edits"] <= at)]
-    rows = rows.dropna(subset=["value"])
-    if rows.empty:
-        return None, None
-    last = rows.loc[rows["edits"].idxmax()]
-    return float(last["value"]), int(last["edits"])
+
+    def __init__(self, frame: pd.DataFrame):
+        there = frame.dropna(subset=["value"]).sort_values("edits", kind="stable")
+        self._edits, self._values = there["edits"].to_numpy(), there["value"].to_numpy()
+        self._rows = there.groupby([there["run"].astype(str), there["metric"].astype(str)], sort=False).indices
+
+    def last(self, run: str, metric: str, at: float = math.inf) -> tuple[float | None, int | None]:
+        """A value at the last checkpoint of a run that is not behind `at`, and which one that is.
+
+        Args:
+            run: id.
+            metric: name.
+            at: edits.
+        """
+        rows = self._rows.get((run, metric), ())
+        edits = self._edits[rows] if len(rows) else self._edits[:0]
+        n_before = int(np.searchsorted(edits, at, side="right"))
+        if not n_before:
+            return None, None
+        return float(self._values[rows[n_before - 1]]), int(edits[n_before - 1])
 
 
 def lines(runs: Sequence[RunInfo]) -> list[Line]:
@@ -143,6 +143,23 @@ def _series(folder: str, recorded: bool, name: str, key: tuple[object, ...]) -> 
     # cache_resource hands out the object itself, without a copy; nobody here changes it.
     frame = series.ALL[name](RunStore(folder, read_only=recorded), [str(key[0])])
     return frame.astype({"run": str})
+
+
+@st.cache_resource(show_spinner=False, max_entries=KEPT_FRAMES)
+def _scores(folder: str, recorded: bool, key: tuple[object, ...], layers: tuple[int, ...], subset: str) -> pd.DataFrame:
+    of_run, measures, growth = (_series(folder, recorded, name, key) for name in ("scores", "measures", "norms"))
+    largest = growth[growth["layer"].isin(layers)].groupby("edits", as_index=False)["ratio"].max()
+    grown = {"run": str(key[0]), "edits": largest["edits"], "metric": "norm_ratio", "value": largest["ratio"]}
+    of_subset = of_run.loc[of_run["subset"] == subset, ["run", "edits", "metric", "value"]]
+    return _joined([of_subset, measures, pd.DataFrame(grown)])
+
+
+@st.cache_resource(show_spinner=False, max_entries=KEPT_FRAMES)
+def _seconds(folder: str, recorded: bool, key: tuple[object, ...]) -> float | None:
+    timings = _series(folder, recorded, "timings", key)
+    of_editing = timings[timings["phase"].isin(EDITING)]
+    batches = of_editing.groupby("edits").agg(seconds=("seconds", "sum"), facts=("facts", "first"))
+    return float((batches["seconds"] / batches["facts"]).median()) if len(batches) else None
 
 
 def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:

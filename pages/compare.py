@@ -104,9 +104,10 @@ def charts_of(
 
 def table_of(runs: Sequence[RunInfo], scores: pd.DataFrame, measures: Sequence[Measure], at: int) -> list[list]:
     """Rows of the table: measure, a cell a run with the best marked by symbol and word, what it is."""
+    values = run_reading.AtCheckpoints(scores)
     rows = []
     for measure in measures:
-        found = [run_reading.at_checkpoint(scores, run.id, measure.name, at) for run in runs]
+        found = [values.last(run.id, measure.name, at) for run in runs]
         shown = [round(value, measure.digits) if value is not None else None for value, _ in found]
         best = _best(measure, shown)
         cells: list[object] = []

@@ -63,16 +63,17 @@ def certainty(frame: pd.DataFrame) -> str:
     )
 
 
-def ends(frame: pd.DataFrame, run: str, metric: str) -> tuple[float | None, float | None, int | None]:
+def ends(values: run_reading.AtCheckpoints, run: str, metric: str) -> tuple[float | None, float | None, int | None]:
     """A value before any edit, at the last checkpoint that has it, and how many edits that is."""
-    first, _ = run_reading.at_checkpoint(frame, run, metric, 0)
-    last, at = run_reading.at_checkpoint(frame, run, metric, 10**9)
+    first, _ = values.last(run, metric, 0)
+    last, at = values.last(run, metric)
     return (first, last, at) if at else (first, None, None)
 
 
 def table_of(runs: Sequence[RunInfo], frame: pd.DataFrame, raw: pd.DataFrame, titles: Mapping[str, str]) -> list[list]:
     """Rows of the table: what it is, and a cell a run with the value before and after and the difference."""
-    found = {(metric, run.id): ends(frame, run.id, metric) for metric in titles for run in runs}
+    values = run_reading.AtCheckpoints(frame)
+    found = {(metric, run.id): ends(values, run.id, metric) for metric in titles for run in runs}
     # What nearly all rows share is said once; tasks are asked less often than perplexity is measured.
     checkpoints = {run.id: [found[metric, run.id][2] for metric in titles] for run in runs}
     last = {run: next((at for at in of_run if at), 0) for run, of_run in checkpoints.items()}
@@ -80,7 +81,10 @@ def table_of(runs: Sequence[RunInfo], frame: pd.DataFrame, raw: pd.DataFrame, ti
     for metric, title in titles.items():
         rows.append([title, *(_change(*found[metric, run.id], last[run.id]) for run in runs)])
     if len(raw):
-        rows.append(["Answers that are no option", *(_unparsable(raw, run.id) for run in runs)])
+        counts = raw[raw["metric"].isin(["unparsable", "n"])].astype({"metric": str})
+        summed = counts.groupby(["run", "metric", "edits"], sort=False, as_index=False)["value"].sum()
+        sums = run_reading.AtCheckpoints(summed)
+        rows.append(["Answers that are no option", *(_unparsable(sums, run.id) for run in runs)])
     return rows
 
 
@@ -96,16 +100,11 @@ def _change(first: float | None, last: float | None, at: int | None, usual: int)
     return f"{first:.1f} → {last:.1f} ({last - first:+.1f}){late}".replace("-", "−")
 
 
-def _unparsable(raw: pd.DataFrame, run: str) -> str:
+def _unparsable(sums: run_reading.AtCheckpoints, run: str) -> str:
     """How many answers of all tasks were none of the options, before and after."""
-    of_run = raw[raw["run"] == run]
-    sums = of_run[of_run["metric"].isin(["unparsable", "n"])].pivot_table(
-        index="edits", columns="metric", values="value", aggfunc="sum", observed=True
-    )
-    if sums.empty or not {"unparsable", "n"} <= set(sums.columns):
-        return "–"
-    first, last = sums.iloc[0], sums.iloc[-1]
-    return f"{first['unparsable']:.0f} → {last['unparsable']:.0f} of {last['n']:.0f}"
+    first, last, _ = ends(sums, run, "unparsable")
+    n, _ = sums.last(run, "n")
+    return "–" if first is None or last is None or n is None else f"{first:.0f} → {last:.0f} of {n:.0f}"
 
 
 def shown(runs: Sequence[RunInfo]) -> None:

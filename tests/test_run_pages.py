@@ -13,6 +13,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import tiny_models
 import tiny_runs
@@ -658,3 +659,15 @@ def test_a_recorded_run_that_was_stopped_is_looked_at_and_not_resumed(store, ids
         app = opened("runs", run=run.id)
         assert sum(button.label == "Resume" for button in app.button) == n_buttons and not errors(app)
         assert said in runs_view.label(run)
+
+
+def test_values_at_checkpoints_are_the_last_not_behind():
+    rows = [("a", 10, "f1", 3.0), ("a", 0, "f1", 1.0), ("b", 0, "f1", 9.0), ("a", 20, "f1", float("nan")),
+            ("a", 5, "perplexity", 40.0)]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["run", "edits", "metric", "value"]).astype({"metric": "category"})
+    values = run_reading.AtCheckpoints(frame)
+    assert values.last("a", "f1", 0) == (1.0, 0) and values.last("a", "f1", 9) == (1.0, 0)
+    assert values.last("a", "f1", 10) == values.last("a", "f1") == (3.0, 10)  # what is no number is no value
+    assert values.last("b", "f1", 10) == (9.0, 0) and values.last("a", "perplexity", 5) == (40.0, 5)
+    assert values.last("a", "perplexity", 4) == values.last("c", "f1") == values.last("a", "x") == (None, None)
+    assert run_reading.AtCheckpoints(frame[:0]).last("a", "f1") == (None, None)

@@ -83,19 +83,23 @@ class Panels:
         columns: tuple[int, int],
         log: bool = False,
         hundred: Sequence[int] = (),
+        outer_labels: bool = False,
         more: Mapping[str, object] | None = None,
         x_axes: Mapping[str, object] | None = None,
         y_axes: Mapping[str, object] | None = None,
     ) -> Chart:
         """The figure, with at most `columns[0]` panels a row, and the layout with at most `columns[1]`.
 
+        Axes of the panels in `hundred` go from 0 to 100. With `outer_labels` what is along an axis is written once for
+        panels below each other and, of those, for panels beside each other: every text takes its time to be drawn.
         `more` is for the layout in the end, `x_axes` and `y_axes` for each of its axes.
         """
         layouts = []
         for most, narrow in zip(columns, (False, True), strict=True):
             n_rows = -(-len(self.titles) // most)
             # Four panels in two rows stand as two and two, not as three and one.
-            layout = self._layout(-(-len(self.titles) // n_rows), narrow, y_title, shared_y, log, hundred)
+            n_columns = -(-len(self.titles) // n_rows)
+            layout = self._layout(n_columns, narrow, y_title, shared_y, log, hundred, outer_labels)
             for number in range(len(self.titles)):
                 layout[f"xaxis{number + 1 if number else ''}"] |= x_axes or {}
                 layout[f"yaxis{number + 1 if number else ''}"] |= y_axes or {}
@@ -109,15 +113,23 @@ class Panels:
         return -(-sum(widths) // _LEGEND_WIDTH)
 
     def _layout(
-        self, n_columns: int, narrow: bool, y_title: str, shared_y: bool, log: bool, hundred: Sequence[int]
+        self,
+        n_columns: int,
+        narrow: bool,
+        y_title: str,
+        shared_y: bool,
+        log: bool,
+        hundred: Sequence[int],
+        outer_labels: bool,
     ) -> dict:
         colours, n = self.colours, len(self.titles)
         n_rows = -(-n // n_columns)
-        inner = n_rows * self.height + (n_rows - 1) * (_TITLE + _BOTTOM - 18)
+        between = _TITLE + (8 if outer_labels else _BOTTOM - 18)
+        inner = n_rows * self.height + (n_rows - 1) * between
         top_margin = _MODE_BAR + _TITLE + self._legend_rows() * _LEGEND_ROW if narrow else _TOP
         height = inner + top_margin + _BOTTOM
         gap_x = 0.0 if n_columns == 1 else (0.03 if shared_y else 0.05) + 0.02 * (n_columns < 4)
-        gap_y = 0.0 if n_rows == 1 else (_TITLE + _BOTTOM - 18) / inner
+        gap_y = 0.0 if n_rows == 1 else between / inner
         width, tall = (1 - gap_x * (n_columns - 1)) / n_columns, (1 - gap_y * (n_rows - 1)) / n_rows
         layout: dict = {
             # Explicit: Streamlit's default template has placeholder colours, which an exported figure would keep.
@@ -180,6 +192,10 @@ class Panels:
                 "showticklabels": outermost or not shared_y,
                 "automargin": False,
             }
+            if outer_labels and number + n_columns < n:
+                layout[f"xaxis{suffix}"] |= {"showticklabels": False, "title": {"text": ""}}
+            if outer_labels and column and {number - 1, number} <= set(hundred):
+                layout[f"yaxis{suffix}"]["showticklabels"] = False
             if self.along.ticks:
                 places, texts = zip(*self.along.ticks, strict=True)
                 layout[f"xaxis{suffix}"] |= {"tickvals": places, "ticktext": texts, "tickangle": 0}

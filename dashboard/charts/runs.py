@@ -167,7 +167,8 @@ def scores(
             panels.mark(number, at, pd.Series([0.0, 100.0]))
         else:
             panels.mark(number, at, of_metric["value"])
-    return panels.finished("", shared_y=False, columns=(4, 2), hundred=[n for n in range(len(titles)) if n not in own])
+    scores_of_100 = [number for number in range(len(titles)) if number not in own]
+    return panels.finished("", shared_y=False, columns=(4, 2), hundred=scores_of_100, outer_labels=True)
 
 
 def panel_title(line: Line, colours: Palette, width: int) -> str:

@@ -31,9 +31,10 @@ def again() -> list[RunInfo]:
     lines, commands = run_reading.lines(runs), chart_card.commands_of(runs)
     with st.container(border=True, key="card_learn"):
         at = pick_checkpoint(norms)
+        values = run_reading.AtCheckpoints(scores)
         widgets.tiles(
             [
-                (line.name, _figure(scores, line, "norm_ratio", at, 3), f"× ‖W₀‖ at most, after {at:,} edits", "")
+                (line.name, _figure(values, line, "norm_ratio", at, 3), f"× ‖W₀‖ at most, after {at:,} edits", "")
                 for line in lines
             ]
         )
@@ -160,16 +161,17 @@ def _scores(
         commands=commands,
         revision=" ".join(line.run for line in lines),
     )
+    values = run_reading.AtCheckpoints(scores)
     rows = [
-        (line.name, *(_figure(scores, line, name, at, 1 if name == "perplexity" else 0) for name in titles))
+        (line.name, *(_figure(values, line, name, at, 1 if name == "perplexity" else 0) for name in titles))
         for line in lines
     ]
     columns = [("Run", "name"), *((title, "right") for title in titles.values())]
     widgets.table(columns, rows, f"{heading} after {at:,} edits")
 
 
-def _figure(scores: pd.DataFrame, line: Line, metric: str, at: int, digits: int) -> str:
-    value, when = run_reading.at_checkpoint(scores, line.run, metric, at)
+def _figure(values: run_reading.AtCheckpoints, line: Line, metric: str, at: int, digits: int) -> str:
+    value, when = values.last(line.run, metric, at)
     if value is None:
         return "–"
     return f"{value:.{digits}f}" + (f" (after {when:,})" if when != at else "")
