@@ -85,19 +85,15 @@ def common_facts(frame: pd.DataFrame, pair: Pair) -> pd.DataFrame:
 
 
 def seconds_by_phase(timings: pd.DataFrame, run: str) -> dict[str, float]:
-    """Seconds an edit by phase.
+    """Seconds an edit by phase, the median of the batches (see `run_reading.seconds_of_edits`).
 
     Args:
         timings: run, edits, phase, seconds, facts.
         run: id.
     """
-    of_run = timings[timings["run"] == run]
-    found = {}
-    for phase in EDITING:
-        rows = of_run[of_run["phase"] == phase]
-        if rows["facts"].sum():
-            found[phase] = float(rows["seconds"].sum() / rows["facts"].sum())
-    return found
+    of_run = timings[(timings["run"] == run) & (timings["facts"] > 0)]
+    medians = (of_run["seconds"] / of_run["facts"]).groupby(of_run["phase"].astype(str)).median()
+    return {phase: float(medians[phase]) for phase in EDITING if phase in medians}
 
 
 def known_facts(run: RunInfo) -> tuple[str, pd.Series] | None:

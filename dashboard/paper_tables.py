@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from dashboard import mpes_pairs
+from dashboard.at_checkpoints import AtCheckpoints
 from encore_core.runs import RunInfo
 
 FILE = Path(__file__).resolve().parent.parent / "assets" / "paper" / "tables.csv"
@@ -170,7 +171,12 @@ def tables_of(dataset: str) -> list[int]:
 
 
 def measured(
-    number: int, runs: Sequence[RunInfo], scores: pd.DataFrame, targets: pd.DataFrame, rows: Sequence[str]
+    number: int,
+    runs: Sequence[RunInfo],
+    scores: pd.DataFrame,
+    targets: pd.DataFrame,
+    seconds: Mapping[str, float | None],
+    rows: Sequence[str],
 ) -> pd.DataFrame:
     """What stands here where the paper has a table's figures.
 
@@ -179,33 +185,40 @@ def measured(
         runs: to take it from.
         scores: run, edits, metric, value, as `run_reading.scores` gives it.
         targets: run, probability, as the series `targets`; read for table 1 alone.
+        seconds: a run's id → seconds an edit; for table 1 alone.
         rows: of the table, after filters; runs of other methods are left out.
 
     Returns:
         run, row, quantity, value, edits (at which it was measured).
     """
-    found = []
+    found: list[tuple[str, str, str, float, int]] = []
+    last = AtCheckpoints(scores) if len(scores) else None
+    names = filtered(number)["quantity"].unique()
     for run in runs:
-        row, values = row_and_values(number, run, scores, targets)
-        if row in rows:
-            found += [(run.id, row, quantity, value, edits) for quantity, (value, edits) in values.items()]
+        row = row_of_run(number, run)
+        if row not in rows:
+            continue
+        if number in OVERFITTING:
+            values = _overfitting(run, targets, seconds.get(run.id))
+        elif number in SETTINGS:
+            values = _settings(run)
+        elif number in ZSRE_SCORES or last is None:
+            values = {}
+        else:  # at the last checkpoint that has it, leaving out the unedited model
+            values = {name: (value, at) for name in names for value, at in [last.last(run.id, name)] if at}
+        found += [(run.id, row, quantity, value, edits) for quantity, (value, edits) in values.items()]
     return pd.DataFrame(found, columns=["run", "row", "quantity", "value", "edits"])
 
 
-def row_and_values(
-    number: int, run: RunInfo, scores: pd.DataFrame, targets: pd.DataFrame
-) -> tuple[str, Mapping[str, tuple[float, int]]]:
-    """A run's row in a table, and quantity → its value and the edits at which it was measured."""
+def row_of_run(number: int, run: RunInfo) -> str:
+    """The row of a table that a run stands in."""
     if number in OVERFITTING:
         base, _, remedy = run.method.partition("+")
-        return (run.method if remedy == "norm" else base), _overfitting(run, targets)
-    if number in SETTINGS:
-        return run.method, _settings(run)
-    row = "EMMET baseline" if number == 5 and run.method == "EMMET" else run.method
-    return row, {} if number in ZSRE_SCORES else _last_scores(number, run, scores)
+        return run.method if remedy == "norm" else base
+    return "EMMET baseline" if number == 5 and run.method == "EMMET" else run.method
 
 
-def _overfitting(run: RunInfo, targets: pd.DataFrame) -> dict[str, tuple[float, int]]:
+def _overfitting(run: RunInfo, targets: pd.DataFrame, seconds: float | None) -> dict[str, tuple[float, int]]:
     end = "with_mpes" if run.settings.get("mpes") else "without_mpes"
     of_run = targets.loc[targets["run"] == run.id, "probability"].dropna() if len(targets) else pd.Series(dtype=float)
     found = {}
@@ -214,8 +227,8 @@ def _overfitting(run: RunInfo, targets: pd.DataFrame) -> dict[str, tuple[float, 
         found["original_fact_prob"] = (float(known[1].mean()), 0)
     if len(of_run):
         found[f"edited_fact_prob_{end}"] = (float(of_run.mean()), run.done)
-    if run.done and run.editing_seconds:
-        found[f"seconds_per_edit_{end}"] = (run.editing_seconds / run.done, run.done)
+    if seconds is not None:
+        found[f"seconds_per_edit_{end}"] = (seconds, run.done)
     return found
 
 
@@ -228,18 +241,6 @@ def _settings(run: RunInfo) -> dict[str, tuple[float, int]]:
         "mpes_extra_steps": bool(settings.get("mpes")),
     }
     return {name: (float(settings[name]), run.done) for name, is_used in used.items() if is_used and name in settings}
-
-
-def _last_scores(number: int, run: RunInfo, scores: pd.DataFrame) -> dict[str, tuple[float, int]]:
-    """Each score at the last checkpoint that has it, leaving out the unedited model."""
-    found = {}
-    of_run = scores[(scores["run"] == run.id) & (scores["edits"] > 0)].dropna(subset=["value"])
-    for quantity in filtered(number)["quantity"].unique():
-        rows = of_run[of_run["metric"] == quantity]
-        if len(rows):
-            last = rows.loc[rows["edits"].idxmax()]
-            found[quantity] = (float(last["value"]), int(last["edits"]))
-    return found
 
 
 def agreement(number: int, paper: pd.DataFrame, here: pd.DataFrame) -> list[tuple[str, int, int]]:
@@ -312,20 +313,14 @@ def without_counterpart(number: int, rows: Sequence[str], runs: Sequence[RunInfo
         return told
     if number in SETTINGS and any("AlphaEdit" in row for row in rows):
         told.append("AlphaEdit has no λp here: it works in the null space of general text.")
-    there = {row_and_values(number, run, _NO_SCORES, _NO_TARGETS)[0] for run in runs}
+    there = {row_of_run(number, run) for run in runs}
     missing = [row for row in rows if row not in there]
     if runs and missing:
         told.append(f"Not among the runs here: {', '.join(missing)}.")
-    others = sorted({run.method for run in runs if row_and_values(number, run, _NO_SCORES, _NO_TARGETS)[0] not in rows})
+    others = sorted({run.method for run in runs if row_of_run(number, run) not in rows})
     if others:
         told.append(f"Measured here and not in this table as shown: {', '.join(others)}.")
     return told
-
-
-_NO_SCORES = pd.DataFrame(
-    {"run": pd.Series(dtype=str), "edits": pd.Series(dtype=int), "metric": [], "value": pd.Series(dtype=float)}
-)
-_NO_TARGETS = pd.DataFrame({"run": pd.Series(dtype=str), "probability": pd.Series(dtype=float)})
 
 
 def shown_value(quantity: str, value: float, is_ours: bool) -> str:

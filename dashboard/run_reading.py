@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -79,34 +77,6 @@ def csv(name: str, runs: Sequence[RunInfo]) -> bytes:
     """Every row of a series of some runs as CSV, harmless in a spreadsheet."""
     frames = [series.every_row(store_of(run), name, [run.id]).astype({"run": str}) for run in runs]
     return series.as_csv(_joined(frames))
-
-
-class AtCheckpoints:
-    """Values of a frame by run, metric and edits, sorted once: looked up in the frame, each would take milliseconds.
-
-    Args:
-        frame: as `scores` gives it.
-    """
-
-    def __init__(self, frame: pd.DataFrame):
-        there = frame.dropna(subset=["value"]).sort_values("edits", kind="stable")
-        self._edits, self._values = there["edits"].to_numpy(), there["value"].to_numpy()
-        self._rows = there.groupby([there["run"].astype(str), there["metric"].astype(str)], sort=False).indices
-
-    def last(self, run: str, metric: str, at: float = math.inf) -> tuple[float | None, int | None]:
-        """A value at the last checkpoint of a run that is not behind `at`, and which one that is.
-
-        Args:
-            run: id.
-            metric: name.
-            at: edits.
-        """
-        rows = self._rows.get((run, metric), ())
-        edits = self._edits[rows] if len(rows) else self._edits[:0]
-        n_before = int(np.searchsorted(edits, at, side="right"))
-        if not n_before:
-            return None, None
-        return float(self._values[rows[n_before - 1]]), int(edits[n_before - 1])
 
 
 def lines(runs: Sequence[RunInfo]) -> list[Line]:

@@ -21,6 +21,7 @@ from dashboard import (
     theme,
     widgets,
 )
+from dashboard.at_checkpoints import AtCheckpoints
 from dashboard.charts import runs as run_charts
 from dashboard.charts.panels import Chart
 from dashboard.palette import LIGHT, Palette
@@ -104,7 +105,7 @@ def charts_of(
 
 def table_of(runs: Sequence[RunInfo], scores: pd.DataFrame, measures: Sequence[Measure], at: int) -> list[list]:
     """Rows of the table: measure, a cell a run with the best marked by symbol and word, what it is."""
-    values = run_reading.AtCheckpoints(scores)
+    values = AtCheckpoints(scores)
     rows = []
     for measure in measures:
         found = [values.last(run.id, measure.name, at) for run in runs]

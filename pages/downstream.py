@@ -11,6 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import chart_card, links, page_list, run_picker, run_reading, widgets
+from dashboard.at_checkpoints import AtCheckpoints
 from dashboard.charts import downstream as charts
 from dashboard.runs_view import left_out
 from dashboard.state import Message, remembered
@@ -63,7 +64,7 @@ def certainty(frame: pd.DataFrame) -> str:
     )
 
 
-def ends(values: run_reading.AtCheckpoints, run: str, metric: str) -> tuple[float | None, float | None, int | None]:
+def ends(values: AtCheckpoints, run: str, metric: str) -> tuple[float | None, float | None, int | None]:
     """A value before any edit, at the last checkpoint that has it, and how many edits that is."""
     first, _ = values.last(run, metric, 0)
     last, at = values.last(run, metric)
@@ -72,7 +73,7 @@ def ends(values: run_reading.AtCheckpoints, run: str, metric: str) -> tuple[floa
 
 def table_of(runs: Sequence[RunInfo], frame: pd.DataFrame, raw: pd.DataFrame, titles: Mapping[str, str]) -> list[list]:
     """Rows of the table: what it is, and a cell a run with the value before and after and the difference."""
-    values = run_reading.AtCheckpoints(frame)
+    values = AtCheckpoints(frame)
     found = {(metric, run.id): ends(values, run.id, metric) for metric in titles for run in runs}
     # What nearly all rows share is said once; tasks are asked less often than perplexity is measured.
     checkpoints = {run.id: [found[metric, run.id][2] for metric in titles] for run in runs}
@@ -83,7 +84,7 @@ def table_of(runs: Sequence[RunInfo], frame: pd.DataFrame, raw: pd.DataFrame, ti
     if len(raw):
         counts = raw[raw["metric"].isin(["unparsable", "n"])].astype({"metric": str})
         summed = counts.groupby(["run", "metric", "edits"], sort=False, as_index=False)["value"].sum()
-        sums = run_reading.AtCheckpoints(summed)
+        sums = AtCheckpoints(summed)
         rows.append(["Answers that are no option", *(_unparsable(sums, run.id) for run in runs)])
     return rows
 
@@ -100,7 +101,7 @@ def _change(first: float | None, last: float | None, at: int | None, usual: int)
     return f"{first:.1f} → {last:.1f} ({last - first:+.1f}){late}".replace("-", "−")
 
 
-def _unparsable(sums: run_reading.AtCheckpoints, run: str) -> str:
+def _unparsable(sums: AtCheckpoints, run: str) -> str:
     """How many answers of all tasks were none of the options, before and after."""
     first, last, _ = ends(sums, run, "unparsable")
     n, _ = sums.last(run, "n")

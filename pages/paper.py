@@ -269,6 +269,7 @@ def compared(number: int, models: Sequence[str], rows: Sequence[str], runs: Sequ
         runs,
         run_reading.scores(runs, "sample") if runs and number not in paper_tables.SETTINGS else pd.DataFrame(),
         run_reading.read("targets", runs) if runs and number in paper_tables.OVERFITTING else pd.DataFrame(),
+        {run.id: run_reading.seconds_of_edits(run) for run in runs} if number in paper_tables.OVERFITTING else {},
         rows,
     )
     frame = together(number, paper, here, runs)

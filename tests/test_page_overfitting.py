@@ -141,11 +141,12 @@ def test_seconds_are_those_of_editing():
     rows = [
         ("a", 5, "targets", 10.0, 5),
         ("a", 10, "targets", 20.0, 5),
+        ("a", 15, "targets", 900.0, 5),  # the machine slept
         ("a", 10, "saving", 99.0, 5),
         ("b", 5, "keys", 1.0, 5),
     ]
     frame = pd.DataFrame(rows, columns=["run", "edits", "phase", "seconds", "facts"])
-    assert mpes_pairs.seconds_by_phase(frame, "a") == {"targets": 3.0}
+    assert mpes_pairs.seconds_by_phase(frame, "a") == {"targets": 4.0}
     assert mpes_pairs.seconds_by_phase(frame, "c") == {}
 
 

@@ -21,6 +21,7 @@ from streamlit.testing.v1 import AppTest
 from tiny_pages import APP, address_of, errors, figures, markup, opened, words
 
 from dashboard import costs, live, report, run_reading, runs_view
+from dashboard.at_checkpoints import AtCheckpoints
 from encore_core.errors import InputError
 from encore_core.facts import write_facts
 from encore_core.runs import RunStore, launch, series
@@ -665,9 +666,9 @@ def test_values_at_checkpoints_are_the_last_not_behind():
     rows = [("a", 10, "f1", 3.0), ("a", 0, "f1", 1.0), ("b", 0, "f1", 9.0), ("a", 20, "f1", float("nan")),
             ("a", 5, "perplexity", 40.0)]  # fmt: skip
     frame = pd.DataFrame(rows, columns=["run", "edits", "metric", "value"]).astype({"metric": "category"})
-    values = run_reading.AtCheckpoints(frame)
+    values = AtCheckpoints(frame)
     assert values.last("a", "f1", 0) == (1.0, 0) and values.last("a", "f1", 9) == (1.0, 0)
     assert values.last("a", "f1", 10) == values.last("a", "f1") == (3.0, 10)  # what is no number is no value
     assert values.last("b", "f1", 10) == (9.0, 0) and values.last("a", "perplexity", 5) == (40.0, 5)
     assert values.last("a", "perplexity", 4) == values.last("c", "f1") == values.last("a", "x") == (None, None)
-    assert run_reading.AtCheckpoints(frame[:0]).last("a", "f1") == (None, None)
+    assert AtCheckpoints(frame[:0]).last("a", "f1") == (None, None)

@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import chart_card, findings, presenter, run_picker, run_reading, widgets
+from dashboard.at_checkpoints import AtCheckpoints
 from dashboard.charts import contributions as contribution_charts
 from dashboard.charts import runs as run_charts
 from dashboard.charts.contributions import Pair
@@ -31,7 +32,7 @@ def again() -> list[RunInfo]:
     lines, commands = run_reading.lines(runs), chart_card.commands_of(runs)
     with st.container(border=True, key="card_learn"):
         at = pick_checkpoint(norms)
-        values = run_reading.AtCheckpoints(scores)
+        values = AtCheckpoints(scores)
         widgets.tiles(
             [
                 (line.name, _figure(values, line, "norm_ratio", at, 3), f"× ‖W₀‖ at most, after {at:,} edits", "")
@@ -161,7 +162,7 @@ def _scores(
         commands=commands,
         revision=" ".join(line.run for line in lines),
     )
-    values = run_reading.AtCheckpoints(scores)
+    values = AtCheckpoints(scores)
     rows = [
         (line.name, *(_figure(values, line, name, at, 1 if name == "perplexity" else 0) for name in titles))
         for line in lines
@@ -170,7 +171,7 @@ def _scores(
     widgets.table(columns, rows, f"{heading} after {at:,} edits")
 
 
-def _figure(values: run_reading.AtCheckpoints, line: Line, metric: str, at: int, digits: int) -> str:
+def _figure(values: AtCheckpoints, line: Line, metric: str, at: int, digits: int) -> str:
     value, when = values.last(line.run, metric, at)
     if value is None:
         return "–"
