@@ -131,6 +131,8 @@ def pick_fact(places: Sequence[int], facts: Sequence[Fact], ends: pd.DataFrame) 
     return st.session_state["overfitting_fact"]
 
 
+_SHOWN = "fact that is shown"
+
 # -- one fact ----------------------------------------------------------------------------------------------------------
 
 
@@ -162,8 +164,25 @@ def fact_tiles(trajectory: pd.DataFrame, stopped: Mapping[str, str]) -> None:
     widgets.tiles(tiles)
 
 
+@st.fragment
+def one_fact_card(pair: Pair) -> None:
+    """The card of one fact; choosing another draws nothing else anew."""
+    with st.container(border=True, key="card_overfitting_one"):
+        try:
+            st.session_state[_SHOWN] = one_fact(pair)
+        except InputError as error:
+            widgets.notice(Message("error", str(error)))
+    links.write("overfitting", view_of(pair))
+
+
+def view_of(pair: Pair) -> dict[str, str | list[str]]:
+    """What a link says of a pair and the fact that is shown."""
+    place = st.session_state.get(_SHOWN)
+    return {"run": [run.id for run in pair.runs], "fact": "" if place is None else str(place)}
+
+
 def one_fact(pair: Pair) -> int | None:
-    """The card of one fact. Returns the fact that is shown."""
+    """One fact's search with and without MPES. Returns the fact that is shown."""
     arms = arms_of(pair)
     kept = with_arms(mpes_pairs.common_facts(run_reading.read("trajectories", pair.runs), pair), arms)
     if kept.empty:
@@ -528,10 +547,9 @@ def of_pair(pair: Pair) -> dict[str, str | list[str]]:
             )
         )
     run_picker.warn_of_differences(pair.runs)
-    with st.container(border=True, key="card_overfitting_one"):
-        place = one_fact(pair)
+    one_fact_card(pair)
     many_facts(pair)
-    return {"run": [run.id for run in pair.runs], "fact": "" if place is None else str(place)}
+    return view_of(pair)
 
 
 main()
