@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import figure, kept_charts, report, theme, widgets
-from dashboard.charts.panels import Chart
+from dashboard.charts.chart import Chart
 from dashboard.palette import LIGHT
 from encore_core.errors import InputError
 from encore_core.runs import RunInfo, series

@@ -15,8 +15,8 @@ from weakref import WeakKeyDictionary
 import streamlit as st
 
 from dashboard import presenter
+from dashboard.charts.chart import Chart
 from dashboard.charts.enlarged import enlarged
-from dashboard.charts.panels import Chart
 
 LIBRARY = Path(__file__).resolve().parents[1] / "assets" / "vendor" / "plotly-basic-4.1.1.min.js"
 
@@ -188,10 +188,9 @@ def _spec(chart: Chart, scale: float) -> tuple[str, float]:
     """A chart's traces and layouts as JSON, and its height; written once for a chart that is kept."""
     known = _specs.setdefault(chart, {})
     if scale not in known:
-        layouts = {name: enlarged(layout.to_plotly_json(), scale) for name, layout in
-                   (("wide", chart.figure.layout), ("narrow", chart.narrow))}  # fmt: skip
-        data = chart.figure.to_plotly_json()["data"]
-        known[scale] = as_json({"data": data, "layouts": layouts}), layouts["wide"]["height"]
+        wide, narrow = (enlarged(layout, scale) for layout in chart.layouts)
+        drawn = {"data": chart.traces, "layouts": {"wide": wide, "narrow": narrow}}
+        known[scale] = as_json(drawn), wide["height"]
     return known[scale]
 
 

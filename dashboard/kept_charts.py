@@ -1,7 +1,6 @@
 """Charts are made once: for the next visitor who asks for the same, or the next rerun, the finished one is handed out.
 
-Plotly checks every value that a figure is given, which takes a tenth to a third of a second a chart, longer than all
-else that a page of recorded runs does.
+A chart of many lines takes some hundredths of a second to be made and written as JSON.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard.charts.panels import Chart
+from dashboard.charts.chart import Chart
 from dashboard.palette import Palette
 
 KEPT = 200

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from plotly.io import to_html
 
-from dashboard.charts.panels import Chart
+from dashboard.charts.chart import Chart
 from dashboard.palette import LIGHT
 from dashboard.runs_view import duration, moment, short_model
 from encore_core.runs import RunInfo

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from dashboard.charts.panels import Chart
+from dashboard.charts.chart import Chart
 
 BOX = 1000
 _AROUND = 0.05

@@ -23,7 +23,7 @@ from dashboard import (
 )
 from dashboard.at_checkpoints import AtCheckpoints
 from dashboard.charts import runs as run_charts
-from dashboard.charts.panels import Chart
+from dashboard.charts.chart import Chart
 from dashboard.palette import LIGHT, Palette
 from dashboard.runs_view import (
     STRIP,

@@ -10,18 +10,17 @@ import served
 from test_browser import LONG, pytestmark  # noqa: F401
 
 PAGE = """
-import plotly.graph_objects as go
 import streamlit as st
 
 from dashboard import figure
-from dashboard.charts.panels import Chart
+from dashboard.charts.chart import Chart
 
 figure.load_library()
 second = st.checkbox("The second")
 for name in ("first", "second", "third"):
     if name != "second" or second:
-        drawn = go.Figure(go.Scatter(x=[0, 1], y=[0, 1]), layout={"height": 200})
-        figure.draw(Chart(drawn, drawn.layout), key=name, alt=name)
+        drawn = Chart([{"type": "scatter", "x": [0, 1], "y": [0, 1]}], {"height": 200}, {"height": 200})
+        figure.draw(drawn, key=name, alt=name)
 """
 
 INSTEAD = """

@@ -6,12 +6,11 @@ import json
 from functools import partial
 
 import pandas as pd
-import plotly.graph_objects as go
 import pytest
 
 from dashboard import figure, kept_charts
 from dashboard.charts import runs as run_charts
-from dashboard.charts.panels import Chart
+from dashboard.charts.chart import Chart
 from dashboard.charts.runs import Line
 from dashboard.palette import DARK, LIGHT
 
@@ -50,12 +49,12 @@ def test_the_same_values_are_drawn_once_and_others_anew():
 
 
 def other_chart(frame: pd.DataFrame, colours) -> Chart:
-    return Chart(go.Figure(layout={"title": {"text": "other"}}), go.Layout())
+    return Chart([], {"title": {"text": "other"}}, {})
 
 
 def test_two_functions_of_the_same_values_are_told_apart(monkeypatch):
     def chart(frame: pd.DataFrame, colours) -> Chart:
-        return Chart(go.Figure(layout={"title": {"text": "one"}}), go.Layout())
+        return Chart([], {"title": {"text": "one"}}, {})
 
     one = kept_charts.chart(partial(chart, norms()), LIGHT)
     other = kept_charts.chart(partial(other_chart, norms()), LIGHT)
@@ -83,4 +82,4 @@ def test_what_the_browser_is_sent_is_the_chart(monkeypatch):
     assert spec["revision"] == 'a "zoom"' and spec["bar"] is True
     assert [trace["name"] for trace in spec["data"]] == [trace.name for trace in chart.figure.data]
     assert spec["layouts"]["wide"]["height"] == chart.figure.layout.height == sent[0]["height"]
-    assert spec["layouts"]["narrow"] == json.loads(figure.as_json(chart.narrow))
+    assert spec["layouts"]["narrow"] == json.loads(figure.as_json(chart.narrow_layout))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # tests of the engine do without them
     import pandas as pd
     from streamlit.testing.v1 import AppTest
 
-    from dashboard.charts.panels import Chart
+    from dashboard.charts.chart import Chart
 
 APP = str(Path(__file__).resolve().parent.parent / "dashboard" / "app.py")
 METHODS = ("MEMIT", "ENCORE")

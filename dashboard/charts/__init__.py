@@ -1,11 +1,15 @@
 """Every figure that the pages draw, made from data frames; nothing here knows streamlit or torch.
 
+chart          traces and layouts, for wide pages and for narrow ones
 text           what may stand in a chart
-panels         panels with shared axes, for wide pages and for narrow ones
+panels         panels with shared axes
 probes         the Edit page: answers before and after, next tokens, growth of the edited matrices
 runs           norms and scores of runs over edits
 norm_layers    norms of every layer at some checkpoints
 contributions  what each sublayer adds to the residual stream
 overfitting    the search for targets with and without early stopping
 downstream     downstream tasks and perplexity of runs over edits
+paper          figures of the paper's tables beside what was measured
+learn          the search for a target and the sandbox of the page Learn
+tuning         what the search for hyper-parameters tried, and the causal trace
 """

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from dashboard.charts.panels import Along, Chart, Panels
+from dashboard.charts.chart import Chart
+from dashboard.charts.panels import Along, Panels
 from dashboard.charts.runs import NARROW_NAME, Line, panel_title
 from dashboard.charts.text import label
 from dashboard.palette import Palette
@@ -193,10 +194,10 @@ def _drawn(
             of_kind = part[kinds == kind]
             if of_kind.empty:
                 continue
-            panels.figure.add_bar(
+            panels.bar(
+                number,
                 x=of_kind["sublayer"],
                 y=of_kind[column],
-                **panels.axes(number),
                 name=kind,
                 legendgroup=kind,
                 showlegend=kind not in legend,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from dashboard.charts.panels import Chart
+from dashboard.charts.chart import Chart
 from dashboard.charts.runs import Line, scores
 from dashboard.palette import Palette
 
@@ -64,6 +64,6 @@ def chart(frame: pd.DataFrame, lines: Sequence[Line], titles: Mapping[str, str],
     if len(shown) and shown.max() >= LOG_FROM * shown.min():
         number = list(titles).index(PERPLEXITY)
         axis = f"yaxis{number + 1 if number else ''}"
-        for layout in (drawn.figure.layout, drawn.narrow):
+        for layout in drawn.layouts:
             layout[axis].update(type="log", tickvals=LOG_TICKS, tickformat="~s")
     return drawn

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from dashboard.charts.panels import Along, Chart, Panels
+from dashboard.charts.chart import Chart
+from dashboard.charts.panels import Along, Panels
 from dashboard.charts.text import label
 from dashboard.palette import Palette
 
@@ -29,10 +30,10 @@ def missing(frame: pd.DataFrame, colours: Palette, height: int = 240) -> Chart:
     )
     along = Along("before the layer is changed", "%{x}", ticks)
     panels = Panels([("<b>‖z − h‖, mean over the facts</b>",) * 2], colours, height, along)
-    panels.figure.add_scatter(
+    panels.scatter(
+        0,
         x=frame["place"],
         y=frame["missing"],
-        **panels.axes(0),
         mode="lines+markers+text",
         text=[f"{value:.3g}" for value in frame["missing"]],
         textposition="top center",
@@ -70,10 +71,10 @@ def trade_off(frame: pd.DataFrame, newest: str, colours: Palette, height: int = 
             if part.empty:
                 continue
             rings = [4 if which == newest else 1 for which in part["name"]]
-            panels.figure.add_scatter(
+            panels.scatter(
+                number,
                 x=part["growth"],
                 y=part[score],
-                **panels.axes(number),
                 mode="markers",
                 name=name,
                 legendgroup=name,

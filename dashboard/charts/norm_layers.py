@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from dashboard.charts.panels import Along, Chart, Panels
+from dashboard.charts.chart import Chart
+from dashboard.charts.panels import Along, Panels
 from dashboard.charts.runs import NARROW_NAME, Line, panel_title
 from dashboard.palette import Palette
 
@@ -52,10 +53,10 @@ def norms(
                 continue
             edited = part["layer"].isin(line.layers)
             named = "as loaded" if at == 0 else f"after {at:,} edits"
-            panels.figure.add_scatter(
+            panels.scatter(
+                number,
                 x=part["layer"],
                 y=part[value],
-                **panels.axes(number),
                 mode="lines",
                 name=named,
                 legendgroup=named,
@@ -64,10 +65,10 @@ def norms(
                 line={"color": shade, "width": 2.2, "dash": dash},
                 hovertemplate=f"{named}  %{{y:.4~g}}<extra></extra>",
             )
-            panels.figure.add_scatter(
+            panels.scatter(
+                number,
                 x=part["layer"][edited],
                 y=part[value][edited],
-                **panels.axes(number),
                 mode="markers",
                 name="edited layer",
                 legendgroup="edited",

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
-from dashboard.charts.panels import Along, Chart, Panels
+from dashboard.charts.chart import Chart, Traces
+from dashboard.charts.panels import Along, Panels
 from dashboard.charts.text import FONT, label
 from dashboard.palette import Palette
 
@@ -66,10 +66,10 @@ def steps(frame: pd.DataFrame, arms: Sequence[Arm], colours: Palette, height: in
         for arm in arms:
             part = frame[frame["arm"] == arm.key].sort_values("step")
             colour = arm.colour(colours)
-            panels.figure.add_scatter(
+            panels.scatter(
+                number,
                 x=part["step"],
                 y=part[term],
-                **panels.axes(number),
                 mode="lines",
                 name=label(arm.name, 40),
                 legendgroup=arm.key,
@@ -77,10 +77,10 @@ def steps(frame: pd.DataFrame, arms: Sequence[Arm], colours: Palette, height: in
                 line={"color": colour, "width": 2.5, "dash": "solid" if arm.mpes else "dash"},
                 hovertemplate=f"{label(arm.name, 30)}  %{{y:.3g}}<extra></extra>",
             )
-            panels.figure.add_scatter(
+            panels.scatter(
+                number,
                 x=part["step"].tail(1),
                 y=part[term].tail(1),
-                **panels.axes(number),
                 mode="markers",
                 name="stopping point",
                 legendgroup="stop",
@@ -96,7 +96,7 @@ def steps(frame: pd.DataFrame, arms: Sequence[Arm], colours: Palette, height: in
                 },
             )
     chart = panels.finished("", shared_y=False, columns=(5, 2))
-    for layout in (chart.figure.layout, chart.narrow):
+    for layout in chart.layouts:
         layout["yaxis"].update(range=[-0.04, 1.04], tickvals=[0, 0.25, 0.5, 0.75, 1])
     return chart
 
@@ -123,11 +123,11 @@ def distributions(groups: Sequence[tuple[Arm, pd.Series]], colours: Palette) -> 
         groups: arms with their facts' probabilities, from the top down.
         colours: the theme's.
     """
-    figure = go.Figure()
+    traces = Traces()
     for place, (arm, values) in enumerate(reversed(groups)):
         colour, mean = arm.colour(colours), float(values.mean())
         at, height = hill(values)
-        figure.add_scatter(
+        traces.scatter(
             x=[*at, *at[::-1]],
             y=[*(place + HILL * height), *[place] * len(at)],
             name=label(arm.name, 40),
@@ -138,7 +138,7 @@ def distributions(groups: Sequence[tuple[Arm, pd.Series]], colours: Palette) -> 
             hoverinfo="skip",
             showlegend=False,
         )
-        figure.add_scatter(
+        traces.scatter(
             x=[mean],
             y=[place],
             mode="markers+text",
@@ -164,8 +164,7 @@ def distributions(groups: Sequence[tuple[Arm, pd.Series]], colours: Palette) -> 
         }
         for left, width in ((190, 26), (132, 18))
     ]
-    figure.update_layout(layouts[0])
-    return Chart(figure, go.Layout(layouts[1]))
+    return Chart(traces, *layouts)
 
 
 def step_counts(groups: Sequence[tuple[Arm, pd.Series]], colours: Palette) -> Chart:
@@ -175,13 +174,13 @@ def step_counts(groups: Sequence[tuple[Arm, pd.Series]], colours: Palette) -> Ch
         groups: arms with their facts' numbers of steps.
         colours: the theme's.
     """
-    figure = go.Figure()
+    traces = Traces()
     most = 0
     for arm, values in groups:
         shares = 100 * values.value_counts(normalize=True).sort_index()
         most = max(most, int(values.max()))
         colour = arm.colour(colours)
-        figure.add_bar(
+        traces.bar(
             x=shares.index,
             y=shares,
             name=label(arm.name, 40),
@@ -209,13 +208,11 @@ def step_counts(groups: Sequence[tuple[Arm, pd.Series]], colours: Palette) -> Ch
         }
         for top in (44, 76)
     ]
-    figure.update_layout(layouts[0])
-    return Chart(figure, go.Layout(layouts[1]))
+    return Chart(traces, *layouts)
 
 
 def _layout(colours: Palette, *, height: int, left: int, top: int = 40) -> dict:
     return {
-        "template": "none",
         "height": height,
         "margin": {"l": left, "r": 20, "t": top, "b": 48},
         "paper_bgcolor": colours.page,

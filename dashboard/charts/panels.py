@@ -1,17 +1,14 @@
-"""Panels side by side with shared axes, in one arrangement for wide pages and one for narrow ones.
-
-Every chart comes in two arrangements of the same traces: `Chart.narrow` is the layout that `dashboard.figure`
-takes when there is little room.
-"""
+"""Panels side by side with shared axes, in one arrangement for wide pages and one for narrow ones."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
 
+from dashboard.charts.chart import Chart, Traces
 from dashboard.charts.text import FONT
 from dashboard.palette import Palette
 
@@ -39,25 +36,25 @@ class Along:
 EDITS = Along("edits", "after %{x:,d} edits")
 
 
-@dataclass(frozen=True, eq=False)  # equal to itself alone: comparing figures takes as long as making them
-class Chart:
-    """A figure, and its layout for narrow pages; the traces are the same."""
-
-    figure: go.Figure
-    narrow: go.Layout
-
-
 class Panels:
     """Panels side by side, in rows; which panel has which axes does not depend on how many stand in a row."""
 
     def __init__(self, titles: Sequence[tuple[str, str]], colours: Palette, height: int, along: Along = EDITS):
         self.titles, self.colours, self.height = list(titles), colours, height  # titles for wide pages and for narrow
         self.along = along
-        self.figure = go.Figure()
+        self.traces = Traces()
 
     def axes(self, number: int) -> dict[str, str]:
         suffix = str(number + 1) if number else ""
         return {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
+
+    def scatter(self, number: int, **trace: Any) -> None:
+        """Draw a scatter trace in a panel; what it is made of, as plotly has it."""
+        self.traces.scatter(**trace, **self.axes(number))
+
+    def bar(self, number: int, **trace: Any) -> None:
+        """Draw a bar trace in a panel."""
+        self.traces.bar(**trace, **self.axes(number))
 
     def mark(self, number: int, at: int | None, values: pd.Series) -> None:
         """A vertical line over the range of some values, as a trace: it takes no part in the legend or the hover."""
@@ -65,10 +62,10 @@ class Panels:
         if at is None or finite.empty:
             return
         low, high = finite.min(), finite.max()
-        self.figure.add_scatter(
+        self.scatter(
+            number,
             x=[at, at],
             y=[low, high if high > low else low * 1.0001],
-            **self.axes(number),
             mode="lines",
             hoverinfo="skip",
             showlegend=False,
@@ -94,7 +91,7 @@ class Panels:
         panels below each other and, of those, for panels beside each other: every text takes its time to be drawn.
         `more` is for the layout in the end, `x_axes` and `y_axes` for each of its axes.
         """
-        layouts = []
+        layouts: list[dict[str, Any]] = []
         for most, narrow in zip(columns, (False, True), strict=True):
             n_rows = -(-len(self.titles) // most)
             # Four panels in two rows stand as two and two, not as three and one.
@@ -103,13 +100,12 @@ class Panels:
             for number in range(len(self.titles)):
                 layout[f"xaxis{number + 1 if number else ''}"] |= x_axes or {}
                 layout[f"yaxis{number + 1 if number else ''}"] |= y_axes or {}
-            layouts.append(go.Layout(layout | (more or {})))
-        self.figure.layout = layouts[0]
-        return Chart(self.figure, layouts[1])
+            layouts.append(layout | (more or {}))
+        return Chart(self.traces, *layouts)
 
     def _legend_rows(self) -> int:
         """How many rows the legend needs on a narrow page, at most."""
-        widths = [48 + 8 * len(trace.name or "") for trace in self.figure.data if trace.showlegend]
+        widths = [48 + 8 * len(trace.get("name", "")) for trace in self.traces if trace.get("showlegend")]
         return -(-sum(widths) // _LEGEND_WIDTH)
 
     def _layout(
@@ -132,8 +128,6 @@ class Panels:
         gap_y = 0.0 if n_rows == 1 else between / inner
         width, tall = (1 - gap_x * (n_columns - 1)) / n_columns, (1 - gap_y * (n_rows - 1)) / n_rows
         layout: dict = {
-            # Explicit: Streamlit's default template has placeholder colours, which an exported figure would keep.
-            "template": "none",
             "height": height,
             "margin": {"l": _LEFT, "r": _RIGHT, "t": top_margin, "b": _BOTTOM},
             "paper_bgcolor": colours.page,

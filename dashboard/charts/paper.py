@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
-from dashboard.charts.panels import Chart, Panels
+from dashboard.charts.chart import Chart
+from dashboard.charts.panels import Panels
 from dashboard.charts.text import label
 from dashboard.palette import Palette
 
@@ -59,10 +61,10 @@ def dots(
             part = frame[(frame["quantity"] == panel.quantity) & (frame["source"] == source)]
             if part.empty:
                 continue
-            made.figure.add_scatter(
+            made.scatter(
+                number,
                 x=part["value"],
                 y=part["row"].map(place) + shift[source],
-                **made.axes(number),
                 mode="markers",
                 cliponaxis=False,
                 name=label(source, 48),
@@ -75,7 +77,7 @@ def dots(
             )
             legend.add(source)
     chart = made.finished("", shared_y=True, columns=(5, 2))
-    for layout in (chart.figure.layout, chart.narrow):
+    for layout in chart.layouts:
         _along_values(layout, panels, rows, colours)
     return chart
 
@@ -100,16 +102,17 @@ def _looks(sources: Mapping[str, bool], colours: Palette) -> dict[str, dict]:
     return looks
 
 
-def _along_values(layout, panels: Sequence[Panel], rows: Sequence[str], colours: Palette) -> None:
+def _along_values(layout: dict[str, Any], panels: Sequence[Panel], rows: Sequence[str], colours: Palette) -> None:
     """Turn panels over edits into panels over values, with a method a row."""
     names = [label(row, WIDEST_NAME) for row in reversed(rows)]
     longest = max((min(len(row), WIDEST_NAME) for row in rows), default=0)
-    layout.hovermode = "closest"
-    layout.margin.l = 20 + round(_CHARACTER * longest)
+    layout["hovermode"] = "closest"
+    layout["margin"]["l"] = 20 + round(_CHARACTER * longest)
     for number, panel in enumerate(panels):
         suffix = str(number + 1) if number else ""
         axis = layout[f"xaxis{suffix}"]
-        axis.update(matches=None, title=None, unifiedhovertitle=None, tickformat=None, hoverformat=None)
+        for name in ("matches", "title", "unifiedhovertitle", "tickformat", "hoverformat"):
+            axis.pop(name, None)
         axis.update(_scale(panel.axis))
         layout[f"yaxis{suffix}"].update(
             range=[-0.6, len(rows) - 0.4],

@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from dashboard.charts.panels import Chart
+from dashboard.charts.chart import Chart
 from dashboard.charts.text import FONT, label, percent
 from dashboard.palette import Palette
 
@@ -34,11 +34,6 @@ def _base(figure: go.Figure, colours: Palette, height: int) -> go.Figure:
     figure.update_xaxes(fixedrange=True)
     figure.update_yaxes(fixedrange=True)
     return figure
-
-
-def _alike(figure: go.Figure) -> Chart:
-    """A chart that is arranged alike on wide pages and on narrow ones."""
-    return Chart(figure, figure.layout)
 
 
 def probabilities(rows: pd.DataFrame, colours: Palette, edited: bool) -> Chart:
@@ -129,7 +124,7 @@ def probabilities(rows: pd.DataFrame, colours: Palette, edited: bool) -> Chart:
         title={"text": "probability of the answer", "font": {"color": colours.muted, "size": 13}, "standoff": 6},
     )  # fmt: skip
     figure.update_yaxes(range=[y, 0], visible=False)
-    return _alike(figure)
+    return Chart.of(figure)
 
 
 class _Lines:
@@ -186,7 +181,7 @@ def next_tokens(tokens: pd.DataFrame, colours: Palette) -> Chart:
     _base(figure, colours, 66 + 31 * int(tokens["rank"].max()))
     figure.update_layout(margin={"l": 100, "r": 12, "t": 40, "b": 8}, bargap=0.3)
     figure.update_annotations(font={"size": 15, "color": colours.muted})
-    return _alike(figure)
+    return Chart.of(figure)
 
 
 def norm_growth(norms: pd.DataFrame, colours: Palette) -> Chart:
@@ -216,4 +211,4 @@ def norm_growth(norms: pd.DataFrame, colours: Palette) -> Chart:
         gridcolor=colours.line, zerolinecolor=colours.line, rangemode="tozero", nticks=5, ticksuffix=" %",
         tickfont={"color": colours.muted, "size": 13},
     )  # fmt: skip
-    return _alike(figure)
+    return Chart.of(figure)

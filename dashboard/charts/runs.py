@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from dashboard.charts.panels import Chart, Panels
+from dashboard.charts.chart import Chart
+from dashboard.charts.panels import Panels
 from dashboard.charts.text import label
 from dashboard.palette import DASHES, Palette
 
@@ -80,10 +81,10 @@ def norms(
             part = by_layer[layer]
             is_edited = layer in line.layers
             group = layer if is_edited else "others"
-            panels.figure.add_scatter(
+            panels.scatter(
+                number,
                 x=part["edits"],
                 y=part[value],
-                **panels.axes(number),
                 mode=_mode(part, MARKED_POINTS if is_edited else 0),
                 name=f"layer {layer}" if is_edited else "other layers",
                 legendgroup=str(group),
@@ -98,10 +99,10 @@ def norms(
         if scale == "ratio" and len(of_run):
             # A trace, because a line of the layout would blow the range of a logarithmic axis.
             span = [of_run["edits"].min(), max(of_run["edits"].max(), 1)]
-            panels.figure.add_scatter(
+            panels.scatter(
+                number,
                 x=span,
                 y=[1, 1],
-                **panels.axes(number),
                 mode="lines",
                 name="as loaded",
                 legendgroup="loaded",
@@ -151,10 +152,10 @@ def scores(
             part = of_metric[of_metric["run"] == line.run]
             shown = number == 0 and len(lines) > 1
             colour = colours.method(line.method)
-            panels.figure.add_scatter(
+            panels.scatter(
+                number,
                 x=part["edits"],
                 y=part["value"],
-                **panels.axes(number),
                 mode=_mode(part, most),
                 name=label(line.name, 40),
                 legendgroup=line.run,

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from dashboard.charts.panels import Along, Chart, Panels
+from dashboard.charts.chart import Chart
+from dashboard.charts.panels import Along, Panels
 from dashboard.palette import Palette
 
 SCORES = {"overall": "Overall", "edit": "Edit", "paraphrase": "Paraphrase", "neighborhood": "Neighbourhood"}
@@ -35,10 +36,10 @@ def searched(frame: pd.DataFrame, titles: Mapping[str, str], colours: Palette, h
         for score, name in reversed(SCORES.items()):
             top = score == "overall"
             symbols = ["diamond" if taken else "circle" for taken in part["taken"]]
-            panels.figure.add_scatter(
+            panels.scatter(
+                number,
                 x=part["place"],
                 y=part[score],
-                **panels.axes(number),
                 mode="lines+markers",
                 name=name,
                 legendgroup=score,
@@ -55,7 +56,7 @@ def searched(frame: pd.DataFrame, titles: Mapping[str, str], colours: Palette, h
         "", shared_y=False, columns=(4, 2), hundred=range(len(titles)), more={"hovermode": "closest"},
         x_axes={"matches": None, "tickangle": 0},
     )  # fmt: skip
-    for layout in (chart.figure.layout, chart.narrow):
+    for layout in chart.layouts:
         for number, (places, texts) in enumerate(ticks):
             axis = layout[f"xaxis{number + 1 if number else ''}"]
             axis.update(range=[-0.4, len(places) - 0.6], tickvals=places, ticktext=texts)
@@ -73,7 +74,8 @@ def recalled(frame: pd.DataFrame, colours: Palette, height: int = 200) -> Chart:
     ticks = tuple((layer, str(layer)) for layer in frame["layer"] if layer % TICK_EVERY == 0)
     panels = Panels([("", "")], colours, height, Along("layer", "layer %{x:d}", ticks))
     for edited, part in frame.groupby("edited"):
-        panels.figure.add_bar(
+        panels.bar(
+            0,
             x=part["layer"],
             y=part["effect"],
             name="edited layer" if edited else "other layer",

@@ -1,0 +1,61 @@
+"""A chart: traces, and their layouts for wide pages and for narrow ones, as plotly's JSON has them.
+
+Plain values: plotly's own classes check whatever they are given, which takes a tenth to a third of a second a chart.
+What is drawn in the browser is checked there; `Chart.figure` has it checked here, for files and tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import plotly.graph_objects as go
+
+
+class Traces(list[dict[str, Any]]):
+    """Traces, to be added one by one as plotly's figures take them."""
+
+    def scatter(self, **trace: Any) -> None:
+        self.append({"type": "scatter", **trace})
+
+    def bar(self, **trace: Any) -> None:
+        self.append({"type": "bar", **trace})
+
+
+@dataclass(frozen=True, eq=False)  # equal to itself alone: comparing charts takes as long as making them
+class Chart:
+    """The same traces in two arrangements.
+
+    Attributes:
+        traces: each with its type.
+        wide: the layout.
+        narrow_layout: what `dashboard.figure` takes when there is little room.
+    """
+
+    traces: Sequence[Mapping[str, Any]]
+    wide: dict[str, Any]
+    narrow_layout: dict[str, Any]
+
+    @classmethod
+    def of(cls, figure: go.Figure) -> Chart:
+        """A figure, arranged alike on wide pages and on narrow ones."""
+        drawn = figure.to_plotly_json()
+        return cls(drawn["data"], drawn["layout"], drawn["layout"])
+
+    @property
+    def layouts(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Both, to be changed alike by whoever makes the chart."""
+        return self.wide, self.narrow_layout
+
+    @cached_property
+    def figure(self) -> go.Figure:
+        """The chart as plotly's classes have it."""
+        # Explicit: Streamlit's default template has placeholder colours, which an exported figure would keep.
+        return go.Figure(self.traces, {"template": "none"} | self.wide)
+
+    @cached_property
+    def narrow(self) -> go.Layout:
+        """The layout for narrow pages, in the same form."""
+        return go.Layout({"template": "none"} | self.narrow_layout)
