@@ -95,7 +95,7 @@ def _progress_in(place):
         with place.container():
             st.html('<p class="es-sentence">Getting the model ready</p>')
             st.progress(min(1.0, max(0.0, share)), text=f"{what} …")
-            st.caption("The first start takes about a minute; later ones take seconds.")
+            st.caption("The first start takes up to a minute; later ones take seconds.")
 
     return show
 

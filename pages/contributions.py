@@ -222,7 +222,7 @@ def live(value: str) -> None:
             ready = "visitor" in st.session_state
             asked = st.form_submit_button("Measure" if ready else "Load the model and measure", type="primary")
         if not ready:
-            st.caption("The first start takes about a minute; later ones take seconds.")
+            st.caption("The first start takes up to a minute; later ones take seconds.")
         try:
             if asked:
                 measure(text)

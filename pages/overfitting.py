@@ -392,7 +392,7 @@ def live() -> None:
         if fact is not None:
             widgets.sentence(fact)
         if "visitor" not in st.session_state:
-            st.caption("The model is loaded first, which takes some seconds (at the first start about a minute).")
+            st.caption("The model is loaded first, which takes some seconds (at the first start up to a minute).")
         asked = st.button(
             "Search its target twice: with and without MPES",
             type="primary",

@@ -38,12 +38,6 @@ class Chart:
     wide: dict[str, Any]
     narrow_layout: dict[str, Any]
 
-    @classmethod
-    def of(cls, figure: go.Figure) -> Chart:
-        """A figure, arranged alike on wide pages and on narrow ones."""
-        drawn = figure.to_plotly_json()
-        return cls(drawn["data"], drawn["layout"], drawn["layout"])
-
     @property
     def layouts(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Both, to be changed alike by whoever makes the chart."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import pandas as pd
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
+from typing import Any
 
-from dashboard.charts.chart import Chart
+import pandas as pd
+
+from dashboard.charts.chart import Chart, Traces
 from dashboard.charts.text import FONT, label, percent
 from dashboard.palette import Palette
 
 _HEADING, _LABEL, _LANE, _GAP = 40, 27, 25, 15  # heights in pixels of what the probability chart stacks
+_BETWEEN = 0.16  # the two lists of next words, for the words of the right one
 
 SECTIONS = {
     "rewrite": "Should change",
@@ -20,20 +21,16 @@ SECTIONS = {
 }
 
 
-def _base(figure: go.Figure, colours: Palette, height: int) -> go.Figure:
-    """What all figures have in common. The template is explicit: Streamlit's default one is for its own page only."""
-    figure.update_layout(
-        template="none",
-        height=height,
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": FONT, "size": 15, "color": colours.ink},
-        hoverlabel={"font": {"family": FONT, "size": 14}},
-        dragmode=False,
-    )
-    figure.update_xaxes(fixedrange=True)
-    figure.update_yaxes(fixedrange=True)
-    return figure
+def _layout(colours: Palette, height: int, **more: Any) -> dict[str, Any]:
+    """What all layouts here have in common, and what is one's own."""
+    return {
+        "height": height,
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": FONT, "size": 15, "color": colours.ink},
+        "hoverlabel": {"font": {"family": FONT, "size": 14}},
+        "dragmode": False,
+    } | more
 
 
 def probabilities(rows: pd.DataFrame, colours: Palette, edited: bool) -> Chart:
@@ -44,7 +41,7 @@ def probabilities(rows: pd.DataFrame, colours: Palette, edited: bool) -> Chart:
         colours: the theme's.
         edited: whether there is an "after"; without it only what the model says as loaded is drawn.
     """
-    figure = go.Figure()
+    traces = Traces()
     y = 0.0
     section = None
     points: dict[str, list[dict]] = {"new": [], "true": []}
@@ -73,19 +70,19 @@ def probabilities(rows: pd.DataFrame, colours: Palette, edited: bool) -> Chart:
         for share in (0.25, 0.5, 0.75):  # beside the lanes only, lest they cross the text
             ticks.add(share, share, lanes_from, y)
         y += _GAP
-    # Lines are traces with gaps: hundreds of shapes would take Plotly's Python side seconds.
-    ticks.draw(figure, {"color": colours.line, "width": 1, "dash": "dot"})
-    tracks.draw(figure, {"color": colours.line, "width": 2})
+    # Lines are traces with gaps: every shape would be an element of the page.
+    ticks.draw(traces, {"color": colours.line, "width": 1, "dash": "dot"})
+    tracks.draw(traces, {"color": colours.line, "width": 2})
     for which, marks in points.items():
         moves = _Lines()
         for point in marks:
             moves.add(point["before"], point["after"], point["y"], point["y"])
-        moves.draw(figure, {"color": getattr(colours, which), "width": 5})
+        moves.draw(traces, {"color": getattr(colours, which), "width": 5})
     names = {"new": "new answer", "true": "true answer"}
     for which, symbol in (("new", "circle"), ("true", "diamond")):
         for moment in ("before", "after") if edited else ("before",):
             hollow = moment == "before" and edited
-            figure.add_scatter(
+            traces.scatter(
                 x=[point[moment] for point in points[which]],
                 y=[point["y"] for point in points[which]],
                 customdata=[
@@ -105,8 +102,9 @@ def probabilities(rows: pd.DataFrame, colours: Palette, edited: bool) -> Chart:
                 },
             )
     top, bottom = 44, 46
-    _base(figure, colours, int(y) + top + bottom)
-    figure.update_layout(
+    layout = _layout(
+        colours,
+        int(y) + top + bottom,
         margin={"l": 12, "r": 190, "t": top, "b": bottom},
         annotations=texts,
         legend={
@@ -117,14 +115,15 @@ def probabilities(rows: pd.DataFrame, colours: Palette, edited: bool) -> Chart:
             "yanchor": "bottom",
             "font": {"size": 14},
         },
-    )
-    figure.update_xaxes(
-        range=[0, 1], tickvals=[0, 0.25, 0.5, 0.75, 1], ticktext=["0", "25", "50", "75", "100 %"],
-        showgrid=False, zeroline=False, tickfont={"color": colours.muted, "size": 13},
-        title={"text": "probability of the answer", "font": {"color": colours.muted, "size": 13}, "standoff": 6},
+        xaxis={
+            "fixedrange": True, "range": [0, 1], "tickvals": [0, 0.25, 0.5, 0.75, 1],
+            "ticktext": ["0", "25", "50", "75", "100 %"], "showgrid": False, "zeroline": False,
+            "tickfont": {"color": colours.muted, "size": 13},
+            "title": {"text": "probability of the answer", "font": {"color": colours.muted, "size": 13}, "standoff": 6},
+        },
+        yaxis={"fixedrange": True, "range": [y, 0], "visible": False},
     )  # fmt: skip
-    figure.update_yaxes(range=[y, 0], visible=False)
-    return Chart.of(figure)
+    return Chart(traces, layout, layout)
 
 
 class _Lines:
@@ -138,8 +137,8 @@ class _Lines:
         self.x += [x0, x1, None]
         self.y += [y0, y1, None]
 
-    def draw(self, figure: go.Figure, line: dict) -> None:
-        figure.add_scatter(x=self.x, y=self.y, mode="lines", line=line, hoverinfo="skip", showlegend=False)
+    def draw(self, traces: Traces, line: dict) -> None:
+        traces.scatter(x=self.x, y=self.y, mode="lines", line=line, hoverinfo="skip", showlegend=False)
 
 
 def _text(x: float, y: float, text: str, colour: str, size: int) -> dict:
@@ -159,29 +158,41 @@ def next_tokens(tokens: pd.DataFrame, colours: Palette) -> Chart:
     """
     moments = list(dict.fromkeys(tokens["moment"]))
     titles = {"before": "Before", "after": "After"} if len(moments) > 1 else {"before": "Next word, as loaded"}
-    figure = make_subplots(
-        cols=len(moments),
-        subplot_titles=[f"<b>{titles[moment]}</b>" for moment in moments],
-        shared_yaxes=False,
-        horizontal_spacing=0.16,
-    )
-    for column, moment in enumerate(moments, start=1):
+    traces, axes, headings = Traces(), {}, []
+    width = (1 - _BETWEEN * (len(moments) - 1)) / len(moments)
+    for number, moment in enumerate(moments):
         part = tokens[tokens["moment"] == moment]
-        figure.add_bar(
-            col=column, row=1, orientation="h", x=part["probability"], y=part["rank"],
-            marker_color=[{"new": colours.new, "true": colours.true}.get(role, colours.muted) for role in part["role"]],
+        suffix, left = str(number + 1) if number else "", number * (width + _BETWEEN)
+        traces.bar(
+            xaxis=f"x{suffix}", yaxis=f"y{suffix}", orientation="h", x=part["probability"], y=part["rank"],
+            marker={"color": [{"new": colours.new, "true": colours.true}.get(role, colours.muted)
+                              for role in part["role"]]},
             text=[percent(value) for value in part["probability"]], textposition="outside", cliponaxis=False,
             textfont={"color": colours.ink}, hoverinfo="skip", showlegend=False,
         )  # fmt: skip
-        figure.update_xaxes(visible=False, range=[0, 1.22], col=column)
-        figure.update_yaxes(
-            col=column, autorange="reversed", tickvals=part["rank"], ticktext=[label(t, 14) for t in part["token"]],
-            ticks="", ticklabelstandoff=6, showgrid=False, zeroline=False, tickfont={"size": 15},
-        )  # fmt: skip
-    _base(figure, colours, 66 + 31 * int(tokens["rank"].max()))
-    figure.update_layout(margin={"l": 100, "r": 12, "t": 40, "b": 8}, bargap=0.3)
-    figure.update_annotations(font={"size": 15, "color": colours.muted})
-    return Chart.of(figure)
+        axes[f"xaxis{suffix}"] = {
+            "fixedrange": True, "anchor": f"y{suffix}", "domain": [left, left + width], "visible": False,
+            "range": [0, 1.22],
+        }  # fmt: skip
+        axes[f"yaxis{suffix}"] = {
+            "fixedrange": True, "anchor": f"x{suffix}", "autorange": "reversed", "tickvals": part["rank"],
+            "ticktext": [label(token, 14) for token in part["token"]], "ticks": "", "ticklabelstandoff": 6,
+            "showgrid": False, "zeroline": False, "tickfont": {"size": 15},
+        }  # fmt: skip
+        headings.append({
+            "text": f"<b>{titles[moment]}</b>", "x": left + width / 2, "y": 1, "xref": "paper", "yref": "paper",
+            "xanchor": "center", "yanchor": "bottom", "showarrow": False,
+            "font": {"size": 15, "color": colours.muted},
+        })  # fmt: skip
+    layout = _layout(
+        colours,
+        66 + 31 * int(tokens["rank"].max()),
+        margin={"l": 100, "r": 12, "t": 40, "b": 8},
+        bargap=0.3,
+        annotations=headings,
+        **axes,
+    )
+    return Chart(traces, layout, layout)
 
 
 def norm_growth(norms: pd.DataFrame, colours: Palette) -> Chart:
@@ -192,8 +203,8 @@ def norm_growth(norms: pd.DataFrame, colours: Palette) -> Chart:
         colours: the theme's.
     """
     growth = 100 * (norms["after"] / norms["before"] - 1)
-    figure = go.Figure()
-    figure.add_bar(
+    traces = Traces()
+    traces.bar(
         x=[f"layer {layer}" for layer in norms["layer"]],
         y=growth,
         text=[f"{value:+.3f} %" for value in growth],
@@ -205,10 +216,15 @@ def norm_growth(norms: pd.DataFrame, colours: Palette) -> Chart:
             "pattern": {"shape": "/", "fgcolor": colours.panel, "fillmode": "overlay", "size": 7},
         },
     )
-    _base(figure, colours, 280)
-    figure.update_layout(margin={"l": 64, "r": 12, "t": 30, "b": 34}, bargap=0.45)
-    figure.update_yaxes(
-        gridcolor=colours.line, zerolinecolor=colours.line, rangemode="tozero", nticks=5, ticksuffix=" %",
-        tickfont={"color": colours.muted, "size": 13},
+    layout = _layout(
+        colours,
+        280,
+        margin={"l": 64, "r": 12, "t": 30, "b": 34},
+        bargap=0.45,
+        xaxis={"fixedrange": True},
+        yaxis={
+            "fixedrange": True, "gridcolor": colours.line, "zerolinecolor": colours.line, "rangemode": "tozero",
+            "nticks": 5, "ticksuffix": " %", "tickfont": {"color": colours.muted, "size": 13},
+        },
     )  # fmt: skip
-    return Chart.of(figure)
+    return Chart(traces, layout, layout)

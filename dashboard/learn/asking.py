@@ -67,7 +67,7 @@ def button(key: str, words: str, work: Callable[[Visitor, Show], None], *, disab
     label = words if is_there else f"Load the model and {words[0].lower()}{words[1:]}"
     asked = st.button(label, type="primary", key=f"learn_{key}", disabled=disabled)
     if not is_there:
-        st.caption("Loading takes some seconds; at the first start of the program about a minute.")
+        st.caption("Loading takes some seconds; at the first start of the program up to a minute.")
     if asked:
         _compute(key, work)
         st.rerun()  # the frame's sidebar and this page's buttons say what is there now
