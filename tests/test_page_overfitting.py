@@ -47,16 +47,18 @@ def test_each_term_has_a_panel_and_each_arm_its_stopping_point():
     for number, term in enumerate(charts.TERMS):
         axis = f"x{number + 1}" if number else "x"
         lines = [trace for trace in chart.figure.data if trace.xaxis == axis and trace.mode == "lines"]
-        marks = [trace for trace in chart.figure.data if trace.xaxis == axis and trace.mode == "markers"]
-        for arm, line, mark in zip((WITHOUT, STOPPING), lines, marks, strict=True):
+        [marks] = [trace for trace in chart.figure.data if trace.xaxis == axis and trace.mode == "markers"]
+        for arm, line, x, y, colour in zip(
+            (WITHOUT, STOPPING), lines, marks.x, marks.y, marks.marker.color, strict=True
+        ):
             wanted = frame[frame["arm"] == arm.key]
             assert list(line.x) == wanted["step"].tolist() and list(line.y) == wanted[term].tolist()
-            assert (mark.x[0], mark.y[0]) == (wanted["step"].iloc[-1], wanted[term].iloc[-1])
+            assert (x, y) == (wanted["step"].iloc[-1], wanted[term].iloc[-1]) and colour == line.line.color
         assert lines[0].line.dash != lines[1].line.dash and lines[0].line.color != lines[1].line.color
     assert chart.figure.layout.xaxis.title.text == "step"
     assert chart.figure.layout.yaxis.range == chart.narrow.yaxis.range == (-0.04, 1.04)
     named = [trace.name for trace in chart.figure.data if trace.showlegend]
-    assert named == ["\u2068no MPES\u2069", "stopping point", "\u2068MPES\u2069"]
+    assert named == ["\u2068no MPES\u2069", "\u2068MPES\u2069", "stopping point"]
 
 
 @pytest.mark.parametrize("colours", [LIGHT, DARK])
@@ -249,7 +251,7 @@ def test_the_page_opens_with_a_clean_pair_and_says_what_the_store_holds(made, id
     for run, part in kept.groupby("run", observed=True):
         assert f"p of the answer after {part['step'].max()} step" in words(app)
         assert f"{ends[run]:.2f}" in words(app)
-    assert len(steps["data"]) == 5 * 2 * 2 and len(hills["data"]) == 2 * 2
+    assert len(steps["data"]) == 5 * (2 + 1) and len(hills["data"]) == 2 * 2
     assert len(bars["data"]) == 2
     means = series.targets(store, [ids["memit"], ids["mpes"]]).groupby("run", observed=True)["probability"].mean()
     row = next(r for r in re.findall(r"<tr>(.*?)</tr>", markup(app), re.DOTALL) if ", here" in r)
@@ -348,7 +350,7 @@ def test_a_fact_is_searched_twice_on_the_visitors_model(monkeypatch):
     ends = tried.trajectory.groupby("arm")["step"].max()
     assert ends["stopped"] <= ends["without"] and tried.fact == Fact("France", "The capital of {} is", "Rome")
     [steps] = figures(app)
-    assert len(steps["data"]) == 20 and "as loaded" in words(app)
+    assert len(steps["data"]) == 5 * (2 + 1) and "as loaded" in words(app)
     visitor = app.session_state["visitor"]
     assert visitor.session.n_edits == 0 and not visitor.session.history
     # It stays when something else on the page changes.

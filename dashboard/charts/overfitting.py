@@ -62,39 +62,38 @@ def steps(frame: pd.DataFrame, arms: Sequence[Arm], colours: Palette, height: in
         height: of a row of panels in pixels.
     """
     panels = Panels([(f"<b>{title}</b>",) * 2 for title in TERMS.values()], colours, height, STEPS)
+    paths = [(arm, frame[frame["arm"] == arm.key].sort_values("step")) for arm in arms]
+    ends = [(arm.colour(colours), path.iloc[-1]) for arm, path in paths if len(path)]
     for number, term in enumerate(TERMS):
-        for arm in arms:
-            part = frame[frame["arm"] == arm.key].sort_values("step")
-            colour = arm.colour(colours)
+        for arm, path in paths:
             panels.scatter(
                 number,
-                x=part["step"],
-                y=part[term],
+                x=path["step"],
+                y=path[term],
                 mode="lines",
                 name=label(arm.name, 40),
                 legendgroup=arm.key,
                 showlegend=number == 0,
-                line={"color": colour, "width": 2.5, "dash": "solid" if arm.mpes else "dash"},
+                line={"color": arm.colour(colours), "width": 2.5, "dash": "solid" if arm.mpes else "dash"},
                 hovertemplate=f"{label(arm.name, 30)}  %{{y:.3g}}<extra></extra>",
             )
-            panels.scatter(
-                number,
-                x=part["step"].tail(1),
-                y=part[term].tail(1),
-                mode="markers",
-                name="stopping point",
-                legendgroup="stop",
-                legendrank=2000,
-                # In the legend once, in the colour of either.
-                showlegend=number == 0 and arm is arms[0],
-                hoverinfo="skip",
-                marker={
-                    "symbol": "star",
-                    "size": 14,
-                    "color": colour,
-                    "line": {"width": 1, "color": colours.page},
-                },
-            )
+        panels.scatter(
+            number,
+            x=[end["step"] for _, end in ends],
+            y=[end[term] for _, end in ends],
+            mode="markers",
+            name="stopping point",
+            legendgroup="stop",
+            legendrank=2000,
+            showlegend=number == 0,
+            hoverinfo="skip",
+            marker={
+                "symbol": "star",
+                "size": 14,
+                "color": [colour for colour, _ in ends],
+                "line": {"width": 1, "color": colours.page},
+            },
+        )
     chart = panels.finished("", shared_y=False, columns=(5, 2))
     for layout in chart.layouts:
         layout["yaxis"].update(range=[-0.04, 1.04], tickvals=[0, 0.25, 0.5, 0.75, 1])
