@@ -101,29 +101,28 @@ def texts_of(run: RunInfo) -> tuple[Fact, ...]:
         return ()
 
 
-def pick_fact(places: Sequence[int], facts: Sequence[Fact], ends: pd.DataFrame) -> int:
+def pick_fact(ends: Mapping[int, str], facts: Sequence[Fact]) -> int:
     """The fact as chosen, by its place in the run's facts.
 
     Args:
-        places: of which every step was kept.
+        ends: place → probabilities at the last steps, of the facts of which every step was kept.
         facts: texts by place; empty where they are not here.
-        ends: fact, arm, probability at the last step.
     """
+    places = list(ends)
     if remembered("overfitting_fact", places[0]) not in places:
         widgets.notice(
             Message("info", f"Of fact {st.session_state['overfitting_fact']} the steps were not kept in these runs.")
         )
         st.session_state["overfitting_fact"] = places[0]
-    ends_at = ends.groupby("fact")["probability"].apply(lambda values: " and ".join(f"{p:.2f}" for p in values))
 
     def named(place: int) -> str:
         if place < len(facts):
             return f"fact {place} · {facts[place].text} … {facts[place].target_new}"
-        return f"fact {place} · ends at p = {ends_at[place]}"
+        return f"fact {place} · ends at p = {ends[place]}"
 
     st.selectbox(
         f"Fact · every step of {len(places)} was kept, type to search",
-        list(places),
+        places,
         key="overfitting_fact",
         format_func=named,
         persist_state="session",
@@ -181,10 +180,27 @@ def view_of(pair: Pair) -> dict[str, str | list[str]]:
     return {"run": [run.id for run in pair.runs], "fact": "" if place is None else str(place)}
 
 
+@st.cache_resource(show_spinner=False, max_entries=20)
+def _searches(key: tuple[object, ...], _pair: Pair) -> tuple[pd.DataFrame, dict[int, str]]:
+    """The steps of all facts of which every run kept them, with their arms, and fact → probabilities at the last ones.
+
+    Shared between visitors: not to be changed.
+    """
+    kept = with_arms(mpes_pairs.common_facts(run_reading.read("trajectories", _pair.runs), _pair), arms_of(_pair))
+    if kept.empty:
+        return kept, {}
+    last = kept.loc[kept.groupby(["fact", "arm"], sort=False)["step"].idxmax()]
+    ends: dict[int, list[str]] = {int(fact): [] for fact in kept["fact"].unique()}
+    for row in last.itertuples():
+        ends[int(row.fact)].append(f"{row.probability:.2f}")
+    return kept, {fact: " and ".join(values) for fact, values in ends.items()}
+
+
 def one_fact(pair: Pair) -> int | None:
     """One fact's search with and without MPES. Returns the fact that is shown."""
     arms = arms_of(pair)
-    kept = with_arms(mpes_pairs.common_facts(run_reading.read("trajectories", pair.runs), pair), arms)
+    key = [(str(run_reading.store_of(run).folder), *run_reading.version(run)) for run in pair.runs]
+    kept, ended = _searches(tuple(key), pair)
     if kept.empty:
         widgets.notice(
             Message(
@@ -195,8 +211,7 @@ def one_fact(pair: Pair) -> int | None:
         )
         return None
     facts = texts_of(pair.runs[0])
-    last = kept.loc[kept.groupby(["fact", "arm"], sort=False)["step"].idxmax()]
-    place = pick_fact([int(fact) for fact in kept["fact"].unique()], facts, last)
+    place = pick_fact(ended, facts)
     if place < len(facts):
         widgets.sentence(facts[place])
     trajectory = kept[kept["fact"] == place]

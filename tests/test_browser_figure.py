@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 import served
@@ -38,11 +38,13 @@ Object.defineProperty(window, 'Plotly', {
 """Plotly with something of the test's own in front of its drawing."""
 
 
-@pytest.fixture
-def script(tmp_path) -> Path:
-    path = tmp_path / "charts.py"
-    path.write_text(PAGE, encoding="utf-8")
-    return path
+@pytest.fixture(scope="module")
+def served_charts(tmp_path_factory) -> Iterator[tuple[object, str]]:
+    """A browser, and the address of the page."""
+    script = tmp_path_factory.mktemp("charts") / "charts.py"
+    script.write_text(PAGE, encoding="utf-8")
+    with served.app(script=str(script)) as address, served.browser() as browser:
+        yield browser, address
 
 
 def opened(browser, address: str, before_drawing: str):
@@ -59,30 +61,27 @@ def chart(page, name: str):
     return page.get_by_role("figure", name=re.compile(f"^{name}$"))
 
 
-def test_what_cannot_be_drawn_leaves_the_others_and_is_told(script):
-    fails = "if (node.ariaLabel === 'first') throw new Error('not this one')"
-    with served.app(script=str(script)) as address, served.browser() as browser:
-        page, problems = opened(browser, address, fails)
-        chart(page, "third").locator(".main-svg").first.wait_for(timeout=LONG)
-        assert chart(page, "first").locator(".main-svg").count() == 0
-        assert problems == ["not this one"]
+def test_what_cannot_be_drawn_leaves_the_others_and_is_told(served_charts):
+    page, problems = opened(*served_charts, "if (node.ariaLabel === 'first') throw new Error('not this one')")
+    chart(page, "third").locator(".main-svg").first.wait_for(timeout=LONG)
+    assert chart(page, "first").locator(".main-svg").count() == 0
+    assert problems == ["not this one"]
 
 
-def test_what_goes_away_while_it_is_drawn_is_cleared_up_afterwards(script):
+def test_what_goes_away_while_it_is_drawn_is_cleared_up_afterwards(served_charts):
     # Drawn, it waits to be let go and then does what Plotly does last: it tells those who listen.
-    waits = (
+    page, problems = opened(
+        *served_charts,
         "if (node.ariaLabel === 'second') { window.second = node; await react(node, ...rest); "
-        "await new Promise((go) => { window.letGo = go; }); node.emit('plotly_afterplot'); return; }"
+        "await new Promise((go) => { window.letGo = go; }); node.emit('plotly_afterplot'); return; }",
     )
-    with served.app(script=str(script)) as address, served.browser() as browser:
-        page, problems = opened(browser, address, waits)
-        chart(page, "third").locator(".main-svg").first.wait_for(timeout=LONG)
-        box = page.get_by_text("The second")
-        box.click()
-        page.wait_for_function("!!window.letGo", timeout=LONG)
-        box.click()
-        chart(page, "second").wait_for(state="detached", timeout=LONG)
-        assert page.evaluate("'emit' in second")
-        page.evaluate("letGo()")
-        page.wait_for_function("!('emit' in second)", timeout=LONG)
-        assert not problems
+    chart(page, "third").locator(".main-svg").first.wait_for(timeout=LONG)
+    box = page.get_by_text("The second")
+    box.click()
+    page.wait_for_function("!!window.letGo", timeout=LONG)
+    box.click()
+    chart(page, "second").wait_for(state="detached", timeout=LONG)
+    assert page.evaluate("'emit' in second")
+    page.evaluate("letGo()")
+    page.wait_for_function("!('emit' in second)", timeout=LONG)
+    assert not problems

@@ -252,6 +252,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.slow
 def test_who_is_killed_goes_on_with_the_same_sums(gpt2, tiny_folder, statistics_text, home):
     """SIGKILL at moments drawn, most of them while a batch is run or its sums are written: that is all they do."""
     draw = random.Random(7)
@@ -605,6 +606,7 @@ def test_what_is_there_is_found_by_the_models_name(tiny_folder, statistics_text,
 # -- jobs --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_job_goes_on_by_itself(tiny_folder, statistics_text):
     job_id = jobs.start(Request(str(tiny_folder), str(statistics_text), layers=(0,), tokens=600, device="cpu"))
     assert jobs.get(job_id).active
