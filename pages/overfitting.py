@@ -167,6 +167,7 @@ def fact_tiles(trajectory: pd.DataFrame, stopped: Mapping[str, str]) -> None:
 def one_fact_card(pair: Pair) -> None:
     """The card of one fact; choosing another draws nothing else anew."""
     with st.container(border=True, key="card_overfitting_one"):
+        st.session_state[_SHOWN] = None
         try:
             st.session_state[_SHOWN] = one_fact(pair)
         except InputError as error:
