@@ -130,8 +130,6 @@ def pick_fact(ends: Mapping[int, str], facts: Sequence[Fact]) -> int:
     return st.session_state["overfitting_fact"]
 
 
-_SHOWN = "fact that is shown"
-
 # -- one fact ----------------------------------------------------------------------------------------------------------
 
 
@@ -165,20 +163,15 @@ def fact_tiles(trajectory: pd.DataFrame, stopped: Mapping[str, str]) -> None:
 
 @st.fragment
 def one_fact_card(pair: Pair) -> None:
-    """The card of one fact; choosing another draws nothing else anew."""
+    """The card of one fact, and the address of the view; choosing another fact draws nothing else anew."""
+    place = None
     with st.container(border=True, key="card_overfitting_one"):
-        st.session_state[_SHOWN] = None
         try:
-            st.session_state[_SHOWN] = one_fact(pair)
+            place = one_fact(pair)
         except InputError as error:
             widgets.notice(Message("error", str(error)))
-    links.write("overfitting", view_of(pair))
-
-
-def view_of(pair: Pair) -> dict[str, str | list[str]]:
-    """What a link says of a pair and the fact that is shown."""
-    place = st.session_state.get(_SHOWN)
-    return {"run": [run.id for run in pair.runs], "fact": "" if place is None else str(place)}
+    view = {"run": [run.id for run in pair.runs], "fact": "" if place is None else str(place)}
+    links.write("overfitting", view)
 
 
 @st.cache_resource(show_spinner=False, max_entries=20)
@@ -522,14 +515,15 @@ def main() -> None:
     missing = st.session_state.pop("overfitting_missing", None)
     if missing:
         widgets.notice(Message("warning", missing))
-    view: dict[str, str | list[str]] = {}
     if pairs:
         pair = pick_pair(pairs)
         try:
-            view = of_pair(pair)
+            of_pair(pair)
         except InputError as error:
             widgets.notice(Message("error", str(error)))
+            links.write("overfitting", {})
     else:
+        links.write("overfitting", {})
         widgets.notice(
             Message(
                 "info",
@@ -538,13 +532,12 @@ def main() -> None:
             )
         )
     live()
-    links.write("overfitting", view)
     if pairs:
         run_picker.follow(pair.runs)
 
 
-def of_pair(pair: Pair) -> dict[str, str | list[str]]:
-    """Everything about a pair of runs. Returns the view for the address."""
+def of_pair(pair: Pair) -> None:
+    """Everything about a pair of runs."""
     if len(pair.runs) == 1:
         [run] = pair.runs
         counterpart = "without" if mpes_pairs.stops_early(run) else "with"
@@ -565,7 +558,6 @@ def of_pair(pair: Pair) -> dict[str, str | list[str]]:
     run_picker.warn_of_differences(pair.runs)
     one_fact_card(pair)
     many_facts(pair)
-    return view_of(pair)
 
 
 main()
