@@ -34,6 +34,7 @@ from encore_core.runs.plan import RunPlan, batch_ends, checkpoints
 from encore_core.runs.rows import BatchRecord, Claim, RunInfo, TargetRow, TrajectoryRow
 from encore_core.runs.state import load_state, remove_others, save_matrices, save_state
 from encore_core.runs.store import LostRun, RunStore, StoreError
+from encore_core.runtime import return_freed_memory
 from encore_core.storage import is_folder, named_path
 
 log = logging.getLogger(__name__)
@@ -308,6 +309,8 @@ class _Execution:
         self.pulse.check()
         began = time.perf_counter()
         report = session.edit(facts, known=self.plan.known, measure=False, on_progress=tell)
+        # What a batch's longest texts took is not kept for the rest of the run; memory that still grows is a leak.
+        return_freed_memory()
         self.store.record_batch(self.claim, self._record(report, start, end, session))
         self.recent.append((end - start, time.perf_counter() - began))
         self.done = end
