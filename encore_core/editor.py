@@ -265,17 +265,36 @@ class EditSession:
         with self.pristine() as lm:
             return function(lm, *args)
 
-    def _initial_preservation(self, progress: Progress | None = None) -> dict[int, Preservation]:
+    def stop_sharing(self) -> None:
+        """Let the model forget the initial P that it keeps for further sessions with these settings.
+
+        After some batches a session has a P of its own (see `Preservation`). One that goes on for thousands of edits
+        would then hold twice what it needs: the other 8 GB of Llama-3-8B are for sessions that nobody will begin.
+        """
+        with self.pristine() as lm:
+            if not self._preservation:
+                self._preservation = self._initial_preservation()
+            for key in self._keys_of_initial_preservation().values():
+                lm.shared.pop(key, None)
+
+    def _keys_of_initial_preservation(self) -> dict[int, tuple]:
+        """Per edited layer, by what the model keeps its initial P for all sessions."""
         s = self.settings
         identity = ("P", s.preservation, s.lambda_p, s.lambda_n, s.null_threshold, s.l2, s.statistics_tokens)
         used = self._used = self._statistics_files()
         # The file's name without its layer: what the statistics were made of.
-        keys = {layer: (*identity, used[layer].name.partition("-")[2], layer) for layer in s.layers}
+        return {layer: (*identity, used[layer].name.partition("-")[2], layer) for layer in s.layers}
+
+    def _initial_preservation(self, progress: Progress | None = None) -> dict[int, Preservation]:
+        s = self.settings
+        keys = self._keys_of_initial_preservation()
         starts = {layer: self.lm.shared[key] for layer, key in keys.items() if key in self.lm.shared}
         missing = [layer for layer in s.layers if layer not in starts]
         if missing:
             with self.pristine():
-                moments = second_moments(self.lm, missing, s.statistics_tokens, self.statistics_text, progress, used)
+                moments = second_moments(
+                    self.lm, missing, s.statistics_tokens, self.statistics_text, progress, self._used
+                )
             for layer in missing:
                 C0 = moments[layer].to(_solve_device(self.lm))
                 starts[layer] = _initial_P(C0, s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import weakref
 
 import pytest
 import tiny_models
@@ -459,6 +460,20 @@ def test_without_history_there_is_no_undo_but_a_reset(llama, new_session):
     session.reset()
     assert same(matrices(session), {layer: llama.matrix(layer) for layer in range(llama.n_layers)})
     assert session.n_edits == 0
+
+
+def test_a_session_that_shares_no_more_holds_one_P_a_layer(llama, new_session, monkeypatch):
+    monkeypatch.setattr("encore_core.update_rule.Preservation.FOLD_RANK_SHARE", 0.0)
+    alone, other = new_session(llama, keep_history=False), new_session(llama, keep_history=False)
+    alone.stop_sharing()
+    initial = [weakref.ref(P.start) for P in alone._preservation.values()]
+    for batch in (FIRST, SECOND):
+        alone.edit(batch, known="edit")
+        other.edit(batch, known="edit")
+    # It has matrices of its own by now, and nobody keeps those that it began with.
+    assert all(P.owns_start for P in alone._preservation.values())
+    assert not any(start() is not None for start in initial)
+    assert same(matrices(alone), matrices(other))
 
 
 # -- reports -----------------------------------------------------------------------------------------------------------

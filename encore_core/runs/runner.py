@@ -193,6 +193,7 @@ class _Execution:
         self._check_facts(session)
         self.pulse.tell(phase="getting ready", what="key statistics", share=0.0)
         session.prepare(self._show)
+        session.stop_sharing()
         self.measurer = Measurer(self.plan, self.facts, self.ends, session)
         try:
             self._measure_if_due(session)
