@@ -1,7 +1,7 @@
 """Whether an edit costs as much after hundreds of edits as at first: the same batches, edited in turns by a fresh
 session and by one that has a run's state, so that a machine that slows down slows both.
 
-    python benchmarks/lifelong.py STATE.safetensors FACTS [--from 950] [--batch 20] [--rounds 3] [--method MEMIT]
+    python benchmarks/lifelong.py STATE.safetensors FACTS [--from 950] [--batch 20] [--rounds 3]
 
 STATE is a state file of a run that has not ended yet (the folder of the run, see `encore_core.runs.store`).
 """
@@ -26,15 +26,15 @@ def main() -> None:
     parser.add_argument("--from", dest="start", type=int, default=0, help="place of the first fact to edit")
     parser.add_argument("--batch", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--method", default="MEMIT", help="of the run")
     parser.add_argument("--model", default="smollm2-135m")
     options = parser.parse_args()
     lm = load_model(options.model)
-    fresh, late = (EditSession(lm, options.method, keep_history=False) for _ in range(2))
-    for session in (fresh, late):
-        session.prepare()
     with safe_open(options.state, "pt") as file:
         values = json.loads(file.metadata()["session"])
+        settings = {"steps": values["steps"]}
+        fresh, late = (EditSession(lm, values["method"], settings=settings, keep_history=False) for _ in range(2))
+        for session in (fresh, late):
+            session.prepare()
         late.restore(SessionState({name: file.get_tensor(name) for name in file.keys()}, values))  # noqa: SIM118
     facts = read_facts(options.facts)[options.start :]
     found: dict[str, list[dict[str, float]]] = {"fresh": [], "late": []}
