@@ -24,6 +24,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -35,10 +36,12 @@ from encore_core.contexts import SharedStarts
 from encore_core.facts import Fact
 from encore_core.memory import CPU_TOKENS, GPU_TOKENS, Sizes
 from encore_core.models import EditableModel
-from encore_core.packing import Packing, record_packed, run_packed
+from encore_core.packed_pass import record_packed, run_packed
+from encore_core.packing import Packing
 from encore_core.placement import total_memory
 from encore_core.prompts import Encoded, batches_by_length, encode_contexts, encode_subject_prompts, pad
 from encore_core.replay import Replayed
+from encore_core.rounded import matrices_in_bfloat16
 from encore_core.tracing import Prefix, added_to_output, record_prefix, run
 
 log = logging.getLogger(__name__)
@@ -148,7 +151,9 @@ def optimise_targets(
     for group in batches_by_length([example.cost for example in examples], budget):
         finished = len(results)
         tell = (lambda done, step, loss, n=finished: on_step(n + done, step, loss)) if on_step else None
-        found = _optimise_group(make_pass([examples[i] for i in group]), settings, tell)
+        forward = make_pass([examples[i] for i in group])
+        with matrices_in_bfloat16(lm, layer + 1) if settings.bfloat16 else nullcontext():
+            found = _optimise_group(forward, settings, tell)
         results.update(zip(group, found, strict=True))
     return [results[i] for i in range(len(facts))]
 

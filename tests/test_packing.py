@@ -10,7 +10,8 @@ import transformers
 from tiny_models import byte_level_tokenizer
 
 from encore_core.models import EditableModel, wrap
-from encore_core.packing import Packing, record_packed, run_packed
+from encore_core.packed_pass import record_packed, run_packed
+from encore_core.packing import Packing
 from encore_core.prompts import pad
 from encore_core.tracing import record_prefix, run
 

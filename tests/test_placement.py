@@ -25,7 +25,8 @@ from encore_core.export import write_model_folder
 from encore_core.families import find_parts
 from encore_core.metrics import rate
 from encore_core.models import EditableModel, load_model, wrap
-from encore_core.packing import Packing, record_packed, run_packed
+from encore_core.packed_pass import record_packed, run_packed
+from encore_core.packing import Packing
 from encore_core.placement import choose_device, kept_weight, offload_hook
 from encore_core.sublayers import measure_contributions
 from encore_core.targets import TargetSettings, optimise_targets
