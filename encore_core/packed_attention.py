@@ -15,6 +15,8 @@ it and run each backward.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 
 from encore_core.packing import Packing
@@ -47,12 +49,12 @@ def attend(
     Returns:
         (n_tokens, n_heads, d_head).
     """
-    device = query.device.type
-    dtype = query.dtype
-    if torch.is_autocast_enabled(device):
+    device, dtype = query.device.type, query.dtype
+    rounding = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if rounding:
         dtype = torch.float32 if device == "cpu" else torch.get_autocast_dtype(device)
     prefix = None if before is None else (before.keys.to(dtype).flatten(0, 1), before.values.to(dtype).flatten(0, 1))
-    with torch.autocast(device, enabled=False):
+    with torch.autocast(device, enabled=False) if rounding else nullcontext():
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
         return _Attention.apply(query, key, value, packing, prefix, scaling, packing.bias(window, dtype), softcap)
 
