@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from encore_core.runtime import return_freed_memory
+
 READ, EDIT = "reading", "edit"
 TOLD_SECONDS = 0.5
 """How often those who wait are told where they stand."""
@@ -98,6 +100,9 @@ def tell_waiting(tell: Teller | None) -> None:
 def work(kind: str, units: int = 1) -> Iterator[None]:
     """Say what the turns are for that this thread takes in the block, so that others can be told how long they take.
 
+    After edits the memory that they used goes back to the system: every visitor's script runs in threads of its own,
+    and the C allocator would keep for each thread what it freed last.
+
     Args:
         kind: `READ` or `EDIT`.
         units: how much of it a turn is, such as the facts of a batch.
@@ -107,6 +112,8 @@ def work(kind: str, units: int = 1) -> Iterator[None]:
         yield
     finally:
         _work.reset(before)
+        if kind == EDIT:
+            return_freed_memory()
 
 
 class DeviceQueue:

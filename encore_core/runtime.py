@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable
 
 # Threads that wait for each other by spinning starve any other process on the same cores: a matrix product of 1 ms was
 # seen to take 15 ms beside one busy process, and 2 ms with waits that sleep. Waking a thread takes longer than many a
@@ -38,9 +39,8 @@ def keep_freed_memory(limit_bytes: int = 32 << 20) -> bool:
     Returns:
         whether the C library took the settings.
     """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
+    mallopt = _of_c_library("mallopt")
+    if mallopt is None:
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, limit_bytes)) and bool(mallopt(_M_TRIM_THRESHOLD, _MOST_KEPT))
 
@@ -48,18 +48,23 @@ def keep_freed_memory(limit_bytes: int = 32 << 20) -> bool:
 def return_freed_memory() -> bool:
     """Give the system back what the C allocator kept for reuse, and could use again (glibc only).
 
-    What is kept grows with the longest group of texts met and with the holes between blocks of other sizes; a process
-    that has done its work for now, or for a minute of it, does not need it. Taking it again costs a page fault for each
-    4 KiB once.
+    What is kept grows with the longest group of texts met, with the holes between blocks of other sizes, and with the
+    threads that took part, each of which has an arena of its own; a process that has done its work for now, or for a
+    minute of it, does not need it. Taking it again costs a page fault for each 4 KiB once.
 
     Returns:
         whether the C library gave any back.
     """
+    trim = _of_c_library("malloc_trim")
+    return trim is not None and bool(trim(0))
+
+
+def _of_c_library(name: str) -> Callable[..., int] | None:
+    """A function of the C library, or None where it has none of this name."""
     try:
-        trim = ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError):
-        return False
-    return bool(trim(0))
+        return getattr(ctypes.CDLL(None), name)
+    except (AttributeError, OSError, TypeError):  # Windows does not take None for a library
+        return None
 
 
 keep_freed_memory()

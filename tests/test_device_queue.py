@@ -257,3 +257,12 @@ def test_numbers_as_people_say_them():
         "1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "22nd", "101st", "111th",
     ]  # fmt: skip
     assert str(Place(2, 0.2, 0.0)) == "You are 2nd in line · about 1 s"
+
+
+@pytest.mark.parametrize(("kind", "returns"), [(EDIT, 1), (READ, 0)])
+def test_what_edits_used_is_given_back_also_when_they_fail(monkeypatch, kind, returns):
+    calls: list[str] = []
+    monkeypatch.setattr(device_queue, "return_freed_memory", lambda: calls.append("returned"))
+    with pytest.raises(Left), device_queue.work(kind):
+        raise Left
+    assert len(calls) == returns
