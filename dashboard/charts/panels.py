@@ -124,7 +124,7 @@ class Panels:
         inner = n_rows * self.height + (n_rows - 1) * between
         top_margin = _MODE_BAR + _TITLE + self._legend_rows() * _LEGEND_ROW if narrow else _TOP
         height = inner + top_margin + _BOTTOM
-        gap_x = 0.0 if n_columns == 1 else (0.03 if shared_y else 0.05) + 0.02 * (n_columns < 4)
+        gap_x = 0.0 if n_columns == 1 else (0.03 if shared_y else 0.05) + 0.04 * (n_columns < 4)
         gap_y = 0.0 if n_rows == 1 else between / inner
         width, tall = (1 - gap_x * (n_columns - 1)) / n_columns, (1 - gap_y * (n_rows - 1)) / n_rows
         layout: dict = {
