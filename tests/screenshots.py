@@ -34,7 +34,9 @@ PAGES = (
     "paper",
 )
 STATES = {"tour": ("start", "tour=1"), "presenting": ("compare", "present=1"),
-          "predicting": ("compare", "present=1&predict=1")}  # fmt: skip
+          "predicting": ("compare", "present=1&predict=1"),
+          "again": ("learn", "step=again"), "breaks": ("learn", "step=breaks"),
+          "trial": ("learn", "step=norm")}  # fmt: skip
 """Name → page and query of what looks different from the page as it opens."""
 
 VIEWS = (*PAGES, *STATES)
