@@ -4,7 +4,8 @@
     matrices     per edited layer the session's matrix, and the one that a batch is working on
     statistics   per edited layer P in float64; C0 in float32, and the working space of an inverse, while P is made
     targets      what the backward pass through the blocks above the last edited one needs: activations of the tokens
-                 that are run at once, their logits, and keys and values of the tokens before
+                 that are run at once, their logits, and keys and values of the tokens before; with products in
+                 bfloat16 also the matrices of these blocks in it (see `rounded`)
 
 The first three are exact. The last follows from two coefficients, `SAVED_PER_MLP` and `SAVED_PER_STREAM`, measured on
 the families of `families`; it is meant to be right within a factor of two.
@@ -108,6 +109,11 @@ class Sizes:
         model = skeleton(config)
         return cls.of_model(model, find_parts(model, name or config.name_or_path or config.model_type))
 
+    @property
+    def n_head(self) -> int:
+        """Numbers in the output matrix."""
+        return self.n_vocab * self.d_model
+
     def saved_per_token(self, n_blocks: int) -> int:
         """Numbers that a backward pass through some blocks needs of a token."""
         return n_blocks * (SAVED_PER_MLP * self.d_mlp + SAVED_PER_STREAM * max(self.d_model, self.d_heads))
@@ -141,11 +147,16 @@ def estimate_of(
     making_P = square * (8 * (n_edited - 1) + 4 * n_edited + 3 * 8)
     # In long runs every P is a matrix of the session's own beside the one it began from.
     holding_P = square * 8 * n_edited * 2
+    n_above = sizes.n_layers - 1 - settings.layers[-1]
+    # Matrices above the last edited block, and the output matrix, stand beside themselves in bfloat16.
+    rounded = sizes.n_head + (sizes.n_weights - sizes.n_head) * n_above // sizes.n_layers
+    is_rounded = settings.bfloat16 and itemsize > torch.bfloat16.itemsize
     return MemoryEstimate(
         weights=sizes.n_weights * itemsize,
         matrices=2 * n_edited * sizes.d_model * sizes.d_mlp * itemsize,
         statistics=max(making_P, holding_P),
-        targets=_targets(sizes, dtype, sizes.n_layers - 1 - settings.layers[-1], batch_size, device_type),
+        targets=_targets(sizes, dtype, n_above, batch_size, device_type)
+        + is_rounded * rounded * torch.bfloat16.itemsize,
     )
 
 

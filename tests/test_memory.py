@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -70,6 +71,16 @@ def test_what_it_depends_on():
     assert one.matrices == many.matrices / 2
     single = estimate(LLAMA_3_8B, torch.float32, settings_of(LLAMA_3_8B, (6, 7)))
     assert single.weights == 2 * many.weights and single.statistics == many.statistics
+
+
+@pytest.mark.parametrize(("dtype", "share"), [(torch.float32, 0.5), (torch.bfloat16, 0.0)])
+def test_products_in_bfloat16_hold_matrices_twice(dtype, share):
+    """Those of 24 of 32 blocks and the output matrix, at half the size; not where they are in bfloat16 already."""
+    plain = settings_of(LLAMA_3_8B, (6, 7))
+    without, found = (estimate(LLAMA_3_8B, dtype, each) for each in (plain, replace(plain, bfloat16=True)))
+    assert found.weights == without.weights
+    extra = found.targets - without.targets
+    assert extra == pytest.approx(share * without.weights * 24 / 32, rel=0.05)
 
 
 @pytest.mark.parametrize("family", ["GPT-2", "Llama 3", "Gemma 2", "Phi-3", "GPT-NeoX, Pythia", "OLMo 2", "GPT-J"])
