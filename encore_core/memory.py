@@ -145,7 +145,8 @@ def estimate_of(
     square = sizes.d_mlp**2
     # While the last P is made, the others stand, C0 of all layers is there, and an inverse takes three matrices.
     making_P = square * (8 * (n_edited - 1) + 4 * n_edited + 3 * 8)
-    # In long runs every P is a matrix of the session's own beside the one it began from.
+    # After some batches every P is the session's own, beside the one it began from, which the model keeps for further
+    # sessions; a run's model does not (see `EditSession.stop_sharing`).
     holding_P = square * 8 * n_edited * 2
     n_above = sizes.n_layers - 1 - settings.layers[-1]
     # Matrices above the last edited block, and the output matrix, stand beside themselves in bfloat16.
