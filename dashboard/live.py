@@ -85,11 +85,11 @@ def queue(runs: Sequence[RunInfo]) -> None:
         + "</tr>"
         for run in runs
     )
-    st.html(
-        '<div class="es-scroll"><table class="es-table es-queue"><caption>Runs under way</caption><thead><tr>'
-        '<th scope="col">Run</th><th scope="col">Status</th><th scope="col">Edits</th>'
-        f'<th scope="col" class="es-right">Time left</th></tr></thead><tbody>{rows}</tbody></table></div>'
+    head = (
+        '<thead><tr><th scope="col">Run</th><th scope="col">Status</th><th scope="col">Edits</th>'
+        '<th scope="col" class="es-right">Time left</th></tr></thead>'
     )
+    st.html(widgets.table_markup(f"{head}<tbody>{rows}</tbody>", "Runs under way", kind="es-queue"))
 
 
 def bar(run: RunInfo) -> str:

@@ -127,10 +127,21 @@ def table(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[object]], 
             text, tone = cell if isinstance(cell, tuple) else (cell, "")
             cells += rich('<td class="es-{how} es-tone-{tone}" dir="auto">{text}</td>', how=how, tone=tone, text=text)
         body += f"<tr>{cells}</tr>"
-    st.html(
-        '<div class="es-scroll"><table class="es-table">'
-        + rich("<caption>{caption}</caption>", caption=caption)
-        + f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    st.html(table_markup(f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>", caption))
+
+
+def table_markup(content: str, caption: str, kind: str = "") -> str:
+    """Markup of a table: where it is wider than the page it scrolls, by the arrow keys, too (so it takes the focus).
+
+    Args:
+        content: markup of its head and body.
+        caption: what the table holds, for those who hear it.
+        kind: a class of its own.
+    """
+    return (
+        rich('<div class="es-scroll" tabindex="0" role="group" aria-label="{caption}">', caption=caption)
+        + rich('<table class="es-table {kind}"><caption>{caption}</caption>', kind=kind, caption=caption)
+        + f"{content}</table></div>"
     )
 
 

@@ -43,24 +43,24 @@ def lasting(page, looks: int = 4) -> list[str]:
 
 @pytest.mark.slow
 def test_no_page_has_grave_barriers(tmp_path, monkeypatch, tiny_folder):
-    """Light and dark; one loads while the other is looked at."""
+    """Wide in both looks, and narrow, where tables scroll; one loads while the other is looked at."""
     monkeypatch.setenv("ENCORE_HOME", str(tmp_path))
     monkeypatch.setenv("ENCORE_MODEL", str(tiny_folder))
     looked_at, found = 0, []
     with served.app() as address, served.browser() as browser:
         pages = {
-            look: browser.new_page(viewport={"width": 1400, "height": 900}, color_scheme=look)
-            for look in ("light", "dark")
+            (look, width): browser.new_page(viewport={"width": width, "height": 900}, color_scheme=look)
+            for look, width in (("light", 1400), ("dark", 1400), ("light", 390))
         }
         for name in screenshots.VIEWS:
-            for look, page in pages.items():
+            for (look, _), page in pages.items():
                 themed = screenshots.address_of(f"{address}?embed_options={look}_theme", name)
                 page.goto(themed, timeout=LONG, wait_until="commit")
-            for look, page in pages.items():
+            for (look, width), page in pages.items():
                 page.locator("[data-testid=stMain] h1").first.wait_for(timeout=LONG)
                 wait_until_idle(page)
                 page.wait_for_function(screenshots.ALL_DRAWN, timeout=LONG)
-                found += [f"{name}, {look}: {line}" for line in lasting(page)]
+                found += [f"{name}, {look}, {width}: {line}" for line in lasting(page)]
                 looked_at += 1
     assert not found, "\n".join(found)
-    assert looked_at == 2 * len(screenshots.VIEWS)
+    assert looked_at == 3 * len(screenshots.VIEWS)
