@@ -274,20 +274,13 @@ class EditSession:
         with self.pristine() as lm:
             if not self._preservation:
                 self._preservation = self._initial_preservation()
-            for key in self._keys_of_initial_preservation().values():
+            for key in _keys_of_initial_P(self.settings, self._statistics_files()).values():
                 lm.shared.pop(key, None)
-
-    def _keys_of_initial_preservation(self) -> dict[int, tuple]:
-        """Per edited layer, by what the model keeps its initial P for all sessions."""
-        s = self.settings
-        identity = ("P", s.preservation, s.lambda_p, s.lambda_n, s.null_threshold, s.l2, s.statistics_tokens)
-        used = self._used = self._statistics_files()
-        # The file's name without its layer: what the statistics were made of.
-        return {layer: (*identity, used[layer].name.partition("-")[2], layer) for layer in s.layers}
 
     def _initial_preservation(self, progress: Progress | None = None) -> dict[int, Preservation]:
         s = self.settings
-        keys = self._keys_of_initial_preservation()
+        self._used = self._statistics_files()
+        keys = _keys_of_initial_P(s, self._used)
         starts = {layer: self.lm.shared[key] for layer, key in keys.items() if key in self.lm.shared}
         missing = [layer for layer in s.layers if layer not in starts]
         if missing:
@@ -781,6 +774,14 @@ def _initial_P(C0: torch.Tensor, settings: Settings) -> torch.Tensor:
     if settings.preservation == "null_space":
         return null_space_preservation(C0, settings.null_threshold, settings.l2)
     return inverse_preservation(C0, settings.lambda_p, settings.lambda_n)
+
+
+def _keys_of_initial_P(settings: Settings, statistics: dict[int, Path]) -> dict[int, tuple]:
+    """Per edited layer, by what the model keeps its initial P for all sessions; from the files of its statistics."""
+    s = settings
+    identity = ("P", s.preservation, s.lambda_p, s.lambda_n, s.null_threshold, s.l2, s.statistics_tokens)
+    # The file's name without its layer: what the statistics were made of.
+    return {layer: (*identity, statistics[layer].name.partition("-")[2], layer) for layer in s.layers}
 
 
 def _solve_device(lm: EditableModel) -> torch.device:
