@@ -1,0 +1,167 @@
+"""The method of the next edits and its settings, filled with the model's own."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard import widgets
+from dashboard.state import Message, Visitor, remembered
+from encore_core.editor import settings_of
+from encore_core.errors import InputError
+from encore_core.methods import METHODS, SETTABLE, Settings
+
+MAIN_METHODS = ("ENCORE", "MEMIT", "EMMET", "AlphaEdit")
+
+# Name → (label, help, step), in the order shown; `None` for the step means text.
+SETTINGS = {
+    "layers": ("Edited layers", "Blocks whose MLP output matrix is changed, e.g. 6-10 or 6,7,8.", None),
+    "steps": ("Steps at most", "Optimisation steps for the target of each fact.", 1),
+    "lr": ("Learning rate", "Of the optimisation of targets.", 0.1),
+    "lambda_p": ("λp, preservation", "How strongly what the matrix did before is kept.", 100.0),
+    "lambda_n": ("λn, norm constraint", "How strongly the matrix is kept from growing.", 5.0),
+    "mpes_extra_steps": (
+        "Extra steps after MPES",
+        "Steps taken after the new answer has become the most probable one in every context.",
+        1,
+    ),
+    "epsilon": ("ε, slack", "EMMET's slack for batches of more than one fact.", 0.05),
+    "null_threshold": (
+        "Null-space threshold",
+        "AlphaEdit: eigenvalues of C0 below it count as unused.",
+        0.01,
+    ),
+    "l2": ("L2", "AlphaEdit's ridge weight.", 1.0),
+    "clamp": ("Clamp", "Longest change of the hidden state, as a share of its length.", 0.05),
+    "weight_decay": ("Weight decay", "Pull of the change towards zero.", 0.1),
+    "kl_factor": ("KL factor", "How strongly what is said about the subject in general is kept.", 0.0125),
+    "statistics_tokens": ("Tokens of statistics", "Length of the general text behind C0.", 1000),
+}
+
+
+def pick_method(visitor: Visitor) -> bool:
+    """The card in which the method and its settings are picked. Returns whether they can be applied as they stand."""
+    names = [*MAIN_METHODS, *(name for name in METHODS if name not in MAIN_METHODS)]
+    remembered("method", visitor.session.settings.method)
+    remembered("seed", visitor.session.seed)
+    with st.container(border=True, key="card_method"):
+        widgets.heading("2 · Method")
+        method = st.selectbox(
+            "Method",
+            names,
+            key="method",
+            format_func=lambda name: name if name in MAIN_METHODS else f"{name} · ablation",
+            label_visibility="collapsed",
+            persist_state="session",
+        )
+        st.caption(METHODS[method].summary)
+        with st.expander("Settings", key="settings_open", on_change="rerun"):
+            overrides = _settings_unseen(visitor, method) | _settings_form(visitor, method)
+        try:
+            wanted = settings_of(visitor.lm, method, overrides)
+        except InputError as error:
+            widgets.notice(Message("error", str(error)))
+            return False
+        seed = int(st.session_state["seed"])
+        if (wanted, seed) == (visitor.session.settings, visitor.session.seed):
+            return True
+        if not visitor.session.history and visitor.job is None:
+            visitor.start_over(wanted, seed)
+            return True
+        _offer_fresh_start(visitor, wanted, seed)
+        return False
+
+
+def _settings_key(visitor: Visitor, method: str, name: str) -> str:
+    # A model and a method have settings of their own, and what was typed for one is not lost by looking at another.
+    return f"setting {visitor.lm.fingerprint} {method} {name}"
+
+
+def _shown_settings(settings: Settings) -> list[str]:
+    """The settings that this method uses."""
+    row = METHODS[settings.method]
+    unused = {
+        "lambda_p": row.preservation == "null_space",
+        "lambda_n": not row.norm_constraint,
+        "epsilon": not row.equality,
+        "null_threshold": row.preservation != "null_space",
+        "l2": row.preservation != "null_space",
+        "mpes_extra_steps": not settings.mpes,
+    }
+    return [name for name in SETTINGS if not unused.get(name, False)]
+
+
+def _settings_unseen(visitor: Visitor, method: str) -> dict[str, object]:
+    """Settings of the edits on the model that the form has no field for: those of loaded edits may be unusual."""
+    present = visitor.session.settings
+    if not visitor.session.history or method != present.method:
+        return {}
+    seen = {*_shown_settings(present), "sequential"}
+    return {name: getattr(present, name) for name in SETTABLE if name not in seen}
+
+
+def _settings_form(visitor: Visitor, method: str) -> dict[str, object]:
+    """The settings as fields, filled with the model's. Returns what they hold."""
+    table = settings_of(visitor.lm, method)
+    overrides: dict[str, object] = {}
+    columns = st.columns(2)
+    for place, name in enumerate(_shown_settings(table)):
+        label, about, step = SETTINGS[name]
+        key, value = _settings_key(visitor, method, name), getattr(table, name)
+        column = columns[place % 2]
+        if step is None:
+            remembered(key, _layers_text(value))
+            overrides[name] = column.text_input(label, key=key, help=about, persist_state="session")
+        else:
+            remembered(key, value)
+            overrides[name] = column.number_input(
+                label, key=key, help=about, step=step, format=None if isinstance(step, int) else "%g",
+                persist_state="session",
+            )  # fmt: skip
+            if overrides[name] is None:  # an emptied field means the model's own value
+                overrides[name] = value
+    columns[(place + 1) % 2].number_input("Seed", 0, 2**31 - 1, key="seed", step=1, persist_state="session",
+                                          help="Of the sampled prefixes before prompts.")  # fmt: skip
+    key = _settings_key(visitor, method, "sequential")
+    remembered(key, table.sequential)
+    overrides["sequential"] = st.toggle("Later batches preserve earlier edits", key=key, persist_state="session")
+    st.caption("On by default for every method, MEMIT too: so does the authors' code.")
+    st.button("Back to the model's own settings", on_click=restore_settings, args=(visitor, table, 0))
+    return overrides
+
+
+def _layers_text(layers: tuple[int, ...]) -> str:
+    if len(layers) > 2 and layers == tuple(range(layers[0], layers[-1] + 1)):
+        return f"{layers[0]}-{layers[-1]}"
+    return ",".join(map(str, layers))
+
+
+def restore_settings(visitor: Visitor, settings: Settings, seed: int) -> None:
+    """Fill the method's card with some settings."""
+    st.session_state["method"], st.session_state["seed"] = settings.method, seed
+    for name in (*SETTINGS, "sequential"):
+        value = getattr(settings, name)
+        st.session_state[_settings_key(visitor, settings.method, name)] = (
+            _layers_text(value) if name == "layers" else value
+        )
+
+
+def _offer_fresh_start(visitor: Visitor, wanted: Settings, seed: int) -> None:
+    present, n_edits = visitor.session.settings, visitor.session.n_edits
+    what = wanted.method if wanted.method != present.method else "the changed settings"
+    widgets.notice(
+        Message(
+            "warning",
+            f"The {n_edits} edit{'s' * (n_edits != 1)} on the model {'were' if n_edits != 1 else 'was'} made with "
+            f"{present.method}. One set of edits has one method and one set of settings: take the edits back and go on "
+            f"with {what}, or keep what is there.",
+        )
+    )
+    left, right = st.columns(2)
+    if left.button("Start over", key="start_over", width="stretch", disabled=visitor.job is not None):
+        visitor.start_over(wanted, seed)
+        visitor.message = Message("info", f"Started over with {wanted.method}. The model is as it was loaded.")
+        st.rerun()
+    right.button(
+        f"Keep {present.method}", key="keep_method", width="stretch", on_click=restore_settings,
+        args=(visitor, present, visitor.session.seed),
+    )  # fmt: skip
