@@ -12,7 +12,7 @@ import time
 import streamlit as st
 
 from dashboard import limits, widgets
-from dashboard.state import DEFAULT_MODEL, Message
+from dashboard.state import DEFAULT_MODEL
 from encore_core.catalogue import CATALOGUE
 from encore_core.errors import InputError, quoted
 from encore_core.runs import RunStore
@@ -67,7 +67,7 @@ def ask_code() -> bool:
                 st.session_state[GIVEN] = given
                 st.rerun()
             time.sleep(WRONG_SECONDS)
-            widgets.notice(Message("error", "That is not the access code of this server."))
+            widgets.problem("That is not the access code of this server.")
     return False
 
 

@@ -78,7 +78,7 @@ def shown(page: StreamlitPage) -> None:
         visitor = state.visitor(_progress_in(place))
     except InputError as error:
         with place.container():
-            widgets.notice(state.Message("error", str(error)))
+            widgets.problem(error)
             st.button("Try again", type="primary")
         return
     place.empty()
@@ -126,19 +126,19 @@ def choose_model(visitor: state.Visitor) -> None:
         return
     name = (st.session_state["model_name"] or "").strip()
     if not name:
-        widgets.notice(state.Message("error", "Model is blank: pick a name, or type a folder or a hub id."))
+        widgets.problem("Model is blank: pick a name, or type a folder or a hub id.")
         return
     try:
         access.check_model(name)
     except InputError as error:
-        widgets.notice(state.Message("error", str(error)))
+        widgets.problem(error)
         return
     loading = state.models().get(name, st.session_state["model_device"], st.session_state["model_dtype"])
     place = st.empty()
     loading.wait(lambda what, share: place.progress(min(1.0, share), text=f"{what} …"))
     place.empty()
     if loading.error:
-        widgets.notice(state.Message("error", loading.error))
+        widgets.problem(loading.error)
     elif loading is not visitor.loading:
         visitor.use(loading)
         st.rerun()

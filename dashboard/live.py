@@ -55,7 +55,7 @@ def _watched(store: RunStore, busy: bool, after: Callable[[], None]) -> None:
     try:
         runs = store.runs()
     except InputError as error:
-        widgets.notice(Message("error", str(error)))
+        widgets.problem(error)
         return
     active = sorted((run for run in runs if not run.ended), key=lambda run: (run.position or 0, run.created))
     if bool(active) != busy:

@@ -467,6 +467,10 @@ def current() -> Visitor:
     return st.session_state["visitor"]
 
 
+KEEP: dict[str, Any] = {"persist_state": "session"}
+"""Of a widget: its value is there when the visitor comes back to the page."""
+
+
 def remembered(key: str, value: Any) -> Any:
     """A widget's value from the session state, set to `value` when it has none yet."""
     return st.session_state.setdefault(key, value)

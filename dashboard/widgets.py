@@ -10,6 +10,7 @@ import streamlit as st
 
 from dashboard.model_check import STANDINGS
 from dashboard.state import Message, Visitor
+from encore_core.errors import InputError
 from encore_core.facts import Fact
 
 SYMBOLS = {"error": "✗", "warning": "▲", "info": "ℹ", "success": "✓"}
@@ -33,6 +34,11 @@ def plain(text: str) -> str:
     """
     escaped = re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text)
     return re.sub(r"(?<=[:@])|(?<=www)", "\u2060", escaped, flags=re.IGNORECASE)
+
+
+def problem(error: InputError | str) -> None:
+    """What is wrong, beside what it is about."""
+    notice(Message("error", str(error)))
 
 
 def notice(message: Message | None) -> None:

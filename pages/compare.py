@@ -219,7 +219,7 @@ def main() -> None:
     try:
         known = run_picker.measured_runs()
     except InputError as error:
-        widgets.notice(Message("error", str(error)))
+        widgets.problem(error)
         return
     asked = links.opened("compare")
     if asked is not None:
@@ -254,7 +254,7 @@ def main() -> None:
     try:
         compared(runs)
     except InputError as error:
-        widgets.notice(Message("error", str(error)))
+        widgets.problem(error)
 
 
 def compared(runs: Sequence[RunInfo]) -> None:

@@ -228,7 +228,7 @@ def live(value: str) -> None:
                 measure(text)
             show_measured(text, value)
         except InputError as error:
-            widgets.notice(Message("error", str(error)))
+            widgets.problem(error)
 
 
 def measure(text: str) -> None:
@@ -300,7 +300,7 @@ def main() -> None:
         if runs:
             view = stored(runs, value)
     except InputError as error:
-        widgets.notice(Message("error", str(error)))
+        widgets.problem(error)
         value = remembered("contributions_value", "share")
     live(value)
     text = st.session_state["contributions_text"]

@@ -173,7 +173,7 @@ def data_of_tasks() -> None:
         try:
             here = hub_tasks.is_fetched()
         except InputError as error:
-            widgets.notice(Message("error", str(error)))
+            widgets.problem(error)
             return
         if here:
             st.caption("The six tasks are here. A run asks them when the field on the Run page says “hub”, or by")
@@ -217,7 +217,7 @@ def main() -> None:
     try:
         known = run_picker.measured_runs()
     except InputError as error:
-        widgets.notice(Message("error", str(error)))
+        widgets.problem(error)
         return
     asked = links.opened("downstream")
     if asked is not None:
@@ -242,7 +242,7 @@ def main() -> None:
     try:
         shown(runs)
     except InputError as error:
-        widgets.notice(Message("error", str(error)))
+        widgets.problem(error)
     data_of_tasks()
     links.write(
         "downstream",

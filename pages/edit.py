@@ -13,7 +13,6 @@ from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import links, page_list, presenter, state, widgets
 from dashboard.edit import actions, fact_form, history, method_form, prediction, results
-from dashboard.state import Message
 from encore_core.errors import InputError
 from encore_core.methods import METHODS
 
@@ -96,7 +95,7 @@ def the_fact() -> None:
     try:
         facts = fact_form.facts_in_editor()
     except InputError as error:
-        widgets.notice(Message("error", str(error)))
+        widgets.problem(error)
         return
     widgets.sentence(facts[0])
     if len(facts) > 1:

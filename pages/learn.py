@@ -12,7 +12,7 @@ import streamlit as st
 from dashboard import links, page_list, run_picker, widgets
 from dashboard.learn import own_fact, recorded_cards, search_card, token_card, trial_card, update_card
 from dashboard.learn.steps import BY_KEY, STEPS, Step
-from dashboard.state import Message, remembered
+from dashboard.state import remembered
 from encore_core.errors import InputError
 from encore_core.runs import RunInfo
 
@@ -121,13 +121,13 @@ def main() -> None:
         if asked is not None:
             restore(asked)
     except InputError as error:
-        widgets.notice(Message("error", str(error)))
+        widgets.problem(error)
     step = pick_step()
     explain(step)
     try:
         runs = ELEMENTS[step.key]() or []
     except InputError as error:
-        widgets.notice(Message("error", str(error)))
+        widgets.problem(error)
     go_on(step)
     links.write("learn", view(step, runs))
     run_picker.follow(runs)

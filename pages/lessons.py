@@ -92,7 +92,7 @@ def upload(known: Mapping[str, Lesson]) -> None:
             data = given.getvalue()
             lesson = read(data, "The upload")
         except InputError as error:
-            widgets.notice(Message("error", str(error)))
+            widgets.problem(error)
             return
         key = f"own-{hashlib.sha256(data).hexdigest()[:12]}"
         # An upload stands in its field until it is taken out; it is kept once, so that it can be removed.
@@ -188,7 +188,7 @@ def main() -> None:
     try:
         known = lesson_play.known()
     except InputError as error:
-        widgets.notice(Message("error", str(error)))
+        widgets.problem(error)
         return
     asked = links.opened("lessons")
     if asked is not None:

@@ -97,7 +97,7 @@ def answer(check: ModelCheck) -> None:
     """Whether it can be edited here, and why not."""
     widgets.tiles(model_check.tiles(check))
     for line in check.problems:
-        widgets.notice(Message("error", line))
+        widgets.problem(line)
     for line in check.notes:
         widgets.notice(Message("warning", line))
     st.caption(
@@ -220,7 +220,7 @@ def gather(check: ModelCheck, device: str | None, dtype: str | None) -> None:
                 widgets.notice(Message("warning", line))
             ready = bool(source)
         except InputError as error:
-            widgets.notice(Message("error", str(error)))
+            widgets.problem(error)
             layers, n_tokens = (), 0
         request = Request(check.name, source, layers, n_tokens, enough, device, dtype)
         st.button(
@@ -340,7 +340,7 @@ def main() -> None:
         access.check_model(name)
         check = checked(name, device, dtype, stamp_of(name))
     except InputError as error:
-        widgets.notice(Message("error", str(error)))
+        widgets.problem(error)
         catalogue()
         return
     answer(check)

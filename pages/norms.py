@@ -68,7 +68,7 @@ def main() -> None:
     try:
         known = run_picker.measured_runs()
     except InputError as error:
-        widgets.notice(Message("error", str(error)))
+        widgets.problem(error)
         return
     asked = links.opened("norms")
     if asked is not None:
@@ -86,7 +86,7 @@ def main() -> None:
     try:
         shown(runs)
     except InputError as error:
-        widgets.notice(Message("error", str(error)))
+        widgets.problem(error)
 
 
 def shown(runs: Sequence[RunInfo]) -> None:

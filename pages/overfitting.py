@@ -169,7 +169,7 @@ def one_fact_card(pair: Pair) -> None:
         try:
             place = one_fact(pair)
         except InputError as error:
-            widgets.notice(Message("error", str(error)))
+            widgets.problem(error)
     view = {"run": [run.id for run in pair.runs], "fact": "" if place is None else str(place)}
     links.write("overfitting", view)
 
@@ -505,7 +505,7 @@ def main() -> None:
     try:
         known = run_picker.measured_runs()
     except InputError as error:
-        widgets.notice(Message("error", str(error)))
+        widgets.problem(error)
         return
     # Facts that can be read come first: the runs on them show most.
     pairs = {pair.key: pair for pair in mpes_pairs.pairs_of(list(known.values()))}
@@ -520,7 +520,7 @@ def main() -> None:
         try:
             of_pair(pair)
         except InputError as error:
-            widgets.notice(Message("error", str(error)))
+            widgets.problem(error)
             links.write("overfitting", {})
     else:
         links.write("overfitting", {})

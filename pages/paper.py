@@ -227,7 +227,7 @@ def main() -> None:
         known = run_picker.measured_runs()
     except InputError as error:
         # The paper's figures are there all the same.
-        widgets.notice(Message("error", str(error)))
+        widgets.problem(error)
         known = {}
     asked = links.opened("paper")
     if asked is not None:
@@ -246,7 +246,7 @@ def main() -> None:
     try:
         compared(number, models, rows, runs)
     except InputError as error:
-        widgets.notice(Message("error", str(error)))
+        widgets.problem(error)
     links.write(
         "paper",
         {

@@ -319,7 +319,7 @@ def _model(store: RunStore, run: RunInfo) -> None:
         )
     except InputError as error:
         place.empty()
-        widgets.notice(Message("error", str(error)))
+        widgets.problem(error)
         return
     place.empty()
     widgets.notice(Message("success", f"Written to {target}, with {edits:,} edits."))
@@ -348,7 +348,7 @@ def main() -> None:
     try:
         runs = run_reading.all_runs()
     except InputError as error:
-        widgets.notice(Message("error", str(error)))
+        widgets.problem(error)
         return
     widgets.notice(st.session_state.pop("run_message", None))
     asked = links.opened("runs")
@@ -394,7 +394,7 @@ def main() -> None:
             store = run_reading.store_of(opened_run)
             record(store, store.get(opened), runs)
         except InputError as error:  # deleted in another tab, between the lines above
-            widgets.notice(Message("error", str(error)))
+            widgets.problem(error)
     links.write("runs", {"run": opened or ""})
     if not all(run.ended for run in runs):
         follow([_stand(run) for run in runs])

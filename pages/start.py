@@ -116,7 +116,7 @@ def main() -> None:
         try:
             curves(runs, are_recorded)
         except InputError as error:
-            widgets.notice(Message("error", str(error)))
+            widgets.problem(error)
     elif trouble is None:
         widgets.notice(
             Message("info", "No runs have been recorded with this copy of the program, and none of yours has come to a "

@@ -206,7 +206,7 @@ def disk() -> None:
         store = RunStore()
         n_runs = len(store.runs())
     except InputError as error:
-        widgets.notice(Message("error", str(error)))
+        widgets.problem(error)
         return
     free = shutil.disk_usage(store.folder).free
     with st.container(border=True, key="card_disk"):
@@ -228,7 +228,7 @@ def rules() -> None:
         try:
             found = limits.limits()
         except InputError as error:
-            widgets.notice(Message("error", str(error)))
+            widgets.problem(error)
         else:
             rows = [(LIMITS[name], f"{value:,}") for name, value in asdict(found.visitors).items()]
             rows += [

@@ -22,7 +22,7 @@ import tiny_models
 import tiny_runs
 from hostile_inputs import EDIT_FILES, FILES, LESSONS, TEXTS
 from streamlit.testing.v1 import AppTest
-from tiny_pages import opened
+from tiny_pages import WORKER_STARTERS, opened
 
 from dashboard import state, widgets
 from encore_core.editor import settings_of
@@ -188,7 +188,7 @@ def server(tiny_folder, statistics_text, tmp_path_factory) -> Iterator[Server]:
         patch.setenv("ENCORE_HOME", str(home))
         patch.setenv("ENCORE_MODEL", str(tiny_folder))
         patch.setattr("encore_core.runs.recorded.RECORDED", home / "recorded")
-        for place in ("encore_core.runs.start_worker", "dashboard.live.start_worker"):
+        for place in WORKER_STARTERS:
             patch.setattr(place, lambda store, device: None)
         # Nobody on the net is asked for a model whose name was made up.
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

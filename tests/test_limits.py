@@ -12,7 +12,7 @@ import pytest
 import tiny_runs
 from streamlit.testing.v1 import AppTest
 from test_run_pages import page_functions
-from tiny_pages import errors, opened, words
+from tiny_pages import WORKER_STARTERS, errors, opened, words
 
 from dashboard import limits, state
 from encore_core.errors import InputError
@@ -202,7 +202,7 @@ def server(monkeypatch, tiny_folder, tmp_path, surroundings):
     monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("encore_core.runs.recorded.RECORDED", tmp_path / "recorded")
     asked: list[str] = []
-    for place in ("encore_core.runs.start_worker", "dashboard.live.start_worker"):
+    for place in WORKER_STARTERS:
         monkeypatch.setattr(place, lambda store, device: asked.append(device))
     return asked
 

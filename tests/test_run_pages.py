@@ -18,7 +18,7 @@ import pytest
 import tiny_models
 import tiny_runs
 from streamlit.testing.v1 import AppTest
-from tiny_pages import APP, address_of, errors, figures, markup, opened, words
+from tiny_pages import APP, WORKER_STARTERS, address_of, errors, figures, markup, opened, words
 
 from dashboard import costs, live, report, run_reading, runs_view
 from dashboard.at_checkpoints import AtCheckpoints
@@ -99,7 +99,7 @@ def the_model(monkeypatch, tiny_folder, surroundings):
 def no_processes(monkeypatch) -> list[str]:
     """Workers asked for, by device; none is started, the tests serve the queue themselves."""
     asked: list[str] = []
-    for place in ("encore_core.runs.start_worker", "dashboard.live.start_worker"):
+    for place in WORKER_STARTERS:
         monkeypatch.setattr(place, lambda store, device: asked.append(device))
     return asked
 

@@ -27,6 +27,10 @@ APP = str(Path(__file__).resolve().parent.parent / "dashboard" / "app.py")
 METHODS = ("MEMIT", "ENCORE")
 IDS = tuple(f"recorded-{method.lower()}-10" for method in METHODS)
 N_LAYERS = 5
+WORKER_STARTERS = tuple(
+    f"{module}.start_worker" for module in ("encore_core.runs", "dashboard.live", "dashboard.plan.start_card")
+)
+"""Where pages find what starts a worker."""
 
 
 @functools.cache

@@ -120,7 +120,7 @@ def _own_fact() -> None:
         fact = typed_fact()
     except InputError as error:
         with preview:
-            widgets.notice(Message("error", str(error)))
+            widgets.problem(error)
         right.button("Ask the model first", disabled=True, width="stretch")
         return
     with preview:
@@ -189,7 +189,7 @@ def _table() -> None:
     try:
         facts, notices = table_facts()
     except InputError as error:
-        widgets.notice(Message("error", str(error)))
+        widgets.problem(error)
         return
     size = st.session_state["batch_size"]
     n_batches = -(-len(facts) // size)

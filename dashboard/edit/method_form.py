@@ -59,7 +59,7 @@ def pick_method(visitor: Visitor) -> bool:
         try:
             wanted = settings_of(visitor.lm, method, overrides)
         except InputError as error:
-            widgets.notice(Message("error", str(error)))
+            widgets.problem(error)
             return False
         seed = int(st.session_state["seed"])
         if (wanted, seed) == (visitor.session.settings, visitor.session.seed):

@@ -8,7 +8,7 @@ from dashboard import figure, limits, probes, theme, widgets
 from dashboard.charts import probes as probe_charts
 from dashboard.charts.text import percent
 from dashboard.edit.fact_form import facts_in_editor
-from dashboard.state import Message, Visitor, remembered
+from dashboard.state import Visitor, remembered
 from encore_core.errors import InputError
 from encore_core.facts import Fact
 from encore_core.tables import neutral_csv
@@ -45,7 +45,7 @@ def show(visitor: Visitor) -> None:
         limits.check_text("Your own prompt", free)
         rows = probes.observe(fact, visitor.before, visitor.after, is_edited=visitor.is_edited(fact), free=free)
     except InputError as error:
-        widgets.notice(Message("error", str(error)))
+        widgets.problem(error)
         st.text_input("Your own prompt", key="free_prompt", persist_state="session")
         return
     colours = theme.palette()
@@ -66,7 +66,7 @@ def show(visitor: Visitor) -> None:
     try:
         _details(fact, rows, visitor, colours)
     except InputError as error:
-        widgets.notice(Message("error", str(error)))
+        widgets.problem(error)
 
 
 def _pick_shown(visitor: Visitor) -> Fact | None:
@@ -155,7 +155,7 @@ def _said(fact: Fact, rows, visitor: Visitor, colours, edited: bool) -> None:
                 texts["After"] = visitor.after.continuation(prompt)
             tokens = probes.tokens_table(prompt, fact, visitor.before, visitor.after)
         except InputError as error:
-            widgets.notice(Message("error", str(error)))
+            widgets.problem(error)
             return
         for column, (moment, text) in zip(st.columns(len(texts)), texts.items(), strict=True):
             with column:

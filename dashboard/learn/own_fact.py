@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import streamlit as st
 
 from dashboard import limits, widgets
-from dashboard.state import Message, remembered
+from dashboard.state import remembered
 from encore_core.errors import InputError
 from encore_core.facts import Fact
 
@@ -40,7 +40,7 @@ def pick() -> Fact | None:
     try:
         fact = current()
     except InputError as error:
-        widgets.notice(Message("error", str(error)))
+        widgets.problem(error)
         return None
     widgets.sentence(fact)
     return fact
