@@ -1,0 +1,1 @@
+"""The Overfitting page's cards: one fact's search, many facts, and a search of the visitor's own."""
