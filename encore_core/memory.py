@@ -20,14 +20,14 @@ import torch
 from encore_core.families import Parts, find_parts, skeleton, text_config
 from encore_core.methods import Settings
 
-SAVED_PER_MLP, SAVED_PER_STREAM = 4, 20
+SAVED_PER_MLP, SAVED_PER_STREAM = 4, 14
 """Numbers that autograd keeps of a token in a block: so many times d_mlp (a gate, what it is multiplied by, and their
 activation) and so many times the width of the stream or of the attention heads (norms, queries, keys, values)."""
 
 CONTEXTS = 6
 """Of a fact: the plain prompt and the sampled prefixes."""
 
-OWN_TOKENS, TARGET_TOKENS, TOKENS_BEFORE = 10, 2, 24
+OWN_TOKENS, TARGET_TOKENS, TOKENS_BEFORE = 5, 2, 24
 """Of a usual fact in a context: tokens from the subject's last one on, tokens of its target, and tokens before."""
 
 CPU_TOKENS, GPU_TOKENS = 2048, 65536
@@ -146,7 +146,7 @@ def estimate_of(
     # While the last P is made, the others stand, C0 of all layers is there, and an inverse takes three matrices.
     making_P = square * (8 * (n_edited - 1) + 4 * n_edited + 3 * 8)
     # After some batches every P is the session's own, beside the one it began from, which the model keeps for further
-    # sessions; a run's model does not (see `EditSession.stop_sharing`).
+    # sessions. A run's model does not (see `EditSession.stop_sharing`), but writing a state down copies it once.
     holding_P = square * 8 * n_edited * 2
     n_above = sizes.n_layers - 1 - settings.layers[-1]
     # Matrices above the last edited block, and the output matrix, stand beside themselves in bfloat16.
@@ -169,8 +169,10 @@ def _targets(sizes: Sizes, dtype: torch.dtype, n_above: int, batch_size: int, de
     limit = CPU_TOKENS if device_type == "cpu" else GPU_TOKENS
     n_rows = min(batch_size * CONTEXTS, max(CONTEXTS, limit // OWN_TOKENS))
     activations = n_rows * OWN_TOKENS * sizes.saved_per_token(n_above) * dtype.itemsize
-    # Logits in the model's dtype and in float32, their probabilities and their gradient.
-    logits = n_rows * (TARGET_TOKENS + 1) * sizes.n_vocab * (dtype.itemsize + 3 * 4)
+    # Of a fact in every context and of its KL prompt once: logits in the model's dtype and in float32, their
+    # probabilities and their gradient.
+    n_logits = n_rows * TARGET_TOKENS + n_rows // CONTEXTS
+    logits = n_logits * sizes.n_vocab * (dtype.itemsize + 3 * 4)
     before = n_rows * TOKENS_BEFORE * n_above * sizes.d_cache * dtype.itemsize
     return activations + logits + before
 

@@ -26,6 +26,7 @@ from encore_core.downstream import evaluate_tasks, load_tasks
 from encore_core.editor import EditSession
 from encore_core.errors import InputError
 from encore_core.fluency import generation_entropy, perplexity
+from encore_core.memory import Sizes, estimate_of
 from encore_core.metrics import evaluate
 from encore_core.models import EditableModel, Progress
 from encore_core.runs.measuring import ENTROPY_PROMPTS, ENTROPY_TOKENS, passages
@@ -35,7 +36,7 @@ from encore_core.sublayers import measure_contributions
 
 log = logging.getLogger(__name__)
 
-CALIBRATION_VERSION = 1
+CALIBRATION_VERSION = 2
 CALIBRATED_FACTS = 4
 """Facts edited and scored for the watch."""
 
@@ -51,11 +52,8 @@ CALIBRATED_TESTS = 2
 FIXED_TEXT_TOKENS = 2500
 """About as many as the fixed text has, whatever the tokenizer."""
 
-PROCESS_BYTES = 700_000_000
+PROCESS_BYTES = 500_000_000
 """Resident memory of a worker without a model: Python, torch and transformers."""
-
-WORKING_BYTES = 500_000_000
-"""Activations of the target optimisation and of measuring, at most."""
 
 DISK_BYTES_PER_SECOND = 200e6
 ROW_BYTES = 60
@@ -71,10 +69,11 @@ class Calibration:
         scored_fact_seconds: to score a fact.
         perplexity_seconds, contributions_seconds, entropy_seconds: of these parts of measuring.
         downstream_test_seconds: of one test of each task; 0 without data.
-        weights_bytes: of the model.
         matrices_bytes: of the edited matrices.
         preservation_bytes: of P of all edited layers.
-        n_layers: of the model.
+        sizes: of the model, from which memory follows.
+        dtype: of its weights, as torch calls it.
+        device_type: "cpu", "cuda" or "mps".
     """
 
     fact_seconds: float
@@ -84,10 +83,20 @@ class Calibration:
     contributions_seconds: float
     entropy_seconds: float
     downstream_test_seconds: float
-    weights_bytes: int
     matrices_bytes: int
     preservation_bytes: int
-    n_layers: int
+    sizes: Sizes
+    dtype: str
+    device_type: str
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Calibration:
+        """As `asdict` has made it.
+
+        Raises:
+            TypeError, KeyError: when it is of another version of the program.
+        """
+        return cls(**values | {"sizes": Sizes(**values["sizes"])})
 
 
 @dataclass(frozen=True)
@@ -128,8 +137,8 @@ def calibrate(lm: EditableModel, run: PreparedRun, progress: Progress | None = N
     """
     file = data_folder() / "calibration" / f"{_identity(lm, run)}.json"
     try:
-        return Calibration(**json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return Calibration.from_json(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError):
         found = _measure(lm, run, progress or (lambda what, share: None))
     with replacing(file) as part:
         part.write_text(json.dumps(asdict(found), indent=1), encoding="utf-8")
@@ -169,15 +178,16 @@ def estimate(run: PreparedRun, calibration: Calibration) -> Estimate:
         share = wanted.share_cap * editing / max(1, sum(part > 0 for part in parts))
         between = sum(min((len(points) - 2) * part, share) for part in parts)
     rows = n_facts * (1 + 25 * min(1, wanted.trajectory_facts / n_facts)) + 5 * len(ends)
-    rows += len(points) * (c.n_layers + 9 * len(wanted.subsets) + wanted.contributions * (2 * c.n_layers + 1) + 10)
+    n_layers = c.sizes.n_layers
+    rows += len(points) * (n_layers + 9 * len(wanted.subsets) + wanted.contributions * (2 * n_layers + 1) + 10)
+    memory = estimate_of(c.sizes, getattr(torch, c.dtype), run.settings, plan.batch_size, c.device_type)
     return Estimate(
         seconds=editing + in_full + between,
         editing_seconds=editing,
         measuring_seconds=in_full + between,
         capped=between < (len(points) - 2) * once,
         n_checkpoints=len(points),
-        # P is there as the start and as the run's own, and once more while a state is written.
-        memory_bytes=PROCESS_BYTES + WORKING_BYTES + c.weights_bytes + 2 * c.matrices_bytes + 3 * c.preservation_bytes,
+        memory_bytes=PROCESS_BYTES + memory.total,
         disk_bytes=math.ceil(2 * state_bytes + c.matrices_bytes + rows * ROW_BYTES + 1000 * n_facts),
     )
 
@@ -233,10 +243,11 @@ def _measure(lm: EditableModel, run: PreparedRun, tell: Progress) -> Calibration
         contributions_seconds=contributions,
         entropy_seconds=sampled * ENTROPY_TOKENS / CALIBRATED_SAMPLES,
         downstream_test_seconds=asked / CALIBRATED_TESTS,
-        weights_bytes=sum(parameter.nbytes for parameter in lm.model.parameters()),
         matrices_bytes=sum(lm.parameter(layer).nbytes for layer in session.settings.layers),
         preservation_bytes=len(session.settings.layers) * lm.d_mlp**2 * 8,
-        n_layers=lm.n_layers,
+        sizes=Sizes.of_model(lm.model, lm.parts),
+        dtype=str(lm.dtype).removeprefix("torch."),
+        device_type=lm.device.type,
     )
 
 
