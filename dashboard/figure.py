@@ -26,6 +26,9 @@ ADDRESS = f"studio/{LIBRARY.name}"
 NARROW = 760
 """Charts narrower than so many pixels take their layout for narrow pages."""
 
+SLIM = 480
+"""Charts narrower than so many pixels take their layout for phones."""
+
 _DRAW = """
 const ready = async () => { while (!window.Plotly) await new Promise((next) => setTimeout(next, 40)); };
 
@@ -43,8 +46,9 @@ const draw = async (node) => {
   const width = Math.floor(node.clientWidth);
   if (!node.isConnected) return;
   if (!width) { node.esWidth = 0; return; }  // drawn when it is shown
-  const { data, layouts, revision, narrow, bar } = JSON.parse(spec);
-  const layout = structuredClone(width < narrow ? layouts.narrow : layouts.wide);
+  const { data, layouts, revision, narrow, slim, bar } = JSON.parse(spec);
+  const little = width < slim && layouts.slim || layouts.narrow;
+  const layout = structuredClone(width < narrow ? little : layouts.wide);
   // Made once: a configuration with other functions in it is another one, for which Plotly makes a new plot.
   node.esConfig ??= {
     displaylogo: false, displayModeBar: bar, showSendToCloud: false, showEditInChartStudio: false,
@@ -169,7 +173,7 @@ def draw(chart: Chart, *, key: str, alt: str, revision: str = "", has_bar: bool 
     """
     scale = presenter.scale()
     drawn, height = _spec(chart, scale)
-    rest = as_json({"revision": revision, "narrow": NARROW * scale, "bar": has_bar})
+    rest = as_json({"revision": revision, "narrow": NARROW * scale, "slim": SLIM * scale, "bar": has_bar})
     _components()[1](
         key=key,
         data={
@@ -181,6 +185,7 @@ def draw(chart: Chart, *, key: str, alt: str, revision: str = "", has_bar: bool 
     )
 
 
+LAYOUTS = ("wide", "narrow", "slim")
 _specs: WeakKeyDictionary[Chart, dict[float, tuple[str, float]]] = WeakKeyDictionary()
 
 
@@ -188,9 +193,8 @@ def _spec(chart: Chart, scale: float) -> tuple[str, float]:
     """A chart's traces and layouts as JSON, and its height; written once for a chart that is kept."""
     known = _specs.setdefault(chart, {})
     if scale not in known:
-        wide, narrow = (enlarged(layout, scale) for layout in chart.layouts)
-        drawn = {"data": chart.traces, "layouts": {"wide": wide, "narrow": narrow}}
-        known[scale] = as_json(drawn), wide["height"]
+        layouts = {name: enlarged(layout, scale) for name, layout in zip(LAYOUTS, chart.layouts, strict=False)}
+        known[scale] = as_json({"data": chart.traces, "layouts": layouts}), layouts["wide"]["height"]
     return known[scale]
 
 

@@ -115,7 +115,7 @@ def _start() -> tuple[str, tuple[str, str]]:
         for number, line in enumerate(lines)
     ]
     of_methods = tuple(_variables("run", [palette.method(line.method) for line in lines]) for palette in (LIGHT, DARK))
-    drawn = still.markup(light, titles, names, figure.NARROW)
+    drawn = still.markup(light, titles, names, figure.NARROW, figure.SLIM)
     said = html.escape(start_content.answer(norms, runs))
     body += (
         f'<p class="es-sentence">{said}</p><div class="es-first-card"><h2>{html.escape(start_content.HEADING)}'

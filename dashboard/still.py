@@ -1,8 +1,8 @@
 """A chart of lines as plain markup, for where no script has been loaded yet.
 
-Panels stand where Plotly will put them, by the layouts of the chart: wide and, in a narrow container, narrow. Lines are
-drawn in a box of 1,000 by 1,000 that is stretched over its panel; strokes and dots keep their form. Colours come as CSS
-variables, so that one text serves light and dark pages.
+Panels stand where Plotly will put them, by the layouts of the chart: wide, narrow, or for phones, as the container's
+width is. Lines are drawn in a box of 1,000 by 1,000 that is stretched over its panel; strokes and dots keep their form.
+Colours come as CSS variables, so that one text serves light and dark pages.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _TYPICAL_WIDTH = 230
 _DASHES = {"dot": "2 3", "dash": "7 5"}
 
 
-def markup(chart: Chart, titles: Sequence[str], colours: Sequence[str], narrow: int) -> str:
+def markup(chart: Chart, titles: Sequence[str], colours: Sequence[str], narrow: int, slim: int) -> str:
     """The chart.
 
     Args:
         chart: from `dashboard.charts`; its traces are lines, and its panels share their axes.
         titles: markup above each panel.
         colours: a CSS colour for each trace.
-        narrow: containers narrower than so many pixels take the narrow layout.
+        narrow, slim: containers narrower than so many pixels take the narrow layout, and the one for phones.
 
     Returns:
         markup with a style sheet of its own; it is as wide as its container.
@@ -57,8 +57,10 @@ def markup(chart: Chart, titles: Sequence[str], colours: Sequence[str], narrow: 
             f'{labels}<i class="es-still-along">{figure.layout.xaxis.title.text}</i>'
             f'<i class="es-still-up">{figure.layout.yaxis.title.text}</i></div>'
         )
-    narrowed = f"@container still (max-width:{narrow - 1}px){{{_placed(chart.narrow, panels)}}}"
-    style = _placed(figure.layout, panels) + narrowed
+    style = _placed(figure.layout, panels) + "".join(
+        f"@container still (max-width:{below - 1}px){{{_placed(layout, panels)}}}"
+        for below, layout in ((narrow, chart.narrow), (slim, chart.slim))
+    )
     return (
         f'<div class="es-still-frame"><style>{style}</style><div class="es-still">{_legend(figure, colours)}'
         f"{''.join(parts)}</div></div>"

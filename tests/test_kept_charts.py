@@ -78,8 +78,11 @@ def test_what_the_browser_is_sent_is_the_chart(monkeypatch):
         figure.draw(chart, key="some chart", alt="what it shows", revision='a "zoom"')
     assert sent[0] == sent[1]
     spec = json.loads(sent[0]["spec"])
-    assert set(spec) == {"data", "layouts", "revision", "narrow", "bar"}
+    assert set(spec) == {"data", "layouts", "revision", "narrow", "slim", "bar"}
     assert spec["revision"] == 'a "zoom"' and spec["bar"] is True
     assert [trace["name"] for trace in spec["data"]] == [trace.name for trace in chart.figure.data]
     assert spec["layouts"]["wide"]["height"] == chart.figure.layout.height == sent[0]["height"]
     assert spec["layouts"]["narrow"] == json.loads(figure.as_json(chart.narrow_layout))
+    assert spec["layouts"]["slim"] == json.loads(figure.as_json(chart.slim_layout))
+    figure.draw(Chart([], {"height": 90}, {"height": 80}), key="two layouts", alt="", revision="")
+    assert set(json.loads(sent[-1]["spec"])["layouts"]) == {"wide", "narrow"}

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from dashboard.charts import runs as run_charts
+from dashboard.charts.chart import Chart
 from dashboard.charts.runs import Line
 from dashboard.palette import DARK, DASHES, LIGHT
 from encore_core.methods import METHODS
@@ -62,7 +63,7 @@ def test_one_panel_a_run_with_the_values_of_its_layers(scale):
 
 def test_panels_share_their_axes_and_never_overlap():
     chart = run_charts.norms(norms_frame(), LINES, LIGHT)
-    for layout, n_rows in ((chart.figure.layout, 1), (chart.narrow, 2)):
+    for layout, n_rows in ((chart.figure.layout, 1), (chart.narrow, 2), (chart.slim, 4)):
         boxes = [(layout[f"xaxis{n}"].domain, layout[f"yaxis{n}"].domain) for n in ("", 2, 3, 4)]
         for one, (x, y) in enumerate(boxes):
             assert not any(overlap(x, x2) and overlap(y, y2) for x2, y2 in boxes[one + 1 :])
@@ -147,6 +148,16 @@ def test_runs_without_points_have_their_panel_all_the_same():
     assert len(chart.figure.layout.annotations) == 4
     assert not drawn(chart, "x4")
     assert run_charts.norms(norms_frame([]), LINES, LIGHT, at=5).figure.data == ()
+
+
+def test_on_a_phone_the_legend_stands_above_the_panels():
+    """Its rows by what plotly surely fits into a phone's width, one panel below the other."""
+    chart = run_charts.norms(norms_frame(), LINES, LIGHT, layers=[0, 1, 2, 3])
+    named = [trace.name for trace in chart.figure.data if trace.showlegend]
+    rows = sum(48 + 8 * len(name) for name in named) / 240
+    assert chart.slim.margin.t >= 70 + 28 * rows > chart.figure.layout.margin.t
+    assert {chart.slim[f"xaxis{n}"].domain for n in ("", 2, 3, 4)} == {(0, 1)}
+    assert Chart([], {}, {"height": 90}).slim.height == 90  # one that needs none of its own
 
 
 def test_long_names_fit_above_their_panels_on_narrow_pages():

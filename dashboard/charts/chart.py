@@ -1,4 +1,4 @@
-"""A chart: traces, and their layouts for wide pages and for narrow ones, as plotly's JSON has them.
+"""A chart: traces, and their layouts for wide pages, for narrow ones and for phones, as plotly's JSON has them.
 
 Plain values: plotly's own classes check whatever they are given, which takes a tenth to a third of a second a chart.
 What is drawn in the browser is checked there; `Chart.figure` has it checked here, for files and tests.
@@ -26,22 +26,24 @@ class Traces(list[dict[str, Any]]):
 
 @dataclass(frozen=True, eq=False)  # equal to itself alone: comparing charts takes as long as making them
 class Chart:
-    """The same traces in two arrangements.
+    """The same traces in two or three arrangements.
 
     Attributes:
         traces: each with its type.
         wide: the layout.
         narrow_layout: what `dashboard.figure` takes when there is little room.
+        slim_layout: what it takes on a phone; the narrow one where there is none.
     """
 
     traces: Sequence[Mapping[str, Any]]
     wide: dict[str, Any]
     narrow_layout: dict[str, Any]
+    slim_layout: dict[str, Any] | None = None
 
     @property
-    def layouts(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Both, to be changed alike by whoever makes the chart."""
-        return self.wide, self.narrow_layout
+    def layouts(self) -> tuple[dict[str, Any], ...]:
+        """All there are, the widest first, to be changed alike by whoever makes the chart."""
+        return self.wide, self.narrow_layout, *([] if self.slim_layout is None else [self.slim_layout])
 
     @cached_property
     def figure(self) -> go.Figure:
@@ -53,3 +55,8 @@ class Chart:
     def narrow(self) -> go.Layout:
         """The layout for narrow pages, in the same form."""
         return go.Layout({"template": "none"} | self.narrow_layout)
+
+    @cached_property
+    def slim(self) -> go.Layout:
+        """The layout for phones, in the same form."""
+        return self.narrow if self.slim_layout is None else go.Layout({"template": "none"} | self.slim_layout)

@@ -143,7 +143,7 @@ def distributions(groups: Sequence[tuple[Arm, pd.Series]], colours: Palette) -> 
             mode="markers+text",
             marker={"symbol": "diamond", "size": 12, "color": colour, "line": {"width": 1, "color": colours.page}},
             text=[f"mean {mean:.2f}"],
-            textposition="bottom right" if mean < 0.85 else "bottom left",
+            textposition="bottom right" if mean < 0.6 else "bottom left",
             textfont={"size": 13, "color": colours.ink},
             showlegend=False,
             hovertemplate=f"{label(arm.name, 40)}: mean %{{x:.3f}} of {len(values):,} facts<extra></extra>",

@@ -1,4 +1,4 @@
-"""Panels side by side with shared axes, in one arrangement for wide pages and one for narrow ones."""
+"""Panels side by side with shared axes, arranged for wide pages, for narrow ones, and for phones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from dashboard.palette import Palette
 
 _TOP, _BOTTOM, _LEFT, _RIGHT = 78, 54, 66, 16
 _MODE_BAR = 32  # on narrow pages the legend stands below it
-_LEGEND_ROW, _LEGEND_WIDTH = 28, 340  # a row's height, and what surely fits into one
+_LEGEND_ROW, _LEGEND_WIDTHS = (
+    28,
+    (None, 340, 240),
+)  # a row's height, and what surely fits into one; wide pages have one row
 _TITLE = 38  # above each row of panels but the first, whose titles stand in the top margin
 
 
@@ -85,44 +88,44 @@ class Panels:
         x_axes: Mapping[str, object] | None = None,
         y_axes: Mapping[str, object] | None = None,
     ) -> Chart:
-        """The figure, with at most `columns[0]` panels a row, and the layout with at most `columns[1]`.
+        """The figure, with at most `columns[0]` panels a row, a layout with at most `columns[1]`, and one with one.
 
         Axes of the panels in `hundred` go from 0 to 100. With `outer_labels` what is along an axis is written once for
         panels below each other and, of those, for panels beside each other: every text takes its time to be drawn.
         `more` is for the layout in the end, `x_axes` and `y_axes` for each of its axes.
         """
         layouts: list[dict[str, Any]] = []
-        for most, narrow in zip(columns, (False, True), strict=True):
+        for most, legend_width in zip((*columns, 1), _LEGEND_WIDTHS, strict=True):
             n_rows = -(-len(self.titles) // most)
             # Four panels in two rows stand as two and two, not as three and one.
             n_columns = -(-len(self.titles) // n_rows)
-            layout = self._layout(n_columns, narrow, y_title, shared_y, log, hundred, outer_labels)
+            layout = self._layout(n_columns, legend_width, y_title, shared_y, log, hundred, outer_labels)
             for number in range(len(self.titles)):
                 layout[f"xaxis{number + 1 if number else ''}"] |= x_axes or {}
                 layout[f"yaxis{number + 1 if number else ''}"] |= y_axes or {}
             layouts.append(layout | (more or {}))
         return Chart(self.traces, *layouts)
 
-    def _legend_rows(self) -> int:
-        """How many rows the legend needs on a narrow page, at most."""
+    def _legend_rows(self, width: int) -> int:
+        """How many rows of a width the legend needs, at most."""
         widths = [48 + 8 * len(trace.get("name", "")) for trace in self.traces if trace.get("showlegend")]
-        return -(-sum(widths) // _LEGEND_WIDTH)
+        return -(-sum(widths) // width)
 
     def _layout(
         self,
         n_columns: int,
-        narrow: bool,
+        legend_width: int | None,
         y_title: str,
         shared_y: bool,
         log: bool,
         hundred: Sequence[int],
         outer_labels: bool,
     ) -> dict:
-        colours, n = self.colours, len(self.titles)
+        colours, n, narrow = self.colours, len(self.titles), legend_width is not None
         n_rows = -(-n // n_columns)
         between = _TITLE + (8 if outer_labels else _BOTTOM - 18)
         inner = n_rows * self.height + (n_rows - 1) * between
-        top_margin = _MODE_BAR + _TITLE + self._legend_rows() * _LEGEND_ROW if narrow else _TOP
+        top_margin = _MODE_BAR + _TITLE + self._legend_rows(legend_width) * _LEGEND_ROW if narrow else _TOP
         height = inner + top_margin + _BOTTOM
         gap_x = 0.0 if n_columns == 1 else (0.03 if shared_y else 0.05) + 0.04 * (n_columns < 4)
         gap_y = 0.0 if n_rows == 1 else between / inner
