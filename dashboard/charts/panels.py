@@ -14,10 +14,8 @@ from dashboard.palette import Palette
 
 _TOP, _BOTTOM, _LEFT, _RIGHT = 78, 54, 66, 16
 _MODE_BAR = 32  # on narrow pages the legend stands below it
-_LEGEND_ROW, _LEGEND_WIDTHS = (
-    28,
-    (None, 340, 240),
-)  # a row's height, and what surely fits into one; wide pages have one row
+# A row's height, and what surely fits into one; wide pages have one row in any case.
+_LEGEND_ROW, _LEGEND_WIDTHS = 28, (None, 340, 240)
 _TITLE = 38  # above each row of panels but the first, whose titles stand in the top margin
 
 
@@ -37,6 +35,17 @@ class Along:
 
 
 EDITS = Along("edits", "after %{x:,d} edits")
+
+
+@dataclass(frozen=True)
+class _Up:
+    """What panels have upwards, and which labels are left out, see `Panels.finished`."""
+
+    title: str
+    shared: bool
+    log: bool
+    hundred: Sequence[int]
+    outer_labels: bool
 
 
 class Panels:
@@ -95,11 +104,12 @@ class Panels:
         `more` is for the layout in the end, `x_axes` and `y_axes` for each of its axes.
         """
         layouts: list[dict[str, Any]] = []
+        up = _Up(y_title, shared_y, log, hundred, outer_labels)
         for most, legend_width in zip((*columns, 1), _LEGEND_WIDTHS, strict=True):
             n_rows = -(-len(self.titles) // most)
             # Four panels in two rows stand as two and two, not as three and one.
             n_columns = -(-len(self.titles) // n_rows)
-            layout = self._layout(n_columns, legend_width, y_title, shared_y, log, hundred, outer_labels)
+            layout = self._layout(n_columns, legend_width, up)
             for number in range(len(self.titles)):
                 layout[f"xaxis{number + 1 if number else ''}"] |= x_axes or {}
                 layout[f"yaxis{number + 1 if number else ''}"] |= y_axes or {}
@@ -111,23 +121,14 @@ class Panels:
         widths = [48 + 8 * len(trace.get("name", "")) for trace in self.traces if trace.get("showlegend")]
         return -(-sum(widths) // width)
 
-    def _layout(
-        self,
-        n_columns: int,
-        legend_width: int | None,
-        y_title: str,
-        shared_y: bool,
-        log: bool,
-        hundred: Sequence[int],
-        outer_labels: bool,
-    ) -> dict:
+    def _layout(self, n_columns: int, legend_width: int | None, up: _Up) -> dict:
         colours, n, narrow = self.colours, len(self.titles), legend_width is not None
         n_rows = -(-n // n_columns)
-        between = _TITLE + (8 if outer_labels else _BOTTOM - 18)
+        between = _TITLE + (8 if up.outer_labels else _BOTTOM - 18)
         inner = n_rows * self.height + (n_rows - 1) * between
         top_margin = _MODE_BAR + _TITLE + self._legend_rows(legend_width) * _LEGEND_ROW if narrow else _TOP
         height = inner + top_margin + _BOTTOM
-        gap_x = 0.0 if n_columns == 1 else (0.03 if shared_y else 0.05) + 0.04 * (n_columns < 4)
+        gap_x = 0.0 if n_columns == 1 else (0.03 if up.shared else 0.05) + 0.04 * (n_columns < 4)
         gap_y = 0.0 if n_rows == 1 else between / inner
         width, tall = (1 - gap_x * (n_columns - 1)) / n_columns, (1 - gap_y * (n_rows - 1)) / n_rows
         layout: dict = {
@@ -186,27 +187,29 @@ class Panels:
                 "tickformat": ",~g",
                 "tickfont": {"color": colours.muted, "size": 12},
                 "ticks": "",
-                "showticklabels": outermost or not shared_y,
+                "showticklabels": outermost or not up.shared,
                 "automargin": False,
             }
-            if outer_labels and number + n_columns < n:
+            if up.outer_labels and number + n_columns < n:
                 layout[f"xaxis{suffix}"] |= {"showticklabels": False, "title": {"text": ""}}
-            if outer_labels and column and {number - 1, number} <= set(hundred):
+            if up.outer_labels and column and {number - 1, number} <= set(up.hundred):
                 layout[f"yaxis{suffix}"]["showticklabels"] = False
             if self.along.ticks:
                 places, texts = zip(*self.along.ticks, strict=True)
                 layout[f"xaxis{suffix}"] |= {"tickvals": places, "ticktext": texts, "tickangle": 0}
             if number:
                 layout[f"xaxis{suffix}"]["matches"] = "x"
-            if shared_y:
-                layout[f"yaxis{suffix}"] |= {"type": "log" if log else "linear"} | ({"matches": "y"} if number else {})
-                if outermost and y_title:
+            if up.shared:
+                layout[f"yaxis{suffix}"] |= {"type": "log" if up.log else "linear"} | (
+                    {"matches": "y"} if number else {}
+                )
+                if outermost and up.title:
                     layout[f"yaxis{suffix}"]["title"] = {
-                        "text": y_title,
+                        "text": up.title,
                         "font": {"color": colours.muted, "size": 13},
                         "standoff": 6,
                     }
-            if number in hundred:
+            if number in up.hundred:
                 layout[f"yaxis{suffix}"] |= {"range": [-4, 104], "tickvals": [0, 25, 50, 75, 100]}
             layout["annotations"].append(
                 {
