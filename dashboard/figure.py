@@ -26,7 +26,7 @@ ADDRESS = f"studio/{LIBRARY.name}"
 NARROW = 760
 """Charts narrower than so many pixels take their layout for narrow pages."""
 
-SLIM = 480
+SLIM = 420
 """Charts narrower than so many pixels take their layout for phones."""
 
 _DRAW = """

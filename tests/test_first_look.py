@@ -124,7 +124,7 @@ def chart():
 
 
 def drawn(chart) -> str:
-    return still.markup(chart, ["<b>MEMIT</b>"], [f"c{number}" for number in range(len(chart.figure.data))], 760, 480)
+    return still.markup(chart, ["<b>MEMIT</b>"], [f"c{number}" for number in range(len(chart.figure.data))], 760, 420)
 
 
 def test_lines_go_through_their_points_and_break_where_there_are_none(chart):
@@ -150,7 +150,7 @@ def test_lines_without_dots_go_to_the_end_of_the_axis(chart):
 
 def test_panels_stand_where_the_layouts_have_them(chart):
     style = drawn(chart).split("</style>")[0]
-    wide, narrow, slim = re.split(r"@container still \(max-width:(?:759|479)px\)", style)
+    wide, narrow, slim = re.split(r"@container still \(max-width:(?:759|419)px\)", style)
     for text, layout in ((wide, chart.figure.layout), (narrow, chart.narrow), (slim, chart.slim)):
         assert f".es-still{{height:{layout.height}px}}" in text
         assert f"left:calc({layout.margin.l}px + 0.0000*" in text and f"top:{layout.margin.t:.1f}px" in text
