@@ -98,7 +98,7 @@ def _change(first: float | None, last: float | None, at: int | None, usual: int)
         return f"{last:,.1f}{late}"
     if max(first, last) >= 1000:
         return f"{first:,.0f} → {last:,.0f}{late}"
-    return f"{first:.1f} → {last:.1f} ({last - first:+.1f}){late}".replace("-", "−")
+    return f"{first:.1f} → {last:.1f}\n({last - first:+.1f}){late}".replace("-", "−")
 
 
 def _unparsable(sums: AtCheckpoints, run: str) -> str:
@@ -158,7 +158,7 @@ def shown(runs: Sequence[RunInfo]) -> None:
                 st.caption(f"Of these runs, {line}")
     with st.container(border=True, key="card_downstream_table"):
         widgets.heading("Before and after", "the unedited model against the last checkpoint")
-        columns = [(METRICS[metric] if have else "Measure", "name"), *((line.name, "") for line in lines)]
+        columns = [(METRICS[metric] if have else "Measure", "name"), *((line.name, "figures") for line in lines)]
         widgets.table(columns, table_of(runs, frame, raw, titles), "Scores before any edit and at the last checkpoint")
 
 

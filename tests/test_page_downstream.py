@@ -164,7 +164,9 @@ def rows_of(app: AppTest) -> dict[str, list[str]]:
     found = {}
     for element in app.get("html"):
         for row in re.findall(r"<tr>(.*?)</tr>", element.proto.body, re.DOTALL):
-            cells = [html.unescape(re.sub(r"<[^>]+>", "", cell)) for cell in re.findall(r"<td.*?>(.*?)</td>", row)]
+            cells = [
+                html.unescape(re.sub(r"<[^>]+>", "", cell)) for cell in re.findall(r"<td.*?>(.*?)</td>", row, re.DOTALL)
+            ]
             if cells:
                 found[cells[0]] = cells[1:]
     return found
