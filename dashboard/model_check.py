@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from dashboard.runs_view import duration, moment, size
+from dashboard.settings_fields import as_text, used_settings
 from encore_core.doctor import ModelCheck
 from encore_core.statistics.files import Stored
 from encore_core.statistics.gathering import Cost, disk_bytes, memory_bytes
@@ -91,18 +92,7 @@ def _row(one: Stored, d_mlp: int, mark: object) -> Row:
 def settings_rows(check: ModelCheck) -> list[Row]:
     """The row of hyper-parameters."""
     s = check.settings
-    return [
-        ("Edited layers", ", ".join(map(str, s.layers))),
-        ("λp, preservation", f"{s.lambda_p:g}"),
-        ("λn, norm constraint", f"{s.lambda_n:g}"),
-        ("Learning rate", f"{s.lr:g}"),
-        ("Steps at most", f"{s.steps}"),
-        ("Clamp", f"{s.clamp:g}"),
-        ("Weight decay", f"{s.weight_decay:g}"),
-        ("KL factor", f"{s.kl_factor:g}"),
-        ("Extra steps after MPES", f"{s.mpes_extra_steps}"),
-        ("Tokens for C0", f"{s.statistics_tokens:,}"),
-    ]
+    return [(setting.label, as_text(s, setting.name)) for setting in used_settings(s.method)]
 
 
 def cost_line(check: ModelCheck, n_layers: int, tokens: int, enough: bool, samples: bool) -> str:

@@ -139,7 +139,7 @@ def test_charts_turn_data_into_figures(path):
         "runs_view",
         "report",
         "costs",
-        "plan/settings_fields",
+        "settings_fields",
         "mpes_pairs",
         "device_queue",
         "limits",

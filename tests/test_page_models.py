@@ -84,9 +84,10 @@ def test_a_model_that_cannot_be_had_is_one_line(name, wanted):
 
 
 def test_too_little_memory_is_said_in_place(tiny_folder, monkeypatch):
-    monkeypatch.setattr("encore_core.doctor.free_memory", lambda device: 1000)
-    # The page keeps what it found for a minute; another number format is another model to it.
     app = page_of(tiny_folder)
+    # The page keeps what it found for a minute; another number format is another model to it, and to it alone there is
+    # too little.
+    monkeypatch.setattr("encore_core.doctor.free_memory", lambda device: 1000)
     app.selectbox(key="models_dtype").set_value("bfloat16").run()
     assert "✗ no" in words(app) and "weights need" in errors(app)[0]
 

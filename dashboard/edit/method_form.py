@@ -5,37 +5,13 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard import widgets
+from dashboard.settings_fields import SETTINGS, layers_text, used_settings
 from dashboard.state import Message, Visitor, remembered
 from encore_core.editor import settings_of
 from encore_core.errors import InputError
 from encore_core.methods import METHODS, SETTABLE, Settings
 
 MAIN_METHODS = ("ENCORE", "MEMIT", "EMMET", "AlphaEdit")
-
-# Name → (label, help, step), in the order shown; `None` for the step means text.
-SETTINGS = {
-    "layers": ("Edited layers", "Blocks whose MLP output matrix is changed, e.g. 6-10 or 6,7,8.", None),
-    "steps": ("Steps at most", "Optimisation steps for the target of each fact.", 1),
-    "lr": ("Learning rate", "Of the optimisation of targets.", 0.1),
-    "lambda_p": ("λp, preservation", "How strongly what the matrix did before is kept.", 100.0),
-    "lambda_n": ("λn, norm constraint", "How strongly the matrix is kept from growing.", 5.0),
-    "mpes_extra_steps": (
-        "Extra steps after MPES",
-        "Steps taken after the new answer has become the most probable one in every context.",
-        1,
-    ),
-    "epsilon": ("ε, slack", "EMMET's slack for batches of more than one fact.", 0.05),
-    "null_threshold": (
-        "Null-space threshold",
-        "AlphaEdit: eigenvalues of C0 below it count as unused.",
-        0.01,
-    ),
-    "l2": ("L2", "AlphaEdit's ridge weight.", 1.0),
-    "clamp": ("Clamp", "Longest change of the hidden state, as a share of its length.", 0.05),
-    "weight_decay": ("Weight decay", "Pull of the change towards zero.", 0.1),
-    "kl_factor": ("KL factor", "How strongly what is said about the subject in general is kept.", 0.0125),
-    "statistics_tokens": ("Tokens of statistics", "Length of the general text behind C0.", 1000),
-}
 
 
 def pick_method(visitor: Visitor) -> bool:
@@ -76,26 +52,12 @@ def _settings_key(visitor: Visitor, method: str, name: str) -> str:
     return f"setting {visitor.lm.fingerprint} {method} {name}"
 
 
-def _shown_settings(settings: Settings) -> list[str]:
-    """The settings that this method uses."""
-    row = METHODS[settings.method]
-    unused = {
-        "lambda_p": row.preservation == "null_space",
-        "lambda_n": not row.norm_constraint,
-        "epsilon": not row.equality,
-        "null_threshold": row.preservation != "null_space",
-        "l2": row.preservation != "null_space",
-        "mpes_extra_steps": not settings.mpes,
-    }
-    return [name for name in SETTINGS if not unused.get(name, False)]
-
-
 def _settings_unseen(visitor: Visitor, method: str) -> dict[str, object]:
     """Settings of the edits on the model that the form has no field for: those of loaded edits may be unusual."""
     present = visitor.session.settings
     if not visitor.session.history or method != present.method:
         return {}
-    seen = {*_shown_settings(present), "sequential"}
+    seen = {*(setting.name for setting in used_settings(method)), "sequential"}
     return {name: getattr(present, name) for name in SETTABLE if name not in seen}
 
 
@@ -104,18 +66,17 @@ def _settings_form(visitor: Visitor, method: str) -> dict[str, object]:
     table = settings_of(visitor.lm, method)
     overrides: dict[str, object] = {}
     columns = st.columns(2)
-    for place, name in enumerate(_shown_settings(table)):
-        label, about, step = SETTINGS[name]
+    for place, setting in enumerate(used_settings(method)):
+        name, column = setting.name, columns[place % 2]
         key, value = _settings_key(visitor, method, name), getattr(table, name)
-        column = columns[place % 2]
-        if step is None:
-            remembered(key, _layers_text(value))
-            overrides[name] = column.text_input(label, key=key, help=about, persist_state="session")
+        if setting.step is None:
+            remembered(key, layers_text(value))
+            overrides[name] = column.text_input(setting.label, key=key, help=setting.about, persist_state="session")
         else:
             remembered(key, value)
             overrides[name] = column.number_input(
-                label, key=key, help=about, step=step, format=None if isinstance(step, int) else "%g",
-                persist_state="session",
+                setting.label, key=key, help=setting.about, step=setting.step, persist_state="session",
+                format=None if isinstance(setting.step, int) else "%g",
             )  # fmt: skip
             if overrides[name] is None:  # an emptied field means the model's own value
                 overrides[name] = value
@@ -129,19 +90,13 @@ def _settings_form(visitor: Visitor, method: str) -> dict[str, object]:
     return overrides
 
 
-def _layers_text(layers: tuple[int, ...]) -> str:
-    if len(layers) > 2 and layers == tuple(range(layers[0], layers[-1] + 1)):
-        return f"{layers[0]}-{layers[-1]}"
-    return ",".join(map(str, layers))
-
-
 def restore_settings(visitor: Visitor, settings: Settings, seed: int) -> None:
     """Fill the method's card with some settings."""
     st.session_state["method"], st.session_state["seed"] = settings.method, seed
-    for name in (*SETTINGS, "sequential"):
+    for name in (*(setting.name for setting in SETTINGS), "sequential"):
         value = getattr(settings, name)
         st.session_state[_settings_key(visitor, settings.method, name)] = (
-            _layers_text(value) if name == "layers" else value
+            layers_text(value) if name == "layers" else value
         )
 
 

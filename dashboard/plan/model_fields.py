@@ -8,8 +8,8 @@ from typing import Any
 import streamlit as st
 
 from dashboard import access, widgets
-from dashboard.plan.settings_fields import used_settings, usual
 from dashboard.runs_view import MAIN_METHODS, MOST_COMPARED
+from dashboard.settings_fields import as_text, used_settings
 from dashboard.state import KEEP, Visitor, remembered
 from encore_core.covariance import BUNDLED
 from encore_core.errors import InputError
@@ -107,7 +107,7 @@ def _settings(methods: Sequence[str], shape: ModelShape | None, is_open: bool) -
                     setting.label,
                     key=f"run {method} {setting.name}",
                     help=setting.about,
-                    placeholder=usual(table, setting.name),
+                    placeholder=as_text(table, setting.name),
                     **KEEP,
                 )
                 if (value or "").strip():

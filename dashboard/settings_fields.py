@@ -1,4 +1,4 @@
-"""Fields of a plan and of its settings: what they are called, what they mean, how they are typed."""
+"""The settings of a method as fields: what they are called, what they mean, how they are typed."""
 
 from __future__ import annotations
 
@@ -59,11 +59,16 @@ def used_settings(method: str) -> list[Setting]:
     return [setting for setting in SETTINGS if not unused.get(setting.name, False)]
 
 
-def usual(settings: Settings, name: str) -> str:
-    """A setting's value on a model as text, for an empty field to show."""
+def layers_text(layers: tuple[int, ...]) -> str:
+    """Edited layers as they are typed, "6-10" or "6,8"."""
+    if len(layers) > 2 and layers == tuple(range(layers[0], layers[-1] + 1)):
+        return f"{layers[0]}-{layers[-1]}"
+    return ",".join(map(str, layers))
+
+
+def as_text(settings: Settings, name: str) -> str:
+    """A setting's value on a model as text: in a table, or for an empty field to show."""
     value = getattr(settings, name)
-    if name != "layers":
-        return f"{value:g}"
-    if len(value) > 2 and value == tuple(range(value[0], value[-1] + 1)):
-        return f"{value[0]}-{value[-1]}"
-    return ",".join(map(str, value))
+    if name == "layers":
+        return layers_text(value)
+    return f"{value}" if isinstance(value, int) else f"{value:g}"
