@@ -26,8 +26,8 @@ def own_home(monkeypatch, tmp_path):
 
 
 CALIBRATION = Calibration(
-    fact_seconds=1.0, fixed_share=0.0, batch_seconds=0.5, scored_fact_seconds=0.25, perplexity_seconds=3.0,
-    contributions_seconds=1.0, entropy_seconds=5.0, downstream_test_seconds=0.5, matrices_bytes=18_000_000,
+    fact_seconds=1.0, batch_seconds=0.5, scored_fact_seconds=0.25, perplexity_seconds=3.0, contributions_seconds=1.0,
+    entropy_seconds=5.0, downstream_test_seconds=0.5, matrices_bytes=18_000_000,
     preservation_bytes=94_000_000, dtype="float32", device_type="cpu",
     sizes=Sizes(n_weights=134_515_008, n_layers=30, d_model=576, d_mlp=1536, n_vocab=49152, d_heads=576, d_cache=384),
 )  # fmt: skip
@@ -45,12 +45,7 @@ def test_a_calibration_is_made_once_and_leaves_the_model_alone(gpt2, ready, monk
     before = tiny_models.Snapshot.of(gpt2)
     made = estimate.calibrate(gpt2, ready)
     assert before.holds(gpt2)
-    assert (
-        0 <= made.fixed_share <= 0.9
-        and made.fact_seconds > 0
-        and made.batch_seconds > 0
-        and made.scored_fact_seconds > 0
-    )
+    assert made.fact_seconds > 0 and made.batch_seconds > 0 and made.scored_fact_seconds > 0
     assert made.perplexity_seconds > 0 and made.entropy_seconds > 0 and made.contributions_seconds > 0
     assert made.matrices_bytes == 2 * 32 * 64 * 4 and made.preservation_bytes == 2 * 64 * 64 * 8
     assert made.sizes.n_weights == sum(parameter.numel() for parameter in gpt2.model.parameters())
@@ -90,25 +85,6 @@ def test_the_estimate_adds_up_what_was_timed(ready):
     assert cost.measuring_seconds == pytest.approx(11 * once)
     assert cost.seconds == cost.editing_seconds + cost.measuring_seconds
     assert 2 * 112_000_000 < cost.disk_bytes < 3 * 112_000_000
-
-
-def test_facts_share_what_a_step_takes_for_itself(ready):
-    """Half of a step with four facts is its own: with one it is four times a fact's share, with 64 next to nothing."""
-    shared = replace(CALIBRATION, fixed_share=0.5)
-    assert [shared.fact_seconds_of(n) for n in (1, 4, 16, 64, 1000)] == [2.5, 1.0, 0.625, 0.53125, 0.53125]
-    run = planned(ready, n_edits=160, batch_size=16, checkpoint_every=160)
-    alone, together = (estimate.estimate(run, c).editing_seconds for c in (CALIBRATION, shared))
-    assert together == pytest.approx(alone - 160 * 0.375)
-
-
-@pytest.mark.parametrize(
-    ("few", "many", "share"), [(0.66, 1.632, 0.509), (0.5, 0.4, 0.9), (0.2, 0.8, 0.0), (0.2, 9.0, 0.0)]
-)
-def test_a_busy_machine_makes_no_edit_free(monkeypatch, ready, few, many, share):
-    """Steps of 4 and of 16 facts; what two times would say of a third stays between nothing and most of it."""
-    monkeypatch.setattr(estimate, "_step_seconds", lambda session, facts: few if len(facts) == 4 else many)
-    assert estimate._fixed_share(None, ready.facts[:16], 4) == pytest.approx(share, abs=1e-3)
-    assert estimate._fixed_share(None, ready.facts[:3], 4) == 0.0
 
 
 def test_memory_is_no_less_than_was_seen(ready):
