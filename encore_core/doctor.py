@@ -336,8 +336,8 @@ def _source(settings: Settings, shape: Mapping[str, Any]) -> str:
 
 
 def _statistics_of(name: str, settings: Settings) -> tuple[LayerStatistics, ...]:
-    fingerprint = files.fingerprint_of(name)
-    there = files.stored(fingerprint) if fingerprint else []
+    key = files.key_of(name)
+    there = files.stored(key) if key else []
     bundled = digest_of(read_text(SAMPLED_TEXT))
     rows = []
     for layer in settings.layers:

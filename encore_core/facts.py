@@ -122,6 +122,7 @@ class Fact:
     relation: str | None = None
     known: bool | None = None
     id: str | None = None
+    join: str | None = None
 
     def __post_init__(self) -> None:
         put = object.__setattr__  # the dataclass is frozen once this returns

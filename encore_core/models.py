@@ -13,6 +13,7 @@ Words used throughout the package
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -26,12 +27,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from encore_core import start_token as start_tokens
+from encore_core.autograd import gradients
 from encore_core.catalogue import CATALOGUE, CatalogueEntry, Progress, find_source, hub_reachable, is_ready
 from encore_core.checkpoint import read_config, read_tokenizer, read_weights
 from encore_core.errors import InputError, quoted
 from encore_core.families import FAMILIES, Parts, check_causal_chain, find_parts, skeleton, text_config
 from encore_core.memory import MemoryEstimate, Sizes, estimate_of, gigabytes
-from encore_core.methods import settings_for
+from encore_core.methods import find_model_row, settings_for
 from encore_core.placement import (
     BALANCED,
     DTYPES,
@@ -78,6 +81,8 @@ class EditableModel:
         tokenizer: its (fast) tokenizer, with a padding token.
         parts: its modules by what they do.
         fingerprint: of what it computes, see `fingerprint`.
+        start_token: id of the token that stands in front of every text (see `start_token`); None where the tokenizer
+            puts one there itself, or nothing is to stand there.
         offloaded: whether some weights are kept elsewhere and brought in when they are used (see `placement`).
         lock: held by whoever runs the model or has edited weights in it.
         checked_paths: per block index, the fastest target pass that agrees with the plain one (see `targets`).
@@ -92,6 +97,7 @@ class EditableModel:
     parts: Parts
     fingerprint: str
     offloaded: bool = False
+    start_token: int | None = None
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     checked_paths: dict[int, str] = field(default_factory=dict, repr=False)
     refuses_replay: bool = field(default=False, repr=False)
@@ -108,6 +114,25 @@ class EditableModel:
     def down_projections(self) -> tuple[nn.Module, ...]:
         """Per block the module that holds the edited matrix."""
         return self.parts.down_projections
+
+    @functools.cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of the tokens that stand for no text: those named by the tokenizer, and those it marks as special."""
+        marked = {number for number, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        return frozenset(marked | set(self.tokenizer.all_special_ids))
+
+    @property
+    def start_text(self) -> str | None:
+        """The start token as it is written, None without one."""
+        return None if self.start_token is None else self.tokenizer.convert_ids_to_tokens(self.start_token)
+
+    @property
+    def texts_key(self) -> str:
+        """What is kept on disk about texts as this model reads them stands under this: its fingerprint and start token.
+
+        Keys of the same text are others behind another first token, and so are statistics and sampled prefixes.
+        """
+        return self.fingerprint if self.start_token is None else f"{self.fingerprint}-start{self.start_token}"
 
     @property
     def n_layers(self) -> int:
@@ -186,8 +211,13 @@ class EditableModel:
                 self._base = base
 
 
+@gradients(False)
 def load_model(
-    name: str, device: str | None = None, dtype: str | None = None, progress: Progress | None = None
+    name: str,
+    device: str | None = None,
+    dtype: str | None = None,
+    progress: Progress | None = None,
+    start_token: str | None = None,
 ) -> EditableModel:
     """Load a model by catalogue name, local folder or hub id.
 
@@ -196,10 +226,12 @@ def load_model(
         device: "cuda", "cuda:1", "mps", "cpu", or "balanced" (see `placement`); the best one present by default.
         dtype: "float32" or "bfloat16"; float32 by default.
         progress: told what is being done (conversion of the embedded model, loading).
+        start_token: "auto" (the default), "none" or a token of the vocabulary, see `start_token`.
 
     Raises:
         InputError: unknown name, unreachable hub, gated or quantised model, folder with damaged or missing weights or
-            another model's tokenizer, unsupported family, unknown device or dtype, or more memory needed than there is.
+            another model's tokenizer, unsupported family, unknown device, dtype or start token, or more memory needed
+            than there is.
     """
     target_device = choose_device(device)
     torch_dtype = choose_dtype(dtype)
@@ -220,12 +252,23 @@ def load_model(
         model = read_weights(name, source, torch_dtype, {"": target_device} if target_device.type == "cuda" else None)
         model.to(target_device)
     tokenizer = read_tokenizer(name, source)
+    lm = wrap(model, tokenizer, name)
+    row = find_model_row(config.model_type, lm.n_layers, lm.d_model, lm.n_vocab)
+    lm.start_token = start_tokens.find(
+        model,
+        tokenizer,
+        start_token,
+        of_row=row and row.start_token,
+        folder=Path(source) if Path(source).is_dir() else None,
+        fingerprint=lm.fingerprint,
+        tell=tell,
+    )
     tell("Loading the model", 1.0)
-    return wrap(model, tokenizer, name)
+    return lm
 
 
 def wrap(model: nn.Module, tokenizer: object, name: str) -> EditableModel:
-    """Find the blocks and the edited matrices of a loaded transformers model.
+    """Find the blocks and the edited matrices of a loaded transformers model. It has no start token.
 
     Args:
         model: a decoder-only causal language model with one MLP a block.

@@ -6,8 +6,9 @@ import pytest
 import torch
 from tiny_models import CORPUS, byte_level_tokenizer, hooks_and_patches, metaspace_tokenizer
 
-from encore_core.decoding import GrowingPrefix, end_tokens, tokens_of
+from encore_core.decoding import GrowingPrefix, end_tokens
 from encore_core.prompts import pad
+from encore_core.tokens import tokens_of
 from encore_core.tracing import record_prefix
 
 OWN = (5, 1, 3)

@@ -406,8 +406,8 @@ def _statistics(plan: RunPlan, model: str, settings: Settings) -> tuple[str, lis
     """
     text = text_named(plan.statistics_text)
     chosen: dict[int, files.Stored] = {}
-    if text is None and (fingerprint := files.fingerprint_of(model)) is not None:
-        chosen = {one.layer: one for one in files.stored(fingerprint) if one.chosen and one.layer in settings.layers}
+    if text is None and (key := files.key_of(model)) is not None:
+        chosen = {one.layer: one for one in files.stored(key) if one.chosen and one.layer in settings.layers}
     if not chosen:
         return f"{digest_of(read_text(text or SAMPLED_TEXT))}, {settings.statistics_tokens} tokens", []
     others = [layer for layer in settings.layers if layer not in chosen]

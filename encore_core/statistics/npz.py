@@ -77,10 +77,10 @@ def import_npz(lm: EditableModel, file: Path, layer: int | None = None) -> Impor
     tokens = _count(count, file)
     C0 = _checked(moment, tokens, lm.d_mlp, file)
     digest = hashlib.sha256(C0.numpy().tobytes()).hexdigest()[:12]
-    place = files.file_of(lm.fingerprint, layer, digest, tokens)
+    place = files.file_of(lm.texts_key, layer, digest, tokens)
     files.save(place, C0, f"imported {file.name}", tokens)
-    files.note_model(lm.fingerprint, lm.name)
-    files.choose(lm.fingerprint, {layer: place})
+    files.note_model(lm.texts_key, lm.name)
+    files.choose(lm.texts_key, {layer: place})
     return Imported(place, layer, tokens)
 
 

@@ -25,10 +25,10 @@ from pathlib import Path
 import torch
 
 from encore_core.covariance import BUNDLED, SAMPLED_TEXT, read_text, source_of
-from encore_core.decoding import tokens_of
 from encore_core.errors import InputError, quoted
 from encore_core.models import EditableModel, Progress, hub_reachable
 from encore_core.storage import data_folder, is_file, named_path, replacing
+from encore_core.tokens import tokens_of
 
 log = logging.getLogger(__name__)
 
@@ -212,7 +212,7 @@ def _rows(text: _HubText) -> Iterator[str]:
 
 def _sampled(lm: EditableModel, n_tokens: int, tell: Progress, stop: Callable[[], bool]) -> str:
     """Text sampled from a model. A batch of passages is a line of a file that grows, so no batch is made twice."""
-    file = _folder() / f"sampled-{lm.fingerprint}-{SEED}.jsonl"
+    file = _folder() / f"sampled-{lm.texts_key}-{SEED}.jsonl"
     batches = _whole_lines(file)
     total = sum(batch["tokens"] for batch in batches)
     starts = _first_tokens(lm) if total < n_tokens else []
@@ -279,5 +279,5 @@ def _sample_batch(lm: EditableModel, starts: list[int], number: int) -> dict:
     texts = lm.tokenizer.batch_decode(rows, skip_special_tokens=True)
     # A blank line parts passages, so none may lie inside one.
     passages = [passage for text in texts if (passage := " ".join(text.split()))]
-    tokens = sum(len(ids) for ids in lm.tokenizer(passages, verbose=False)["input_ids"]) if passages else 0
+    tokens = sum(len(one.ids) for one in tokens_of(lm, passages))
     return {"tokens": tokens, "passages": passages}
