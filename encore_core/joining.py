@@ -34,8 +34,11 @@ _UNSPACED = (
 )
 """Scripts that are written without blanks between words, with their marks. Korean is not among them."""
 
-_ATTACHED = frozenset("/\\@#_~")
-"""Marks that join what follows to what stands before: paths, addresses, tags."""
+_BEGINNING = frozenset("#@")
+"""Marks that begin a word: tags, addresses."""
+
+_INSIDE = frozenset("/\\_")
+"""Marks that join what follows to the word that stands before them: paths, names."""
 
 _QUOTES = frozenset("\"'`")
 """Marks that open and close alike."""
@@ -56,7 +59,7 @@ def joint(prompt: str, answer: str, join: str | None = None) -> str:
     """
     if join is not None:
         return join
-    stem, answer = prompt.rstrip(" "), answer.lstrip(" ")
+    stem, answer = prompt.rstrip(" "), answer.lstrip()
     if not stem or not answer or _wants_nothing_before(answer) or _wants_nothing_behind(stem):
         return NOTHING
     return BLANK
@@ -64,38 +67,32 @@ def joint(prompt: str, answer: str, join: str | None = None) -> str:
 
 def joined(prompt: str, answer: str, join: str | None = None) -> str:
     """The prompt continued by the answer, see `joint`."""
-    return prompt.rstrip(" ") + joint(prompt, answer, join) + answer.lstrip(" ")
+    return prompt.rstrip(" ") + joint(prompt, answer, join) + answer.lstrip()
 
 
 def _wants_nothing_behind(stem: str) -> bool:
     """Whether the text goes on without a blank. It does not end with a plain blank."""
     last, before = stem[-1], stem[-2:-1]
-    inside_a_word = bool(before) and not before.isspace()
     category = unicodedata.category(last)
     if last.isspace():  # a line end, a tab, the blank of another script: it parts by itself
         return True
     if last in _QUOTES:
         return _opens(stem)
-    if category in ("Ps", "Pi"):
+    if category in ("Ps", "Pi") or last in _BEGINNING:
         return True
-    if category == "Pd" or last in _ATTACHED:
-        return inside_a_word
+    if category == "Pd" or last in _INSIDE:
+        return bool(before) and not before.isspace()
     if category == "Sc":
-        return not before.isdigit()  # "$", but "5 €"
+        return not stem[:-1].rstrip()[-1:].isdigit()  # "$", but "5 €"
     return _is_unspaced(_last_of_a_script(stem))
 
 
 def _opens(stem: str) -> bool:
     """Whether the quotation mark at the end of a text opens a quotation rather than closing one."""
     mark, before = stem[-1], stem[-2:-1]
-    if (
-        before
-        and not before.isspace()
-        and unicodedata.category(before) not in ("Ps", "Pi")
-        and not _is_unspaced(before)
-    ):
-        return False  # "the so-called" or the dogs'
-    return mark == "'" or stem.count(mark) % 2 == 1
+    if mark == "'":  # an apostrophe, too: L'Italie, the dogs'
+        return not before or before.isspace() or unicodedata.category(before) in ("Ps", "Pi") or before in _QUOTES
+    return stem.count(mark) % 2 == 1 and not before.isdigit()  # 6'2" is a height
 
 
 def _wants_nothing_before(answer: str) -> bool:

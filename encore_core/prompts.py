@@ -21,7 +21,7 @@ import torch
 
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact
-from encore_core.joining import joined
+from encore_core.joining import joined, joint
 from encore_core.models import EditableModel
 from encore_core.storage import data_folder, replacing
 from encore_core.tokens import Tokens, tokens_of
@@ -80,6 +80,11 @@ class Text(NamedTuple):
     subject_end: int | None = None
     join: str | None = None
 
+    @property
+    def stem(self) -> str:
+        """The prompt without blanks at its end, which the target's first token would carry."""
+        return self.prompt.rstrip(" ")
+
 
 def encode(lm: EditableModel, prompt: str, target: str = "", subject_end: int | None = None) -> Encoded:
     """Tokenise a prompt with its continuation, see `encode_all`."""
@@ -97,14 +102,42 @@ def encode_all(lm: EditableModel, texts: Sequence[Text], bare: bool = False) -> 
     Raises:
         InputError: when a text does not fit into the model's context, or prompt, subject or target have no token.
     """
-    whole = [joined(text.prompt, text.target, text.join) if text.target else text.prompt.rstrip(" ") for text in texts]
-    return [_located(lm, text, found) for text, found in zip(texts, tokens_of(lm, whole, bare), strict=True)]
+    whole = [joined(text.prompt, text.target, text.join) if text.target else text.stem for text in texts]
+    found = tokens_of(lm, whole, bare)
+    # Where nothing stands between the two, a token may reach over the border. Whoever asks has the prompt's own tokens
+    # there, and so has what is edited and scored.
+    unparted = [
+        place for place, text in enumerate(texts) if text.target and not joint(text.prompt, text.target, text.join)
+    ]
+    alone = tokens_of(lm, [texts[place].stem for place in unparted], bare)
+    for place, prompt in zip(unparted, alone, strict=True):
+        n, length = len(prompt.ids), len(texts[place].stem)
+        # One and the same "unknown" may stand for the prompt's last word and for that with the answer behind it.
+        reaches_over = found[place].ids[:n] != prompt.ids or any(end > length for _, end in found[place].offsets[:n])
+        if reaches_over:
+            found[place] = _behind(lm, prompt, texts[place]) or found[place]
+    return [_located(lm, text, tokens) for text, tokens in zip(texts, found, strict=True)]
+
+
+def _behind(lm: EditableModel, prompt: Tokens, text: Text) -> Tokens | None:
+    """A prompt's own tokens with the target's behind them; None where the target has none of its own."""
+    # Behind a line end no tokenizer puts a blank in front, as many do at the beginning of a text.
+    (tail,) = tokens_of(lm, [f"\n{text.target.lstrip()}"], bare=True)
+    own = [(token, span) for token, span in zip(tail.ids, tail.offsets, strict=True) if span[1] > 1]
+    if not own or own[0][1][0] < 1:
+        return None
+    moved = len(text.stem) - 1
+    return Tokens(
+        (*prompt.ids, *(token for token, _ in own)),
+        (*prompt.offsets, *((start + moved, end + moved) for _, (start, end) in own)),
+        prompt.n_added,
+    )
 
 
 def _located(lm: EditableModel, text: Text, found: Tokens) -> Encoded:
     """Where subject and target stand among a text's tokens."""
     prompt, target, subject_end = text.prompt, text.target, text.subject_end
-    stem, ids, offsets = prompt.rstrip(" "), found.ids, found.offsets
+    stem, ids, offsets = text.stem, found.ids, found.offsets
     if len(ids) == found.n_added:
         raise InputError(f"Prompt {quoted(prompt)} has no token for this model; write at least one word.")
     if len(ids) > lm.max_length:

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from encore_core import prompts as prompts_module
 from encore_core.errors import InputError
 from encore_core.facts import Fact
+from encore_core.models import EditableModel
 from encore_core.prompts import (
     PREFIX_STARTS,
     encode,
@@ -32,6 +33,9 @@ from encore_core.storage import data_folder
 
 class Bare:
     """What `encode` needs of a model."""
+
+    start_token = None
+    special_ids = EditableModel.special_ids
 
     def __init__(self, tokenizer, max_length=512):
         self.tokenizer, self.max_length = tokenizer, max_length
@@ -85,7 +89,7 @@ def test_subject_and_answer_are_found(bare, fact, prefix):
     lead = f"{prefix}. " if prefix else ""
     prompt = lead + fact.text
     subject_end = len(lead) + fact.subject_span[1]
-    glue = "" if prompt.endswith(("\n", "\t")) else " "
+    glue = "" if prompt.endswith(("\n", "\t", "の")) else " "
     tokenizer = bare.tokenizer
 
     assert encoded.ids == tuple(tokenizer(prompt + glue + fact.target_new)["input_ids"][: len(encoded.ids)])
