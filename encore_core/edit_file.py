@@ -44,8 +44,8 @@ class EditFile:
     """What is in an edit file, checked.
 
     Attributes:
-        values: the metadata, plain JSON values: model, base_fingerprint, shape, dtype, method, settings, seed,
-            prefixes, n_edits, norms, versions, form, batches or facts.
+        values: the metadata, plain JSON values: model, base_fingerprint, start_token, shape, dtype, method, settings,
+            seed, prefixes, n_edits, norms, versions, form, batches or facts.
         tensors: by name, on the CPU.
     """
 
@@ -88,6 +88,16 @@ class EditFile:
                 f"{quoted(lm.name)} has {lm.fingerprint}, so its weights are others; give the model, unedited, that "
                 "they were made on."
             )
+
+    def other_start(self, lm: EditableModel) -> str | None:
+        """A line for people when a model begins its texts otherwise than the edits were made with; None when alike."""
+        made, reads = self.values.get("start_token"), lm.start_text
+        if made == reads:
+            return None
+        return (
+            f"The edits were made with {_front(made)} in front of every text, and {lm.name} is loaded with "
+            f"{_front(reads)}: the probabilities kept in the file are not what it gives now."
+        )
 
     def matrices_on(self, lm: EditableModel) -> dict[int, torch.Tensor]:
         """The edited matrices, per layer as the family stores them, for a model that `check_model` takes.
@@ -165,8 +175,9 @@ class EditFile:
                     z[:, column].clone(), h[:, column].clone(), int(item["steps"]), str(item["stopped"]), **series
                 )
                 column += 1
-            before, after = (None if item[name] is None else float(item[name]) for name in ("before", "after"))
-            edited.append(EditedFact(_fact(item["fact"]), target, before, after))
+            values = (item.get(name) for name in ("before", "after", "bare"))
+            before, after, bare = (None if value is None else float(value) for value in values)
+            edited.append(EditedFact(_fact(item["fact"]), target, before, after, bare))
         device = torch.device("cpu") if lm.device.type == "mps" else lm.device
         updates = {
             layer: LowRankUpdate(
@@ -304,6 +315,8 @@ def _checked(edits: EditFile) -> EditFile:
         raise InputError("A matrix of the edit file is missing; it is damaged.")
     for layer in v["norms"].values():
         float(layer["original"]), float(layer["edited"])
+    if not isinstance(v.get("start_token"), str | None):
+        raise InputError(f"The edit file names the start token {quoted(v['start_token'])}, which is no text.")
     int(v["seed"]), int(v["n_edits"]), list(map(str, v["prefixes"])), dict(v["settings"])
     if not all(bool(torch.isfinite(tensor).all()) for tensor in edits.tensors.values()):
         raise InputError("The edit file holds values that are not finite.")
@@ -322,6 +335,7 @@ def _head(lm: EditableModel, norms: Mapping[int, tuple[float, float]]) -> dict[s
         "version": VERSION,
         "model": lm.name,
         "base_fingerprint": lm.fingerprint,
+        "start_token": lm.start_text,
         "shape": {"d_model": lm.d_model, "d_mlp": lm.d_mlp, "n_layers": lm.n_layers},
         "dtype": str(lm.dtype).removeprefix("torch."),
         "norms": {str(layer): {"original": before, "edited": after} for layer, (before, after) in norms.items()},
@@ -341,6 +355,8 @@ def _row(batch: AppliedBatch) -> dict[str, Any]:
     edited = []
     for item in batch.report.edited:
         row = {"fact": item.fact.to_dict(), "before": item.probability_before, "after": item.probability_after}
+        if item.probability_bare is not None:
+            row["bare"] = item.probability_bare
         if item.target:
             row |= {"steps": item.steps, "stopped": item.stopped}
             row |= {name: list(getattr(item.target, name)) for name in _SERIES}
@@ -356,6 +372,10 @@ def _fact(row: Mapping[str, Any]) -> Fact:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
+
+
+def _front(token: str | None) -> str:
+    return "nothing" if token is None else f"the start token {quoted(token)}"
 
 
 def _shape(shape: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ from encore_core.methods import MARKS, Settings, settings_for
 from encore_core.metrics import questions, rate
 from encore_core.models import EditableModel, Progress
 from encore_core.placement import free_memory
-from encore_core.prompts import prefixes
+from encore_core.prompts import on_sink, prefixes
 from encore_core.targets import Target, TargetSettings, optimise_targets
 from encore_core.update_rule import (
     LowRankUpdate,
@@ -345,6 +345,9 @@ class EditSession:
             before, skipped = self._look_before(facts, known, measure)
             notices += [f"Skipped: the model already says {quoted(_sentence(fact))}." for fact in skipped]
             chosen = [fact for fact in facts if fact not in skipped]
+            for fact in on_sink(self.lm, chosen):
+                notices.append(_of_sink(fact))
+                log.warning("%s", notices[-1])  # before the edit, for whoever waits for it
             looked = time.perf_counter()
             norms_before = self._norms_as_run() if chosen else {}
             batch = self._solve_batch(chosen, on_progress, targets) if chosen else _SolvedBatch.of_nothing(self)
@@ -829,6 +832,14 @@ def _remember(lm: EditableModel, key: tuple, matrix: torch.Tensor) -> None:
 
 def _norm(matrix: torch.Tensor) -> float:
     return float(torch.linalg.matrix_norm(matrix.float()))
+
+
+def _of_sink(fact: Fact) -> str:
+    return (
+        f"{quoted(fact.subject)} is the first token of {quoted(fact.text)}. This model reads next to nothing of the "
+        "first token of a text, so it will hardly say the new answer when asked so, only where something stands in "
+        "front of it; load it with a start token (--start-token), or put other words before the subject."
+    )
 
 
 def _sentence(fact: Fact) -> str:

@@ -19,6 +19,7 @@ from encore_core.edit_file import EditFile
 from encore_core.editor import BatchReport, EditSession
 from encore_core.errors import InputError
 from encore_core.facts import Fact
+from encore_core.joining import joined
 from encore_core.model_card import (
     CARD_FILE,
     FACTS_FILE,
@@ -30,9 +31,9 @@ from encore_core.model_card import (
     model_card,
 )
 from encore_core.models import EditableModel, Progress
+from encore_core.start_token import REPORT_FILE
 from encore_core.storage import replacing
 
-REPORT_FILE = "edit_report.json"
 _LIBRARIES = ("encore-studio", "torch", "transformers", "safetensors", "tokenizers", "numpy")
 
 
@@ -148,6 +149,7 @@ def write_edits(
     matrices = edits.matrices_on(lm)
     kept = ("model", "base_fingerprint", "method", "settings", "seed", "prefixes", "n_edits", "dtype", "norms")
     report = {name: edits.values.get(name) for name in kept} | {
+        "start_token": lm.start_text,
         "edits_source": str(source),
         "device": str(lm.device),
         "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -187,6 +189,7 @@ def edit_report(
     return {
         "model": lm.name,
         "base_fingerprint": lm.fingerprint,
+        "start_token": lm.start_text,
         "method": session.settings.method,
         "settings": asdict(session.settings),
         "seed": session.seed,
@@ -227,10 +230,12 @@ def _batch_entry(report: BatchReport) -> dict[str, Any]:
                 "subject": item.fact.subject,
                 "prompt": item.fact.prompt,
                 "target_new": item.fact.target_new,
+                "text": joined(item.fact.text, item.fact.target_new, item.fact.join),
                 "steps": item.steps,
                 "stopped": item.stopped,
                 "probability_before": _finite(item.probability_before),
                 "probability_after": _finite(item.probability_after),
+                "probability_without_start_token": _finite(item.probability_bare),
             }
             for item in report.edited
         ],

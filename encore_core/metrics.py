@@ -207,18 +207,21 @@ def next_tokens(lm: EditableModel, prompts: Sequence[str], k: int = 8) -> list[l
 
 
 @torch.no_grad()
-def continuations(lm: EditableModel, prompts: Sequence[str], max_new_tokens: int = GENERATED_TOKENS) -> list[str]:
+def continuations(
+    lm: EditableModel, prompts: Sequence[str], max_new_tokens: int = GENERATED_TOKENS, bare: bool = False
+) -> list[str]:
     """Greedy continuations of prompts, without the prompts.
 
     Args:
         lm: the model, with whatever edits are in place.
         prompts: texts.
         max_new_tokens: length at most; the end-of-text token ends a continuation earlier.
+        bare: as for `rate`.
 
     Raises:
         InputError: when a prompt and its continuation do not fit into the model's context.
     """
-    encoded = _ids(lm, prompts)
+    encoded = _ids(lm, prompts, bare)
     for prompt, ids in zip(prompts, encoded, strict=True):
         _check_room(lm, prompt, len(ids), max_new_tokens)
     found = [""] * len(prompts)
@@ -248,20 +251,21 @@ def continuations(lm: EditableModel, prompts: Sequence[str], max_new_tokens: int
     return found
 
 
-def evaluate(lm: EditableModel, facts: Sequence[Fact], generate: bool = True) -> Scores:
+def evaluate(lm: EditableModel, facts: Sequence[Fact], generate: bool = True, bare: bool = False) -> Scores:
     """Score facts on the model as it stands.
 
     Args:
         lm: the model, with whatever edits are in place.
         facts: what was edited.
         generate: whether to measure generation efficacy, which costs most.
+        bare: without the start token, as a program reads texts that puts none in front.
 
     Returns:
         the scores. A prompt without a true answer to compare with counts when the new answer is the most probable one.
     """
     pairs = [Question(*pair, fact.join) for fact in facts for pair in _pairs(fact)]
-    ratings = dict(zip(pairs, rate(lm, pairs), strict=True))
-    generated = continuations(lm, [fact.text for fact in facts]) if generate else [None] * len(facts)
+    ratings = dict(zip(pairs, rate(lm, pairs, bare), strict=True))
+    generated = continuations(lm, [fact.text for fact in facts], bare=bare) if generate else [None] * len(facts)
     return summarised([_score(fact, ratings, text) for fact, text in zip(facts, generated, strict=True)])
 
 
@@ -282,8 +286,8 @@ def check_scorable(lm: EditableModel, fact: Fact, generate: bool = True) -> None
         _check_room(lm, fact.text, len(encode(lm, fact.text).ids), GENERATED_TOKENS)
 
 
-def _ids(lm: EditableModel, prompts: Sequence[str]) -> list[list[int]]:
-    return [list(one.ids) for one in encode_all(lm, [Text(prompt) for prompt in prompts])]
+def _ids(lm: EditableModel, prompts: Sequence[str], bare: bool = False) -> list[list[int]]:
+    return [list(one.ids) for one in encode_all(lm, [Text(prompt) for prompt in prompts], bare)]
 
 
 def _pairs(fact: Fact) -> list[tuple[str, str]]:

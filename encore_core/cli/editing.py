@@ -11,7 +11,7 @@ from pathlib import Path
 from encore_core.cli.options import add_model_options, count, overrides, positive, seed
 from encore_core.cli.telling import Bar, notice, teller
 from encore_core.covariance import text_named
-from encore_core.edit_file import edit_file_of, read_edit_file, write_edit_file
+from encore_core.edit_file import EditFile, edit_file_of, read_edit_file, write_edit_file
 from encore_core.editor import EditSession, batched
 from encore_core.errors import InputError, quoted
 from encore_core.export import check_output_folder, versions, write_edits, write_model_folder
@@ -92,6 +92,7 @@ def _edit(options: argparse.Namespace) -> None:
     for (subject, _), places in duplicate_subjects(facts).items():
         notice(f"The subject {quoted(subject)} is edited {len(places)} times.")
     lm = load(options)
+    notice(reads_texts(lm))
     session = EditSession(
         lm,
         options.method,
@@ -148,6 +149,7 @@ def _apply(options: argparse.Namespace) -> None:
     edits = read_edit_file(options.edits)
     check_output_folder(options.out)
     lm = load(options)
+    tell_other_start(edits, lm)
     with Bar("Applying") as bar:
         write_edits(options.out, lm, edits, options.edits, bar.share, options.scored)
     print(f"{edits.values['n_edits']} facts put onto {lm.name}; written to {options.out}", file=sys.stderr)
@@ -161,6 +163,9 @@ def _eval(options: argparse.Namespace) -> None:
         options.facts, limit=options.limit, notice=notice
     )  # fmt: skip
     lm = load(options)
+    notice(reads_texts(lm))
+    if edits is not None:
+        tell_other_start(edits, lm)
     with lm.matrices_replaced(edits.matrices_on(lm) if edits is not None else {}):
         scores = evaluate(lm, facts).as_dict()
     if options.json:
@@ -190,7 +195,19 @@ def _models(options: argparse.Namespace) -> None:
         print(f"{row['name']:14}{row['parameters_millions']:>6} M  {state:13}{row['licence']:18}{row['source']}")
 
 
+def reads_texts(lm: EditableModel) -> str:
+    """How a model's texts begin, for people."""
+    if lm.start_text is not None:
+        return f"Every text begins with the start token {lm.start_text}, in editing and in scoring."
+    return "Nothing is put in front of a text but what the tokenizer puts there."
+
+
+def tell_other_start(edits: EditFile, lm: EditableModel) -> None:
+    if line := edits.other_start(lm):
+        notice(line)
+
+
 def load(options: argparse.Namespace) -> EditableModel:
     """The model that the options name, with a bar while it loads."""
     with Bar("Loading") as bar:
-        return load_model(options.model, options.device, options.dtype, bar.share)
+        return load_model(options.model, options.device, options.dtype, bar.share, options.start_token)

@@ -28,6 +28,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "memory and copied to a GPU when it is used (default: the best one present)",
     )
     parser.add_argument("--dtype", metavar="T", help=f"{' or '.join(DTYPES)} (default float32)")
+    parser.add_argument(
+        "--start-token",
+        metavar="T",
+        help='what stands in front of every text: "none", a token of the vocabulary, or "auto" (default): nothing '
+        "where the tokenizer puts a token there itself, else what suits the model",
+    )
     parser.add_argument("--verbose", action="store_true", help="log what is done")
 
 
