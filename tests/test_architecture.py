@@ -20,13 +20,14 @@ del ENGINE["__init__"]
 
 # Along the flow: what stands further down may import what stands above it, never the other way round.
 ORDER = (
-    ("errors", "version", "runtime"),
+    ("errors", "version", "runtime", "joining", "autograd"),
     ("storage", "tables"),
     ("tuned_rows",),
     ("facts", "methods", "update_rule", "norms", "contributions", "unpacking"),
-    ("catalogue", "families", "placement"),
+    ("catalogue", "families", "placement", "start_token"),
     ("checkpoint", "memory"),
     ("models",),
+    ("tokens", "edited_matrices"),
     ("prompts", "replay", "rounded"),
     ("tracing", "statistics", "statistics.files"),
     ("contexts", "decoding", "packing", "causal_trace"),
