@@ -1,7 +1,7 @@
 """What this installation can do: packages, devices, memory, disk, the hub, and whether a model can be edited.
 
 report = examine()
-check = check_model("gpt2-xl")         # from its configuration alone: no weight is read
+check = check_model("gpt2-xl")         # from its files: nothing is loaded, and nothing fetched but its configuration
 print(report.problems, check.problems)
 """
 
@@ -21,11 +21,13 @@ from typing import Any
 import psutil
 import torch
 
-from encore_core.catalogue import CATALOGUE, find_source, hub_reachable, is_ready
+from encore_core.catalogue import CATALOGUE, Progress, find_source, hub_reachable, is_ready
 from encore_core.checkpoint import read_config
 from encore_core.covariance import SAMPLED_TEXT, digest_of, read_text
+from encore_core.errors import InputError
 from encore_core.families import FAMILIES, text_config
-from encore_core.memory import MemoryEstimate, Sizes, estimate_of, gigabytes
+from encore_core.inspection import Inspection, inspect_files
+from encore_core.memory import MemoryEstimate, Sizes, estimate_of, gigabytes, least_needed, shortage
 from encore_core.methods import Settings, find_model_row, settings_for
 from encore_core.placement import (
     BALANCED,
@@ -282,17 +284,24 @@ class ModelCheck:
         }
 
 
-def check_model(name: str, device: str | None = None, dtype: str | None = None) -> ModelCheck:
-    """Look at a model from its configuration. The embedded one is unpacked if it never was.
+def check_model(
+    name: str, device: str | None = None, dtype: str | None = None, progress: Progress | None = None
+) -> ModelCheck:
+    """Look at a model: its configuration, and its files as far as they are on this machine (see `inspection`).
+
+    The embedded one is unpacked if it never was. Of a model that does not fit into memory, which is one of `problems`,
+    no more than the configuration is read.
 
     Args:
         name, device, dtype: as for `models.load_model`.
+        progress: told how far reading its weights is.
 
     Raises:
-        InputError: for a model that cannot be found, or of a kind that cannot be edited, with the reason.
+        InputError: as `models.load_model`, with the same message, for everything but too little memory.
     """
     place, number_format = choose_device(device), choose_dtype(dtype)
-    config = read_config(name, find_source(name, lambda what, share: None))
+    source = find_source(name, lambda what, share: None)
+    config = read_config(name, source)
     sizes = Sizes.of_config(config, name)
     n_vocab = text_config(config).vocab_size
     shape = {
@@ -301,14 +310,20 @@ def check_model(name: str, device: str | None = None, dtype: str | None = None) 
     # The row of a tuned model is marked so where its weights are known to be others.
     settings = settings_for("ENCORE", **shape, fingerprint=files.fingerprint_of(name))
     memory = estimate_of(sizes, number_format, settings, device_type=place.type)
-    free = free_memory(place) if device != BALANCED else sum(room_for_weights(memory.editing).values())
+    least = least_needed(config, sizes, number_format, place.type)
+    free = free_memory(place) if device != BALANCED else sum(room_for_weights(least.editing).values())
+    where = BALANCED if device == BALANCED else str(place)
+    short = shortage(name, least, free, number_format, where)
+    found = inspect_files(name, source, sizes, number_format, progress) if short is None else Inspection(None, ())
+    if found.refusal is not None:
+        raise InputError(found.refusal)
     family = FAMILIES.get(config.model_type)
     tokens = max(settings.statistics_tokens, USUAL * sizes.d_mlp)
     return ModelCheck(
         name=name,
         family=family.models if family else config.model_type,
         known=family is not None,
-        device=BALANCED if device == BALANCED else str(place),
+        device=where,
         dtype=str(number_format).removeprefix("torch."),
         d_mlp=sizes.d_mlp,
         n_weights=sizes.n_weights,
@@ -320,8 +335,8 @@ def check_model(name: str, device: str | None = None, dtype: str | None = None) 
         statistics_tokens=tokens,
         statistics_seconds=_rough_seconds(sizes, settings.layers, tokens, number_format, place),
         statistics_bytes=len(settings.layers) * sizes.d_mlp**2 * 4,
-        problems=tuple(_shortages(memory, free, place, number_format)),
-        notes=tuple(_notes(memory, free, settings, family is not None)),
+        problems=(short,) if short is not None else (),
+        notes=(*found.notes, *_notes(memory, free, settings, family is not None)),
         **shape,
     )
 
@@ -349,15 +364,6 @@ def _statistics_of(name: str, settings: Settings) -> tuple[LayerStatistics, ...]
     return tuple(rows)
 
 
-def _shortages(memory: MemoryEstimate, free: int, device: torch.device, dtype: torch.dtype) -> list[str]:
-    if memory.weights > free:
-        return [
-            f"Its weights need {gigabytes(memory.weights)} on {device}, which has {gigabytes(free)} free; choose "
-            f"{'bfloat16, ' if dtype == torch.float32 else ''}a smaller model or another device."
-        ]
-    return []
-
-
 def _notes(memory: MemoryEstimate, free: int, settings: Settings, known: bool) -> list[str]:
     notes = []
     if memory.weights <= free < memory.total:
@@ -372,7 +378,8 @@ def _notes(memory: MemoryEstimate, free: int, settings: Settings, known: bool) -
         )
     if not known:
         notes.append(
-            "Its family has no row; its parts were found from its structure, and are checked when it is loaded."
+            "Its family has no row: its parts were found from its structure, and by running it where its weights are "
+            "on this machine."
         )
     return notes
 

@@ -193,4 +193,7 @@ def _models(options: argparse.Namespace) -> None:
 def load(options: argparse.Namespace) -> EditableModel:
     """The model that the options name, with a bar while it loads."""
     with Bar("Loading") as bar:
-        return load_model(options.model, options.device, options.dtype, bar.share)
+        lm = load_model(options.model, options.device, options.dtype, bar.share)
+    for line in lm.notes:
+        notice(line)
+    return lm
