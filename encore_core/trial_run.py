@@ -32,6 +32,10 @@ def check_run(model: nn.Module, parts: Parts, name: str) -> None:
     handles = [module.register_forward_pre_hook(lambda module, _: order.append(module)) for module in watched]
     try:
         logits = _logits_of_two_texts(model, parts.embedding)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise InputError(
+            f"Model {quoted(name)} leaves no memory to run in; choose bfloat16, a smaller model or another device."
+        ) from error
     except Exception as error:  # of the model's own code, which meets these weights here for the first time
         raise InputError(
             f"Model {quoted(name)} cannot be run ({first_line(error)}); its config.json and weights do not belong "

@@ -12,7 +12,7 @@ import torch
 from refusals import refusal
 from safetensors.torch import load_file
 
-from encore_core import doctor
+from encore_core import doctor, models
 from encore_core.cli import main
 from encore_core.doctor import Package, check_model, examine
 from encore_core.models import load_model
@@ -105,9 +105,11 @@ def test_its_statistics_are_found_without_loading_it(tiny_folder, statistics_tex
 
 def test_too_little_memory_is_said_by_part(tiny_folder, monkeypatch):
     weights = check_model(str(tiny_folder), "cpu").memory.weights
-    monkeypatch.setattr(doctor, "free_memory", lambda device: weights - 1)
+    for module in (doctor, models):
+        monkeypatch.setattr(module, "free_memory", lambda device: weights - 1)
     [problem] = check_model(str(tiny_folder), "cpu").problems
-    assert "weights need" in problem and "bfloat16" in problem
+    assert "(weights 0.24 MB" in problem and "bfloat16" in problem
+    assert problem == refusal(load_model, str(tiny_folder), "cpu")
     monkeypatch.setattr(doctor, "free_memory", lambda device: weights + 1)
     check = check_model(str(tiny_folder), "cpu")
     assert not check.problems and "smaller batches" in check.notes[0]
