@@ -167,15 +167,21 @@ def _files(name: str, folder: Path) -> list[Path]:
     if is_lfs_pointer(index):
         raise lfs_pointer(name, index.name)
     try:
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        content = json.loads(index.read_text(encoding="utf-8"))
+        shards = sorted(set(content["weight_map"].values()))
         outside = [file for file in shards if not file or PurePosixPath(file).is_absolute() or ".." in Path(file).parts]
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise InputError(
-            f"Model {quoted(name)}: {INDEX_FILE} cannot be read ({_what(error)}); copy the folder again."
-        ) from error
+        unnamed = isinstance(error, KeyError | AttributeError | TypeError)
+        reason = "it has no weight_map of names" if unnamed else first_line(error)
+        raise InputError(f"Model {quoted(name)}: {INDEX_FILE} cannot be read ({reason}); copy it again.") from error
     if outside or not shards:
         named = f"{quoted(outside[0])}, which is no file of its folder" if outside else "no file with weights"
         raise InputError(f"Model {quoted(name)}: {INDEX_FILE} names {named}; copy the folder again.")
+    if not isinstance(content.get("metadata"), dict):
+        raise InputError(
+            f'Model {quoted(name)}: {INDEX_FILE} has no "metadata", without which transformers does not read it; add '
+            '"metadata": {} to it.'
+        )
     files = [folder / file for file in shards]
     missing = [file.name for file in files if not file.is_file() and not file.is_symlink()]
     if missing:
@@ -184,13 +190,6 @@ def _files(name: str, folder: Path) -> list[Path]:
             "the folder again."
         )
     return files
-
-
-def _what(error: Exception) -> str:
-    """What is wrong with an index."""
-    return "it has no weight_map of names" if isinstance(error, KeyError | TypeError | AttributeError) else (
-        first_line(error)
-    )  # fmt: skip
 
 
 def _header(name: str, file: Path) -> dict[str, Stored]:

@@ -317,6 +317,9 @@ FOLDERS = {
     "an index of a list": Odd(text(INDEX, '{"weight_map": ["a"]}'), "no weight_map of names", base="shards"),
     "an index of numbers": Odd(text(INDEX, '{"weight_map": {"a": 1}}'), "no weight_map of names", base="shards"),
     "an index of nothing": Odd(text(INDEX, '{"weight_map": {}}'), "names no file with weights", base="shards"),
+    "an index without metadata": Odd(
+        index(lambda found: {"weight_map": found["weight_map"]}), 'has no "metadata"', base="shards"
+    ),
     "an index that names a file elsewhere": Odd(outside, "which is no file of its folder", base="shards"),
     "an index that names a path": Odd(text(INDEX, '{"weight_map": {"a": "/etc/x"}}'), "no file of its", base="shards"),
     "a weight in two shards": Odd(twice, "nothing says which one counts", base="shards"),
