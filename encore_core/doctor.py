@@ -11,7 +11,6 @@ import importlib.util
 import platform
 import re
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -38,6 +37,7 @@ from encore_core.placement import (
     room_for_weights,
     total_memory,
 )
+from encore_core.speed import rough_seconds
 from encore_core.statistics import files
 from encore_core.statistics.gathering import USUAL
 from encore_core.storage import data_folder
@@ -47,8 +47,6 @@ from encore_core.version import __version__
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements.txt"
 LEAST_DISK = 1_000_000_000
 EMBEDDED = next(entry for entry in CATALOGUE.values() if entry.embedded)
-EFFICIENCY = 0.6
-"""Share of the speed of a bare matrix product that running text reaches, about."""
 
 
 @dataclass(frozen=True)
@@ -333,7 +331,7 @@ def check_model(
         source=_source(settings, shape),
         statistics=_statistics_of(name, settings),
         statistics_tokens=tokens,
-        statistics_seconds=_rough_seconds(sizes, settings.layers, tokens, number_format, place),
+        statistics_seconds=rough_seconds(sizes, settings.layers, tokens, number_format, place),
         statistics_bytes=len(settings.layers) * sizes.d_mlp**2 * 4,
         problems=(short,) if short is not None else (),
         notes=(*found.notes, *_notes(memory, free, settings, family is not None)),
@@ -382,28 +380,3 @@ def _notes(memory: MemoryEstimate, free: int, settings: Settings, known: bool) -
             "on this machine."
         )
     return notes
-
-
-def _rough_seconds(
-    sizes: Sizes, layers: tuple[int, ...], tokens: int, dtype: torch.dtype, device: torch.device
-) -> float:
-    """How long gathering would take, from the operations it needs and the speed of one matrix product."""
-    in_blocks = sizes.n_weights - sizes.n_vocab * sizes.d_model
-    per_token = 2 * in_blocks * (max(layers) + 1) / sizes.n_layers
-    keys = 2 * len(layers) * sizes.d_mlp**2
-    return tokens * (per_token / _speed(dtype, device) + keys / _speed(torch.float32, device)) / EFFICIENCY
-
-
-def _speed(dtype: torch.dtype, device: torch.device) -> float:
-    """Operations a second of a matrix product."""
-    n = 512 if device.type == "cpu" else 4096
-    A = torch.ones(n, n, dtype=dtype, device=device)
-
-    def once() -> float:
-        began = time.perf_counter()
-        # Reading a number waits for the device.
-        float((A @ A)[0, 0])
-        return time.perf_counter() - began
-
-    once()
-    return 2 * n**3 / min(once() for _ in range(3))

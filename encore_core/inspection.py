@@ -56,11 +56,12 @@ def inspect_files(
     if folder is None:
         return Inspection(None, ("Its weights are not in the hub's cache; they are looked at when they are loaded.",))
     state = (name, source, dtype, *_state_of(folder))
-    if state not in _KEPT:
-        _KEPT[state] = _inspected(name, folder, sizes, dtype, progress or (lambda what, share: None))
+    found = _KEPT.get(state)
+    if found is None:
+        found = _KEPT[state] = _inspected(name, folder, sizes, dtype, progress or (lambda what, share: None))
         while len(_KEPT) > KEPT:
             _KEPT.popitem(last=False)
-    return _KEPT[state]
+    return found
 
 
 def _inspected(name: str, folder: Path, sizes: Sizes, dtype: torch.dtype, tell: Progress) -> Inspection:

@@ -223,7 +223,6 @@ def load_model(
         lm = assemble(name, source, sizes.n_vocab, torch_dtype, tell, target_device, device_map=straight)
     for note in lm.notes:
         log.warning("Model %s: %s", name, note)
-    tell("Loading the model", 1.0)
     return lm
 
 

@@ -122,6 +122,7 @@ def check_numbers(
                 f"Model {quoted(name)}: weight {key}{where} has numbers that are not finite (NaN or infinite), so "
                 "nothing can be computed with it; copy the file again, or take an earlier checkpoint."
             )
+    tell("Looking through the weights", 1.0)
 
 
 def usual_format(stored: Mapping[str, Stored]) -> torch.dtype | None:

@@ -26,7 +26,7 @@ ORDER = (
     ("facts", "methods", "update_rule", "norms", "contributions", "unpacking"),
     ("catalogue", "families", "placement"),
     ("memory", "trial_run", "weight_files"),
-    ("checkpoint",),
+    ("checkpoint", "speed"),
     ("models",),
     ("prompts", "replay", "rounded", "inspection"),
     ("tracing", "statistics", "statistics.files"),

@@ -16,6 +16,7 @@ from encore_core import doctor, models
 from encore_core.cli import main
 from encore_core.doctor import Package, check_model, examine
 from encore_core.models import load_model
+from encore_core.speed import speed
 from encore_core.statistics.gathering import Request, gather
 
 
@@ -129,8 +130,7 @@ def test_models_that_cannot_be_edited(tmp_path, monkeypatch):
 
 
 def test_speed_is_that_of_a_product():
-    speed = doctor._speed(torch.float32, torch.device("cpu"))
-    assert 1e8 < speed < 1e13
+    assert 1e8 < speed(torch.float32, torch.device("cpu")) < 1e13
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
