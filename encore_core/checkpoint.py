@@ -184,12 +184,13 @@ def _unreadable(name: str, source: str, what: str, error: Exception) -> InputErr
     for link in chain:
         if isinstance(link, LocalEntryNotFoundError | HfHubHTTPError):
             return InputError(f"{model}: the {what} of {source} cannot be fetched from the hub: {first_line(link)}")
-    if "trust_remote_code" in text:
+    unknown_type = "does not recognize this architecture" in text or "Unrecognized model" in text
+    if "trust_remote_code" in text or (unknown_type and _names_code(Path(source) / "config.json")):
         return InputError(
             f"{model} needs Python code of its own ({source}), which is never run; use a model of a family that "
             "transformers knows."
         )
-    if "does not recognize this architecture" in text or "Unrecognized model" in text:
+    if unknown_type:
         return InputError(
             f"{model} is of a type that transformers {transformers.__version__} does not know, or its config.json has "
             f"no model_type ({source})."
@@ -204,6 +205,14 @@ def _unreadable(name: str, source: str, what: str, error: Exception) -> InputErr
     # What is wrong with a field of a configuration stands on the lines below.
     reason = " ".join(str(error).split())[:200] if what == "configuration" else first_line(error)
     return InputError(f"{model}: the {what} in {source} cannot be read: {reason}")
+
+
+def _names_code(config: Path) -> bool:
+    """Whether a configuration says which Python files a model is made of."""
+    try:
+        return "auto_map" in json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _chain(error: BaseException | None) -> Iterable[BaseException]:

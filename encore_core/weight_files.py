@@ -62,9 +62,9 @@ def weights_folder(source: str) -> Path | None:
         return folder
     try:
         shards = set(json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["weight_map"].values())
+        return folder if all((folder / shard).is_file() for shard in shards) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # whatever is wrong with an index of the cache, the hub's client fetches it again
-    return folder if all((folder / shard).is_file() for shard in shards) else None
 
 
 def stored_weights(name: str, folder: Path) -> dict[str, Stored]:

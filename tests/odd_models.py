@@ -225,9 +225,12 @@ def padded(folder: Path) -> None:
     rewrite_json(folder / "config.json", lambda found: found | {"vocab_size": found["vocab_size"] + 64})
 
 
-def own_code(folder: Path) -> None:
-    config(model_type="my_own", auto_map={"AutoConfig": "own.C", "AutoModelForCausalLM": "own.M"})(folder)
-    (folder / "own.py").write_text("raise SystemExit('was run')")
+def own_code(*classes: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        config(model_type="my_own", auto_map={name: f"own.{name}" for name in classes})(folder)
+        (folder / "own.py").write_text("raise SystemExit('was run')")
+
+    return change
 
 
 def uneven_heads(folder: Path) -> None:
@@ -360,7 +363,8 @@ FOLDERS = {
     "a configuration of nothing": Odd(text("config.json", "{}"), "no model_type"),
     "a configuration that is a list": Odd(text("config.json", "[1]"), "no model_type"),
     "a type that nobody knows": Odd(config(model_type="nonsense"), "is of a type that transformers"),
-    "code of its own": Odd(own_code, "needs Python code of its own"),
+    "code of its own": Odd(own_code("AutoConfig", "AutoModelForCausalLM"), "needs Python code of its own"),
+    "code for the model alone": Odd(own_code("AutoModelForCausalLM"), "needs Python code of its own"),
     "an encoder": Odd(config(model_type="bert"), "no decoder-only language model"),
     "less than no layers": Odd(config(num_hidden_layers=-2), "num_hidden_layers is -2, and has to be at least 1"),
     "no layers": Odd(config(num_hidden_layers=0), "num_hidden_layers is 0"),

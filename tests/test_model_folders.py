@@ -10,7 +10,8 @@ import torch
 from odd_models import FOLDERS, Odd
 from tiny_pages import app_at, errors, words
 
-from encore_core import doctor, inspection
+from encore_core import doctor, inspection, weight_files
+from encore_core.checkpoint import read_config
 from encore_core.cli import main
 from encore_core.doctor import check_model
 from encore_core.errors import InputError
@@ -162,3 +163,18 @@ def test_nothing_is_fetched_for_it(monkeypatch):
     sizes = Sizes(*range(1, 8))
     found = inspect_files("someone/some-model", "someone/some-model", sizes, torch.float32)
     assert found.refusal is None and "not in the hub's cache" in found.notes[0]
+
+
+def test_a_model_in_the_hubs_cache_is_looked_through(sound, tmp_path, monkeypatch):
+    """As far as all of its weights are there; what is missing would be fetched."""
+    cached: list[Path] = []
+    monkeypatch.setattr(weight_files, "try_to_load_from_cache", lambda *_: str(cached[-1] / "config.json"))
+    for number, (case, refused, noted) in enumerate([
+        ("NaN", "not finite", 0), ("one weight too many", None, 1), ("a shard missing", None, 1), ("no index", None, 1)
+    ]):  # fmt: skip
+        cached.append(odd_models.make(FOLDERS[case], sound, tmp_path / str(number)))
+        sizes = Sizes.of_config(read_config(case, str(cached[-1])), case)
+        found = inspect_files(case, "someone/some-model", sizes, torch.float32)
+        assert (found.refusal is None) == (refused is None) and len(found.notes) == noted
+        assert refused is None or refused in found.refusal
+        assert ("not in the hub's cache" in "".join(found.notes)) == (number > 1)
