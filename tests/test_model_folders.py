@@ -7,6 +7,7 @@ from pathlib import Path
 import odd_models
 import pytest
 import torch
+import transformers
 from odd_models import FOLDERS, Odd
 from tiny_pages import app_at, errors, words
 
@@ -104,6 +105,18 @@ def test_the_page_tells_the_note(sound, tmp_path):
     folder = odd_models.make(FOLDERS["one weight too many"], sound, tmp_path / "model")
     app = page_of(folder)
     assert not errors(app) and "extra is in the files and not used." in words(app)
+
+
+def test_an_adapter_is_not_put_on_where_peft_is_installed(sound, tmp_path, monkeypatch):
+    """transformers does that by itself then, and says nothing."""
+    for module in (transformers.models.auto.auto_factory, transformers.integrations.peft):
+        monkeypatch.setattr(module, "is_peft_available", lambda: True)
+    tried: list[str] = []
+    monkeypatch.setattr(transformers.PreTrainedModel, "load_adapter", lambda self, *_, **__: tried.append("adapter"))
+    folder = odd_models.make(FOLDERS["an adapter beside"], sound, tmp_path / "model")
+    assert "is not applied" in load_model(str(folder), "cpu").notes[0] and not tried
+    transformers.AutoModelForCausalLM.from_pretrained(folder)
+    assert tried == ["adapter"]
 
 
 # -- what it costs -----------------------------------------------------------------------------------------------------
