@@ -32,8 +32,9 @@ log = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_METHOD = "ENCORE"
-EXPECTED_PARTS = 5
-"""Of getting a model ready: unpacking and loading it, its statistics, prefixes, and the check of the fast pass."""
+EXPECTED_PARTS = 6
+"""Of getting a model ready: unpacking, loading and looking through it, its statistics, prefixes, and the check of the
+fast pass."""
 
 KEPT_MODELS = 2
 """Loaded models that the server keeps for the next visitor, beside those in use."""

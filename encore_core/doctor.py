@@ -1,7 +1,7 @@
 """What this installation can do: packages, devices, memory, disk, the hub, and whether a model can be edited.
 
 report = examine()
-check = check_model("gpt2-xl")         # from its configuration alone: no weight is read
+check = check_model("gpt2-xl")         # from its files: nothing is loaded, and nothing fetched but its configuration
 print(report.problems, check.problems)
 """
 
@@ -11,7 +11,6 @@ import importlib.util
 import platform
 import re
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -21,11 +20,13 @@ from typing import Any
 import psutil
 import torch
 
-from encore_core.catalogue import CATALOGUE, find_source, hub_reachable, is_ready
+from encore_core.catalogue import CATALOGUE, Progress, find_source, hub_reachable, is_ready
 from encore_core.checkpoint import read_config
 from encore_core.covariance import SAMPLED_TEXT, digest_of, read_text
+from encore_core.errors import InputError
 from encore_core.families import FAMILIES, text_config
-from encore_core.memory import MemoryEstimate, Sizes, estimate_of, gigabytes
+from encore_core.inspection import Inspection, inspect_files
+from encore_core.memory import MemoryEstimate, Sizes, estimate_of, gigabytes, least_needed, shortage
 from encore_core.methods import Settings, find_model_row, settings_for
 from encore_core.placement import (
     BALANCED,
@@ -36,6 +37,7 @@ from encore_core.placement import (
     room_for_weights,
     total_memory,
 )
+from encore_core.speed import rough_seconds
 from encore_core.statistics import files
 from encore_core.statistics.gathering import USUAL
 from encore_core.storage import data_folder
@@ -45,8 +47,6 @@ from encore_core.version import __version__
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements.txt"
 LEAST_DISK = 1_000_000_000
 EMBEDDED = next(entry for entry in CATALOGUE.values() if entry.embedded)
-EFFICIENCY = 0.6
-"""Share of the speed of a bare matrix product that running text reaches, about."""
 
 
 @dataclass(frozen=True)
@@ -282,17 +282,24 @@ class ModelCheck:
         }
 
 
-def check_model(name: str, device: str | None = None, dtype: str | None = None) -> ModelCheck:
-    """Look at a model from its configuration. The embedded one is unpacked if it never was.
+def check_model(
+    name: str, device: str | None = None, dtype: str | None = None, progress: Progress | None = None
+) -> ModelCheck:
+    """Look at a model: its configuration, and its files as far as they are on this machine (see `inspection`).
+
+    The embedded one is unpacked if it never was. Of a model that does not fit into memory, which is one of `problems`,
+    no more than the configuration is read.
 
     Args:
         name, device, dtype: as for `models.load_model`.
+        progress: told how far reading its weights is.
 
     Raises:
-        InputError: for a model that cannot be found, or of a kind that cannot be edited, with the reason.
+        InputError: as `models.load_model`, with the same message, for everything but too little memory.
     """
     place, number_format = choose_device(device), choose_dtype(dtype)
-    config = read_config(name, find_source(name, lambda what, share: None))
+    source = find_source(name, lambda what, share: None)
+    config = read_config(name, source)
     sizes = Sizes.of_config(config, name)
     n_vocab = text_config(config).vocab_size
     shape = {
@@ -301,14 +308,20 @@ def check_model(name: str, device: str | None = None, dtype: str | None = None) 
     # The row of a tuned model is marked so where its weights are known to be others.
     settings = settings_for("ENCORE", **shape, fingerprint=files.fingerprint_of(name))
     memory = estimate_of(sizes, number_format, settings, device_type=place.type)
-    free = free_memory(place) if device != BALANCED else sum(room_for_weights(memory.editing).values())
+    least = least_needed(config, sizes, number_format, place.type)
+    free = free_memory(place) if device != BALANCED else sum(room_for_weights(least.editing).values())
+    where = BALANCED if device == BALANCED else str(place)
+    short = shortage(name, least, free, number_format, where)
+    found = inspect_files(name, source, sizes, number_format, progress) if short is None else Inspection(None, ())
+    if found.refusal is not None:
+        raise InputError(found.refusal)
     family = FAMILIES.get(config.model_type)
     tokens = max(settings.statistics_tokens, USUAL * sizes.d_mlp)
     return ModelCheck(
         name=name,
         family=family.models if family else config.model_type,
         known=family is not None,
-        device=BALANCED if device == BALANCED else str(place),
+        device=where,
         dtype=str(number_format).removeprefix("torch."),
         d_mlp=sizes.d_mlp,
         n_weights=sizes.n_weights,
@@ -318,10 +331,10 @@ def check_model(name: str, device: str | None = None, dtype: str | None = None) 
         source=_source(settings, shape),
         statistics=_statistics_of(name, settings),
         statistics_tokens=tokens,
-        statistics_seconds=_rough_seconds(sizes, settings.layers, tokens, number_format, place),
+        statistics_seconds=rough_seconds(sizes, settings.layers, tokens, number_format, place),
         statistics_bytes=len(settings.layers) * sizes.d_mlp**2 * 4,
-        problems=tuple(_shortages(memory, free, place, number_format)),
-        notes=tuple(_notes(memory, free, settings, family is not None)),
+        problems=(short,) if short is not None else (),
+        notes=(*found.notes, *_notes(memory, free, settings, family is not None)),
         **shape,
     )
 
@@ -349,15 +362,6 @@ def _statistics_of(name: str, settings: Settings) -> tuple[LayerStatistics, ...]
     return tuple(rows)
 
 
-def _shortages(memory: MemoryEstimate, free: int, device: torch.device, dtype: torch.dtype) -> list[str]:
-    if memory.weights > free:
-        return [
-            f"Its weights need {gigabytes(memory.weights)} on {device}, which has {gigabytes(free)} free; choose "
-            f"{'bfloat16, ' if dtype == torch.float32 else ''}a smaller model or another device."
-        ]
-    return []
-
-
 def _notes(memory: MemoryEstimate, free: int, settings: Settings, known: bool) -> list[str]:
     notes = []
     if memory.weights <= free < memory.total:
@@ -372,31 +376,7 @@ def _notes(memory: MemoryEstimate, free: int, settings: Settings, known: bool) -
         )
     if not known:
         notes.append(
-            "Its family has no row; its parts were found from its structure, and are checked when it is loaded."
+            "Its family has no row: its parts were found from its structure, and by running it where its weights are "
+            "on this machine."
         )
     return notes
-
-
-def _rough_seconds(
-    sizes: Sizes, layers: tuple[int, ...], tokens: int, dtype: torch.dtype, device: torch.device
-) -> float:
-    """How long gathering would take, from the operations it needs and the speed of one matrix product."""
-    in_blocks = sizes.n_weights - sizes.n_vocab * sizes.d_model
-    per_token = 2 * in_blocks * (max(layers) + 1) / sizes.n_layers
-    keys = 2 * len(layers) * sizes.d_mlp**2
-    return tokens * (per_token / _speed(dtype, device) + keys / _speed(torch.float32, device)) / EFFICIENCY
-
-
-def _speed(dtype: torch.dtype, device: torch.device) -> float:
-    """Operations a second of a matrix product."""
-    n = 512 if device.type == "cpu" else 4096
-    A = torch.ones(n, n, dtype=dtype, device=device)
-
-    def once() -> float:
-        began = time.perf_counter()
-        # Reading a number waits for the device.
-        float((A @ A)[0, 0])
-        return time.perf_counter() - began
-
-    once()
-    return 2 * n**3 / min(once() for _ in range(3))

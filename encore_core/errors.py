@@ -21,3 +21,9 @@ def quoted(value: object, limit: int = 60) -> str:
     """
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 2] + "…" + text[-1]
+
+
+def first_line(error: BaseException) -> str:
+    """The message of somebody else's error, cut to one line; its kind where it has none."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]

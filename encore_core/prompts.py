@@ -203,6 +203,9 @@ def sample_prefixes(lm: EditableModel, seed: int) -> tuple[str, ...]:
 
     Returns:
         one text for each of `PREFIX_STARTS`.
+
+    Raises:
+        InputError: when the model's logits are not finite.
     """
     rows = [list(encode(lm, start).ids) for start in PREFIX_STARTS]
     # As published, a BOS that the tokenizer adds counts as one of the ten; our start token does not.
@@ -213,7 +216,14 @@ def sample_prefixes(lm: EditableModel, seed: int) -> tuple[str, ...]:
             batch = pad(lm, growing)
             logits = lm.model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
             for number, row in enumerate(growing):
-                top = logits[number, len(row) - 1].float().cpu().topk(min(5, logits.shape[-1]))
+                last = logits[number, len(row) - 1].float().cpu()
+                if not bool(last.max().isfinite()):  # a NaN is the largest of all
+                    raise InputError(
+                        f"Model {quoted(lm.name)} gives logits that are not finite after "
+                        f"{quoted(lm.tokenizer.decode(row, skip_special_tokens=True))}, so no prefixes can be sampled; "
+                        "its weights are damaged, or too large for their number format."
+                    )
+                top = last.topk(min(5, len(last)))
                 row.append(int(top.indices[torch.multinomial(top.values.softmax(-1), 1, generator=generator)]))
     return tuple(lm.tokenizer.decode(row, skip_special_tokens=True) for row in rows)
 

@@ -89,7 +89,7 @@ def test_too_little_memory_is_said_in_place(tiny_folder, monkeypatch):
     # too little.
     monkeypatch.setattr("encore_core.doctor.free_memory", lambda device: 1000)
     app.selectbox(key="models_dtype").set_value("bfloat16").run()
-    assert "✗ no" in words(app) and "weights need" in errors(app)[0]
+    assert "✗ no" in words(app) and "(weights 0.12 MB" in errors(app)[0]
 
 
 def test_statistics_are_shown_with_what_was_seen(tiny_folder, statistics_text, monkeypatch):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import tiny_models
 import torch
+from refusals import refusal
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -188,6 +189,16 @@ def test_sampled_prefixes(lm):
     assert prefixes != sample_prefixes(lm, 4)
     for prefix, start in zip(prefixes, PREFIX_STARTS, strict=True):
         assert prefix.startswith(start)
+
+
+def test_logits_that_are_not_finite_give_no_prefixes(lm):
+    """In one line, whatever made them so: the weights of a model were looked at when it was loaded."""
+    for value in (torch.nan, torch.inf):
+        poisoned = torch.full_like(lm.parameter(0), value)
+        with lm.matrices_replaced({0: poisoned}):
+            message = refusal(sample_prefixes, lm, 0)
+        assert "logits that are not finite after 'The'" in message and lm.name in message
+    assert len(sample_prefixes(lm, 0)) == len(PREFIX_STARTS)
 
 
 def test_sampled_prefixes_are_among_the_five_most_probable(llama):

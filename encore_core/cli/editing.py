@@ -210,4 +210,7 @@ def tell_other_start(edits: EditFile, lm: EditableModel) -> None:
 def load(options: argparse.Namespace) -> EditableModel:
     """The model that the options name, with a bar while it loads."""
     with Bar("Loading") as bar:
-        return load_model(options.model, options.device, options.dtype, bar.share, options.start_token)
+        lm = load_model(options.model, options.device, options.dtype, bar.share, options.start_token)
+    for line in lm.notes:
+        notice(line)
+    return lm

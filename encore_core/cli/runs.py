@@ -229,6 +229,8 @@ def _tell_costs(ready: Sequence[PreparedRun], as_json: bool) -> None:
     plan = ready[0].plan
     with Bar("Loading") as bar:
         lm = load_model(plan.model, plan.device, plan.dtype, bar.share)
+    for line in lm.notes:
+        notice(line)
     rows = []
     for run in ready:
         with Bar("Timing a few edits") as bar:
