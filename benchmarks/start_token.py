@@ -20,10 +20,11 @@ from typing import Any
 
 from encore_core import Fact, load_model, read_facts
 from encore_core.downstream import evaluate_tasks, load_tasks
-from encore_core.editor import EditSession
+from encore_core.editor import EditSession, target_settings
 from encore_core.fluency import perplexity
 from encore_core.metrics import evaluate, rate
 from encore_core.models import EditableModel
+from encore_core.targets import Target
 
 METHODS = ("ENCORE", "MEMIT", "EMMET", "AlphaEdit")
 
@@ -49,12 +50,25 @@ FIRST_TOKEN = tuple(
 )
 
 
-def first_token(lm: EditableModel, method: str) -> dict[str, Any]:
+class Searches:
+    """Targets on the model as loaded, found once for all methods that search for them with equal settings."""
+
+    def __init__(self) -> None:
+        self.found: dict[tuple, list[Target]] = {}
+
+    def of(self, session: EditSession, facts: list[Fact]) -> list[Target]:
+        key = (target_settings(session.settings), session.settings.layers[-1], tuple(facts))
+        if key not in self.found:
+            self.found[key] = session.find_targets(facts)
+        return self.found[key]
+
+
+def first_token(lm: EditableModel, method: str, searches: Searches) -> dict[str, Any]:
     """Each fact alone on a pristine model; probabilities in the prompt as typed."""
     rows = []
     for fact in FIRST_TOKEN:
         session = EditSession(lm, method)
-        [edited] = session.edit([fact], known="edit").edited
+        [edited] = session.edit([fact], known="edit", targets=searches.of(session, [fact])).edited
         rows.append({
             "fact": f"{fact.text} → {fact.target_new}",
             "true_before": rate(lm, [(fact.text, fact.target_true)])[0].probability,
@@ -96,21 +110,18 @@ def main() -> None:
     for start in ("auto", "none"):
         lm = load_model(options.model, start_token=start)
         EditSession(lm).prepare()
+        searches = Searches()
         for method in METHODS:
             if (start, "first token", method) not in done:
-                keep(start, "first token", method, time.perf_counter(), first_token(lm, method))
+                keep(start, "first token", method, time.perf_counter(), first_token(lm, method, searches))
         if (start, "scores", None) not in done:
             keep(start, "scores", None, time.perf_counter(), measured(lm, facts, tasks, options.tests))
-        targets: dict[bool, list] = {}
         for method in METHODS:
             if (start, "scores", method) in done:
                 continue
             began = time.perf_counter()
             session = EditSession(lm, method)
-            stops_early = session.settings.mpes
-            if stops_early not in targets:
-                targets[stops_early] = session.find_targets(facts)
-            session.edit(facts, known="edit", targets=targets[stops_early])
+            session.edit(facts, known="edit", targets=searches.of(session, facts))
             with session.edited():
                 values = measured(lm, facts, tasks, options.tests)
             norms = {layer: after / before for layer, (before, after) in session.norms().items()}
