@@ -48,7 +48,7 @@ __all__ = [
 
 SLOT = "{}"
 MAX_BYTES = 20 * 1000 * 1000
-BUNDLED = Path(__file__).resolve().parent.parent / "assets" / "facts" / "bundled.jsonl"
+BUNDLED = Path(__file__).resolve().parents[2] / "assets" / "facts" / "bundled.jsonl"
 FORMATS = ("counterfact", "easyedit", "zsre", "encore", "csv")
 
 _LISTED = 5  # bad rows spelt out in a message; the others only by number
