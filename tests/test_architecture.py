@@ -54,6 +54,7 @@ ORDER = (
     ("statistics.jobs", "doctor"),
     ("statistics.worker",),
     ("cli.options", "cli.telling"),
+    ("cli.fact_files",),
     ("cli.editing", "cli.runs", "cli.doctor"),
     ("cli.statistics", "cli.tune"),
     ("cli",),

@@ -63,8 +63,11 @@ def check_batches(facts: Sequence[Fact], batch_size: int) -> tuple[list[list[Fac
         the batches, and one line for each repetition that was dropped from one.
 
     Raises:
-        FactError: when a batch contradicts itself; facts are named by their place in the file, or in `facts`.
+        FactError: when a batch contradicts itself (facts are named by their place in the file, or in `facts`), or for
+            another size of batches.
     """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise FactError(f"batch_size {quoted(batch_size)} must be a whole number of at least 1")
     batches: list[list[Fact]] = []
     notices: list[str] = []
     for start in range(0, len(facts), batch_size):
