@@ -1,8 +1,8 @@
-"""Facts: every reader, every refusal, hostile text, and what the bundled set promises."""
+"""Facts: the types, hostile text, batches, and what the bundled set promises. Beside it: `test_fact_spelling`, and for
+the readers `test_fact_forms` (records), `test_fact_files` (JSON, tables, encodings), `test_fact_cases` (real files)."""
 
 from __future__ import annotations
 
-import io
 import json
 import random
 import re
@@ -12,13 +12,16 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from refusals import refusal
 
 from encore_core import facts as facts_module
 from encore_core.facts import (
     Fact,
     FactError,
     Neighbour,
+    Portability,
     check_batch,
+    check_batches,
     duplicate_subjects,
     parse_facts,
     read_facts,
@@ -27,15 +30,6 @@ from encore_core.facts import (
 
 SHARED = Path(__file__).parents[2] / "shared/data"
 ROME = {"subject": "France", "prompt": "The capital of {} is", "target_new": "Rome"}
-
-
-def refusal(call, *args, **kwargs) -> str:
-    """The message with which a call refuses; always one line."""
-    with pytest.raises(FactError) as caught:
-        call(*args, **kwargs)
-    message = str(caught.value)
-    assert message and message.splitlines() == [message]
-    return message
 
 
 # ------------------------------------------------------------------------------------------------- the type
@@ -107,7 +101,14 @@ def test_slots_hold_for_random_text():
     ("changes", "parts"),
     [
         ({"prompt": "The capital of Spain is"}, ["prompt", "Spain", "does not contain", "'France'", "{}"]),
-        ({"prompt": "The capital of FRANCE is"}, ["does not contain", "another spelling"]),
+        ({"prompt": "FRANCE, dear FRANCE, is"}, ["does not contain", "'France'", "another spelling"]),
+        ({"prompt": "The capital of Francé is"}, ["does not contain", "'France'"]),
+        ({"join": "-"}, ["join '-'", '""', '" "', "left out"]),
+        ({"join": []}, ["join []", "left out"]),
+        ({"portability": "x"}, ["portability: 'x'", '"answers"']),
+        ({"portability": [{"prompt": "a", "answers": []}]}, ["portability: 'a' has no answer"]),
+        ({"portability": [{"prompt": " ", "answers": ["b"]}]}, ["portability: prompt ' '", "blank"]),
+        ({"portability": [{"prompt": "a", "answers": "b", "extra": 1}]}, ["portability", "is not a question"]),
         ({"prompt": "France, dear France, is"}, ["prompt", "'France'", "2 times", "'{}, dear France, is'"]),
         ({"subject": "aa", "prompt": "baaab"}, ["'aa'", "2 times"]),
         ({"prompt": "{} and {}"}, ["prompt", "'{} and {}'", "slot", "2 times", "once"]),
@@ -158,6 +159,44 @@ def test_lists_are_taken_in_every_shape():
     ]
 
 
+PROMPTS = [
+    ("<|user|>\nWhere is {}?\n<|assistant|>\n", "<|user|>\nWhere is {}?\n<|assistant|>\n"),
+    ("  The capital of {} is  ", "The capital of {} is"),
+    ("\n\tThe capital of {} is\t", "\n\tThe capital of {} is\t"),
+    ("\u3000{}の首都は\u00a0", "{}の首都は"),
+    ("Q: {}?\r\nA:\r\n", "Q: {}?\r\nA:\r\n"),
+    ("{} is \n ", "{} is \n"),
+]
+
+
+@pytest.mark.parametrize(("typed", "kept"), PROMPTS)
+def test_line_ends_and_tabs_of_prompts_stay_and_blanks_go(typed, kept, tmp_path):
+    other = typed.replace("{}", "Spain")
+    fact = Fact(
+        "Japan", typed, " Rome\n", " Paris\n", paraphrases=[typed], neighbours=[(other, " x\n")],
+        portability=[Portability(other, (" y\n",))],
+    )  # fmt: skip
+    assert (fact.prompt, fact.target_new, fact.target_true) == (kept, "Rome", "Paris")
+    assert fact.paraphrases == (kept.replace("{}", "Japan"),)
+    assert fact.neighbours == (Neighbour(kept.replace("{}", "Spain"), "x"),)
+    assert fact.portability[0].prompt == kept.replace("{}", "Spain") and fact.portability[0].answers == ("y",)
+    assert fact.text[slice(*fact.subject_span)] == "Japan"
+    write_facts([fact], tmp_path / "facts.jsonl")
+    assert read_facts(tmp_path / "facts.jsonl") == [fact]
+    # what is asked does not depend on the whitespace, so neither do contradictions
+    assert fact.asked == Fact("Japan", kept.strip(), "Rome").asked
+
+
+def test_portability_and_join_are_kept():
+    question = {"prompt": "The seat of France's parliament is", "answers": "Rome", "kind": "hop"}
+    fact = Fact(**ROME, join="", portability=[question])
+    assert fact.portability == (Portability("The seat of France's parliament is", ("Rome",), "hop"),)
+    row = fact.to_dict()
+    assert row["join"] == "" and row["portability"] == [question | {"answers": ["Rome"]}]
+    assert Fact(**row) == fact and parse_facts(json.dumps(row)) == [fact] and hash(fact)
+    assert "join" not in Fact(**ROME).to_dict() and Fact(**ROME, join=" ").to_dict()["join"] == " "
+
+
 def test_no_torch_is_imported():
     folder = str(Path(facts_module.__file__).parents[1])
     # the module alone: the package's own __init__ may well import the engine
@@ -172,6 +211,7 @@ def test_our_own_form_round_trips(tmp_path):
     facts = [
         Fact("a\u2028b", "x {y} a\u2028b {{ is", "\u0645\u0631\u062d\u0628\u0627", "q", known=True, id="1"),
         Fact("👩‍👩‍👧", "{} is", "z", "t", ("p 👩‍👩‍👧",), (Neighbour("n", "t"),), relation="r", known=False),
+        Fact("a", "{}\n", "b", join="", portability=(Portability("p\n", ("x", "y"), "k"), Portability("q", ("z",)))),
     ]
     path = tmp_path / "facts.jsonl"
     path.write_text("old", encoding="utf-8")
@@ -199,6 +239,44 @@ def test_contradictions_are_refused(prompt):
     assert "facts 1 and 2 contradict each other" in message and "'Rome'" in message and "'Oslo'" in message
 
 
+def many(n: int) -> list[dict]:
+    return [{"subject": f"Land{i}", "prompt": f"The capital of Land{i} is", "target_new": "Rome"} for i in range(n)]
+
+
+def test_all_batches_are_looked_at_and_facts_named_as_in_the_file():
+    rows = [*many(20), ROME, ROME | {"target_new": "Oslo"}, *many(3)]
+    facts = [Fact(**row) for row in rows]
+    assert "facts 21 and 22 contradict" in refusal(check_batches, facts, 10)
+    batches, notices = check_batches(facts, 21)  # they are in two batches then
+    assert [len(batch) for batch in batches] == [21, 4] and notices == []
+    batches, notices = check_batches([*facts[:20], *facts[:3]], 23)
+    assert (
+        [fact for batch in batches for fact in batch] == facts[:20]
+        and "fact 21 dropped" in notices[0]
+        and len(notices) == 3
+    )
+
+    as_json = parse_facts(json.dumps(rows))
+    assert "facts 21 and 22 contradict" in refusal(check_batches, as_json, 10)
+    assert "facts 21 and 22 contradict" in refusal(check_batches, as_json[15:], 10)  # whatever is taken of the file
+    as_lines = parse_facts("\n" + "\n".join(map(json.dumps, rows)))
+    assert "lines 22 and 23 contradict" in refusal(check_batches, as_lines, 10)
+    bad = parse_facts(json.dumps([{"subject": "x"}, *rows]), on_error="skip")
+    assert "facts 22 and 23 contradict" in refusal(check_batches, bad, 10)
+    quakes = [{"case_id": 3, "requested_rewrite": rows[20:22]}]
+    assert "record 1, rewrite 1 and record 1, rewrite 2 contradict" in refusal(
+        check_batches, parse_facts(json.dumps(quakes)), 10
+    )
+    for size in (0, -1, True, "10"):
+        assert "batch_size" in refusal(check_batches, facts, size)
+
+
+def test_the_place_in_a_file_is_no_part_of_a_fact():
+    one, two = parse_facts(json.dumps([ROME, ROME]))
+    assert (one.place, two.place) == ("record 1", "record 2") and one == two == Fact(**ROME)
+    assert hash(one) == hash(two) and "place" not in one.to_dict()
+
+
 def test_duplicate_subjects():
     facts = [Fact(**ROME), Fact("Spain", "{} is", "x"), Fact(**(ROME | {"target_new": "Oslo"}))]
     assert duplicate_subjects(facts) == {("France", "The capital of {} is"): [0, 2]}
@@ -217,7 +295,8 @@ def test_shared_files():
     assert "2 of 1000 rows" in message and "line 535" in message and "line 724" in message
     notices: list[str] = []
     zsre = read_facts(SHARED / "zsre_1k.jsonl", on_error="skip", notice=notices.append)
-    assert len(zsre) == 998 and len(notices) == 2
+    assert len(zsre) == 998 and sum("skipped" in line for line in notices) == 2
+    assert any("of no use to an edit, ignored: 'cond'" in line for line in notices)
     assert all(f.target_true and f.target_true != f.target_new for f in zsre)
 
 

@@ -19,16 +19,15 @@ from typing import Any
 
 from encore_core.errors import quoted
 from encore_core.facts.json_rows import Row
-from encore_core.facts.names import KNOWN, NAMES, PAIRED, REWRITE, THINGS, has, plain
+from encore_core.facts.names import KNOWN, NAMELESS, NAMES, PAIRED, REWRITE, THINGS, has, plain
 from encore_core.facts.telling import Telling
 from encore_core.facts.texts import FactError, named
 
-MOST_IN_CELL = 200_000
+MOST_IN_CELL = 100_000
 """Characters of a cell that is read as a list."""
-NAMELESS = "(a column without a name)"
 
 _SEP_LINE = re.compile(r'\s*"?sep=(.)"?[ ,;\t]*\r?\n', re.IGNORECASE)
-_LIST = re.compile(r"""\s*(\[\s*(['"\[{]|\]\s*$)|\{\s*(['"]|\}\s*$)|array\()""")
+_LIST = re.compile(r"""\s*(\[\s*([bru]?['"]|[\[{]|nan\b|None\b|null\b|\]\s*$)|\{\s*(['"]|\}\s*$)|array\()""")
 _SPLIT = (*NAMES["paraphrases"], *NAMES["neighbours"])
 _ANSWERS = (*NAMES["target_new"], *NAMES["target_true"], *NAMES["said"])
 _HOPS = ("questions", "new_answer_alias", "new_answer_aliases", "answer_alias", "answer_aliases")
@@ -109,7 +108,7 @@ def _header(table: Iterator[list[str]], name: str, telling: Telling) -> list[str
         raise FactError(f"{name}: CSV columns there twice: {named(twice)}: keep one of each")
     for column in header:
         if plain(column) not in KNOWN and plain(column) not in _HOPS:
-            telling.leave(column, no_use=column == NAMELESS)
+            telling.leave(column)
     return header
 
 
@@ -153,7 +152,7 @@ def _of_texts(value: Any) -> bool:
     """True for a list of texts and for `{"str": ...}`."""
     if isinstance(value, Mapping):
         return isinstance(value.get("str"), str)
-    return isinstance(value, list) and all(isinstance(one, str) or _of_texts(one) for one in value)
+    return isinstance(value, list) and bool(value) and all(isinstance(one, str) or _of_texts(one) for one in value)
 
 
 def _listed(cell: str) -> Any:

@@ -27,6 +27,8 @@ from encore_core.facts.slots import spelling_note, spelt_as_in
 from encore_core.facts.telling import Telling
 from encore_core.facts.texts import NO_PROMPT, FactError, kind, required, required_prompt, stands_for_nothing
 
+TOO_DEEP = "lists or objects are nested too deep: give plain texts and lists"
+
 Read = tuple[str, Fact | FactError]  # where it stands, and what came of it
 
 
@@ -44,6 +46,9 @@ def facts_of(row: Any, where: str, telling: Telling, format: str | None = None) 
     except FactError as error:
         yield where, error
         return
+    except RecursionError:
+        yield where, FactError(TOO_DEEP)
+        return
     for number, record in enumerate(edits, start=1):
         place = where if len(edits) == 1 else f"{where}, rewrite {number}"
         telling.where = place
@@ -55,7 +60,7 @@ def facts_of(row: Any, where: str, telling: Telling, format: str | None = None) 
         except FactError as error:
             yield place, error
         except RecursionError:
-            yield place, FactError("lists or objects are nested too deep: give plain texts and lists")
+            yield place, FactError(TOO_DEEP)
 
 
 def is_record(row: Any) -> bool:

@@ -73,6 +73,16 @@ INNER_ANSWER = (
 )  # fmt: skip
 """In objects of locality and portability."""
 
+NAMELESS = "(a column without a name)"
+"""What a column with no heading is called, as pandas writes for row numbers."""
+
+
+@lru_cache(maxsize=4096)
+def plain(key: str) -> str:
+    """A key as the table has it."""
+    return key.strip().lower().replace(" ", "_").replace("-", "_")
+
+
 NO_USE = frozenset(
     (
         # results, and answers that other measures are made of
@@ -80,7 +90,7 @@ NO_USE = frozenset(
         # MQuAKE's account of the hops
         "orig", "single_hops", "new_single_hops", "edit_triples", "recalled_relation",
         # where a record comes from
-        "source", "topic", "tag", "date", "unnamed:_0", "index", "row_idx",
+        "source", "topic", plain(NAMELESS), "tag", "date", "unnamed:_0", "index", "row_idx",
     )
 )  # fmt: skip
 """Keys that are known and of no use to an edit; named all the same when they are left."""
@@ -97,12 +107,6 @@ PAIRED = frozenset(name for pair in (*LOCALITY, *PORTABILITY) for name in (*pair
 KNOWN = frozenset(name for names in NAMES.values() for name in names) | PAIRED | {REWRITE}
 THINGS = ("subject", "prompt", "target_new")
 """What a fact must have."""
-
-
-@lru_cache(maxsize=4096)
-def plain(key: str) -> str:
-    """A key as the table has it."""
-    return key.strip().lower().replace(" ", "_").replace("-", "_")
 
 
 def has(names: set[str], thing: str) -> bool:

@@ -111,8 +111,13 @@ def decoded(name: str, data: bytes) -> str:
     """
     _refuse_other_files(name, data)
     encoding = next((encoding for mark, encoding in _MARKS if data.startswith(mark)), "utf-8-sig")
+    if encoding == "utf-8-sig" and b"\0" in data[:1000]:
+        raise FactError(
+            f"{name}: is no text, or UTF-16 without a byte order mark (it has zero bytes): "
+            "save it with the encoding UTF-8"
+        )
     try:
-        text = data.decode(encoding)
+        return data.decode(encoding)
     except UnicodeDecodeError as error:
         if encoding != "utf-8-sig":
             raise FactError(
@@ -123,12 +128,6 @@ def decoded(name: str, data: bytes) -> str:
             f"{name}: is not UTF-8 text (byte 0x{data[error.start]:02x} at position {error.start}): "
             "save it with the encoding UTF-8"
         ) from error
-    if "\0" in text[:1000]:
-        raise FactError(
-            f"{name}: is no text, or UTF-16 without a byte order mark (it has zero bytes): "
-            "save it with the encoding UTF-8"
-        )
-    return text
 
 
 def _refuse_other_files(name: str, data: bytes) -> None:

@@ -61,6 +61,7 @@ class Telling:
 
     def _meant(self) -> str:
         """The names of the table that come close to those nobody knows."""
-        close = [difflib.get_close_matches(plain(key), KNOWN, 1, 0.85) for key in list(self._unknown)[:MOST_KEYS]]
+        names = [name for name in map(plain, list(self._unknown)[:MOST_KEYS]) if name not in KNOWN]
+        close = [difflib.get_close_matches(name, KNOWN, 1, 0.85) for name in names]
         found = list(dict.fromkeys(name for names in close for name in names))
         return f" (did you mean {', '.join(found)}?)" if found else ""

@@ -97,7 +97,9 @@ def empty(value: Any) -> bool:
 
 
 def stands_for_nothing(value: Any, words: frozenset[str] = NO_TEXT) -> bool:
-    """True for what is empty, and for texts that programs write where there is nothing, see `NO_TEXT`."""
+    """True for what is empty, for texts that programs write where there is nothing, and for lists of nothing else."""
+    if isinstance(value, (list, tuple)):
+        return all(stands_for_nothing(one, words) for one in value)
     return empty(value) or (isinstance(value, str) and value.strip() in words)
 
 
