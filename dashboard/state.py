@@ -22,9 +22,9 @@ from dashboard import device_queue, limits
 from dashboard.charts.text import percent
 from dashboard.device_queue import DeviceQueue, Place
 from dashboard.probes import Readings
-from encore_core.editor import BatchReport, EditProgress, EditSession, batched, settings_of
+from encore_core.editor import BatchReport, EditProgress, EditSession, settings_of
 from encore_core.errors import InputError
-from encore_core.facts import Fact, check_batch, read_facts
+from encore_core.facts import Fact, check_batches, read_facts
 from encore_core.methods import SETTABLE, Settings
 from encore_core.models import EditableModel, load_model
 
@@ -281,14 +281,7 @@ class Visitor:
         if self.job is not None:
             raise InputError("Your edits before these are still being applied; wait for them, or stop them.")
         limits.check_edits(facts, batch_size, self.session.n_edits)
-        batches, notices = [], []
-        for number, batch in enumerate(batched(facts, batch_size), start=1):
-            try:
-                kept, dropped = check_batch(batch)
-            except InputError as error:
-                raise InputError(f"Batch {number}: {error}") from error
-            batches.append(kept)
-            notices += dropped
+        batches, notices = check_batches(facts, batch_size)
         self.message, self.left_line = None, False
         self.job = Job(batches, known, notices=notices)
 

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from encore_core.cli.fact_files import HELP, add_facts_options, facts_of, fitting
 from encore_core.cli.options import add_model_options, count, overrides, positive, seed
 from encore_core.cli.telling import Bar, notice, teller
 from encore_core.covariance import text_named
@@ -15,7 +16,7 @@ from encore_core.edit_file import EditFile, edit_file_of, read_edit_file, write_
 from encore_core.editor import EditSession, batched
 from encore_core.errors import InputError, quoted
 from encore_core.export import check_output_folder, versions, write_edits, write_model_folder
-from encore_core.facts import duplicate_subjects, read_facts
+from encore_core.facts import check_batches, duplicate_subjects
 from encore_core.methods import METHODS, find_method
 from encore_core.metrics import evaluate
 from encore_core.model_card import SCORED_FACTS
@@ -27,7 +28,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     edit = commands.add_parser("edit", help="apply facts and write the edited model as a folder")
     add_model_options(edit)
     edit.add_argument("--method", default="ENCORE", help=f"one of {', '.join(METHODS)} (default ENCORE)")
-    edit.add_argument("--facts", required=True, metavar="FILE", help='JSON, JSONL or CSV, or "bundled"')
+    add_facts_options(edit, required=True)
     edit.add_argument(
         "--out", type=Path, metavar="DIR", help="folder to write the edited model to; must not exist or be empty"
     )
@@ -66,7 +67,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
     score = commands.add_parser("eval", help="score a model on facts")
     add_model_options(score)
-    score.add_argument("--facts", metavar="FILE", help='JSON, JSONL or CSV, or "bundled"; those of --edits by default')
+    add_facts_options(score, help=f"{HELP}; those of --edits by default")
     score.add_argument("--edits", type=Path, metavar="FILE", help="put these saved edits onto the model first")
     score.add_argument("--limit", type=positive, metavar="N", help="only the first N facts")
     score.add_argument("--json", action="store_true", help="print one JSON object")
@@ -80,7 +81,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def _edit(options: argparse.Namespace) -> None:
     # Everything that can be wrong is looked at before the model is loaded.
-    facts = read_facts(options.facts, limit=options.limit, notice=notice)
+    facts = facts_of(options, options.limit)
+    check_batches(facts, options.batch_size)
     find_method(options.method)
     settings = overrides(options.set)
     if options.out is None and options.edits_out is None:
@@ -105,6 +107,11 @@ def _edit(options: argparse.Namespace) -> None:
     with Bar("Preparing") as bar:
         session.prepare(bar.share)
     notice(f"Key statistics of {session.statistics}.")
+    # What only the model's tokenizer can tell comes out before the first batch is edited, too.
+    fit = fitting(lm, facts, session.prefixes, options, scored=options.out is not None and options.scored > 0)
+    if len(fit) < len(facts):
+        check_batches(fit, options.batch_size)
+        facts = fit
 
     started = time.time()
     reports = []
@@ -159,9 +166,7 @@ def _eval(options: argparse.Namespace) -> None:
     edits = read_edit_file(options.edits) if options.edits is not None else None
     if options.facts is None and edits is None:
         raise InputError("There are no facts to score; give --facts FILE, or --edits FILE for those in it.")
-    facts = edits.facts[: options.limit] if options.facts is None else read_facts(
-        options.facts, limit=options.limit, notice=notice
-    )  # fmt: skip
+    facts = edits.facts[: options.limit] if options.facts is None else facts_of(options, options.limit)
     lm = load(options)
     notice(reads_texts(lm))
     if edits is not None:
