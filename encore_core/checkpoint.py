@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 import transformers
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -21,25 +21,26 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from encore_core.catalogue import TOKENIZER_FILES
 from encore_core.errors import InputError, quoted
 from encore_core.families import check_type
+from encore_core.hub import chain_of, first_line
 
 log = logging.getLogger(__name__)
 
 INDEX_FILE = "model.safetensors.index.json"
 
 
-def read_config(name: str, source: str):
+def read_config(name: str, source: str | os.PathLike):
     """The configuration of a decoder.
 
     Args:
         name: how messages call the model.
-        source: folder or hub id.
+        source: its folder.
 
     Raises:
         InputError: when it cannot be read, is of a type that nobody knows or that is no decoder, or describes quantised
             weights.
     """
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(os.fspath(source), trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds; each means that this source cannot be used
         raise _unreadable(name, source, "configuration", error) from error
     check_type(config, name)
@@ -53,7 +54,9 @@ def read_config(name: str, source: str):
     return config
 
 
-def read_weights(name: str, source: str, dtype: torch.dtype, device_map=None, max_memory=None) -> nn.Module:
+def read_weights(
+    name: str, source: str | os.PathLike, dtype: torch.dtype, device_map=None, max_memory=None
+) -> nn.Module:
     """The model with all of its weights, and no others.
 
     Args:
@@ -64,11 +67,10 @@ def read_weights(name: str, source: str, dtype: torch.dtype, device_map=None, ma
     Raises:
         InputError: when the files are missing, damaged or locked, or do not hold every weight in its shape.
     """
-    if Path(source).is_dir():
-        _check_files(name, Path(source))
+    _check_files(name, Path(source))
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
-            source,
+            os.fspath(source),
             dtype=dtype,
             trust_remote_code=False,
             use_safetensors=True,
@@ -95,14 +97,14 @@ def read_weights(name: str, source: str, dtype: torch.dtype, device_map=None, ma
     return model
 
 
-def read_tokenizer(name: str, source: str):
+def read_tokenizer(name: str, source: str | os.PathLike):
     """The model's tokenizer.
 
     Raises:
         InputError: when it is missing or cannot be read.
     """
     try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(os.fspath(source), trust_remote_code=False)
     except Exception as error:
         raise _unreadable(name, source, "tokenizer", error) from error
 
@@ -133,22 +135,11 @@ def _check_files(name: str, folder: Path) -> None:
             ) from error
 
 
-def _unreadable(name: str, source: str, what: str, error: Exception) -> InputError:
+def _unreadable(name: str, source: str | os.PathLike, what: str, error: Exception) -> InputError:
     """Why a source cannot be used, from whatever its reader raised."""
-    chain = list(_chain(error))
+    chain = chain_of(error)
     text = " ".join(str(link) for link in chain)
     model = f"Model {quoted(name)}"
-    if any(isinstance(link, GatedRepoError) for link in chain) or "gated repo" in text:
-        return InputError(
-            f"{model} is gated: ask for access on https://huggingface.co/{source}, then run: hf auth login"
-        )
-    if any(isinstance(link, RepositoryNotFoundError) for link in chain):
-        return InputError(
-            f"{model}: the hub has no {source}, or it is private; look at the name, or run: hf auth login"
-        )
-    for link in chain:
-        if isinstance(link, LocalEntryNotFoundError | HfHubHTTPError):
-            return InputError(f"{model}: the {what} of {source} cannot be fetched from the hub: {first_line(link)}")
     if "trust_remote_code" in text:
         return InputError(
             f"{model} needs Python code of its own ({source}), which is never run; use a model of a family that "
@@ -167,18 +158,6 @@ def _unreadable(name: str, source: str, what: str, error: Exception) -> InputErr
             f"{', '.join(TOKENIZER_FILES)}."
         )
     return InputError(f"{model}: the {what} in {source} cannot be read: {first_line(error)}")
-
-
-def _chain(error: BaseException | None) -> Iterable[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def first_line(error: Exception) -> str:
-    """An error's message, cut to one line."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]
 
 
 def _some(names: Iterable[str]) -> str:

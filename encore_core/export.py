@@ -148,6 +148,7 @@ def write_edits(
     matrices = edits.matrices_on(lm)
     kept = ("model", "base_fingerprint", "method", "settings", "seed", "prefixes", "n_edits", "dtype", "norms")
     report = {name: edits.values.get(name) for name in kept} | {
+        "origin": lm.origin,
         "edits_source": str(source),
         "device": str(lm.device),
         "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -186,6 +187,7 @@ def edit_report(
     lm = session.lm
     return {
         "model": lm.name,
+        "origin": lm.origin,
         "base_fingerprint": lm.fingerprint,
         "method": session.settings.method,
         "settings": asdict(session.settings),

@@ -19,6 +19,7 @@ import torch
 
 from encore_core.families import Parts, find_parts, skeleton, text_config
 from encore_core.methods import Settings
+from encore_core.storage import gigabytes
 
 SAVED_PER_MLP, SAVED_PER_STREAM = 4, 14
 """Numbers that autograd keeps of a token in a block: so many times d_mlp (a gate, what it is multiplied by, and their
@@ -175,8 +176,3 @@ def _targets(sizes: Sizes, dtype: torch.dtype, n_above: int, batch_size: int, de
     logits = n_logits * sizes.n_vocab * (dtype.itemsize + 3 * 4)
     before = n_rows * TOKENS_BEFORE * n_above * sizes.d_cache * dtype.itemsize
     return activations + logits + before
-
-
-def gigabytes(n_bytes: float) -> str:
-    """As people write it: "14.5 GB", below a tenth of it "23 MB"."""
-    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{max(n_bytes / 1e6, 0.1):.2g} MB"

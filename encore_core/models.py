@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from encore_core.catalogue import CATALOGUE, CatalogueEntry, Progress, find_source, hub_reachable, is_ready
+from encore_core.catalogue import CATALOGUE, CatalogueEntry, Progress, find_source, is_ready
 from encore_core.checkpoint import read_config, read_tokenizer, read_weights
 from encore_core.errors import InputError, quoted
 from encore_core.families import FAMILIES, Parts, check_causal_chain, find_parts, skeleton, text_config
@@ -47,7 +47,7 @@ from encore_core.placement import (
 
 __all__ = [
     "CATALOGUE", "DTYPES", "CatalogueEntry", "EditableModel", "ModelShape", "Progress", "choose_device", "choose_dtype",
-    "describe_model", "hub_reachable", "is_ready", "load_model", "wrap",
+    "describe_model", "is_ready", "load_model", "wrap",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -78,6 +78,7 @@ class EditableModel:
         tokenizer: its (fast) tokenizer, with a padding token.
         parts: its modules by what they do.
         fingerprint: of what it computes, see `fingerprint`.
+        origin: "organisation/name@commit" of a model from the hub; None for others.
         offloaded: whether some weights are kept elsewhere and brought in when they are used (see `placement`).
         lock: held by whoever runs the model or has edited weights in it.
         checked_paths: per block index, the fastest target pass that agrees with the plain one (see `targets`).
@@ -92,6 +93,7 @@ class EditableModel:
     parts: Parts
     fingerprint: str
     offloaded: bool = False
+    origin: str | None = None
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     checked_paths: dict[int, str] = field(default_factory=dict, repr=False)
     refuses_replay: bool = field(default=False, repr=False)
@@ -192,14 +194,16 @@ def load_model(
     """Load a model by catalogue name, local folder or hub id.
 
     Args:
-        name: a name from `CATALOGUE`, a folder with a transformers model, or a hub id.
+        name: a name from `CATALOGUE`, a folder with a transformers model, or a hub id; a name of the first or the last
+            kind may be followed by @ and a branch, tag or commit.
         device: "cuda", "cuda:1", "mps", "cpu", or "balanced" (see `placement`); the best one present by default.
         dtype: "float32" or "bfloat16"; float32 by default.
-        progress: told what is being done (conversion of the embedded model, loading).
+        progress: told what is being done (conversion of the embedded model, fetching, loading).
 
     Raises:
-        InputError: unknown name, unreachable hub, gated or quantised model, folder with damaged or missing weights or
-            another model's tokenizer, unsupported family, unknown device or dtype, or more memory needed than there is.
+        InputError: unknown name, unreachable hub, too little disk for what is to be fetched, gated or quantised model,
+            folder with damaged or missing weights or another model's tokenizer, unsupported family, unknown device or
+            dtype, or more memory needed than there is.
     """
     target_device = choose_device(device)
     torch_dtype = choose_dtype(dtype)
@@ -209,19 +213,26 @@ def load_model(
     outline = skeleton(config)
     sizes = Sizes.of_model(outline, find_parts(outline, name))
     needed = _needed(config, sizes, torch_dtype, target_device)
-    tell("Loading the model", 0.5)
+    # Nothing large is fetched for a model that would not fit, or could not be used.
+    tokenizer = read_tokenizer(name, source)
+    _check_tokenizer(name, tokenizer, sizes.n_vocab)
     if device == BALANCED:
         room = room_for_weights(needed.editing)
         _check_memory(name, needed, sum(room.values()), torch_dtype, "all devices together")
-        model = read_weights(name, source, torch_dtype, BALANCED, room)
     else:
         _check_memory(name, needed, free_memory(target_device), torch_dtype, str(target_device))
+    source.fetch_weights(tell)
+    tell("Loading the model", 0.5)
+    if device == BALANCED:
+        model = read_weights(name, source, torch_dtype, BALANCED, room)
+    else:
         # Straight to the GPU: the computer's memory may be the smaller one.
         model = read_weights(name, source, torch_dtype, {"": target_device} if target_device.type == "cuda" else None)
         model.to(target_device)
-    tokenizer = read_tokenizer(name, source)
     tell("Loading the model", 1.0)
-    return wrap(model, tokenizer, name)
+    lm = wrap(model, tokenizer, name)
+    lm.origin = source.origin
+    return lm
 
 
 def wrap(model: nn.Module, tokenizer: object, name: str) -> EditableModel:
@@ -235,16 +246,11 @@ def wrap(model: nn.Module, tokenizer: object, name: str) -> EditableModel:
     Raises:
         InputError: for a family or tokenizer that cannot be edited, or a tokenizer of another model.
     """
-    if not getattr(tokenizer, "is_fast", False):
-        raise InputError(
-            f"Model {quoted(name)} has a slow tokenizer, which cannot tell where characters lie; "
-            "save it with a tokenizer.json and load it again."
-        )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
     model.eval().requires_grad_(False)
     parts = find_parts(model, name)
-    _check_vocabulary(name, tokenizer, parts.embedding.weight.shape[0])
+    _check_tokenizer(name, tokenizer, parts.embedding.weight.shape[0])
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
     if model.config.model_type not in FAMILIES:
         check_causal_chain(model, parts, name)
     offloaded = any(parameter.device.type == "meta" for parameter in model.parameters())
@@ -290,8 +296,13 @@ _NOT_COMPUTED = {
 """What a configuration says about other things than the computation: files, versions, training, special tokens."""
 
 
-def _check_vocabulary(name: str, tokenizer, n_vocab: int) -> None:
-    """Whether a tokenizer's numbers are rows of the embedding, which has spare rows in many models."""
+def _check_tokenizer(name: str, tokenizer, n_vocab: int) -> None:
+    """Whether a tokenizer is a fast one, and its numbers are rows of the embedding (many models have spare ones)."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise InputError(
+            f"Model {quoted(name)} has a slow tokenizer, which cannot tell where characters lie; "
+            "save it with a tokenizer.json and load it again."
+        )
     special = set(tokenizer.all_special_ids)
     ids = [number for number in tokenizer.get_vocab().values() if number not in special]
     if not ids or max(ids) >= n_vocab or len(ids) < n_vocab / 2:

@@ -22,7 +22,8 @@ del ENGINE["__init__"]
 ORDER = (
     ("errors", "version", "runtime"),
     ("storage", "tables"),
-    ("tuned_rows",),
+    ("tuned_rows", "hub"),
+    ("hub_models",),
     ("facts", "methods", "update_rule", "norms", "contributions", "unpacking"),
     ("catalogue", "families", "placement"),
     ("checkpoint", "memory"),

@@ -247,7 +247,8 @@ class _Execution:
             self.claim,
             fingerprint=lm.fingerprint,
             threads=self.threads,
-            versions=versions(),
+            # The commit that a name of the hub meant: a branch moves on.
+            versions=versions() | ({"model": lm.origin} if lm.origin else {}),
             code_commit=machine.commit(),
         )
         log.info("%s on %s, %d threads, %s.", plan.method, plan.model, self.threads, lm.device)
