@@ -154,7 +154,7 @@ def find_hub_model(name: str, repo: str, revision: str | None, suggestion: str =
     if trouble is None:
         try:
             return _listed(name, repo, wanted)
-        except (HfHubHTTPError, httpx2.HTTPError) as error:
+        except (httpx2.HTTPError, OSError) as error:
             if cached is None or not _is_whole(cached):
                 raise _refused(name, repo, wanted, error, suggestion) from error
             trouble = hub.trouble_of(error)
@@ -166,9 +166,12 @@ def find_hub_model(name: str, repo: str, revision: str | None, suggestion: str =
 
 def _listed(name: str, repo: str, revision: str) -> HubModel:
     """A model as the hub lists it."""
-    found = HfApi(endpoint=constants.ENDPOINT).model_info(
-        repo, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
-    )
+    try:
+        found = HfApi(endpoint=constants.ENDPOINT).model_info(
+            repo, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
+        )
+    except (ValueError, KeyError, TypeError) as error:  # a page to log in to a network, say
+        raise OSError(f"{hub.hub_host()} answers with something else, so it is not the hub") from error
     sizes = {one.rfilename: one.size for one in found.siblings or () if _is_plain(one.rfilename)}
     commit = found.sha or ""
     if not _COMMIT.fullmatch(commit):

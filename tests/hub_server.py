@@ -71,7 +71,8 @@ class HubServer:
         repositories: by "org/name", or "datasets/org/name".
         members: tokens that open what is gated or private; `users` are known and open neither.
         breaks: per file name, after how many bytes its next answers break off; one number is used up by each answer.
-        status: when set, every answer has this one (503 for a hub that is down).
+        stalls: per file name, after how many bytes its next answer stops for good; `stalled` is set then.
+        status: when set, every answer has this one (503 for a hub that is down); `api_status` those of its API alone.
         delay: event that every answer waits for; None for none.
         ranges: whether `Range` is understood.
         blobs: whether the API says how large files are.
@@ -81,7 +82,10 @@ class HubServer:
         self.repositories: dict[str, Repository] = {}
         self.members, self.users = {"hf_member"}, {"hf_user"}
         self.breaks: dict[str, list[int]] = {}
+        self.stalls: dict[str, int] = {}
+        self.stalled, self._over = threading.Event(), threading.Event()
         self.status: int | None = None
+        self.api_status: int | None = None
         self.delay: threading.Event | None = None
         self.ranges, self.blobs = True, True
         self.log: list[Request] = []
@@ -106,6 +110,11 @@ class HubServer:
         return self
 
     def __exit__(self, *_) -> None:
+        self.unplug()
+
+    def unplug(self) -> None:
+        """Nobody listens any more; connections that are open still answer."""
+        self._over.set()
         if self.delay is not None:
             self.delay.set()
         for server in (self._hub, self._cdn):
@@ -137,6 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
     """One request; routes as those of the hub."""
 
     hub: HubServer
+    stalling = False
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_) -> None:
@@ -157,9 +167,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.query = parse_qs(url.query)
         if hub.delay is not None:
             hub.delay.wait(60)
-        if hub.status is not None:
-            return self._send(hub.status, b"")
         path = unquote(url.path)
+        status = hub.status or (hub.api_status if path.startswith("/api/") else None)
+        if status is not None:
+            return self._send(status, b"")
         if found := re.fullmatch(r"/cdn/(\w+)", path):
             return self._serve_blob(*hub.blobs_by_key[found[1]])
         if found := re.fullmatch(
@@ -278,9 +289,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in ({"Content-Length": str(len(body))} | (headers or {})).items():
             self.send_header(name, value)
         self.end_headers()
-        sent, breaks = 0, self.hub.breaks.get(file or "") if self.command == "GET" else None
-        if self.command != "HEAD":
-            sent = min(breaks.pop(0), len(body)) if breaks else len(body)
+        sent = 0 if self.command == "HEAD" else self._how_much(file, len(body))
         path = self.path.partition("?")[0] if file is None or "/resolve/" in self.path else f"/cdn/resolve/{file}"
         self.hub.log.append(
             Request(self.command, path, self.headers.get("Range"), status, sent, self._token() is not None)
@@ -289,6 +298,18 @@ class _Handler(BaseHTTPRequestHandler):
         if sent < len(body) and self.command != "HEAD":
             self.wfile.flush()
             self.close_connection = True
+            if self.stalling:
+                self.hub.stalled.set()
+                self.hub._over.wait(60)
+
+    def _how_much(self, file: str | None, size: int) -> int:
+        """How many bytes of a body are sent before the connection ends."""
+        breaks = self.hub.breaks.get(file or "")
+        stall = self.hub.stalls.pop(file or "", None)
+        self.stalling = stall is not None
+        if stall is not None:
+            return min(stall, size)
+        return min(breaks.pop(0), size) if breaks else size
 
 
 def _git_id(body: bytes) -> str:

@@ -474,14 +474,14 @@ def hub(tmp_path, monkeypatch) -> Path:
     questions = [{"question": t, "subject": "s", "choices": list("wxyz"), "answer": i % 4} for i, t in enumerate(texts)]
     put("cais/mmlu", "all/validation-00000-of-00001.parquet", questions)
 
-    def download(repo: str, file: str, *, repo_type: str) -> str:
-        assert repo_type == "dataset"
+    def download(repo: str, file: str, revision: str, kind: str) -> Path:
+        assert (revision, kind) == ("main", "dataset")
         path = files / repo / file
         if not path.exists():
             raise OSError(f"404 for {file}\nand more")
-        return str(path)
+        return path
 
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr(hub_tasks, "fetch_file", download)
     return files
 
 

@@ -420,7 +420,7 @@ class FakeHub:
     def __init__(self, rows):
         self.rows, self.opened = rows, []
 
-    def __call__(self):
+    def __call__(self, **_):
         return self
 
     def open(self, path):
@@ -460,10 +460,10 @@ def test_without_the_hub_it_is_one_line(gpt2, monkeypatch, source, home):
     monkeypatch.setattr(texts, "hub_trouble", lambda: NO_HUB)
     for call in (gather, cost):
         said = refusal(call, gpt2, Request("tiny", source))
-        assert f"The text of {source} has not been fetched yet and the hub cannot be reached" in said
+        assert f"The text of {source} has not been fetched yet, and the hub cannot be reached; look at" in said
     monkeypatch.setattr(texts, "hub_trouble", lambda: None)
 
-    def broken():
+    def broken(**_):
         raise ConnectionError("503 Server Error\nlong story")
 
     monkeypatch.setattr("huggingface_hub.HfFileSystem", broken)
