@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from encore_core.building import BUILDING
 from encore_core.catalogue import TOKENIZER_FILES
 from encore_core.errors import InputError, quoted
 from encore_core.families import check_type
@@ -69,16 +70,17 @@ def read_weights(
     """
     _check_files(name, Path(source))
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
-            os.fspath(source),
-            dtype=dtype,
-            trust_remote_code=False,
-            use_safetensors=True,
-            device_map=device_map,
-            max_memory=max_memory,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are told below, by name
-        )
+        with BUILDING:
+            model, found = AutoModelForCausalLM.from_pretrained(
+                os.fspath(source),
+                dtype=dtype,
+                trust_remote_code=False,
+                use_safetensors=True,
+                device_map=device_map,
+                max_memory=max_memory,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are told below, by name
+            )
     except Exception as error:
         raise _unreadable(name, source, "weights", error) from error
     if found["mismatched_keys"]:

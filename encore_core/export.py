@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from encore_core.building import BUILDING
 from encore_core.edit_file import EditFile
 from encore_core.editor import BatchReport, EditSession
 from encore_core.errors import InputError
@@ -161,7 +162,8 @@ def write_edits(
 
 
 def _check(folder: Path, lm: EditableModel, matrices: dict[int, torch.Tensor]) -> None:
-    reloaded = AutoModelForCausalLM.from_pretrained(folder, dtype=lm.dtype, trust_remote_code=False)
+    with BUILDING:
+        reloaded = AutoModelForCausalLM.from_pretrained(folder, dtype=lm.dtype, trust_remote_code=False)
     names = {id(parameter): name for name, parameter in lm.model.named_parameters()}
     weights = dict(reloaded.named_parameters())
     for layer, matrix in matrices.items():

@@ -23,6 +23,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 from transformers.pytorch_utils import Conv1D
 
+from encore_core.building import BUILDING
 from encore_core.errors import InputError, quoted
 
 
@@ -99,7 +100,7 @@ class Parts:
 
 def skeleton(config) -> nn.Module:
     """The model that a configuration describes, without weights: its tensors are on torch's meta device."""
-    with torch.device("meta"):
+    with BUILDING, torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 

@@ -125,8 +125,7 @@ class HubModel:
         missing = self.missing
         sizes = [self.sizes.get(file) or 0 for file in missing]
         for number, file in enumerate(missing):
-            tell_bytes = _teller(tell, f"Fetching {file}", sum(sizes[:number]), sum(sizes))
-            _fetch(self, file, tell_bytes)
+            _fetch(self, file, _teller(tell, file, sum(sizes[:number]), sum(sizes)))
         _note_commit(self)
 
 
@@ -223,12 +222,17 @@ def _note_commit(model: HubModel) -> None:
     if _COMMIT.fullmatch(model.revision):
         return
     before = cached_model(model.name, model.repo, model.revision)
+    if before is not None and before.commit == model.commit:
+        return
     # An older commit that is here whole serves somebody without a network better than a newer one that is not.
-    if before is not None and before.commit != model.commit and _is_whole(before) and not _is_whole(model):
+    if before is not None and _is_whole(before) and not _is_whole(model):
         return
     ref = hub.repository_folder(model.repo) / "refs" / model.revision
-    ref.parent.mkdir(parents=True, exist_ok=True)
-    ref.write_text(model.commit, encoding="utf-8")
+    try:
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        ref.write_text(model.commit, encoding="utf-8")
+    except OSError as error:  # the files are here, and without the hub they will not be found by this revision
+        log.warning("The hub's cache cannot be written to (%s): %s.", ref, hub.first_line(error))
 
 
 # -- which files -------------------------------------------------------------------------------------------------------
@@ -343,7 +347,7 @@ def _unreachable(name: str, repo: str, trouble: hub.Trouble, suggestion: str) ->
     )
 
 
-def _teller(tell: Progress, what: str, before: int, total: int) -> hub.Received:
+def _teller(tell: Progress, file: str, before: int, total: int) -> hub.Received:
     """`received` that says how much of all weights is here, some times a second."""
     last = 0.0
 
@@ -355,6 +359,6 @@ def _teller(tell: Progress, what: str, before: int, total: int) -> hub.Received:
         last = now
         done = before + n_bytes
         of = f" of {gigabytes(total)}" if total else ""
-        tell(f"{what}: {gigabytes(done)}{of}", min(1.0, done / total) if total else 0.0)
+        tell(f"Fetching the weights: {gigabytes(done)}{of} ({file})", min(1.0, done / total) if total else 0.0)
 
     return received

@@ -69,6 +69,7 @@ class HubServer:
 
     Attributes:
         repositories: by "org/name", or "datasets/org/name".
+        moved: repositories that have another name now, by the old one.
         members: tokens that open what is gated or private; `users` are known and open neither.
         breaks: per file name, after how many bytes its next answers break off; one number is used up by each answer.
         stalls: per file name, after how many bytes its next answer stops for good; `stalled` is set then.
@@ -80,6 +81,7 @@ class HubServer:
 
     def __init__(self):
         self.repositories: dict[str, Repository] = {}
+        self.moved: dict[str, str] = {}
         self.members, self.users = {"hf_member"}, {"hf_user"}
         self.breaks: dict[str, list[int]] = {}
         self.stalls: dict[str, int] = {}
@@ -171,6 +173,9 @@ class _Handler(BaseHTTPRequestHandler):
         status = hub.status or (hub.api_status if path.startswith("/api/") else None)
         if status is not None:
             return self._send(status, b"")
+        for old, new in hub.moved.items():
+            if re.match(rf"(/api/models)?/{old}/", path):
+                return self._send(307, b"", {"Location": self.path.replace(f"/{old}/", f"/{new}/", 1)})
         if found := re.fullmatch(r"/cdn/(\w+)", path):
             return self._serve_blob(*hub.blobs_by_key[found[1]])
         if found := re.fullmatch(

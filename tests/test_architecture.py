@@ -21,7 +21,7 @@ del ENGINE["__init__"]
 # Along the flow: what stands further down may import what stands above it, never the other way round.
 ORDER = (
     ("errors", "version", "runtime"),
-    ("storage", "tables"),
+    ("storage", "tables", "building"),
     ("tuned_rows", "hub"),
     ("hub_models",),
     ("facts", "methods", "update_rule", "norms", "contributions", "unpacking"),

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -115,7 +116,8 @@ def test_a_model_in_five_files(server, files, gpt2):
     assert set(order[first_weights:]) == set(SHARDS)
     assert all(server.sent(file) == len(content) for file, content in files.items())
     fetching = [(what, share) for what, share in told if what.startswith("Fetching")]
-    assert fetching[0][0].startswith(f"Fetching {SHARDS[0]}") and fetching[-1][1] == 1.0
+    assert fetching[0][0].startswith("Fetching the weights: ") and fetching[0][0].endswith(f"({SHARDS[0]})")
+    assert fetching[-1][1] == 1.0 and "0.25 MB of 0.25 MB" in fetching[-1][0]
     assert [share for _, share in fetching] == sorted(share for _, share in fetching)
     assert told[-1] == ("Loading the model", 1.0)
 
@@ -123,9 +125,12 @@ def test_a_model_in_five_files(server, files, gpt2):
 def test_what_is_here_is_not_fetched_again(server, files):
     server.add(REPO, files)
     first = load_model(REPO, "cpu")
+    before = {file: file.lstat().st_mtime_ns for file in Path(constants.HF_HUB_CACHE).rglob("*")}
     server.log.clear()
     assert load_model(REPO, "cpu").fingerprint == first.fingerprint
     assert not server.fetched()
+    # Nor is anything written: caches may be read-only.
+    assert {file: file.lstat().st_mtime_ns for file in Path(constants.HF_HUB_CACHE).rglob("*")} == before
     for state in (503, 404):  # and when the hub is down, or has lost it
         server.status = state
         assert load_model(REPO, "cpu").origin == first.origin
@@ -140,6 +145,22 @@ def test_one_file_of_weights_and_an_index_of_others(server, files, gpt2, tmp_pat
     server.add(REPO, files | {"model.safetensors": whole})
     assert load_model(REPO, "cpu").fingerprint == gpt2.fingerprint
     assert not server.fetched() & {*SHARDS, hub_models.INDEX}
+
+
+def test_a_model_that_has_moved(server, files, gpt2):
+    commit = server.add(REPO, files)
+    server.moved["tiny"] = REPO
+    lm = load_model("tiny", "cpu")
+    assert Snapshot.of(gpt2).holds(lm) and lm.origin == f"tiny@{commit}"
+
+
+def test_two_at_once_fetch_it_once(server, files):
+    server.add(REPO, files)
+    with ThreadPoolExecutor(2) as pool:
+        found = [made.result(60) for made in [pool.submit(load_model, REPO, "cpu") for _ in range(2)]]
+    # transformers alone would have lost tied weights here, in this and in every later load (see `building`).
+    assert found[0].fingerprint == found[1].fingerprint == load_model(REPO, "cpu").fingerprint
+    assert all(server.sent(file) == len(content) for file, content in files.items())
 
 
 def test_a_hub_that_says_less(server, files, gpt2):
@@ -511,7 +532,7 @@ def tasks(server) -> HubServer:
 
 
 def test_downstream_tasks(tasks):
-    name = "validation-00000-of-00001.parquet"
+    name = "sst2/validation-00000-of-00001.parquet"
     tasks.breaks[name] = [300, 0, 200]
     with no_pauses():
         folder = hub_tasks.fetch_tasks()
