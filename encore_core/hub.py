@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -121,7 +122,7 @@ def reason_of(error: BaseException) -> str:
         if isinstance(link, httpx2.TimeoutException):
             return f"{hub} does not answer in time"
         if isinstance(link, httpx2.ConnectError):
-            return f"{hub} cannot be reached ({first_line(link)})"
+            return f"{hub} cannot be reached ({re.sub(r'^.Errno -?[0-9]+. ', '', first_line(link))})"
         if isinstance(link, httpx2.TransportError):
             return f"the connection to {hub} broke off"
         if isinstance(link, OSError) and link.errno == errno.ENOSPC:
