@@ -82,9 +82,11 @@ class Loading:
 
     def _tell(self, what: str, share: float) -> None:
         """What is being done, and a bar that never goes back, whatever the parts of it say of themselves."""
-        if what != self.what:
+        # Behind a colon stands how far a part is.
+        if what.partition(":")[0] != self.what.partition(":")[0]:
             self._parts += 1
-            self.what, self._from = what, self.share
+            self._from = self.share
+        self.what = what
         left = 1.0 - self._from
         self.share = max(self.share, self._from + left * share / max(2, EXPECTED_PARTS - self._parts))
 

@@ -7,18 +7,20 @@ anything else in a folder that does not belong together.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 import transformers
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from encore_core.building import BUILDING
 from encore_core.catalogue import TOKENIZER_FILES, Progress
 from encore_core.errors import InputError, first_line, quoted
 from encore_core.families import check_type, text_config
+from encore_core.hub import chain_of
 from encore_core.weight_files import (
     INDEX_FILE,
     WEIGHTS_FILE,
@@ -27,7 +29,6 @@ from encore_core.weight_files import (
     lfs_pointer,
     some_of,
     stored_weights,
-    weights_folder,
 )
 
 NO_ADAPTER = "no adapter is asked for"
@@ -35,19 +36,19 @@ NO_ADAPTER = "no adapter is asked for"
 on; it has no other way of being told not to."""
 
 
-def read_config(name: str, source: str):
+def read_config(name: str, source: str | os.PathLike):
     """The configuration of a decoder.
 
     Args:
         name: how messages call the model.
-        source: folder or hub id.
+        source: its folder.
 
     Raises:
         InputError: when it cannot be read, is of a type that nobody knows or that is no decoder, or describes quantised
             weights.
     """
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(os.fspath(source), trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds; each means that this source cannot be used
         raise _unreadable(name, source, "configuration", error) from error
     check_type(config, name)
@@ -62,7 +63,12 @@ def read_config(name: str, source: str):
 
 
 def read_weights(
-    name: str, source: str, dtype: torch.dtype, device_map=None, max_memory=None, tell: Progress | None = None
+    name: str,
+    source: str | os.PathLike,
+    dtype: torch.dtype,
+    device_map=None,
+    max_memory=None,
+    tell: Progress | None = None,
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """The model with all of its weights, and no others, each of them finite.
 
@@ -79,20 +85,21 @@ def read_weights(
         InputError: when the files are missing, damaged or locked, do not hold every weight in its shape, or hold
             quantised weights or such as are no numbers.
     """
-    folder = Path(source) if Path(source).is_dir() else None
-    stored = stored_weights(name, folder) if folder else {}
+    folder = Path(source)
+    stored = stored_weights(name, folder)
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
-            source,
-            dtype=dtype,
-            trust_remote_code=False,
-            use_safetensors=True,
-            device_map=device_map,
-            max_memory=max_memory,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are told below, by name
-            adapter_kwargs={"subfolder": NO_ADAPTER},
-        )
+        with BUILDING:
+            model, found = AutoModelForCausalLM.from_pretrained(
+                os.fspath(source),
+                dtype=dtype,
+                trust_remote_code=False,
+                use_safetensors=True,
+                device_map=device_map,
+                max_memory=max_memory,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are told below, by name
+                adapter_kwargs={"subfolder": NO_ADAPTER},
+            )
     except Exception as error:
         raise _unreadable(name, source, "weights", error) from error
     if found["mismatched_keys"]:
@@ -106,11 +113,8 @@ def read_weights(
             f"Model {quoted(name)}: {some_of(found['missing_keys'])} not in the files, and random numbers would stand "
             "there; save the whole model again."
         )
-    if folder is None:
-        folder = weights_folder(source)  # what comes from the hub is in its cache by now
-        stored = stored_weights(name, folder) if folder else {}
     check_numbers(name, model, stored, tell or (lambda what, share: None))
-    notes = _notes(model, folder) if folder else []
+    notes = _notes(model, folder)
     if found["unexpected_keys"]:
         notes.append(f"{some_of(found['unexpected_keys'])} in the files and not used.")
     return model, tuple(notes)
@@ -151,7 +155,7 @@ def _broken_json(file: Path) -> str | None:
         return first_line(error)
 
 
-def read_tokenizer(name: str, source: str):
+def read_tokenizer(name: str, source: str | os.PathLike):
     """The model's tokenizer.
 
     Raises:
@@ -163,27 +167,16 @@ def read_tokenizer(name: str, source: str):
     if pointers:
         raise lfs_pointer(name, pointers[0])
     try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(os.fspath(source), trust_remote_code=False)
     except Exception as error:
         raise _unreadable(name, source, "tokenizer", error) from error
 
 
-def _unreadable(name: str, source: str, what: str, error: Exception) -> InputError:
+def _unreadable(name: str, source: str | os.PathLike, what: str, error: Exception) -> InputError:
     """Why a source cannot be used, from whatever its reader raised."""
-    chain = list(_chain(error))
+    chain = chain_of(error)
     text = " ".join(str(link) for link in chain)
     model = f"Model {quoted(name)}"
-    if any(isinstance(link, GatedRepoError) for link in chain) or "gated repo" in text:
-        return InputError(
-            f"{model} is gated: ask for access on https://huggingface.co/{source}, then run: hf auth login"
-        )
-    if any(isinstance(link, RepositoryNotFoundError) for link in chain):
-        return InputError(
-            f"{model}: the hub has no {source}, or it is private; look at the name, or run: hf auth login"
-        )
-    for link in chain:
-        if isinstance(link, LocalEntryNotFoundError | HfHubHTTPError):
-            return InputError(f"{model}: the {what} of {source} cannot be fetched from the hub: {first_line(link)}")
     unknown_type = "does not recognize this architecture" in text or "Unrecognized model" in text
     if "trust_remote_code" in text or (unknown_type and _names_code(Path(source) / "config.json")):
         return InputError(
@@ -213,12 +206,6 @@ def _names_code(config: Path) -> bool:
         return "auto_map" in json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
         return False
-
-
-def _chain(error: BaseException | None) -> Iterable[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _shape(size: Iterable[int]) -> str:

@@ -20,11 +20,12 @@ from typing import Any
 import psutil
 import torch
 
-from encore_core.catalogue import CATALOGUE, Progress, find_source, hub_reachable, is_ready
+from encore_core.catalogue import CATALOGUE, Progress, Source, find_source, is_ready
 from encore_core.checkpoint import read_config
 from encore_core.covariance import SAMPLED_TEXT, digest_of, read_text
 from encore_core.errors import InputError
 from encore_core.families import FAMILIES, text_config
+from encore_core.hub import hub_trouble
 from encore_core.inspection import Inspection, inspect_files
 from encore_core.memory import MemoryEstimate, Sizes, estimate_of, gigabytes, least_needed, shortage
 from encore_core.methods import Settings, find_model_row, settings_for
@@ -93,7 +94,7 @@ class Report:
         embedded: whether the embedded model's package is installed; `unpacked` whether it has been unpacked.
         devices: the best one first.
         folder: the data folder; `disk_free` bytes on its disk, `holds` bytes by what is in it.
-        hub: whether the hub can be reached.
+        hub: whether the hub answers.
         problems: what is wrong, one line each.
         notes: what may be as wanted.
     """
@@ -124,7 +125,7 @@ def examine() -> Report:
     """
     packages = tuple(_packages())
     folder = data_folder()
-    disk, hub = shutil.disk_usage(folder).free, hub_reachable()
+    disk, trouble = shutil.disk_usage(folder).free, hub_trouble()
     embedded, unpacked = _embedded_installed(), is_ready(EMBEDDED.name)
     problems = [one.problem for one in packages if one.problem]
     if not embedded and not unpacked:
@@ -136,10 +137,9 @@ def examine() -> Report:
     problem = _not_writable(folder)
     problems += [problem] if problem else []
     notes = []
-    if not hub:
-        notes.append(
-            "The hub cannot be reached: only the embedded model, folders and what is in its cache can be used."
-        )
+    if trouble:
+        reason = trouble.reason[0].upper() + trouble.reason[1:]
+        notes.append(f"{reason}: only the embedded model, folders and what is in the hub's cache can be used.")
     if not torch.cuda.is_available() and not torch.backends.mps.is_available():
         notes.append("There is no GPU that torch can use; models of billions of parameters take very long.")
     return Report(
@@ -153,7 +153,7 @@ def examine() -> Report:
         folder=str(folder),
         disk_free=disk,
         holds=_holds(folder),
-        hub=hub,
+        hub=trouble is None,
         problems=tuple(problems),
         notes=tuple(notes),
     )
@@ -333,8 +333,8 @@ def check_model(
         statistics_tokens=tokens,
         statistics_seconds=rough_seconds(sizes, settings.layers, tokens, number_format, place),
         statistics_bytes=len(settings.layers) * sizes.d_mlp**2 * 4,
-        problems=(short,) if short is not None else (),
-        notes=(*found.notes, *_notes(memory, free, settings, family is not None)),
+        problems=(*([short] if short is not None else []), *_not_to_be_had(source)),
+        notes=(*found.notes, *_notes(memory, free, settings, family is not None), *_to_fetch(source)),
         **shape,
     )
 
@@ -360,6 +360,22 @@ def _statistics_of(name: str, settings: Settings) -> tuple[LayerStatistics, ...]
         used = next(iter([*chosen, *default]), None)
         rows.append(LayerStatistics(layer, used, tuple(one for one in found if one is not used)))
     return tuple(rows)
+
+
+def _not_to_be_had(source: Source) -> list[str]:
+    """Why the weights of a model of the hub cannot be fetched here."""
+    try:
+        if source.hub is not None:
+            source.hub.check_fetching()
+    except InputError as error:
+        return [str(error)]
+    return []
+
+
+def _to_fetch(source: Source) -> list[str]:
+    if source.hub is None or not source.hub.to_fetch:
+        return []
+    return [f"Its weights will be fetched from the hub when it is used first: {gigabytes(source.hub.to_fetch)}."]
 
 
 def _notes(memory: MemoryEstimate, free: int, settings: Settings, known: bool) -> list[str]:

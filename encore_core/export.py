@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from encore_core.building import BUILDING
 from encore_core.edit_file import EditFile
 from encore_core.editor import BatchReport, EditSession
 from encore_core.errors import InputError
@@ -149,6 +150,7 @@ def write_edits(
     matrices = edits.matrices_on(lm)
     kept = ("model", "base_fingerprint", "method", "settings", "seed", "prefixes", "n_edits", "dtype", "norms")
     report = {name: edits.values.get(name) for name in kept} | {
+        "origin": lm.origin,
         "start_token": lm.start_text,
         "edits_source": str(source),
         "device": str(lm.device),
@@ -162,7 +164,8 @@ def write_edits(
 
 
 def _check(folder: Path, lm: EditableModel, matrices: dict[int, torch.Tensor]) -> None:
-    reloaded = AutoModelForCausalLM.from_pretrained(folder, dtype=lm.dtype, trust_remote_code=False)
+    with BUILDING:
+        reloaded = AutoModelForCausalLM.from_pretrained(folder, dtype=lm.dtype, trust_remote_code=False)
     names = {id(parameter): name for name, parameter in lm.model.named_parameters()}
     weights = dict(reloaded.named_parameters())
     for layer, matrix in matrices.items():
@@ -188,6 +191,7 @@ def edit_report(
     lm = session.lm
     return {
         "model": lm.name,
+        "origin": lm.origin,
         "base_fingerprint": lm.fingerprint,
         "start_token": lm.start_text,
         "method": session.settings.method,

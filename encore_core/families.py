@@ -24,6 +24,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 from transformers.pytorch_utils import Conv1D
 
+from encore_core.building import BUILDING
 from encore_core.errors import InputError, first_line, quoted
 
 
@@ -118,7 +119,7 @@ def skeleton(config, name: str | None = None) -> nn.Module:
     name = name or config.name_or_path or config.model_type
     try:
         _check_sizes(text_config(config))
-        with torch.device("meta"), warnings.catch_warnings():
+        with BUILDING, torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of matrices without numbers; other checks refuse them
             return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:  # whatever a model's own code raises for values that it was never meant for

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 
-from encore_core.catalogue import Progress
+from encore_core.catalogue import Progress, Source
 from encore_core.errors import InputError
 from encore_core.memory import Sizes
 from encore_core.models import assemble
-from encore_core.weight_files import stored_weights, usual_format, weights_folder
+from encore_core.weight_files import stored_weights, usual_format
 
 COPIED = 1_000_000_000
 """Bytes of weights up to which a copy in the number format asked for is worth it: then the run is the same, too."""
@@ -43,7 +43,7 @@ _KEPT: OrderedDict[tuple, Inspection] = OrderedDict()
 
 
 def inspect_files(
-    name: str, source: str, sizes: Sizes, dtype: torch.dtype, progress: Progress | None = None
+    name: str, source: Source, sizes: Sizes, dtype: torch.dtype, progress: Progress | None = None
 ) -> Inspection:
     """Look through a model's files; those of a hub id only when they are in the hub's cache.
 
@@ -52,23 +52,22 @@ def inspect_files(
         sizes: as its configuration says.
         progress: told how far this is.
     """
-    folder = weights_folder(source)
-    if folder is None:
+    if source.hub is not None and source.hub.missing:
         return Inspection(None, ("Its weights are not in the hub's cache; they are looked at when they are loaded.",))
-    state = (name, source, dtype, *_state_of(folder))
+    state = (name, str(source), dtype, *_state_of(Path(source)))
     found = _KEPT.get(state)
     if found is None:
-        found = _KEPT[state] = _inspected(name, folder, sizes, dtype, progress or (lambda what, share: None))
+        found = _KEPT[state] = _inspected(name, source, sizes, dtype, progress or (lambda what, share: None))
         while len(_KEPT) > KEPT:
             _KEPT.popitem(last=False)
     return found
 
 
-def _inspected(name: str, folder: Path, sizes: Sizes, dtype: torch.dtype, tell: Progress) -> Inspection:
+def _inspected(name: str, source: Source, sizes: Sizes, dtype: torch.dtype, tell: Progress) -> Inspection:
     try:
         if sizes.n_weights * dtype.itemsize > COPIED:
-            dtype = usual_format(stored_weights(name, folder)) or dtype
-        return Inspection(None, assemble(name, str(folder), sizes.n_vocab, dtype, tell).notes)
+            dtype = usual_format(stored_weights(name, Path(source))) or dtype
+        return Inspection(None, assemble(name, source, sizes.n_vocab, dtype, tell).notes)
     except InputError as error:
         return Inspection(str(error), ())
 

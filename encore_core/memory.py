@@ -21,6 +21,7 @@ from encore_core.errors import quoted
 from encore_core.families import Parts, find_parts, skeleton, text_config
 from encore_core.methods import Settings, settings_for
 from encore_core.placement import BALANCED
+from encore_core.storage import gigabytes
 
 SAVED_PER_MLP, SAVED_PER_STREAM = 4, 14
 """Numbers that autograd keeps of a token in a block: so many times d_mlp (a gate, what it is multiplied by, and their
@@ -220,8 +221,3 @@ def need_and_have(needed: MemoryEstimate, free: int, dtype: torch.dtype, device:
     """ "1.2 GB (weights …) in float32 on cpu, which has 0.9 GB free"."""
     where = "all devices together, which have" if device == BALANCED else f"{device}, which has"
     return f"{needed} in {str(dtype).removeprefix('torch.')} on {where} {gigabytes(free)} free"
-
-
-def gigabytes(n_bytes: float) -> str:
-    """As people write it: "14.5 GB", below a tenth of it "23 MB"."""
-    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{max(n_bytes / 1e6, 0.1):.2g} MB"

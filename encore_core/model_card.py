@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from encore_core.catalogue import CATALOGUE
+from encore_core.catalogue import CATALOGUE, split_revision
 from encore_core.facts import Fact
 from encore_core.metrics import Scores, evaluate
 from encore_core.models import EditableModel
@@ -84,13 +84,13 @@ def model_card(report: Mapping[str, Any], facts: Sequence[Fact], scores: CardSco
     """The card.
 
     Args:
-        report: of the edits, see `export.edit_report`: model, base_fingerprint or fingerprint, method, settings,
-            n_edits, norms.
+        report: of the edits, see `export.edit_report`: model, origin, base_fingerprint or fingerprint, method,
+            settings, n_edits, norms.
         facts: those edited, in order.
         scores: None where nothing was measured.
     """
     name = str(report["model"])
-    entry = CATALOGUE.get(name)
+    entry = CATALOGUE.get(split_revision(name)[0])
     licence = entry.licence if entry else None
     parts = [_front_matter(name, licence), f"# {_text(name)}, edited", _intro(report)]
     parts += ["## How texts begin", _start(report.get("start_token"))]
@@ -112,8 +112,9 @@ version, step and norm."""
 
 
 def _front_matter(name: str, licence: str | None) -> str:
-    entry = CATALOGUE.get(name)
-    hub_id = entry.source if entry and not entry.embedded else name
+    base, _ = split_revision(name)
+    entry = CATALOGUE.get(base)
+    hub_id = entry.source if entry and not entry.embedded else base
     rows = ["library_name: transformers", "tags:", "- knowledge-editing", "- encore-studio"]
     # A folder of somebody's machine says nothing to others. JSON strings are YAML strings.
     if not name.startswith((".", "/", "~")) and re.fullmatch(r"[\w.-]+/[\w.-]+", hub_id):
@@ -125,10 +126,11 @@ def _front_matter(name: str, licence: str | None) -> str:
 
 def _intro(report: Mapping[str, Any]) -> str:
     fingerprint = report.get("base_fingerprint") or report.get("fingerprint")
+    origin = f"{_text(report['origin'])}, " if report.get("origin") else ""
     return (
-        f"{report['n_edits']} facts were edited into {_text(report['model'])} (fingerprint {_text(fingerprint)}) with "
-        f"{_text(report['method'])} by ENCORE Studio. They were put in as they were given: some of them are false on "
-        "purpose. What else the model says may have changed, too."
+        f"{report['n_edits']} facts were edited into {_text(report['model'])} ({origin}fingerprint "
+        f"{_text(fingerprint)}) with {_text(report['method'])} by ENCORE Studio. They were put in as they were given: "
+        "some of them are false on purpose. What else the model says may have changed, too."
     )
 
 

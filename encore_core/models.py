@@ -29,7 +29,7 @@ from torch import nn
 
 from encore_core import start_token as start_tokens
 from encore_core.autograd import gradients
-from encore_core.catalogue import CATALOGUE, CatalogueEntry, Progress, find_source, hub_reachable, is_ready
+from encore_core.catalogue import CATALOGUE, CatalogueEntry, Progress, Source, find_source, is_ready
 from encore_core.checkpoint import read_config, read_tokenizer, read_weights
 from encore_core.errors import InputError, quoted
 from encore_core.families import Parts, find_parts, text_config
@@ -51,7 +51,7 @@ from encore_core.trial_run import check_run
 
 __all__ = [
     "CATALOGUE", "DTYPES", "CatalogueEntry", "EditableModel", "ModelShape", "Progress", "choose_device", "choose_dtype",
-    "describe_model", "hub_reachable", "is_ready", "load_model", "wrap",
+    "describe_model", "is_ready", "load_model", "wrap",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -84,6 +84,7 @@ class EditableModel:
         fingerprint: of what it computes, see `fingerprint`.
         start_token: id of the token that stands in front of every text (see `start_token`); None where the tokenizer
             puts one there itself, or nothing is to stand there.
+        origin: "organisation/name@commit" of a model from the hub; None for others.
         offloaded: whether some weights are kept elsewhere and brought in when they are used (see `placement`).
         notes: what one should know about its files, one line each (see `checkpoint.read_weights`).
         lock: held by whoever runs the model or has edited weights in it.
@@ -101,6 +102,7 @@ class EditableModel:
     offloaded: bool = False
     start_token: int | None = None
     notes: tuple[str, ...] = ()
+    origin: str | None = None
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     checked_paths: dict[int, str] = field(default_factory=dict, repr=False)
     refuses_replay: bool = field(default=False, repr=False)
@@ -225,16 +227,17 @@ def load_model(
     """Load a model by catalogue name, local folder or hub id.
 
     Args:
-        name: a name from `CATALOGUE`, a folder with a transformers model, or a hub id.
+        name: a name from `CATALOGUE`, a folder with a transformers model, or a hub id; a name of the first or the last
+            kind may be followed by @ and a branch, tag or commit.
         device: "cuda", "cuda:1", "mps", "cpu", or "balanced" (see `placement`); the best one present by default.
         dtype: "float32" or "bfloat16"; float32 by default.
-        progress: told what is being done (conversion of the embedded model, loading).
+        progress: told what is being done (conversion of the embedded model, fetching, loading).
         start_token: "auto" (the default), "none" or a token of the vocabulary, see `start_token`.
 
     Raises:
-        InputError: unknown name, unreachable hub, gated or quantised model, folder with damaged, missing or non-finite
-            weights or another model's tokenizer, unsupported family, unknown device, dtype or start token, or more
-            memory needed than there is.
+        InputError: unknown name, unreachable hub, too little disk for what is to be fetched, gated or quantised model,
+            folder with damaged, missing or non-finite weights or another model's tokenizer, unsupported family, unknown
+            device, dtype or start token, or more memory needed than there is.
     """
     target_device = choose_device(device)
     torch_dtype = choose_dtype(dtype)
@@ -244,6 +247,7 @@ def load_model(
     sizes = Sizes.of_config(config, name)
     needed = least_needed(config, sizes, torch_dtype, target_device.type)
     tell("Loading the model", 0.5)
+    # Nothing large is fetched for a model that would not fit.
     if device == BALANCED:
         room = room_for_weights(needed.editing)
         _check_memory(name, needed, sum(room.values()), torch_dtype, BALANCED)
@@ -261,7 +265,7 @@ def load_model(
         lm.tokenizer,
         start_token,
         of_row=row and row.start_token,
-        folder=Path(source) if Path(source).is_dir() else None,
+        folder=Path(source),
         fingerprint=lm.fingerprint,
         tell=tell,
     )
@@ -271,7 +275,7 @@ def load_model(
 
 def assemble(
     name: str,
-    source: str,
+    source: Source,
     n_vocab: int,
     dtype: torch.dtype,
     tell: Progress,
@@ -291,11 +295,12 @@ def assemble(
     """
     tokenizer = read_tokenizer(name, source)
     _check_tokenizer(name, tokenizer, n_vocab)
+    source.fetch_weights(tell)
     model, notes = read_weights(name, source, dtype, tell=tell, **placing)
     if device is not None:
         model.to(device)
     lm = wrap(model, tokenizer, name)
-    lm.notes = notes
+    lm.notes, lm.origin = notes, source.origin
     return lm
 
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import torch
-from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -41,30 +40,6 @@ class Stored:
     file: Path
     dtype: str
     n_weights: int
-
-
-def weights_folder(source: str) -> Path | None:
-    """The folder that holds a model's weights: the source itself, or a hub id's in the hub's cache.
-
-    Args:
-        source: folder or hub id.
-
-    Returns:
-        the folder; None for a hub id whose weights are not all in the cache.
-    """
-    if Path(source).is_dir():
-        return Path(source)
-    config = try_to_load_from_cache(source, "config.json")
-    if not isinstance(config, str):
-        return None
-    folder = Path(config).parent
-    if (folder / WEIGHTS_FILE).is_file():
-        return folder
-    try:
-        shards = set(json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["weight_map"].values())
-        return folder if all((folder / shard).is_file() for shard in shards) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # whatever is wrong with an index of the cache, the hub's client fetches it again
 
 
 def stored_weights(name: str, folder: Path) -> dict[str, Stored]:

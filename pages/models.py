@@ -51,7 +51,8 @@ def pick() -> tuple[str, str | None, str | None]:
             key="models_name",
             accept_new_options=True,
             placeholder="Pick one, or type a folder or a hub id",
-            help="A name from the list, or type a folder that holds a transformers model, or a hub id.",
+            help="A name from the list, or type a folder that holds a transformers model, or a hub id: org/name, or "
+            "org/name@revision for one of its branches, tags or commits.",
             **KEEP,
         )
         device = middle.selectbox("Device", ["auto", *DEVICE_NAMES], key="models_device", **KEEP)

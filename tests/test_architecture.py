@@ -21,8 +21,9 @@ del ENGINE["__init__"]
 # Along the flow: what stands further down may import what stands above it, never the other way round.
 ORDER = (
     ("errors", "version", "runtime", "joining", "autograd"),
-    ("storage", "tables"),
-    ("tuned_rows",),
+    ("storage", "tables", "building"),
+    ("tuned_rows", "hub"),
+    ("hub_models",),
     ("facts.texts", "facts.names"),
     ("facts.slots", "facts.telling", "facts.source"),
     ("facts.fact", "facts.record"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from refusals import refusal
+from refusals import NO_HUB, refusal
 from safetensors.torch import load_file
 
 from encore_core import doctor, models
@@ -23,7 +23,7 @@ from encore_core.statistics.gathering import Request, gather
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch, surroundings) -> Path:
     monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(doctor, "hub_reachable", lambda: False)
+    monkeypatch.setattr(doctor, "hub_trouble", lambda: NO_HUB)
     return tmp_path / "home"
 
 
@@ -117,7 +117,7 @@ def test_too_little_memory_is_said_by_part(tiny_folder, monkeypatch):
 
 
 def test_models_that_cannot_be_edited(tmp_path, monkeypatch):
-    monkeypatch.setattr("encore_core.catalogue.hub_reachable", lambda: False)
+    monkeypatch.setattr("encore_core.hub.hub_trouble", lambda: NO_HUB)
     assert "hub cannot be reached" in refusal(check_model, "someone/some-model")
     assert "does not exist" in refusal(check_model, str(tmp_path / "nowhere"))
     folder = tmp_path / "bert"

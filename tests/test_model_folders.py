@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import odd_models
 import pytest
 import torch
 import transformers
 from odd_models import FOLDERS, Odd
+from refusals import NO_HUB
 from tiny_pages import app_at, errors, words
 
-from encore_core import doctor, inspection, weight_files
+from encore_core import doctor, inspection
+from encore_core.catalogue import Source
 from encore_core.checkpoint import read_config
 from encore_core.cli import main
 from encore_core.doctor import check_model
@@ -37,8 +40,8 @@ def sound(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(autouse=True)
 def surroundings_without_hub(tmp_path, monkeypatch, surroundings):
     monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(doctor, "hub_reachable", lambda: False)
-    monkeypatch.setattr("encore_core.catalogue.hub_reachable", lambda *_: False)
+    monkeypatch.setattr(doctor, "hub_trouble", lambda: NO_HUB)
+    monkeypatch.setattr("encore_core.hub.hub_trouble", lambda: NO_HUB)
 
 
 def verdict(look, folder: Path, *options) -> tuple[str | None, tuple[str, ...]]:
@@ -170,24 +173,23 @@ def test_progress_is_told(sound, tmp_path):
     assert told == sorted(told) and told[0] == 0 and told[-1] == 1
 
 
-def test_nothing_is_fetched_for_it(monkeypatch):
-    """Of a model of the hub that is not in its cache nothing but the configuration is read."""
+def of_the_hub(folder: Path, *missing: str) -> Source:
+    """A model of the hub whose files are in a folder, but for some."""
+    hub = SimpleNamespace(missing=missing, fetch_weights=lambda tell: None, origin="someone/some-model@0")
+    return Source(str(folder), hub)
+
+
+def test_nothing_is_fetched_for_it(monkeypatch, tmp_path):
+    """Of a model of the hub whose weights are not all in its cache nothing but the small files is read."""
     monkeypatch.setattr(inspection, "assemble", lambda *args: pytest.fail("it was loaded"))
-    sizes = Sizes(*range(1, 8))
-    found = inspect_files("someone/some-model", "someone/some-model", sizes, torch.float32)
+    found = inspect_files("a model", of_the_hub(tmp_path, "model.safetensors"), Sizes(*range(1, 8)), torch.float32)
     assert found.refusal is None and "not in the hub's cache" in found.notes[0]
 
 
-def test_a_model_in_the_hubs_cache_is_looked_through(sound, tmp_path, monkeypatch):
-    """As far as all of its weights are there; what is missing would be fetched."""
-    cached: list[Path] = []
-    monkeypatch.setattr(weight_files, "try_to_load_from_cache", lambda *_: str(cached[-1] / "config.json"))
-    for number, (case, refused, noted) in enumerate([
-        ("NaN", "not finite", 0), ("one weight too many", None, 1), ("a shard missing", None, 1), ("no index", None, 1)
-    ]):  # fmt: skip
-        cached.append(odd_models.make(FOLDERS[case], sound, tmp_path / str(number)))
-        sizes = Sizes.of_config(read_config(case, str(cached[-1])), case)
-        found = inspect_files(case, "someone/some-model", sizes, torch.float32)
-        assert (found.refusal is None) == (refused is None) and len(found.notes) == noted
-        assert refused is None or refused in found.refusal
-        assert ("not in the hub's cache" in "".join(found.notes)) == (number > 1)
+@pytest.mark.parametrize(("case", "refused", "noted"), [("NaN", "not finite", 0), ("one weight too many", None, 1)])
+def test_a_model_in_the_hubs_cache_is_looked_through(sound, tmp_path, case, refused, noted):
+    folder = odd_models.make(FOLDERS[case], sound, tmp_path / "model")
+    sizes = Sizes.of_config(read_config(case, str(folder)), case)
+    found = inspect_files(case, of_the_hub(folder), sizes, torch.float32)
+    assert (found.refusal is None) == (refused is None) and len(found.notes) == noted
+    assert refused is None or refused in found.refusal

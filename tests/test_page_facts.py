@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+from refusals import NO_HUB
 from streamlit.testing.v1 import AppTest
 from tiny_pages import errors, markup, opened, words
 
@@ -25,7 +26,7 @@ def server(tiny_folder, tmp_path_factory):
         patch.setenv("ENCORE_HOME", str(tmp_path_factory.mktemp("home")))
         patch.setenv("ENCORE_MODEL", str(tiny_folder))
         patch.setattr("encore_core.runs.recorded.RECORDED", tmp_path_factory.mktemp("nothing") / "recorded")
-        patch.setattr("encore_core.catalogue.hub_reachable", lambda: False)
+        patch.setattr("encore_core.hub.hub_trouble", lambda: NO_HUB)
         state.models.clear()
         yield
         state.models.clear()

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from refusals import NO_HUB
 from streamlit.testing.v1 import AppTest
 from tiny_pages import app_at, errors, markup, opened, words
 
@@ -22,8 +23,8 @@ def home(tmp_path, monkeypatch, surroundings) -> Path:
     monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("ENCORE_MODEL", str(tmp_path / "no-model"))
     # Anything else would be the machine's, and slow to fail.
-    monkeypatch.setattr("encore_core.catalogue.hub_reachable", lambda: False)
-    monkeypatch.setattr("encore_core.statistics.texts.hub_reachable", lambda: False)
+    monkeypatch.setattr("encore_core.hub.hub_trouble", lambda: NO_HUB)
+    monkeypatch.setattr("encore_core.statistics.texts.hub_trouble", lambda: NO_HUB)
     return tmp_path / "home"
 
 

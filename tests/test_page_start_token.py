@@ -8,6 +8,7 @@ import re
 import shutil
 
 import pytest
+from refusals import NO_HUB
 from streamlit.testing.v1 import AppTest
 from test_page_edit import own_fact
 from tiny_pages import markup, opened
@@ -21,7 +22,7 @@ BEGIN = "<|begin|>"
 
 def page(folder, monkeypatch) -> AppTest:
     monkeypatch.setenv("ENCORE_MODEL", str(folder))
-    monkeypatch.setattr("encore_core.catalogue.hub_reachable", lambda: False)
+    monkeypatch.setattr("encore_core.hub.hub_trouble", lambda: NO_HUB)
     state.models.clear()
     return opened("edit")
 

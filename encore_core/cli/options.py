@@ -19,7 +19,9 @@ class Parser(argparse.ArgumentParser):
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", default="smollm2-135m", help="catalogue name, folder or hub id (default smollm2-135m)"
+        "--model",
+        default="smollm2-135m",
+        help="catalogue name, folder or hub id, the last also as NAME@REVISION (default smollm2-135m)",
     )
     parser.add_argument(
         "--device",

@@ -376,6 +376,7 @@ def _show(options: argparse.Namespace) -> None:
         "edits": f"{run.done} of {run.n_edits}, {run.cursor} saved{f', {run.skipped} skipped' if run.skipped else ''}",
         "doing": _activity(run) if not run.ended else None,
         "model": f"{run.model} ({run.fingerprint or 'not loaded yet'}) on {run.device}",
+        "from": run.versions.get("model"),
         "method": f"{run.method}, layers {', '.join(map(str, run.layers))}",
         "facts": f"{run.plan_json['facts']} ({run.facts_digest}), order {run.plan_json['order']}",
         "time": f"{duration(run.editing_seconds)} editing, {duration(run.measuring_seconds)} measuring",
