@@ -110,6 +110,8 @@ def duplicate_subjects(facts: Iterable[Fact]) -> dict[tuple[str, str], list[int]
 def write_facts(facts: Iterable[Fact], path: str | Path) -> None:
     """Write facts as JSON lines in our own form. The file is replaced as a whole or not at all.
 
+    `read_facts` gives equal facts back, but for answers that are words of `texts.NO_TEXT`: it takes those for nothing.
+
     Args:
         facts: what to write.
         path: the file; its folder must exist.

@@ -49,18 +49,23 @@ def facts_of(row: Any, where: str, telling: Telling, format: str | None = None) 
     except RecursionError:
         yield where, FactError(TOO_DEEP)
         return
+    whole = True
     for number, record in enumerate(edits, start=1):
         place = where if len(edits) == 1 else f"{where}, rewrite {number}"
         telling.where = place
         # questions over several hops are right when the last edit is made, so they are its own
-        asked = questions if number == len(edits) else []
+        asked = questions if whole and number == len(edits) else []
         try:
             fact = _fact(record, asked, place)
             yield place, fact if len(edits) == 1 or fact.id is None else replace(fact, id=f"{fact.id}-{number}")
+            continue
         except FactError as error:
             yield place, error
         except RecursionError:
             yield place, FactError(TOO_DEEP)
+        whole = False
+    if questions and not whole:
+        telling.count("questions over several hops are left out where an edit that they need is")
 
 
 def is_record(row: Any) -> bool:
