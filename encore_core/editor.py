@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -157,6 +157,8 @@ class EditSession:
         hold: "matrices" holds edited matrices between runs; "factors" holds the batches' thin factors alone, and one
             set of matrices serves all such sessions on a model; "auto" decides by the free memory (see
             `ROOM_FOR_SESSIONS`). Without history it is always "matrices".
+        statistics_files: per edited layer the file of its C0, there or to be gathered from `statistics_text`, as
+            `covariance.files_used` gives them; by default what that gives when the first edit is made.
 
     Raises:
         InputError: unknown method or setting.
@@ -173,6 +175,7 @@ class EditSession:
         keep_history: bool = True,
         fast_targets: bool = True,
         hold: Literal["auto", "matrices", "factors"] = "auto",
+        statistics_files: Mapping[int, Path] | None = None,
     ):
         self.lm = lm
         self.settings = settings_of(lm, method, settings)
@@ -187,7 +190,8 @@ class EditSession:
         self._preservation: dict[int, Preservation] = {}
         self._edited_keys: set[tuple[str, str]] = set()
         self._restored_prefixes: tuple[str, ...] | None = None
-        self._used: dict[int, Path] | None = None
+        self._given_files = dict(statistics_files) if statistics_files else None
+        self._used = self._given_files
 
     # -- running the model ---------------------------------------------------------------------------------------------
 
@@ -301,6 +305,11 @@ class EditSession:
     def statistics(self) -> str:
         """Which key statistics edits use, for people."""
         return described(self.lm, self._statistics_files(), self.statistics_text)
+
+    @property
+    def statistics_files(self) -> dict[int, Path]:
+        """Per edited layer the file of the statistics that edits use."""
+        return dict(self._statistics_files())
 
     def _statistics_files(self) -> dict[int, Path]:
         """Per edited layer the file of its statistics; the same from the first edit on, whatever is chosen later."""
@@ -526,7 +535,7 @@ class EditSession:
 
     def _restore(self, batches: Sequence[AppliedBatch]) -> None:
         """Replay batches on the base weights: the same sums in the same order give the same bits."""
-        self._used = self._used if batches else None
+        self._used = self._used if batches else self._given_files
         preservation = self._initial_preservation() if batches else {}
         if self.settings.sequential:
             for batch in batches:

@@ -215,7 +215,7 @@ def _settings(run: RunInfo) -> None:
     rows += [
         ("facts digest", run.facts_digest),
         ("order digest", run.order_digest),
-        ("statistics", run.statistics),
+        ("statistics", run.key_statistics),
         ("model fingerprint", _shown(run.fingerprint)),
         ("threads", _shown(run.threads)),
         ("commit", _shown(run.commit)),

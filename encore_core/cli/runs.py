@@ -376,6 +376,7 @@ def _show(options: argparse.Namespace) -> None:
         "model": f"{run.model} ({run.fingerprint or 'not loaded yet'}) on {run.device}",
         "method": f"{run.method}, layers {', '.join(map(str, run.layers))}",
         "facts": f"{run.plan_json['facts']} ({run.facts_digest}), order {run.plan_json['order']}",
+        "C0": run.key_statistics,
         "time": f"{duration(run.editing_seconds)} editing, {duration(run.measuring_seconds)} measuring",
         "tags": ", ".join(run.tags),
         "weights": run.weights_digest,

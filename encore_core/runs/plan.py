@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from encore_core.covariance import BUNDLED, SAMPLED_TEXT, read_text, summary, text_named
+from encore_core.covariance import BUNDLED, text_named
 from encore_core.downstream import load_tasks
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact, duplicate_subjects, read_facts
@@ -29,7 +29,7 @@ from encore_core.hub_tasks import tasks_folder
 from encore_core.methods import Settings, check_names, find_method, settings_for
 from encore_core.models import CATALOGUE, DTYPES, Progress, describe_model
 from encore_core.placement import device_name
-from encore_core.statistics import files
+from encore_core.runs import key_statistics
 from encore_core.storage import absolute_folder
 
 PLAN_VERSION = 1
@@ -199,7 +199,8 @@ class PreparedRun:
         notices: what the user should know before the start, one line each.
         facts_digest: of the facts whatever their order, 16 hex digits.
         order_digest: of the facts in their order, that is of the file in the run's folder.
-        statistics: what C0 is made of: digest of the text and number of tokens.
+        statistics: what C0 is to be made of, in words: digest of the text and number of tokens at most.
+        statistics_wanted: the same for the worker, see `key_statistics.wanted`.
     """
 
     plan: RunPlan
@@ -209,6 +210,7 @@ class PreparedRun:
     facts_digest: str
     order_digest: str
     statistics: str
+    statistics_wanted: key_statistics.Rows = ()
 
 
 def prepare(plan: RunPlan, facts: Sequence[Fact] | None = None, progress: Progress | None = None) -> PreparedRun:
@@ -263,7 +265,8 @@ def prepare(plan: RunPlan, facts: Sequence[Fact] | None = None, progress: Progre
         dtype=plan.dtype or "float32",
     )
     lines = fact_lines(chosen)
-    statistics, told = _statistics(plan, done.model, settings)
+    wanted = key_statistics.wanted(done.model, settings.layers, text_named(plan.statistics_text))
+    statistics, told = _statistics(wanted, settings.statistics_tokens)
     return PreparedRun(
         plan=done,
         facts=tuple(chosen),
@@ -272,6 +275,7 @@ def prepare(plan: RunPlan, facts: Sequence[Fact] | None = None, progress: Progre
         facts_digest=digest_of("".join(sorted(lines))),
         order_digest=digest_of("".join(lines)),
         statistics=statistics,
+        statistics_wanted=wanted,
     )
 
 
@@ -398,25 +402,17 @@ def _absolute_text(name: str | None) -> str | None:
     return name if name in (None, BUNDLED) else str(Path(name).absolute())
 
 
-def _statistics(plan: RunPlan, model: str, settings: Settings) -> tuple[str, list[str]]:
-    """What C0 is made of, and a line about it where it was chosen. Weights are not loaded, so a model goes by its name.
-
-    Raises:
-        InputError: when the text cannot be read.
-    """
-    text = text_named(plan.statistics_text)
-    chosen: dict[int, files.Stored] = {}
-    if text is None and (fingerprint := files.fingerprint_of(model)) is not None:
-        chosen = {one.layer: one for one in files.stored(fingerprint) if one.chosen and one.layer in settings.layers}
-    if not chosen:
-        return f"{digest_of(read_text(text or SAMPLED_TEXT))}, {settings.statistics_tokens} tokens", []
-    others = [layer for layer in settings.layers if layer not in chosen]
-    of_each = {layer: f"{summary(one)}, {one.digest}" for layer, one in chosen.items()}
-    of_each |= dict.fromkeys(others, f"bundled sample, {settings.statistics_tokens} tokens")
-    said = "; ".join(
-        f"layers {', '.join(str(layer) for layer in settings.layers if of_each[layer] == words)}: {words}"
-        for words in dict.fromkeys(of_each[layer] for layer in settings.layers)
-    )
+def _statistics(wanted: key_statistics.Rows, n_tokens: int) -> tuple[str, list[str]]:
+    """What C0 is to be made of, in words, and a line about it where it was chosen."""
+    if not any("file" in row for row in wanted):
+        return f"{wanted[0]['text']}, {n_tokens} tokens", []
+    of_each = {
+        row["layer"]: f"{key_statistics.words(row)}, {row['file'].split('-')[1]}"
+        if "file" in row
+        else f"bundled sample, up to {n_tokens} tokens"
+        for row in wanted
+    }
+    said = key_statistics.by_layers(of_each)
     return said, [f"Key statistics of this model as chosen with encore statistics: {said}."]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from encore_core.runs import key_statistics
 from encore_core.runs.plan import RunPlan
 
 STATUSES = ("queued", "running", "interrupted", "cancelled", "failed", "done")
@@ -23,7 +24,9 @@ class RunInfo:
         created, started, finished: when; None where not yet.
         plan_json, settings: what it does, as plain JSON values.
         notices: what was said before the start.
-        facts_digest, order_digest, statistics: see `plan.PreparedRun`.
+        facts_digest, order_digest, statistics, statistics_wanted: see `plan.PreparedRun`.
+        statistics_used: a row for each edited layer, see `key_statistics.used`; empty before the first edit, and of
+            runs of earlier versions.
         device: where it runs.
         n_edits: edits wanted.
         status: one of `STATUSES`.
@@ -77,6 +80,8 @@ class RunInfo:
     versions: Mapping[str, str]
     commit: str | None
     weights_digest: str | None
+    statistics_wanted: key_statistics.Rows = field(default=(), repr=False)
+    statistics_used: key_statistics.Rows = ()
     recorded: bool = False
 
     @property
@@ -102,6 +107,13 @@ class RunInfo:
         return tuple(self.settings.get("layers", ()))
 
     @property
+    def key_statistics(self) -> str:
+        """Which key statistics it has used, in words; before it has used any, what was asked for."""
+        if self.statistics_used:
+            return key_statistics.described(self.statistics_used)
+        return f"asked for: {self.statistics}"
+
+    @property
     def ended(self) -> bool:
         """Whether nothing will happen to it unless somebody asks for it."""
         return self.status not in ("queued", "running")
@@ -115,6 +127,8 @@ class RunInfo:
             "model": self.model,
             "tags": list(self.tags),
             "notices": list(self.notices),
+            "statistics_wanted": list(self.statistics_wanted),
+            "statistics_used": list(self.statistics_used),
             "plan": dict(self.plan_json),
         }
 
