@@ -29,9 +29,16 @@ def as_bytes(session: EditSession) -> bytes:
     Raises:
         InputError: when there are none, or the file cannot be made.
     """
-    with TemporaryDirectory() as folder, session.lm.lock:
+    with session.lm.lock:
+        edits = edit_file_of(session)
+        if edits.form == "matrices":
+            # The next batch may be added to the session's matrices where they lie; factors are never written to.
+            tensors = {name: tensor.clone() for name, tensor in edits.tensors.items()}
+            edits = EditFile(edits.values, tensors)
+    # Hashing and writing take a while, and the device is nobody's meanwhile.
+    with TemporaryDirectory() as folder:
         file = Path(folder) / NAME
-        write_edit_file(file, edit_file_of(session), versions())
+        write_edit_file(file, edits, versions())
         return file.read_bytes()
 
 

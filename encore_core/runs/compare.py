@@ -35,9 +35,11 @@ def differences(runs: Sequence[RunInfo]) -> list[Difference]:
     def planned(run: RunInfo, name: str) -> str:
         return str(run.plan_json.get(name))
 
+    loaded = all(run.fingerprint for run in runs)
     # What is compared, and how it is shown.
     compared = (
-        ("model", lambda run: run.fingerprint or run.model, lambda run: _base(run.model)),
+        # A model that has not been loaded yet can only be told by its name.
+        ("model", lambda run: run.fingerprint if loaded else run.model, lambda run: _base(run.model)),
         ("facts", lambda run: run.facts_digest, lambda run: f"{run.n_edits} of {_base(planned(run, 'facts'))}"),
         ("order", lambda run: run.order_digest, lambda run: planned(run, "order")),
         ("seed", lambda run: planned(run, "seed"), None),

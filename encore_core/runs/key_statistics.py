@@ -99,9 +99,7 @@ def used(places: Mapping[int, Path]) -> Rows:
         one, content = files.read_head(file), files.content_digest(file)
         if one is None or content is None:
             raise InputError(f"The key statistics of layer {layer} in {file} cannot be read; gather them again.")
-        rows.append(
-            {"layer": layer, "file": file.name, "source": one.source, "tokens": one.tokens, "content": content}
-        )
+        rows.append({"layer": layer, "file": file.name, "source": one.source, "tokens": one.tokens, "content": content})
     return rows
 
 
