@@ -374,6 +374,28 @@ def test_a_damaged_state_costs_one_checkpoint_and_nothing_else(store, submit, mo
     assert_same_run(store, whole, stopped)
 
 
+@pytest.mark.parametrize("trouble", [RuntimeError("no such thing"), worker_module.StoreError("The disk is full.")])
+def test_a_pulse_that_stumbles_still_hears_that_the_run_is_to_stop(store, submit, monkeypatch, trouble):
+    run_id = submit(measure=FEWEST)
+    claim, beat, stumbles = store.claim("cpu"), RunStore.beat, []
+
+    def stumbling(self, *args):
+        if len(stumbles) < 3:
+            stumbles.append(1)
+            raise trouble
+        return beat(self, *args)
+
+    monkeypatch.setattr(RunStore, "beat", stumbling)
+    store.cancel(run_id)
+    with runner.Pulse(store, claim, seconds=0.01) as pulse:
+        end = time.monotonic() + 10
+        while pulse._stop is None and time.monotonic() < end:
+            time.sleep(0.01)
+        with pytest.raises(runner.Stopped, match="cancel"):
+            pulse.check()
+    assert len(stumbles) == 3
+
+
 def test_a_worker_told_to_end_interrupts_its_run(store, submit, monkeypatch):
     run_id = submit()
     worker = tiny_runs.worker(store)
