@@ -184,10 +184,9 @@ def _watched(pid: int, pipe: int, memory: mmap.mmap, seconds: float, aim: str | 
     said = b""
     if aim is not None:
         said = os.read(pipe, 1)  # nothing when it has ended without coming to it
-    if aim is None or said == b"x":
-        # The pipe closes when the process ends, so this waits for either.
-        if not select.select([pipe], [], [], seconds)[0]:
-            os.kill(pid, signal.SIGKILL)
+    # The pipe closes when the process ends, so this waits for either.
+    if (aim is None or said == b"x") and not select.select([pipe], [], [], seconds)[0]:
+        os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
         return Life("killed", _phase_in(memory), beating=bool(memory[1]))

@@ -47,7 +47,8 @@ METHODS = ("ENCORE", "MEMIT", "AlphaEdit", "EMMET")
 SAVE_SECONDS = (0.0, 300.0)
 """State is saved after each batch, or at checkpoints alone."""
 
-KILLS_A_RUN = (3, 14)
+EDITS = 8
+KILLS_A_RUN = (3, 20)
 AIMED = 0.6
 RESUMING_KILLED = 0.15
 """How often the command that puts a run back into the queue is killed, too."""
@@ -81,7 +82,7 @@ class Campaign:
 
     def submit(self, method: str) -> str:
         ready = tiny_runs.prepared(
-            self.model, self.text, method=method, n_edits=8, batch_size=2, checkpoint_every=4,
+            self.model, self.text, method=method, n_edits=EDITS, batch_size=2, checkpoint_every=4,
         )  # fmt: skip
         return self.store.submit([ready])[0]
 
@@ -110,7 +111,8 @@ class Campaign:
         beating = 0
         began = time.monotonic()
         for _ in range(draw.randint(*KILLS_A_RUN)):
-            life = killed_life.live(self.store, save_seconds, *self._moment(draw, took))
+            left = 1 - self.store.get(run_id).cursor / EDITS
+            life = killed_life.live(self.store, save_seconds, *self._moment(draw, took * left))
             lives += 1
             if life.code not in (0, "killed"):
                 faults.append(f"the worker ended with {life.code} in {life.phase}: {life.said}")
@@ -120,12 +122,13 @@ class Campaign:
             if self.store.get(run_id).status == "done":
                 break
             faults += self._resume(run_id, draw, kills)
-        # A worker that is let alone also tidies up what the killed ones left.
-        for _ in range(2):
-            if self.store.get(run_id).status not in ("done", "queued"):
-                self.store.resume(run_id)
-            life = killed_life.live(self.store, save_seconds, FOREVER)
-            lives += 1
+        # A worker that is let alone also tidies up what the killed ones have left.
+        if self.store.get(run_id).status not in ("done", "queued"):
+            self.store.resume(run_id)
+        life = killed_life.live(self.store, save_seconds, FOREVER)
+        lives += 1
+        if life.code != 0:
+            faults.append(f"the worker ended with {life.code} in {life.phase}: {life.said}")
         found = content(self.store, run_id)
         line = {
             "number": number, "seed": self.seed, "method": method, "save_seconds": save_seconds,
@@ -143,7 +146,7 @@ class Campaign:
         if draw.random() >= AIMED:
             return draw.uniform(0.0, took), None, 0
         phase = draw.choice(killed_life.PHASES)
-        return draw.uniform(0.0, self.durations.get(phase, 0.01)), phase, draw.randint(1, 4)
+        return draw.uniform(0.0, self.durations.get(phase, 0.01)), phase, draw.randint(1, 2)
 
     def _resume(self, run_id: str, draw: random.Random, kills: Counter) -> list[str]:
         """Put a run back into the queue, in a process that may be killed while it does so."""

@@ -20,7 +20,6 @@ from pathlib import Path
 
 from encore_core.errors import InputError
 
-
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _OF_WRITING = (*NO_ROOM, *NOT_ALLOWED, errno.EFBIG, errno.EIO)

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from encore_core.editor import EditSession, SessionState
 from encore_core.errors import InputError
 from encore_core.runs.rows import SavedState
-from encore_core.storage import replacing
+from encore_core.storage import NO_ROOM, WriteError, replacing, writing
 
 log = logging.getLogger(__name__)
 
@@ -138,14 +138,6 @@ def remove_others(folder: Path, keep: Sequence[str]) -> None:
             path.unlink(missing_ok=True)
 
 
-def is_full(error: BaseException) -> bool:
-    """Whether an error says that a disk, or somebody's share of it, is full."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    # The writer of safetensors is no Python: the number is in the text.
-    return isinstance(error, SafetensorError) and any(f"os error {code}" in str(error) for code in (28, 122))
-
-
 def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str:
     """Write a safetensors file, force it to the disk, and give the SHA-256 of its bytes."""
     try:
@@ -153,14 +145,14 @@ def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str
             save_file(tensors, part, metadata)
             digest = _digest(part)
             _force_to_disk(part)
-        _force_to_disk(path.parent)
-    except (OSError, SafetensorError) as error:
-        if is_full(error):
+        with writing(path):
+            _force_to_disk(path.parent)
+    except WriteError as error:
+        if error.errno in NO_ROOM:
             raise DiskFull(
                 f"The disk of {path.parent} is full, so the run's state cannot be saved; free some space and resume."
             ) from error
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"The run's state cannot be written to {path.parent} ({reason}).") from error
+        raise InputError(f"The run's state cannot be saved: {error}") from error
     return digest
 
 

@@ -83,6 +83,11 @@ class Worker:
             except Timeout:
                 log.info("Another worker serves %s.", self.device)
                 return
+            except OSError as error:
+                raise StoreError(
+                    f"The folder of runs {self.store.folder} cannot be written ({error.strerror or error}); give one "
+                    "you can write to."
+                ) from error
             try:
                 self._tidy()
                 self._serve_queue()
@@ -214,6 +219,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         worker.serve()
     except InputError as error:
         log.error("%s", error)
+        return 2
+    except OSError as error:  # of the lock, the log, or whatever else is written beside runs
+        log.error("The worker of %s ends: %s", options.device, error)
         return 2
     return 0
 
