@@ -133,6 +133,7 @@ def _put_on(marks: _Marks) -> None:
 
     worker.Worker.serve = serving
     runner.Pulse.__init__.__defaults__ = (BEAT_SECONDS,)
+    os.nice = lambda by: by  # whoever runs the campaign has said how much of the machine it may have
     machine.commit = lambda: _COMMIT_OF_CODE  # asking git takes longer than a tiny batch
 
 

@@ -39,6 +39,7 @@ import tiny_models  # noqa: E402
 import tiny_runs  # noqa: E402
 import torch  # noqa: E402
 
+from encore_core.models import load_model  # noqa: E402
 from encore_core.runs import RunStore  # noqa: E402
 from encore_core.runs.schema import BY_EDITS  # noqa: E402
 from encore_core.storage import append_line  # noqa: E402
@@ -70,6 +71,8 @@ class Campaign:
         if not self.model.exists():
             # In a process of its own: gradients must not have been used where workers are forked.
             killed_life.in_fork(self._make_model)
+        # What the libraries make once in a process is made here, once for all that are forked.
+        load_model(str(self.model), "cpu")
         shutil.rmtree(folder / "runs", ignore_errors=True)
         self.store = RunStore(folder / "runs")
         self.whole: dict[tuple[str, float], tuple[dict[str, Any], float]] = {}

@@ -27,10 +27,13 @@ _OF_WRITING = (*NO_ROOM, *NOT_ALLOWED, errno.EFBIG, errno.EIO)
 
 
 class WriteError(InputError, OSError):
-    """A file or folder that cannot be written; `errno` says why. Nothing half-written is left under its name.
+    """A file or folder that cannot be written. Nothing half-written is left under its name.
 
-    It is an OSError, too, for callers that get along without the file.
+    It is an OSError, too, for callers that get along without the file: `errno` and `strerror` say why.
     """
+
+    def __str__(self) -> str:
+        return self.args[0]
 
 
 def data_folder() -> Path:
@@ -39,12 +42,16 @@ def data_folder() -> Path:
     Raises:
         InputError: when the folder cannot be made or written to.
     """
-    folder = Path(os.environ.get("ENCORE_HOME") or Path.home() / ".encore-studio").expanduser()
+    try:
+        folder = Path(os.environ.get("ENCORE_HOME") or Path.home() / ".encore-studio").expanduser()
+    except RuntimeError as error:  # the home of a user whom the system does not know
+        raise InputError(f"The data folder is nowhere ({error}); set ENCORE_HOME to a folder.") from error
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"The data folder {folder} cannot be made ({error.strerror}); set ENCORE_HOME to a folder you can write to."
+            f"The data folder {folder} cannot be made ({reason}); set ENCORE_HOME to a folder you can write to."
         ) from error
     return folder
 
@@ -186,7 +193,7 @@ def _write_error(path: Path, number: int) -> WriteError:
     else:
         remedy = "choose another place"
     error = WriteError(f"{path} cannot be written: {os.strerror(number)}{_free_at(path)}; {remedy}.")
-    error.errno = number
+    error.errno, error.strerror = number, os.strerror(number)
     return error
 
 

@@ -23,7 +23,7 @@ from encore_core.runs.plan import MeasurePlan, RunPlan
 from encore_core.runs.rows import RunInfo
 from encore_core.runs.state import load_matrices
 from encore_core.runs.store import RunStore
-from encore_core.storage import replacing
+from encore_core.storage import WriteError, replacing
 
 SETTINGS_FILE = "run.json"
 MODEL_FOLDER = "model"
@@ -66,6 +66,8 @@ def export_run(
         written.append(folder / SETTINGS_FILE)
         with replacing(written[-1]) as part:
             part.write_text(json.dumps(settings_of_run(run), indent=1, ensure_ascii=False), encoding="utf-8")
+    except WriteError:
+        raise
     except OSError as error:
         raise InputError(f"The run cannot be exported to {folder}: {error.strerror or error}.") from error
     if with_edits:

@@ -167,13 +167,18 @@ class Worker:
                 return
 
 
+class _RunLog(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A line that a full disk does not take is lost; the run itself says what it cannot write."""
+
+
 @contextmanager
 def _logged_to(path: Path) -> Iterator[None]:
     """What the engine says goes into a run's log while the block runs."""
     engine = logging.getLogger("encore_core")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler: logging.Handler = logging.FileHandler(path, encoding="utf-8")
+        handler: logging.Handler = _RunLog(path, encoding="utf-8")
     except OSError as error:
         # A run that cannot have a log will hardly have a state; that is said where it matters.
         log.warning("%s cannot be written: %s", path, error)
@@ -187,7 +192,8 @@ def _logged_to(path: Path) -> Iterator[None]:
     finally:
         engine.setLevel(level)
         engine.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):  # what could not be written cannot be flushed either
+            handler.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
