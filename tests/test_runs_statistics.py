@@ -94,13 +94,17 @@ def test_what_was_read_is_recorded_and_not_what_was_asked_for(store, submit, tex
         file = files.folder_of(lm.fingerprint) / row["file"]
         assert row["layer"] == layer and row["source"] == "text text.txt" and row["tokens"] == n_read
         assert row["content"] == files.content_digest(file) and len(row["content"]) == 64
-    assert run.key_statistics == f"text text.txt, {n_read:,} tokens"
+    assert run.key_statistics == f"text text.txt, {n_read:,} tokens" and run.statistics_size == f"{n_read:,} tokens"
     assert f"Key statistics: text text.txt, {n_read:,} tokens." in store.read_log(run_id)
     assert run.as_dict()["statistics_used"] == list(run.statistics_used)
 
 
 def test_a_run_that_has_not_begun_says_what_was_asked_for(store, submit):
-    assert store.get(submit()).key_statistics.startswith("asked for: ")
+    run = store.get(submit())
+    assert run.key_statistics.startswith("asked for: ") and run.statistics_size == "up to 2,000 tokens"
+    imported = [{"layer": 0, "file": "f", "source": "imported x.npz", "tokens": 0, "content": "c"}]
+    assert replace(run, statistics_used=imported).statistics_size == "number of tokens not known"
+    assert replace(run, statistics_used=imported).key_statistics == "imported x.npz, number of tokens not known"
 
 
 # -- between submission and start --------------------------------------------------------------------------------------

@@ -114,6 +114,16 @@ class RunInfo:
         return f"asked for: {self.statistics}"
 
     @property
+    def statistics_size(self) -> str:
+        """How much text its key statistics are made of: what was read, or at most so much where nothing was yet."""
+        read = {row["tokens"] for row in self.statistics_used}
+        if not read:
+            return f"up to {self.settings.get('statistics_tokens', 0):,} tokens"
+        if 0 in read:
+            return "number of tokens not known"
+        return " / ".join(f"{tokens:,}" for tokens in sorted(read)) + " tokens"
+
+    @property
     def ended(self) -> bool:
         """Whether nothing will happen to it unless somebody asks for it."""
         return self.status not in ("queued", "running")
