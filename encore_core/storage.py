@@ -84,14 +84,15 @@ def absolute_folder(name: str) -> str:
 def replacing(path: Path) -> Iterator[Path]:
     """Write a file or a folder under a name of its own and move it into place when all went well.
 
-    A reader sees the old content or the new, never half of it; a crash leaves at most a hidden `.part` or, of a folder,
-    `.old` beside it.
+    A reader sees the old content or the new, never half of it; a crash leaves at most a hidden folder `.part` or, of a
+    folder, `.old` beside it.
 
     Args:
         path: the final place. A folder there is replaced, too; folders above it are made.
 
     Yields:
-        the temporary path, in the same folder (so that the move is one rename).
+        the temporary path, on the same file system (so that the move is one rename). It has a folder to itself, because
+        libraries write files of their own beside it (safetensors does), which a process that is killed leaves behind.
 
     Raises:
         WriteError: when it cannot be written, by the block or here; what was there is as it was.
@@ -100,9 +101,11 @@ def replacing(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
     # A name of its own for every write: threads may write the same file.
     name = f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    temporary, aside = path.with_name(f"{name}.part"), path.with_name(f"{name}.old")
+    folder, aside = path.with_name(f"{name}.part"), path.with_name(f"{name}.old")
+    temporary = folder / path.name
     try:
-        with writing(path, temporary):
+        with writing(path, folder):
+            folder.mkdir()
             yield temporary
             if path.is_dir():  # a folder cannot be renamed onto another
                 path.replace(aside)
@@ -113,8 +116,8 @@ def replacing(path: Path) -> Iterator[Path]:
                     aside.replace(path)
                 raise
     finally:
-        _remove(temporary)
-        _remove(aside)
+        remove(folder)
+        remove(aside)
 
 
 @contextmanager
@@ -209,7 +212,8 @@ def _free_at(path: Path) -> str:
     return f" ({free / 1e9:.1f} GB free)" if free >= 1e9 else f" ({free / 1e6:.1f} MB free)"
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it, as far as that can be done."""
     # What cannot be removed was never written, or is hidden; why is told by the error on its way.
     with suppress(OSError):
         if path.is_dir():

@@ -345,6 +345,23 @@ def test_a_run_killed_at_the_worst_moments_ends_the_same(unharmed, monkeypatch, 
         assert {path.name for path in store.folder_of(run_id).iterdir()} == {"facts.jsonl", "log.txt", EDITED_FILE}
 
 
+def test_what_killed_writers_have_left_goes(store, submit):
+    """In the run that is served, and in those that were done when the process was killed; found by the campaign."""
+    done, run_id = submit(measure=FEWEST), submit(measure=FEWEST)
+    store.interrupt(run_id)
+    serve(store)
+    store.resume(run_id)
+    for left in (done, run_id):
+        folder = store.folder_of(left)
+        (folder / ".tmpqFDzjE").write_bytes(b"half of it")
+        (folder / ".edited.safetensors.1-abc.part").mkdir()
+        (folder / ".edited.safetensors.1-abc.part" / ".tmpqFDzjE").write_bytes(b"half of it")
+        (folder / ".edited.safetensors.2-abc.part").write_bytes(b"half of it")  # of earlier versions
+    serve(store)
+    for left in (done, run_id):
+        assert {path.name for path in store.folder_of(left).iterdir()} == {"facts.jsonl", "log.txt", EDITED_FILE}
+
+
 def test_state_is_saved_in_time_though_no_checkpoint_is_due(store, submit, monkeypatch):
     saved = []
     real = runner.save_state

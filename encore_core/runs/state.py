@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from encore_core.editor import EditSession, SessionState
 from encore_core.errors import InputError
 from encore_core.runs.rows import SavedState
-from encore_core.storage import NO_ROOM, WriteError, replacing, writing
+from encore_core.storage import NO_ROOM, WriteError, remove, replacing, writing
 
 log = logging.getLogger(__name__)
 
@@ -132,10 +132,13 @@ def weights_digest(matrices: Mapping[int, torch.Tensor]) -> str:
 
 
 def remove_others(folder: Path, keep: Sequence[str]) -> None:
-    """Remove state files that nothing needs: older ones, and those to which the cursor was never moved."""
-    for path in [*folder.glob("state-*.safetensors"), *folder.glob(".*.part")]:
+    """Remove what nothing needs: older states, those to which the cursor was never moved, and what a process that was
+    killed in the middle of a write has left (".tmp…" is safetensors' own)."""
+    for path in folder.glob("state-*.safetensors"):
         if path.name not in keep:
             path.unlink(missing_ok=True)
+    for path in [*folder.glob(".*.part"), *folder.glob(".tmp*")]:
+        remove(path)
 
 
 def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str:
