@@ -18,6 +18,7 @@ from encore_core.editor import EditSession
 from encore_core.models import load_model
 from encore_core.runs import MeasurePlan, RunInfo, RunStore, prepare, runner
 from encore_core.runs.compare import differences
+from encore_core.runs.export import command_line
 from encore_core.runs.schema import LATER_COLUMNS
 from encore_core.statistics import files
 from encore_core.statistics.npz import import_npz
@@ -230,6 +231,17 @@ def test_runs_are_told_apart_by_what_they_used(store, submit):
     assert differences([a, elsewhere]) == []
     # One that has used nothing yet can only be judged by what it asks for.
     assert differences([a, store.get(submit())]) == []
+
+
+def test_what_stands_in_front_of_texts_is_recorded_and_tells_runs_apart(store, submit):
+    bare, begun = submit(start_token="none"), submit(start_token="<|begin|>")
+    assert [store.get(run_id).in_front for run_id in (bare, begun)] == ["asked for: none", "asked for: <|begin|>"]
+    one, other = served(store, bare), served(store, begun)
+    assert (one.in_front, other.in_front) == ("nothing", "<|begin|>")
+    assert one.as_dict()["start_token"] is None and other.as_dict()["start_token"] == "<|begin|>"
+    assert "--start-token '<|begin|>'" in command_line(other.plan) and "--start-token none" in command_line(one.plan)
+    assert {found.what: found.values for found in differences([one, other])}["start token"] == ("nothing", "<|begin|>")
+    assert one.weights_digest != other.weights_digest
 
 
 def test_a_store_of_the_first_version_is_brought_up_to_date(store, submit):

@@ -28,11 +28,11 @@ from encore_core.runs.launch import start_worker
 from encore_core.runs.plan import KNOWN, ORDERS, MeasurePlan, PreparedRun, RunPlan, prepare
 from encore_core.runs.rows import RunInfo
 from encore_core.runs.store import RunStore
+from encore_core.start_token import AUTO
 
 POLL_SECONDS = 0.5
 STARTS = 2
-"""How often a worker is started for a run that nobody takes, before the user is told."""from encore_core.start_token import AUTO
-
+"""How often a worker is started for a run that nobody takes, before the user is told."""
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:

@@ -44,7 +44,7 @@ def differences(runs: Sequence[RunInfo]) -> list[Difference]:
         ("order", lambda run: run.order_digest, lambda run: planned(run, "order")),
         ("seed", lambda run: planned(run, "seed"), None),
         ("statistics", _statistics_of(runs), lambda run: run.key_statistics),
-        ("start token", lambda run: run.in_front, None),
+        ("start token", lambda run: run.in_front if loaded else str(run.plan.start_token), None),
         ("batch size", lambda run: planned(run, "batch_size"), None),
         ("known facts", lambda run: planned(run, "known"), None),
         ("precision", lambda run: planned(run, "dtype"), None),
