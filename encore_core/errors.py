@@ -21,3 +21,18 @@ def quoted(value: object, limit: int = 60) -> str:
     """
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 2] + "…" + text[-1]
+
+
+def reason(error: BaseException, limit: int = 200) -> str:
+    """What an exception says, as part of a message: on one line, printable, at most `limit` characters.
+
+    Args:
+        error: of a library that read somebody's file, whose content may be in what it says.
+        limit: longest text returned, in characters.
+
+    Returns:
+        the name of its type where it says nothing.
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[: limit + 1])
+    return text if len(text) <= limit else text[: limit - 1] + "…"
