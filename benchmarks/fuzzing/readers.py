@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from encore_core.errors import InputError
 from fuzzing import mutate
 from fuzzing.target import Broken, Target, attempt, check_line
-
-from encore_core.errors import InputError
 
 FRANCE = {"subject": "France", "prompt": "The capital of {} is", "target_new": "Rome", "target_true": "Paris"}
 
