@@ -85,7 +85,7 @@ class Guard:
     def _hear(self, event: str, args: tuple[object, ...]) -> None:
         if self._events is None:
             return
-        if event.startswith(FORBIDDEN):
+        if event.startswith(FORBIDDEN) and event not in self._target.allowed:
             self._events.append(f"{event} {args!r}"[:300])
         elif event == "open" and isinstance(args[0], (str, bytes)) and _writes(args):
             place = str(Path(os.fsdecode(args[0])).resolve())

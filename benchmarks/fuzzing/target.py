@@ -38,6 +38,7 @@ class Target:
         modules: whose branches guide the search.
         longest: bytes of an input.
         seconds: of processor time that one input may take.
+        allowed: events of `guard.FORBIDDEN` that have nothing to do with the input.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Target:
     modules: Sequence[str]
     longest = 100_000
     seconds = 5.0
+    allowed: Sequence[str] = ()
 
     def setup(self, folder: Path) -> None:
         """Import what is fuzzed and make what it needs.
