@@ -80,10 +80,11 @@ class LessonTarget(Target):
             more = rng.choice(("[" * deep, "a." * deep, "{a=" * deep, "[[steps]]\n" * deep, "9" * deep, "a . " * deep))
             return f"{told}\n{rng.choice(KEYS)} = {more}".encode() if rng.random() < 0.5 else f"{more}\n{told}".encode()
         try:
-            values = tomllib.loads(told)
+            # tomllib takes time with the square of how deep a key is.
+            values = _plain(tomllib.loads(told if told.count(".") < 1_000 else SMALL))
         except (ValueError, RecursionError):
             values = tomllib.loads(SMALL)
-        return as_toml(mutate.tree(_plain(values), rng, KEYS, WORDS)).encode("utf-8", "replace")
+        return as_toml(mutate.tree(values, rng, KEYS, WORDS)).encode("utf-8", "replace")
 
     def check(self, data: bytes) -> str:
         lesson = attempt(lambda: self._lessons.read(data, "The upload"))
