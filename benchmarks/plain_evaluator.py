@@ -16,6 +16,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
+def start_token(folder: str) -> str:
+    """What the folder's report says is to stand before a prompt; "" for nothing."""
+    report = Path(folder, "edit_report.json")
+    return (json.loads(report.read_text(encoding="utf-8")).get("start_token") or "") if report.is_file() else ""
+
+
 def mean_log_probability(model, tokenizer, prompt: str, answer: str) -> tuple[float, bool]:
     """Mean log-probability of the answer's tokens after the prompt, and whether each is the most probable one."""
     n_prompt = len(tokenizer(prompt)["input_ids"])
@@ -29,20 +35,20 @@ def mean_log_probability(model, tokenizer, prompt: str, answer: str) -> tuple[fl
 @torch.no_grad()
 def scores(folder: str, records: list[dict]) -> dict[str, float]:
     """Edit, paraphrase and neighbourhood score and accuracy, × 100."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer, start = AutoTokenizer.from_pretrained(folder), start_token(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     sums = dict.fromkeys(("edit", "paraphrase", "neighborhood", "accuracy"), 0)
     for r in records:
-        new, said = mean_log_probability(model, tokenizer, r["prompt"], r["target_new"])
-        sums["edit"] += new > mean_log_probability(model, tokenizer, r["prompt"], r["ground_truth"])[0]
+        new, said = mean_log_probability(model, tokenizer, start + r["prompt"], r["target_new"])
+        sums["edit"] += new > mean_log_probability(model, tokenizer, start + r["prompt"], r["ground_truth"])[0]
         sums["accuracy"] += said
         new, true = (
-            mean_log_probability(model, tokenizer, r["rephrase_prompt"], r[name])[0]
+            mean_log_probability(model, tokenizer, start + r["rephrase_prompt"], r[name])[0]
             for name in ("target_new", "ground_truth")
         )
         sums["paraphrase"] += new > true
         new, true = (
-            mean_log_probability(model, tokenizer, r["locality_prompt"], r[name])[0]
+            mean_log_probability(model, tokenizer, start + r["locality_prompt"], r[name])[0]
             for name in ("target_new", "locality_ground_truth")
         )
         sums["neighborhood"] += true > new

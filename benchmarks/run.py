@@ -226,7 +226,7 @@ def update(lm: EditableModel | None, options: argparse.Namespace) -> dict[str, A
         dense_batch(A[:n, :n], warm[0], warm[1][:n], torch.zeros(d_model, n, device=device))
         for _ in range(n_batches):
             K, R = torch.randn(d_mlp, n, **normal), torch.randn(d_model, n, **normal)
-            update, took = timed(recursive_batch, preservation, R, K, W)
+            (update, preservation), took = timed(recursive_batch, preservation, R, K, W)
             seconds.append(took)
             A.addmm_(K, K.T)
         delta = update.delta()
@@ -244,12 +244,13 @@ def update(lm: EditableModel | None, options: argparse.Namespace) -> dict[str, A
     return found
 
 
-def recursive_batch(preservation: Preservation, R: torch.Tensor, K: torch.Tensor, W: torch.Tensor) -> LowRankUpdate:
+def recursive_batch(
+    preservation: Preservation, R: torch.Tensor, K: torch.Tensor, W: torch.Tensor
+) -> tuple[LowRankUpdate, Preservation]:
     """Δ of one batch is added to W, and the batch joins what is preserved."""
     low_rank = solve(R, K, preservation.times(K), 1.0)
-    preservation.absorb(low_rank.Y)
     low_rank.add_to(W)
-    return low_rank
+    return low_rank, preservation.absorbed(low_rank.Y).compact()
 
 
 def dense_batch(A: torch.Tensor, R: torch.Tensor, K: torch.Tensor, W: torch.Tensor) -> torch.Tensor:

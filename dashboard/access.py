@@ -101,5 +101,5 @@ def check_model(name: str) -> None:
 
 
 def _is_path(name: str) -> bool:
-    """Whether a name is of a folder rather than of the hub, where names are one or two words."""
-    return re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name) is None or os.path.lexists(name)
+    """Whether a name is of a folder rather than of the hub, where names are one or two words, and a revision."""
+    return re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(@\w[\w./+-]*)?", name) is None or os.path.lexists(name)

@@ -109,7 +109,8 @@ def choose_model(visitor: state.Visitor) -> None:
             key="model_name",
             accept_new_options=True,
             persist_state="session",
-            help="A name from the list, or type a folder that holds a transformers model, or a hub id.",
+            help="A name from the list, or type a folder that holds a transformers model, or a hub id: org/name, or "
+            "org/name@revision for one of its branches, tags or commits.",
         )
         st.selectbox(
             "Device",

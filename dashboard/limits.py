@@ -175,15 +175,18 @@ def check_fact(fact: Fact) -> None:
     Raises:
         InputError: naming what is too much.
     """
-    most, n_prompts = limits().visitors.prompts, len(fact.paraphrases) + len(fact.neighbours)
+    most = limits().visitors.prompts
+    n_prompts = len(fact.paraphrases) + len(fact.neighbours) + len(fact.portability)
     if n_prompts > most:
+        others = ", neighbours and portability questions" if fact.portability else " and neighbours"
         raise InputError(
-            f"The fact about {quoted(fact.subject)} has {n_prompts:,} paraphrases and neighbours; this server takes up "
+            f"The fact about {quoted(fact.subject)} has {n_prompts:,} paraphrases{others}; this server takes up "
             f"to {most:,}. Leave some out."
         )
     texts = [("subject", fact.subject), ("prompt", fact.text), ("target_new", fact.target_new)]
     texts += [("target_true", fact.target_true or ""), *(("A paraphrase", text) for text in fact.paraphrases)]
     texts += [("A neighbour", text) for one in fact.neighbours for text in (one.prompt, one.target)]
+    texts += [("A portability question", text) for one in fact.portability for text in (one.prompt, *one.answers)]
     for what, text in texts:
         check_text(what, text)
 

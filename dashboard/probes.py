@@ -48,9 +48,12 @@ class Readings:
         self._known: OrderedDict[tuple, Any] = OrderedDict()
         self._lock = threading.Lock()
 
-    def rate(self, pairs: Sequence[tuple[str, str]]) -> list[metrics.Answer]:
-        """`metrics.rate` of (prompt, answer) pairs, in one pass for those not asked before."""
-        return self._all([("rate", *pair) for pair in pairs], lambda lm, keys: metrics.rate(lm, [k[1:] for k in keys]))
+    def rate(self, pairs: Sequence[tuple[str, str] | metrics.Question], bare: bool = False) -> list[metrics.Answer]:
+        """`metrics.rate` of prompts and answers, in one pass for those not asked before."""
+        return self._all(
+            [("bare" if bare else "rate", *pair) for pair in pairs],
+            lambda lm, keys: metrics.rate(lm, [k[1:] for k in keys], bare),
+        )
 
     def next_tokens(self, prompt: str) -> list[tuple[str, float]]:
         """The most probable next tokens with their probabilities."""
@@ -114,8 +117,9 @@ def observe(fact: Fact, before: Readings, after: Readings, *, is_edited: bool, f
     """
     asked = prompts_of(fact, free)
     pairs = [(prompt, answer) for _, prompt, true in asked for answer in (fact.target_new, true) if answer is not None]
-    was = dict(zip(pairs, before.rate(pairs), strict=True))
-    now = dict(zip(pairs, after.rate(pairs), strict=True)) if after is not before else was
+    questions = [metrics.Question(*pair, fact.join) for pair in pairs]
+    was = dict(zip(pairs, before.rate(questions), strict=True))
+    now = dict(zip(pairs, after.rate(questions), strict=True)) if after is not before else was
     rows = []
     for kind, prompt, true in asked:
         new_was, new_now = was[prompt, fact.target_new], now[prompt, fact.target_new]

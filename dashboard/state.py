@@ -22,9 +22,9 @@ from dashboard import device_queue, limits
 from dashboard.charts.text import percent
 from dashboard.device_queue import DeviceQueue, Place
 from dashboard.probes import Readings
-from encore_core.editor import BatchReport, EditProgress, EditSession, batched, settings_of
+from encore_core.editor import BatchReport, EditProgress, EditSession, settings_of
 from encore_core.errors import InputError
-from encore_core.facts import Fact, check_batch, read_facts
+from encore_core.facts import Fact, check_batches, read_facts
 from encore_core.methods import SETTABLE, Settings
 from encore_core.models import EditableModel, load_model
 
@@ -32,8 +32,9 @@ log = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_METHOD = "ENCORE"
-EXPECTED_PARTS = 5
-"""Of getting a model ready: unpacking and loading it, its statistics, prefixes, and the check of the fast pass."""
+EXPECTED_PARTS = 6
+"""Of getting a model ready: unpacking, loading and looking through it, its statistics, prefixes, and the check of the
+fast pass."""
 
 KEPT_MODELS = 2
 """Loaded models that the server keeps for the next visitor, beside those in use."""
@@ -81,9 +82,11 @@ class Loading:
 
     def _tell(self, what: str, share: float) -> None:
         """What is being done, and a bar that never goes back, whatever the parts of it say of themselves."""
-        if what != self.what:
+        # Behind a colon stands how far a part is.
+        if what.partition(":")[0] != self.what.partition(":")[0]:
             self._parts += 1
-            self.what, self._from = what, self.share
+            self._from = self.share
+        self.what = what
         left = 1.0 - self._from
         self.share = max(self.share, self._from + left * share / max(2, EXPECTED_PARTS - self._parts))
 
@@ -280,14 +283,7 @@ class Visitor:
         if self.job is not None:
             raise InputError("Your edits before these are still being applied; wait for them, or stop them.")
         limits.check_edits(facts, batch_size, self.session.n_edits)
-        batches, notices = [], []
-        for number, batch in enumerate(batched(facts, batch_size), start=1):
-            try:
-                kept, dropped = check_batch(batch)
-            except InputError as error:
-                raise InputError(f"Batch {number}: {error}") from error
-            batches.append(kept)
-            notices += dropped
+        batches, notices = check_batches(facts, batch_size)
         self.message, self.left_line = None, False
         self.job = Job(batches, known, notices=notices)
 

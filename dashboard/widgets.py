@@ -41,6 +41,11 @@ def problem(error: InputError | str) -> None:
     notice(Message("error", str(error)))
 
 
+def remark(text: str) -> None:
+    """A quiet line beside what it is about; nothing in it is read as markdown or markup."""
+    st.html(rich('<p class="es-aside" dir="auto">{text}</p>', text=text))
+
+
 def notice(message: Message | None) -> None:
     """A line for the visitor, in place; nothing in it is read as markdown or markup."""
     if message is None:
@@ -78,7 +83,7 @@ def status_strip(visitor: Visitor) -> None:
     st.html(
         rich(
             '<dl class="es-status" aria-label="State of the model">'
-            "<div><dt>Model</dt><dd>{model} <small>{n_layers} layers · {device} · {dtype}</small></dd></div>"
+            "<div><dt>Model</dt><dd>{model} <small>{n_layers} layers · {device} · {dtype}{start}</small></dd></div>"
             '<div><dt>Edits on it</dt><dd><span data-testid="n-edits">{n_edits}</span> '
             "<small>{detail}</small></dd></div>"
             "<div><dt>Method</dt><dd>{method}</dd></div>"
@@ -88,6 +93,7 @@ def status_strip(visitor: Visitor) -> None:
             n_layers=lm.n_layers,
             device=lm.device.type,
             dtype=dtype,
+            start=f" · {lm.start_text} in front" if lm.start_text else "",
             n_edits=n_edits,
             detail=detail,
             method=settings.method,

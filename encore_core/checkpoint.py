@@ -7,39 +7,48 @@ anything else in a folder that does not belong together.
 from __future__ import annotations
 
 import json
-import logging
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 import transformers
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from encore_core.catalogue import TOKENIZER_FILES
-from encore_core.errors import InputError, quoted
-from encore_core.families import check_type
+from encore_core.building import BUILDING
+from encore_core.catalogue import TOKENIZER_FILES, Progress
+from encore_core.errors import InputError, first_line, quoted
+from encore_core.families import check_type, text_config
+from encore_core.hub import chain_of
+from encore_core.weight_files import (
+    INDEX_FILE,
+    WEIGHTS_FILE,
+    check_numbers,
+    is_lfs_pointer,
+    lfs_pointer,
+    some_of,
+    stored_weights,
+)
 
-log = logging.getLogger(__name__)
+NO_ADAPTER = "no adapter is asked for"
+"""A folder that no model has. Where peft is installed, transformers looks for an adapter beside the weights and puts it
+on; it has no other way of being told not to."""
 
-INDEX_FILE = "model.safetensors.index.json"
 
-
-def read_config(name: str, source: str):
+def read_config(name: str, source: str | os.PathLike):
     """The configuration of a decoder.
 
     Args:
         name: how messages call the model.
-        source: folder or hub id.
+        source: its folder.
 
     Raises:
         InputError: when it cannot be read, is of a type that nobody knows or that is no decoder, or describes quantised
             weights.
     """
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(os.fspath(source), trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds; each means that this source cannot be used
         raise _unreadable(name, source, "configuration", error) from error
     check_type(config, name)
@@ -53,30 +62,44 @@ def read_config(name: str, source: str):
     return config
 
 
-def read_weights(name: str, source: str, dtype: torch.dtype, device_map=None, max_memory=None) -> nn.Module:
-    """The model with all of its weights, and no others.
+def read_weights(
+    name: str,
+    source: str | os.PathLike,
+    dtype: torch.dtype,
+    device_map=None,
+    max_memory=None,
+    tell: Progress | None = None,
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """The model with all of its weights, and no others, each of them finite.
 
     Args:
         name, source: as for `read_config`.
-        dtype: of the weights in memory.
+        dtype: of the weights in memory. In the format of the files they are mapped from there, and no memory is taken.
         device_map, max_memory: as transformers takes them; on the CPU by default.
+        tell: told how far this is.
+
+    Returns:
+        the model, and what one should know about its files, one line each.
 
     Raises:
-        InputError: when the files are missing, damaged or locked, or do not hold every weight in its shape.
+        InputError: when the files are missing, damaged or locked, do not hold every weight in its shape, or hold
+            quantised weights or such as are no numbers.
     """
-    if Path(source).is_dir():
-        _check_files(name, Path(source))
+    folder = Path(source)
+    stored = stored_weights(name, folder)
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
-            source,
-            dtype=dtype,
-            trust_remote_code=False,
-            use_safetensors=True,
-            device_map=device_map,
-            max_memory=max_memory,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are told below, by name
-        )
+        with BUILDING:
+            model, found = AutoModelForCausalLM.from_pretrained(
+                os.fspath(source),
+                dtype=dtype,
+                trust_remote_code=False,
+                use_safetensors=True,
+                device_map=device_map,
+                max_memory=max_memory,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are told below, by name
+                adapter_kwargs={"subfolder": NO_ADAPTER},
+            )
     except Exception as error:
         raise _unreadable(name, source, "weights", error) from error
     if found["mismatched_keys"]:
@@ -87,74 +110,80 @@ def read_weights(name: str, source: str, dtype: torch.dtype, device_map=None, ma
         )
     if found["missing_keys"]:
         raise InputError(
-            f"Model {quoted(name)}: {_some(found['missing_keys'])} not in the files, and random numbers would stand "
+            f"Model {quoted(name)}: {some_of(found['missing_keys'])} not in the files, and random numbers would stand "
             "there; save the whole model again."
         )
+    check_numbers(name, model, stored, tell or (lambda what, share: None))
+    notes = _notes(model, folder)
     if found["unexpected_keys"]:
-        log.warning("Model %s: %s in the files and not used.", name, _some(found["unexpected_keys"]))
-    return model
+        notes.append(f"{some_of(found['unexpected_keys'])} in the files and not used.")
+    return model, tuple(notes)
 
 
-def read_tokenizer(name: str, source: str):
+def _notes(model: nn.Module, folder: Path) -> list[str]:
+    """What lies in a folder and is not used, or not as it says."""
+    notes = []
+    adapters = [file.name for file in sorted(folder.glob("adapter_*")) if file.suffix in (".safetensors", ".bin")]
+    if adapters or (folder / "adapter_config.json").is_file():
+        notes.append(
+            f"An adapter lies beside the weights ({(adapters or ['adapter_config.json'])[0]}) and is not applied; to "
+            "edit the model with it, merge it first (peft's merge_and_unload) and save that."
+        )
+    if (folder / WEIGHTS_FILE).is_file() and (folder / INDEX_FILE).is_file():
+        notes.append(f"The weights are those of {WEIGHTS_FILE}; the files that {INDEX_FILE} names are not read.")
+    broken = _broken_json(folder / "generation_config.json")
+    if broken:
+        notes.append(f"generation_config.json is not used, because it cannot be read ({broken}).")
+    output, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    tied = getattr(text_config(model.config), "tie_word_embeddings", False) and output is not None
+    # Weights that are kept elsewhere (see `placement`) are told apart by nothing.
+    if tied and output.weight is not embedding.weight and output.weight.device.type != "meta":
+        notes.append(
+            "config.json ties the output weights to the embedding, but the files hold two that differ; both are used "
+            "as they are."
+        )
+    return notes
+
+
+def _broken_json(file: Path) -> str | None:
+    """Why a file is no JSON object; None where it is one, or there is none."""
+    try:
+        return None if isinstance(json.loads(file.read_text(encoding="utf-8")), dict) else "it is no JSON object"
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        return first_line(error)
+
+
+def read_tokenizer(name: str, source: str | os.PathLike):
     """The model's tokenizer.
 
     Raises:
         InputError: when it is missing or cannot be read.
     """
+    pointers = [
+        file for file in TOKENIZER_FILES if (Path(source) / file).is_file() and is_lfs_pointer(Path(source) / file)
+    ]
+    if pointers:
+        raise lfs_pointer(name, pointers[0])
     try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(os.fspath(source), trust_remote_code=False)
     except Exception as error:
         raise _unreadable(name, source, "tokenizer", error) from error
 
 
-def _check_files(name: str, folder: Path) -> None:
-    """Look at a folder's weight files without reading weights: are all there and whole?"""
-    files = {file.name for file in folder.glob("*.safetensors")}
-    if (folder / INDEX_FILE).is_file():
-        try:
-            shards = set(json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise InputError(
-                f"Model {quoted(name)}: {INDEX_FILE} cannot be read ({first_line(error)}); copy the folder again."
-            ) from error
-        if shards - files:
-            raise InputError(
-                f"Model {quoted(name)}: {_some(shards - files)} missing in {folder}, of {len(shards)} files with "
-                "weights; copy the folder again."
-            )
-        files = shards
-    for file in sorted(files):
-        try:
-            with safe_open(folder / file, framework="pt") as content:
-                content.keys()
-        except (SafetensorError, OSError) as error:
-            raise InputError(
-                f"Model {quoted(name)}: the file {file} is damaged ({first_line(error)}); copy it again."
-            ) from error
-
-
-def _unreadable(name: str, source: str, what: str, error: Exception) -> InputError:
+def _unreadable(name: str, source: str | os.PathLike, what: str, error: Exception) -> InputError:
     """Why a source cannot be used, from whatever its reader raised."""
-    chain = list(_chain(error))
+    chain = chain_of(error)
     text = " ".join(str(link) for link in chain)
     model = f"Model {quoted(name)}"
-    if any(isinstance(link, GatedRepoError) for link in chain) or "gated repo" in text:
-        return InputError(
-            f"{model} is gated: ask for access on https://huggingface.co/{source}, then run: hf auth login"
-        )
-    if any(isinstance(link, RepositoryNotFoundError) for link in chain):
-        return InputError(
-            f"{model}: the hub has no {source}, or it is private; look at the name, or run: hf auth login"
-        )
-    for link in chain:
-        if isinstance(link, LocalEntryNotFoundError | HfHubHTTPError):
-            return InputError(f"{model}: the {what} of {source} cannot be fetched from the hub: {first_line(link)}")
-    if "trust_remote_code" in text:
+    unknown_type = "does not recognize this architecture" in text or "Unrecognized model" in text
+    if "trust_remote_code" in text or (unknown_type and _names_code(Path(source) / "config.json")):
         return InputError(
             f"{model} needs Python code of its own ({source}), which is never run; use a model of a family that "
             "transformers knows."
         )
-    if "does not recognize this architecture" in text or "Unrecognized model" in text:
+    if unknown_type:
         return InputError(
             f"{model} is of a type that transformers {transformers.__version__} does not know, or its config.json has "
             f"no model_type ({source})."
@@ -166,26 +195,17 @@ def _unreadable(name: str, source: str, what: str, error: Exception) -> InputErr
             f"{model}: the tokenizer in {source} cannot be read ({first_line(error)}); it needs one of "
             f"{', '.join(TOKENIZER_FILES)}."
         )
-    return InputError(f"{model}: the {what} in {source} cannot be read: {first_line(error)}")
+    # What is wrong with a field of a configuration stands on the lines below.
+    reason = " ".join(str(error).split())[:200] if what == "configuration" else first_line(error)
+    return InputError(f"{model}: the {what} in {source} cannot be read: {reason}")
 
 
-def _chain(error: BaseException | None) -> Iterable[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def first_line(error: Exception) -> str:
-    """An error's message, cut to one line."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]
-
-
-def _some(names: Iterable[str]) -> str:
-    """ "a is", "a and b are", "a, b and 3 more are" — enough to know where to look."""
-    names = sorted(names)
-    shown = names if len(names) <= 2 else [f"{names[0]}, {names[1]}", f"{len(names) - 2} more"]
-    return f"{' and '.join(shown)} {'is' if len(names) == 1 else 'are'}"
+def _names_code(config: Path) -> bool:
+    """Whether a configuration says which Python files a model is made of."""
+    try:
+        return "auto_map" in json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _shape(size: Iterable[int]) -> str:

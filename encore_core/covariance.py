@@ -23,6 +23,7 @@ from encore_core.models import EditableModel, Progress
 from encore_core.prompts import pad
 from encore_core.statistics import files
 from encore_core.storage import replacing
+from encore_core.tokens import tokens_of
 from encore_core.tracing import captured_input, run
 
 log = logging.getLogger(__name__)
@@ -69,12 +70,12 @@ def second_moments(
     used = used or files_used(lm, layers, n_tokens, text)
     found = {layer: moment for layer in layers if (moment := files.load(used[layer], lm.d_mlp)) is not None}
     missing = [layer for layer in layers if layer not in found]
-    files.note_model(lm.fingerprint, lm.name)
+    files.note_model(lm.texts_key, lm.name)
     if not missing:
         return found
     content = read_text(text or SAMPLED_TEXT)
     for layer in missing:
-        if used[layer] != files.file_of(lm.fingerprint, layer, digest_of(content), n_tokens):
+        if used[layer] != files.file_of(lm.texts_key, layer, digest_of(content), n_tokens):
             raise InputError(
                 f"The key statistics chosen for layer {layer}, {used[layer]}, cannot be read; gather or import them "
                 f'again with encore statistics, or give "{BUNDLED}" as statistics.'
@@ -92,9 +93,9 @@ def files_used(lm: EditableModel, layers: Sequence[int], n_tokens: int, text: Pa
     Raises:
         InputError: when the text cannot be read.
     """
-    default = files.chosen(lm.fingerprint) if text is None else {}
+    default = files.chosen(lm.texts_key) if text is None else {}
     digest = "" if all(layer in default for layer in layers) else digest_of(read_text(text or SAMPLED_TEXT))
-    return {layer: default.get(layer) or files.file_of(lm.fingerprint, layer, digest, n_tokens) for layer in layers}
+    return {layer: default.get(layer) or files.file_of(lm.texts_key, layer, digest, n_tokens) for layer in layers}
 
 
 def text_named(name: str | Path | None) -> Path | None:
@@ -112,7 +113,7 @@ def described(lm: EditableModel, used: Mapping[int, Path], text: Path | None = N
         used: as `files_used` gives them.
         text: as given to it.
     """
-    known = {one.file: one for one in files.stored(lm.fingerprint)}
+    known = {one.file: one for one in files.stored(lm.texts_key)}
     said: dict[str, list[int]] = {}
     for layer, file in used.items():
         words = summary(known[file]) if file in known else f"{source_of(text)}, gathered at the first edit"
@@ -179,17 +180,22 @@ def collect(
 
 
 def windows_of(lm: EditableModel, text: str, n_tokens: int) -> list[list[int]]:
-    """The text as token sequences, in its order: its passages, long ones in pieces, `n_tokens` in all at most."""
+    """The text as token sequences, in its order: its passages, long ones in pieces, `n_tokens` in all at most.
+
+    Each begins with what stands in front of every text (BOS or start token), because each is run on its own.
+    """
     length = min(WINDOW, lm.max_length)
     windows: list[list[int]] = []
     total = 0
     for passage in text.split("\n\n"):
         if total >= n_tokens:
             break
-        ids = lm.tokenizer(passage.strip(), verbose=False)["input_ids"]
-        for start in range(0, len(ids), length):
-            window = ids[start : start + length][: n_tokens - total]
-            if window:
+        (found,) = tokens_of(lm, [passage.strip()])
+        front, ids = list(found.ids[: found.n_added]), found.ids[found.n_added :]
+        step = length - len(front)
+        for start in range(0, len(ids), step):
+            window = [*front, *ids[start : start + step]][: n_tokens - total]
+            if len(window) > len(front):
                 windows.append(window)
                 total += len(window)
     return windows

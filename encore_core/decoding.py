@@ -11,39 +11,10 @@ those are held once, however many rows there are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import torch
 
 from encore_core.models import EditableModel
 from encore_core.tracing import Prefix, PrefixLayer, run
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """A text as tokens, with what the tokenizer puts in front and without what it puts behind.
-
-    Attributes:
-        ids: token ids.
-        n_added: how many of them, at the start, are not of the text (BOS).
-    """
-
-    ids: tuple[int, ...]
-    n_added: int
-
-
-def tokens_of(lm: EditableModel, texts: Sequence[str]) -> list[Tokens]:
-    """Texts as tokens, whatever their length; see `prompts.encode` for prompts that must fit."""
-    if not texts:
-        return []
-    encoding = lm.tokenizer(list(texts), return_special_tokens_mask=True, padding=False, verbose=False)
-    found = []
-    for ids, added in zip(encoding["input_ids"], encoding["special_tokens_mask"], strict=True):
-        own = [position for position, special in enumerate(added) if not special]
-        start, stop = (own[0], own[-1] + 1) if own else (len(ids), len(ids))
-        found.append(Tokens(tuple(ids[:stop]), start))
-    return found
 
 
 def end_tokens(lm: EditableModel) -> set[int]:

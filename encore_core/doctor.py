@@ -1,7 +1,7 @@
 """What this installation can do: packages, devices, memory, disk, the hub, and whether a model can be edited.
 
 report = examine()
-check = check_model("gpt2-xl")         # from its configuration alone: no weight is read
+check = check_model("gpt2-xl")         # from its files: nothing is loaded, and nothing fetched but its configuration
 print(report.problems, check.problems)
 """
 
@@ -11,7 +11,6 @@ import importlib.util
 import platform
 import re
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -21,11 +20,14 @@ from typing import Any
 import psutil
 import torch
 
-from encore_core.catalogue import CATALOGUE, find_source, hub_reachable, is_ready
+from encore_core.catalogue import CATALOGUE, Progress, Source, find_source, is_ready
 from encore_core.checkpoint import read_config
 from encore_core.covariance import SAMPLED_TEXT, digest_of, read_text
+from encore_core.errors import InputError
 from encore_core.families import FAMILIES, text_config
-from encore_core.memory import MemoryEstimate, Sizes, estimate_of, gigabytes
+from encore_core.hub import hub_trouble
+from encore_core.inspection import Inspection, inspect_files
+from encore_core.memory import MemoryEstimate, Sizes, estimate_of, gigabytes, least_needed, shortage
 from encore_core.methods import Settings, find_model_row, settings_for
 from encore_core.placement import (
     BALANCED,
@@ -36,6 +38,7 @@ from encore_core.placement import (
     room_for_weights,
     total_memory,
 )
+from encore_core.speed import rough_seconds
 from encore_core.statistics import files
 from encore_core.statistics.gathering import USUAL
 from encore_core.storage import data_folder
@@ -45,8 +48,6 @@ from encore_core.version import __version__
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements.txt"
 LEAST_DISK = 1_000_000_000
 EMBEDDED = next(entry for entry in CATALOGUE.values() if entry.embedded)
-EFFICIENCY = 0.6
-"""Share of the speed of a bare matrix product that running text reaches, about."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Report:
         embedded: whether the embedded model's package is installed; `unpacked` whether it has been unpacked.
         devices: the best one first.
         folder: the data folder; `disk_free` bytes on its disk, `holds` bytes by what is in it.
-        hub: whether the hub can be reached.
+        hub: whether the hub answers.
         problems: what is wrong, one line each.
         notes: what may be as wanted.
     """
@@ -124,7 +125,7 @@ def examine() -> Report:
     """
     packages = tuple(_packages())
     folder = data_folder()
-    disk, hub = shutil.disk_usage(folder).free, hub_reachable()
+    disk, trouble = shutil.disk_usage(folder).free, hub_trouble()
     embedded, unpacked = _embedded_installed(), is_ready(EMBEDDED.name)
     problems = [one.problem for one in packages if one.problem]
     if not embedded and not unpacked:
@@ -136,10 +137,9 @@ def examine() -> Report:
     problem = _not_writable(folder)
     problems += [problem] if problem else []
     notes = []
-    if not hub:
-        notes.append(
-            "The hub cannot be reached: only the embedded model, folders and what is in its cache can be used."
-        )
+    if trouble:
+        reason = trouble.reason[0].upper() + trouble.reason[1:]
+        notes.append(f"{reason}: only the embedded model, folders and what is in the hub's cache can be used.")
     if not torch.cuda.is_available() and not torch.backends.mps.is_available():
         notes.append("There is no GPU that torch can use; models of billions of parameters take very long.")
     return Report(
@@ -153,7 +153,7 @@ def examine() -> Report:
         folder=str(folder),
         disk_free=disk,
         holds=_holds(folder),
-        hub=hub,
+        hub=trouble is None,
         problems=tuple(problems),
         notes=tuple(notes),
     )
@@ -282,17 +282,24 @@ class ModelCheck:
         }
 
 
-def check_model(name: str, device: str | None = None, dtype: str | None = None) -> ModelCheck:
-    """Look at a model from its configuration. The embedded one is unpacked if it never was.
+def check_model(
+    name: str, device: str | None = None, dtype: str | None = None, progress: Progress | None = None
+) -> ModelCheck:
+    """Look at a model: its configuration, and its files as far as they are on this machine (see `inspection`).
+
+    The embedded one is unpacked if it never was. Of a model that does not fit into memory, which is one of `problems`,
+    no more than the configuration is read.
 
     Args:
         name, device, dtype: as for `models.load_model`.
+        progress: told how far reading its weights is.
 
     Raises:
-        InputError: for a model that cannot be found, or of a kind that cannot be edited, with the reason.
+        InputError: as `models.load_model`, with the same message, for everything but too little memory.
     """
     place, number_format = choose_device(device), choose_dtype(dtype)
-    config = read_config(name, find_source(name, lambda what, share: None))
+    source = find_source(name, lambda what, share: None)
+    config = read_config(name, source)
     sizes = Sizes.of_config(config, name)
     n_vocab = text_config(config).vocab_size
     shape = {
@@ -301,14 +308,20 @@ def check_model(name: str, device: str | None = None, dtype: str | None = None) 
     # The row of a tuned model is marked so where its weights are known to be others.
     settings = settings_for("ENCORE", **shape, fingerprint=files.fingerprint_of(name))
     memory = estimate_of(sizes, number_format, settings, device_type=place.type)
-    free = free_memory(place) if device != BALANCED else sum(room_for_weights(memory.editing).values())
+    least = least_needed(config, sizes, number_format, place.type)
+    free = free_memory(place) if device != BALANCED else sum(room_for_weights(least.editing).values())
+    where = BALANCED if device == BALANCED else str(place)
+    short = shortage(name, least, free, number_format, where)
+    found = inspect_files(name, source, sizes, number_format, progress) if short is None else Inspection(None, ())
+    if found.refusal is not None:
+        raise InputError(found.refusal)
     family = FAMILIES.get(config.model_type)
     tokens = max(settings.statistics_tokens, USUAL * sizes.d_mlp)
     return ModelCheck(
         name=name,
         family=family.models if family else config.model_type,
         known=family is not None,
-        device=BALANCED if device == BALANCED else str(place),
+        device=where,
         dtype=str(number_format).removeprefix("torch."),
         d_mlp=sizes.d_mlp,
         n_weights=sizes.n_weights,
@@ -318,10 +331,10 @@ def check_model(name: str, device: str | None = None, dtype: str | None = None) 
         source=_source(settings, shape),
         statistics=_statistics_of(name, settings),
         statistics_tokens=tokens,
-        statistics_seconds=_rough_seconds(sizes, settings.layers, tokens, number_format, place),
+        statistics_seconds=rough_seconds(sizes, settings.layers, tokens, number_format, place),
         statistics_bytes=len(settings.layers) * sizes.d_mlp**2 * 4,
-        problems=tuple(_shortages(memory, free, place, number_format)),
-        notes=tuple(_notes(memory, free, settings, family is not None)),
+        problems=(*([short] if short is not None else []), *_not_to_be_had(source)),
+        notes=(*found.notes, *_notes(memory, free, settings, family is not None), *_to_fetch(source)),
         **shape,
     )
 
@@ -336,8 +349,8 @@ def _source(settings: Settings, shape: Mapping[str, Any]) -> str:
 
 
 def _statistics_of(name: str, settings: Settings) -> tuple[LayerStatistics, ...]:
-    fingerprint = files.fingerprint_of(name)
-    there = files.stored(fingerprint) if fingerprint else []
+    key = files.key_of(name)
+    there = files.stored(key) if key else []
     bundled = digest_of(read_text(SAMPLED_TEXT))
     rows = []
     for layer in settings.layers:
@@ -349,13 +362,20 @@ def _statistics_of(name: str, settings: Settings) -> tuple[LayerStatistics, ...]
     return tuple(rows)
 
 
-def _shortages(memory: MemoryEstimate, free: int, device: torch.device, dtype: torch.dtype) -> list[str]:
-    if memory.weights > free:
-        return [
-            f"Its weights need {gigabytes(memory.weights)} on {device}, which has {gigabytes(free)} free; choose "
-            f"{'bfloat16, ' if dtype == torch.float32 else ''}a smaller model or another device."
-        ]
+def _not_to_be_had(source: Source) -> list[str]:
+    """Why the weights of a model of the hub cannot be fetched here."""
+    try:
+        if source.hub is not None:
+            source.hub.check_fetching()
+    except InputError as error:
+        return [str(error)]
     return []
+
+
+def _to_fetch(source: Source) -> list[str]:
+    if source.hub is None or not source.hub.to_fetch:
+        return []
+    return [f"Its weights will be fetched from the hub when it is used first: {gigabytes(source.hub.to_fetch)}."]
 
 
 def _notes(memory: MemoryEstimate, free: int, settings: Settings, known: bool) -> list[str]:
@@ -372,31 +392,7 @@ def _notes(memory: MemoryEstimate, free: int, settings: Settings, known: bool) -
         )
     if not known:
         notes.append(
-            "Its family has no row; its parts were found from its structure, and are checked when it is loaded."
+            "Its family has no row: its parts were found from its structure, and by running it where its weights are "
+            "on this machine."
         )
     return notes
-
-
-def _rough_seconds(
-    sizes: Sizes, layers: tuple[int, ...], tokens: int, dtype: torch.dtype, device: torch.device
-) -> float:
-    """How long gathering would take, from the operations it needs and the speed of one matrix product."""
-    in_blocks = sizes.n_weights - sizes.n_vocab * sizes.d_model
-    per_token = 2 * in_blocks * (max(layers) + 1) / sizes.n_layers
-    keys = 2 * len(layers) * sizes.d_mlp**2
-    return tokens * (per_token / _speed(dtype, device) + keys / _speed(torch.float32, device)) / EFFICIENCY
-
-
-def _speed(dtype: torch.dtype, device: torch.device) -> float:
-    """Operations a second of a matrix product."""
-    n = 512 if device.type == "cpu" else 4096
-    A = torch.ones(n, n, dtype=dtype, device=device)
-
-    def once() -> float:
-        began = time.perf_counter()
-        # Reading a number waits for the device.
-        float((A @ A)[0, 0])
-        return time.perf_counter() - began
-
-    once()
-    return 2 * n**3 / min(once() for _ in range(3))

@@ -29,10 +29,11 @@ from typing import Any
 
 import torch
 
-from encore_core.decoding import GrowingPrefix, end_tokens, tokens_of
+from encore_core.decoding import GrowingPrefix, end_tokens
 from encore_core.errors import InputError, quoted
 from encore_core.models import EditableModel, Progress
 from encore_core.prompts import batches_by_length, encode, joined, pad
+from encore_core.tokens import tokens_of
 from encore_core.tracing import Prefix, record_prefix
 
 POOL = 10

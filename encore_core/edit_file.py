@@ -22,9 +22,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from encore_core.edit_values import SERIES, VERSION, check_values, fact_of
+from encore_core.edit_values import PROBABILITIES, SERIES, VERSION, check_values, fact_of
 from encore_core.editor import AppliedBatch, BatchReport, EditedFact, EditSession
-from encore_core.errors import InputError, quoted, reason
+from encore_core.errors import InputError, first_line, quoted
 from encore_core.facts import Fact
 from encore_core.methods import SETTABLE
 from encore_core.models import EditableModel
@@ -46,8 +46,8 @@ class EditFile:
     """What is in an edit file, checked.
 
     Attributes:
-        values: the metadata, plain JSON values: model, base_fingerprint, shape, dtype, method, settings, seed,
-            prefixes, n_edits, norms, versions, form, batches or facts.
+        values: the metadata, plain JSON values: model, base_fingerprint, start_token, shape, dtype, method, settings,
+            seed, prefixes, n_edits, norms, versions, form, batches or facts.
         tensors: by name, on the CPU.
     """
 
@@ -97,6 +97,16 @@ class EditFile:
                 f"{quoted(lm.name)} has {lm.fingerprint}, so its weights are others; give the model, unedited, that "
                 "they were made on."
             )
+
+    def other_start(self, lm: EditableModel) -> str | None:
+        """A line for people when a model begins its texts otherwise than the edits were made with; None when alike."""
+        made, reads = self.values.get("start_token"), lm.start_text
+        if made == reads:
+            return None
+        return (
+            f"The edits were made with {_front(made)} in front of every text, and {lm.name} is loaded with "
+            f"{_front(reads)}: the probabilities kept in the file are not what it gives now."
+        )
 
     def matrices_on(self, lm: EditableModel) -> dict[int, torch.Tensor]:
         """The edited matrices, per layer as the family stores them, for a model that `check_model` takes.
@@ -166,8 +176,9 @@ class EditFile:
                 series = {name: tuple(map(float, item[name])) for name in SERIES}
                 target = Target(z[:, column].clone(), h[:, column].clone(), item["steps"], item["stopped"], **series)
                 column += 1
-            before, after = (None if item.get(name) is None else float(item[name]) for name in ("before", "after"))
-            edited.append(EditedFact(fact_of(item.get("fact")), target, before, after))
+            values = (item.get(name) for name in PROBABILITIES)
+            before, after, bare = (None if value is None else float(value) for value in values)
+            edited.append(EditedFact(fact_of(item.get("fact")), target, before, after, bare))
         device = torch.device("cpu") if lm.device.type == "mps" else lm.device
         updates = {
             layer: LowRankUpdate(
@@ -285,7 +296,7 @@ def read_edit_file(path: Path, most_bytes: int | None = None) -> EditFile:
     except (SafetensorError, ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"The edit file {path.name} is damaged or no edit file ({reason(error)}).") from error
+        raise InputError(f"The edit file {path.name} is damaged or no edit file ({first_line(error)}).") from error
     check_values(values)
     return _checked(EditFile(values, tensors))
 
@@ -321,6 +332,7 @@ def _head(lm: EditableModel, norms: Mapping[int, tuple[float, float]]) -> dict[s
         "version": VERSION,
         "model": lm.name,
         "base_fingerprint": lm.fingerprint,
+        "start_token": lm.start_text,
         "shape": {"d_model": lm.d_model, "d_mlp": lm.d_mlp, "n_layers": lm.n_layers},
         "dtype": str(lm.dtype).removeprefix("torch."),
         "norms": {str(layer): {"original": before, "edited": after} for layer, (before, after) in norms.items()},
@@ -340,6 +352,8 @@ def _row(batch: AppliedBatch) -> dict[str, Any]:
     edited = []
     for item in batch.report.edited:
         row = {"fact": item.fact.to_dict(), "before": item.probability_before, "after": item.probability_after}
+        if item.probability_bare is not None:
+            row["bare"] = item.probability_bare
         if item.target:
             row |= {"steps": item.steps, "stopped": item.stopped}
             row |= {name: list(getattr(item.target, name)) for name in SERIES}
@@ -351,6 +365,10 @@ def _row(batch: AppliedBatch) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
+
+
+def _front(token: str | None) -> str:
+    return "nothing" if token is None else f"the start token {quoted(token)}"
 
 
 def _shape(shape: Mapping[str, Any]) -> str:

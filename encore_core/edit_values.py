@@ -20,6 +20,9 @@ SHAPE = ("d_model", "d_mlp", "n_layers")
 SERIES = ("loss", "nll", "kl", "decay", "probability")
 """Figures of the search for a target, one a step."""
 
+PROBABILITIES = ("before", "after", "bare")
+"""Of the new answer, in this order; any of them may be missing."""
+
 MOST_PROBABILITY = 1.001
 """Logarithms of probabilities are rounded, and may be a little above 0."""
 
@@ -44,6 +47,8 @@ def check_values(values: Any) -> None:
     for name in ("dtype", "base_fingerprint"):  # these stand in messages as they are
         if not re.fullmatch(r"[0-9a-z_]{1,64}", _text(name, values.get(name))):
             raise _wrong(name, values[name], "a word of small letters and digits")
+    if values.get("start_token") is not None:
+        _text("start_token", values["start_token"])
     shape = _object("shape", values.get("shape"))
     if tuple(sorted(shape)) != tuple(sorted(SHAPE)):
         raise _wrong("shape", shape, f"an object of {', '.join(SHAPE)}")
@@ -85,7 +90,7 @@ def _check_batch(where: str, batch: Mapping[str, Any], norms: Mapping[str, Any])
     for number, item in enumerate(_some(f"{where} edited", batch.get("edited")), start=1):
         here = f"{where} fact {number}"
         item = _object(here, item)
-        for name in ("before", "after"):
+        for name in PROBABILITIES:
             if item.get(name) is not None:
                 _number(f"{here} {name}", item[name], 0, MOST_PROBABILITY)
         if "steps" in item:

@@ -1,13 +1,9 @@
 """Edit sessions: apply batches of facts, undo them, start over; the base weights stay pristine.
 
-A batch goes facts → targets (`targets`) → keys (`keys`) → update (`update_rule`) → edited matrices. The session owns
-its edited matrices and puts them into the shared model only while it runs it, under the model's lock; a batch that
-fails in the middle leaves the session as it was before.
-
-The sum W₀ + Δ₁ + Δ₂ + … is kept in float32 at least and rounded to the model's dtype only to be run: in bfloat16
-itself the part of every Δ below half a unit in the last place would be lost, batch after batch. Where memory is short a
-session remembers its batches as thin factors alone (see `LowRankUpdate`) and adds them up when its model is run. The
-same products are summed in the same order, so which of the two it does cannot be seen in any bit.
+A batch goes facts → targets (`targets`) → keys (`keys`) → update (`update_rule`) → edited matrices
+(`edited_matrices`). The session owns its edited matrices and puts them into the shared model only while it runs it,
+under the model's lock. A batch writes to a draft. What a session holds is one `_Contents`, which nobody changes: a
+batch that went well puts another in its place, so one that failed anywhere, for whatever reason, has changed nothing.
 """
 
 from __future__ import annotations
@@ -22,15 +18,18 @@ from typing import Any, Literal
 
 import torch
 
+from encore_core.autograd import gradients
 from encore_core.covariance import described, files_used, second_moments
+from encore_core.edited_matrices import EditedMatrices, Sums, exact_dtype
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact, check_batch
+from encore_core.joining import joined
 from encore_core.keys import KeyReader
 from encore_core.methods import MARKS, Settings, settings_for
-from encore_core.metrics import rate
+from encore_core.metrics import questions, rate
 from encore_core.models import EditableModel, Progress
 from encore_core.placement import free_memory
-from encore_core.prompts import prefixes
+from encore_core.prompts import on_sink, prefixes
 from encore_core.targets import Target, TargetSettings, optimise_targets
 from encore_core.update_rule import (
     LowRankUpdate,
@@ -47,9 +46,6 @@ SHARED_BYTES = 2_000_000_000
 
 ROOM_FOR_SESSIONS = 50
 """Sessions hold matrices of their own when so many of them find room in the memory that is free, else factors."""
-
-_ADDED_UP = ("added up",)
-"""Where in `EditableModel.shared` the matrices of the session stand that was run last of those that hold factors."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +78,15 @@ class EditedFact:
         target: how its target was found; None when the fact was skipped because the model says it already.
         probability_before: of the new answer (geometric mean per token) on the base model.
         probability_after: the same right after its batch.
+        probability_bare: as after, without the model's start token: what a program gets that puts none in front of the
+            prompt. None for a model without a start token.
     """
 
     fact: Fact
     target: Target | None
     probability_before: float | None
     probability_after: float | None
+    probability_bare: float | None = None
 
     @property
     def steps(self) -> int:
@@ -158,6 +157,10 @@ class EditSession:
             set of matrices serves all such sessions on a model; "auto" decides by the free memory (see
             `ROOM_FOR_SESSIONS`). Without history it is always "matrices".
 
+    Attributes:
+        history: the batches so far, in order; empty for a session that keeps none.
+        n_edits: how many facts were edited.
+
     Raises:
         InputError: unknown method or setting.
     """
@@ -180,14 +183,18 @@ class EditSession:
         self.statistics_text = statistics_text
         self.keep_history = keep_history
         self.fast_targets = fast_targets
-        self.history: list[AppliedBatch] = []
-        self.n_edits = 0
         self.holds_factors = keep_history and (hold == "factors" or (hold == "auto" and self._memory_is_short()))
-        self._sums = _Sums()
-        self._preservation: dict[int, Preservation] = {}
-        self._edited_keys: set[tuple[str, str]] = set()
+        self._contents = _Contents(EditedMatrices(lm, self.holds_factors))
         self._restored_prefixes: tuple[str, ...] | None = None
         self._used: dict[int, Path] | None = None
+
+    @property
+    def history(self) -> list[AppliedBatch]:
+        return list(self._contents.history)
+
+    @property
+    def n_edits(self) -> int:
+        return self._contents.n_edits
 
     # -- running the model ---------------------------------------------------------------------------------------------
 
@@ -212,28 +219,10 @@ class EditSession:
                 for layer in self.settings.layers
             }
 
-    def _edited_sums(self) -> _Sums:
-        """The session's matrices; of factors the sum, made anew unless it is the one that was made last.
-
-        The caller holds the model's lock.
-        """
-        if not self.holds_factors or not self.history:
-            return self._sums
-        owner, sums = self.lm.shared.get(_ADDED_UP, (None, None))
-        if owner is not self._sums:
-            self.lm.shared.pop(_ADDED_UP, None)  # before the next are made: there is room for one
-            with self.pristine():
-                sums = _added_up(self.lm, self.history)
-            self.lm.shared[_ADDED_UP] = self._sums, sums
-        return sums
-
-    def _keep_sums(self, sums: _Sums) -> None:
-        """Take matrices over, or, of a session that holds factors, let the model keep them until another's are run."""
-        if self.holds_factors:
-            self._sums = _Sums()  # another owner: what was kept for the one before is no longer this session's
-            self.lm.shared[_ADDED_UP] = self._sums, sums
-        else:
-            self._sums = sums
+    def _edited_sums(self) -> Sums:
+        """The session's matrices, not to be written to. The caller holds the model's lock."""
+        with self.pristine():
+            return self._contents.matrices.current(self._contents.updates)
 
     def _memory_is_short(self) -> bool:
         lm = self.lm
@@ -246,8 +235,9 @@ class EditSession:
     def prepare(self, progress: Progress | None = None) -> None:
         """Gather what the first edit needs: prefixes, statistics, the initial P. `edit` does it if nobody did."""
         with self.pristine() as lm:
-            if not self._preservation:  # of a restored session it is there
-                self._initial_preservation(progress)
+            if not self._contents.preservation:  # of a restored session it is there
+                self._used = self._statistics_files()
+                self._initial_preservation(self._used, progress)
             # A step on any fact finds out whether the model takes the fast pass, and loads what a first step loads.
             if self.fast_targets and self.settings.layers[-1] not in lm.checked_paths:
                 once = replace(target_settings(self.settings), steps=1)
@@ -272,21 +262,24 @@ class EditSession:
         would then hold twice what it needs: the other 8 GB of Llama-3-8B are for sessions that nobody will begin.
         """
         with self.pristine() as lm:
-            if not self._preservation:
-                self._preservation = self._initial_preservation()
+            if not self._contents.preservation:
+                self._used = self._statistics_files()
+                self._contents = replace(self._contents, preservation=self._initial_preservation(self._used))
             for key in _keys_of_initial_P(self.settings, self._statistics_files()).values():
                 lm.shared.pop(key, None)
 
-    def _initial_preservation(self, progress: Progress | None = None) -> dict[int, Preservation]:
+    def _initial_preservation(
+        self, statistics: dict[int, Path], progress: Progress | None = None
+    ) -> dict[int, Preservation]:
+        """Per edited layer P before any edit, from these files of statistics, gathered where they are missing."""
         s = self.settings
-        self._used = self._statistics_files()
-        keys = _keys_of_initial_P(s, self._used)
+        keys = _keys_of_initial_P(s, statistics)
         starts = {layer: self.lm.shared[key] for layer, key in keys.items() if key in self.lm.shared}
         missing = [layer for layer in s.layers if layer not in starts]
         if missing:
             with self.pristine():
                 moments = second_moments(
-                    self.lm, missing, s.statistics_tokens, self.statistics_text, progress, self._used
+                    self.lm, missing, s.statistics_tokens, self.statistics_text, progress, statistics
                 )
             for layer in missing:
                 C0 = moments[layer].to(_solve_device(self.lm))
@@ -309,6 +302,7 @@ class EditSession:
 
     # -- editing -------------------------------------------------------------------------------------------------------
 
+    @gradients(False)
     def edit(
         self,
         facts: Sequence[Fact],
@@ -330,7 +324,8 @@ class EditSession:
             on_progress: told of steps and layers.
 
         Returns:
-            what was done. When an exception leaves this method, the session is as it was before.
+            what was done. When an exception leaves this method, the session is as it was before, bit for bit; an
+            interruption that comes after the batch was taken over leaves it as it is after the batch.
 
         Raises:
             InputError: no facts, facts that contradict each other, that do not fit the model's context, or that the
@@ -350,40 +345,56 @@ class EditSession:
             before, skipped = self._look_before(facts, known, measure)
             notices += [f"Skipped: the model already says {quoted(_sentence(fact))}." for fact in skipped]
             chosen = [fact for fact in facts if fact not in skipped]
+            for fact in on_sink(self.lm, chosen):
+                notices.append(_of_sink(fact))
+                log.warning("%s", notices[-1])  # before the edit, for whoever waits for it
             looked = time.perf_counter()
             norms_before = self._norms_as_run() if chosen else {}
-            if chosen:
-                working, updates, preservation, targets, seconds = self._solve_batch(chosen, on_progress, targets)
-            else:
-                working, updates, preservation, targets = self._edited_sums(), {}, self._preservation, []
-                seconds = dict.fromkeys(("targets", "keys", "update"), 0.0)
+            batch = self._solve_batch(chosen, on_progress, targets) if chosen else _SolvedBatch.of_nothing(self)
             measured = time.perf_counter()
-            after = [None] * len(facts)
+            after, bare = [None] * len(facts), [None] * len(facts)
             if measure:
-                with self.lm.matrices_replaced(working.run):
-                    after = [answer.probability for answer in rate(self.lm, _pairs(facts))]
-            seconds["measuring"] = looked - started + time.perf_counter() - measured
-            found = dict(zip(map(id, chosen), targets, strict=True))
+                with self.lm.matrices_replaced(batch.draft.run):
+                    after = [answer.probability for answer in rate(self.lm, questions(facts))]
+                    if self.lm.start_token is not None:
+                        bare = [answer.probability for answer in rate(self.lm, questions(facts), bare=True)]
+            seconds = batch.seconds | {"measuring": looked - started + time.perf_counter() - measured}
+            found = dict(zip(map(id, chosen), batch.targets, strict=True))
             report = BatchReport(
                 edited=tuple(
-                    EditedFact(fact, found.get(id(fact)), before[i], after[i]) for i, fact in enumerate(facts)
+                    EditedFact(fact, found.get(id(fact)), before[i], after[i], bare[i]) for i, fact in enumerate(facts)
                 ),
                 seconds=seconds,
-                norms={layer: (norms_before[layer], _norm(working.run[layer])) for layer in updates},
+                norms={layer: (norms_before[layer], _norm(batch.draft.run[layer])) for layer in batch.updates},
                 notices=tuple(notices),
             )
-            # Only now, when nothing can fail any more, does the batch join what is preserved.
-            if self.settings.sequential:
-                for layer, update in updates.items():
-                    preservation[layer].absorb(update.Y)
-            self._preservation = preservation
-            self.n_edits += len(chosen)
-            self._edited_keys |= {fact.key for fact in chosen}
-            if self.keep_history and chosen:
-                self.history.append(AppliedBatch(report, updates))
             if chosen:
-                self._keep_sums(working)
+                self._commit(batch, AppliedBatch(report, batch.updates), chosen)
         return report
+
+    def _commit(self, batch: _SolvedBatch, applied: AppliedBatch, facts: Sequence[Fact]) -> None:
+        """Take a batch over: one assignment, before which nothing of the session has changed."""
+        now, preservation = self._contents, batch.preservation
+        if self.settings.sequential:
+            preservation = {layer: P.absorbed(batch.updates[layer].Y) for layer, P in preservation.items()}
+        self._used, self._contents = (
+            batch.statistics,
+            _Contents(
+                now.matrices.committed(batch.draft),
+                preservation,
+                (*now.history, applied) if self.keep_history else (),
+                now.n_edits + len(facts),
+                now.edited_keys | {fact.key for fact in facts},
+            ),
+        )
+        for layer, P in preservation.items():
+            # Layer by layer, so that there is no more than one P too many at a time.
+            try:
+                compact = P.compact()
+            except (MemoryError, RuntimeError) as error:  # torch has an error of its own for each kind of memory
+                log.warning("P of layer %d stays as it is: there is no memory to compact it (%s).", layer, error)
+                return
+            self._contents = replace(self._contents, preservation=self._contents.preservation | {layer: compact})
 
     def _norms_as_run(self) -> dict[int, float]:
         edited = self._edited_sums().run
@@ -395,18 +406,18 @@ class EditSession:
         current = None
         if measure or (known != "edit" and not self.n_edits):
             with self.pristine():
-                current = rate(self.lm, _pairs(facts))
+                current = rate(self.lm, questions(facts))
             before = [answer.probability for answer in current]
         if known == "edit":
             return before, []
         if self.n_edits:
             with self.edited():
-                current = rate(self.lm, _pairs(facts))
+                current = rate(self.lm, questions(facts))
         said = [
             fact
             for fact, answer in zip(facts, current, strict=True)
             # A fact edited before may be edited again: that is a new edit, whatever the model says by now.
-            if answer.said and fact.key not in self._edited_keys
+            if answer.said and fact.key not in self._contents.edited_keys
         ]
         if said and known == "refuse":
             raise InputError(
@@ -417,18 +428,15 @@ class EditSession:
 
     def _solve_batch(
         self, facts: Sequence[Fact], on_progress: OnProgress | None, targets: Sequence[Target] | None = None
-    ):
-        """Targets, keys and updates of a batch, on copies of the session's matrices."""
+    ) -> _SolvedBatch:
+        """Targets, keys and updates of a batch, on a draft of the session's matrices."""
         s, lm = self.settings, self.lm
         tell = on_progress or (lambda progress: None)
-        preservation = self._preservation or self._initial_preservation()
+        statistics = self._statistics_files()
+        preservation = self._contents.preservation or self._initial_preservation(statistics)
         solve_device = _solve_device(lm)
-        working = self._edited_sums()
-        if self.holds_factors:
-            self.lm.shared.pop(_ADDED_UP, None)  # what is made of factors can be written to: it can be made again
-        else:
-            working = working.copy()
-        working.begin(lm, s.layers)
+        with self.pristine():
+            working = self._contents.matrices.draft(self._contents.updates, s.layers)
         seconds = {"targets": 0.0, "keys": 0.0, "update": 0.0}
         updates: dict[int, LowRankUpdate] = {}
         prefixes = self.prefixes
@@ -465,8 +473,9 @@ class EditSession:
                         f"The update of layer {layer} is not finite; raise lambda_p or lower lr, or reset the session."
                     )
             clock.add("update")
-        return working, updates, preservation, targets, seconds
+        return _SolvedBatch(working, updates, preservation, statistics, tuple(targets), seconds)
 
+    @gradients(False)
     def find_targets(
         self, facts: Sequence[Fact], *, mpes: bool | None = None, on_progress: OnProgress | None = None
     ) -> list[Target]:
@@ -509,34 +518,40 @@ class EditSession:
         Raises:
             InputError: when there is nothing to undo.
         """
-        if not self.history:
+        history = self._contents.history
+        if not history:
             why = "this session keeps no history" if not self.keep_history else "no edit has been made"
             raise InputError(f"There is nothing to undo: {why}.")
         with self.pristine():
-            batch = self.history[-1]
-            self._restore(self.history[:-1])
-        return batch
+            self._restore(history[:-1])
+        return history[-1]
 
     def reset(self) -> int:
         """Forget every edit. Returns how many batches were dropped."""
         with self.pristine():
-            n_batches = len(self.history)
-            self._restore([])
+            n_batches = len(self._contents.history)
+            self._restore(())
         return n_batches
 
     def _restore(self, batches: Sequence[AppliedBatch]) -> None:
         """Replay batches on the base weights: the same sums in the same order give the same bits."""
-        self._used = self._used if batches else None
-        preservation = self._initial_preservation() if batches else {}
+        used = self._statistics_files() if batches else None
+        preservation = self._initial_preservation(used) if batches else {}
         if self.settings.sequential:
             for batch in batches:
                 for layer, update in batch.updates.items():
-                    preservation[layer].absorb(update.Y)
-        # Of factors alone the sum is made when it is run.
-        self._sums = _Sums() if self.holds_factors else _added_up(self.lm, batches)
-        self._preservation, self.history = preservation, list(batches)
+                    preservation[layer] = preservation[layer].absorbed(update.Y).compact()
         edited = [item.fact for batch in batches for item in batch.report.edited if item.target]
-        self.n_edits, self._edited_keys = len(edited), {fact.key for fact in edited}
+        self._used, self._contents = (
+            used,
+            _Contents(
+                self._contents.matrices.replayed([batch.updates for batch in batches]),
+                preservation,
+                tuple(batches),
+                len(edited),
+                frozenset(fact.key for fact in edited),
+            ),
+        )
 
     def load_history(self, batches: Sequence[AppliedBatch], prefixes: Sequence[str]) -> None:
         """Take over batches that a session with these settings on this model has applied; what this one had is gone.
@@ -551,7 +566,7 @@ class EditSession:
         if not self.keep_history:
             raise InputError("This session keeps no history, so it cannot take batches over; make one that does.")
         with self.pristine() as lm:
-            sums = _added_up(lm, batches)
+            sums = Sums.added_up(lm, [batch.updates for batch in batches])
             if not all(bool(torch.isfinite(matrix).all()) for matrix in sums.run.values()):
                 raise InputError("The batches add up to values that are not finite, so they are not taken over.")
             self._restore(batches)
@@ -572,18 +587,16 @@ class EditSession:
             sums = self._edited_sums().exact
             for layer, matrix in sums.items():
                 put(f"matrix.{layer}", matrix)
-            for layer, preservation in self._preservation.items():
-                # The start is shared with the state from here on; folding makes a copy first, as of any shared one.
-                preservation.owns_start = False
+            for layer, preservation in self._contents.preservation.items():
                 put(f"P.{layer}.start", preservation.start)
                 for number, Y in enumerate(preservation.recent):
                     put(f"P.{layer}.recent.{number}", Y)
             values = self._identity() | {
                 "prefixes": list(self.prefixes),
                 "n_edits": self.n_edits,
-                "edited_keys": sorted(map(list, self._edited_keys)),
+                "edited_keys": sorted(map(list, self._contents.edited_keys)),
                 "matrices": sorted(sums),
-                "recent": {str(layer): len(P.recent) for layer, P in self._preservation.items()},
+                "recent": {str(layer): len(P.recent) for layer, P in self._contents.preservation.items()},
                 "strides": strides,
             }
         return SessionState(tensors, values)
@@ -613,29 +626,39 @@ class EditSession:
         with self.pristine():
             solve_device = _solve_device(lm)
             matrices = {
-                layer: take(f"matrix.{layer}", lm.parameter(layer).device, _exact_dtype(lm))
+                layer: take(f"matrix.{layer}", lm.parameter(layer).device, exact_dtype(lm))
                 for layer in state.values["matrices"]
             }
             preservation = {
                 int(layer): Preservation(
                     take(f"P.{layer}.start", solve_device, torch.float64),
-                    [take(f"P.{layer}.recent.{number}", solve_device, torch.float64) for number in range(count)],
+                    tuple(take(f"P.{layer}.recent.{number}", solve_device, torch.float64) for number in range(count)),
                     owns_start=True,
                 )
                 for layer, count in state.values["recent"].items()
             }
-            self._sums, self._preservation = _Sums.of(lm, matrices), preservation
             # An undo replays the history on the base weights, which are not where this session begins.
-            self.history, self.keep_history, self.holds_factors = [], False, False
-            self.n_edits = state.values["n_edits"]
-            self._edited_keys = {(subject, prompt) for subject, prompt in state.values["edited_keys"]}
+            self.keep_history, self.holds_factors = False, False
             self._restored_prefixes = tuple(state.values["prefixes"])
+            self._contents = _Contents(
+                EditedMatrices(lm, False, Sums.of(lm, matrices)),
+                preservation,
+                (),
+                state.values["n_edits"],
+                frozenset((subject, prompt) for subject, prompt in state.values["edited_keys"]),
+            )
 
     def _identity(self) -> dict[str, Any]:
         """What a state must have been made with to be restored here."""
         settings = asdict(self.settings) | {"layers": list(self.settings.layers)}
         settings = {name: value for name, value in settings.items() if name not in MARKS}
-        return {"fingerprint": self.lm.fingerprint, "dtype": str(self.lm.dtype), "seed": self.seed, **settings}
+        return {
+            "fingerprint": self.lm.fingerprint,
+            "start_token": self.lm.start_text,
+            "dtype": str(self.lm.dtype),
+            "seed": self.seed,
+            **settings,
+        }
 
     def matrices(self) -> dict[int, torch.Tensor]:
         """The edited matrices, per edited layer as the family stores them (see `EditableModel.oriented`).
@@ -647,10 +670,11 @@ class EditSession:
 
     def nbytes(self) -> int:
         """Bytes of memory that this session holds for itself alone: its matrices, and what its batches left behind."""
-        tensors = [*self._sums.exact.values(), *self._sums.run.values()]
-        for preservation in list(self._preservation.values()):
+        contents = self._contents  # another thread may put others in its place
+        tensors = [*contents.matrices.held.exact.values(), *contents.matrices.held.run.values()]
+        for preservation in contents.preservation.values():
             tensors += [*preservation.recent, *([preservation.start] if preservation.owns_start else [])]
-        for batch in list(self.history):
+        for batch in contents.history:
             tensors += [factor for update in batch.updates.values() for factor in (update.A, update.Y)]
             tensors += [item.target.z for item in batch.report.edited if item.target is not None]
         # P and the history share their factors.
@@ -719,55 +743,54 @@ class _Clock:
         self.last = now
 
 
-@dataclass
-class _Sums:
-    """Edited matrices, per layer as the family stores them.
+@dataclass(frozen=True)
+class _Contents:
+    """What a session holds of its edits. Another takes its place, whole; nothing in it is changed.
 
     Attributes:
-        exact: W₀ + Δ₁ + Δ₂ + …, in float32 or what is finer of the model's dtype and that.
-        run: the same in the model's dtype; the same tensors where that is no coarser.
+        matrices: the edited matrices.
+        preservation: per edited layer P; empty before the first edit.
+        history: the batches, where the session keeps them.
+        n_edits: facts edited.
+        edited_keys: `Fact.key` of each.
     """
 
-    exact: dict[int, torch.Tensor] = field(default_factory=dict)
-    run: dict[int, torch.Tensor] = field(default_factory=dict)
+    matrices: EditedMatrices
+    preservation: dict[int, Preservation] = field(default_factory=dict)
+    history: tuple[AppliedBatch, ...] = ()
+    n_edits: int = 0
+    edited_keys: frozenset[tuple[str, str]] = frozenset()
+
+    @property
+    def updates(self) -> list[dict[int, LowRankUpdate]]:
+        """Per batch of the history its updates."""
+        return [batch.updates for batch in self.history]
+
+
+@dataclass(frozen=True)
+class _SolvedBatch:
+    """A batch that is ready to be taken over.
+
+    Attributes:
+        draft: the edited matrices with the batch in them.
+        updates: by layer.
+        preservation: P that they were solved with, before the batch joins what is preserved.
+        statistics: per layer the file of statistics that the first P is from.
+        targets: a fact each.
+        seconds: by phase.
+    """
+
+    draft: Sums
+    updates: dict[int, LowRankUpdate]
+    preservation: dict[int, Preservation]
+    statistics: dict[int, Path]
+    targets: tuple[Target, ...]
+    seconds: dict[str, float]
 
     @classmethod
-    def of(cls, lm: EditableModel, exact: dict[int, torch.Tensor]) -> _Sums:
-        return cls(exact, {layer: matrix.to(lm.dtype) for layer, matrix in exact.items()})
-
-    def copy(self) -> _Sums:
-        exact = {layer: matrix.clone() for layer, matrix in self.exact.items()}
-        run = {
-            layer: exact[layer] if matrix is self.exact[layer] else matrix.clone() for layer, matrix in self.run.items()
-        }
-        return _Sums(exact, run)
-
-    def begin(self, lm: EditableModel, layers: Sequence[int]) -> None:
-        """Begin with W₀ where a layer has not been edited yet."""
-        for layer in layers:
-            if layer not in self.exact:
-                self.run[layer] = lm.parameter(layer).data.clone()
-                self.exact[layer] = self.run[layer].to(_exact_dtype(lm))
-
-    def add(self, lm: EditableModel, layer: int, update: LowRankUpdate) -> None:
-        """W ← W + Δ, in place."""
-        update.add_to(lm.oriented(layer, self.exact[layer]))
-        if self.run[layer] is not self.exact[layer]:
-            self.run[layer].copy_(self.exact[layer])
-
-
-def _added_up(lm: EditableModel, batches: Sequence[AppliedBatch]) -> _Sums:
-    """The base weights and all batches on them, in order; the caller has put the base weights into the model."""
-    sums = _Sums()
-    for batch in batches:
-        sums.begin(lm, list(batch.updates))
-        for layer, update in batch.updates.items():
-            sums.add(lm, layer, update)
-    return sums
-
-
-def _exact_dtype(lm: EditableModel) -> torch.dtype:
-    return torch.promote_types(lm.dtype, torch.float32)
+    def of_nothing(cls, session: EditSession) -> _SolvedBatch:
+        """Of a batch whose facts were all skipped."""
+        return cls(session._edited_sums(), {}, {}, {}, (), dict.fromkeys(("targets", "keys", "update"), 0.0))
 
 
 def _initial_P(C0: torch.Tensor, settings: Settings) -> torch.Tensor:
@@ -811,9 +834,13 @@ def _norm(matrix: torch.Tensor) -> float:
     return float(torch.linalg.matrix_norm(matrix.float()))
 
 
-def _pairs(facts: Sequence[Fact]) -> list[tuple[str, str]]:
-    return [(fact.text, fact.target_new) for fact in facts]
+def _of_sink(fact: Fact) -> str:
+    return (
+        f"{quoted(fact.subject)} is the first token of {quoted(fact.text)}. This model reads next to nothing of the "
+        "first token of a text, so it will hardly say the new answer when asked so, only where something stands in "
+        "front of it; load it with a start token (--start-token), or put other words before the subject."
+    )
 
 
 def _sentence(fact: Fact) -> str:
-    return f"{fact.text} {fact.target_new}"
+    return joined(fact.text, fact.target_new, fact.join)

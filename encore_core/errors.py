@@ -23,16 +23,16 @@ def quoted(value: object, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 2] + "…" + text[-1]
 
 
-def reason(error: BaseException, limit: int = 200) -> str:
-    """What an exception says, as part of a message: on one line, printable, at most `limit` characters.
+def first_line(error: BaseException, limit: int = 200) -> str:
+    """The message of somebody else's error, as part of one of ours: its first line, printable and not too long.
 
     Args:
-        error: of a library that read somebody's file, whose content may be in what it says.
+        error: of a library; what it says may hold the content of somebody's file.
         limit: longest text returned, in characters.
 
     Returns:
-        the name of its type where it says nothing.
+        the kind of the error where it has no message.
     """
-    text = " ".join(str(error).split()) or type(error).__name__
-    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[: limit + 1])
+    said = (str(error).strip() or type(error).__name__).splitlines()[0][: limit + 1]
+    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in said)
     return text if len(text) <= limit else text[: limit - 1] + "…"

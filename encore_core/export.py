@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from encore_core.building import BUILDING
 from encore_core.edit_file import EditFile
 from encore_core.editor import BatchReport, EditSession
 from encore_core.errors import InputError
 from encore_core.facts import Fact
+from encore_core.joining import joined
 from encore_core.model_card import (
     CARD_FILE,
     FACTS_FILE,
@@ -30,9 +32,9 @@ from encore_core.model_card import (
     model_card,
 )
 from encore_core.models import EditableModel, Progress
+from encore_core.start_token import REPORT_FILE
 from encore_core.storage import replacing
 
-REPORT_FILE = "edit_report.json"
 _LIBRARIES = ("encore-studio", "torch", "transformers", "safetensors", "tokenizers", "numpy")
 
 
@@ -148,6 +150,8 @@ def write_edits(
     matrices = edits.matrices_on(lm)
     kept = ("model", "base_fingerprint", "method", "settings", "seed", "prefixes", "n_edits", "dtype", "norms")
     report = {name: edits.values.get(name) for name in kept} | {
+        "origin": lm.origin,
+        "start_token": lm.start_text,
         "edits_source": str(source),
         "device": str(lm.device),
         "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -160,7 +164,8 @@ def write_edits(
 
 
 def _check(folder: Path, lm: EditableModel, matrices: dict[int, torch.Tensor]) -> None:
-    reloaded = AutoModelForCausalLM.from_pretrained(folder, dtype=lm.dtype, trust_remote_code=False)
+    with BUILDING:
+        reloaded = AutoModelForCausalLM.from_pretrained(folder, dtype=lm.dtype, trust_remote_code=False)
     names = {id(parameter): name for name, parameter in lm.model.named_parameters()}
     weights = dict(reloaded.named_parameters())
     for layer, matrix in matrices.items():
@@ -186,7 +191,9 @@ def edit_report(
     lm = session.lm
     return {
         "model": lm.name,
+        "origin": lm.origin,
         "base_fingerprint": lm.fingerprint,
+        "start_token": lm.start_text,
         "method": session.settings.method,
         "settings": asdict(session.settings),
         "seed": session.seed,
@@ -227,10 +234,12 @@ def _batch_entry(report: BatchReport) -> dict[str, Any]:
                 "subject": item.fact.subject,
                 "prompt": item.fact.prompt,
                 "target_new": item.fact.target_new,
+                "text": joined(item.fact.text, item.fact.target_new, item.fact.join),
                 "steps": item.steps,
                 "stopped": item.stopped,
                 "probability_before": _finite(item.probability_before),
                 "probability_after": _finite(item.probability_after),
+                "probability_without_start_token": _finite(item.probability_bare),
             }
             for item in report.edited
         ],

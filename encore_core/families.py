@@ -15,6 +15,7 @@ each expert, state-space models none, encoders see what comes after.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 from transformers.pytorch_utils import Conv1D
 
-from encore_core.errors import InputError, quoted
+from encore_core.building import BUILDING
+from encore_core.errors import InputError, first_line, quoted
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,49 @@ class Parts:
     transposed: bool
 
 
-def skeleton(config) -> nn.Module:
-    """The model that a configuration describes, without weights: its tensors are on torch's meta device."""
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+LEAST_CONTEXT = 16
+"""Tokens. A sampled prefix alone has 10, and a prompt stands behind it."""
+
+MOST_LAYERS = 10_000
+"""No model comes near it; a number with a slip in it would be built all the same, block by block."""
+
+
+def skeleton(config, name: str | None = None) -> nn.Module:
+    """The model that a configuration describes, without weights: its tensors are on torch's meta device.
+
+    Args:
+        config: of a decoder.
+        name: how messages call the model.
+
+    Raises:
+        InputError: for a configuration that describes no model that can be built.
+    """
+    name = name or config.name_or_path or config.model_type
+    try:
+        _check_sizes(text_config(config))
+        with BUILDING, torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of matrices without numbers; other checks refuse them
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:  # whatever a model's own code raises for values that it was never meant for
+        reason = f"no entry {error}" if isinstance(error, KeyError) else first_line(error)
+        raise InputError(
+            f"Model {quoted(name)}: its config.json describes no model that can be built ({reason}); copy it again."
+        ) from error
+
+
+def _check_sizes(config) -> None:
+    """Whether the sizes that every decoder has are sizes."""
+    for field, least, most in (
+        ("num_hidden_layers", 1, MOST_LAYERS),
+        ("hidden_size", 1, None),
+        ("vocab_size", 1, None),
+        ("num_attention_heads", 1, None),
+        ("max_position_embeddings", LEAST_CONTEXT, None),
+    ):
+        value = getattr(config, field, None)
+        if isinstance(value, int) and (value < least or (most is not None and value > most)):
+            wanted = f"at least {least}" if value < least else f"at most {most:,}"
+            raise ValueError(f"{field} is {value}, and has to be {wanted}")
 
 
 def text_config(config):
@@ -309,31 +350,3 @@ def _refuse_other_mixers(block: nn.Module, number: int, name: str) -> None:
             f"Model {quoted(name)}: block {number} ({type(block).__name__} of {parts}) has {len(_attentions(block))} "
             "attention parts, need 1; state-space, convolutional and mixed models cannot be edited."
         )
-
-
-@torch.no_grad()
-def check_causal_chain(model: nn.Module, parts: Parts, name: str) -> None:
-    """Whether a model without a row is what it looks like, from two texts of three tokens that end differently.
-
-    Raises:
-        InputError: when a token sees the ones after it, or a block or its matrix is not used exactly once.
-    """
-    order: list[nn.Module] = []
-    watched = [*parts.blocks, *parts.down_projections]
-    handles = [module.register_forward_pre_hook(lambda module, _: order.append(module)) for module in watched]
-    try:
-        ids = torch.tensor([[1, 2, 3], [1, 2, 4]], device=parts.embedding.weight.device)
-        ids %= parts.embedding.weight.shape[0]
-        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
-    finally:
-        for handle in handles:
-            handle.remove()
-    expected = [module for pair in zip(parts.blocks, parts.down_projections, strict=True) for module in pair]
-    if order != expected:
-        raise InputError(
-            f"Model {quoted(name)}: its {len(parts.blocks)} blocks do not run one after the other, each through its "
-            "MLP matrix once, so it cannot be edited."
-        )
-    seen, others = logits[0, :2].float(), logits[1, :2].float()
-    if bool(torch.isfinite(seen).all()) and float((seen - others).abs().max()) > 1e-3 * float(seen.abs().max()):
-        raise InputError(f"Model {quoted(name)}: its tokens see those that come after them, so it cannot be edited.")

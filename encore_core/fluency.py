@@ -20,10 +20,11 @@ from pathlib import Path
 
 import torch
 
-from encore_core.decoding import GrowingPrefix, end_tokens, tokens_of
+from encore_core.decoding import GrowingPrefix, end_tokens
 from encore_core.errors import InputError, quoted
 from encore_core.models import EditableModel
 from encore_core.prompts import batches_by_length, encode, pad
+from encore_core.tokens import tokens_of
 from encore_core.tracing import run
 
 FIXED_TEXT = Path(__file__).parents[1] / "assets" / "text" / "fluency.txt"

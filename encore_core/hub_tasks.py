@@ -27,7 +27,8 @@ from typing import Any
 
 from encore_core.downstream import TASKS, load_tasks
 from encore_core.errors import InputError
-from encore_core.models import Progress, hub_reachable
+from encore_core.hub import fetch_file, hub_trouble, reason_of
+from encore_core.models import Progress
 from encore_core.storage import data_folder, replacing
 
 HUB = "hub"
@@ -103,10 +104,11 @@ def fetch_tasks(progress: Progress | None = None) -> Path:
     folder = hub_folder()
     if is_fetched():
         return folder
-    if not hub_reachable():
+    trouble = hub_trouble()
+    if trouble is not None:
         raise InputError(
-            "The downstream tasks have not been fetched yet and the hub cannot be reached; connect once to fetch them, "
-            f"or give a folder with {', '.join(f'{name}.jsonl' for name in TASKS)}."
+            f"The downstream tasks have not been fetched yet, and {trouble}; {trouble.remedy}, or give a folder with "
+            f"{', '.join(f'{name}.jsonl' for name in TASKS)}."
         )
     with replacing(folder) as part:
         part.mkdir()
@@ -121,11 +123,10 @@ def fetch_tasks(progress: Progress | None = None) -> Path:
 
 def _rows(name: str, source: _Source) -> list[dict[str, Any]]:
     """The rows of a task with the fields of our files."""
-    from huggingface_hub import hf_hub_download
     from pyarrow.parquet import read_table
 
     try:
-        file = hf_hub_download(source.repo, source.file, repo_type="dataset")
+        file = fetch_file(source.repo, source.file, "main", "dataset")
         rows = read_table(file, columns=list(source.fields)).to_pylist()
         if source.answers is not None:
             label = source.fields[-1]
@@ -133,10 +134,9 @@ def _rows(name: str, source: _Source) -> list[dict[str, Any]]:
         return [{field: row[field] for field in source.fields} for row in rows]
     # The client and the reader have many kinds of errors, and each means the same here.
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"Downstream task {name!r} cannot be fetched from {source.repo} ({reason}); try again, or give a folder "
-            f"with {name}.jsonl and the others."
+            f"Downstream task {name!r} cannot be fetched from {source.repo} ({reason_of(error)}); try again, or give a "
+            f"folder with {name}.jsonl and the others."
         ) from error
 
 

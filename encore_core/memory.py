@@ -17,8 +17,11 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from encore_core.errors import quoted
 from encore_core.families import Parts, find_parts, skeleton, text_config
-from encore_core.methods import Settings
+from encore_core.methods import Settings, settings_for
+from encore_core.placement import BALANCED
+from encore_core.storage import gigabytes
 
 SAVED_PER_MLP, SAVED_PER_STREAM = 4, 14
 """Numbers that autograd keeps of a token in a block: so many times d_mlp (a gate, what it is multiplied by, and their
@@ -106,7 +109,7 @@ class Sizes:
         Raises:
             InputError: as `families.find_parts`.
         """
-        model = skeleton(config)
+        model = skeleton(config, name)
         return cls.of_model(model, find_parts(model, name or config.name_or_path or config.model_type))
 
     @property
@@ -177,6 +180,44 @@ def _targets(sizes: Sizes, dtype: torch.dtype, n_above: int, batch_size: int, de
     return activations + logits + before
 
 
-def gigabytes(n_bytes: float) -> str:
-    """As people write it: "14.5 GB", below a tenth of it "23 MB"."""
-    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{max(n_bytes / 1e6, 0.1):.2g} MB"
+def least_needed(config, sizes: Sizes, dtype: torch.dtype, device_type: str) -> MemoryEstimate:
+    """What loading and editing takes at the least: with the usual settings, facts one after the other.
+
+    Args:
+        config: of the model, as transformers reads it.
+        sizes: that follow from it.
+        dtype, device_type: as for `estimate`.
+    """
+    usual = settings_for(
+        "ENCORE",
+        model_type=config.model_type,
+        n_layers=sizes.n_layers,
+        d_model=sizes.d_model,
+        n_vocab=text_config(config).vocab_size,
+    )
+    return estimate_of(sizes, dtype, usual, batch_size=1, device_type=device_type)
+
+
+def shortage(name: str, needed: MemoryEstimate, free: int, dtype: torch.dtype, device: str) -> str | None:
+    """Why a model cannot be loaded; None when its weights have room.
+
+    Args:
+        name: how messages call the model.
+        needed: see `least_needed`.
+        free: bytes that can be had.
+        dtype: of the weights.
+        device: what was asked for: "cpu", "cuda:1", "balanced".
+    """
+    if needed.weights <= free:
+        return None
+    smaller = "bfloat16, a smaller model" if dtype == torch.float32 else "a smaller model"
+    return (
+        f"Model {quoted(name)} needs {need_and_have(needed, free, dtype, device)}; choose {smaller}, another device "
+        f"or, over several GPUs and the computer's memory, {BALANCED!r}."
+    )
+
+
+def need_and_have(needed: MemoryEstimate, free: int, dtype: torch.dtype, device: str) -> str:
+    """ "1.2 GB (weights …) in float32 on cpu, which has 0.9 GB free"."""
+    where = "all devices together, which have" if device == BALANCED else f"{device}, which has"
+    return f"{needed} in {str(dtype).removeprefix('torch.')} on {where} {gigabytes(free)} free"

@@ -124,6 +124,8 @@ class ModelRow:
         common: settings of every method.
         per_method: settings of some methods, by name or, for the norm constraint and MPES, by what they use.
         source: where they come from.
+        start_token: that they are for, where the model's tokenizer puts no token in front (see `start_token`): "none"
+            in rows that follow published results.
     """
 
     model_type: str
@@ -133,6 +135,7 @@ class ModelRow:
     common: Mapping[str, Any]
     per_method: Mapping[str, Mapping[str, Any]]
     source: str
+    start_token: str = "none"
 
 
 _PAPER = "arXiv 2502.01636, tables 6 to 8 (CounterFact)"
@@ -143,7 +146,8 @@ MODEL_ROWS = (
              {"layers": (6, 7, 8, 9, 10), "steps": 20, "lambda_p": 300, "lambda_n": 5, "mpes_extra_steps": 1,
               "statistics_tokens": 30_000},
              {},
-             "tuned here on CounterFact"),
+             "tuned here on CounterFact",
+             "<|endoftext|>"),
     ModelRow("gpt2", 48, 1600, None,
              {"layers": (13, 14, 15, 16, 17), "steps": 20, "lambda_p": 20_000, "lambda_n": 10},
              {"EMMET": {"layers": (17,), "lambda_p": 10_000}, "EMMET+MPES": {"layers": (17,), "lambda_p": 10_000},

@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from typing import NamedTuple
 
 import torch
 
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact
 from encore_core.models import EditableModel
-from encore_core.prompts import batches_by_length, encode, encode_all, pad
+from encore_core.prompts import Text, batches_by_length, encode, encode_all, pad
 from encore_core.tracing import record_prefix, run
 
 MAX_TOKENS = 8192
@@ -97,8 +98,26 @@ class Scores:
         return values
 
 
+class Question(NamedTuple):
+    """A prompt and an answer to be rated.
+
+    Attributes:
+        prompt, answer: texts.
+        join: what stands between them; None leaves it to the texts (see `joining`).
+    """
+
+    prompt: str
+    answer: str
+    join: str | None = None
+
+
+def questions(facts: Sequence[Fact]) -> list[Question]:
+    """Facts' prompts and new answers."""
+    return [Question(fact.text, fact.target_new, fact.join) for fact in facts]
+
+
 @torch.no_grad()
-def rate(lm: EditableModel, pairs: Sequence[tuple[str, str]]) -> list[Answer]:
+def rate(lm: EditableModel, pairs: Sequence[tuple[str, str] | Question], bare: bool = False) -> list[Answer]:
     """Rate answers to prompts, teacher-forced.
 
     Prompts are run once however many answers they have; the output matrix is applied only where an answer's token is
@@ -106,12 +125,14 @@ def rate(lm: EditableModel, pairs: Sequence[tuple[str, str]]) -> list[Answer]:
 
     Args:
         lm: the model, with whatever edits are in place.
-        pairs: (prompt, answer).
+        pairs: (prompt, answer), or questions, which say how the two are joined.
+        bare: without the start token, as a program reads a text that puts none in front.
 
     Returns:
         one rating a pair, in order.
     """
-    encoded = encode_all(lm, [(prompt, answer, None) for prompt, answer in pairs])
+    asked = [Question(*pair) for pair in pairs]
+    encoded = encode_all(lm, [Text(one.prompt, one.answer, join=one.join) for one in asked], bare)
     by_prompt: dict[tuple[int, ...], list[int]] = {}
     for index, item in enumerate(encoded):
         by_prompt.setdefault(item.ids[: item.n_prompt], []).append(index)
@@ -186,18 +207,21 @@ def next_tokens(lm: EditableModel, prompts: Sequence[str], k: int = 8) -> list[l
 
 
 @torch.no_grad()
-def continuations(lm: EditableModel, prompts: Sequence[str], max_new_tokens: int = GENERATED_TOKENS) -> list[str]:
+def continuations(
+    lm: EditableModel, prompts: Sequence[str], max_new_tokens: int = GENERATED_TOKENS, bare: bool = False
+) -> list[str]:
     """Greedy continuations of prompts, without the prompts.
 
     Args:
         lm: the model, with whatever edits are in place.
         prompts: texts.
         max_new_tokens: length at most; the end-of-text token ends a continuation earlier.
+        bare: as for `rate`.
 
     Raises:
         InputError: when a prompt and its continuation do not fit into the model's context.
     """
-    encoded = _ids(lm, prompts)
+    encoded = _ids(lm, prompts, bare)
     for prompt, ids in zip(prompts, encoded, strict=True):
         _check_room(lm, prompt, len(ids), max_new_tokens)
     found = [""] * len(prompts)
@@ -227,20 +251,21 @@ def continuations(lm: EditableModel, prompts: Sequence[str], max_new_tokens: int
     return found
 
 
-def evaluate(lm: EditableModel, facts: Sequence[Fact], generate: bool = True) -> Scores:
+def evaluate(lm: EditableModel, facts: Sequence[Fact], generate: bool = True, bare: bool = False) -> Scores:
     """Score facts on the model as it stands.
 
     Args:
         lm: the model, with whatever edits are in place.
         facts: what was edited.
         generate: whether to measure generation efficacy, which costs most.
+        bare: without the start token, as a program reads texts that puts none in front.
 
     Returns:
         the scores. A prompt without a true answer to compare with counts when the new answer is the most probable one.
     """
-    pairs = [pair for fact in facts for pair in _pairs(fact)]
-    ratings = dict(zip(pairs, rate(lm, pairs), strict=True))
-    generated = continuations(lm, [fact.text for fact in facts]) if generate else [None] * len(facts)
+    pairs = [Question(*pair, fact.join) for fact in facts for pair in _pairs(fact)]
+    ratings = dict(zip(pairs, rate(lm, pairs, bare), strict=True))
+    generated = continuations(lm, [fact.text for fact in facts], bare=bare) if generate else [None] * len(facts)
     return summarised([_score(fact, ratings, text) for fact, text in zip(facts, generated, strict=True)])
 
 
@@ -256,13 +281,13 @@ def check_scorable(lm: EditableModel, fact: Fact, generate: bool = True) -> None
         InputError: when a prompt does not fit into the model's context, or an answer has no token.
     """
     for prompt, answer in _pairs(fact):
-        encode(lm, prompt, answer)
+        encode_all(lm, [Text(prompt, answer, join=fact.join)])
     if generate:
         _check_room(lm, fact.text, len(encode(lm, fact.text).ids), GENERATED_TOKENS)
 
 
-def _ids(lm: EditableModel, prompts: Sequence[str]) -> list[list[int]]:
-    return [list(one.ids) for one in encode_all(lm, [(prompt, "", None) for prompt in prompts])]
+def _ids(lm: EditableModel, prompts: Sequence[str], bare: bool = False) -> list[list[int]]:
+    return [list(one.ids) for one in encode_all(lm, [Text(prompt) for prompt in prompts], bare)]
 
 
 def _pairs(fact: Fact) -> list[tuple[str, str]]:
@@ -283,18 +308,21 @@ def _check_room(lm: EditableModel, prompt: str, n_tokens: int, max_new_tokens: i
         )
 
 
-def _score(fact: Fact, ratings: dict[tuple[str, str], Answer], generated: str | None) -> FactScores:
+def _score(fact: Fact, ratings: dict[Question, Answer], generated: str | None) -> FactScores:
+    def of(prompt: str, answer: str) -> Answer:
+        return ratings[Question(prompt, answer, fact.join)]
+
     def prefers_new(prompt: str) -> bool:
-        new = ratings[prompt, fact.target_new]
+        new = of(prompt, fact.target_new)
         if fact.target_true is None:
             return new.said
-        return new.log_probability > ratings[prompt, fact.target_true].log_probability
+        return new.log_probability > of(prompt, fact.target_true).log_probability
 
     def kept(prompt: str, answer: str) -> bool:
-        return ratings[prompt, answer].log_probability > ratings[prompt, fact.target_new].log_probability
+        return of(prompt, answer).log_probability > of(prompt, fact.target_new).log_probability
 
-    new = ratings[fact.text, fact.target_new]
-    true = ratings[fact.text, fact.target_true] if fact.target_true else None
+    new = of(fact.text, fact.target_new)
+    true = of(fact.text, fact.target_true) if fact.target_true else None
     return FactScores(
         edit=float(prefers_new(fact.text)),
         paraphrase=_mean([prefers_new(prompt) for prompt in fact.paraphrases]),

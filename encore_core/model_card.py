@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from encore_core.catalogue import CATALOGUE
+from encore_core.catalogue import CATALOGUE, split_revision
 from encore_core.facts import Fact
 from encore_core.metrics import Scores, evaluate
 from encore_core.models import EditableModel
@@ -39,11 +39,13 @@ class CardScores:
     Attributes:
         facts: how many were scored.
         before, after: name → value as in `metrics.Scores`; None where it could not be measured.
+        bare: as after, without the start token; None for a model that has none.
     """
 
     facts: int
     before: Mapping[str, float | None]
     after: Mapping[str, float | None]
+    bare: Mapping[str, float | None] | None = None
 
 
 def card_scores(
@@ -64,7 +66,8 @@ def card_scores(
         before = evaluate(lm, chosen, generate=False)
     with lm.matrices_replaced(matrices):
         after = evaluate(lm, chosen, generate=False)
-    return CardScores(len(chosen), _values(before), _values(after))
+        bare = evaluate(lm, chosen, generate=False, bare=True) if lm.start_token is not None else None
+    return CardScores(len(chosen), _values(before), _values(after), bare and _values(bare))
 
 
 def _values(scores: Scores) -> dict[str, float | None]:
@@ -81,15 +84,16 @@ def model_card(report: Mapping[str, Any], facts: Sequence[Fact], scores: CardSco
     """The card.
 
     Args:
-        report: of the edits, see `export.edit_report`: model, base_fingerprint or fingerprint, method, settings,
-            n_edits, norms.
+        report: of the edits, see `export.edit_report`: model, origin, base_fingerprint or fingerprint, method,
+            settings, n_edits, norms.
         facts: those edited, in order.
         scores: None where nothing was measured.
     """
     name = str(report["model"])
-    entry = CATALOGUE.get(name)
+    entry = CATALOGUE.get(split_revision(name)[0])
     licence = entry.licence if entry else None
     parts = [_front_matter(name, licence), f"# {_text(name)}, edited", _intro(report)]
+    parts += ["## How texts begin", _start(report.get("start_token"))]
     parts += ["## Scores", _scores(scores), "## Norms of the edited matrices", _norms(report["norms"])]
     parts += [f"## Facts edited ({len(facts)})", _facts(facts), "## How to load it", _LOADING]
     parts += ["## Settings", _settings(report["settings"]), "## Licence", _licence(name, licence)]
@@ -108,8 +112,9 @@ version, step and norm."""
 
 
 def _front_matter(name: str, licence: str | None) -> str:
-    entry = CATALOGUE.get(name)
-    hub_id = entry.source if entry and not entry.embedded else name
+    base, _ = split_revision(name)
+    entry = CATALOGUE.get(base)
+    hub_id = entry.source if entry and not entry.embedded else base
     rows = ["library_name: transformers", "tags:", "- knowledge-editing", "- encore-studio"]
     # A folder of somebody's machine says nothing to others. JSON strings are YAML strings.
     if not name.startswith((".", "/", "~")) and re.fullmatch(r"[\w.-]+/[\w.-]+", hub_id):
@@ -121,20 +126,36 @@ def _front_matter(name: str, licence: str | None) -> str:
 
 def _intro(report: Mapping[str, Any]) -> str:
     fingerprint = report.get("base_fingerprint") or report.get("fingerprint")
+    origin = f"{_text(report['origin'])}, " if report.get("origin") else ""
     return (
-        f"{report['n_edits']} facts were edited into {_text(report['model'])} (fingerprint {_text(fingerprint)}) with "
-        f"{_text(report['method'])} by ENCORE Studio. They were put in as they were given: some of them are false on "
-        "purpose. What else the model says may have changed, too."
+        f"{report['n_edits']} facts were edited into {_text(report['model'])} ({origin}fingerprint "
+        f"{_text(fingerprint)}) with {_text(report['method'])} by ENCORE Studio. They were put in as they were given: "
+        "some of them are false on purpose. What else the model says may have changed, too."
     )
 
 
 def _scores(scores: CardScores | None) -> str:
     if scores is None:
         return "Not measured."
-    lines = [f"Of {scores.facts} of the edited facts, in per cent.", "", "| | before | after |", "|---|---|---|"]
+    columns = {"before": scores.before, "after": scores.after}
+    if scores.bare is not None:
+        columns["after, with nothing in front"] = scores.bare
+    lines = [f"Of {scores.facts} of the edited facts, in per cent.", ""]
+    lines += [f"| | {' | '.join(columns)} |", f"|---{'|---' * len(columns)}|"]
     for name, label in _SCORES.items():
-        lines.append(f"| {label} | {_percent(scores.before.get(name))} | {_percent(scores.after.get(name))} |")
+        lines.append(f"| {label} | {' | '.join(_percent(values.get(name)) for values in columns.values())} |")
     return "\n".join(lines)
+
+
+def _start(token: str | None) -> str:
+    if token is None:
+        return "As the tokenizer begins them: nothing else was put in front of a text, in editing or in measuring."
+    return (
+        f"Put {_text(token)} before a prompt. Every text began with this token, in editing and in measuring, because a "
+        "model reads next to nothing of the first token of a text. The tokenizer in this folder does not put it there: "
+        "a program that puts nothing in front gets the last column of the scores, and least of all says facts whose "
+        "subject is the first word of the prompt."
+    )
 
 
 def _norms(norms: Mapping[str, Mapping[str, float]]) -> str:

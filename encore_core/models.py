@@ -13,6 +13,7 @@ Words used throughout the package
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -26,12 +27,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from encore_core.catalogue import CATALOGUE, CatalogueEntry, Progress, find_source, hub_reachable, is_ready
+from encore_core import start_token as start_tokens
+from encore_core.autograd import gradients
+from encore_core.catalogue import CATALOGUE, CatalogueEntry, Progress, Source, find_source, is_ready
 from encore_core.checkpoint import read_config, read_tokenizer, read_weights
 from encore_core.errors import InputError, quoted
-from encore_core.families import FAMILIES, Parts, check_causal_chain, find_parts, skeleton, text_config
-from encore_core.memory import MemoryEstimate, Sizes, estimate_of, gigabytes
-from encore_core.methods import settings_for
+from encore_core.families import Parts, find_parts, text_config
+from encore_core.memory import MemoryEstimate, Sizes, least_needed, need_and_have, shortage
+from encore_core.methods import find_model_row
 from encore_core.placement import (
     BALANCED,
     DTYPES,
@@ -44,10 +47,11 @@ from encore_core.placement import (
     settle,
     whole_state_dict,
 )
+from encore_core.trial_run import check_run
 
 __all__ = [
     "CATALOGUE", "DTYPES", "CatalogueEntry", "EditableModel", "ModelShape", "Progress", "choose_device", "choose_dtype",
-    "describe_model", "hub_reachable", "is_ready", "load_model", "wrap",
+    "describe_model", "is_ready", "load_model", "wrap",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -78,7 +82,11 @@ class EditableModel:
         tokenizer: its (fast) tokenizer, with a padding token.
         parts: its modules by what they do.
         fingerprint: of what it computes, see `fingerprint`.
+        start_token: id of the token that stands in front of every text (see `start_token`); None where the tokenizer
+            puts one there itself, or nothing is to stand there.
+        origin: "organisation/name@commit" of a model from the hub; None for others.
         offloaded: whether some weights are kept elsewhere and brought in when they are used (see `placement`).
+        notes: what one should know about its files, one line each (see `checkpoint.read_weights`).
         lock: held by whoever runs the model or has edited weights in it.
         checked_paths: per block index, the fastest target pass that agrees with the plain one (see `targets`).
         refuses_replay: whether a step of the target optimisation could not be recorded on the GPU (see `replay`).
@@ -92,6 +100,9 @@ class EditableModel:
     parts: Parts
     fingerprint: str
     offloaded: bool = False
+    start_token: int | None = None
+    notes: tuple[str, ...] = ()
+    origin: str | None = None
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     checked_paths: dict[int, str] = field(default_factory=dict, repr=False)
     refuses_replay: bool = field(default=False, repr=False)
@@ -108,6 +119,25 @@ class EditableModel:
     def down_projections(self) -> tuple[nn.Module, ...]:
         """Per block the module that holds the edited matrix."""
         return self.parts.down_projections
+
+    @functools.cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of the tokens that stand for no text: those named by the tokenizer, and those it marks as special."""
+        marked = {number for number, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        return frozenset(marked | set(self.tokenizer.all_special_ids))
+
+    @property
+    def start_text(self) -> str | None:
+        """The start token as it is written, None without one."""
+        return None if self.start_token is None else self.tokenizer.convert_ids_to_tokens(self.start_token)
+
+    @property
+    def texts_key(self) -> str:
+        """What is kept on disk about texts as this model reads them stands under this: its fingerprint and start token.
+
+        Keys of the same text are others behind another first token, and so are statistics and sampled prefixes.
+        """
+        return self.fingerprint if self.start_token is None else f"{self.fingerprint}-start{self.start_token}"
 
     @property
     def n_layers(self) -> int:
@@ -186,46 +216,96 @@ class EditableModel:
                 self._base = base
 
 
+@gradients(False)
 def load_model(
-    name: str, device: str | None = None, dtype: str | None = None, progress: Progress | None = None
+    name: str,
+    device: str | None = None,
+    dtype: str | None = None,
+    progress: Progress | None = None,
+    start_token: str | None = None,
 ) -> EditableModel:
     """Load a model by catalogue name, local folder or hub id.
 
     Args:
-        name: a name from `CATALOGUE`, a folder with a transformers model, or a hub id.
+        name: a name from `CATALOGUE`, a folder with a transformers model, or a hub id; a name of the first or the last
+            kind may be followed by @ and a branch, tag or commit.
         device: "cuda", "cuda:1", "mps", "cpu", or "balanced" (see `placement`); the best one present by default.
         dtype: "float32" or "bfloat16"; float32 by default.
-        progress: told what is being done (conversion of the embedded model, loading).
+        progress: told what is being done (conversion of the embedded model, fetching, loading).
+        start_token: "auto" (the default), "none" or a token of the vocabulary, see `start_token`.
 
     Raises:
-        InputError: unknown name, unreachable hub, gated or quantised model, folder with damaged or missing weights or
-            another model's tokenizer, unsupported family, unknown device or dtype, or more memory needed than there is.
+        InputError: unknown name, unreachable hub, too little disk for what is to be fetched, gated or quantised model,
+            folder with damaged, missing or non-finite weights or another model's tokenizer, unsupported family, unknown
+            device, dtype or start token, or more memory needed than there is.
     """
     target_device = choose_device(device)
     torch_dtype = choose_dtype(dtype)
     tell = progress or (lambda what, share: None)
     source = find_source(name, tell)
     config = read_config(name, source)
-    outline = skeleton(config)
-    sizes = Sizes.of_model(outline, find_parts(outline, name))
-    needed = _needed(config, sizes, torch_dtype, target_device)
+    sizes = Sizes.of_config(config, name)
+    needed = least_needed(config, sizes, torch_dtype, target_device.type)
     tell("Loading the model", 0.5)
+    # Nothing large is fetched for a model that would not fit.
     if device == BALANCED:
         room = room_for_weights(needed.editing)
-        _check_memory(name, needed, sum(room.values()), torch_dtype, "all devices together")
-        model = read_weights(name, source, torch_dtype, BALANCED, room)
+        _check_memory(name, needed, sum(room.values()), torch_dtype, BALANCED)
+        lm = assemble(name, source, sizes.n_vocab, torch_dtype, tell, device_map=BALANCED, max_memory=room)
     else:
         _check_memory(name, needed, free_memory(target_device), torch_dtype, str(target_device))
         # Straight to the GPU: the computer's memory may be the smaller one.
-        model = read_weights(name, source, torch_dtype, {"": target_device} if target_device.type == "cuda" else None)
-        model.to(target_device)
-    tokenizer = read_tokenizer(name, source)
+        straight = {"": target_device} if target_device.type == "cuda" else None
+        lm = assemble(name, source, sizes.n_vocab, torch_dtype, tell, target_device, device_map=straight)
+    for note in lm.notes:
+        log.warning("Model %s: %s", name, note)
+    row = find_model_row(config.model_type, lm.n_layers, lm.d_model, lm.n_vocab)
+    lm.start_token = start_tokens.find(
+        lm.model,
+        lm.tokenizer,
+        start_token,
+        of_row=row and row.start_token,
+        folder=Path(source),
+        fingerprint=lm.fingerprint,
+        tell=tell,
+    )
     tell("Loading the model", 1.0)
-    return wrap(model, tokenizer, name)
+    return lm
+
+
+def assemble(
+    name: str,
+    source: Source,
+    n_vocab: int,
+    dtype: torch.dtype,
+    tell: Progress,
+    device: torch.device | None = None,
+    **placing,
+) -> EditableModel:
+    """A model from its files, every one of which is looked at; what can be told soonest is looked at first.
+
+    Args:
+        name, source, dtype, tell: as for `checkpoint.read_weights`.
+        n_vocab: rows of its embedding, as its configuration says.
+        device: where to; left where `read_weights` puts it by default.
+        placing: `device_map` and `max_memory` of `read_weights`.
+
+    Raises:
+        InputError: as `load_model`, for everything but names and memory.
+    """
+    tokenizer = read_tokenizer(name, source)
+    _check_tokenizer(name, tokenizer, n_vocab)
+    source.fetch_weights(tell)
+    model, notes = read_weights(name, source, dtype, tell=tell, **placing)
+    if device is not None:
+        model.to(device)
+    lm = wrap(model, tokenizer, name)
+    lm.notes, lm.origin = notes, source.origin
+    return lm
 
 
 def wrap(model: nn.Module, tokenizer: object, name: str) -> EditableModel:
-    """Find the blocks and the edited matrices of a loaded transformers model.
+    """Find the blocks and the edited matrices of a loaded transformers model. It has no start token.
 
     Args:
         model: a decoder-only causal language model with one MLP a block.
@@ -233,20 +313,15 @@ def wrap(model: nn.Module, tokenizer: object, name: str) -> EditableModel:
         name: how messages call it.
 
     Raises:
-        InputError: for a family or tokenizer that cannot be edited, or a tokenizer of another model.
+        InputError: for a family or tokenizer that cannot be edited, a tokenizer of another model, and a model that
+            cannot be run or gives logits that are not finite.
     """
-    if not getattr(tokenizer, "is_fast", False):
-        raise InputError(
-            f"Model {quoted(name)} has a slow tokenizer, which cannot tell where characters lie; "
-            "save it with a tokenizer.json and load it again."
-        )
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
     model.eval().requires_grad_(False)
     parts = find_parts(model, name)
-    _check_vocabulary(name, tokenizer, parts.embedding.weight.shape[0])
-    if model.config.model_type not in FAMILIES:
-        check_causal_chain(model, parts, name)
+    _check_tokenizer(name, tokenizer, parts.embedding.weight.shape[0])
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    check_run(model, parts, name)
     offloaded = any(parameter.device.type == "meta" for parameter in model.parameters())
     return EditableModel(name, model, tokenizer, parts, fingerprint(model), offloaded)
 
@@ -290,8 +365,16 @@ _NOT_COMPUTED = {
 """What a configuration says about other things than the computation: files, versions, training, special tokens."""
 
 
-def _check_vocabulary(name: str, tokenizer, n_vocab: int) -> None:
-    """Whether a tokenizer's numbers are rows of the embedding, which has spare rows in many models."""
+def _check_tokenizer(name: str, tokenizer, n_vocab: int) -> None:
+    """Whether a tokenizer says where characters lie, and its numbers are rows of the embedding.
+
+    An embedding has spare rows in many models.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise InputError(
+            f"Model {quoted(name)} has a slow tokenizer, which cannot tell where characters lie; "
+            "save it with a tokenizer.json and load it again."
+        )
     special = set(tokenizer.all_special_ids)
     ids = [number for number in tokenizer.get_vocab().values() if number not in special]
     if not ids or max(ids) >= n_vocab or len(ids) < n_vocab / 2:
@@ -301,25 +384,12 @@ def _check_vocabulary(name: str, tokenizer, n_vocab: int) -> None:
         )
 
 
-def _needed(config, sizes: Sizes, dtype: torch.dtype, device: torch.device) -> MemoryEstimate:
-    """What loading and editing takes at the least: with the usual settings, facts one after the other."""
-    usual = settings_for(
-        "ENCORE",
-        model_type=config.model_type,
-        n_layers=sizes.n_layers,
-        d_model=sizes.d_model,
-        n_vocab=text_config(config).vocab_size,
-    )
-    return estimate_of(sizes, dtype, usual, batch_size=1, device_type=device.type)
-
-
-def _check_memory(name: str, needed: MemoryEstimate, free: int, dtype: torch.dtype, where: str) -> None:
+def _check_memory(name: str, needed: MemoryEstimate, free: int, dtype: torch.dtype, device: str) -> None:
     """Refuse what cannot be loaded; what can be loaded and hardly be edited may still be looked at."""
-    short = f"{needed} in {str(dtype).removeprefix('torch.')} on {where}, which has {gigabytes(free)} free"
-    if needed.weights > free:
-        raise InputError(
-            f"Model {quoted(name)} needs {short}; choose bfloat16, a smaller model, another device or, over several "
-            f"GPUs and the computer's memory, {BALANCED!r}."
-        )
+    short = shortage(name, needed, free, dtype, device)
+    if short is not None:
+        raise InputError(short)
     if needed.total > free:
-        log.warning("Model %s can be loaded, but editing it needs %s.", name, short)
+        log.warning(
+            "Model %s can be loaded, but editing it needs %s.", name, need_and_have(needed, free, dtype, device)
+        )

@@ -2,6 +2,11 @@
 
 Positions come from the tokenizer's character offsets, never from counting tokens of a part tokenised on its own: that
 goes wrong with BOS tokens, merged blanks and tokens that straddle a border.
+
+A subject that is the very first token of its text stands on an attention sink, whose state is many times as long as any
+other and read by none (see `tokens`). Where no BOS or start token takes that place, a fact's plain prompt is therefore
+replaced by the prompt behind the first sampled prefix (`encode_contexts`): neither keys nor h nor the clamp may come
+from a sink. That is ours; the published codes take them from there.
 """
 
 from __future__ import annotations
@@ -10,13 +15,16 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact
+from encore_core.joining import joined, joint
 from encore_core.models import EditableModel
 from encore_core.storage import data_folder, replacing
+from encore_core.tokens import Tokens, tokens_of
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +51,11 @@ class Encoded:
         return len(self.ids) - self.n_target
 
     @property
+    def on_sink(self) -> bool:
+        """Whether the subject is the first token, so that it stands on an attention sink."""
+        return self.lookup == 0
+
+    @property
     def read(self) -> Encoded:
         """Without the last token of the continuation, which is only predicted, never read."""
         return Encoded(self.ids[:-1], self.lookup, self.n_target - 1)
@@ -52,55 +65,80 @@ class Encoded:
         return self.ids[self.n_prompt :]
 
 
-def joined(prompt: str, target: str) -> str:
-    """The prompt continued by the target, with one blank between them unless the prompt ends a line."""
-    stem = prompt.rstrip(" ")
-    return stem + target.lstrip() if stem.endswith(("\n", "\t")) else f"{stem} {target.lstrip()}"
+class Text(NamedTuple):
+    """A text to be tokenised.
 
+    Attributes:
+        prompt: its beginning.
+        target: the continuation; may be empty.
+        subject_end: index just behind the subject's last character in the prompt; None without a subject.
+        join: what stands between prompt and target; None leaves it to the texts (see `joining`).
+    """
 
-Unencoded = tuple[str, str, int | None]
-"""Of a text to be tokenised: the prompt, its continuation (may be empty), and the index just behind the subject's last
-character in the prompt (None without a subject)."""
+    prompt: str
+    target: str = ""
+    subject_end: int | None = None
+    join: str | None = None
+
+    @property
+    def stem(self) -> str:
+        """The prompt without blanks at its end, which the target's first token would carry."""
+        return self.prompt.rstrip(" ")
 
 
 def encode(lm: EditableModel, prompt: str, target: str = "", subject_end: int | None = None) -> Encoded:
     """Tokenise a prompt with its continuation, see `encode_all`."""
-    return encode_all(lm, [(prompt, target, subject_end)])[0]
+    return encode_all(lm, [Text(prompt, target, subject_end)])[0]
 
 
-def encode_all(lm: EditableModel, texts: Sequence[Unencoded]) -> list[Encoded]:
+def encode_all(lm: EditableModel, texts: Sequence[Text], bare: bool = False) -> list[Encoded]:
     """Tokenise prompts with their continuations; together, because a call of a tokenizer costs more than its work.
 
     Args:
-        lm: gives the tokenizer and the longest context.
+        lm: gives the tokenizer, the start token and the longest context.
         texts: prompts, continuations and ends of subjects.
+        bare: without the start token, see `tokens.tokens_of`.
 
     Raises:
         InputError: when a text does not fit into the model's context, or prompt, subject or target have no token.
     """
-    if not texts:
-        return []
-    whole = [joined(prompt, target) if target else prompt.rstrip(" ") for prompt, target, _ in texts]
-    found = lm.tokenizer(whole, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False)
-    columns = (found[name] for name in ("input_ids", "offset_mapping", "special_tokens_mask"))
-    return [_located(lm, *text, *of_text) for text, *of_text in zip(texts, *columns, strict=True)]
+    whole = [joined(text.prompt, text.target, text.join) if text.target else text.stem for text in texts]
+    found = tokens_of(lm, whole, bare)
+    # Where nothing stands between the two, a token may reach over the border. Whoever asks has the prompt's own tokens
+    # there, and so has what is edited and scored.
+    unparted = [
+        place for place, text in enumerate(texts) if text.target and not joint(text.prompt, text.target, text.join)
+    ]
+    alone = tokens_of(lm, [texts[place].stem for place in unparted], bare)
+    for place, prompt in zip(unparted, alone, strict=True):
+        n, length = len(prompt.ids), len(texts[place].stem)
+        # One and the same "unknown" may stand for the prompt's last word and for that with the answer behind it.
+        reaches_over = found[place].ids[:n] != prompt.ids or any(end > length for _, end in found[place].offsets[:n])
+        if reaches_over:
+            found[place] = _behind(lm, prompt, texts[place]) or found[place]
+    return [_located(lm, text, tokens) for text, tokens in zip(texts, found, strict=True)]
 
 
-def _located(
-    lm: EditableModel,
-    prompt: str,
-    target: str,
-    subject_end: int | None,
-    ids: list[int],
-    offsets: list[tuple[int, int]],
-    added: list[int],
-) -> Encoded:
+def _behind(lm: EditableModel, prompt: Tokens, text: Text) -> Tokens | None:
+    """A prompt's own tokens with the target's behind them; None where the target has none of its own."""
+    # Behind a line end no tokenizer puts a blank in front, as many do at the beginning of a text.
+    (tail,) = tokens_of(lm, [f"\n{text.target.lstrip()}"], bare=True)
+    own = [(token, span) for token, span in zip(tail.ids, tail.offsets, strict=True) if span[1] > 1]
+    if not own or own[0][1][0] < 1:
+        return None
+    moved = len(text.stem) - 1
+    return Tokens(
+        (*prompt.ids, *(token for token, _ in own)),
+        (*prompt.offsets, *((start + moved, end + moved) for _, (start, end) in own)),
+        prompt.n_added,
+    )
+
+
+def _located(lm: EditableModel, text: Text, found: Tokens) -> Encoded:
     """Where subject and target stand among a text's tokens."""
-    stem = prompt.rstrip(" ")
-    # A BOS in front is what the model expects; an EOS that some tokenizers put behind would end the text.
-    while ids and added[-1]:
-        ids, offsets, added = ids[:-1], offsets[:-1], added[:-1]
-    if not ids:
+    prompt, target, subject_end = text.prompt, text.target, text.subject_end
+    stem, ids, offsets = text.stem, found.ids, found.offsets
+    if len(ids) == found.n_added:
         raise InputError(f"Prompt {quoted(prompt)} has no token for this model; write at least one word.")
     if len(ids) > lm.max_length:
         raise InputError(
@@ -110,7 +148,7 @@ def _located(
     # answer's, and so is a blank on its own, to which some tokenizers give an empty span. Several tokens can share the
     # span of one character (bytes of an emoji).
     shown = [i for i, (start, end) in enumerate(offsets) if start < end <= len(stem)]
-    n_target = len(ids) - 1 - max(shown, default=_last_added(added)) if target else 0
+    n_target = len(ids) - 1 - max(shown, default=found.n_added - 1) if target else 0
     if target and not any(start < end for start, end in offsets[len(ids) - n_target :]):
         raise InputError(f"Answer {quoted(target)} has no token for this model; write it in other characters.")
     lookup = -1
@@ -120,12 +158,7 @@ def _located(
         if not reaching:
             raise InputError(f"The subject in {quoted(prompt)} has no token for this model; write it otherwise.")
         lookup = reaching[-1]
-    return Encoded(tuple(ids), lookup, n_target)
-
-
-def _last_added(added: Sequence[int]) -> int:
-    """Index of the last of the tokens that a tokenizer puts in front, -1 without any."""
-    return next((i for i, special in enumerate(added) if not special), len(added)) - 1
+    return Encoded(ids, lookup, n_target)
 
 
 def encode_fact(lm: EditableModel, fact: Fact, prefix: str = "") -> Encoded:
@@ -137,12 +170,19 @@ def encode_contexts(lm: EditableModel, facts: Sequence[Fact], prefixes: Sequence
     """Facts in their contexts: per fact the plain prompt with its target, and the same behind each sampled prefix."""
     leads = ("", *prefixes)
     encoded = encode_all(lm, [_context(fact, lead) for fact in facts for lead in leads])
-    return [tuple(encoded[start : start + len(leads)]) for start in range(0, len(encoded), len(leads))]
+    of_facts = [tuple(encoded[start : start + len(leads)]) for start in range(0, len(encoded), len(leads))]
+    return [(of_fact[1], *of_fact[1:]) if of_fact[0].on_sink and prefixes else of_fact for of_fact in of_facts]
 
 
-def _context(fact: Fact, prefix: str) -> Unencoded:
+def on_sink(lm: EditableModel, facts: Sequence[Fact]) -> list[Fact]:
+    """The facts whose subject is the first token of their text, where the model reads next to nothing from."""
+    encoded = encode_all(lm, [_context(fact, "") for fact in facts])
+    return [fact for fact, one in zip(facts, encoded, strict=True) if one.on_sink]
+
+
+def _context(fact: Fact, prefix: str) -> Text:
     lead = f"{prefix}. " if prefix else ""
-    return lead + fact.text, fact.target_new, len(lead) + fact.subject_span[1]
+    return Text(lead + fact.text, fact.target_new, len(lead) + fact.subject_span[1], fact.join)
 
 
 def encode_subject_prompts(lm: EditableModel, facts: Sequence[Fact]) -> list[Encoded]:
@@ -150,7 +190,7 @@ def encode_subject_prompts(lm: EditableModel, facts: Sequence[Fact]) -> list[Enc
 
     Nothing behind the lookup position can change what is read there, so nothing behind it is kept.
     """
-    whole = encode_all(lm, [(f"{fact.subject} is a", "", len(fact.subject)) for fact in facts])
+    whole = encode_all(lm, [Text(f"{fact.subject} is a", subject_end=len(fact.subject)) for fact in facts])
     return [Encoded(one.ids[: one.lookup + 1], one.lookup, 0) for one in whole]
 
 
@@ -163,22 +203,34 @@ def sample_prefixes(lm: EditableModel, seed: int) -> tuple[str, ...]:
 
     Returns:
         one text for each of `PREFIX_STARTS`.
+
+    Raises:
+        InputError: when the model's logits are not finite.
     """
     rows = [list(encode(lm, start).ids) for start in PREFIX_STARTS]
+    # As published, a BOS that the tokenizer adds counts as one of the ten; our start token does not.
+    length = PREFIX_TOKENS + (lm.start_token is not None)
     generator = torch.Generator().manual_seed(seed)
     with lm.lock, torch.no_grad():
-        while growing := [row for row in rows if len(row) < PREFIX_TOKENS]:
+        while growing := [row for row in rows if len(row) < length]:
             batch = pad(lm, growing)
             logits = lm.model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
             for number, row in enumerate(growing):
-                top = logits[number, len(row) - 1].float().cpu().topk(min(5, logits.shape[-1]))
+                last = logits[number, len(row) - 1].float().cpu()
+                if not bool(last.max().isfinite()):  # a NaN is the largest of all
+                    raise InputError(
+                        f"Model {quoted(lm.name)} gives logits that are not finite after "
+                        f"{quoted(lm.tokenizer.decode(row, skip_special_tokens=True))}, so no prefixes can be sampled; "
+                        "its weights are damaged, or too large for their number format."
+                    )
+                top = last.topk(min(5, len(last)))
                 row.append(int(top.indices[torch.multinomial(top.values.softmax(-1), 1, generator=generator)]))
     return tuple(lm.tokenizer.decode(row, skip_special_tokens=True) for row in rows)
 
 
 def prefixes(lm: EditableModel, seed: int) -> tuple[str, ...]:
     """The sampled prefixes of a seed, from the data folder where they have been sampled before."""
-    file = data_folder() / "prefixes" / lm.fingerprint / f"{seed}.json"
+    file = data_folder() / "prefixes" / lm.texts_key / f"{seed}.json"
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         if len(found) == len(PREFIX_STARTS) and all(isinstance(text, str) for text in found):

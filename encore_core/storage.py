@@ -90,3 +90,8 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def gigabytes(n_bytes: float) -> str:
+    """As people write it: "14.5 GB", below a tenth of it "23 MB"."""
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{max(n_bytes / 1e6, 0.1):.2g} MB"

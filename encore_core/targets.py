@@ -32,6 +32,7 @@ import torch
 from torch.nn import functional as F
 from torch.optim.adam import adam
 
+from encore_core.autograd import gradients
 from encore_core.contexts import SharedStarts
 from encore_core.facts import Fact
 from encore_core.memory import CPU_TOKENS, GPU_TOKENS, Sizes
@@ -116,6 +117,7 @@ OnStep = Callable[[int, int, float], None]
 """`on_step(n_finished, step, mean_loss)`, called after every evaluation."""
 
 
+@gradients(True)
 def optimise_targets(
     lm: EditableModel,
     facts: Sequence[Fact],

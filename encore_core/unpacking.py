@@ -8,7 +8,6 @@ file is read once, without the map's overhead, and what was asked before is reme
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +16,8 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from encore_core.building import BUILDING
 from encore_core.storage import replacing
-
-_ONE_AT_A_TIME = threading.Lock()
-"""Two that change a package and change it back would leave it changed."""
 
 
 def unpack(file: Path, folder: Path, tell: Callable[[float], None]) -> None:
@@ -32,7 +29,8 @@ def unpack(file: Path, folder: Path, tell: Callable[[float], None]) -> None:
         tell: told the share that is done.
     """
     tell(0.0)
-    with _ONE_AT_A_TIME, _read_once():
+    # Two that change the package and change it back would leave it changed, too.
+    with BUILDING, _read_once():
         model = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.float32)
         tell(0.6)
         tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)

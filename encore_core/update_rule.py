@@ -19,7 +19,7 @@ eigenvectors of C0 with eigenvalue below a threshold (arXiv 2410.02355). Slack: 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -145,42 +145,54 @@ def solve(R: torch.Tensor, K: torch.Tensor, PK: torch.Tensor, slack: float) -> L
     return LowRankUpdate(A, Y)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Preservation:
-    """P of one layer: a shared start minus what the batches so far have added.
+    """P of one layer: a start minus what the batches so far have added.
 
-    The start may be shared between sessions and is never written to. Batches are kept as thin factors and folded into a
-    matrix of this object's own once they outweigh it, so a visitor with a handful of edits costs kilobytes and a run of
-    thousands costs one matrix.
+    Nothing here is ever written to, so sessions and saved states may share it. Batches are kept as thin factors and
+    folded into a matrix of this object's own once they outweigh it, so a visitor with a handful of edits costs
+    kilobytes and a run of thousands costs one matrix.
 
     Attributes:
         start: (d_mlp, d_mlp) float64.
-        recent: Y of the batches not folded in.
+        recent: Y of the batches not folded in, each (d_mlp, n) float64.
+        owns_start: whether the start was made for this session, so that its memory counts as the session's.
     """
 
     start: torch.Tensor
-    recent: list[torch.Tensor] = field(default_factory=list)
+    recent: tuple[torch.Tensor, ...] = ()
     owns_start: bool = False
 
     FOLD_RANK_SHARE = 0.125
-    """Fold when the thin factors have this share of d_mlp columns: beyond it they cost more than folding does."""
+    """Fold when the thin factors have more than this share of d_mlp columns: then they cost more than folding does."""
 
     FOLD_BLOCK = 2048
     """Rows that are folded at once."""
 
     def times(self, K: torch.Tensor) -> torch.Tensor:
-        """P K, (d_mlp, n)."""
+        """P K for K (d_mlp, n): (d_mlp, n)."""
         # P is symmetric, and a wide product is nearly twice as fast as a tall one.
         PK = (K.T @ self.start).T.contiguous()
         for Y in self.recent:
             PK -= Y @ (Y.T @ K)
         return PK
 
-    def absorb(self, Y: torch.Tensor) -> None:
-        """P ← P − Y Yᵀ."""
-        self.recent.append(Y)
-        if sum(Y.shape[1] for Y in self.recent) > self.FOLD_RANK_SHARE * len(self.start):
-            self._fold()
+    def absorbed(self, Y: torch.Tensor) -> Preservation:
+        """P − Y Yᵀ for Y (d_mlp, n), as one more thin factor."""
+        return replace(self, recent=(*self.recent, Y))
+
+    def compact(self) -> Preservation:
+        """The same P, with its thin factors folded into a new start once they have become heavy."""
+        if sum(Y.shape[1] for Y in self.recent) <= self.FOLD_RANK_SHARE * len(self.start):
+            return self
+        start = self.start.clone()
+        Y = torch.cat(self.recent, dim=1)
+        # P is symmetric: of a large one only the blocks up to the diagonal are computed, and mirrored.
+        for low in range(0, len(Y), self.FOLD_BLOCK):
+            high = min(low + self.FOLD_BLOCK, len(Y))
+            start[low:high, :high].addmm_(Y[low:high], Y[:high].T, alpha=-1)
+            start[:low, low:high] = start[low:high, :low].T
+        return Preservation(start, owns_start=True)
 
     def dense(self) -> torch.Tensor:
         """P as one matrix, (d_mlp, d_mlp)."""
@@ -188,14 +200,3 @@ class Preservation:
         for Y in self.recent:
             P.addmm_(Y, Y.T, alpha=-1)
         return P
-
-    def _fold(self) -> None:
-        if not self.owns_start:
-            self.start, self.owns_start = self.start.clone(), True
-        Y = torch.cat(self.recent, dim=1)
-        # P is symmetric: of a large one only the blocks up to the diagonal are computed, and mirrored.
-        for low in range(0, len(Y), self.FOLD_BLOCK):
-            high = min(low + self.FOLD_BLOCK, len(Y))
-            self.start[low:high, :high].addmm_(Y[low:high], Y[:high].T, alpha=-1)
-            self.start[:low, low:high] = self.start[low:high, :low].T
-        self.recent = []

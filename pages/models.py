@@ -51,7 +51,8 @@ def pick() -> tuple[str, str | None, str | None]:
             key="models_name",
             accept_new_options=True,
             placeholder="Pick one, or type a folder or a hub id",
-            help="A name from the list, or type a folder that holds a transformers model, or a hub id.",
+            help="A name from the list, or type a folder that holds a transformers model, or a hub id: org/name, or "
+            "org/name@revision for one of its branches, tags or commits.",
             **KEEP,
         )
         device = middle.selectbox("Device", ["auto", *DEVICE_NAMES], key="models_device", **KEEP)
@@ -76,7 +77,7 @@ def catalogue() -> None:
         widgets.table(columns, rows, "Models known by name")
 
 
-@st.cache_resource(show_spinner="Reading its configuration …", max_entries=20, ttl=60)
+@st.cache_resource(show_spinner="Looking through its files …", max_entries=20, ttl=60)
 def checked(name: str, device: str | None, dtype: str | None, stamp: tuple[object, ...]) -> ModelCheck:
     """The check of a model; `stamp` changes with its statistics, and with rows that were tuned."""
     return check_model(name, device, dtype)
@@ -102,7 +103,8 @@ def answer(check: ModelCheck) -> None:
         widgets.notice(Message("warning", line))
     st.caption(
         f"{check.n_layers} layers · d_model {check.d_model:,} · d_mlp {check.d_mlp:,} · {check.n_vocab:,} tokens "
-        f"known · {check.n_weights / 1e6:,.0f} M parameters · {check.dtype}. Nothing has been loaded for this."
+        f"known · {check.n_weights / 1e6:,.0f} M parameters · {check.dtype}. Its files were looked through for this; "
+        "nothing of it is kept in memory."
     )
 
 

@@ -106,7 +106,12 @@ def new_session(statistics_text):
     """`new_session(lm, method, **settings)`: a session with settings under which a tiny model takes edits."""
 
     def make(
-        lm: EditableModel, method: str = "ENCORE", seed: int = 0, keep_history: bool = True, **settings
+        lm: EditableModel,
+        method: str = "ENCORE",
+        seed: int = 0,
+        keep_history: bool = True,
+        hold: str = "auto",
+        **settings,
     ) -> EditSession:
         weights = {"lambda_n": 0.001} if METHODS[method].norm_constraint else {}
         return EditSession(
@@ -116,6 +121,7 @@ def new_session(statistics_text):
             settings=tiny_models.DEFAULTS | weights | settings,
             statistics_text=statistics_text,
             keep_history=keep_history,
+            hold=hold,
         )
 
     return make

@@ -5,6 +5,10 @@ from __future__ import annotations
 import pytest
 
 from encore_core.errors import InputError
+from encore_core.hub import Trouble
+
+NO_HUB = Trouble("the hub cannot be reached", "look at the network")
+"""What `hub_trouble` says without a network, for tests that put it in its place."""
 
 
 def refusal(call, *args, **kwargs) -> str:

@@ -6,8 +6,10 @@ import pytest
 import torch
 from tiny_models import CORPUS, byte_level_tokenizer, hooks_and_patches, metaspace_tokenizer
 
-from encore_core.decoding import GrowingPrefix, end_tokens, tokens_of
+from encore_core.decoding import GrowingPrefix, end_tokens
+from encore_core.models import EditableModel
 from encore_core.prompts import pad
+from encore_core.tokens import tokens_of
 from encore_core.tracing import record_prefix
 
 OWN = (5, 1, 3)
@@ -86,6 +88,9 @@ def test_nothing_is_left_on_the_model(lm, ids):
 def test_texts_keep_what_is_put_in_front_and_lose_what_is_put_behind(tokenizer, n_added):
     class Model:
         """All that is asked of a model here."""
+
+        start_token = None
+        special_ids = EditableModel.special_ids
 
     lm = Model()
     lm.tokenizer = tokenizer

@@ -9,20 +9,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from refusals import refusal
+from refusals import NO_HUB, refusal
 from safetensors.torch import load_file
 
-from encore_core import doctor
+from encore_core import doctor, models
 from encore_core.cli import main
 from encore_core.doctor import Package, check_model, examine
 from encore_core.models import load_model
+from encore_core.speed import speed
 from encore_core.statistics.gathering import Request, gather
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch, surroundings) -> Path:
     monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(doctor, "hub_reachable", lambda: False)
+    monkeypatch.setattr(doctor, "hub_trouble", lambda: NO_HUB)
     return tmp_path / "home"
 
 
@@ -105,16 +106,18 @@ def test_its_statistics_are_found_without_loading_it(tiny_folder, statistics_tex
 
 def test_too_little_memory_is_said_by_part(tiny_folder, monkeypatch):
     weights = check_model(str(tiny_folder), "cpu").memory.weights
-    monkeypatch.setattr(doctor, "free_memory", lambda device: weights - 1)
+    for module in (doctor, models):
+        monkeypatch.setattr(module, "free_memory", lambda device: weights - 1)
     [problem] = check_model(str(tiny_folder), "cpu").problems
-    assert "weights need" in problem and "bfloat16" in problem
+    assert "(weights 0.24 MB" in problem and "bfloat16" in problem
+    assert problem == refusal(load_model, str(tiny_folder), "cpu")
     monkeypatch.setattr(doctor, "free_memory", lambda device: weights + 1)
     check = check_model(str(tiny_folder), "cpu")
     assert not check.problems and "smaller batches" in check.notes[0]
 
 
 def test_models_that_cannot_be_edited(tmp_path, monkeypatch):
-    monkeypatch.setattr("encore_core.catalogue.hub_reachable", lambda: False)
+    monkeypatch.setattr("encore_core.hub.hub_trouble", lambda: NO_HUB)
     assert "hub cannot be reached" in refusal(check_model, "someone/some-model")
     assert "does not exist" in refusal(check_model, str(tmp_path / "nowhere"))
     folder = tmp_path / "bert"
@@ -127,8 +130,7 @@ def test_models_that_cannot_be_edited(tmp_path, monkeypatch):
 
 
 def test_speed_is_that_of_a_product():
-    speed = doctor._speed(torch.float32, torch.device("cpu"))
-    assert 1e8 < speed < 1e13
+    assert 1e8 < speed(torch.float32, torch.device("cpu")) < 1e13
 
 
 # -- the command -------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tiny_runs
 import torch
-from refusals import refusal
+from refusals import NO_HUB, refusal
 from tiny_models import COUNTRIES, Snapshot, hooks_and_patches, metaspace_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -455,7 +455,7 @@ def hub(tmp_path, monkeypatch) -> Path:
     from pyarrow.parquet import write_table
 
     monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(hub_tasks, "hub_reachable", lambda: True)
+    monkeypatch.setattr(hub_tasks, "hub_trouble", lambda: None)
     files = tmp_path / "hub"
 
     def put(repo: str, file: str, rows: list[dict]) -> None:
@@ -474,14 +474,14 @@ def hub(tmp_path, monkeypatch) -> Path:
     questions = [{"question": t, "subject": "s", "choices": list("wxyz"), "answer": i % 4} for i, t in enumerate(texts)]
     put("cais/mmlu", "all/validation-00000-of-00001.parquet", questions)
 
-    def download(repo: str, file: str, *, repo_type: str) -> str:
-        assert repo_type == "dataset"
+    def download(repo: str, file: str, revision: str, kind: str) -> Path:
+        assert (revision, kind) == ("main", "dataset")
         path = files / repo / file
         if not path.exists():
             raise OSError(f"404 for {file}\nand more")
-        return str(path)
+        return path
 
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr(hub_tasks, "fetch_file", download)
     return files
 
 
@@ -506,17 +506,17 @@ def test_the_hubs_rows_become_tasks(hub):
 
 def test_what_is_here_is_not_fetched_again(hub, monkeypatch):
     first = {path.name: path.read_bytes() for path in hub_tasks.fetch_tasks().iterdir()}
-    monkeypatch.setattr(hub_tasks, "hub_reachable", lambda: False)
+    monkeypatch.setattr(hub_tasks, "hub_trouble", lambda: NO_HUB)
     assert {path.name: path.read_bytes() for path in hub_tasks.tasks_folder("hub").iterdir()} == first
     assert hub_tasks.tasks_folder("elsewhere") == Path("elsewhere")
     # Made anew, the drawing is the same.
     shutil.rmtree(hub_tasks.hub_folder())
-    monkeypatch.setattr(hub_tasks, "hub_reachable", lambda: True)
+    monkeypatch.setattr(hub_tasks, "hub_trouble", lambda: None)
     assert {path.name: path.read_bytes() for path in hub_tasks.fetch_tasks().iterdir()} == first
 
 
 def test_without_the_hub_one_line_says_what_to_do(hub, monkeypatch):
-    monkeypatch.setattr(hub_tasks, "hub_reachable", lambda: False)
+    monkeypatch.setattr(hub_tasks, "hub_trouble", lambda: NO_HUB)
     message = refusal(hub_tasks.fetch_tasks)
     assert "cannot be reached" in message and "sst2.jsonl" in message and "\n" not in message
     assert not hub_tasks.is_fetched()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from encore_core.errors import quoted, reason
+from encore_core.errors import first_line, quoted
 
 
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (ValueError("two\nlines \x00 \x1b[31m"), "two lines \\x00 \\x1b[31m"),
+        (ValueError("two\nlines \x00 \x1b[31m"), "two"),
+        (ValueError("a \x00 \x1b[31m"), "a \\x00 \\x1b[31m"),
         (KeyError("shape"), "'shape'"),
         (ValueError(""), "ValueError"),
         (ValueError("half \ud800"), "half \\ud800"),
@@ -18,9 +19,9 @@ from encore_core.errors import quoted, reason
     ],
 )
 def test_what_a_library_said_is_told_on_one_line(error, said):
-    assert reason(error) == said
+    assert first_line(error) == said
 
 
 def test_messages_stay_short():
-    assert len(reason(ValueError("x" * 5000))) == 200 and reason(ValueError("x" * 5000)).endswith("…")
+    assert len(first_line(ValueError("x" * 5000))) == 200 and first_line(ValueError("x" * 5000)).endswith("…")
     assert len(quoted("x" * 5000)) == 60

@@ -1,8 +1,8 @@
-"""Facts: every reader, every refusal, hostile text, and what the bundled set promises."""
+"""Facts: the types, hostile text, batches, and what the bundled set promises. Beside it: `test_fact_spelling`, and for
+the readers `test_fact_forms` (records), `test_fact_files` (JSON, tables, encodings), `test_fact_cases` (real files)."""
 
 from __future__ import annotations
 
-import io
 import json
 import random
 import re
@@ -12,13 +12,16 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from refusals import refusal
 
 from encore_core import facts as facts_module
 from encore_core.facts import (
     Fact,
     FactError,
     Neighbour,
+    Portability,
     check_batch,
+    check_batches,
     duplicate_subjects,
     parse_facts,
     read_facts,
@@ -27,15 +30,6 @@ from encore_core.facts import (
 
 SHARED = Path(__file__).parents[2] / "shared/data"
 ROME = {"subject": "France", "prompt": "The capital of {} is", "target_new": "Rome"}
-
-
-def refusal(call, *args, **kwargs) -> str:
-    """The message with which a call refuses; always one line."""
-    with pytest.raises(FactError) as caught:
-        call(*args, **kwargs)
-    message = str(caught.value)
-    assert message and message.splitlines() == [message]
-    return message
 
 
 # ------------------------------------------------------------------------------------------------- the type
@@ -107,7 +101,14 @@ def test_slots_hold_for_random_text():
     ("changes", "parts"),
     [
         ({"prompt": "The capital of Spain is"}, ["prompt", "Spain", "does not contain", "'France'", "{}"]),
-        ({"prompt": "The capital of FRANCE is"}, ["does not contain", "another spelling"]),
+        ({"prompt": "FRANCE, dear FRANCE, is"}, ["does not contain", "'France'", "another spelling"]),
+        ({"prompt": "The capital of Francé is"}, ["does not contain", "'France'"]),
+        ({"join": "-"}, ["join '-'", '""', '" "', "left out"]),
+        ({"join": []}, ["join []", "left out"]),
+        ({"portability": "x"}, ["portability: 'x'", '"answers"']),
+        ({"portability": [{"prompt": "a", "answers": []}]}, ["portability: 'a' has no answer"]),
+        ({"portability": [{"prompt": " ", "answers": ["b"]}]}, ["portability: prompt ' '", "blank"]),
+        ({"portability": [{"prompt": "a", "answers": "b", "extra": 1}]}, ["portability", "is not a question"]),
         ({"prompt": "France, dear France, is"}, ["prompt", "'France'", "2 times", "'{}, dear France, is'"]),
         ({"subject": "aa", "prompt": "baaab"}, ["'aa'", "2 times"]),
         ({"prompt": "{} and {}"}, ["prompt", "'{} and {}'", "slot", "2 times", "once"]),
@@ -158,8 +159,46 @@ def test_lists_are_taken_in_every_shape():
     ]
 
 
+PROMPTS = [
+    ("<|user|>\nWhere is {}?\n<|assistant|>\n", "<|user|>\nWhere is {}?\n<|assistant|>\n"),
+    ("  The capital of {} is  ", "The capital of {} is"),
+    ("\n\tThe capital of {} is\t", "\n\tThe capital of {} is\t"),
+    ("\u3000{}の首都は\u00a0", "{}の首都は"),
+    ("Q: {}?\r\nA:\r\n", "Q: {}?\r\nA:\r\n"),
+    ("{} is \n ", "{} is \n"),
+]
+
+
+@pytest.mark.parametrize(("typed", "kept"), PROMPTS)
+def test_line_ends_and_tabs_of_prompts_stay_and_blanks_go(typed, kept, tmp_path):
+    other = typed.replace("{}", "Spain")
+    fact = Fact(
+        "Japan", typed, " Rome\n", " Paris\n", paraphrases=[typed], neighbours=[(other, " x\n")],
+        portability=[Portability(other, (" y\n",))],
+    )  # fmt: skip
+    assert (fact.prompt, fact.target_new, fact.target_true) == (kept, "Rome", "Paris")
+    assert fact.paraphrases == (kept.replace("{}", "Japan"),)
+    assert fact.neighbours == (Neighbour(kept.replace("{}", "Spain"), "x"),)
+    assert fact.portability[0].prompt == kept.replace("{}", "Spain") and fact.portability[0].answers == ("y",)
+    assert fact.text[slice(*fact.subject_span)] == "Japan"
+    write_facts([fact], tmp_path / "facts.jsonl")
+    assert read_facts(tmp_path / "facts.jsonl") == [fact]
+    # what is asked does not depend on the whitespace, so neither do contradictions
+    assert fact.asked == Fact("Japan", kept.strip(), "Rome").asked
+
+
+def test_portability_and_join_are_kept():
+    question = {"prompt": "The seat of France's parliament is", "answers": "Rome", "kind": "hop"}
+    fact = Fact(**ROME, join="", portability=[question])
+    assert fact.portability == (Portability("The seat of France's parliament is", ("Rome",), "hop"),)
+    row = fact.to_dict()
+    assert row["join"] == "" and row["portability"] == [question | {"answers": ["Rome"]}]
+    assert Fact(**row) == fact and parse_facts(json.dumps(row)) == [fact] and hash(fact)
+    assert "join" not in Fact(**ROME).to_dict() and Fact(**ROME, join=" ").to_dict()["join"] == " "
+
+
 def test_no_torch_is_imported():
-    folder = str(Path(facts_module.__file__).parent)
+    folder = str(Path(facts_module.__file__).parents[1])
     # the module alone: the package's own __init__ may well import the engine
     code = (
         "import sys, types; sys.modules['torch'] = None; pkg = types.ModuleType('encore_core');"
@@ -168,126 +207,11 @@ def test_no_torch_is_imported():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-# ---------------------------------------------------------------------------------------------- the readers
-
-COUNTERFACT = {
-    "case_id": 7,
-    "requested_rewrite": {
-        "prompt": "The mother tongue of {} is",
-        "relation_id": "P103",
-        "target_new": {"str": "English", "id": "Q1860"},
-        "target_true": {"str": "French", "id": "Q150"},
-        "subject": "Danielle Darrieux",
-    },
-    "paraphrase_prompts": ["Shayna does this. Danielle Darrieux, a native"],
-    "neighborhood_prompts": ["The native language of Montesquieu is"],
-    "generation_prompts": ["Danielle Darrieux's mother tongue is"],
-}
-EASYEDIT = {
-    "case_id": 2,
-    "prompt": "Toko Yasuda, the",
-    "target_new": "piano",
-    "subject": "Toko Yasuda",
-    "ground_truth": "guitar",
-    "rephrase_prompt": "Toko Yasuda is incredible at",
-    "locality_prompt": "John Lennon performs on the",
-    "locality_ground_truth": "guitar",
-}
-ZSRE = {
-    "subject": "WEFS",
-    "src": "When was WEFS established?",
-    "pred": "1998",
-    "rephrase": "When has WEFS been established?",
-    "alt": "1997",
-    "answers": ["1987"],
-    "loc": "nq question: who voiced gaston",
-    "loc_ans": "Richard White",
-    "cond": "1998 >> 1997",
-}
-
-
-def test_counterfact():
-    (fact,) = parse_facts(json.dumps([COUNTERFACT]))
-    assert fact == Fact(
-        "Danielle Darrieux",
-        "The mother tongue of {} is",
-        "English",
-        "French",
-        ("Shayna does this. Danielle Darrieux, a native",),
-        (Neighbour("The native language of Montesquieu is", "French"),),
-        relation="P103",
-        id="7",
-    )
-
-
-@pytest.mark.parametrize("changes", [{}, {"ground_truth": ["guitar"], "target_new": ["piano"]}])
-def test_easyedit(changes):
-    (fact,) = parse_facts(json.dumps(EASYEDIT | changes))
-    assert fact == Fact(
-        "Toko Yasuda",
-        "{}, the",
-        "piano",
-        "guitar",
-        ("Toko Yasuda is incredible at",),
-        (Neighbour("John Lennon performs on the", "guitar"),),
-        id="2",
-    )
-
-
-def test_easyedit_with_lists_and_nested_locality():
-    record = {
-        "prompt": "Toko Yasuda, the",
-        "subject": "Toko Yasuda",
-        "target_new": "piano",
-        "rephrase": ["one Toko Yasuda", "two Toko Yasuda"],
-        "locality_prompt": ["a", "b"],
-        "locality_ground_truth": ["A", ["B", "also B"]],
-        "locality": {
-            "neighborhood": {"prompt": "c", "ground_truth": "C"},
-            "distracting": {"prompt": ["d", "e"], "ground_truth": ["D", "E"]},
-            "specific": [{"prompt": "f", "ground_truth": [["F"]]}],
-        },
-    }
-    (fact,) = parse_facts(json.dumps([record]))
-    assert fact.paraphrases == ("one Toko Yasuda", "two Toko Yasuda")
-    assert "".join(n.prompt for n in fact.neighbours) == "abcdef"
-    assert "".join(n.target for n in fact.neighbours) == "ABCDEF"
-    assert fact.target_true is None
-
-
-def test_easyedit_locality_of_unequal_length():
-    record = EASYEDIT | {"locality_prompt": ["a", "b"], "locality_ground_truth": ["A"]}
-    message = refusal(parse_facts, json.dumps([record]))
-    assert "record 1" in message and "2 prompts and 1 answers" in message
-
-
-def test_zsre_takes_the_gold_answer_unless_it_is_the_new_one():
-    gold, other = parse_facts(json.dumps([ZSRE, ZSRE | {"answers": ["1997"]}]))
-    assert (gold.prompt, gold.target_new, gold.target_true) == ("When was {} established?", "1997", "1987")
-    assert gold.neighbours == (Neighbour("nq question: who voiced gaston", "Richard White"),)
-    assert other.target_true == "1998"
-
-
-@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-def test_csv(delimiter):
-    rows = [
-        ["Subject", "prompt", "target_new", "target_true", "paraphrases", "neighbours", "relation"],
-        ["France", '"The ""capital"", of {}\nis; so"', "Rome", "Paris", "a | b", "c | d => Oslo", "capital"],
-        ["Spain", "The capital of Spain is", "Oslo", "", "", "", ""],
-    ]
-    text = "\ufeff" + "\r\n".join(delimiter.join(row) for row in rows) + "\r\n\r\n"
-    first, second = parse_facts(text)
-    assert first.prompt == 'The "capital", of {}\nis; so'
-    assert first.paraphrases == ("a", "b")
-    assert first.neighbours == (Neighbour("c", "Paris"), Neighbour("d", "Oslo"))
-    assert (first.target_true, first.relation) == ("Paris", "capital")
-    assert second == Fact("Spain", "The capital of {} is", "Oslo")
-
-
 def test_our_own_form_round_trips(tmp_path):
     facts = [
         Fact("a\u2028b", "x {y} a\u2028b {{ is", "\u0645\u0631\u062d\u0628\u0627", "q", known=True, id="1"),
         Fact("👩‍👩‍👧", "{} is", "z", "t", ("p 👩‍👩‍👧",), (Neighbour("n", "t"),), relation="r", known=False),
+        Fact("a", "{}\n", "b", join="", portability=(Portability("p\n", ("x", "y"), "k"), Portability("q", ("z",)))),
     ]
     path = tmp_path / "facts.jsonl"
     path.write_text("old", encoding="utf-8")
@@ -297,111 +221,6 @@ def test_our_own_form_round_trips(tmp_path):
     assert parse_facts(json.dumps([fact.to_dict() for fact in facts], indent=1)) == facts
     assert list(tmp_path.iterdir()) == [path]
     assert "cannot be written" in refusal(write_facts, facts, path / "x.jsonl")
-
-
-def test_streams_of_text_and_bytes():
-    line = json.dumps(ROME, ensure_ascii=False)
-    upload = io.BytesIO(b"\xef\xbb\xbf" + line.encode())
-    upload.name = "mine.jsonl"
-    assert read_facts(upload) == read_facts(io.StringIO(line)) == [Fact(**ROME)]
-
-
-def test_a_form_can_be_forced():
-    both = EASYEDIT | {"src": "unused"}
-    assert parse_facts(json.dumps(both), format="easyedit")[0].target_true == "guitar"
-    assert "format 'xml'" in refusal(parse_facts, "x", format="xml")
-    assert "limit 0" in refusal(parse_facts, "x", limit=0)
-    assert "on_error 'ignore'" in refusal(parse_facts, "x", on_error="ignore")
-
-
-# ---------------------------------------------------------------------------------------------- bad content
-
-GOOD = json.dumps(ROME)
-
-
-@pytest.mark.parametrize(
-    ("text", "parts"),
-    [
-        ("", ["pasted", "empty"]),
-        (" \n\t\n", ["pasted", "empty"]),
-        ("[]", ["no fact"]),
-        ('[{"subject": "France",]', ["malformed JSON", "line 1, column 23"]),
-        ("[\n1,\n}", ["malformed JSON", "line 3, column 1"]),
-        (GOOD + "\n{oops\n", ["line 2", "malformed JSON", "column 2"]),
-        ("[" * 100000, ["malformed JSON"]),
-        ('{"facts": 3}', ["an object", "not a list of facts", "JSON array"]),
-        ("[1, 2]", ["2 of 2 rows", "record 1: 1 is a number", "object"]),
-        ('[{"question": "x"}]', ["record 1", "no known form", "question", "subject, prompt and target_new"]),
-        ('[{"subject": "x"}]', ["record 1", "prompt is missing"]),
-        ('[{"requested_rewrite": 3}]', ["requested_rewrite 3", "an object"]),
-        ("subject,prompt\na,b\n", ["columns missing: target_new", "'subject, prompt'"]),
-        ("hello", ["columns missing: subject, prompt, target_new", "'hello'"]),
-        (",,,\n", ["columns missing"]),
-        ("subject,prompt,target_new\n", ["no fact"]),
-        ("subject,prompt,target_new,prompt\na,a,b,c\n", ["twice", "'prompt'"]),
-        ("subject,prompt,target_new\na,a, but b,c\n", ["line 2", "4 values for 3 columns", "quotes"]),
-        ("subject,prompt,target_new\n\na,a\n", ["line 3", "target_new", "missing"]),
-        ("subject,prompt,target_new\na,a,\n", ["line 2", "target_new ''", "blank"]),
-        ('subject,prompt,target_new\na,"a b,c\n', ["line 2", "malformed CSV", "quote"]),
-    ],
-)
-def test_bad_content_is_named(text, parts):
-    message = refusal(parse_facts, text)
-    assert all(part in message for part in parts), message
-
-
-def test_bad_sources_are_named(tmp_path, monkeypatch):
-    assert "no such file" in refusal(read_facts, tmp_path / "none.csv")
-    assert "folder" in refusal(read_facts, tmp_path)
-    assert "cannot be read" in refusal(read_facts, "a\0b")
-    assert "facts cannot be read from 3" in refusal(read_facts, 3)
-    path = tmp_path / "x.json"
-    path.write_bytes(b"")
-    assert "x.json: the file is empty" in refusal(read_facts, path)
-    path.write_bytes('[{"subject": "é"}]'.encode("latin-1"))
-    assert "not UTF-8" in (message := refusal(read_facts, path)) and "0xe9" in message
-    path.write_text("hello", encoding="utf-8")
-    assert "malformed JSON" in refusal(read_facts, path)
-
-    def no_reading(*args, **kwargs):
-        raise AssertionError("a file that is too large must not be read")
-
-    with path.open("wb") as stream:
-        stream.truncate(50_000_000)
-    monkeypatch.setattr("pathlib.Path.open", no_reading)
-    message = refusal(read_facts, path)
-    assert "50.0 MB" in message and "20 MB" in message
-
-
-def test_large_uploads_are_refused(monkeypatch):
-    monkeypatch.setattr(facts_module, "MAX_BYTES", 100)
-    for upload in (io.BytesIO(b"x" * 500), io.StringIO("x" * 500)):
-        assert "limit" in refusal(read_facts, upload)
-    assert "limit" in refusal(parse_facts, "é" * 60)
-
-
-def test_bad_rows_are_listed_or_skipped():
-    rows = [ROME | {"target_new": "" if i % 3 == 0 else f"x{i}"} for i in range(1, 100)]
-    text = "\n".join(map(json.dumps, rows))
-    with pytest.raises(FactError) as caught:
-        parse_facts(text, "big.jsonl")
-    message = str(caught.value)
-    assert message.startswith("big.jsonl: 33 of 99 rows cannot be used: line 3: target_new ''")
-    assert "and 28 more (line 18, line 21" in message
-    assert len(caught.value.problems) == 33
-
-    notices: list[str] = []
-    assert len(parse_facts(text, "big.jsonl", on_error="skip", notice=notices.append)) == 66
-    assert len(notices) == 33 and notices[0].startswith("big.jsonl: line 3 skipped: target_new ''")
-    assert len(parse_facts(text, limit=2)) == 2  # rows behind the limit are not looked at
-    assert "no fact" in refusal(parse_facts, json.dumps(rows[2]), on_error="skip")
-
-
-def test_what_is_not_understood_is_told():
-    notices: list[str] = []
-    parse_facts("subject,prompt,target_new,note\na,a,b,c\n", notice=notices.append)
-    parse_facts(json.dumps([ROME | {"targt_true": "x"}] * 2), notice=notices.append)
-    assert notices == ["pasted: columns ignored: 'note'", "pasted: keys ignored: 'targt_true'"]
 
 
 # --------------------------------------------------------------------------------------------------- batches
@@ -418,6 +237,44 @@ def test_exact_duplicates_are_dropped_with_a_notice():
 def test_contradictions_are_refused(prompt):
     message = refusal(check_batch, [Fact(**ROME), Fact("France", prompt, "Oslo")])
     assert "facts 1 and 2 contradict each other" in message and "'Rome'" in message and "'Oslo'" in message
+
+
+def many(n: int) -> list[dict]:
+    return [{"subject": f"Land{i}", "prompt": f"The capital of Land{i} is", "target_new": "Rome"} for i in range(n)]
+
+
+def test_all_batches_are_looked_at_and_facts_named_as_in_the_file():
+    rows = [*many(20), ROME, ROME | {"target_new": "Oslo"}, *many(3)]
+    facts = [Fact(**row) for row in rows]
+    assert "facts 21 and 22 contradict" in refusal(check_batches, facts, 10)
+    batches, notices = check_batches(facts, 21)  # they are in two batches then
+    assert [len(batch) for batch in batches] == [21, 4] and notices == []
+    batches, notices = check_batches([*facts[:20], *facts[:3]], 23)
+    assert (
+        [fact for batch in batches for fact in batch] == facts[:20]
+        and "fact 21 dropped" in notices[0]
+        and len(notices) == 3
+    )
+
+    as_json = parse_facts(json.dumps(rows))
+    assert "facts 21 and 22 contradict" in refusal(check_batches, as_json, 10)
+    assert "facts 21 and 22 contradict" in refusal(check_batches, as_json[15:], 10)  # whatever is taken of the file
+    as_lines = parse_facts("\n" + "\n".join(map(json.dumps, rows)))
+    assert "lines 22 and 23 contradict" in refusal(check_batches, as_lines, 10)
+    bad = parse_facts(json.dumps([{"subject": "x"}, *rows]), on_error="skip")
+    assert "facts 22 and 23 contradict" in refusal(check_batches, bad, 10)
+    quakes = [{"case_id": 3, "requested_rewrite": rows[20:22]}]
+    assert "record 1, rewrite 1 and record 1, rewrite 2 contradict" in refusal(
+        check_batches, parse_facts(json.dumps(quakes)), 10
+    )
+    for size in (0, -1, True, "10"):
+        assert "batch_size" in refusal(check_batches, facts, size)
+
+
+def test_the_place_in_a_file_is_no_part_of_a_fact():
+    one, two = parse_facts(json.dumps([ROME, ROME]))
+    assert (one.place, two.place) == ("record 1", "record 2") and one == two == Fact(**ROME)
+    assert hash(one) == hash(two) and "place" not in one.to_dict()
 
 
 def test_duplicate_subjects():
@@ -438,7 +295,8 @@ def test_shared_files():
     assert "2 of 1000 rows" in message and "line 535" in message and "line 724" in message
     notices: list[str] = []
     zsre = read_facts(SHARED / "zsre_1k.jsonl", on_error="skip", notice=notices.append)
-    assert len(zsre) == 998 and len(notices) == 2
+    assert len(zsre) == 998 and sum("skipped" in line for line in notices) == 2
+    assert any("of no use to an edit, ignored: 'cond'" in line for line in notices)
     assert all(f.target_true and f.target_true != f.target_new for f in zsre)
 
 

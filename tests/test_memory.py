@@ -138,9 +138,9 @@ def test_what_a_session_holds_is_in_it(llama, statistics_text):
     found = estimate(llama.model.config, llama.dtype, session.settings, batch_size=3)
     for _ in range(6):  # enough batches that P is folded
         session.edit(CITIES, known="edit")
-    starts = {P.start.data_ptr(): P.start.nbytes for P in session._preservation.values()}
+    starts = {P.start.data_ptr(): P.start.nbytes for P in session._contents.preservation.values()}
     shared = {t.data_ptr(): t.nbytes for t in llama.shared.values() if isinstance(t, torch.Tensor)}
-    assert all(P.owns_start for P in session._preservation.values())
+    assert all(P.owns_start for P in session._contents.preservation.values())
     assert sum(starts.values()) * 2 == found.statistics or sum(starts.values()) * 2 < found.statistics
     assert set(starts) & set(shared) == set()
     assert 2 * sum(matrix.nbytes for matrix in session.matrices().values()) == found.matrices

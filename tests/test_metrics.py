@@ -100,11 +100,12 @@ def test_a_prompt_that_leaves_no_room_is_an_input_error(gpt2):
 def rated(values: dict[tuple[str, str], float], monkeypatch, generated: str | None = None, hits=None) -> None:
     """Let the engine believe these probabilities."""
 
-    def fake(lm, pairs):
+    def fake(lm, questions, bare=False):
+        pairs = [question[:2] for question in questions]
         return [Answer(math.log(values[pair]), (hits or {}).get(pair, (values[pair] > 0.5,))) for pair in pairs]
 
     monkeypatch.setattr(metrics, "rate", fake)
-    monkeypatch.setattr(metrics, "continuations", lambda lm, prompts: [generated] * len(prompts))
+    monkeypatch.setattr(metrics, "continuations", lambda lm, prompts, bare=False: [generated] * len(prompts))
 
 
 def test_the_definitions(monkeypatch):

@@ -6,12 +6,11 @@ import json
 import re
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
-from refusals import refusal
+from huggingface_hub.utils import close_session
+from refusals import NO_HUB, refusal
 from safetensors.torch import load_file, save_file
 from tiny_models import CITIES, Snapshot, metaspace_tokenizer
 from tokenizers import Tokenizer
@@ -19,7 +18,7 @@ from tokenizers.models import WordLevel
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
-from encore_core import catalogue, checkpoint, models, storage
+from encore_core import checkpoint, hub, models, storage
 from encore_core.methods import METHODS
 from encore_core.metrics import rate
 from encore_core.models import CATALOGUE, choose_device, choose_dtype, load_model, wrap
@@ -254,37 +253,6 @@ class TestDamagedFolders:
         assert rate(again, texts) == rate(llama, texts)
 
 
-def hub_error(kind, text: str) -> Exception:
-    return kind(text, response=SimpleNamespace(headers={}, request=None))
-
-
-@pytest.mark.parametrize("reader", ["AutoConfig", "AutoModelForCausalLM", "AutoTokenizer"])
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (hub_error(GatedRepoError, "403 Client Error.\nAccess to model is restricted"),
-         "is gated: ask for access on https://huggingface.co/meta-llama/Meta-Llama-3-8B, then run: hf auth login"),
-        (hub_error(RepositoryNotFoundError, "404 Client Error"), "the hub has no meta-llama/Meta-Llama-3-8B, or it is"),
-        (LocalEntryNotFoundError("no connection"), "cannot be fetched from the hub: no connection"),
-        (MemoryError(), "does not fit into memory"),
-        (OSError("disk\nfull"), "cannot be read"),
-    ],
-)  # fmt: skip
-def test_what_the_hub_refuses(reader, error, message, gpt2, tmp_path, monkeypatch):
-    """Whichever file the hub refuses; transformers wraps its errors in others of several lines."""
-
-    def refuse(*args, **kwargs):
-        raise OSError("You are trying to access\nsomething") from error
-
-    folder = saved(gpt2, tmp_path)
-    monkeypatch.setattr(models, "find_source", lambda *_: "meta-llama/Meta-Llama-3-8B")
-    for name in ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer"):
-        real = getattr(checkpoint, name).from_pretrained
-        local = refuse if name == reader else lambda *_, real=real, **kwargs: real(folder, **kwargs)
-        monkeypatch.setattr(getattr(checkpoint, name), "from_pretrained", local)
-    assert message in refusal(load_model, "llama-3-8b", device="cpu")
-
-
 HOSTILE_NAMES = (
     "no-such-model", "no/such-model", "smollm2-135", "a--b", "-x", "..x", "ünïcode", "a" * 200, "foo bar", "a/b/c",
     "/none", "~/none", "<script>", "\n", "\0",
@@ -293,7 +261,7 @@ HOSTILE_NAMES = (
 
 @pytest.mark.parametrize("name", HOSTILE_NAMES, ids=repr)
 def test_unknown_names_are_answered_at_once(name, monkeypatch):
-    monkeypatch.setattr(catalogue, "hub_reachable", lambda *_: False)
+    monkeypatch.setattr(hub, "hub_trouble", lambda: NO_HUB)
     start = time.monotonic()
     message = refusal(load_model, name)
     assert time.monotonic() - start < 3
@@ -309,17 +277,19 @@ def test_a_hub_that_does_not_answer_costs_seconds(monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("socket.create_connection", swallow)
+    close_session()  # an open connection would be used again
     start = time.monotonic()
-    assert models.hub_reachable(0.3) is False
+    assert "does not answer within 0.3 s" in hub.hub_trouble(0.3).reason
     assert time.monotonic() - start < 2
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     start = time.monotonic()
-    assert models.hub_reachable() is False
+    assert hub.hub_trouble().remedy == "unset HF_HUB_OFFLINE"
     assert time.monotonic() - start < 0.1
 
 
 def test_a_suggestion_for_a_near_miss(monkeypatch):
-    monkeypatch.setattr(catalogue, "hub_reachable", lambda *_: False)
+    monkeypatch.setattr(hub, "hub_trouble", lambda: NO_HUB)
     assert "Did you mean 'smollm2-135m'?" in refusal(load_model, "smollm2-135")
     assert all(name in refusal(load_model, "zzz") for name in CATALOGUE)
 

@@ -17,7 +17,8 @@ from dashboard.charts.contributions import Moment, Pair
 from dashboard.charts.runs import Line
 from dashboard.palette import LIGHT
 from encore_core.contributions import sublayer_names
-from encore_core.editor import _Sums
+from encore_core.edited_matrices import EditedMatrices, Sums
+from encore_core.editor import _Contents
 from encore_core.models import load_model
 from encore_core.runs import series
 from encore_core.runs.recorded import recorded_runs
@@ -309,9 +310,8 @@ def test_before_is_without_the_visitors_edits_and_after_with_them(quick_loading,
 def edit_by_hand(visitor) -> None:
     """Three edits' worth of change to one matrix, without the time that edits take."""
     session, layer = visitor.session, visitor.session.settings.layers[-1]
-    session._sums = _Sums.of(visitor.lm, {layer: visitor.lm.parameter(layer).data * 3})
-    session.n_edits = 3
-    session.history.append(object())
+    sums = Sums.of(visitor.lm, {layer: visitor.lm.parameter(layer).data * 3})
+    session._contents = _Contents(EditedMatrices(visitor.lm, False, sums), history=(object(),), n_edits=3)
     visitor._edits_changed()
 
 

@@ -13,6 +13,7 @@ import pytest
 import tiny_models
 import tiny_runs
 import torch
+from refusals import NO_HUB
 from streamlit.testing.v1 import AppTest
 from tiny_pages import figures, opened, words
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -241,7 +242,7 @@ def test_a_run_in_progress(made, ids, places):
 
 
 def test_without_the_hub_the_button_says_so(monkeypatch):
-    monkeypatch.setattr(hub_tasks, "hub_reachable", lambda: False)
+    monkeypatch.setattr(hub_tasks, "hub_trouble", lambda: NO_HUB)
     app = opened("downstream")
     app.button(key="fetch_tasks").click().run()
     assert "the hub cannot be reached" in words(app) and not app.exception

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from hostile_inputs import MIXED
+from refusals import NO_HUB
 from streamlit.runtime.scriptrunner import StopException
 from streamlit.testing.v1 import AppTest
 from tiny_pages import APP, errors, figures, markup, opened
@@ -24,7 +25,7 @@ def server(tiny_folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ENCORE_MODEL", str(tiny_folder))
         patch.setattr("encore_core.runs.recorded.RECORDED", tmp_path_factory.mktemp("nothing") / "recorded")
-        patch.setattr("encore_core.catalogue.hub_reachable", lambda: False)
+        patch.setattr("encore_core.hub.hub_trouble", lambda: NO_HUB)
         state.models.clear()
         yield
         state.models.clear()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tiny_runs
 import torch
-from refusals import refusal
+from refusals import NO_HUB, refusal
 from safetensors.torch import save
 from streamlit.testing.v1 import AppTest
 from test_limits import given  # noqa: F401
@@ -29,7 +29,7 @@ def server(monkeypatch, tiny_folder, tmp_path, surroundings):
     monkeypatch.setenv("ENCORE_MODEL", str(tiny_folder))
     monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("encore_core.runs.recorded.RECORDED", tmp_path / "recorded")
-    monkeypatch.setattr("encore_core.catalogue.hub_reachable", lambda: False)
+    monkeypatch.setattr("encore_core.hub.hub_trouble", lambda: NO_HUB)
 
 
 def visitor_of(app: AppTest) -> state.Visitor:

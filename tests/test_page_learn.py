@@ -103,7 +103,7 @@ def test_an_edit_taken_apart_is_the_edit_that_was_made(request, new_session, fam
     session = new_session(lm, method)
     session.edit([tiny_models.CITIES[0]], known="edit")
     before = {layer: lm.oriented(layer, matrix).clone() for layer, matrix in session.matrices().items()}
-    P = {layer: preservation.dense() for layer, preservation in session._preservation.items()}
+    P = {layer: preservation.dense() for layer, preservation in session._contents.preservation.items()}
     session.edit(list(tiny_models.CITIES[1:]), known="edit")
     kept, weights = session.matrices(), Snapshot.of(lm)
     found = anatomy.take_apart(session)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from refusals import NO_HUB
 from tiny_pages import address_of, errors, opened, words
 
 TYPED = {
@@ -19,7 +20,7 @@ TYPED = {
 def places(monkeypatch, tmp_path, tiny_folder, surroundings):
     monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("ENCORE_MODEL", str(tiny_folder))
-    monkeypatch.setattr("encore_core.catalogue.hub_reachable", lambda: False)
+    monkeypatch.setattr("encore_core.hub.hub_trouble", lambda: NO_HUB)
 
 
 # -- Edit --------------------------------------------------------------------------------------------------------------

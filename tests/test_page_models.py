@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from refusals import NO_HUB
 from streamlit.testing.v1 import AppTest
 from tiny_pages import app_at, errors, markup, opened, words
 
@@ -22,8 +23,8 @@ def home(tmp_path, monkeypatch, surroundings) -> Path:
     monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("ENCORE_MODEL", str(tmp_path / "no-model"))
     # Anything else would be the machine's, and slow to fail.
-    monkeypatch.setattr("encore_core.catalogue.hub_reachable", lambda: False)
-    monkeypatch.setattr("encore_core.statistics.texts.hub_reachable", lambda: False)
+    monkeypatch.setattr("encore_core.hub.hub_trouble", lambda: NO_HUB)
+    monkeypatch.setattr("encore_core.statistics.texts.hub_trouble", lambda: NO_HUB)
     return tmp_path / "home"
 
 
@@ -89,7 +90,7 @@ def test_too_little_memory_is_said_in_place(tiny_folder, monkeypatch):
     # too little.
     monkeypatch.setattr("encore_core.doctor.free_memory", lambda device: 1000)
     app.selectbox(key="models_dtype").set_value("bfloat16").run()
-    assert "✗ no" in words(app) and "weights need" in errors(app)[0]
+    assert "✗ no" in words(app) and "(weights 0.12 MB" in errors(app)[0]
 
 
 def test_statistics_are_shown_with_what_was_seen(tiny_folder, statistics_text, monkeypatch):

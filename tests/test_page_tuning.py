@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import tiny_pages
+from refusals import NO_HUB
 from test_page_models import page_of, said
 from tiny_pages import errors, words
 
@@ -48,8 +49,8 @@ FOUND = START | {"layers": [1, 2, 3], "lambda_p": 3000.0}
 def home(tmp_path, monkeypatch, surroundings) -> Path:
     monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("ENCORE_MODEL", str(tmp_path / "no-model"))
-    monkeypatch.setattr("encore_core.catalogue.hub_reachable", lambda: False)
-    monkeypatch.setattr("encore_core.statistics.texts.hub_reachable", lambda: False)
+    monkeypatch.setattr("encore_core.hub.hub_trouble", lambda: NO_HUB)
+    monkeypatch.setattr("encore_core.statistics.texts.hub_trouble", lambda: NO_HUB)
     return tmp_path / "home"
 
 

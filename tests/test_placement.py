@@ -223,9 +223,9 @@ def test_balanced_leaves_room_for_editing(llama, tmp_path, monkeypatch):
     assert (room[0], room[1]) == (550_000, 950_000) and room["cpu"] > 2**20
     assert placement.room_for_weights(2_000_000)[0] == 0
     asked = []
-    monkeypatch.setattr(models, "read_weights", lambda *args: (asked.append(args), llama.model)[1])
+    monkeypatch.setattr(models, "read_weights", lambda *args, **placing: (asked.append(placing), (llama.model, ()))[1])
     load_model(saved(llama, tmp_path), device="balanced")
-    assert asked[0][3] == "balanced" and set(asked[0][4]) == {0, 1, "cpu"}
+    assert asked[0]["device_map"] == "balanced" and set(asked[0]["max_memory"]) == {0, 1, "cpu"}
 
 
 OTHER = torch.device("lazy:0")

@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 import tiny_models
 import torch
+from refusals import refusal
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from encore_core import prompts as prompts_module
 from encore_core.errors import InputError
 from encore_core.facts import Fact
+from encore_core.models import EditableModel
 from encore_core.prompts import (
     PREFIX_STARTS,
     encode,
@@ -32,6 +34,9 @@ from encore_core.storage import data_folder
 
 class Bare:
     """What `encode` needs of a model."""
+
+    start_token = None
+    special_ids = EditableModel.special_ids
 
     def __init__(self, tokenizer, max_length=512):
         self.tokenizer, self.max_length = tokenizer, max_length
@@ -85,7 +90,7 @@ def test_subject_and_answer_are_found(bare, fact, prefix):
     lead = f"{prefix}. " if prefix else ""
     prompt = lead + fact.text
     subject_end = len(lead) + fact.subject_span[1]
-    glue = "" if prompt.endswith(("\n", "\t")) else " "
+    glue = "" if prompt.endswith(("\n", "\t", "の")) else " "
     tokenizer = bare.tokenizer
 
     assert encoded.ids == tuple(tokenizer(prompt + glue + fact.target_new)["input_ids"][: len(encoded.ids)])
@@ -184,6 +189,16 @@ def test_sampled_prefixes(lm):
     assert prefixes != sample_prefixes(lm, 4)
     for prefix, start in zip(prefixes, PREFIX_STARTS, strict=True):
         assert prefix.startswith(start)
+
+
+def test_logits_that_are_not_finite_give_no_prefixes(lm):
+    """In one line, whatever made them so: the weights of a model were looked at when it was loaded."""
+    for value in (torch.nan, torch.inf):
+        poisoned = torch.full_like(lm.parameter(0), value)
+        with lm.matrices_replaced({0: poisoned}):
+            message = refusal(sample_prefixes, lm, 0)
+        assert "logits that are not finite after 'The'" in message and lm.name in message
+    assert len(sample_prefixes(lm, 0)) == len(PREFIX_STARTS)
 
 
 def test_sampled_prefixes_are_among_the_five_most_probable(llama):

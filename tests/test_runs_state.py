@@ -56,8 +56,8 @@ def test_going_on_from_a_saved_state_is_the_same_to_the_bit(request, new_session
         assert second.n_edits == 2 * cut and second.prefixes == whole.prefixes
         edit(second, BATCHES[cut:])
         assert weights_digest(second.matrices()) == weights_digest(whole.matrices())
-        for layer, mine in second._preservation.items():
-            other = whole._preservation[layer]
+        for layer, mine in second._contents.preservation.items():
+            other = whole._contents.preservation[layer]
             assert torch.equal(mine.start, other.start) and len(mine.recent) == len(other.recent)
             assert all(torch.equal(a, b) for a, b in zip(mine.recent, other.recent, strict=True))
 
@@ -75,8 +75,8 @@ def test_tensors_come_back_as_they_lay(new_session, gpt2, tmp_path):
     session = edit(new_session(gpt2), BATCHES[:2])
     restored = new_session(gpt2)
     load_state(tmp_path, [save_state(tmp_path, 4, session)], restored)
-    for layer, mine in session._preservation.items():
-        other = restored._preservation[layer]
+    for layer, mine in session._contents.preservation.items():
+        other = restored._contents.preservation[layer]
         assert mine.recent
         for a, b in zip([mine.start, *mine.recent], [other.start, *other.recent], strict=True):
             assert a.stride() == b.stride() and b.data_ptr() % 64 == 0

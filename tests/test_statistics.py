@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
-from refusals import refusal
+from refusals import NO_HUB, refusal
 from safetensors.torch import load_file
 
 from encore_core.covariance import SAMPLED_TEXT, collect, files_used, second_moments
@@ -421,7 +421,7 @@ class FakeHub:
     def __init__(self, rows):
         self.rows, self.opened = rows, []
 
-    def __call__(self):
+    def __call__(self, **_):
         return self
 
     def open(self, path):
@@ -441,7 +441,7 @@ class FakeHub:
 def test_text_from_the_hub(gpt2, monkeypatch, source, rows, home):
     hub = FakeHub(rows)
     monkeypatch.setattr("huggingface_hub.HfFileSystem", hub)
-    monkeypatch.setattr(texts, "hub_reachable", lambda: True)
+    monkeypatch.setattr(texts, "hub_trouble", lambda: None)
     monkeypatch.setattr(texts, "CHARACTERS_PER_TOKEN", 1)
     text = texts.text_of(gpt2, source, 1000).content
     assert all(path.startswith(f"datasets/{texts.HUB_TEXTS[source].repo}/") for path in hub.opened)
@@ -451,20 +451,20 @@ def test_text_from_the_hub(gpt2, monkeypatch, source, rows, home):
     else:
         assert passages == {"Anarchism is a philosophy.\nIt is sceptical.", "x" * texts.ARTICLE_CHARACTERS}
     # Fetched once; offline afterwards.
-    monkeypatch.setattr(texts, "hub_reachable", lambda: False)
+    monkeypatch.setattr(texts, "hub_trouble", lambda: NO_HUB)
     n_opened = len(hub.opened)
     assert texts.text_of(gpt2, source, 900).content == text and len(hub.opened) == n_opened
 
 
 @pytest.mark.parametrize("source", texts.HUB_TEXTS)
 def test_without_the_hub_it_is_one_line(gpt2, monkeypatch, source, home):
-    monkeypatch.setattr(texts, "hub_reachable", lambda: False)
+    monkeypatch.setattr(texts, "hub_trouble", lambda: NO_HUB)
     for call in (gather, cost):
         said = refusal(call, gpt2, Request("tiny", source))
-        assert f"The text of {source} has not been fetched yet and the hub cannot be reached" in said
-    monkeypatch.setattr(texts, "hub_reachable", lambda: True)
+        assert f"The text of {source} has not been fetched yet, and the hub cannot be reached; look at" in said
+    monkeypatch.setattr(texts, "hub_trouble", lambda: None)
 
-    def broken():
+    def broken(**_):
         raise ConnectionError("503 Server Error\nlong story")
 
     monkeypatch.setattr("huggingface_hub.HfFileSystem", broken)

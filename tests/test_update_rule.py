@@ -94,7 +94,7 @@ def test_sequential_batches_agree_with_the_published_expression(method, d_mlp, n
         update = solve(*map(torch.from_numpy, (R, K)), preservation.times(torch.from_numpy(K)), slack(n_facts))
         found = update.delta().numpy()
         assert np.linalg.norm(found - expected) <= 1e-8 * np.linalg.norm(expected)
-        preservation.absorb(update.Y)
+        preservation = preservation.absorbed(update.Y).compact()
         n_folds += not preservation.recent
         Kp = np.concatenate([Kp, K], axis=1)
         W, W_expected = W + found, W_expected + expected
@@ -117,7 +117,7 @@ def test_folding_block_by_block(block, monkeypatch):
     before = start.clone()
     preservation = Preservation(start)
     for Y in Ys:
-        preservation.absorb(Y)
+        preservation = preservation.absorbed(Y).compact()
     assert not preservation.recent
     torch.testing.assert_close(preservation.start, wanted, rtol=1e-12, atol=1e-10)
     assert torch.equal(start, before)
@@ -131,7 +131,7 @@ def test_folding_changes_no_product():
     preservation = Preservation(start)
     expected = start.clone()
     for Y in factors:
-        preservation.absorb(Y)
+        preservation = preservation.absorbed(Y).compact()
         expected = expected - Y @ Y.T
         torch.testing.assert_close(preservation.times(K), expected @ K, rtol=0, atol=1e-13)
         torch.testing.assert_close(preservation.dense(), expected, rtol=0, atol=1e-13)
@@ -175,7 +175,7 @@ def test_alphaedit_leaves_what_is_used_alone():
     for _ in range(5):
         K, R = (torch.from_numpy(generator.standard_normal(shape)) for shape in ((64, 4), (16, 4)))
         update = solve(R, K, preservation.times(K), 1.0)
-        preservation.absorb(update.Y)
+        preservation = preservation.absorbed(update.Y).compact()
         assert float((update.delta() @ used).norm()) < 1e-12 * float(update.delta().norm())
 
 
@@ -193,7 +193,7 @@ def test_the_norm_constraint_bounds_growth(seed):
         norms = []
         for K, R in batches:
             update = solve(R, K, preservation.times(K), 1.0)
-            preservation.absorb(update.Y)
+            preservation = preservation.absorbed(update.Y).compact()
             norms.append(float(update.delta().norm()))
             if lambda_n:
                 assert norms[-1] <= float(R.norm()) / (2 * lambda_n**0.5) * (1 + 1e-12)

@@ -221,7 +221,7 @@ class EditsTarget(RecipeTarget):
         if not all(math.isfinite(value) and value >= 0 for value in report.seconds.values()):
             raise Broken("seconds of a session are none", report.seconds)
         for item in report.edited:
-            for value in (item.probability_before, item.probability_after):
+            for value in (item.probability_before, item.probability_after, item.probability_bare):
                 if value is not None and not 0 <= value <= 1.01:
                     raise Broken("a probability of a session is none", value)
             if item.target is None:

@@ -188,7 +188,9 @@ class CsvReaderTarget(ReaderTarget):
         super().__init__("csv")
 
     def seeds(self) -> list[bytes]:
-        return [*(table.encode() for table in TABLES), TABLES[0].encode("utf-16"), TABLES[1].encode("utf-8-sig")]
+        bad = "subject,prompt,target_new\nPeru,no slot,x\n"
+        encoded = [TABLES[0].encode("utf-16"), TABLES[1].encode("utf-8-sig")]
+        return [*(table.encode() for table in TABLES), *encoded, bad.encode()]
 
     def mutated(self, data: bytes, rng: random.Random) -> bytes:
         encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from dashboard import limits, state, widgets
+from dashboard import fact_rows, limits, state, widgets
 from dashboard.state import Message, remembered
 from encore_core.errors import InputError
-from encore_core.facts import MAX_BYTES, SLOT, Fact, Neighbour, parse_facts, read_facts
+from encore_core.facts import MAX_BYTES, SLOT, Fact, Neighbour, parse_facts, read_facts, spelling_note, spelt_as_in
 
 FIELDS = ("subject", "prompt", "target_new", "target_true", "paraphrases", "neighbours")
 MAX_TABLE = 1000
@@ -125,6 +125,10 @@ def _own_fact() -> None:
         return
     with preview:
         widgets.sentence(fact)
+        typed = st.session_state["subject"].strip()
+        if fact.subject != typed:
+            said = spelling_note(typed, fact.subject)
+            widgets.notice(Message("info", f"{said[0].upper()}{said[1:]}."))
         n_foreign = sum(fact.subject not in text for text in fact.paraphrases)
         if n_foreign:
             widgets.notice(
@@ -151,7 +155,7 @@ def typed_fact() -> Fact:
             prompt, arrow, answer = line.rpartition("=>")
             neighbours.append(Neighbour(prompt, answer) if arrow else line)
     fact = Fact(
-        subject=values["subject"],
+        subject=spelt_as_in(values["prompt"], values["subject"].strip()),
         prompt=values["prompt"],
         target_new=values["target_new"],
         target_true=values["target_true"],
@@ -187,35 +191,36 @@ def _table() -> None:
     right.number_input("Facts a batch", 1, MAX_TABLE, key="batch_size", persist_state="session",
                        help="Facts of a batch are solved for together; Undo takes back one batch.")  # fmt: skip
     try:
-        facts, notices = table_facts()
+        rows = table_rows()
     except InputError as error:
         widgets.problem(error)
         return
+    if rows.bad is not None and not fact_rows.offer(rows.bad):
+        return
+    facts = rows.facts
     size = st.session_state["batch_size"]
     n_batches = -(-len(facts) // size)
     read = f"{len(facts)} fact{'s' * (len(facts) != 1)} read, {n_batches} batch{'es' * (n_batches != 1)}."
     widgets.notice(Message("success", read))
-    for line in notices[:3]:
-        widgets.notice(Message("info", line))
+    fact_rows.tell(rows)
     shown = [(fact.text, fact.target_new) for fact in facts[:4]]
     widgets.table([("Prompt", ""), ("New answer", "")], shown, "The first facts of the table")
     if len(facts) > len(shown):
         st.caption(f"and {len(facts) - len(shown)} more")
 
 
-def table_facts() -> tuple[list[Fact], list[str]]:
+def table_rows() -> fact_rows.Rows:
     """The facts of the upload, or else of the pasted text, and what the reader had to say about them.
 
     Raises:
-        InputError: naming the row, the field and the value.
+        InputError: naming what is wrong, when nothing can be used or a fact goes beyond a limit of this server.
     """
-    notices: list[str] = []
     limit = st.session_state.get("limit", 100)
     upload = st.session_state.get("upload")
     if upload is not None:
         limits.check_upload("The upload", upload.size)
         upload.seek(0)
-        facts = read_facts(upload, limit, notice=notices.append)
+        rows = fact_rows.read_rows(lambda notice: read_facts(upload, limit, notice=notice))
     else:
         text = st.session_state.get("pasted") or ""
         if not text.strip():
@@ -223,10 +228,22 @@ def table_facts() -> tuple[list[Fact], list[str]]:
                 "The table is empty: upload a file or paste at least one row below a line of column names."
             )
         limits.check_upload("The pasted table", len(text))
-        facts = parse_facts(text, "the pasted table", limit, notice=notices.append)
-    for fact in facts:
+        rows = fact_rows.read_rows(lambda notice: parse_facts(text, "the pasted table", limit, notice=notice))
+    for fact in rows.facts:
         limits.check_fact(fact)
-    return facts, notices
+    return rows
+
+
+def table_facts() -> list[Fact]:
+    """The facts of the table that would be edited.
+
+    Raises:
+        InputError: as `table_rows`, and for bad rows that the visitor has not chosen to leave out.
+    """
+    rows = table_rows()
+    if rows.bad is not None and not fact_rows.left_out(rows.bad):
+        raise rows.bad
+    return rows.facts
 
 
 def facts_in_editor() -> list[Fact]:
@@ -237,7 +254,7 @@ def facts_in_editor() -> list[Fact]:
     """
     source = st.session_state["source"]
     if source == "Table":
-        return table_facts()[0]
+        return table_facts()
     if source == "Example":
         return [state.bundled_facts()[st.session_state.get("example", 0)]]
     return [typed_fact()]

@@ -8,9 +8,11 @@ from dashboard import figure, limits, probes, theme, widgets
 from dashboard.charts import probes as probe_charts
 from dashboard.charts.text import percent
 from dashboard.edit.fact_form import facts_in_editor
-from dashboard.state import Visitor, remembered
+from dashboard.state import Message, Visitor, remembered
+from encore_core import metrics
 from encore_core.errors import InputError
 from encore_core.facts import Fact
+from encore_core.prompts import on_sink
 from encore_core.tables import neutral_csv
 
 SCORED_AT_ONCE = 5
@@ -50,6 +52,7 @@ def show(visitor: Visitor) -> None:
         return
     colours = theme.palette()
     _headline(fact, rows, edited)
+    _beginning(fact, visitor)
     with st.container(border=True, key="card_chart"):
         widgets.heading("How probable each answer is", "before → after" if edited else "as loaded, nothing edited yet")
         figure.draw(
@@ -67,6 +70,26 @@ def show(visitor: Visitor) -> None:
         _details(fact, rows, visitor, colours)
     except InputError as error:
         widgets.problem(error)
+
+
+def _beginning(fact: Fact, visitor: Visitor) -> None:
+    """How texts begin in these figures, and what a program gets that begins them otherwise."""
+    lm, pair = visitor.lm, [metrics.Question(fact.text, fact.target_new, fact.join)]
+    if lm.start_text is not None:
+        [measured], [bare] = visitor.after.rate(pair), visitor.after.rate(pair, bare=True)
+        widgets.remark(
+            f"Measured with the start token {lm.start_text} in front of every text: {fact.target_new} at "
+            f"{percent(measured.probability)}. A program that puts nothing in front of the prompt gets "
+            f"{percent(bare.probability)}."
+        )
+    elif on_sink(lm, [fact]):
+        widgets.notice(
+            Message(
+                "warning",
+                f"{fact.subject} is the first token of this prompt, and the model reads next to nothing of the first "
+                "token of a text. It will hardly say the new answer when asked so: put other words before the subject.",
+            )
+        )
 
 
 def _pick_shown(visitor: Visitor) -> Fact | None:

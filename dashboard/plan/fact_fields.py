@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import access, limits, state, widgets
+from dashboard import access, fact_rows, limits, state, widgets
 from dashboard.state import KEEP, Message, remembered
 from encore_core.errors import InputError
 from encore_core.facts import MAX_BYTES, Fact, parse_facts, read_facts
@@ -21,6 +21,7 @@ KNOWN = {"edit": "edit them too", "skip": "skip them"}
 BATCH_SIZE = 20
 
 Facts = tuple[list[Fact], str, tuple[object, ...]]  # facts, what the plan calls them, what tells them from others
+Found = tuple[fact_rows.Rows, str, tuple[object, ...]]  # rows, what the plan calls them, what tells them from others
 
 
 def pick_facts() -> dict[str, Any] | None:
@@ -129,13 +130,29 @@ def pick_facts() -> dict[str, Any] | None:
 
 
 def _facts(source: str) -> Facts | None:
-    """The facts of a source; None while there is nothing to read yet.
+    """The facts of a source, with what the reader had to say; None while there is nothing to read yet.
 
     Raises:
-        InputError: naming the row, the field and the value.
+        InputError: naming what is wrong.
+    """
+    found = _rows(source)
+    if found is None:
+        return None
+    rows, called, token = found
+    if rows.bad is not None and not fact_rows.offer(rows.bad):
+        return None
+    fact_rows.tell(rows)
+    return rows.facts, called, token
+
+
+def _rows(source: str) -> Found | None:
+    """What a source holds; None while there is nothing to read yet.
+
+    Raises:
+        InputError: naming what is wrong, when nothing can be used.
     """
     if source == "bundled":
-        return list(state.bundled_facts()), "bundled", ("bundled",)
+        return fact_rows.Rows(list(state.bundled_facts()), []), "bundled", ("bundled",)
     if source == "upload":
         upload = st.file_uploader(
             "CSV, JSON or JSONL",
@@ -184,14 +201,15 @@ def _facts(source: str) -> Facts | None:
 
 
 @st.cache_resource(show_spinner="Reading the facts …", max_entries=4)
-def _read(path: str, changed: int, n_bytes: int) -> list[Fact]:
-    return read_facts(path)
+def _read(path: str, changed: int, n_bytes: int) -> fact_rows.Rows:
+    return fact_rows.read_rows(lambda notice: read_facts(path, notice=notice))
 
 
 @st.cache_resource(show_spinner=False, max_entries=8)
-def _parsed(data: bytes, name: str) -> list[Fact]:
+def _parsed(data: bytes, name: str) -> fact_rows.Rows:
     if name == "pasted":
-        return parse_facts(data.decode("utf-8", "surrogatepass"), "the pasted facts")
+        text = data.decode("utf-8", "surrogatepass")
+        return fact_rows.read_rows(lambda notice: parse_facts(text, "the pasted facts", notice=notice))
     stream = io.BytesIO(data)
     stream.name = name
-    return read_facts(stream)
+    return fact_rows.read_rows(lambda notice: read_facts(stream, notice=notice))

@@ -33,7 +33,8 @@ def pick_model(visitor: Visitor) -> dict[str, Any] | None:
                 accept_new_options=True,
                 **KEEP,
                 format_func=lambda n: f"{n} · loaded" if n == loaded else n,
-                help="A name from the list, or type a folder that holds a transformers model, or a hub id.",
+                help="A name from the list, or type a folder that holds a transformers model, or a hub id: org/name, "
+                "or org/name@revision for one of its branches, tags or commits.",
             )
             or ""
         ).strip()

@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Iterable
 
-from encore_core.cli.telling import duration, some_layers
+from encore_core.cli.telling import Bar, duration, some_layers
 from encore_core.covariance import summary
 from encore_core.doctor import LayerStatistics, ModelCheck, Report, check_model, examine
 from encore_core.errors import InputError
@@ -22,7 +22,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="what is installed, which devices, how much room; whether a model can be edited",
         description="Exit code 0 when all is well, 1 with what is wrong otherwise.",
     )
-    parser.add_argument("--model", help="whether this one can be edited here, and at what cost; not loaded for that")
+    parser.add_argument("--model", help="whether this one can be edited here, and at what cost; all its files are read")
     parser.add_argument("--device", metavar="D", help="where it would be loaded (default: the best one present)")
     parser.add_argument("--dtype", metavar="T", help="in which number format (default float32)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -35,7 +35,8 @@ def _doctor(options: argparse.Namespace) -> int:
     check, refused = None, None
     if options.model is not None:
         try:
-            check = check_model(options.model, options.device, options.dtype)
+            with Bar("Looking") as bar:
+                check = check_model(options.model, options.device, options.dtype, bar.share)
         except InputError as error:
             # What is asked is whether it can be edited, and this is the answer.
             refused = str(error)

@@ -8,14 +8,15 @@ import sys
 import time
 from pathlib import Path
 
+from encore_core.cli.fact_files import HELP, add_facts_options, facts_of, fitting
 from encore_core.cli.options import add_model_options, count, overrides, positive, seed
 from encore_core.cli.telling import Bar, notice, teller
 from encore_core.covariance import text_named
-from encore_core.edit_file import edit_file_of, read_edit_file, write_edit_file
+from encore_core.edit_file import EditFile, edit_file_of, read_edit_file, write_edit_file
 from encore_core.editor import EditSession, batched
 from encore_core.errors import InputError, quoted
 from encore_core.export import check_output_folder, versions, write_edits, write_model_folder
-from encore_core.facts import duplicate_subjects, read_facts
+from encore_core.facts import check_batches, duplicate_subjects
 from encore_core.methods import METHODS, find_method
 from encore_core.metrics import evaluate
 from encore_core.model_card import SCORED_FACTS
@@ -27,7 +28,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     edit = commands.add_parser("edit", help="apply facts and write the edited model as a folder")
     add_model_options(edit)
     edit.add_argument("--method", default="ENCORE", help=f"one of {', '.join(METHODS)} (default ENCORE)")
-    edit.add_argument("--facts", required=True, metavar="FILE", help='JSON, JSONL or CSV, or "bundled"')
+    add_facts_options(edit, required=True)
     edit.add_argument(
         "--out", type=Path, metavar="DIR", help="folder to write the edited model to; must not exist or be empty"
     )
@@ -66,7 +67,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
     score = commands.add_parser("eval", help="score a model on facts")
     add_model_options(score)
-    score.add_argument("--facts", metavar="FILE", help='JSON, JSONL or CSV, or "bundled"; those of --edits by default')
+    add_facts_options(score, help=f"{HELP}; those of --edits by default")
     score.add_argument("--edits", type=Path, metavar="FILE", help="put these saved edits onto the model first")
     score.add_argument("--limit", type=positive, metavar="N", help="only the first N facts")
     score.add_argument("--json", action="store_true", help="print one JSON object")
@@ -80,7 +81,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def _edit(options: argparse.Namespace) -> None:
     # Everything that can be wrong is looked at before the model is loaded.
-    facts = read_facts(options.facts, limit=options.limit, notice=notice)
+    facts = facts_of(options, options.limit)
+    check_batches(facts, options.batch_size)
     find_method(options.method)
     settings = overrides(options.set)
     if options.out is None and options.edits_out is None:
@@ -92,6 +94,7 @@ def _edit(options: argparse.Namespace) -> None:
     for (subject, _), places in duplicate_subjects(facts).items():
         notice(f"The subject {quoted(subject)} is edited {len(places)} times.")
     lm = load(options)
+    notice(reads_texts(lm))
     session = EditSession(
         lm,
         options.method,
@@ -104,6 +107,11 @@ def _edit(options: argparse.Namespace) -> None:
     with Bar("Preparing") as bar:
         session.prepare(bar.share)
     notice(f"Key statistics of {session.statistics}.")
+    # What only the model's tokenizer can tell comes out before the first batch is edited, too.
+    fit = fitting(lm, facts, session.prefixes, options, scored=options.out is not None and options.scored > 0)
+    if len(fit) < len(facts):
+        check_batches(fit, options.batch_size)
+        facts = fit
 
     started = time.time()
     reports = []
@@ -148,6 +156,7 @@ def _apply(options: argparse.Namespace) -> None:
     edits = read_edit_file(options.edits)
     check_output_folder(options.out)
     lm = load(options)
+    tell_other_start(edits, lm)
     with Bar("Applying") as bar:
         write_edits(options.out, lm, edits, options.edits, bar.share, options.scored)
     print(f"{edits.values['n_edits']} facts put onto {lm.name}; written to {options.out}", file=sys.stderr)
@@ -157,10 +166,11 @@ def _eval(options: argparse.Namespace) -> None:
     edits = read_edit_file(options.edits) if options.edits is not None else None
     if options.facts is None and edits is None:
         raise InputError("There are no facts to score; give --facts FILE, or --edits FILE for those in it.")
-    facts = edits.facts[: options.limit] if options.facts is None else read_facts(
-        options.facts, limit=options.limit, notice=notice
-    )  # fmt: skip
+    facts = edits.facts[: options.limit] if options.facts is None else facts_of(options, options.limit)
     lm = load(options)
+    notice(reads_texts(lm))
+    if edits is not None:
+        tell_other_start(edits, lm)
     with lm.matrices_replaced(edits.matrices_on(lm) if edits is not None else {}):
         scores = evaluate(lm, facts).as_dict()
     if options.json:
@@ -190,7 +200,22 @@ def _models(options: argparse.Namespace) -> None:
         print(f"{row['name']:14}{row['parameters_millions']:>6} M  {state:13}{row['licence']:18}{row['source']}")
 
 
+def reads_texts(lm: EditableModel) -> str:
+    """How a model's texts begin, for people."""
+    if lm.start_text is not None:
+        return f"Every text begins with the start token {lm.start_text}, in editing and in scoring."
+    return "Nothing is put in front of a text but what the tokenizer puts there."
+
+
+def tell_other_start(edits: EditFile, lm: EditableModel) -> None:
+    if line := edits.other_start(lm):
+        notice(line)
+
+
 def load(options: argparse.Namespace) -> EditableModel:
     """The model that the options name, with a bar while it loads."""
     with Bar("Loading") as bar:
-        return load_model(options.model, options.device, options.dtype, bar.share)
+        lm = load_model(options.model, options.device, options.dtype, bar.share, options.start_token)
+    for line in lm.notes:
+        notice(line)
+    return lm

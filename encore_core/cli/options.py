@@ -19,7 +19,9 @@ class Parser(argparse.ArgumentParser):
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", default="smollm2-135m", help="catalogue name, folder or hub id (default smollm2-135m)"
+        "--model",
+        default="smollm2-135m",
+        help="catalogue name, folder or hub id, the last also as NAME@REVISION (default smollm2-135m)",
     )
     parser.add_argument(
         "--device",
@@ -28,6 +30,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "memory and copied to a GPU when it is used (default: the best one present)",
     )
     parser.add_argument("--dtype", metavar="T", help=f"{' or '.join(DTYPES)} (default float32)")
+    parser.add_argument(
+        "--start-token",
+        metavar="T",
+        help='what stands in front of every text: "none", a token of the vocabulary, or "auto" (default): nothing '
+        "where the tokenizer puts a token there itself, else what suits the model",
+    )
     parser.add_argument("--verbose", action="store_true", help="log what is done")
 
 

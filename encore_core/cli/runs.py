@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from encore_core.cli.fact_files import add_facts_options, facts_of
 from encore_core.cli.options import add_model_options, overrides, positive, seed
 from encore_core.cli.telling import Bar, duration, notice
 from encore_core.errors import InputError, quoted
-from encore_core.facts import read_facts
 from encore_core.methods import METHODS, find_method
 from encore_core.models import load_model
 from encore_core.runs.estimate import calibrate, estimate
@@ -39,7 +39,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     run = commands.add_parser("run", help="hundreds to thousands of sequential edits, measured as they go")
     add_model_options(run)
     run.add_argument("--method", default="ENCORE", metavar="M,…", help=f"one or more of {', '.join(METHODS)}")
-    run.add_argument("--facts", required=True, metavar="FILE", help='JSON, JSONL or CSV, or "bundled"')
+    add_facts_options(run, required=True)
     run.add_argument("--edits", type=positive, metavar="N", help="facts to edit (default: all of the file)")
     run.add_argument("--batch-size", type=positive, default=50, metavar="B", help="facts a batch (default 50)")
     run.add_argument(
@@ -127,7 +127,7 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     plans = _plans(options)
-    facts = read_facts(options.facts, notice=notice)
+    facts = facts_of(options)
     with Bar("Checking") as bar:
         ready = [prepare(plan, facts, bar.share) for plan in plans]
     for line in dict.fromkeys(line for run in ready for line in run.notices):
@@ -229,6 +229,8 @@ def _tell_costs(ready: Sequence[PreparedRun], as_json: bool) -> None:
     plan = ready[0].plan
     with Bar("Loading") as bar:
         lm = load_model(plan.model, plan.device, plan.dtype, bar.share)
+    for line in lm.notes:
+        notice(line)
     rows = []
     for run in ready:
         with Bar("Timing a few edits") as bar:
@@ -374,6 +376,7 @@ def _show(options: argparse.Namespace) -> None:
         "edits": f"{run.done} of {run.n_edits}, {run.cursor} saved{f', {run.skipped} skipped' if run.skipped else ''}",
         "doing": _activity(run) if not run.ended else None,
         "model": f"{run.model} ({run.fingerprint or 'not loaded yet'}) on {run.device}",
+        "from": run.versions.get("model"),
         "method": f"{run.method}, layers {', '.join(map(str, run.layers))}",
         "facts": f"{run.plan_json['facts']} ({run.facts_digest}), order {run.plan_json['order']}",
         "time": f"{duration(run.editing_seconds)} editing, {duration(run.measuring_seconds)} measuring",

@@ -74,7 +74,7 @@ def _statistics(options: argparse.Namespace) -> None:
         _import(options)
     elif options.forget:
         lm = load(options)
-        files.forget_choice(lm.fingerprint)
+        files.forget_choice(lm.texts_key)
         print(f"Edits of {options.model} use the bundled sample again", file=sys.stderr)
     else:
         _gather(options)
@@ -211,18 +211,18 @@ def _import(options: argparse.Namespace) -> None:
 
 def _list(options: argparse.Namespace) -> None:
     rows = [
-        {"model": known.name, "fingerprint": known.fingerprint} | one.as_dict()
+        {"model": known.name, "fingerprint": known.key} | one.as_dict()
         for known in files.known_models()
-        for one in files.stored(known.fingerprint)
+        for one in files.stored(known.key)
     ]
     if options.json:
         print(json.dumps(rows))
         return
     for known in files.known_models():
-        there = files.stored(known.fingerprint)
+        there = files.stored(known.key)
         if not there:
             continue
-        print(f"{known.name or 'a model of unknown name'} ({known.fingerprint})")
+        print(f"{known.name or 'a model of unknown name'} ({known.key})")
         for one in there:
             made = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.made))
             mark, held = "used by edits" if one.chosen else "", gigabytes(one.file.stat().st_size)

@@ -7,11 +7,11 @@ import json
 from dataclasses import asdict
 
 from encore_core.cli.editing import load
+from encore_core.cli.fact_files import HELP, add_facts_options, facts_of
 from encore_core.cli.options import add_model_options, positive, seed
 from encore_core.cli.telling import Bar, duration, notice, some_layers
 from encore_core.covariance import text_named
 from encore_core.errors import InputError
-from encore_core.facts import read_facts
 from encore_core.methods import METHODS, find_method
 from encore_core.tuned_rows import Shape, forget_row
 from encore_core.tuning import N_FACTS, Trial, Tuned, Tuner, choose_facts
@@ -22,7 +22,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     tune = commands.add_parser("tune", help="find hyper-parameters for a model on a few facts")
     add_model_options(tune)
     tune.add_argument("--method", default="ENCORE", help=f"one of {', '.join(METHODS)} (default ENCORE)")
-    tune.add_argument("--facts", default="bundled", metavar="FILE", help='JSON, JSONL or CSV, or "bundled" (default)')
+    add_facts_options(tune, default="bundled", help=f"{HELP} (default bundled)")
     tune.add_argument("--n-facts", type=positive, default=N_FACTS, metavar="N",
                       help=f"facts to use, half of them for the comparison at the end (default {N_FACTS})")  # fmt: skip
     tune.add_argument("--seed", type=seed, default=0, metavar="S", help="of prefixes and noise (default 0)")
@@ -48,7 +48,7 @@ def _minutes(text: str) -> float:
 
 def _tune(options: argparse.Namespace) -> None:
     method = find_method(options.method).name
-    facts = read_facts(options.facts, notice=notice)
+    facts = facts_of(options)
     lm = load(options)
     if options.forget:
         shape = Shape(lm.model.config.model_type, lm.n_layers, lm.d_model, lm.n_vocab)

@@ -147,6 +147,7 @@ def export_model(store: RunStore, run_id: str, folder: Path, progress: Progress 
     after = matrix_norms(matrices)
     ratios = norm_ratios(after, before)
     report = settings_of_run(run) | {
+        "origin": lm.origin,
         "n_edits": edits,
         "norms": {
             str(layer): {"original": before[layer], "edited": after[layer], "ratio": ratios[layer]} for layer in after

@@ -15,6 +15,7 @@ import heapq
 import json
 import math
 import random
+import re
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -325,7 +326,7 @@ def arranged(facts: Sequence[Fact], batch_size: int) -> tuple[list[Fact], list[s
                 if place != position:
                     early.append(place)
         notices += [
-            f"The fact about {quoted(facts[place].subject)} is put off to a later batch: "
+            f"The fact about {quoted(facts[place].subject)}{_where(facts[place])} is put off to a later batch: "
             f"batch {len(result) // batch_size + 1} has {quoted(facts[place].text)} already."
             for place in sorted(early)
         ]
@@ -380,12 +381,23 @@ def _duplicates(facts: Sequence[Fact]) -> list[str]:
     found = duplicate_subjects(facts)
     lines = [
         f"{quoted(subject)} is edited {len(places)} times in the same relation (facts "
-        f"{', '.join(str(place + 1) for place in places[:4])}{', …' if len(places) > 4 else ''}); the last edit counts."
+        f"{', '.join(_in_file(facts[place], place) for place in places[:4])}{', …' if len(places) > 4 else ''}); "
+        "the last edit counts."
         for (subject, _), places in list(found.items())[:DUPLICATES_NAMED]
     ]
     if len(found) > DUPLICATES_NAMED:
         lines.append(f"So are {len(found) - DUPLICATES_NAMED} other subjects.")
     return lines
+
+
+def _where(fact: Fact) -> str:
+    """Where a fact stands in its file, for the middle of a sentence."""
+    return f" ({fact.place})" if fact.place else ""
+
+
+def _in_file(fact: Fact, place: int) -> str:
+    """The number of a fact in its file, where it comes from one; else in the run."""
+    return re.sub(r"^(record|line) ", "", fact.place) if fact.place else str(place + 1)
 
 
 def _untested(settings: Settings, model: str) -> list[str]:
@@ -406,8 +418,8 @@ def _statistics(plan: RunPlan, model: str, settings: Settings) -> tuple[str, lis
     """
     text = text_named(plan.statistics_text)
     chosen: dict[int, files.Stored] = {}
-    if text is None and (fingerprint := files.fingerprint_of(model)) is not None:
-        chosen = {one.layer: one for one in files.stored(fingerprint) if one.chosen and one.layer in settings.layers}
+    if text is None and (key := files.key_of(model)) is not None:
+        chosen = {one.layer: one for one in files.stored(key) if one.chosen and one.layer in settings.layers}
     if not chosen:
         return f"{digest_of(read_text(text or SAMPLED_TEXT))}, {settings.statistics_tokens} tokens", []
     others = [layer for layer in settings.layers if layer not in chosen]
@@ -452,6 +464,11 @@ def _whole(name: str, value: Any, low: int, high: int) -> int:
     if not whole or not low <= value <= high:
         raise InputError(f"{name} {quoted(value)} is not a whole number from {low} to {high}; give one.")
     return value
+
+
+def _where(fact: Fact) -> str:
+    """Where a fact stands in its file, for the middle of a sentence."""
+    return f" ({fact.place})" if fact.place else ""
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:

@@ -224,9 +224,10 @@ class _Execution:
         lm = self.models.get(plan, self.threads, self._show)
         self.pulse.check()
         if info.fingerprint not in (None, lm.fingerprint):
+            then = info.versions.get("model")
             raise InputError(
                 f"The model {quoted(plan.model)} has changed since the run was started (fingerprint {lm.fingerprint}, "
-                f"then {info.fingerprint}); put the model back, or start a new run."
+                f"then {info.fingerprint}{f', {then}' if then else ''}); put the model back, or start a new run."
             )
         session = EditSession(
             lm,
@@ -247,7 +248,8 @@ class _Execution:
             self.claim,
             fingerprint=lm.fingerprint,
             threads=self.threads,
-            versions=versions(),
+            # The commit that a name of the hub meant: a branch moves on.
+            versions=versions() | ({"model": lm.origin} if lm.origin else {}),
             code_commit=machine.commit(),
         )
         log.info("%s on %s, %d threads, %s.", plan.method, plan.model, self.threads, lm.device)

@@ -66,29 +66,29 @@ class KnownModel:
     """A model of which there are statistics.
 
     Attributes:
-        fingerprint: of its weights.
+        key: `EditableModel.texts_key`: its key, and its start token if it has one.
         name: how it was called last; None when nobody wrote it down.
     """
 
-    fingerprint: str
+    key: str
     name: str | None
 
 
-def folder_of(fingerprint: str) -> Path:
+def folder_of(key: str) -> Path:
     """Where a model's statistics are; need not exist."""
-    return data_folder() / "statistics" / fingerprint
+    return data_folder() / "statistics" / key
 
 
-def file_of(fingerprint: str, layer: int, digest: str, tokens: int) -> Path:
+def file_of(key: str, layer: int, digest: str, tokens: int) -> Path:
     """The file of a layer's statistics.
 
     Args:
-        fingerprint: of the model's weights.
+        key: `EditableModel.texts_key`.
         layer: the block.
         digest: 12 hex digits, of what they are made from.
         tokens: at most how many tokens of that.
     """
-    return folder_of(fingerprint) / f"layer{layer}-{digest}-{tokens}.safetensors"
+    return folder_of(key) / f"layer{layer}-{digest}-{tokens}.safetensors"
 
 
 def save(file: Path, C0: torch.Tensor, source: str, tokens: int, looks: Sequence[Mapping[str, Any]] = ()) -> None:
@@ -119,10 +119,10 @@ def load(file: Path, d_mlp: int) -> torch.Tensor | None:
     return C0
 
 
-def stored(fingerprint: str) -> list[Stored]:
+def stored(key: str) -> list[Stored]:
     """All statistics of a model, by layer, the newest first. Files that cannot be read are left out."""
-    folder = folder_of(fingerprint)
-    default = set(chosen(fingerprint).values())
+    folder = folder_of(key)
+    default = set(chosen(key).values())
     found = []
     for file in folder.glob("layer*.safetensors") if folder.is_dir() else ():
         match = _NAME.fullmatch(file.name)
@@ -150,10 +150,10 @@ def _read_head(file: Path) -> tuple[Mapping[str, str], int] | None:
 # -- which ones edits use ----------------------------------------------------------------------------------------------
 
 
-def chosen(fingerprint: str) -> dict[int, Path]:
+def chosen(key: str) -> dict[int, Path]:
     """Per layer the file that edits of a model use by default; layers without a choice are left out."""
-    values = _read_json(folder_of(fingerprint) / "chosen.json")
-    folder = folder_of(fingerprint)
+    values = _read_json(folder_of(key) / "chosen.json")
+    folder = folder_of(key)
     return {
         int(layer): folder / name
         for layer, name in values.items()
@@ -161,31 +161,31 @@ def chosen(fingerprint: str) -> dict[int, Path]:
     }
 
 
-def choose(fingerprint: str, files: Mapping[int, Path]) -> None:
+def choose(key: str, files: Mapping[int, Path]) -> None:
     """Let edits of a model use these files by default; choices for other layers stay.
 
     Args:
-        fingerprint: of the model's weights.
+        key: `EditableModel.texts_key`.
         files: per layer one of its files.
     """
-    names = {layer: file.name for layer, file in (chosen(fingerprint) | dict(files)).items()}
-    _write_json(folder_of(fingerprint) / "chosen.json", {str(layer): names[layer] for layer in sorted(names)})
+    names = {layer: file.name for layer, file in (chosen(key) | dict(files)).items()}
+    _write_json(folder_of(key) / "chosen.json", {str(layer): names[layer] for layer in sorted(names)})
 
 
-def forget_choice(fingerprint: str, layers: Iterable[int] | None = None) -> None:
+def forget_choice(key: str, layers: Iterable[int] | None = None) -> None:
     """Let edits use the bundled sample again, at some layers or at all."""
-    kept = {} if layers is None else {k: v for k, v in chosen(fingerprint).items() if k not in set(layers)}
-    _write_json(folder_of(fingerprint) / "chosen.json", {str(layer): file.name for layer, file in kept.items()})
+    kept = {} if layers is None else {k: v for k, v in chosen(key).items() if k not in set(layers)}
+    _write_json(folder_of(key) / "chosen.json", {str(layer): file.name for layer, file in kept.items()})
 
 
 # -- which model a folder belongs to -----------------------------------------------------------------------------------
 
 
-def note_model(fingerprint: str, name: str) -> None:
+def note_model(key: str, name: str) -> None:
     """Write down what a model is called, so that its statistics are found by name without loading it."""
     name = absolute_folder(name)
-    file = folder_of(fingerprint) / "model.json"
-    if _read_json(file).get("name") != name or fingerprint_of(name) != fingerprint:
+    file = folder_of(key) / "model.json"
+    if _read_json(file).get("name") != name or key_of(name) != key:
         _write_json(file, {"name": name})
 
 
@@ -202,10 +202,16 @@ def known_models() -> list[KnownModel]:
     ]
 
 
+def key_of(name: str) -> str | None:
+    """`EditableModel.texts_key` of the model last called so; None when there are no statistics under this name."""
+    name = absolute_folder(name)
+    return next((known.key for known in known_models() if known.name == name), None)
+
+
 def fingerprint_of(name: str) -> str | None:
     """The fingerprint of the weights that were last called so; None when there are no statistics under this name."""
-    name = absolute_folder(name)
-    return next((known.fingerprint for known in known_models() if known.name == name), None)
+    key = key_of(name)
+    return key and key.partition("-")[0]
 
 
 def _read_json(file: Path) -> dict[str, Any]:

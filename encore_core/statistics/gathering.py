@@ -196,7 +196,7 @@ def cost(lm: EditableModel, request: Request) -> Cost:
     label = {SAMPLED: "sampled from the model", BUNDLED: "bundled sample"}.get(request.source, request.source)
     there = {
         one.layer
-        for one in files.stored(lm.fingerprint)
+        for one in files.stored(lm.texts_key)
         if one.source in (label, f"text {Path(label).name}") and one.file.stem.endswith(f"-{n_tokens}")
     }
     missing = tuple(layer for layer in layers if layer not in there)
@@ -305,8 +305,8 @@ def gather(
         check_length(lm, windows)
         work = _Work(lm, layers, windows, text.content, text.source, request.enough, n_tokens)
         result = work.run(tell, stop, save_seconds)
-        files.note_model(lm.fingerprint, lm.name)
-        files.choose(lm.fingerprint, result.files)
+        files.note_model(lm.texts_key, lm.name)
+        files.choose(lm.texts_key, result.files)
     log.info("Key statistics of layers %s: %d tokens of %s.", list(layers), result.tokens, result.source)
     return result
 
@@ -317,7 +317,7 @@ def _of_share(tell: Tell) -> Progress:
 
 def _only_one(lm: EditableModel):
     """Two processes that gather the same would overwrite each other's sums."""
-    folder = files.folder_of(lm.fingerprint)
+    folder = files.folder_of(lm.texts_key)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".gathering.lock", timeout=0)
     try:
@@ -373,7 +373,7 @@ class _Work:
                 files.save(wanted[layer], C0, self.source, tokens, [look.as_dict() for look in self.looks])
             self._partial(missing).unlink(missing_ok=True)
         else:
-            one = next(one for one in files.stored(self.lm.fingerprint) if one.file in wanted.values())
+            one = next(one for one in files.stored(self.lm.texts_key) if one.file in wanted.values())
             tokens, self.looks = one.tokens, [Look.from_dict(look) for look in one.looks]
         return Result(wanted, tokens, self.source, tuple(self.looks), settled(self.looks) if self.enough else None)
 
@@ -413,12 +413,12 @@ class _Work:
         return sums.position == len(self.batches)
 
     def _file(self, layer: int, tokens: int) -> Path:
-        return files.file_of(self.lm.fingerprint, layer, self.digest, tokens)
+        return files.file_of(self.lm.texts_key, layer, self.digest, tokens)
 
     def _partial(self, layers: Sequence[int]) -> Path:
         decisive = [self.digest, self.asked, sorted(layers), len(self.batches), str(self.lm.dtype)]
         name = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:12]
-        return files.folder_of(self.lm.fingerprint) / f"partial-{name}.safetensors"
+        return files.folder_of(self.lm.texts_key) / f"partial-{name}.safetensors"
 
     def _check_disk(self, n_layers: int) -> None:
         needed = disk_bytes(self.lm.d_mlp, n_layers)

@@ -25,7 +25,7 @@ from typing import IO
 import numpy as np
 import torch
 
-from encore_core.errors import InputError, quoted, reason
+from encore_core.errors import InputError, first_line, quoted
 from encore_core.models import EditableModel
 from encore_core.statistics import files
 
@@ -80,10 +80,10 @@ def import_npz(lm: EditableModel, file: Path, layer: int | None = None) -> Impor
     moment, tokens = _read(file, lm.d_mlp)
     C0 = _mean(moment, tokens, file)
     digest = hashlib.sha256(C0.numpy().tobytes()).hexdigest()[:12]
-    place = files.file_of(lm.fingerprint, layer, digest, tokens)
+    place = files.file_of(lm.texts_key, layer, digest, tokens)
     files.save(place, C0, f"imported {file.name}", tokens)
-    files.note_model(lm.fingerprint, lm.name)
-    files.choose(lm.fingerprint, {layer: place})
+    files.note_model(lm.texts_key, lm.name)
+    files.choose(lm.texts_key, {layer: place})
     return Imported(place, layer, tokens)
 
 
@@ -111,7 +111,9 @@ def _read(file: Path, d_mlp: int) -> tuple[np.ndarray, int]:
         raise InputError(f"There is no file {file}.") from error
     # What zipfile, its decompressors and numpy's parser of headers raise of a damaged file has no base in common.
     except Exception as error:
-        raise InputError(f"{file} cannot be read as .npz ({reason(error)}); give one as MEMIT writes it.") from error
+        raise InputError(
+            f"{file} cannot be read as .npz ({first_line(error)}); give one as MEMIT writes it."
+        ) from error
 
 
 def _named(entries: Mapping[str, str]) -> str:

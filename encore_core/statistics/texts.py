@@ -25,10 +25,11 @@ from pathlib import Path
 import torch
 
 from encore_core.covariance import BUNDLED, SAMPLED_TEXT, read_text, source_of
-from encore_core.decoding import tokens_of
 from encore_core.errors import InputError, quoted
-from encore_core.models import EditableModel, Progress, hub_reachable
+from encore_core.hub import hub_trouble, reason_of
+from encore_core.models import EditableModel, Progress
 from encore_core.storage import data_folder, is_file, named_path, replacing
+from encore_core.tokens import tokens_of
 
 log = logging.getLogger(__name__)
 
@@ -104,8 +105,8 @@ def check_source(source: str) -> None:
             cannot be reached.
     """
     if source in HUB_TEXTS:
-        if not list(_folder().glob(f"{source}-*.txt")) and not hub_reachable():
-            raise _unreachable(source)
+        if not list(_folder().glob(f"{source}-*.txt")):
+            _check_hub(source)
     elif source not in (SAMPLED, BUNDLED) and not is_file(source):
         raise InputError(f"Unknown source {quoted(source)}; give {', '.join(SOURCES)} or a text file.")
 
@@ -151,11 +152,14 @@ def _folder() -> Path:
 # -- from the hub ------------------------------------------------------------------------------------------------------
 
 
-def _unreachable(source: str) -> InputError:
-    return InputError(
-        f"The text of {source} has not been fetched yet and the hub cannot be reached; connect once, or take another "
-        f"source: {SAMPLED}, {BUNDLED} or a text file."
-    )
+def _check_hub(source: str) -> None:
+    """Refuse a text that has not been fetched when the hub cannot be asked for it."""
+    trouble = hub_trouble()
+    if trouble is not None:
+        raise InputError(
+            f"The text of {source} has not been fetched yet, and {trouble}; {trouble.remedy}, or take another source: "
+            f"{SAMPLED}, {BUNDLED} or a text file."
+        )
 
 
 def _fetched(source: str, n_tokens: int, tell: Progress) -> str:
@@ -163,8 +167,7 @@ def _fetched(source: str, n_tokens: int, tell: Progress) -> str:
     wanted = -(-n_tokens * CHARACTERS_PER_TOKEN // 10**6) * 10**6
     file = _folder() / f"{source}-{wanted}.txt"
     if not file.is_file():
-        if not hub_reachable():
-            raise _unreachable(source)
+        _check_hub(source)
         text = _fetch(source, wanted, tell)
         with replacing(file) as part:
             part.write_text(text, encoding="utf-8")
@@ -186,20 +189,19 @@ def _fetch(source: str, n_characters: int, tell: Progress) -> str:
                     tell(f"Fetching {source}", total / n_characters)
     # The client and the reader have many kinds of errors, and each means the same here.
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"The text of {source} cannot be fetched from {HUB_TEXTS[source].repo} ({reason}); try again, or take "
-            f"another source: {SAMPLED}, {BUNDLED} or a text file."
+            f"The text of {source} cannot be fetched from {HUB_TEXTS[source].repo} ({reason_of(error)}); try again, or "
+            f"take another source: {SAMPLED}, {BUNDLED} or a text file."
         ) from error
     return "\n\n".join(passages) + "\n"
 
 
 def _rows(text: _HubText) -> Iterator[str]:
     """Rows of a hub's text, group by group in a seeded order over all its files; only what is asked for is fetched."""
-    from huggingface_hub import HfFileSystem
+    from huggingface_hub import HfFileSystem, constants
     from pyarrow.parquet import ParquetFile
 
-    hub = HfFileSystem()
+    hub = HfFileSystem(endpoint=constants.ENDPOINT, skip_instance_cache=True)
     files = [ParquetFile(hub.open(f"datasets/{text.repo}/{text.folder}/{part}")) for part in text.parts]
     groups = [(file, group) for file in files for group in range(file.num_row_groups)]
     random.Random(SEED).shuffle(groups)
@@ -212,7 +214,7 @@ def _rows(text: _HubText) -> Iterator[str]:
 
 def _sampled(lm: EditableModel, n_tokens: int, tell: Progress, stop: Callable[[], bool]) -> str:
     """Text sampled from a model. A batch of passages is a line of a file that grows, so no batch is made twice."""
-    file = _folder() / f"sampled-{lm.fingerprint}-{SEED}.jsonl"
+    file = _folder() / f"sampled-{lm.texts_key}-{SEED}.jsonl"
     batches = _whole_lines(file)
     total = sum(batch["tokens"] for batch in batches)
     starts = _first_tokens(lm) if total < n_tokens else []
@@ -279,5 +281,5 @@ def _sample_batch(lm: EditableModel, starts: list[int], number: int) -> dict:
     texts = lm.tokenizer.batch_decode(rows, skip_special_tokens=True)
     # A blank line parts passages, so none may lie inside one.
     passages = [passage for text in texts if (passage := " ".join(text.split()))]
-    tokens = sum(len(ids) for ids in lm.tokenizer(passages, verbose=False)["input_ids"]) if passages else 0
+    tokens = sum(len(one.ids) for one in tokens_of(lm, passages))
     return {"tokens": tokens, "passages": passages}

@@ -1,0 +1,90 @@
+"""The option --facts of all commands: files, "bundled", standard input, and rows that cannot be used."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Iterator, Sequence
+
+from encore_core.cli.telling import notice
+from encore_core.errors import InputError
+from encore_core.facts import MAX_BYTES, Fact, FactError, place_of, read_facts
+from encore_core.metrics import check_scorable
+from encore_core.models import EditableModel
+from encore_core.prompts import encode_contexts
+
+STANDARD_INPUT = "-"
+HELP = 'JSON, JSONL or CSV, "bundled", or - for standard input'
+
+
+def add_facts_options(parser: argparse.ArgumentParser, **facts: object) -> None:
+    """Add --facts, with the keywords of `add_argument`, and --skip-bad."""
+    parser.add_argument("--facts", **({"metavar": "FILE", "help": HELP} | facts))
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="go on without the rows that cannot be used; each is listed"
+    )
+
+
+def facts_of(options: argparse.Namespace, limit: int | None = None) -> list[Fact]:
+    """The facts that the options name; what the reader leaves is told.
+
+    Raises:
+        InputError: as `read_facts`; where other rows could be used, it says so.
+    """
+    source = _standard_input() if options.facts == STANDARD_INPUT else options.facts
+    try:
+        return read_facts(source, limit, on_error="skip" if options.skip_bad else "raise", notice=notice)
+    except FactError as error:
+        if not (error.problems and error.facts):
+            raise
+        raise InputError(f"{error}; --skip-bad goes on with the other {len(error.facts):,}") from error
+
+
+def _standard_input() -> io.BytesIO:
+    if sys.stdin is None or sys.stdin.closed:
+        raise InputError("There is no standard input to read facts from; give --facts FILE.")
+    stream = io.BytesIO(sys.stdin.buffer.read(MAX_BYTES + 1))
+    stream.name = "standard input"
+    return stream
+
+
+def fitting(
+    lm: EditableModel, facts: Sequence[Fact], prefixes: Sequence[str], options: argparse.Namespace, scored: bool
+) -> list[Fact]:
+    """The facts that the model can take, found out before any is edited.
+
+    Args:
+        lm: the model.
+        facts: from `facts_of`.
+        prefixes: of the session; they make prompts longer.
+        options: with --skip-bad, others are left out with a notice.
+        scored: whether their paraphrases and neighbours will be run, too.
+
+    Raises:
+        InputError: naming the first fact that it cannot take, or if it can take none.
+    """
+    bad = dict(_unfit(lm, facts, prefixes, scored))
+    if not bad:
+        return list(facts)
+    lines = [f"{place_of(facts[at], at + 1)}: {error}" for at, error in bad.items()]
+    others = [fact for at, fact in enumerate(facts) if at not in bad]
+    if options.skip_bad and others:
+        for line in lines:
+            notice(f"skipped {line}")
+        return others
+    more = f" So are {len(lines) - 1:,} others." if len(lines) > 1 else ""
+    way_on = f" --skip-bad goes on with the other {len(others):,}." if others else ""
+    raise InputError(f"{lines[0]}{more}{way_on}")
+
+
+def _unfit(
+    lm: EditableModel, facts: Sequence[Fact], prefixes: Sequence[str], scored: bool
+) -> Iterator[tuple[int, InputError]]:
+    for at, fact in enumerate(facts):
+        try:
+            encode_contexts(lm, [fact], prefixes)
+            if scored:
+                check_scorable(lm, fact, generate=False)
+        except InputError as error:
+            yield at, error

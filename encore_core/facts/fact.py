@@ -1,0 +1,204 @@
+"""The types: a fact, its neighbours, and the questions that follow from it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from encore_core.errors import quoted
+from encore_core.facts.slots import SLOT, fill, spelling_note, spelt_as_in, with_slot
+from encore_core.facts.texts import FactError, folded, listed, optional, required, required_prompt
+
+log = logging.getLogger(__name__)
+
+JOINS = ("", " ")
+"""What can stand between a prompt and its answer, where a fact says so itself."""
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A prompt about another subject, and the answer that has to survive the edit.
+
+    Args:
+        prompt: the full text of the prompt.
+        target: the answer that stays right.
+
+    Raises:
+        FactError: when either is no text or blank.
+    """
+
+    prompt: str
+    target: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompt", required_prompt("neighbours: prompt", self.prompt))
+        object.__setattr__(self, "target", required("neighbours: target", self.target))
+
+
+@dataclass(frozen=True)
+class Portability:
+    """A question whose answer follows from the edited fact: reversed, about an alias, over several hops.
+
+    Args:
+        prompt: the full text of the question.
+        answers: the right answers once the fact is edited; each is as good as the others. A text alone is one answer.
+        kind: what the data set calls questions of this sort; None where it gives no name.
+
+    Raises:
+        FactError: when the prompt or an answer is no text or blank, or there is no answer.
+    """
+
+    prompt: str
+    answers: tuple[str, ...]
+    kind: str | None = None
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "prompt", required_prompt("portability: prompt", self.prompt))
+        answers = tuple(required("portability: answers", one) for one in listed("portability: answers", self.answers))
+        if not answers:
+            raise FactError(f"portability: {quoted(self.prompt)} has no answer: give at least one")
+        put(self, "answers", answers)
+        put(self, "kind", optional("portability: kind", self.kind))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The question as plain JSON values."""
+        row: dict[str, Any] = {"prompt": self.prompt, "answers": list(self.answers)}
+        return row if self.kind is None else row | {"kind": self.kind}
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One edit: after `prompt` with `subject` in its slot, the model is to say `target_new`.
+
+    Of prompts (paraphrases and neighbours' too) blanks at either end are dropped, while line ends and tabs stay,
+    because chat templates end in one. Of all other texts the whitespace around them is dropped.
+
+    Args:
+        subject: what the fact is about; its last token is where the edit is made. Where it stands in the prompt once,
+            but with other capitals, apostrophes or Unicode form, the prompt's spelling is taken, with a warning.
+        prompt: text with one slot `{}`, or the full text with the subject in it exactly once (which is then
+            made the slot). Other braces mean nothing special.
+        target_new: the answer wanted.
+        target_true: the answer before the edit; None where unknown.
+        paraphrases: other full prompts for the same fact; a slot `{}` in one is filled with the subject.
+        neighbours: `Neighbour`, `(prompt, target)`, `{"prompt": ..., "target": ...}`, or a prompt
+            alone, whose answer is then `target_true`.
+        relation: a name shared by facts of one kind.
+        known: whether the embedded model answers `target_true` to begin with; None where not tried.
+        id: the fact's name in the file that it came from.
+        join: what stands between a prompt and its answer, "" or " ", for all prompts of the fact; None for what
+            the text asks for.
+        portability: questions whose answers follow from the fact: `Portability`, or
+            `{"prompt": ..., "answers": [...], "kind": ...}`.
+        place: where the fact stands in its file, for messages ("record 62"); no part of what it says, so facts that
+            differ in nothing else are equal.
+
+    Raises:
+        FactError: naming the field, its value and what would be right.
+    """
+
+    subject: str
+    prompt: str
+    target_new: str
+    target_true: str | None = None
+    paraphrases: tuple[str, ...] = ()
+    neighbours: tuple[Neighbour, ...] = ()
+    relation: str | None = None
+    known: bool | None = None
+    id: str | None = None
+    join: str | None = None
+    portability: tuple[Portability, ...] = ()
+    place: str | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__  # the dataclass is frozen once this returns
+        subject, prompt = required("subject", self.subject), required_prompt("prompt", self.prompt)
+        spelt = spelt_as_in(prompt, subject)
+        if spelt != subject:
+            log.warning("Fact: %s", spelling_note(subject, spelt))
+        put(self, "subject", spelt)
+        put(self, "prompt", with_slot(prompt, spelt))
+        put(self, "target_new", required("target_new", self.target_new))
+        for name in ("target_true", "relation", "id"):
+            put(self, name, optional(name, getattr(self, name)))
+        if self.target_true == self.target_new:
+            raise FactError(
+                f"target_new {quoted(self.target_new)} is the same as target_true: "
+                "give an answer that the fact does not have yet"
+            )
+        if self.known is not None and not isinstance(self.known, bool):
+            raise FactError(f"known {quoted(self.known)} must be true, false or left out")
+        if self.join is not None and self.join not in JOINS:
+            raise FactError(f'join {quoted(self.join)} must be "" (nothing), " " (a blank) or left out')
+        put(self, "paraphrases", tuple(self._paraphrase(p) for p in listed("paraphrases", self.paraphrases)))
+        put(self, "neighbours", tuple(map(self._neighbour, listed("neighbours", self.neighbours, Neighbour))))
+        put(self, "portability", tuple(map(_portability, listed("portability", self.portability, Portability))))
+
+    def _paraphrase(self, value: Any) -> str:
+        text = required_prompt("paraphrases", value)
+        if text.count(SLOT) == 1 and self.subject not in text:
+            return fill(text, self.subject)
+        return text
+
+    def _neighbour(self, value: Any) -> Neighbour:
+        if isinstance(value, Neighbour):
+            return value
+        if isinstance(value, str):
+            if self.target_true is None:
+                raise FactError(
+                    f"neighbours: {quoted(value)} has no answer of its own and target_true is missing: "
+                    "give target_true, or the neighbour as a pair of prompt and answer"
+                )
+            return Neighbour(value, self.target_true)
+        if isinstance(value, Mapping) and "prompt" in value and "target" in value:
+            return Neighbour(value["prompt"], value["target"])
+        if isinstance(value, (list, tuple)) and len(value) == 2:
+            return Neighbour(*value)
+        raise FactError(
+            f"neighbours: {quoted(value)} is not a neighbour: "
+            'give {"prompt": ..., "target": ...}, a pair of prompt and answer, or a prompt'
+        )
+
+    @property
+    def text(self) -> str:
+        """The prompt with the subject in its slot."""
+        return fill(self.prompt, self.subject)
+
+    @property
+    def subject_span(self) -> tuple[int, int]:
+        """Start and end (exclusive) of the subject in `text`, in characters."""
+        start = self.prompt.index(SLOT)
+        return start, start + len(self.subject)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """`(subject, prompt)`: what the fact is about, whatever its answer."""
+        return self.subject, self.prompt
+
+    @property
+    def asked(self) -> str:
+        """The text, capitals and spacing aside: what the facts of one batch can answer only once."""
+        return folded(self.text)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fact as plain JSON values, fields that are empty left out, and so is its place in a file.
+
+        Returns:
+            a dictionary that `Fact(**d)` turns back into an equal fact.
+        """
+        row = {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
+        row["paraphrases"] = list(self.paraphrases)
+        row["neighbours"] = [{"prompt": n.prompt, "target": n.target} for n in self.neighbours]
+        row["portability"] = [one.to_dict() for one in self.portability]
+        return {name: value for name, value in row.items() if value is not None and value != []}
+
+
+def _portability(value: Any) -> Portability:
+    if isinstance(value, Portability):
+        return value
+    if isinstance(value, Mapping) and {"prompt", "answers"} <= set(value) <= {"prompt", "answers", "kind"}:
+        return Portability(**value)
+    raise FactError(f'portability: {quoted(value)} is not a question: give {{"prompt": ..., "answers": [...]}}')

@@ -1,0 +1,207 @@
+"""Records of all forms as facts.
+
+=============  ==============================================================================================
+counterfact    `requested_rewrite` with `prompt`, `subject`, `target_new: {"str": ...}`; beside it
+               `paraphrase_prompts` and `neighborhood_prompts`. EasyEdit's result files have the same outside
+               and a flat record inside; MQuAKE has a list of rewrites, each of which becomes a fact
+easyedit       flat records: `prompt`, `target_new`, `ground_truth`, `rephrase_prompt`, `locality`, `portability`
+zsre           `src`, `subject`, `alt` or `ans`, `answers`, `rephrase`, `loc`, `loc_ans`
+encore         the fields of `Fact`; what `write_facts` writes
+=============  ==============================================================================================
+
+They differ in their names alone, see `names`, and in where the edit lies. So all are read by the same functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from encore_core.errors import quoted
+from encore_core.facts import parts
+from encore_core.facts.fact import Fact, Portability
+from encore_core.facts.names import FIRST, NAMES, REWRITE, THINGS, has, plain
+from encore_core.facts.record import Layer, Record, same
+from encore_core.facts.slots import spelling_note, spelt_as_in
+from encore_core.facts.telling import Telling
+from encore_core.facts.texts import NO_PROMPT, FactError, kind, required, required_prompt, stands_for_nothing
+
+TOO_DEEP = "lists or objects are nested too deep: give plain texts and lists"
+
+Read = tuple[str, Fact | FactError]  # where it stands, and what came of it
+
+
+def facts_of(row: Any, where: str, telling: Telling, format: str | None = None) -> Iterator[Read]:
+    """The facts in a record of a file, or the refusals that say what is wrong with it.
+
+    Args:
+        row: the record, as JSON values.
+        where: what to call it, "record 3".
+        telling: told of keys that are left, and of values that are not used.
+        format: a form whose names come first.
+    """
+    try:
+        edits, questions = _edits(row, telling, FIRST.get(format or "", ()))
+    except FactError as error:
+        yield where, error
+        return
+    except RecursionError:
+        yield where, FactError(TOO_DEEP)
+        return
+    whole = True
+    for number, record in enumerate(edits, start=1):
+        place = where if len(edits) == 1 else f"{where}, rewrite {number}"
+        telling.where = place
+        # questions over several hops are right when the last edit is made, so they are its own
+        asked = questions if whole and number == len(edits) else []
+        try:
+            fact = _fact(record, asked, place)
+            yield place, fact if len(edits) == 1 or fact.id is None else replace(fact, id=f"{fact.id}-{number}")
+            continue
+        except FactError as error:
+            yield place, error
+        except RecursionError:
+            yield place, FactError(TOO_DEEP)
+        whole = False
+    if questions and not whole:
+        telling.count("questions over several hops are left out where an edit that they need is")
+
+
+def is_record(row: Any) -> bool:
+    """Whether an object has a name that only facts have."""
+    if not isinstance(row, Mapping):
+        return False
+    names = {plain(str(key)) for key in row}
+    return REWRITE in names or any(has(names, thing) for thing in THINGS)
+
+
+def _edits(row: Any, telling: Telling, first: Sequence[str]) -> tuple[list[Record], list[Portability]]:
+    """The edits in a record, and the questions that follow from all of them together."""
+    if not isinstance(row, Mapping):
+        raise FactError(f"{quoted(row)} is {kind(row)}: give an object with subject, prompt and target_new")
+    if not is_record(row):
+        keys = ", ".join(map(str, row)) or "none"
+        raise FactError(
+            f"no known form (keys: {quoted(keys)}): give subject, prompt and target_new, "
+            "or a record of CounterFact, MQuAKE, EasyEdit or zsRE"
+        )
+    outer = Layer("", row)
+    rewrites = [value for _, value in outer.take((REWRITE,)) if not stands_for_nothing(value)]
+    if not rewrites:
+        return [Record([outer], telling, first)], []
+    inside = rewrites[0] if isinstance(rewrites[0], list) else [rewrites[0]]
+    for rewrite in inside:
+        if not isinstance(rewrite, Mapping):
+            raise FactError(f"{REWRITE} {quoted(rewrite)} is {kind(rewrite)}: give an object with a prompt")
+    whole = Record([outer], telling)
+    questions = parts.multi_hop(whole, outer) if "questions" in outer.values else []
+    layers = [Layer(f"{REWRITE}.", rewrite) for rewrite in inside]
+    if len(layers) == 1:
+        return [Record([layers[0], outer], telling, first)], questions
+    # Of several edits nobody can say whose paraphrases or neighbours stand outside; only the name is all of theirs.
+    names = {key: value for key, value in row.items() if plain(str(key)) in NAMES["id"]}
+    list(outer.take(NAMES["id"]))
+    for path in outer.left():
+        telling.leave(path)
+    return [Record([layer, Layer("", names)], telling, first) for layer in layers], questions
+
+
+def _fact(record: Record, questions: Sequence[Portability], place: str) -> Fact:
+    """The fact in a record of one edit."""
+    subject, prompt = record.single("subject"), record.single("prompt", NO_PROMPT)
+    target_new = record.single("target_new")
+    target_true = _true_answer(record, target_new)
+    values = {
+        "subject": _subject(record, subject, prompt),
+        "prompt": prompt,
+        "target_new": target_new,
+        "target_true": target_true,
+        "paraphrases": _paraphrases(record),
+        "neighbours": parts.neighbours(record, target_true),
+        "relation": record.single("relation", NO_PROMPT),
+        "known": _known(record),
+        "id": _id(record.single("id", NO_PROMPT)),
+        "join": _join(record),
+        "portability": [*parts.portability(record), *questions],
+        "place": place,
+    }
+    for thing in THINGS:
+        if isinstance(values[thing], str) and values[thing].strip() and stands_for_nothing(values[thing]):
+            raise FactError(f"{record.used[thing]} {quoted(values[thing])} stands for nothing: give a text")
+    try:
+        fact = Fact(**values)
+    except FactError as error:
+        raise FactError(_in_their_words(str(error), record.used)) from error
+    record.finish()
+    return fact
+
+
+def _in_their_words(message: str, used: Mapping[str, str]) -> str:
+    """A refusal of `Fact` with the field called as the file calls it."""
+    field, blank, rest = message.partition(" ")
+    return f"{used.get(field, field)}{blank}{rest}"
+
+
+def _subject(record: Record, subject: Any, prompt: Any) -> Any:
+    """The subject as the prompt spells it; a record without one is refused with the reason."""
+    if subject is None and prompt is not None:
+        raise FactError(
+            "subject is missing: every method here looks a subject up in the prompt and edits at its last token, and "
+            "none does without; add subject, spelt as in the prompt"
+        )
+    if not isinstance(subject, str) or not isinstance(prompt, str) or stands_for_nothing(subject):
+        return subject
+    given = required("subject", subject)
+    spelt = spelt_as_in(required_prompt("prompt", prompt), given)
+    if spelt != given:
+        record.telling.say(f"{record.telling.where}: {spelling_note(given, spelt)}")
+    return spelt
+
+
+def _true_answer(record: Record, target_new: Any) -> Any:
+    """The first true answer that is not the new one; what a model said (`pred`) where there is no other.
+
+    Where `target_true` or `ground_truth` is the new answer itself it is kept, so that `Fact` refuses it; zsRE's gold
+    answer (`answers`) may well be the new one.
+    """
+    found = record.answers("target_true")
+    said = record.answers("said")
+    others = [pair for pair in found if not same(pair[1], target_new)]
+    if others:
+        record.choose("target_true", others)
+        return others[0][1]
+    for key, value in found:
+        if plain(key.rpartition(".")[2]) in ("target_true", "ground_truth"):
+            record.used["target_true"] = key
+            return value
+    return next((value for _, value in said if not same(value, target_new)), None)
+
+
+def _paraphrases(record: Record) -> list[Any]:
+    """The paraphrases of all names; those that two names give alike, once."""
+    found = record.take(NAMES["paraphrases"], NO_PROMPT)
+    texts = [text for key, value in found for text in record.texts(key, value, NO_PROMPT)]
+    return texts if len(found) < 2 or not all(isinstance(text, str) for text in texts) else list(dict.fromkeys(texts))
+
+
+def _known(record: Record) -> Any:
+    value = record.single("known")
+    return {"true": True, "false": False}.get(value.strip().lower(), value) if isinstance(value, str) else value
+
+
+def _join(record: Record) -> Any:
+    """What stands between prompt and answer; "" says that nothing does, so it is no blank field."""
+    for layer in record.layers:
+        for key, value in layer.take(NAMES["join"]):
+            if isinstance(value, str) or not stands_for_nothing(value):
+                record.used["join"] = key
+                return value
+    return None
+
+
+def _id(value: Any) -> Any:
+    """A name as text; numbers are names, too, also those that pandas has made fractions."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value

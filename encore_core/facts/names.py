@@ -1,0 +1,114 @@
+"""One table of names: what the data sets of the field call the same thing. JSON and CSV alike are read by it.
+
+Names are compared without capitals, and with `_` for blanks and hyphens ("New Question" is `new_question`). Where a
+record has several names of one thing, names further left come first.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+NAMES: dict[str, tuple[str, ...]] = {
+    "subject": ("subject",),
+    "prompt": ("prompt", "src", "question", "update"),
+    "target_new": ("target_new", "alt", "ans", "target", "new_answer", "object"),
+    "target_true": ("target_true", "ground_truth", "answers", "answer"),
+    # what some model said before: stands in where the true answers are none, or the new one
+    "said": ("pred",),
+    "paraphrases": (
+        "paraphrases", "paraphrase", "paraphrase_prompts", "paraphrase_prompt", "paraphrased_question",
+        "rephrases", "rephrase", "rephrase_prompts", "rephrase_prompt",
+    ),
+    # prompts whose answer is the fact's true one where they bring none of their own
+    "neighbours": (
+        "neighbours", "neighbour", "neighbors", "neighbor", "neighborhood_prompts", "neighbourhood_prompts",
+        "neighborhood_prompt", "neighbourhood_prompt",
+    ),
+    "relation": ("relation", "relation_id"),
+    "known": ("known",),
+    "id": ("id", "case_id"),
+    "join": ("join",),
+}  # fmt: skip
+
+REWRITE = "requested_rewrite"
+"""Where CounterFact, MQuAKE and EasyEdit's results keep the edit itself: an object, or a list of them."""
+
+
+class Pair(NamedTuple):
+    """Prompts under one name and their answers under another.
+
+    Attributes:
+        prompts: names of the prompts, or of objects that hold prompts and answers.
+        answers: names of the answers beside them.
+        shares_truth: whether a prompt without an answer has the fact's true one, as neighbours of CounterFact do.
+    """
+
+    prompts: tuple[str, ...]
+    answers: tuple[str, ...]
+    shares_truth: bool = False
+
+
+LOCALITY = (
+    Pair(
+        ("locality_prompts", "locality_prompt"),
+        ("locality_ground_truths", "locality_ground_truth", "locality_answers", "locality_answer"),
+        shares_truth=True,
+    ),
+    Pair(("loc", "loc_prompt"), ("loc_ans", "loc_answer")),
+    Pair(("locality", "locality_question"), ("locality_ans",)),
+)
+PORTABILITY = (
+    Pair(
+        ("portability_prompts", "portability_prompt"),
+        ("portability_ground_truths", "portability_ground_truth", "portability_answers", "portability_answer"),
+    ),
+    Pair(("portability",), ("portability_ans",)),
+    Pair(("mhop",), ("mhop_ans",)),
+    *(Pair((f"question_{n}hop",), (f"answer_{n}hop",)) for n in range(2, 7)),
+)
+INNER_PROMPT = ("prompt", "question", "src", "loc", "new_question")
+INNER_ANSWER = (
+    "target", "ground_truth", "answers", "answer", "loc_ans", "new_answer", "target_new", "target_true", "ans",
+)  # fmt: skip
+"""In objects of locality and portability."""
+
+NAMELESS = "(a column without a name)"
+"""What a column with no heading is called, as pandas writes for row numbers."""
+
+
+@lru_cache(maxsize=4096)
+def plain(key: str) -> str:
+    """A key as the table has it."""
+    return key.strip().lower().replace(" ", "_").replace("-", "_")
+
+
+NO_USE = frozenset(
+    (
+        # results, and answers that other measures are made of
+        "pre", "post", "time", "cond", "generation_prompts", "attribute_prompts", "case_type",
+        # MQuAKE's account of the hops
+        "orig", "single_hops", "new_single_hops", "edit_triples", "recalled_relation",
+        # where a record comes from
+        "source", "topic", plain(NAMELESS), "tag", "date", "unnamed:_0", "index", "row_idx",
+    )
+)  # fmt: skip
+"""Keys that are known and of no use to an edit; named all the same when they are left."""
+
+FIRST = {
+    "counterfact": ("prompt", "target_new", "target_true", "paraphrase_prompts", "neighborhood_prompts"),
+    "easyedit": ("prompt", "target_new", "ground_truth", "rephrase_prompt"),
+    "zsre": ("src", "alt", "answers", "rephrase"),
+    "encore": ("prompt", "target_new", "target_true", "paraphrases", "neighbours"),
+}
+"""Which names come first where a form is asked for by name."""
+
+PAIRED = frozenset(name for pair in (*LOCALITY, *PORTABILITY) for name in (*pair.prompts, *pair.answers))
+KNOWN = frozenset(name for names in NAMES.values() for name in names) | PAIRED | {REWRITE}
+THINGS = ("subject", "prompt", "target_new")
+"""What a fact must have."""
+
+
+def has(names: set[str], thing: str) -> bool:
+    """Whether one of the names (as `plain` gives them) is one of the thing's."""
+    return not names.isdisjoint(NAMES[thing])

@@ -1,0 +1,134 @@
+"""Read facts from files, streams and text: every form by one table of names, and nothing left without a word.
+
+What is read: records of CounterFact, MQuAKE, EasyEdit, KnowEdit, zsRE and our own form, see `forms`, as a JSON array,
+as JSON lines or wrapped in an object, see `json_rows`; and tables, see `csv_rows`. Values that stand for nothing (null,
+NaN, blank texts, and the words of `texts.NO_TEXT`) are nothing. Every refusal is a `FactError` of one line that names
+the field, the value and what would be right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from encore_core.errors import quoted
+from encore_core.facts.csv_rows import csv_rows
+from encore_core.facts.fact import Fact
+from encore_core.facts.forms import Read, facts_of
+from encore_core.facts.json_rows import is_json, json_rows
+from encore_core.facts.source import check_size, read_source, refuse_stand_ins
+from encore_core.facts.telling import Telling
+from encore_core.facts.texts import FactError
+
+FORMATS = ("counterfact", "easyedit", "zsre", "encore", "csv")
+
+_LISTED = 5  # bad rows spelt out in a message; the others only by number
+
+
+def read_facts(
+    source: str | Path | IO[str] | IO[bytes],
+    limit: int | None = None,
+    format: str | None = None,
+    *,
+    on_error: str = "raise",
+    notice: Callable[[str], None] | None = None,
+) -> list[Fact]:
+    """Read facts from a file, an open stream or the bundled set.
+
+    Args:
+        source: a path; `"bundled"` for the bundled set (write `./bundled` for a file of that name); or an
+            open stream of text or bytes, such as an upload.
+        limit: stop after so many facts; rows behind them are not looked at. None for all.
+        format: one of `FORMATS`, whose names then come first where a record has several of one thing; None to tell
+            from the content.
+        on_error: what a row that is no usable fact does: `"raise"`, or `"skip"` to go on without it.
+        notice: called with one line for each row skipped and each subject whose spelling was mended, and once a file
+            for the keys or columns that are left, and for values that are not used.
+
+    Returns:
+        the facts in the file's order, never none; each knows its place in the file (`Fact.place`).
+
+    Raises:
+        FactError: when the source cannot be read, is too large, is of no known form, or holds bad rows
+            (listed in the message and in `FactError.problems`, the other facts in `FactError.facts`) or no fact at all.
+    """
+    name, text = read_source(source)
+    return parse_facts(text, name, limit, format, on_error=on_error, notice=notice)
+
+
+def parse_facts(
+    text: str,
+    name: str = "pasted",
+    limit: int | None = None,
+    format: str | None = None,
+    *,
+    on_error: str = "raise",
+    notice: Callable[[str], None] | None = None,
+) -> list[Fact]:
+    """Read facts from text in any of the forms of `read_facts`.
+
+    Args:
+        text: the content of a file.
+        name: what to call it in messages; `.json` and `.jsonl` at its end mean JSON.
+        limit, format, on_error, notice: as in `read_facts`.
+
+    Returns:
+        the facts in order, never none.
+
+    Raises:
+        FactError: as `read_facts`.
+    """
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise FactError(f"limit {quoted(limit)} must be a whole number of at least 1, or left out")
+    if format is not None and format not in FORMATS:
+        raise FactError(f"format {quoted(format)} is unknown: choose one of {', '.join(FORMATS)}")
+    if on_error not in ("raise", "skip"):
+        raise FactError(f"on_error {quoted(on_error)} is unknown: choose 'raise' or 'skip'")
+    check_size(name, len(text.encode("utf-8", "surrogatepass")))
+    text = text.removeprefix("\ufeff")
+    if not text.strip():
+        raise FactError(f"{name}: the file is empty: give at least one fact")
+    refuse_stand_ins(name, text)
+
+    table = format == "csv" or (format is None and not is_json(text, name))
+    telling = Telling(name, notice, "columns" if table else "keys")
+    facts: list[Fact] = []
+    problems: list[str] = []
+    for where, read in _read(text, name, table, format, telling):
+        if isinstance(read, Fact):
+            facts.append(read)
+        else:
+            problems.append(f"{where}: {read}")
+            if on_error == "skip":
+                telling.say(f"{where} skipped: {read}")
+        if len(facts) == limit:
+            break
+    telling.finish()
+    if problems and on_error == "raise":
+        raise FactError(_summary(name, problems, len(facts) + len(problems)), problems, facts)
+    if not facts:
+        why = f" ({len(problems)} rows skipped, the first: {problems[0]})" if problems else ""
+        raise FactError(f"{name}: there is no fact in it{why}: give at least one")
+    return facts
+
+
+def _read(text: str, name: str, table: bool, format: str | None, telling: Telling) -> Iterator[Read]:
+    """Row by row, the facts of a file and what is wrong with the others."""
+    for where, row in csv_rows(text, name, telling) if table else json_rows(text, name, telling):
+        if isinstance(row, FactError):
+            yield where, row
+        else:
+            yield from facts_of(row, where, telling, format)
+
+
+def _summary(name: str, problems: Sequence[str], rows: int) -> str:
+    """One line for all the bad rows of a file: the first spelt out, the rest by number."""
+    if len(problems) == 1:
+        return f"{name}: {problems[0]}"
+    shown = "; ".join(problems[:_LISTED])
+    rest = [p.split(":", 1)[0] for p in problems[_LISTED:]]
+    if rest:
+        more = ", ".join(rest[:20]) + (", …" if len(rest) > 20 else "")
+        shown += f"; and {len(rest)} more ({more})"
+    return f"{name}: {len(problems)} of {rows} rows cannot be used: {shown}"

@@ -1,0 +1,128 @@
+"""A record of a file, read by the table of names: values by what they are, and which keys nobody asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from encore_core.facts.names import NAMES, THINGS, plain
+from encore_core.facts.telling import Telling
+from encore_core.facts.texts import NO_TEXT, stands_for_nothing
+
+
+class Layer:
+    """One object of a record, and which of its keys were looked at.
+
+    Args:
+        path: what stands before its keys in messages, "" or "requested_rewrite.".
+        values: the object.
+    """
+
+    def __init__(self, path: str, values: Mapping[Any, Any]):
+        self.path = path
+        self.values: dict[str, list[tuple[str, Any]]] = {}
+        for key, value in values.items():
+            self.values.setdefault(plain(str(key)), []).append((str(key), value))
+        self.seen: set[str] = set()
+
+    def take(self, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
+        """The keys (with their path) and values under some names, in the names' order."""
+        for name in names:
+            if name in self.values:
+                self.seen.add(name)
+                yield from ((self.path + key, value) for key, value in self.values[name])
+
+    def left(self) -> Iterator[str]:
+        """The paths of keys that nobody took and that hold something."""
+        for name, entries in self.values.items():
+            if name not in self.seen:
+                yield from (self.path + key for key, value in entries if not stands_for_nothing(value))
+
+
+class Record:
+    """A record of one or more layers; what lies in an inner layer comes first.
+
+    Args:
+        layers: from the inner to the outer.
+        telling: told of values that are not used.
+        first: names that come first, whatever the order of the table.
+    """
+
+    def __init__(self, layers: Sequence[Layer], telling: Telling, first: Sequence[str] = ()):
+        self.layers, self.telling, self.first = list(layers), telling, first
+        self._names = {name for layer in layers for name in layer.values}
+        self.used: dict[str, str] = {}
+        self.inside: list[Layer] = []
+
+    def take(self, names: Sequence[str], nothing: frozenset[str] = NO_TEXT) -> list[tuple[str, Any]]:
+        """The filled values under some names, as (key, value)."""
+        if self._names.isdisjoint(names):  # as most are
+            return []
+        ordered = sorted(names, key=lambda name: name not in self.first) if self.first else names
+        found = [pair for layer in self.layers for pair in layer.take(ordered)]
+        return [(key, value) for key, value in found if not stands_for_nothing(value, nothing)]
+
+    def answers(self, thing: str) -> list[tuple[str, Any]]:
+        """The single answers under the names of a thing, lists and `{"str": ...}` taken apart."""
+        return [(key, one) for key, value in self.take(NAMES[thing]) for one in self.texts(key, value)]
+
+    def texts(self, key: str, value: Any, nothing: frozenset[str] = NO_TEXT) -> Iterator[Any]:
+        """The texts in a value, nested or not, without those that stand for nothing."""
+        if isinstance(value, Mapping) and "str" in value:
+            for other in value:
+                if other != "str":
+                    self.telling.leave(f"{key}.{other}", no_use=True)
+            value = value["str"]
+        if isinstance(value, (list, tuple)):
+            for one in value:
+                yield from self.texts(key, one, nothing)
+        elif not stands_for_nothing(value, nothing):
+            yield value
+
+    def single(self, thing: str, nothing: frozenset[str] = NO_TEXT) -> Any:
+        """The one value of a thing: the first that is filled. Others that differ are told."""
+        found = [(key, one) for key, value in self.take(NAMES[thing], nothing) for one in self.texts(key, value)]
+        if not found:
+            return self._unfilled(thing) if thing in THINGS else None
+        self.choose(thing, found)
+        return found[0][1]
+
+    def choose(self, thing: str, found: Sequence[tuple[str, Any]]) -> None:
+        """Note that the first of some values is used, and tell if others say something else."""
+        used, value = found[0]
+        self.used[thing] = used
+        for key, other in found[1:]:
+            if same(other, value):
+                continue
+            if key == used:
+                self.telling.count(f"{used} holds several values: the first is used")
+            else:
+                self.telling.count(f"{used} is used and {key} is not, where they differ")
+
+    def _unfilled(self, thing: str) -> Any:
+        """The first value given for a thing although none is filled: a refusal can then show it."""
+        for layer in self.layers:
+            for key, value in layer.take(NAMES[thing]):
+                if isinstance(value, str):
+                    self.used[thing] = key
+                    return value
+        return None
+
+    def add(self, path: str, values: Mapping[Any, Any]) -> Layer:
+        """An object inside the record as a layer of its own: its keys count among those looked at or left."""
+        layer = Layer(f"{path}.", values)
+        self.inside.append(layer)
+        return layer
+
+    def finish(self) -> None:
+        """Tell which keys were left."""
+        for layer in (*self.layers, *self.inside):
+            for path in layer.left():
+                self.telling.leave(path)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two values say the same, whitespace around them aside."""
+    if isinstance(one, str) and isinstance(other, str):
+        return one.strip() == other.strip()
+    return one == other
