@@ -118,7 +118,7 @@ def _section(name: str, section: str, kind: type, values: Any) -> Any:
         raise InputError(f"{name}: {section} = {quoted(values)} is no section; write [{section}] on a line of its own.")
     known = {one.name: one.default for one in fields(kind)}
     for key, value in values.items():
-        where = f"{name}: {key} = {quoted(value)} in [{section}]"
+        where = f"{name}: {key if key.isidentifier() else quoted(key)} = {quoted(value)} in [{section}]"
         if key not in known:
             raise InputError(f"{where} is not known; there are {', '.join(known)}.")
         _check(where, key, value, known[key])

@@ -22,8 +22,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from encore_core.edit_values import PROBABILITIES, SERIES, VERSION, check_values, fact_of
 from encore_core.editor import AppliedBatch, BatchReport, EditedFact, EditSession
-from encore_core.errors import InputError, quoted
+from encore_core.errors import InputError, first_line, quoted
 from encore_core.facts import Fact
 from encore_core.methods import SETTABLE
 from encore_core.models import EditableModel
@@ -31,12 +32,13 @@ from encore_core.storage import replacing
 from encore_core.targets import Target
 from encore_core.update_rule import LowRankUpdate
 
-FORMAT, VERSION = "encore-edits", 1
-FORMS = ("factors", "matrices")
+FORMAT = "encore-edits"
+NUMBERS = ("F64", "F32", "F16", "BF16")
+"""Number formats of tensors, as safetensors calls them: factors have the first, targets the second, matrices the
+model's own."""
+
 MOST_HEADER_BYTES = 90_000_000
 """The format takes 100 MB of metadata at most; facts, with their paraphrases and neighbours, are in it."""
-
-_SERIES = ("loss", "nll", "kl", "decay", "probability")
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,18 @@ class EditFile:
         return self.values["form"]
 
     @property
+    def layers(self) -> list[int]:
+        """The edited blocks, ascending; the file has them in the order of their names, "10" before "9"."""
+        return sorted(map(int, self.values["norms"]))
+
+    @property
     def facts(self) -> list[Fact]:
         """The facts edited, in order; those that were skipped are left out."""
         if self.form == "matrices":
-            return [_fact(row) for row in self.values["facts"]]
-        return [_fact(row["fact"]) for batch in self.values["batches"] for row in batch["edited"] if "steps" in row]
+            return [fact_of(row) for row in self.values["facts"]]
+        return [
+            fact_of(row.get("fact")) for batch in self.values["batches"] for row in batch["edited"] if "steps" in row
+        ]
 
     def check_model(self, lm: EditableModel) -> None:
         """Whether the edits belong to a model.
@@ -107,15 +116,15 @@ class EditFile:
         """
         self.check_model(lm)
         if self.form == "factors":
-            matrices = self.session_on(lm).matrices()
-        else:
-            matrices = {
-                layer: self.tensors[f"matrix.{layer}"].to(lm.parameter(layer).device)
-                for layer in map(int, self.values["norms"])
-            }
-            for layer, matrix in matrices.items():
-                if matrix.shape != lm.parameter(layer).shape or matrix.dtype != lm.dtype:
-                    raise InputError(f"The edited matrix of layer {layer} in the file does not fit the model.")
+            return self.session_on(lm).matrices()
+        matrices = {layer: self.tensors[f"matrix.{layer}"].to(lm.parameter(layer).device) for layer in self.layers}
+        for layer, matrix in matrices.items():
+            if matrix.shape != lm.parameter(layer).shape or matrix.dtype != lm.dtype:
+                raise InputError(f"The edited matrix of layer {layer} in the file does not fit the model.")
+        self._check_norms(matrices)
+        return matrices
+
+    def _check_norms(self, matrices: Mapping[int, torch.Tensor]) -> None:
         for layer, matrix in matrices.items():
             norm, saved = float(torch.linalg.matrix_norm(matrix.float())), self.values["norms"][str(layer)]["edited"]
             if not math.isclose(norm, saved, rel_tol=1e-4):
@@ -123,7 +132,6 @@ class EditFile:
                     f"The matrix of layer {layer} has the norm {norm:.6g} with the edits and had {saved:.6g} when they "
                     "were saved; the file or the model is not what it says."
                 )
-        return matrices
 
     def session_on(self, lm: EditableModel, **options) -> EditSession:
         """A session with these edits and their history, which can be undone and gone on with.
@@ -133,7 +141,8 @@ class EditFile:
             options: for `EditSession`.
 
         Raises:
-            InputError: as `check_model`, for settings that cannot be used, and for a file without factors.
+            InputError: as `check_model`, for settings that cannot be used, for a file without factors, and when what
+                comes out is not finite or has not the norms that were saved.
         """
         self.check_model(lm)
         v = self.values
@@ -143,15 +152,11 @@ class EditFile:
                 "with; use encore apply to write the edited model."
             )
         session = EditSession(lm, v["method"], seed=v["seed"], settings=v["settings"], **options)
-        if [str(layer) for layer in session.settings.layers] != list(v["norms"]):
+        if list(session.settings.layers) != self.layers:
             raise InputError("The layers in the file's settings are not those of its matrices; it is damaged.")
-        try:
-            batches = [self._batch(number, row, lm) for number, row in enumerate(v["batches"])]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"A batch of the edit file is not complete ({error!r}).") from error
-        session.load_history(batches, list(map(str, v["prefixes"])))
+        batches = [self._batch(number, row, lm) for number, row in enumerate(v["batches"])]
+        session.load_history(batches, v["prefixes"])
+        self._check_norms(session.matrices())
         return session
 
     def _batch(self, number: int, row: Mapping[str, Any], lm: EditableModel) -> AppliedBatch:
@@ -163,32 +168,29 @@ class EditFile:
             return tensor.clone()
 
         n_edited = sum("steps" in item for item in row["edited"])
-        if not n_edited:
-            raise InputError(f"Batch {number + 1} of the edit file holds no edit; it is damaged.")
         z, h = (take(name, lm.d_model, n_edited, torch.float32) for name in ("z", "h"))
         edited, column = [], 0
         for item in row["edited"]:
             target = None
             if "steps" in item:
-                series = {name: tuple(map(float, item[name])) for name in _SERIES}
-                target = Target(
-                    z[:, column].clone(), h[:, column].clone(), int(item["steps"]), str(item["stopped"]), **series
-                )
+                series = {name: tuple(map(float, item[name])) for name in SERIES}
+                target = Target(z[:, column].clone(), h[:, column].clone(), item["steps"], item["stopped"], **series)
                 column += 1
-            values = (item.get(name) for name in ("before", "after", "bare"))
+            values = (item.get(name) for name in PROBABILITIES)
             before, after, bare = (None if value is None else float(value) for value in values)
-            edited.append(EditedFact(_fact(item["fact"]), target, before, after, bare))
+            edited.append(EditedFact(fact_of(item.get("fact")), target, before, after, bare))
         device = torch.device("cpu") if lm.device.type == "mps" else lm.device
         updates = {
             layer: LowRankUpdate(
                 take(f"A.{layer}", lm.d_model, n_edited, torch.float64).to(device),
                 take(f"Y.{layer}", lm.d_mlp, n_edited, torch.float64).to(device),
             )
-            for layer in map(int, self.values["norms"])
+            for layer in self.layers
         }
-        norms = {int(layer): (float(before), float(after)) for layer, (before, after) in row["norms"].items()}
-        seconds = {str(phase): float(value) for phase, value in row["seconds"].items()}
-        return AppliedBatch(BatchReport(tuple(edited), seconds, norms, tuple(map(str, row["notices"]))), updates)
+        pairs = {layer: row["norms"][str(layer)] for layer in self.layers}
+        norms = {layer: (float(before), float(after)) for layer, (before, after) in pairs.items()}
+        seconds = {phase: float(value) for phase, value in row["seconds"].items()}
+        return AppliedBatch(BatchReport(tuple(edited), seconds, norms, tuple(row["notices"])), updates)
 
 
 def keeps_history(session: EditSession) -> bool:
@@ -280,7 +282,7 @@ def read_edit_file(path: Path, most_bytes: int | None = None) -> EditFile:
             head = file.metadata() or {}
             if head.get("format") != FORMAT or "edits" not in head:
                 raise InputError(f"{path.name} is no edit file; give one that encore edit --edits-out wrote.")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: _tensor(file, name) for name in file.keys()}  # noqa: SIM118
         if _digest(head["edits"], tensors) != head.get("digest"):
             raise InputError(f"The edit file {path.name} is damaged: its content is not what was written.")
         values = json.loads(head["edits"])
@@ -289,30 +291,25 @@ def read_edit_file(path: Path, most_bytes: int | None = None) -> EditFile:
     except (SafetensorError, ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"The edit file {path.name} is damaged or no edit file ({error}).") from error
-    try:
-        return _checked(EditFile(values, tensors))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"The edit file {path.name} is not complete ({error!r}).") from error
+        raise InputError(f"The edit file {path.name} is damaged or no edit file ({first_line(error)}).") from error
+    check_values(values)
+    return _checked(EditFile(values, tensors))
+
+
+def _tensor(file: safe_open, name: str) -> torch.Tensor:
+    """A tensor of the file, if it is of numbers that an edit file has."""
+    kind = file.get_slice(name).get_dtype()
+    if kind not in NUMBERS:
+        raise InputError(f"The edit file is damaged: its tensor {quoted(name)} is of {quoted(kind)}.")
+    return file.get_tensor(name)
 
 
 def _checked(edits: EditFile) -> EditFile:
-    v = edits.values
-    if v["version"] != VERSION:
-        raise InputError(f"The edit file has version {quoted(v['version'])}; this program reads version {VERSION}.")
-    if v["form"] not in FORMS or not v["norms"] or not edits.facts:
+    """An edit file whose facts and tensors are usable, too."""
+    if not edits.facts:
         raise InputError("The edit file holds no edits; it is damaged.")
-    if not all(isinstance(v[name], str) for name in ("model", "method", "dtype", "base_fingerprint")):
-        raise InputError("The edit file does not name its model and method; it is damaged.")
-    if v["form"] == "matrices" and any(f"matrix.{int(layer)}" not in edits.tensors for layer in v["norms"]):
+    if edits.form == "matrices" and any(f"matrix.{layer}" not in edits.tensors for layer in edits.values["norms"]):
         raise InputError("A matrix of the edit file is missing; it is damaged.")
-    for layer in v["norms"].values():
-        float(layer["original"]), float(layer["edited"])
-    if not isinstance(v.get("start_token"), str | None):
-        raise InputError(f"The edit file names the start token {quoted(v['start_token'])}, which is no text.")
-    int(v["seed"]), int(v["n_edits"]), list(map(str, v["prefixes"])), dict(v["settings"])
     if not all(bool(torch.isfinite(tensor).all()) for tensor in edits.tensors.values()):
         raise InputError("The edit file holds values that are not finite.")
     return edits
@@ -354,15 +351,11 @@ def _row(batch: AppliedBatch) -> dict[str, Any]:
             row["bare"] = item.probability_bare
         if item.target:
             row |= {"steps": item.steps, "stopped": item.stopped}
-            row |= {name: list(getattr(item.target, name)) for name in _SERIES}
+            row |= {name: list(getattr(item.target, name)) for name in SERIES}
         edited.append(row)
     report = batch.report
     norms = {str(layer): list(pair) for layer, pair in report.norms.items()}
     return {"edited": edited, "seconds": report.seconds, "norms": norms, "notices": list(report.notices)}
-
-
-def _fact(row: Mapping[str, Any]) -> Fact:
-    return Fact(**row)
 
 
 def _plain(value: Any) -> Any:

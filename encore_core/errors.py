@@ -23,7 +23,16 @@ def quoted(value: object, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 2] + "…" + text[-1]
 
 
-def first_line(error: BaseException) -> str:
-    """The message of somebody else's error, cut to one line; its kind where it has none."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]
+def first_line(error: BaseException, limit: int = 200) -> str:
+    """The message of somebody else's error, as part of one of ours: its first line, printable and not too long.
+
+    Args:
+        error: of a library; what it says may hold the content of somebody's file.
+        limit: longest text returned, in characters.
+
+    Returns:
+        the kind of the error where it has no message.
+    """
+    said = (str(error).strip() or type(error).__name__).splitlines()[0][: limit + 1]
+    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in said)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

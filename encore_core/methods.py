@@ -315,7 +315,7 @@ def _converted(name: str, value: Any, n_layers: int) -> Any:
     kind, low, high, low_allowed = _LIMITS[name]
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last for whole numbers of hundreds of digits
         number = float("nan")
     in_range = low <= number <= high and (low_allowed or number > low)
     if not in_range or (kind is int and number != int(number)):

@@ -33,7 +33,7 @@ ORDER = (
     ("facts.csv_rows",),
     ("facts.reading",),
     ("facts", "methods", "update_rule", "norms", "contributions", "unpacking"),
-    ("catalogue", "families", "placement", "start_token"),
+    ("catalogue", "families", "placement", "start_token", "edit_values"),
     ("memory", "trial_run", "weight_files"),
     ("checkpoint", "speed"),
     ("models",),

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 
 import pytest
 import torch
 from refusals import refusal
 from safetensors.torch import load_file, save_file
-from tiny_models import CITIES, FACTS, Snapshot
+from tiny_models import CITIES, DEFAULTS, FACTS, Snapshot, byte_level_tokenizer
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from encore_core.edit_file import edit_file_of, read_edit_file, write_edit_file
+from encore_core.editor import EditSession
+from encore_core.models import wrap
 
 
 def same(a, b) -> bool:
@@ -117,31 +122,102 @@ def test_damage_is_found(edited, tmp_path):
     assert "no edit file" in refusal(read_edit_file, path)
 
 
+def forged(edits, tmp_path, put=(), drop=(), tensors=None):
+    """A file with other values at some places, and a digest that fits."""
+    values = json.loads(json.dumps(edits.values))
+    for *path, last, value in put:
+        functools.reduce(operator.getitem, path, values)[last] = value
+    for *path, last in drop:
+        del functools.reduce(operator.getitem, path, values)[last]
+    path = tmp_path / "forged"
+    write_edit_file(path, type(edits)(values, edits.tensors | (tensors or {})), {})
+    return path
+
+
+FIRST = ("batches", 0, "edited", 0)
+
+
 @pytest.mark.parametrize(
-    "change",
+    ("put", "told"),
     [
-        {"version": 99}, {"form": "code"}, {"norms": {}}, {"norms": {"x": {"original": 1, "edited": 1}}},
-        {"model": None},
-        {"batches": []}, {"batches": 3}, {"batches": [{"edited": [{"fact": {"subject": "a"}, "steps": 1}]}]},
-        {"seed": "../x"}, {"settings": 4}, {"prefixes": None},
+        (("version", 99), "reads version 1"),
+        (("form", "code"), "form is 'code', and has to be factors or matrices"),
+        (("norms", {}), "no edits"),
+        (("norms", {"x": {"original": 1, "edited": 1}}), "norms is 'x'"),
+        (("norms", {"-1": {"original": 1, "edited": 1}}), "norms is '-1'"),
+        (("norms", {"99": {"original": 1, "edited": 1}}), "a layer below"),
+        (("norms", "0", "edited", "1"), "norms 0 edited is '1'"),
+        (("norms", "0", "edited", float("nan")), "norms 0 edited is nan"),
+        (("norms", "0", "edited", 10**400), "norms 0 edited is 1000"),
+        (("norms", "0", "edited", 1.0), "the file or the model is not what it says"),
+        (("model", None), "model is None"),
+        (("dtype", "a" * 6000), "dtype is 'aaa"),
+        (("base_fingerprint", "x\ny"), "base_fingerprint is 'x\\ny'"),
+        (("shape", "M"), "shape is 'M'"),
+        (("shape", {"d_model": 1}), "an object of d_model, d_mlp, n_layers"),
+        (("shape", "n_layers", "5"), "shape n_layers is '5'"),
+        (("batches", []), "a list that is not empty"),
+        (("batches", 3), "batches is 3"),
+        (("batches", 0, "edited", []), "batch 1 edited is []"),
+        (("batches", 0, "edited", [{"fact": {"subject": "a"}, "steps": 1}]), "stopped is None"),
+        (("batches", 0, "seconds", "targets", -0.1), "batch 1 seconds targets is -0.1"),
+        (("batches", 0, "norms", {"0": [1, 2]}), "the layers of the whole, 0, 1"),
+        (("batches", 0, "norms", "0", [1]), "a pair"),
+        (("batches", 0, "notices", ["two\nlines"]), "one line"),
+        ((*FIRST, "fact", "nonsense", 1), "the fields of a fact"),
+        ((*FIRST, "fact", "subject", ""), "subject"),
+        ((*FIRST, "before", -1.0), "batch 1 fact 1 before is -1.0, and has to be a finite number from 0 to 1"),
+        ((*FIRST, "after", "0.5"), "after is '0.5'"),
+        ((*FIRST, "kl", 1, float("nan")), "kl is nan"),
+        ((*FIRST, "loss", [0.5]), "not equally many steps"),
+        ((*FIRST, "steps", -1), "steps is -1"),
+        (("seed", "../x"), "seed is '../x'"),
+        (("seed", True), "seed is True"),
+        (("settings", 4), "settings is 4"),
+        (("settings", "lambda_p", 10**400), "lambda_p"),
+        (("prefixes", None), "prefixes is None"),
     ],
+    ids=lambda value: str(value)[:60],
+)
+def test_hostile_values_are_refused_in_one_line(edited, lm, tmp_path, put, told):
+    """Even where somebody has made the digest anew."""
+    message = refusal(lambda: read_edit_file(forged(edit_file_of(edited), tmp_path, [put])).session_on(lm))
+    assert told in message and len(message) < 500
+
+
+@pytest.mark.parametrize(
+    "drop",
+    [("shape",), ("norms", "0"), ("norms", "0", "edited"), ("seed",), ("n_edits",), ("batches", 0, "seconds"),
+     (*FIRST, "fact"), (*FIRST, "nll"), (*FIRST, "fact", "subject"), ("batches", 0, "norms", "1")],
     ids=str,
 )  # fmt: skip
-def test_hostile_metadata_is_refused_in_one_line(edited, lm, tmp_path, change):
-    """Even where somebody has made the digest anew."""
+def test_what_is_missing_is_refused_in_one_line(edited, lm, tmp_path, drop):
+    refusal(lambda: read_edit_file(forged(edit_file_of(edited), tmp_path, drop=[drop])).session_on(lm))
+
+
+def test_tensors_that_are_no_numbers_of_an_edit_file_are_refused(edited, tmp_path):
     edits = edit_file_of(edited)
-    path = tmp_path / "hostile"
-    write_edit_file.__wrapped__ if hasattr(write_edit_file, "__wrapped__") else None
-    hostile = type(edits)(edits.values | change, edits.tensors)
-    try:
-        write_edit_file(path, hostile, {})
-    except Exception:  # what cannot even be written cannot be read
-        return
+    for tensor, told in (
+        (torch.zeros(2, dtype=torch.float8_e4m3fn), "is of 'F8_E4M3'"),
+        (torch.zeros(2, dtype=torch.bool), "is of 'BOOL'"),
+        (torch.tensor([float("inf")]), "not finite"),
+    ):
+        assert told in refusal(read_edit_file, forged(edits, tmp_path, tensors={"more": tensor}))
 
-    def use():
-        read_edit_file(path).session_on(lm)
 
-    refusal(use)
+def test_layers_on_both_sides_of_ten(tmp_path, statistics_text):
+    """The file has them in the order of their names, "10" before "9"."""
+    tokenizer = byte_level_tokenizer()
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=96, n_embd=16, n_layer=12, n_head=2, n_inner=32)
+    lm = wrap(GPT2LMHeadModel(config), tokenizer, "tiny-gpt2-of-12")
+    settings = DEFAULTS | {"lambda_n": 0.001, "layers": (8, 9, 10), "steps": 1}
+    session = EditSession(lm, settings=settings, statistics_text=statistics_text)
+    session.edit([CITIES[0]], known="edit")
+    edits = read_edit_file(saved(session, tmp_path))
+    assert edits.layers == [8, 9, 10] and same(edits.matrices_on(lm), session.matrices())
+    restored = edits.session_on(lm, statistics_text=statistics_text)
+    assert same(restored.matrices(), session.matrices())
+    assert restored.history[0].report.norms == session.history[0].report.norms
 
 
 @pytest.mark.parametrize("settings", [{"lambda_p": -1}, {"layers": [99]}, {"nonsense": 1}, {"layers": [1]}], ids=str)

@@ -64,6 +64,7 @@ BAD = {
     "unknown section": ("[guests]\n", "'guests' is not known"),
     "no section": ("visitors = 3\n", "is no section"),
     "unknown key": ("[visitors]\nedit = 3\n", "edit = 3 in [visitors] is not known; there are visitors, edits"),
+    "key of two lines": ('[visitors]\n"a\\nb" = 3\n', r"'a\nb' = 3 in [visitors] is not known"),
     "zero": ("[visitors]\nbatch = 0\n", "batch = 0 in [visitors] must be a whole number from 1"),
     "negative": ("[runs]\nqueued = -4\n", "must be a whole number"),
     "fraction": ("[runs]\nedits = 1.5\n", "must be a whole number"),

@@ -175,6 +175,13 @@ def test_values_out_of_range(name, value, low, high):
     assert all(part in message for part in (name, repr(value), low, high))
 
 
+def test_a_number_of_hundreds_of_digits_is_out_of_range():
+    """An edit file may have one, and it is no float."""
+    for name in ("lambda_p", "steps"):
+        message = refusal(override, settings_for("ENCORE", **SMOLLM2), {name: 10**400}, 30)
+        assert name in message and "out of range" in message and len(message) < 300
+
+
 @pytest.mark.parametrize("name", ["sequential", "bfloat16"])
 def test_truth_values(name):
     base = settings_for("ENCORE", **SMOLLM2)

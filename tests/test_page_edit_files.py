@@ -130,7 +130,7 @@ def foreign(folder: Path, **changes) -> bytes:
 
 BAD = {
     "another model": (lambda p: foreign(p, base_fingerprint="0" * 16), "its weights are others"),
-    "another shape": (lambda p: foreign(p, shape={"d_model": 4096}), "d_model 4096"),
+    "another shape": (lambda p: foreign(p, shape={"d_model": 4096, "d_mlp": 64, "n_layers": 5}), "d_model 4096"),
     "another format": (lambda p: foreign(p, dtype="bfloat16"), "made in bfloat16"),
     "no edit file": (lambda p: save({"x": torch.zeros(2)}), "no edit file"),
     "no tensors": (lambda p: b"PK\x03\x04 of a kind", "damaged or no edit file"),
@@ -141,7 +141,10 @@ BAD = {
     "seed": (lambda p: foreign(p, seed=2**31), "2147483648"),
     "prefixes": (lambda p: foreign(p, prefixes=["The"] * 6), "6 sampled prefixes"),
     "long prefix": (lambda p: foreign(p, prefixes=["The " * 2000]), "8,000 characters"),
-    "row": (lambda p: foreign(p, batches=[{"edited": [{"fact": FACTS[0].to_dict(), "steps": 1}]}]), "not complete"),
+    "row": (
+        lambda p: foreign(p, batches=[{"edited": [{"fact": FACTS[0].to_dict(), "steps": 1}]}]),
+        "fact 1 stopped is None",
+    ),
 }
 
 

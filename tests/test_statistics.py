@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -576,6 +577,95 @@ def test_files_that_are_no_npz(gpt2, tmp_path):
     assert "no file" in refusal(npz.import_npz, gpt2, tmp_path / "model.layers.1.gone.npz")
     assert "give --layer" in refusal(npz.import_npz, gpt2, npz_file(tmp_path, "mine.npz", **published(64)))
     assert "Layer 9 is not between 0 and 4" in refusal(npz.import_npz, gpt2, whole, 9)
+
+
+def packed(folder: Path, more: bytes = b"", **entries: bytes) -> Path:
+    """An archive of entries as they are; names have `_` for a full stop."""
+    file = folder / "transformer.h.2.mlp.c_proj.npz"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name.replace("_", "."), content)
+    file.write_bytes(file.read_bytes() + more)
+    return file
+
+
+def array(header: str, content: bytes = b"", version: bytes = b"\x01\x00") -> bytes:
+    """A .npy file with whatever header."""
+    told = header.encode() + b"\n"
+    size = len(told).to_bytes(2 if version[0] == 1 else 4, "little")
+    return b"\x93NUMPY" + version + size + told + content
+
+
+def header(shape: str = "(64, 64)", kind: str = "<f4") -> str:
+    return f"{{'descr': {kind!r}, 'fortran_order': False, 'shape': {shape}, }}"
+
+
+SUM = published(64)["mom2.mom2"].tobytes()
+MOMENT = {"mom2_npy": array(header(), SUM)}
+COUNT = array(header("()", "<i8"), (500).to_bytes(8, "little"))
+
+# Found by benchmarks/fuzz.py, each the smallest of its kind.
+FUZZED = {
+    "header cut off": ({"mom2_npy": array("{")}, "cannot be read"),
+    "header of brackets": ({"mom2_npy": array("(" * 3000)}, "cannot be read"),
+    "header of code": ({"mom2_npy": array("__import__('os').abort()")}, "cannot be read"),
+    "header of another kind": ({"mom2_npy": array("(" * 3000, version=b"\x03\x00")}, "cannot be read"),
+    "terabytes announced": ({"mom2_npy": array(header("(8589934592,)"))}, "is 8589934592; this model's"),
+    "many dimensions": ({"mom2_npy": array(header(f"({'2, ' * 60})"))}, "is 2 × 2 × 2 × 2 × …; this"),
+    "bytes missing": ({"mom2_npy": array(header(), SUM[:-1])}, "not as many bytes"),
+    "bytes too many": ({"mom2_npy": array(header(), SUM + b"x")}, "not as many bytes"),
+    "128 bits": ({"mom2_npy": array(header(kind="|f16"), SUM * 4)}, "16, 32 or 64 bits"),
+    "count infinite": ({**MOMENT, "count_npy": array(header("()", "<f8"), bytes(6) + b"\xf0\x7f")}, "the count inf"),
+    "count complex": ({**MOMENT, "count_npy": array(header("()", "<c8"), bytes(8))}, "complex64"),
+    "count a list": ({**MOMENT, "count_npy": array(header("(9,)", "<i8"), bytes(72))}, "(9,)"),
+    "two lines in a name": ({"a\nb_npy": b""}, r"it has 'a\nb'"),
+    "long name": ({"a" * 5000: b""}, "it has 'aaa"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FUZZED)
+def test_files_that_were_found_by_fuzzing(gpt2, tmp_path, name, home):
+    entries, wanted = FUZZED[name]
+    message = refusal(npz.import_npz, gpt2, packed(tmp_path, **entries))
+    assert wanted in message and len(message) < 700
+    assert not list(home.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("scale", "count", "wanted"),
+    [
+        (1e300, 1, "too large or too small for float32"),
+        (1e-310, 1, "too large or too small for float32"),
+        (1.0, 1e300, "has the count 1e+300"),
+    ],
+)
+def test_numbers_that_are_none_as_float32_are_refused(gpt2, tmp_path, scale, count, wanted, home):
+    moment = published(64)["mom2.mom2"].astype(np.float64) * scale
+    assert wanted in refusal(npz.import_npz, gpt2, npz_file(tmp_path, mom2=moment, count=np.array(count)))
+    assert not list(home.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("kind", ["<f2", ">f2", ">f4", "<f8", ">f8"])
+@pytest.mark.parametrize("lies", [np.ascontiguousarray, np.asfortranarray])
+def test_all_number_formats_and_layouts_give_the_same(gpt2, tmp_path, kind, lies):
+    values = published(64)
+    wanted = values["mom2.mom2"].astype(np.float64) / 500
+    moment = lies((values["mom2.mom2"] / 8).astype(kind))
+    found = npz.import_npz(gpt2, npz_file(tmp_path, mom2=moment, count=np.array(500.0 / 8 * 2)))
+    C0 = load_file(found.file)["C0"].numpy()
+    assert np.allclose(C0 * 2, wanted, rtol=2e-3 if "f2" in kind else 1e-6, atol=1e-3 if "f2" in kind else 1e-7)
+
+
+def test_a_matrix_that_nobody_asked_for_is_not_read(gpt2, tmp_path, monkeypatch):
+    """A bomb beside the statistics, and one in their place, of which the header is enough."""
+    read = []
+    original = zipfile.ZipExtFile.read
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", lambda self, n=-1: read.append(n) or original(self, n))
+    bomb = array(header("(1000000,)", "<f8"), bytes(8_000_000))
+    file = packed(tmp_path, mom2_npy=array(header(), SUM), mom2_count_npy=COUNT, more_npy=bomb)
+    assert npz.import_npz(gpt2, file).tokens == 500
+    refusal(npz.import_npz, gpt2, packed(tmp_path, mom2_npy=bomb))
+    assert min(read) >= 0 and max(read) == len(SUM)
 
 
 def test_chosen_statistics_that_are_gone_are_no_others(gpt2, tmp_path):

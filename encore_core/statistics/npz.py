@@ -7,27 +7,33 @@
         sample_size        how many documents; not looked at
 
 The names may come without the "mom2." in front. Where there is no count, the matrix must be a mean already. Nothing is
-unpickled.
+unpickled, and no array is read before its header has said that it has the right size: a few bytes can announce a
+terabyte.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
 
-from encore_core.errors import InputError, quoted
+from encore_core.errors import InputError, first_line, quoted
 from encore_core.models import EditableModel
 from encore_core.statistics import files
 
 ASYMMETRY = 1e-3
 """Largest |A − Aᵀ| relative to the largest entry that sums in float32 leave behind."""
+
+MOST_TOKENS = 10**15
+"""More than anybody has read; the number is part of a file's name."""
 
 
 @dataclass(frozen=True)
@@ -63,19 +69,16 @@ def import_npz(lm: EditableModel, file: Path, layer: int | None = None) -> Impor
 
     Raises:
         InputError: when the file cannot be read without pickle, holds no second moment, or one of another size, that
-            is not symmetric, not finite, or not that of anything; and for a layer that the model does not have.
+            is not symmetric, not finite as float32, or not that of anything; for a count that is no number of tokens;
+            and for a layer that the model does not have.
     """
     layer = layer_in_name(file) if layer is None else layer
     if layer is None:
         raise InputError(f"The name of {file} does not say which layer it is for; give --layer.")
     if not 0 <= layer < lm.n_layers:
         raise InputError(f"Layer {layer} is not between 0 and {lm.n_layers - 1}, the last of {quoted(lm.name)}.")
-    values = _read(file)
-    moment, count = _entry(values, "mom2"), _entry(values, "count")
-    if moment is None:
-        raise InputError(f"{file} holds no second moment (mom2.mom2); it has {', '.join(sorted(values)) or 'nothing'}.")
-    tokens = _count(count, file)
-    C0 = _checked(moment, tokens, lm.d_mlp, file)
+    moment, tokens = _read(file, lm.d_mlp)
+    C0 = _mean(moment, tokens, file)
     digest = hashlib.sha256(C0.numpy().tobytes()).hexdigest()[:12]
     place = files.file_of(lm.texts_key, layer, digest, tokens)
     files.save(place, C0, f"imported {file.name}", tokens)
@@ -84,56 +87,151 @@ def import_npz(lm: EditableModel, file: Path, layer: int | None = None) -> Impor
     return Imported(place, layer, tokens)
 
 
-def _read(file: Path) -> Mapping[str, np.ndarray]:
-    """The arrays of a file that are wanted, by name."""
+def _read(file: Path, d_mlp: int) -> tuple[np.ndarray, int]:
+    """The second moment, (d_mlp, d_mlp) of floating-point numbers, and how many tokens it is the sum of.
+
+    Raises:
+        InputError: when the file cannot be read, or has something else in their place.
+    """
     try:
-        loaded = np.load(file, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            raise ValueError("it is a single array")
-        with loaded as opened:
-            wanted = [name for name in opened.files if name.split(".")[-1] in ("mom2", "count")]
-            return {name: opened[name] for name in wanted} | {
-                name: np.empty(0) for name in opened.files if name not in wanted
-            }
+        with file.open("rb") as stream:
+            if stream.read(6) == np.lib.format.MAGIC_PREFIX:
+                raise ValueError("it is a single array")
+            with zipfile.ZipFile(stream) as archive:
+                entries = {name.removesuffix(".npy"): name for name in archive.namelist()}
+                moment = _entry(archive, entries, "mom2")
+                if moment is None:
+                    raise InputError(f"{file} holds no second moment (mom2.mom2); it has {_named(entries)}.")
+                _check_moment(moment, d_mlp, file)
+                count = _entry(archive, entries, "count")
+                return moment.values(), 0 if count is None else _count(count, file)
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(f"There is no file {file}.") from error
-    except (OSError, ValueError, TypeError, AttributeError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if "pickle" in reason.lower():
-            reason = "it holds Python objects, and unpickling them could run code"
-        raise InputError(f"{file} cannot be read as .npz ({reason}); give one as MEMIT writes it.") from error
+    # What zipfile, its decompressors and numpy's parser of headers raise of a damaged file has no base in common.
+    except Exception as error:
+        raise InputError(
+            f"{file} cannot be read as .npz ({first_line(error)}); give one as MEMIT writes it."
+        ) from error
 
 
-def _entry(values: Mapping[str, np.ndarray], name: str) -> np.ndarray | None:
-    return next((values[key] for key in (f"mom2.{name}", name) if key in values), None)
+def _named(entries: Mapping[str, str]) -> str:
+    """Names in an archive for a message: the first ones, each on one line and not too long."""
+    plain = [name if name.isprintable() and len(name) <= 60 else quoted(name) for name in sorted(entries)]
+    more = f" and {len(plain) - 8:,} more" if len(plain) > 8 else ""
+    return f"{', '.join(plain[:8])}{more}" if plain else "nothing"
 
 
-def _count(count: np.ndarray | None, file: Path) -> int:
-    """Tokens behind the sum; 0 when nothing is said, which means that it is a mean."""
-    if count is None:
-        return 0
-    number = float(count) if count.ndim == 0 and np.issubdtype(count.dtype, np.number) else float("nan")
-    if not (number >= 1 and number == int(number)):
-        raise InputError(f"{file} has the count {quoted(count.tolist())}, which is no number of tokens from 1.")
+@dataclass(frozen=True)
+class _Entry:
+    """An array of the archive of which only the header has been read."""
+
+    archive: zipfile.ZipFile
+    name: str
+    shape: tuple[int, ...]
+    in_columns: bool
+    dtype: np.dtype
+
+    def values(self) -> np.ndarray:
+        """The array, in this machine's byte order.
+
+        Raises:
+            ValueError: when there are fewer or more bytes than the header says. Others of a damaged archive.
+        """
+        size = math.prod(self.shape) * self.dtype.itemsize
+        with self.archive.open(self.name) as stream:
+            _header(stream)
+            data = stream.read(size)
+            if len(data) < size or stream.read(1):
+                raise ValueError(f"{self.name} has not as many bytes as its header says")
+        array = np.frombuffer(data, self.dtype).reshape(self.shape, order="F" if self.in_columns else "C")
+        return array.astype(self.dtype.newbyteorder("="), copy=False)
+
+
+def _entry(archive: zipfile.ZipFile, entries: Mapping[str, str], name: str) -> _Entry | None:
+    """The header of an array, with or without "mom2." in front of its name; None when it is not there."""
+    found = next((entries[key] for key in (f"mom2.{name}", name) if key in entries), None)
+    if found is None:
+        return None
+    with archive.open(found) as stream:
+        shape, in_columns, dtype = _header(stream)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, and unpickling them could run code")
+    return _Entry(archive, found, shape, in_columns, dtype)
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether it lies in columns, and type of an array; the stream stands at its first byte then."""
+    version = np.lib.format.read_magic(stream)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise ValueError(f"version {version} of .npy is not for plain numbers")
+    return readers[version](stream)
+
+
+def _check_moment(moment: _Entry, d_mlp: int, file: Path) -> None:
+    """Whether an array can be the second moment, by its header.
+
+    Raises:
+        InputError: when it has another size, or no floating-point numbers.
+    """
+    if moment.shape != (d_mlp, d_mlp):
+        shape = " × ".join(map(str, moment.shape[:4])) + (" × …" if len(moment.shape) > 4 else "")
+        raise InputError(
+            f"The second moment in {file} is {shape or 'a single number'}; this model's keys have {d_mlp} numbers, so "
+            f"it must be {d_mlp} × {d_mlp}: it is of another model."
+        )
+    if moment.dtype.kind != "f" or moment.dtype.itemsize > 8:
+        raise InputError(
+            f"The second moment in {file} is of {str(moment.dtype)[:40]}; it must be of floating-point numbers of "
+            "16, 32 or 64 bits."
+        )
+
+
+def _count(count: _Entry, file: Path) -> int:
+    """Tokens behind the sum.
+
+    Raises:
+        InputError: when it is none.
+    """
+    is_number = count.shape == () and count.dtype.kind in "iuf" and count.dtype.itemsize <= 8
+    number = float(count.values()) if is_number else math.nan
+    if not (1 <= number <= MOST_TOKENS and number == int(number)):
+        shown = f"{number:g}" if is_number else f"of shape {quoted(count.shape)} and type {str(count.dtype)[:40]}"
+        raise InputError(
+            f"{file} has the count {shown}, which is no number of tokens; give a whole number from 1 to "
+            f"{MOST_TOKENS:,}, or leave it out where the matrix is a mean."
+        )
     return int(number)
 
 
-def _checked(moment: np.ndarray, tokens: int, d_mlp: int, file: Path) -> torch.Tensor:
-    """The mean of k kᵀ, (d_mlp, d_mlp) float32."""
-    if moment.shape != (d_mlp, d_mlp):
-        shape = " × ".join(map(str, moment.shape)) or "a single number"
-        raise InputError(
-            f"The second moment in {file} is {shape}; this model's keys have {d_mlp} numbers, so it must be "
-            f"{d_mlp} × {d_mlp}: it is of another model."
-        )
-    if not np.issubdtype(moment.dtype, np.floating):
-        raise InputError(f"The second moment in {file} is of {moment.dtype}; it must be of floating-point numbers.")
+def _mean(moment: np.ndarray, tokens: int, file: Path) -> torch.Tensor:
+    """The mean of k kᵀ, (d_mlp, d_mlp) float32.
+
+    Args:
+        moment: (d_mlp, d_mlp) of floating-point numbers, the sum of k kᵀ.
+        tokens: how many it is the sum of; 0 where it is a mean.
+        file: for messages.
+
+    Raises:
+        InputError: when it is no second moment, or too large or too small for float32.
+    """
     if not np.isfinite(moment).all():
         raise InputError(f"The second moment in {file} has numbers that are not finite; it cannot be used.")
-    largest = float(np.abs(moment).max())
-    if float(np.abs(moment - moment.T).max()) > ASYMMETRY * largest or largest == 0:
+    if moment.dtype == np.float16:  # differences of its largest numbers would not be finite
+        moment = moment.astype(np.float32)
+    with np.errstate(over="ignore"):
+        largest, difference = float(np.abs(moment).max()), float(np.abs(moment - moment.T).max())
+    if difference > ASYMMETRY * largest or largest == 0:
         raise InputError(f"The second moment in {file} is not symmetric, or all zeros; it is no E[k kᵀ].")
     if (moment.diagonal() < 0).any():
         raise InputError(f"The second moment in {file} has a negative diagonal; it is no E[k kᵀ].")
-    mean = torch.from_numpy(moment / np.asarray(max(tokens, 1), dtype=np.float64)).double()
-    return ((mean + mean.T) / 2).float()
+    mean = torch.from_numpy(moment / np.asarray(max(tokens, 1), dtype=np.float64))
+    C0 = ((mean + mean.T) / 2).float()
+    if not bool(torch.isfinite(C0).all()) or not bool(C0.any()):
+        raise InputError(
+            f"The second moment in {file} has {largest:.3g} as its largest number and {tokens:,} as its count; "
+            "the mean is too large or too small for float32."
+        )
+    return C0

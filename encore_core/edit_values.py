@@ -1,0 +1,183 @@
+"""What an edit file says beside its tensors, looked at value by value before anything is made of it.
+
+Anybody can write such a file, and with a digest that fits. So every value has its type, its range and its place in the
+whole; what is not looked at here is not used.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from encore_core.errors import InputError, quoted
+from encore_core.facts import Fact
+
+VERSION = 1
+FORMS = ("factors", "matrices")
+SHAPE = ("d_model", "d_mlp", "n_layers")
+SERIES = ("loss", "nll", "kl", "decay", "probability")
+"""Figures of the search for a target, one a step."""
+
+PROBABILITIES = ("before", "after", "bare")
+"""Of the new answer, in this order; any of them may be missing."""
+
+MOST_PROBABILITY = 1.001
+"""Logarithms of probabilities are rounded, and may be a little above 0."""
+
+
+def check_values(values: Any) -> None:
+    """Whether the metadata of an edit file is whole.
+
+    Args:
+        values: what its JSON text holds; see `edit_file.EditFile`.
+
+    Raises:
+        InputError: for another version, and naming the first value that cannot be.
+    """
+    values = _object("the whole", values)
+    version = values.get("version")
+    if version != VERSION:
+        raise InputError(f"The edit file has version {quoted(version)}; this program reads version {VERSION}.")
+    if values.get("form") not in FORMS:
+        raise _wrong("form", values.get("form"), " or ".join(FORMS))
+    for name in ("model", "method"):
+        _text(name, values.get(name))
+    for name in ("dtype", "base_fingerprint"):  # these stand in messages as they are
+        if not re.fullmatch(r"[0-9a-z_]{1,64}", _text(name, values.get(name))):
+            raise _wrong(name, values[name], "a word of small letters and digits")
+    if values.get("start_token") is not None:
+        _text("start_token", values["start_token"])
+    shape = _object("shape", values.get("shape"))
+    if tuple(sorted(shape)) != tuple(sorted(SHAPE)):
+        raise _wrong("shape", shape, f"an object of {', '.join(SHAPE)}")
+    for name in SHAPE:
+        _whole(f"shape {name}", shape[name], 1)
+    norms = _object("norms", values.get("norms"))
+    if not norms:
+        raise InputError("The edit file holds no edits; it is damaged.")
+    _layers("norms", norms, shape["n_layers"])
+    for layer, pair in norms.items():
+        for name in ("original", "edited"):
+            _number(f"norms {layer} {name}", _object(f"norms {layer}", pair).get(name), 0)
+    _object("settings", values.get("settings"))
+    _whole("seed", values.get("seed"), 0)
+    _whole("n_edits", values.get("n_edits"), 1)
+    _texts("prefixes", values.get("prefixes"))
+    if values["form"] == "matrices":
+        _some("facts", values.get("facts"))
+        return
+    for number, batch in enumerate(_some("batches", values.get("batches")), start=1):
+        _check_batch(f"batch {number}", _object(f"batch {number}", batch), norms)
+
+
+def fact_of(row: Any) -> Fact:
+    """A fact from its fields.
+
+    Raises:
+        InputError: naming what is missing, not known or wrong.
+    """
+    row = _object("fact", row)
+    try:
+        return Fact(**row)
+    except TypeError as error:
+        raise _wrong("fact", sorted(row), "the fields of a fact, with subject, prompt and target_new") from error
+
+
+def _check_batch(where: str, batch: Mapping[str, Any], norms: Mapping[str, Any]) -> None:
+    n_edited = 0
+    for number, item in enumerate(_some(f"{where} edited", batch.get("edited")), start=1):
+        here = f"{where} fact {number}"
+        item = _object(here, item)
+        for name in PROBABILITIES:
+            if item.get(name) is not None:
+                _number(f"{here} {name}", item[name], 0, MOST_PROBABILITY)
+        if "steps" in item:
+            n_edited += 1
+            _check_search(here, item)
+    if not n_edited:
+        raise InputError(f"The edit file is damaged: {where} holds no edit.")
+    for phase, seconds in _object(f"{where} seconds", batch.get("seconds")).items():
+        _line(f"{where} seconds", phase)
+        _number(f"{where} seconds {phase}", seconds, 0)
+    pairs = _object(f"{where} norms", batch.get("norms"))
+    if set(pairs) != set(norms):
+        raise _wrong(f"{where} norms", list(pairs), f"the layers of the whole, {', '.join(norms)}")
+    for layer, pair in pairs.items():
+        if len(_some(f"{where} norms {layer}", pair)) != 2:
+            raise _wrong(f"{where} norms {layer}", pair, "a pair, before and after")
+        for norm in pair:
+            _number(f"{where} norms {layer}", norm, 0)
+    for line in _texts(f"{where} notices", batch.get("notices")):
+        _line(f"{where} notices", line)
+
+
+def _check_search(where: str, item: Mapping[str, Any]) -> None:
+    """How a fact's target was found."""
+    _whole(f"{where} steps", item["steps"], 0)
+    _line(f"{where} stopped", item.get("stopped"))
+    lengths = set()
+    for name in SERIES:
+        figures = _some(f"{where} {name}", item.get(name))
+        lengths.add(len(figures))
+        for figure in figures:
+            _number(f"{where} {name}", figure)
+    if len(lengths) > 1:
+        raise InputError(f"The edit file is damaged: {where} has not equally many steps in {', '.join(SERIES)}.")
+
+
+# -- values ------------------------------------------------------------------------------------------------------------
+
+
+def _wrong(where: str, value: Any, right: str) -> InputError:
+    return InputError(f"The edit file is damaged: {where} is {quoted(value)}, and has to be {right}.")
+
+
+def _object(where: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise _wrong(where, value, "an object")
+    return value
+
+
+def _some(where: str, value: Any) -> Sequence[Any]:
+    if not isinstance(value, list) or not value:
+        raise _wrong(where, value, "a list that is not empty")
+    return value
+
+
+def _text(where: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise _wrong(where, value, "a text")
+    return value
+
+
+def _line(where: str, value: Any) -> None:
+    if len(_text(where, value).splitlines()) > 1:
+        raise _wrong(where, value, "one line")
+
+
+def _texts(where: str, value: Any) -> Sequence[str]:
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise _wrong(where, value, "a list of texts")
+    return value
+
+
+def _number(where: str, value: Any, low: float = -math.inf, high: float = math.inf) -> None:
+    """A finite number in a range; NaN and infinity stand in JSON files, too."""
+    number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+    # A whole number of hundreds of digits is finite, and no float all the same.
+    if not (low <= number <= high and abs(number) <= 1e300):
+        limits = "" if low == -math.inf else f" from {low:g}" + ("" if high == math.inf else f" to {high:g}")
+        raise _wrong(where, value, f"a finite number{limits}")
+
+
+def _whole(where: str, value: Any, low: int) -> None:
+    if type(value) is not int or not low <= value < 2**63:
+        raise _wrong(where, value, f"a whole number from {low}")
+
+
+def _layers(where: str, values: Mapping[str, Any], n_layers: int) -> None:
+    for layer in values:
+        if not (layer.isascii() and layer.isdecimal() and str(int(layer[:9])) == layer and int(layer) < n_layers):
+            raise _wrong(where, layer, f"the number of a layer below {n_layers}")
