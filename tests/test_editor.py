@@ -423,6 +423,7 @@ def test_without_history_there_is_no_undo_but_a_reset(llama, new_session):
 
 def test_a_session_that_shares_no_more_holds_one_P_a_layer(llama, new_session, monkeypatch):
     monkeypatch.setattr("encore_core.update_rule.Preservation.FOLD_RANK_SHARE", 0.0)
+    llama.shared.clear()  # sessions of other tests may hold what is in it
     alone, other = new_session(llama, keep_history=False), new_session(llama, keep_history=False)
     alone.stop_sharing()
     initial = [weakref.ref(P.start) for P in alone._contents.preservation.values()]

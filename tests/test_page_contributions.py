@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -307,11 +308,14 @@ def test_before_is_without_the_visitors_edits_and_after_with_them(quick_loading,
         assert measure_contributions(visitor.lm, [text]).parts[0].share == loaded[0]
 
 
+NO_BATCH = SimpleNamespace(updates={}, report=SimpleNamespace(edited=()))
+
+
 def edit_by_hand(visitor) -> None:
     """Three edits' worth of change to one matrix, without the time that edits take."""
     session, layer = visitor.session, visitor.session.settings.layers[-1]
     sums = Sums.of(visitor.lm, {layer: visitor.lm.parameter(layer).data * 3})
-    session._contents = _Contents(EditedMatrices(visitor.lm, False, sums), history=(object(),), n_edits=3)
+    session._contents = _Contents(EditedMatrices(visitor.lm, False, sums), history=(NO_BATCH,), n_edits=3)
     visitor._edits_changed()
 
 

@@ -208,7 +208,8 @@ def test_where_the_tokenizer_puts_one_in_front_there_is_none(llama, tmp_path):
     assert "in front" in refusal(lambda: load_model(str(tmp_path), start_token="<s>"))
 
 
-def test_by_default_it_is_measured_once(folder, monkeypatch):
+def test_by_default_it_is_measured_once(folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("ENCORE_HOME", str(tmp_path))
     calls = []
 
     def measured(model, tokenizer):

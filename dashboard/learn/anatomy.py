@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import torch
 
+from encore_core.edited_matrices import Sums
 from encore_core.editor import AppliedBatch, EditSession
 from encore_core.facts import Fact
 from encore_core.keys import KeyReader
-from encore_core.models import EditableModel
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,10 @@ def take_apart(session: EditSession) -> Anatomy:
 
 
 def _before_last(session: EditSession) -> dict[int, torch.Tensor]:
-    """The session's matrices as they were before its last batch, copied: per layer as the family stores them."""
-    lm: EditableModel = session.lm
-    before = EditSession(lm, session.settings.method, seed=session.seed, settings={"layers": session.settings.layers})
-    before.history = list(session.history)
-    before.undo()
-    kept = before.matrices()
-    return {layer: kept.get(layer, lm.parameter(layer).data).clone() for layer in session.settings.layers}
+    """The session's matrices as they were before its last batch, made anew: per layer as the family stores them."""
+    sums = Sums.added_up(session.lm, [batch.updates for batch in session.history[:-1]])
+    sums.begin(session.lm, session.settings.layers)
+    return sums.run
 
 
 def _layer(batch: AppliedBatch, layer: int, K: torch.Tensor, missing: torch.Tensor, spread: int, slack: float):
