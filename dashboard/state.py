@@ -191,6 +191,10 @@ class Job:
     notices: list[str] = field(default_factory=list)
 
 
+class _Dropped(Exception):
+    """The batches that a script applies are no longer wanted: they were stopped, or others are in their place."""
+
+
 @dataclass(frozen=True)
 class Message:
     """One line for the visitor: `kind` is "error", "warning", "info" or "success"."""
@@ -303,40 +307,63 @@ class Visitor:
 
     def _work(self, job: Job, show: Callable[[str, float], None]) -> None:
         session, n_batches = self.session, len(job.batches)
+
+        def go_on(progress: EditProgress) -> None:
+            # Stopping interrupts the script as a rule; one that has missed it must not go on behind the visitor's back.
+            if self.job is not job:
+                raise _Dropped
+            show(*_progress(progress, job.at + 1, n_batches, session.settings))
+
         try:
             show("Getting ready", 0.0)
             session.prepare(lambda what, share: show(what, 0.0))
             while job.at < n_batches:
+                if self.job is not job:
+                    raise _Dropped
                 batch, number = job.batches[job.at], job.at + 1
                 with device_queue.work(device_queue.EDIT, len(batch)):
-                    report = session.edit(
-                        batch,
-                        known=job.known,
-                        on_progress=lambda p, number=number: show(*_progress(p, number, n_batches, session.settings)),
-                    )
+                    report = session.edit(batch, known=job.known, on_progress=go_on)
                 # No call to Streamlit between these lines: a rerun could otherwise apply the batch twice.
                 job.at = number
                 job.n_edited += sum(1 for item in report.edited if item.target)
                 job.notices += report.notices
                 self._edits_changed()
-            self.message = _done_message(job, report)
-            self.shown = job.batches[-1][0] if n_batches == 1 else job.batches[0][0]
+            if self._end(job, _done_message(job, report)):
+                self.shown = job.batches[-1][0] if n_batches == 1 else job.batches[0][0]
+        except _Dropped:
+            self._correct_count(job)
         except InputError as error:
             where = f"Batch {job.at + 1} of {n_batches}: " if n_batches > 1 else ""
             so_far = f" The {job.at} batches before it are on the model." if job.at else ""
-            self.message = Message("error", f"{where}{error}{so_far}")
+            self._end(job, Message("error", f"{where}{error}{so_far}"))
         except Exception:
             log.exception("editing failed")
-            self.message = Message("error", "This edit failed inside the program; the model is as it was before it. "
-                                   "The reason is in the server's log.")  # fmt: skip
-        self.job = None
+            self._end(job, Message("error", "This edit failed inside the program; the model is as it was before it. "
+                                   "The reason is in the server's log."))  # fmt: skip
+
+    def _end(self, job: Job, message: Message) -> bool:
+        """A piece of work is over. When it is no longer the visitor's, neither its job nor what is said is touched.
+
+        Returns:
+            whether it was the visitor's.
+        """
+        if self.job is not job:
+            self._correct_count(job)
+            return False
+        self.job, self.message = None, message
+        return True
+
+    def _correct_count(self, job: Job) -> None:
+        """A batch may have come to its end after Stop had told how many there were."""
+        if self.message == _stopped_message(job.at - 1):
+            self.message = _stopped_message(job.at)
 
     def cancel(self) -> None:
         """Stop the batches that are being applied; those that are done stay."""
         if self.job is not None:
             done = self.job.at
             self.job = None
-            self.message = Message("info", f"Stopped. Batches applied before that: {done}.")
+            self.message = _stopped_message(done)
 
     def leave_line(self) -> None:
         """Stop waiting for the device: edits that wait are dropped, and what a page wants to read is not read."""
@@ -432,6 +459,10 @@ def _done_message(job: Job, last: BatchReport) -> Message:
         in_batches = f" in {len(job.batches)} batches" if len(job.batches) > 1 else ""
         what = f"Edited {job.n_edited} facts{in_batches}."
     return Message("warning" if job.notices else "success", f"{what} {notices}".strip())
+
+
+def _stopped_message(n_batches: int) -> Message:
+    return Message("info", f"Stopped. Batches applied before that: {n_batches}.")
 
 
 def usual_model() -> Loading:

@@ -257,13 +257,8 @@ def write_edit_file(path: Path, edits: EditFile, versions: Mapping[str, str]) ->
             f"The {len(edits.facts)} facts are too many for one edit file; write the model folder instead."
         )
     digest = _digest(text, edits.tensors)
-    try:
-        with replacing(path) as part:
-            save_file(edits.tensors, part, {"format": FORMAT, "edits": text, "digest": digest})
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"The edit file cannot be written to {path} ({getattr(error, 'strerror', None) or error})."
-        ) from error
+    with replacing(path) as part:
+        save_file(edits.tensors, part, {"format": FORMAT, "edits": text, "digest": digest})
 
 
 def read_edit_file(path: Path, most_bytes: int | None = None) -> EditFile:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -156,6 +156,8 @@ class EditSession:
         hold: "matrices" holds edited matrices between runs; "factors" holds the batches' thin factors alone, and one
             set of matrices serves all such sessions on a model; "auto" decides by the free memory (see
             `ROOM_FOR_SESSIONS`). Without history it is always "matrices".
+        statistics_files: per edited layer the file of its C0, there or to be gathered from `statistics_text`, as
+            `covariance.files_used` gives them; by default what that gives when the first edit is made.
 
     Attributes:
         history: the batches so far, in order; empty for a session that keeps none.
@@ -176,6 +178,7 @@ class EditSession:
         keep_history: bool = True,
         fast_targets: bool = True,
         hold: Literal["auto", "matrices", "factors"] = "auto",
+        statistics_files: Mapping[int, Path] | None = None,
     ):
         self.lm = lm
         self.settings = settings_of(lm, method, settings)
@@ -186,7 +189,8 @@ class EditSession:
         self.holds_factors = keep_history and (hold == "factors" or (hold == "auto" and self._memory_is_short()))
         self._contents = _Contents(EditedMatrices(lm, self.holds_factors))
         self._restored_prefixes: tuple[str, ...] | None = None
-        self._used: dict[int, Path] | None = None
+        self._given_files = dict(statistics_files) if statistics_files else None
+        self._used = self._given_files
 
     @property
     def history(self) -> list[AppliedBatch]:
@@ -294,6 +298,11 @@ class EditSession:
     def statistics(self) -> str:
         """Which key statistics edits use, for people."""
         return described(self.lm, self._statistics_files(), self.statistics_text)
+
+    @property
+    def statistics_files(self) -> dict[int, Path]:
+        """Per edited layer the file of the statistics that edits use."""
+        return dict(self._statistics_files())
 
     def _statistics_files(self) -> dict[int, Path]:
         """Per edited layer the file of its statistics; the same from the first edit on, whatever is chosen later."""
@@ -535,7 +544,7 @@ class EditSession:
 
     def _restore(self, batches: Sequence[AppliedBatch]) -> None:
         """Replay batches on the base weights: the same sums in the same order give the same bits."""
-        used = self._statistics_files() if batches else None
+        used = self._statistics_files() if batches else self._given_files
         preservation = self._initial_preservation(used) if batches else {}
         if self.settings.sequential:
             for batch in batches:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,7 +35,7 @@ from encore_core.model_card import (
 )
 from encore_core.models import EditableModel, Progress
 from encore_core.start_token import REPORT_FILE
-from encore_core.storage import replacing
+from encore_core.storage import WriteError, replacing, writing
 
 _LIBRARIES = ("encore-studio", "torch", "transformers", "safetensors", "tokenizers", "numpy")
 
@@ -46,13 +48,24 @@ def check_output_folder(folder: Path) -> None:
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise InputError(f"The output folder {folder} exists and is not empty; give a new one.")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        probe = folder.parent / f".{folder.name}.probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(f"The output folder {folder} cannot be written: {error.strerror}.") from error
+    check_writable(folder)
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a place in whose folder nothing can be made; the folder is made where it is missing.
+
+    Raises:
+        InputError: when something cannot be written beside it.
+    """
+    probe = path.parent / f".{path.name[:100]}.{os.getpid()}.probe"
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # A disk without any room takes an empty file.
+            probe.write_bytes(b"x")
+        finally:
+            with suppress(OSError):
+                probe.unlink()
 
 
 def write_model_folder(
@@ -123,7 +136,9 @@ def write_edited_model(
             (part / REPORT_FILE).write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
             tell("Loading it again to check it", 0.6)
             _check(part, lm, matrices)
-    except OSError as error:
+    except WriteError:
+        raise
+    except OSError as error:  # of loading it again
         raise InputError(f"The edited model cannot be written to {folder}: {error}") from error
     tell("Written", 1.0)
 

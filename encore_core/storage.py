@@ -1,19 +1,39 @@
 """Where the program keeps what it makes, and how a file is written so that it is whole or absent.
 
+Whatever keeps a file from being written (a full disk, a folder that is read-only) leaves here as `WriteError`: one line
+with the place, the reason and how much is free there.
+
 The data folder is `$ENCORE_HOME`, by default `~/.encore-studio`: `models/` (converted embedded models), `statistics/`
 (second moments of keys, see `statistics.files`), `texts/` (text that was fetched or sampled for them).
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from encore_core.errors import InputError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_OF_WRITING = (*NO_ROOM, *NOT_ALLOWED, errno.EFBIG, errno.EIO)
+"""Errors that are taken to be about the file being written when they name none."""
+
+
+class WriteError(InputError, OSError):
+    """A file or folder that cannot be written. Nothing half-written is left under its name.
+
+    It is an OSError, too, for callers that get along without the file: `errno` and `strerror` say why.
+    """
+
+    def __str__(self) -> str:
+        return self.args[0]
 
 
 def data_folder() -> Path:
@@ -22,12 +42,16 @@ def data_folder() -> Path:
     Raises:
         InputError: when the folder cannot be made or written to.
     """
-    folder = Path(os.environ.get("ENCORE_HOME") or Path.home() / ".encore-studio").expanduser()
+    try:
+        folder = Path(os.environ.get("ENCORE_HOME") or Path.home() / ".encore-studio").expanduser()
+    except RuntimeError as error:  # the home of a user whom the system does not know
+        raise InputError(f"The data folder is nowhere ({error}); set ENCORE_HOME to a folder.") from error
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"The data folder {folder} cannot be made ({error.strerror}); set ENCORE_HOME to a folder you can write to."
+            f"The data folder {folder} cannot be made ({reason}); set ENCORE_HOME to a folder you can write to."
         ) from error
     return folder
 
@@ -53,43 +77,149 @@ def absolute_folder(name: str) -> str:
     return str(named_path(name).absolute()) if is_folder(name) else name
 
 
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Write a file or a folder under a name of its own and move it into place when all went well.
 
-    A reader sees the old content or the new, never half of it; a crash leaves at most a hidden `.part` or, of a folder,
-    `.old` beside it.
+    A reader sees the old content or the new, never half of it; a crash leaves at most a hidden folder `.part` or, of a
+    folder, `.old` beside it.
 
     Args:
         path: the final place. A folder there is replaced, too; folders above it are made.
 
     Yields:
-        the temporary path, in the same folder (so that the move is one rename).
+        the temporary path, on the same file system (so that the move is one rename). It has a folder to itself, because
+        libraries write files of their own beside it (safetensors does), which a process that is killed leaves behind.
+
+    Raises:
+        WriteError: when it cannot be written, by the block or here; what was there is as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
     # A name of its own for every write: threads may write the same file.
     name = f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    temporary, aside = path.with_name(f"{name}.part"), path.with_name(f"{name}.old")
+    folder, aside = path.with_name(f"{name}.part"), path.with_name(f"{name}.old")
+    temporary = folder / path.name
     try:
-        yield temporary
-        if path.is_dir():  # a folder cannot be renamed onto another
-            path.replace(aside)
-        try:
-            temporary.replace(path)
-        except OSError:
-            if aside.exists():
-                aside.replace(path)
-            raise
+        with writing(path, folder):
+            folder.mkdir()
+            yield temporary
+            if path.is_dir():  # a folder cannot be renamed onto another
+                path.replace(aside)
+            try:
+                temporary.replace(path)
+            except OSError:
+                if aside.exists():
+                    aside.replace(path)
+                raise
     finally:
-        _remove(temporary)
-        _remove(aside)
+        remove(folder)
+        remove(aside)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
+@contextmanager
+def writing(path: Path, under: Path | None = None) -> Iterator[None]:
+    """Turn what keeps a file from being written, while the block runs, into one clear line.
+
+    Libraries written in Rust (safetensors, tokenizers) raise errors of their own, with the system's number in the text;
+    they are understood here, too. Other errors, and those about other files, pass through.
+
+    Args:
+        path: what is written, for the message.
+        under: the name under which it is written, where that is another.
+
+    Raises:
+        WriteError: when it cannot be written.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        number, named = _number_of(error), _named_by(error)
+        ours = any(_is_in(name, place) for name in named for place in (path, under or path))
+        if number is None or not (ours if named else number in _OF_WRITING):
+            raise
+        raise _write_error(path, number) from error
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a text file (UTF-8), whole or not at all; the file and the folders above it are made.
+
+    Raises:
+        WriteError: when it cannot be written; the file is as it was.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab", buffering=0) as stream:
+            before = stream.seek(0, os.SEEK_END)
+            content = memoryview(f"{line}\n".encode())
+            try:
+                # A disk that has room for a part takes that, and refuses the rest at the next call.
+                while content:
+                    content = content[stream.write(content) :]
+            except OSError:
+                stream.truncate(before)
+                raise
+
+
+def _number_of(error: Exception) -> int | None:
+    """The system's number of an error, `errno`; None when it is of another kind."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
+
+
+def _named_by(error: Exception) -> list[Path]:
+    """The files that an error names."""
+    names = (getattr(error, "filename", None), getattr(error, "filename2", None))
+    return [Path(os.fsdecode(name)) for name in names if isinstance(name, str | bytes | os.PathLike)]
+
+
+def _is_in(name: Path, place: Path) -> bool:
+    """Whether a file is a place, lies in it, or is a folder above it."""
+    name, place = name.absolute(), place.absolute()
+    return name.is_relative_to(place) or place.is_relative_to(name)
+
+
+def _write_error(path: Path, number: int) -> WriteError:
+    if number in NO_ROOM:
+        remedy = "free some space, or choose another place"
+    elif number in NOT_ALLOWED:
+        remedy = "choose a place that you can write to"
+    elif number == errno.EFBIG:
+        remedy = "choose a place that takes files of this size"
     else:
-        path.unlink(missing_ok=True)
+        remedy = "choose another place"
+    error = WriteError(f"{path} cannot be written: {os.strerror(number)}{_free_at(path)}; {remedy}.")
+    error.errno, error.strerror = number, os.strerror(number)
+    return error
+
+
+def _free_at(path: Path) -> str:
+    """How much is free where something was to be written, in brackets; nothing where nobody can say."""
+    place = path.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        free = shutil.disk_usage(place).free
+    except OSError:
+        return ""
+    return f" ({gigabytes(free)} free)"
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it, as far as that can be done."""
+    # What cannot be removed was never written, or is hidden; why is told by the error on its way.
+    with suppress(OSError):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def gigabytes(n_bytes: float) -> str:

@@ -68,12 +68,9 @@ def store_row(row: TunedRow) -> Path:
         InputError: when it cannot be written.
     """
     file = _file(row.shape, row.method)
-    try:
-        with replacing(file) as part:
-            values = {"version": ROW_VERSION, **asdict(row)}
-            part.write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"The tuned row cannot be written to {file} ({error.strerror}).") from error
+    with replacing(file) as part:
+        values = {"version": ROW_VERSION, **asdict(row)}
+        part.write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
     return file
 
 

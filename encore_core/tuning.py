@@ -31,7 +31,7 @@ from encore_core.fluency import perplexity
 from encore_core.methods import Settings, default_layers, find_model_row
 from encore_core.metrics import evaluate, rate
 from encore_core.models import EditableModel, Progress
-from encore_core.storage import data_folder
+from encore_core.storage import append_line, data_folder
 from encore_core.tuned_rows import Shape, TunedRow, store_row
 
 TUNING_VERSION = 1
@@ -313,9 +313,7 @@ class Tuner:
             if time.perf_counter() + self._expected() > self._deadline:
                 raise _OutOfTime
             trial = self._measure(stage, session, settings, facts)
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            with self.file.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(asdict(trial)) + "\n")
+            append_line(self.file, json.dumps(asdict(trial)))
         self.trials.append(trial)
         self._on_trial(trial)
         return trial

@@ -205,7 +205,7 @@ def differences(runs: Sequence[RunInfo]) -> list[list[str]]:
         return [f"{run.plan_json.get(name, '–')}" for run in runs]
 
     models = [SIZES.get(run.model, short_model(run.model)) for run in runs]
-    tokens = [f"{run.settings.get('statistics_tokens', 0):,} tokens" for run in runs]
+    tokens = [run.statistics_size for run in runs]
     samples = [str(run.plan_json.get("measure", {}).get("sample_facts", "–")) for run in runs]
     return [
         ["Model", PAPER_MODELS, all_of(models)],

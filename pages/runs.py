@@ -215,7 +215,8 @@ def _settings(run: RunInfo) -> None:
     rows += [
         ("facts digest", run.facts_digest),
         ("order digest", run.order_digest),
-        ("statistics", run.statistics),
+        ("statistics", run.key_statistics),
+        ("in front of every text", run.in_front),
         ("model fingerprint", _shown(run.fingerprint)),
         ("threads", _shown(run.threads)),
         ("commit", _shown(run.commit)),

@@ -49,6 +49,7 @@ ORDER = (
     ("edit_file", "statistics.gathering", "tuning"),
     ("model_card",),
     ("export",),
+    ("runs.key_statistics",),
     ("runs.plan", "runs.machine", "runs.schema"),
     ("runs.rows",),
     ("runs.store", "runs.state", "runs.measuring"),

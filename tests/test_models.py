@@ -423,7 +423,7 @@ def test_a_folder_is_never_gone_while_it_is_replaced(tmp_path, monkeypatch):
     real = Path.replace
 
     def fail(self, other):
-        if self.suffix == ".part":
+        if self.parent.suffix == ".part":
             raise OSError("disk full")
         return real(self, other)
 

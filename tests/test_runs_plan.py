@@ -44,6 +44,7 @@ HOSTILE = {
     "known": ("", "refuse", None, 1, True),
     "device": ("", 3, [], "a\nb", "x" * 50),
     "dtype": ("", "float16", 3, [], "FLOAT32"),
+    "start_token": ("", "  ", None, 3, [], "a\nb", "x" * 101),
     "statistics_text": NO_PATHS,
     "measure": (None, {}, 3, "all", []),
 }
@@ -107,7 +108,7 @@ def test_a_plan_survives_json():
         ("[1]", "no JSON object"),
         ("null", "no JSON object"),
         ('{"methods": "ENCORE"}', "Unknown field 'methods'"),
-        ('{"version": 2}', "version 2"),
+        ('{"version": 3}', "version 3"),
         ('{"version": true}', "version True"),
         ('{"measure": 3}', "no JSON object"),
         ('{"measure": {"perplexities": true}}', "Unknown field 'perplexities'"),
@@ -303,3 +304,10 @@ def test_unusable_files_of_facts_are_refused(plan, tmp_path, content):
 def test_facts_are_read_from_the_file(plan, tmp_path):
     write_facts(tiny_runs.FACTS, tmp_path / "mine.jsonl")
     assert prepare(replace(plan, facts=str(tmp_path / "mine.jsonl"))).facts == prepare(plan, tiny_runs.FACTS).facts
+
+
+def test_a_plan_of_before_there_was_a_start_token_goes_on_without_one():
+    old = {name: value for name, value in RunPlan().to_json().items() if name != "start_token"} | {"version": 1}
+    assert RunPlan.from_json(old).start_token == "none"
+    assert RunPlan.from_json({}).start_token == RunPlan().start_token == "auto"
+    assert RunPlan.from_json(RunPlan(start_token="<s>").to_json()).start_token == "<s>"

@@ -18,7 +18,6 @@ from encore_core.runs.rows import SavedState
 from encore_core.runs.state import (
     EDITED_FILE,
     DiskFull,
-    is_full,
     load_matrices,
     load_state,
     save_matrices,
@@ -238,4 +237,4 @@ def test_other_troubles_with_a_disk_are_said(new_session, gpt2, tmp_path, monkey
     monkeypatch.setattr(state_module, "save_file", denied)
     with pytest.raises(InputError, match="Permission denied") as caught:
         save_state(tmp_path, 2, new_session(gpt2))
-    assert not isinstance(caught.value, DiskFull) and not is_full(caught.value)
+    assert not isinstance(caught.value, DiskFull)

@@ -6,6 +6,7 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -505,3 +506,89 @@ def test_the_end_of_a_log_is_read(store, ready):
 
 def test_store_errors_are_for_the_user():
     assert issubclass(StoreError, InputError)
+
+
+# -- told by numbers, drawn ids, words for those who stopped a run -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (sqlite3.SQLITE_FULL, "is full"),
+        (sqlite3.SQLITE_BUSY, "locked by another process"),
+        (sqlite3.SQLITE_BUSY_SNAPSHOT, "locked by another process"),
+        (sqlite3.SQLITE_CORRUPT, "is damaged"),
+        (sqlite3.SQLITE_NOTADB, "is damaged"),
+        (sqlite3.SQLITE_READONLY_DBMOVED, "you can write to"),
+        (sqlite3.SQLITE_CANTOPEN, "you can write to"),
+        (sqlite3.SQLITE_IOERR_FSYNC, "cannot be used"),
+    ],
+)
+def test_errors_of_the_database_are_told_by_their_numbers(store, code, said):
+    error = sqlite3.OperationalError("in words that say neither full, locked nor malformed")
+    error.sqlite_errorcode = code
+    with pytest.raises(StoreError, match=said), store._reading():
+        raise error
+
+
+def test_words_do_not_decide_what_an_error_is(store):
+    with pytest.raises(StoreError) as caught, store._reading():
+        raise sqlite3.OperationalError("no such column: full_name, locked, malformed")
+    assert "cannot be used" in str(caught.value)
+
+
+def test_an_id_that_is_drawn_twice_costs_nobody_his_run(store, ready, monkeypatch):
+    """Two processes draw the same id at once: neither sees the other's folder before it makes its own."""
+    drawn = iter("aaaa" + "aaaa" + "aaab")
+    monkeypatch.setattr(store_module.secrets, "choice", lambda letters: next(drawn))
+    [winner] = store.submit([ready])
+    content = (store.folder_of(winner) / "facts.jsonl").read_bytes()
+    with store._writing() as db:  # as if the winner's row were not written yet
+        db.execute("UPDATE runs SET id = 'elsewhere'")
+    monkeypatch.setattr(type(store.folder), "exists", lambda path: False)  # looking first does not help
+    [loser] = store.submit([ready])
+    assert (winner, loser) == ("encore-aaaa", "encore-aaab")
+    assert (store.folder_of(winner) / "facts.jsonl").read_bytes() == content
+
+
+def test_a_submission_that_fails_removes_its_own_folders_alone(store, ready, monkeypatch):
+    drawn = iter("aaaa" + "aaab")
+    monkeypatch.setattr(store_module.secrets, "choice", lambda letters: next(drawn))
+    other = store.folder_of("encore-aaaa")
+    other.mkdir()
+    (other / "facts.jsonl").write_text("of another process", encoding="utf-8")
+    monkeypatch.setattr(type(store.folder), "exists", lambda path: False)  # looking first does not help
+    monkeypatch.setattr(store_module, "replacing", full_disk)
+    assert "No space left" in refusal(store.submit, [ready])
+    assert (other / "facts.jsonl").read_text("utf-8") == "of another process"
+    assert [path.name for path in store.folder.iterdir() if path.is_dir()] == ["encore-aaaa"]
+
+
+def test_a_run_whose_folder_was_removed_keeps_its_id(store, ready, monkeypatch):
+    drawn = iter("aaaa" + "aaaa" + "aaab")
+    monkeypatch.setattr(store_module.secrets, "choice", lambda letters: next(drawn))
+    [first] = store.submit([ready])
+    shutil.rmtree(store.folder_of(first))
+    assert store.submit([ready]) == ["encore-aaab"]
+
+
+def test_a_cancelled_run_is_not_told_to_resume(store, ready):
+    cancelled, left = store.submit([ready] * 2)
+    store.claim("cpu"), store.claim("cpu")
+    store.cancel(cancelled)
+    store.abandon("cpu")
+    assert "resum" not in store.get(cancelled).error and "cancelled" in store.get(cancelled).error
+    assert "resuming goes on from 0 edits" in store.get(left).error
+
+
+def test_a_lock_that_cannot_be_made_is_said(store, ready, monkeypatch):
+    [run_id] = store.submit([ready])
+    store.claim("cpu")
+
+    def refused(lock, *args, **named):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(store_module.FileLock, "acquire", refused)
+    assert "Read-only file system" in refusal(store.has_worker, "cpu")
+    monkeypatch.setattr(store_module, "_seems_dead", lambda row: True)
+    assert store.get(run_id).status == "running"  # nobody can say, and looking is no error

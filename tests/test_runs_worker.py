@@ -345,6 +345,23 @@ def test_a_run_killed_at_the_worst_moments_ends_the_same(unharmed, monkeypatch, 
         assert {path.name for path in store.folder_of(run_id).iterdir()} == {"facts.jsonl", "log.txt", EDITED_FILE}
 
 
+def test_what_killed_writers_have_left_goes(store, submit):
+    """In the run that is served, and in those that were done when the process was killed; found by the campaign."""
+    done, run_id = submit(measure=FEWEST), submit(measure=FEWEST)
+    store.interrupt(run_id)
+    serve(store)
+    store.resume(run_id)
+    for left in (done, run_id):
+        folder = store.folder_of(left)
+        (folder / ".tmpqFDzjE").write_bytes(b"half of it")
+        (folder / ".edited.safetensors.1-abc.part").mkdir()
+        (folder / ".edited.safetensors.1-abc.part" / ".tmpqFDzjE").write_bytes(b"half of it")
+        (folder / ".edited.safetensors.2-abc.part").write_bytes(b"half of it")  # of earlier versions
+    serve(store)
+    for left in (done, run_id):
+        assert {path.name for path in store.folder_of(left).iterdir()} == {"facts.jsonl", "log.txt", EDITED_FILE}
+
+
 def test_state_is_saved_in_time_though_no_checkpoint_is_due(store, submit, monkeypatch):
     saved = []
     real = runner.save_state
@@ -372,6 +389,28 @@ def test_a_damaged_state_costs_one_checkpoint_and_nothing_else(store, submit, mo
     serve(store)
     assert "cannot be used" in store.read_log(stopped)
     assert_same_run(store, whole, stopped)
+
+
+@pytest.mark.parametrize("trouble", [RuntimeError("no such thing"), worker_module.StoreError("The disk is full.")])
+def test_a_pulse_that_stumbles_still_hears_that_the_run_is_to_stop(store, submit, monkeypatch, trouble):
+    run_id = submit(measure=FEWEST)
+    claim, beat, stumbles = store.claim("cpu"), RunStore.beat, []
+
+    def stumbling(self, *args):
+        if len(stumbles) < 3:
+            stumbles.append(1)
+            raise trouble
+        return beat(self, *args)
+
+    monkeypatch.setattr(RunStore, "beat", stumbling)
+    store.cancel(run_id)
+    with runner.Pulse(store, claim, seconds=0.01) as pulse:
+        end = time.monotonic() + 10
+        while pulse._stop is None and time.monotonic() < end:
+            time.sleep(0.01)
+        with pytest.raises(runner.Stopped, match="cancel"):
+            pulse.check()
+    assert len(stumbles) == 3
 
 
 def test_a_worker_told_to_end_interrupts_its_run(store, submit, monkeypatch):

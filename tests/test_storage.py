@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
-from encore_core.storage import absolute_folder, is_file, is_folder, named_path
+from encore_core.storage import absolute_folder, is_file, is_folder, named_path, remove, replacing
 
 NAMES_NOTHING = ("x" * 5000, "a\0b", "~nobody-of-this-name/x", "/" + "y/" * 3000, "", "\ud800")
 
@@ -25,3 +27,26 @@ def test_folders_and_files_are_told_apart(tmp_path, monkeypatch):
     for name in (str(tmp_path / "folder"), "~/folder", "folder"):
         assert is_folder(name) and not is_file(name) and absolute_folder(name) == str(tmp_path / "folder")
     assert is_file("~/file") and not is_folder("~/file") and named_path("~/file") == tmp_path / "file"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a process is forked to be killed")
+def test_a_process_that_is_killed_in_a_write_leaves_one_hidden_folder(tmp_path):
+    """Found by `benchmarks/kills.py`: safetensors writes under a name of its own first, beside the file asked for."""
+    place = tmp_path / "file"
+    place.write_text("as it was", encoding="utf-8")
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with replacing(place) as part:
+                (part.parent / ".tmpqFDzjE").write_text("half of it", encoding="utf-8")
+                os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(99)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+    [left] = [path for path in tmp_path.iterdir() if path != place]
+    assert left.is_dir() and left.name.startswith(".file.") and left.suffix == ".part"
+    assert place.read_text("utf-8") == "as it was"
+    remove(left)
+    with replacing(place) as part:
+        part.write_text("new", encoding="utf-8")
+    assert [(path.name, path.read_text("utf-8")) for path in tmp_path.iterdir()] == [("file", "new")]

@@ -16,6 +16,7 @@ from encore_core.errors import InputError, quoted
 from encore_core.export import versions
 from encore_core.models import EditableModel
 from encore_core.prompts import PREFIX_STARTS
+from encore_core.storage import writing
 
 NAME = "encore-edits.safetensors"
 """What a browser calls the file."""
@@ -29,9 +30,16 @@ def as_bytes(session: EditSession) -> bytes:
     Raises:
         InputError: when there are none, or the file cannot be made.
     """
-    with TemporaryDirectory() as folder, session.lm.lock:
+    with session.lm.lock:
+        edits = edit_file_of(session)
+        if edits.form == "matrices":
+            # The next batch may be added to the session's matrices where they lie; factors are never written to.
+            tensors = {name: tensor.clone() for name, tensor in edits.tensors.items()}
+            edits = EditFile(edits.values, tensors)
+    # Hashing and writing take a while, and the device is nobody's meanwhile.
+    with TemporaryDirectory() as folder:
         file = Path(folder) / NAME
-        write_edit_file(file, edit_file_of(session), versions())
+        write_edit_file(file, edits, versions())
         return file.read_bytes()
 
 
@@ -49,7 +57,8 @@ def session_of(uploaded: bytes, lm: EditableModel) -> EditSession:
     # What was read stays mapped into memory for a moment, and some systems do not remove such a file.
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         file = Path(folder) / "uploaded file"
-        file.write_bytes(uploaded)
+        with writing(file):
+            file.write_bytes(uploaded)
         edits = read_edit_file(file, limits.limits().visitors.upload_mb * 1_000_000)
         edits.check_model(lm)
         _check_limits(edits)

@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from encore_core import __version__
 from encore_core.cli import doctor, editing, runs, statistics, tune
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         the exit code.
     """
     code = None
+    _take_any_character()
     try:
         options = _parser().parse_args(arguments)
         logging.basicConfig(level=logging.INFO if options.verbose else logging.ERROR, format="%(message)s")
@@ -37,15 +39,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = options.command(options)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read the output has seen enough (`encore runs list | head`); the interpreter is not to try again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read the output has seen enough (`encore runs list | head`).
+        _give_up_output()
     except InputError as error:
-        print(f"encore: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        return _refused(error)
+    except OSError as error:
+        # A disk that is full, a file that cannot be opened: the system's affair, and no defect to show the stack of.
+        logging.getLogger(__name__).info("The error was raised here:", exc_info=error)
+        place = f"{error.filename}: " if error.filename is not None else ""
+        return _refused(f"{place}{error.strerror or error}.")
     except KeyboardInterrupt:
         print("encore: stopped.", file=sys.stderr)
         return 130
     return code or 0
+
+
+def _take_any_character() -> None:
+    """Have standard output and error take every character, whatever encoding the terminal or the pipe has: one that
+    it cannot show is written as an escape, and no result is lost for the sake of a dash."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # whoever calls this as a function may have put something else there
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _refused(why: object) -> int:
+    """Say in one line why nothing came of it. Returns the exit code."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _give_up_output()
+    with suppress(OSError):  # where not even that can be written the exit code says it
+        print(f"encore: {' '.join(str(why).split())}", file=sys.stderr)
+    return EXIT_BAD_INPUT
+
+
+def _give_up_output() -> None:
+    """The interpreter is not to try once more, at its end, to write what standard output has not taken."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -15,7 +15,7 @@ from encore_core.covariance import text_named
 from encore_core.edit_file import EditFile, edit_file_of, read_edit_file, write_edit_file
 from encore_core.editor import EditSession, batched
 from encore_core.errors import InputError, quoted
-from encore_core.export import check_output_folder, versions, write_edits, write_model_folder
+from encore_core.export import check_output_folder, check_writable, versions, write_edits, write_model_folder
 from encore_core.facts import check_batches, duplicate_subjects
 from encore_core.methods import METHODS, find_method
 from encore_core.metrics import evaluate
@@ -150,6 +150,7 @@ def _check_output_file(path: Path) -> None:
         raise InputError(f"The edit file {path} exists; give a new name.")
     if not path.parent.is_dir():
         raise InputError(f"The edit file {path} cannot be written: the folder {path.parent} does not exist.")
+    check_writable(path)
 
 
 def _apply(options: argparse.Namespace) -> None:

@@ -28,6 +28,7 @@ from encore_core.runs.launch import start_worker
 from encore_core.runs.plan import KNOWN, ORDERS, MeasurePlan, PreparedRun, RunPlan, prepare
 from encore_core.runs.rows import RunInfo
 from encore_core.runs.store import RunStore
+from encore_core.start_token import AUTO
 
 POLL_SECONDS = 0.5
 STARTS = 2
@@ -171,6 +172,7 @@ def _plans(options: argparse.Namespace) -> list[RunPlan]:
             known=options.known,
             device=options.device,
             dtype=options.dtype,
+            start_token=options.start_token or AUTO,
             statistics_text=options.statistics_text,
             measure=measure,
         )
@@ -228,7 +230,7 @@ def _measure_value(name: str, text: str, usual: Any) -> Any:
 def _tell_costs(ready: Sequence[PreparedRun], as_json: bool) -> None:
     plan = ready[0].plan
     with Bar("Loading") as bar:
-        lm = load_model(plan.model, plan.device, plan.dtype, bar.share)
+        lm = load_model(plan.model, plan.device, plan.dtype, bar.share, plan.start_token)
     for line in lm.notes:
         notice(line)
     rows = []
@@ -377,8 +379,10 @@ def _show(options: argparse.Namespace) -> None:
         "doing": _activity(run) if not run.ended else None,
         "model": f"{run.model} ({run.fingerprint or 'not loaded yet'}) on {run.device}",
         "from": run.versions.get("model"),
+        "in front": f"of every text: {run.in_front}",
         "method": f"{run.method}, layers {', '.join(map(str, run.layers))}",
         "facts": f"{run.plan_json['facts']} ({run.facts_digest}), order {run.plan_json['order']}",
+        "C0": run.key_statistics,
         "time": f"{duration(run.editing_seconds)} editing, {duration(run.measuring_seconds)} measuring",
         "tags": ", ".join(run.tags),
         "weights": run.weights_digest,

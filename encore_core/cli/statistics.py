@@ -93,6 +93,7 @@ def _gather(options: argparse.Namespace) -> None:
         enough=options.enough,
         device=options.device,
         dtype=options.dtype,
+        start_token=options.start_token,
     )
     lm = load(options)
     needed = cost(lm, request)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from encore_core.runs.rows import RunInfo
@@ -34,13 +35,16 @@ def differences(runs: Sequence[RunInfo]) -> list[Difference]:
     def planned(run: RunInfo, name: str) -> str:
         return str(run.plan_json.get(name))
 
+    loaded = all(run.fingerprint for run in runs)
     # What is compared, and how it is shown.
     compared = (
-        ("model", lambda run: run.fingerprint or run.model, lambda run: _base(run.model)),
+        # A model that has not been loaded yet can only be told by its name.
+        ("model", lambda run: run.fingerprint if loaded else run.model, lambda run: _base(run.model)),
         ("facts", lambda run: run.facts_digest, lambda run: f"{run.n_edits} of {_base(planned(run, 'facts'))}"),
         ("order", lambda run: run.order_digest, lambda run: planned(run, "order")),
         ("seed", lambda run: planned(run, "seed"), None),
-        ("statistics", lambda run: run.statistics, None),
+        ("statistics", _statistics_of(runs), lambda run: run.key_statistics),
+        ("start token", lambda run: run.in_front if loaded else str(run.plan.start_token), None),
         ("batch size", lambda run: planned(run, "batch_size"), None),
         ("known facts", lambda run: planned(run, "known"), None),
         ("precision", lambda run: planned(run, "dtype"), None),
@@ -58,6 +62,23 @@ def differences(runs: Sequence[RunInfo]) -> list[Difference]:
     # Other facts are in another order, of course.
     kinds = {entry.what for entry in found}
     return [entry for entry in found if entry.what != "order" or "facts" not in kinds]
+
+
+def _statistics_of(runs: Sequence[RunInfo]) -> Callable[[RunInfo], str]:
+    """By what runs' key statistics are told apart: what they have used; while one has used none, what they asked for.
+
+    Of layers that all of them edit the content decides; runs without a layer in common are told apart by text and size.
+    """
+    if not all(run.statistics_used for run in runs):
+        return lambda run: run.statistics
+    common = set.intersection(*({row["layer"] for row in run.statistics_used} for run in runs)) if runs else set()
+
+    def key(run: RunInfo) -> str:
+        rows = [row for row in run.statistics_used if row["layer"] in common or not common]
+        of_layers = [row["content"] if common else f"{row['source']} {row['tokens']}" for row in rows]
+        return hashlib.sha256("\n".join(of_layers if common else sorted(set(of_layers))).encode()).hexdigest()
+
+    return key
 
 
 def _base(path: str) -> str:

@@ -23,7 +23,7 @@ from encore_core.runs.plan import MeasurePlan, RunPlan
 from encore_core.runs.rows import RunInfo
 from encore_core.runs.state import load_matrices
 from encore_core.runs.store import RunStore
-from encore_core.storage import replacing
+from encore_core.storage import WriteError, replacing
 
 SETTINGS_FILE = "run.json"
 MODEL_FOLDER = "model"
@@ -66,6 +66,8 @@ def export_run(
         written.append(folder / SETTINGS_FILE)
         with replacing(written[-1]) as part:
             part.write_text(json.dumps(settings_of_run(run), indent=1, ensure_ascii=False), encoding="utf-8")
+    except WriteError:
+        raise
     except OSError as error:
         raise InputError(f"The run cannot be exported to {folder}: {error.strerror or error}.") from error
     if with_edits:
@@ -112,6 +114,7 @@ def command_line(plan: RunPlan) -> str:
         ("--known", plan.known, default.known),
         ("--device", plan.device, default.device),
         ("--dtype", plan.dtype, default.dtype),
+        ("--start-token", plan.start_token, default.start_token),
         ("--statistics-text", plan.statistics_text, default.statistics_text),
         ("--downstream", HUB if measure.downstream == str(hub_folder().absolute()) else measure.downstream, None),
     ):
@@ -197,7 +200,7 @@ def _edited(
     """
     matrices, edits = load_matrices(store.folder_of(run.id), store.states(run.id))
     plan = run.plan
-    lm = load_model(plan.model, plan.device, plan.dtype, progress)
+    lm = load_model(plan.model, plan.device, plan.dtype, progress, plan.start_token)
     if lm.fingerprint != run.fingerprint:
         raise InputError(
             f"The model {quoted(plan.model)} has changed since run {run.id} was started (fingerprint {lm.fingerprint}, "

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from encore_core.covariance import BUNDLED, SAMPLED_TEXT, read_text, summary, text_named
+from encore_core.covariance import BUNDLED, text_named
 from encore_core.downstream import load_tasks
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact, duplicate_subjects, read_facts
@@ -30,10 +30,12 @@ from encore_core.hub_tasks import tasks_folder
 from encore_core.methods import Settings, check_names, find_method, settings_for
 from encore_core.models import CATALOGUE, DTYPES, Progress, describe_model
 from encore_core.placement import device_name
-from encore_core.statistics import files
+from encore_core.runs import key_statistics
+from encore_core.start_token import AUTO, NONE
 from encore_core.storage import absolute_folder
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
+"""Version 1 had no `start_token`: nothing was put in front of texts then, and nothing is when such a run goes on."""
 """Version of a plan's JSON form; raised when its fields change their meaning."""
 
 ORDERS = ("file", "shuffled")
@@ -113,6 +115,7 @@ class RunPlan:
         known: facts that the model says already: "edit" them too (then all methods see the same facts), or "skip".
         device: "cpu", "cuda", "cuda:1", "mps", "balanced"; None for the best one present.
         dtype: "float32" or "bfloat16"; None for float32.
+        start_token: what stands in front of every text: "auto", "none" or a token, see `start_token`.
         statistics_text: text file for C0, or "bundled" for the bundled sample; None for the statistics that were chosen
             for the model (see `statistics`), and the bundled sample where none were.
         measure: what is measured at checkpoints.
@@ -135,6 +138,7 @@ class RunPlan:
     known: str = "edit"
     device: str | None = None
     dtype: str | None = None
+    start_token: str = AUTO
     statistics_text: str | None = None
     measure: MeasurePlan = field(default_factory=MeasurePlan)
 
@@ -157,6 +161,7 @@ class RunPlan:
             put("device", _text("device", self.device, 40))
         if self.dtype is not None:
             put("dtype", _choice("dtype", self.dtype, tuple(DTYPES)))
+        put("start_token", _text("start_token", self.start_token, 100))
         put("statistics_text", _path("statistics_text", self.statistics_text))
         if not isinstance(self.measure, MeasurePlan):
             raise InputError(f"measure {quoted(self.measure)} is no MeasurePlan; give one.")
@@ -179,6 +184,9 @@ class RunPlan:
                 raise InputError(f"The plan is not valid JSON ({error}); give what to_json() wrote.") from error
         values = _fields_of(cls, values, "plan", besides=("version",))
         version = values.pop("version", PLAN_VERSION)
+        if version == 1 and not isinstance(version, bool):
+            version = PLAN_VERSION
+            values["start_token"] = NONE
         if version != PLAN_VERSION or isinstance(version, bool):
             raise InputError(
                 f"The plan has version {quoted(version)}, but this program reads version {PLAN_VERSION}; "
@@ -200,7 +208,8 @@ class PreparedRun:
         notices: what the user should know before the start, one line each.
         facts_digest: of the facts whatever their order, 16 hex digits.
         order_digest: of the facts in their order, that is of the file in the run's folder.
-        statistics: what C0 is made of: digest of the text and number of tokens.
+        statistics: what C0 is to be made of, in words: digest of the text and number of tokens at most.
+        statistics_wanted: the same for the worker, see `key_statistics.wanted`.
     """
 
     plan: RunPlan
@@ -210,6 +219,7 @@ class PreparedRun:
     facts_digest: str
     order_digest: str
     statistics: str
+    statistics_wanted: key_statistics.Rows = ()
 
 
 def prepare(plan: RunPlan, facts: Sequence[Fact] | None = None, progress: Progress | None = None) -> PreparedRun:
@@ -264,7 +274,8 @@ def prepare(plan: RunPlan, facts: Sequence[Fact] | None = None, progress: Progre
         dtype=plan.dtype or "float32",
     )
     lines = fact_lines(chosen)
-    statistics, told = _statistics(plan, done.model, settings)
+    wanted = key_statistics.wanted(done.model, settings.layers, text_named(plan.statistics_text))
+    statistics, told = _statistics(wanted, settings.statistics_tokens)
     return PreparedRun(
         plan=done,
         facts=tuple(chosen),
@@ -273,6 +284,7 @@ def prepare(plan: RunPlan, facts: Sequence[Fact] | None = None, progress: Progre
         facts_digest=digest_of("".join(sorted(lines))),
         order_digest=digest_of("".join(lines)),
         statistics=statistics,
+        statistics_wanted=wanted,
     )
 
 
@@ -410,25 +422,17 @@ def _absolute_text(name: str | None) -> str | None:
     return name if name in (None, BUNDLED) else str(Path(name).absolute())
 
 
-def _statistics(plan: RunPlan, model: str, settings: Settings) -> tuple[str, list[str]]:
-    """What C0 is made of, and a line about it where it was chosen. Weights are not loaded, so a model goes by its name.
-
-    Raises:
-        InputError: when the text cannot be read.
-    """
-    text = text_named(plan.statistics_text)
-    chosen: dict[int, files.Stored] = {}
-    if text is None and (key := files.key_of(model)) is not None:
-        chosen = {one.layer: one for one in files.stored(key) if one.chosen and one.layer in settings.layers}
-    if not chosen:
-        return f"{digest_of(read_text(text or SAMPLED_TEXT))}, {settings.statistics_tokens} tokens", []
-    others = [layer for layer in settings.layers if layer not in chosen]
-    of_each = {layer: f"{summary(one)}, {one.digest}" for layer, one in chosen.items()}
-    of_each |= dict.fromkeys(others, f"bundled sample, {settings.statistics_tokens} tokens")
-    said = "; ".join(
-        f"layers {', '.join(str(layer) for layer in settings.layers if of_each[layer] == words)}: {words}"
-        for words in dict.fromkeys(of_each[layer] for layer in settings.layers)
-    )
+def _statistics(wanted: key_statistics.Rows, n_tokens: int) -> tuple[str, list[str]]:
+    """What C0 is to be made of, in words, and a line about it where it was chosen."""
+    if not any("file" in row for row in wanted):
+        return f"{wanted[0]['text']}, {n_tokens} tokens", []
+    of_each = {
+        row["layer"]: f"{key_statistics.words(row)}, {row['file'].split('-')[1]}"
+        if "file" in row
+        else f"bundled sample, up to {n_tokens} tokens"
+        for row in wanted
+    }
+    said = key_statistics.by_layers(of_each)
     return said, [f"Key statistics of this model as chosen with encore statistics: {said}."]
 
 

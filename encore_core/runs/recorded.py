@@ -19,7 +19,7 @@ from typing import Any
 
 from encore_core.errors import InputError
 from encore_core.runs.rows import RunInfo
-from encore_core.runs.schema import BY_EDITS, END_AT, SCHEMA, SCHEMA_VERSION
+from encore_core.runs.schema import BY_EDITS, END_AT, bring_up_to_date
 from encore_core.runs.store import RunStore
 from encore_core.storage import replacing
 
@@ -66,8 +66,7 @@ def record(store: RunStore, names: Mapping[str, str], folder: Path) -> list[str]
             # A file that is opened as immutable has no log of writes beside it.
             db.execute("PRAGMA journal_mode = DELETE")
             db.execute("PRAGMA foreign_keys = ON")
-            if not db.execute("PRAGMA user_version").fetchone()[0]:
-                db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+            bring_up_to_date(db)
             db.execute("ATTACH ? AS source", (str(store.file),))
             for run_id, new_id in names.items():
                 db.execute("BEGIN")
@@ -94,13 +93,9 @@ def _end(store: RunStore, run: RunInfo) -> int:
 def _copy(db: sqlite3.Connection, run: RunInfo, new_id: str, end: int) -> None:
     """Copy a run's row and series up to `end` edits, without what would tell of the machine."""
     db.execute("DELETE FROM runs WHERE id = ?", (new_id,))
-    row = dict(
-        zip(
-            [column[1] for column in db.execute("PRAGMA table_info(runs)")],
-            db.execute("SELECT * FROM source.runs WHERE number = ?", (run.number,)).fetchone(),
-            strict=True,
-        )
-    )
+    # By name: columns that were added later stand in another order than in a store that was made with them.
+    found = db.execute("SELECT * FROM source.runs WHERE number = ?", (run.number,))
+    row = dict(zip([column[0] for column in found.description], found.fetchone(), strict=True))
     row |= {"number": None, "id": new_id, "plan": json.dumps(_shown_plan(run.plan_json)), "detail": "{}", **FORGOTTEN}
     marks = ", ".join("?" * len(row))
     number = db.execute(f"INSERT INTO runs ({', '.join(row)}) VALUES ({marks})", list(row.values())).lastrowid

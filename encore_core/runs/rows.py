@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from encore_core.runs import key_statistics
 from encore_core.runs.plan import RunPlan
 
 STATUSES = ("queued", "running", "interrupted", "cancelled", "failed", "done")
@@ -23,7 +24,10 @@ class RunInfo:
         created, started, finished: when; None where not yet.
         plan_json, settings: what it does, as plain JSON values.
         notices: what was said before the start.
-        facts_digest, order_digest, statistics: see `plan.PreparedRun`.
+        facts_digest, order_digest, statistics, statistics_wanted: see `plan.PreparedRun`.
+        statistics_used: a row for each edited layer, see `key_statistics.used`; empty before the first edit, and of
+            runs of earlier versions.
+        start_token: the token in front of every text, once the model is loaded; empty for none.
         device: where it runs.
         n_edits: edits wanted.
         status: one of `STATUSES`.
@@ -77,6 +81,9 @@ class RunInfo:
     versions: Mapping[str, str]
     commit: str | None
     weights_digest: str | None
+    statistics_wanted: key_statistics.Rows = field(default=(), repr=False)
+    statistics_used: key_statistics.Rows = ()
+    start_token: tuple[str, ...] = ()
     recorded: bool = False
 
     @property
@@ -102,6 +109,30 @@ class RunInfo:
         return tuple(self.settings.get("layers", ()))
 
     @property
+    def in_front(self) -> str:
+        """What stands in front of every text: a token, or "nothing"; before the model is loaded, what was asked for."""
+        if self.start_token or self.fingerprint:
+            return self.start_token[0] if self.start_token else "nothing"
+        return f"asked for: {self.plan_json.get('start_token', 'none')}"
+
+    @property
+    def key_statistics(self) -> str:
+        """Which key statistics it has used, in words; before it has used any, what was asked for."""
+        if self.statistics_used:
+            return key_statistics.described(self.statistics_used)
+        return f"asked for: {self.statistics}"
+
+    @property
+    def statistics_size(self) -> str:
+        """How much text its key statistics are made of: what was read, or at most so much where nothing was yet."""
+        read = {row["tokens"] for row in self.statistics_used}
+        if not read:
+            return f"up to {self.settings.get('statistics_tokens', 0):,} tokens"
+        if 0 in read:
+            return "number of tokens not known"
+        return " / ".join(f"{tokens:,}" for tokens in sorted(read)) + " tokens"
+
+    @property
     def ended(self) -> bool:
         """Whether nothing will happen to it unless somebody asks for it."""
         return self.status not in ("queued", "running")
@@ -115,6 +146,9 @@ class RunInfo:
             "model": self.model,
             "tags": list(self.tags),
             "notices": list(self.notices),
+            "statistics_wanted": list(self.statistics_wanted),
+            "statistics_used": list(self.statistics_used),
+            "start_token": self.start_token[0] if self.start_token else None,
             "plan": dict(self.plan_json),
         }
 

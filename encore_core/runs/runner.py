@@ -16,11 +16,12 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from encore_core.covariance import text_named
+from encore_core.covariance import SAMPLED_TEXT, text_named
 from encore_core.editor import BatchReport, EditedFact, EditProgress, EditSession
 from encore_core.errors import InputError, quoted
 from encore_core.export import versions
@@ -28,13 +29,14 @@ from encore_core.facts import Fact
 from encore_core.methods import MARKS
 from encore_core.models import EditableModel, Progress, load_model
 from encore_core.prompts import encode_contexts, encode_subject_prompts
-from encore_core.runs import machine
+from encore_core.runs import key_statistics, machine
 from encore_core.runs.measuring import Measurer
 from encore_core.runs.plan import RunPlan, batch_ends, checkpoints
 from encore_core.runs.rows import BatchRecord, Claim, RunInfo, TargetRow, TrajectoryRow
 from encore_core.runs.state import load_state, remove_others, save_matrices, save_state
 from encore_core.runs.store import LostRun, RunStore, StoreError
 from encore_core.runtime import return_freed_memory
+from encore_core.statistics.files import folder_of as statistics_folder
 from encore_core.storage import is_folder, named_path
 
 log = logging.getLogger(__name__)
@@ -111,6 +113,9 @@ class Pulse:
             except StoreError as error:
                 # A full disk or a busy store is the run's to meet, in its own transactions.
                 log.warning("No sign of life could be written: %s", error)
+            except Exception:
+                # Whatever it is, the next beat is tried: a run that hears nothing any more cannot be stopped.
+                log.exception("No sign of life could be written.")
             else:
                 self._stop = self._stop or stop
 
@@ -132,10 +137,10 @@ class ModelKeeper:
         Raises:
             InputError: as `models.load_model`.
         """
-        key = (plan.model, plan.device, plan.dtype, threads, _stamp(plan.model))
+        key = (plan.model, plan.device, plan.dtype, plan.start_token, threads, _stamp(plan.model))
         if key != self._key:
             self._key, self._lm = None, None  # the old one goes before the new one comes
-            self._lm = load_model(plan.model, plan.device, plan.dtype, progress)
+            self._lm = load_model(plan.model, plan.device, plan.dtype, progress, plan.start_token)
             self._key = key
         return self._lm
 
@@ -194,6 +199,7 @@ class _Execution:
         self.pulse.tell(phase="getting ready", what="key statistics", share=0.0)
         session.prepare(self._show)
         session.stop_sharing()
+        self._note_statistics(session)
         self.measurer = Measurer(self.plan, self.facts, self.ends, session)
         try:
             self._measure_if_due(session)
@@ -229,13 +235,15 @@ class _Execution:
                 f"The model {quoted(plan.model)} has changed since the run was started (fingerprint {lm.fingerprint}, "
                 f"then {info.fingerprint}{f', {then}' if then else ''}); put the model back, or start a new run."
             )
+        text, files = self._statistics(lm)
         session = EditSession(
             lm,
             plan.method,
             seed=plan.seed,
             settings=dict(plan.overrides),
-            statistics_text=text_named(plan.statistics_text),
+            statistics_text=text,
             keep_history=False,
+            statistics_files=files,
         )
         now = asdict(session.settings) | {"layers": list(session.settings.layers)}
         for name, value in info.settings.items():
@@ -247,14 +255,38 @@ class _Execution:
         self.store.note(
             self.claim,
             fingerprint=lm.fingerprint,
+            start_token=[lm.start_text] if lm.start_text is not None else [],
             threads=self.threads,
             # The commit that a name of the hub meant: a branch moves on.
             versions=versions() | ({"model": lm.origin} if lm.origin else {}),
             code_commit=machine.commit(),
         )
         log.info("%s on %s, %d threads, %s.", plan.method, plan.model, self.threads, lm.device)
-        log.info("Key statistics: %s.", session.statistics)
         return session
+
+    def _statistics(self, lm: EditableModel) -> tuple[Path | None, dict[int, Path] | None]:
+        """The text and the files of the run's statistics: those it was submitted with, whatever was chosen since.
+
+        Raises:
+            InputError: when they are no longer what they were then.
+        """
+        info = self.info
+        text = text_named(self.plan.statistics_text)
+        if info.statistics_used and self.store.states(info.id):
+            # The saved state holds what was made of them, so they need not even be there any more.
+            folder = statistics_folder(lm.texts_key)
+            return text or SAMPLED_TEXT, {row["layer"]: folder / row["file"] for row in info.statistics_used}
+        if not info.statistics_wanted:  # submitted by an earlier version of the program
+            return text, None
+        n_tokens = info.settings["statistics_tokens"]
+        return text or SAMPLED_TEXT, key_statistics.files_of(lm, info.statistics_wanted, n_tokens, text)
+
+    def _note_statistics(self, session: EditSession) -> None:
+        """Write down what the session has read; of a run that goes on that was done when it began."""
+        if not self.done:
+            self.store.note(self.claim, statistics_used=key_statistics.used(session.statistics_files))
+        if used := self.store.get(self.claim.id).statistics_used:
+            log.info("Key statistics: %s.", key_statistics.described(used))
 
     def _restore(self, session: EditSession) -> int:
         """Bring the session to where the run stands. Returns the number of facts handled."""

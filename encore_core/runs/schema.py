@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 1
+import sqlite3
+
+SCHEMA_VERSION = 2
+
+LATER_COLUMNS = ("statistics_wanted", "statistics_used", "start_token")
+"""Columns of runs that stores of version 1 do not have; the recorded runs are such a store. They hold JSON lists."""
 
 SCHEMA = """
 CREATE TABLE runs (
@@ -40,7 +45,10 @@ CREATE TABLE runs (
     threads INTEGER,
     versions TEXT,
     code_commit TEXT,
-    weights_digest TEXT
+    weights_digest TEXT,
+    statistics_wanted TEXT,
+    statistics_used TEXT,
+    start_token TEXT
 );
 CREATE INDEX runs_by_status ON runs (status, queue_place);
 CREATE TABLE batches (
@@ -123,3 +131,12 @@ UPDATE runs SET cursor = ?2, done = ?2,
 WHERE number = ?1
 """
 """A run's own row when its series have been cut: its number, and the edits behind which no rows are left."""
+
+
+def bring_up_to_date(db: sqlite3.Connection) -> None:
+    """Make the tables of a new store, or what one of an earlier version lacks. The caller is the only one to do so."""
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version == SCHEMA_VERSION:
+        return
+    steps = SCHEMA if version == 0 else "".join(f"ALTER TABLE runs ADD COLUMN {name} TEXT;" for name in LATER_COLUMNS)
+    db.executescript(f"BEGIN; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from encore_core.editor import EditSession, SessionState
 from encore_core.errors import InputError
 from encore_core.runs.rows import SavedState
-from encore_core.storage import replacing
+from encore_core.storage import NO_ROOM, WriteError, remove, replacing, writing
 
 log = logging.getLogger(__name__)
 
@@ -132,18 +132,13 @@ def weights_digest(matrices: Mapping[int, torch.Tensor]) -> str:
 
 
 def remove_others(folder: Path, keep: Sequence[str]) -> None:
-    """Remove state files that nothing needs: older ones, and those to which the cursor was never moved."""
-    for path in [*folder.glob("state-*.safetensors"), *folder.glob(".*.part")]:
+    """Remove what nothing needs: older states, those to which the cursor was never moved, and what a process that was
+    killed in the middle of a write has left (".tmp…" is safetensors' own)."""
+    for path in folder.glob("state-*.safetensors"):
         if path.name not in keep:
             path.unlink(missing_ok=True)
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether an error says that a disk, or somebody's share of it, is full."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    # The writer of safetensors is no Python: the number is in the text.
-    return isinstance(error, SafetensorError) and any(f"os error {code}" in str(error) for code in (28, 122))
+    for path in [*folder.glob(".*.part"), *folder.glob(".tmp*")]:
+        remove(path)
 
 
 def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> str:
@@ -153,14 +148,14 @@ def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str
             save_file(tensors, part, metadata)
             digest = _digest(part)
             _force_to_disk(part)
-        _force_to_disk(path.parent)
-    except (OSError, SafetensorError) as error:
-        if is_full(error):
+        with writing(path):
+            _force_to_disk(path.parent)
+    except WriteError as error:
+        if error.errno in NO_ROOM:
             raise DiskFull(
                 f"The disk of {path.parent} is full, so the run's state cannot be saved; free some space and resume."
             ) from error
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"The run's state cannot be written to {path.parent} ({reason}).") from error
+        raise InputError(f"The run's state cannot be saved: {error}") from error
     return digest
 
 

@@ -37,7 +37,7 @@ from encore_core.facts import Fact
 from encore_core.runs import machine
 from encore_core.runs.plan import PreparedRun, digest_of, fact_lines, facts_from_lines
 from encore_core.runs.rows import RESUMABLE, BatchRecord, CheckpointRecord, Claim, RunInfo, SavedState
-from encore_core.runs.schema import BY_EDITS, END_AT, SCHEMA, SCHEMA_VERSION
+from encore_core.runs.schema import BY_EDITS, END_AT, LATER_COLUMNS, SCHEMA_VERSION, bring_up_to_date
 from encore_core.storage import data_folder, replacing
 
 log = logging.getLogger(__name__)
@@ -104,14 +104,31 @@ class RunStore:
         return FileLock(self.folder / f"device-{_slug(device)}.lock")
 
     def has_worker(self, device: str) -> bool:
-        """Whether a worker of the device lives. (It may be about to end, see `launch.ensure_worker`.)"""
+        """Whether a worker of the device lives. (It may be about to end, see `launch.ensure_worker`.)
+
+        Raises:
+            StoreError: when the lock's file cannot be written.
+        """
         lock = self.device_lock(device)
         try:
-            lock.acquire(timeout=0)
+            with self._clear_lock_errors():
+                lock.acquire(timeout=0)
         except Timeout:
             return True
         lock.release()
         return False
+
+    @contextmanager
+    def _clear_lock_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Timeout:
+            raise
+        except OSError as error:
+            raise StoreError(
+                f"The folder of runs {self.folder} cannot be written ({error.strerror or error}); give one you can "
+                "write to."
+            ) from error
 
     def read_log(self, run_id: str, n_lines: int = 200) -> str:
         """The last lines of a run's log; empty before its start.
@@ -184,7 +201,7 @@ class RunStore:
             lock = self.device_lock(device)
             try:
                 lock.acquire(timeout=0)
-            except Timeout:
+            except OSError:  # Timeout is one: a worker lives, or the folder is read-only and nobody can say
                 continue
             try:
                 marked += self.abandon(device)
@@ -203,12 +220,13 @@ class RunStore:
                 """UPDATE runs SET owner = NULL, stop = NULL, finished = heartbeat,
                        status = CASE stop WHEN 'cancel' THEN 'cancelled' ELSE 'interrupted' END,
                        error = 'The worker ended in the middle (it was killed, or the machine restarted); '
-                               || 'resuming goes on from ' || cursor || ' edits.'
-                   WHERE status = 'running' AND device = ? AND (host = ? OR heartbeat < ?) RETURNING id""",
+                               || CASE stop WHEN 'cancel' THEN cursor || ' edits were saved before it was cancelled.'
+                                  ELSE 'resuming goes on from ' || cursor || ' edits.' END
+                   WHERE status = 'running' AND device = ? AND (host = ? OR heartbeat < ?) RETURNING id, status""",
                 (device, machine.host(), time.time() - FOREIGN_SILENT_SECONDS),
             ).fetchall()
         for row in rows:
-            log.warning("Run %s was left running by a worker that is gone; it is marked as interrupted.", row["id"])
+            log.warning("Run %s was left running by a worker that is gone; it is %s now.", row["id"], row["status"])
         return [row["id"] for row in rows]
 
     def facts(self, run_id: str) -> list[Fact]:
@@ -250,7 +268,8 @@ class RunStore:
         ids: list[str] = []
         try:
             for run in runs:
-                ids.append(self._new_id(run.plan.method, ids))
+                # Only a folder that was made here is removed here when something goes wrong.
+                ids.append(self._new_folder(run.plan.method))
                 with replacing(self.folder_of(ids[-1]) / "facts.jsonl") as part:
                     part.write_text("".join(fact_lines(run.facts)), encoding="utf-8", newline="\n")
             with self._writing() as db:
@@ -258,11 +277,11 @@ class RunStore:
                 for place, (run_id, run) in enumerate(zip(ids, runs, strict=True), (last or 0) + 1):
                     db.execute(
                         """INSERT INTO runs (id, name, created, plan, settings, notices, facts_digest, order_digest,
-                               statistics, device, n_edits, status, queue_place)
-                           VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'queued', ?)""",
+                               statistics, statistics_wanted, device, n_edits, status, queue_place)
+                           VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'queued', ?)""",
                         (run_id, run.plan.name, time.time(), _json(run.plan.to_json()), _json(vars(run.settings)),
-                         _json(run.notices), run.facts_digest, run.order_digest, run.statistics, run.plan.device,
-                         run.plan.n_edits, place),
+                         _json(run.notices), run.facts_digest, run.order_digest, run.statistics,
+                         _json(run.statistics_wanted), run.plan.device, run.plan.n_edits, place),
                     )  # fmt: skip
         except BaseException as error:
             for run_id in ids:
@@ -410,13 +429,13 @@ class RunStore:
         return row["stop"]
 
     def note(self, claim: Claim, **columns: Any) -> None:
-        """Record facts about the run's process: fingerprint, threads, versions, code_commit.
+        """Record facts about the run's process: fingerprint, threads, versions, code_commit, statistics_used.
 
         Raises:
             LostRun: when the run is no longer the caller's.
         """
         assignments = ", ".join(f"{name} = ?" for name in columns)
-        values = [_json(value) if isinstance(value, Mapping) else value for value in columns.values()]
+        values = [_json(value) if isinstance(value, Mapping | list | tuple) else value for value in columns.values()]
         with self._owned(claim) as db:
             db.execute(f"UPDATE runs SET {assignments} WHERE number = ?", (*values, claim.number))
 
@@ -586,13 +605,13 @@ class RunStore:
         return version
 
     def _make_schema(self) -> None:
-        if self._check_version() == 0:
-            # Two processes that find no store must not both make one.
+        if self._check_version() < SCHEMA_VERSION:
+            # Two processes that find no store, or an old one, must not both make one.
             lock = FileLock(self.folder / "store.lock", timeout=BUSY_SECONDS)
-            with self._clear_errors(), lock, self._reading() as db:
+            with self._clear_errors(), self._clear_lock_errors(), lock, self._reading() as db:
                 if db.execute("PRAGMA user_version").fetchone()[0] == 0:
                     db.execute("PRAGMA journal_mode = WAL")
-                    db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+                bring_up_to_date(db)
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -643,26 +662,35 @@ class RunStore:
         except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError):
             raise  # defects of ours
         except sqlite3.DatabaseError as error:
-            text = str(error)
-            if "full" in text:
-                raise StoreError(f"The disk of {self.folder} is full; free some space and try again.") from error
-            if "locked" in text or "busy" in text:
-                raise StoreError(
-                    f"The store {self.file} has been locked by another process for {BUSY_SECONDS:.0f} s; end that one."
-                ) from error
-            if "not a database" in text or "malformed" in text:
-                raise StoreError(
-                    f"The store {self.file} is damaged ({text}); move it away, or give another folder."
-                ) from error
-            raise StoreError(
-                f"The store {self.file} cannot be used ({text}); check the folder, or give another."
-            ) from error
+            raise StoreError(self._said(error)) from error
 
-    def _new_id(self, method: str, taken: Sequence[str]) -> str:
+    def _said(self, error: sqlite3.DatabaseError) -> str:
+        """One line about an error of the database, which is told by its number: texts are the library's own affair."""
+        # The lowest byte is the kind; those above it say more of some kinds.
+        code = (getattr(error, "sqlite_errorcode", None) or sqlite3.SQLITE_ERROR) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            return f"The disk of {self.folder} is full; free some space and try again."
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return f"The store {self.file} has been locked by another process for {BUSY_SECONDS:.0f} s; end that one."
+        if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+            return f"The store {self.file} is damaged ({error}); move it away, or give another folder."
+        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN):
+            return f"The store {self.file} cannot be written ({error}); give a folder that you can write to."
+        return f"The store {self.file} cannot be used ({error}); check the folder, or give another."
+
+    def _new_folder(self, method: str) -> str:
+        """Draw an id that no run has, and make its folder. Making it decides between processes that draw the same."""
         while True:
             run_id = f"{_slug(method)}-{''.join(secrets.choice(_ID_LETTERS) for _ in range(4))}"
-            if run_id not in taken and not self.folder_of(run_id).exists():
-                return run_id
+            with self._reading() as db:
+                # Of a run whose folder was removed by hand the row is still there.
+                if db.execute("SELECT 1 FROM runs WHERE id = ?", (run_id,)).fetchone():
+                    continue
+            try:
+                self.folder_of(run_id).mkdir(exist_ok=False)
+            except FileExistsError:
+                continue
+            return run_id
 
 
 def _seems_dead(row: sqlite3.Row) -> bool:
@@ -680,8 +708,10 @@ def _info(row: sqlite3.Row, recorded: bool) -> RunInfo:
         "device", "n_edits", "status", "position", "stop", "error", "cursor", "done", "skipped", "editing_seconds",
         "measuring_seconds", "pid", "host", "boot_id", "heartbeat", "fingerprint", "threads", "weights_digest",
     )  # fmt: skip
+    later = {name: row[name] if name in row.keys() else None for name in LATER_COLUMNS}  # noqa: SIM118
     return RunInfo(
         **{name: row[name] for name in plain},
+        **{name: tuple(json.loads(text or "[]")) for name, text in later.items()},
         tags=tuple(json.loads(row["tags"])),
         plan_json=json.loads(row["plan"]),
         settings=json.loads(row["settings"]),

@@ -83,6 +83,11 @@ class Worker:
             except Timeout:
                 log.info("Another worker serves %s.", self.device)
                 return
+            except OSError as error:
+                raise StoreError(
+                    f"The folder of runs {self.store.folder} cannot be written ({error.strerror or error}); give one "
+                    "you can write to."
+                ) from error
             try:
                 self._tidy()
                 self._serve_queue()
@@ -162,13 +167,18 @@ class Worker:
                 return
 
 
+class _RunLog(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A line that a full disk does not take is lost; the run itself says what it cannot write."""
+
+
 @contextmanager
 def _logged_to(path: Path) -> Iterator[None]:
     """What the engine says goes into a run's log while the block runs."""
     engine = logging.getLogger("encore_core")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler: logging.Handler = logging.FileHandler(path, encoding="utf-8")
+        handler: logging.Handler = _RunLog(path, encoding="utf-8")
     except OSError as error:
         # A run that cannot have a log will hardly have a state; that is said where it matters.
         log.warning("%s cannot be written: %s", path, error)
@@ -182,7 +192,8 @@ def _logged_to(path: Path) -> Iterator[None]:
     finally:
         engine.setLevel(level)
         engine.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):  # what could not be written cannot be flushed either
+            handler.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -214,6 +225,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         worker.serve()
     except InputError as error:
         log.error("%s", error)
+        return 2
+    except OSError as error:  # of the lock, the log, or whatever else is written beside runs
+        log.error("The worker of %s ends: %s", options.device, error)
         return 2
     return 0
 

@@ -12,6 +12,7 @@ layer is a tensor "C0", (d_mlp, d_mlp) float32; where it comes from stands in th
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
@@ -123,28 +124,43 @@ def stored(key: str) -> list[Stored]:
     """All statistics of a model, by layer, the newest first. Files that cannot be read are left out."""
     folder = folder_of(key)
     default = set(chosen(key).values())
-    found = []
-    for file in folder.glob("layer*.safetensors") if folder.is_dir() else ():
-        match = _NAME.fullmatch(file.name)
-        entry = _read_head(file) if match else None
-        if match and entry is not None:
-            metadata, d_mlp = entry
-            tokens = int(metadata.get("tokens", match[3]))
-            made = file.stat().st_mtime
-            source, looks = metadata.get("source", ""), tuple(json.loads(metadata.get("looks", "[]")))
-            layer, is_chosen = int(match[1]), file in default
-            found.append(Stored(file, layer, match[2], source, tokens, made, d_mlp, is_chosen, looks))
+    places = folder.glob("layer*.safetensors") if folder.is_dir() else ()
+    found = [one for file in places if (one := read_head(file, file in default)) is not None]
     return sorted(found, key=lambda one: (one.layer, -one.made))
 
 
-def _read_head(file: Path) -> tuple[Mapping[str, str], int] | None:
-    """Metadata and size of a file of statistics, without reading the matrix."""
+def read_head(file: Path, is_chosen: bool = False) -> Stored | None:
+    """What a file of statistics says of itself, without reading the matrix; None when it is none, or damaged.
+
+    Args:
+        file: where.
+        is_chosen: whether edits use it by default, which it does not know.
+    """
+    match = _NAME.fullmatch(file.name)
+    if match is None:
+        return None
     try:
         with safe_open(file, framework="pt") as opened:
-            return opened.metadata() or {}, opened.get_slice("C0").get_shape()[0]
+            metadata, d_mlp = opened.metadata() or {}, opened.get_slice("C0").get_shape()[0]
+        made = file.stat().st_mtime
     except (SafetensorError, OSError) as error:
         log.warning("Key statistics in %s cannot be read (%s).", file, error)
         return None
+    tokens = int(metadata.get("tokens", match[3]))
+    source, looks = metadata.get("source", ""), tuple(json.loads(metadata.get("looks", "[]")))
+    return Stored(file, int(match[1]), match[2], source, tokens, made, d_mlp, is_chosen, looks)
+
+
+def content_digest(file: Path) -> str | None:
+    """SHA-256 of the matrix in a file, 64 hex digits: equal for equal bits. None when it cannot be read."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            C0 = opened.get_tensor("C0")
+    except (SafetensorError, OSError) as error:
+        log.warning("Key statistics in %s cannot be read (%s).", file, error)
+        return None
+    head = f"{tuple(C0.shape)} {C0.dtype}\n".encode()
+    return hashlib.sha256(head + C0.contiguous().numpy().tobytes()).hexdigest()
 
 
 # -- which ones edits use ----------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ from encore_core.prompts import encode_fact
 from encore_core.statistics import files
 from encore_core.statistics.settling import Look, disturbance, settled, stages
 from encore_core.statistics.texts import PASSAGES, SAMPLED, Interrupted, check_source, text_of
-from encore_core.storage import data_folder
+from encore_core.storage import data_folder, writing
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Request:
         layers: blocks; None for those that ENCORE edits on this model.
         tokens: how many of the text; None for ten times d_mlp or what the model's settings say, whichever is more.
         enough: stop when more tokens would change little (see `settling`); `tokens` are then the most.
-        device, dtype: as for `models.load_model`.
+        device, dtype, start_token: as for `models.load_model`.
     """
 
     model: str
@@ -82,6 +82,7 @@ class Request:
     enough: bool = False
     device: str | None = None
     dtype: str | None = None
+    start_token: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -318,10 +319,12 @@ def _of_share(tell: Tell) -> Progress:
 def _only_one(lm: EditableModel):
     """Two processes that gather the same would overwrite each other's sums."""
     folder = files.folder_of(lm.texts_key)
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".gathering.lock", timeout=0)
+    file = folder / ".gathering.lock"
+    lock = FileLock(file, timeout=0)
     try:
-        return lock.acquire()
+        with writing(file):
+            folder.mkdir(parents=True, exist_ok=True)
+            return lock.acquire()
     except Timeout as error:
         raise InputError(
             f"Statistics of {quoted(lm.name)} are being gathered by another process; wait for it, or stop it."

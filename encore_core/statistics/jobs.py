@@ -29,7 +29,7 @@ from encore_core.runs.launch import ENVIRONMENT
 from encore_core.runs.machine import CODE_FOLDER, boot_id, is_alive
 from encore_core.statistics.gathering import Request
 from encore_core.statistics.texts import SOURCES
-from encore_core.storage import absolute_folder, data_folder, is_file, named_path, replacing
+from encore_core.storage import absolute_folder, data_folder, is_file, named_path, replacing, writing
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,8 @@ class Job:
 def folder() -> Path:
     """Where jobs are kept; made when it is missing."""
     path = data_folder() / "statistics" / "jobs"
-    path.mkdir(parents=True, exist_ok=True)
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
     return path
 
 
@@ -113,7 +114,9 @@ def resume(job_id: str) -> None:
 
 def stop(job_id: str) -> None:
     """Ask a job to save its sums and stop; it does so within a batch."""
-    (folder() / f"{get(job_id).id}.stop").touch()
+    file = folder() / f"{get(job_id).id}.stop"
+    with writing(file):
+        file.touch()
 
 
 def forget(job_id: str) -> None:

@@ -28,7 +28,7 @@ from encore_core.covariance import BUNDLED, SAMPLED_TEXT, read_text, source_of
 from encore_core.errors import InputError, quoted
 from encore_core.hub import hub_trouble, reason_of
 from encore_core.models import EditableModel, Progress
-from encore_core.storage import data_folder, is_file, named_path, replacing
+from encore_core.storage import append_line, data_folder, is_file, named_path, replacing, writing
 from encore_core.tokens import tokens_of
 
 log = logging.getLogger(__name__)
@@ -223,8 +223,7 @@ def _sampled(lm: EditableModel, n_tokens: int, tell: Progress, stop: Callable[[]
             raise Interrupted
         tell("Sampling text from the model", total / n_tokens)
         batch = _sample_batch(lm, starts, len(batches))
-        with file.open("a", encoding="utf-8") as opened:
-            opened.write(json.dumps(batch, ensure_ascii=False) + "\n")
+        append_line(file, json.dumps(batch, ensure_ascii=False))
         batches.append(batch)
         # A model that says nothing at all must not keep us for ever.
         if not batch["tokens"]:
@@ -241,11 +240,10 @@ def _sampled(lm: EditableModel, n_tokens: int, tell: Progress, stop: Callable[[]
 
 def _whole_lines(file: Path) -> list[dict]:
     """The batches of a file; what a killed process left of its last line is cut off."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     content = file.read_bytes() if file.is_file() else b""
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):
-        with file.open("r+b") as opened:
+        with writing(file), file.open("r+b") as opened:
             opened.truncate(len(whole))
     return [json.loads(line) for line in whole.decode("utf-8").split("\n") if line]
 

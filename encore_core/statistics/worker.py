@@ -58,6 +58,13 @@ class Teller:
         jobs.write_state(self.job_id, self.state)
         self._written = time.monotonic()
 
+    def fail(self, why: str) -> None:
+        """Write why a job has failed; a disk on which not even that can be written leaves it in the log alone."""
+        try:
+            self.write(status="failed", error=why)
+        except InputError as error:
+            log.error("That the job has failed cannot be written: %s", error)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do a job; the command line of the process. Returns the exit code: 0, 2 failed, 130 stopped."""
@@ -83,21 +90,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ending.is_set() or jobs.stop_asked(job_id)
 
     try:
-        lm = load_model(request.model, request.device, request.dtype, lambda w, s: teller.tell(w, int(1000 * s), 1000))
+        lm = load_model(
+            request.model,
+            request.device,
+            request.dtype,
+            lambda w, s: teller.tell(w, int(1000 * s), 1000),
+            request.start_token,
+        )
         result = gather(lm, request, teller.tell, asked)
     except Interrupted:
         teller.write(status="stopped")
         return 130
     except InputError as error:
         log.error("%s", error)
-        teller.write(status="failed", error=" ".join(str(error).split()))
+        teller.fail(" ".join(str(error).split()))
         return 2
     except Exception as defect:
         log.exception("Gathering failed.")
         first = (str(defect).strip() or "no message").splitlines()[0]
-        teller.write(status="failed", error=f"{type(defect).__name__}: {first}")
+        teller.fail(f"{type(defect).__name__}: {first}")
         return 2
-    teller.write(status="done", result=result.as_dict())
+    try:
+        teller.write(status="done", result=result.as_dict())
+    except InputError as error:
+        log.error("The statistics are there, and that the job is done cannot be written: %s", error)
+        return 2
     return 0
 
 

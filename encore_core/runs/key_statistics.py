@@ -1,0 +1,123 @@
+"""Which key statistics a run was submitted with, and which it has used.
+
+A model's weights are not loaded when a run is submitted, so what it is to use is written down by what decides it: the
+digest of a text, or the name of a file that was chosen for the model. The worker looks again when the run begins. It
+uses just that, whatever has been chosen since, or refuses to begin with what has changed; then it writes down what it
+has read. A run that goes on takes all that came of its statistics from its saved state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from encore_core.covariance import SAMPLED_TEXT, files_used, read_text
+from encore_core.errors import InputError
+from encore_core.models import EditableModel
+from encore_core.statistics import files
+
+Rows = Sequence[Mapping[str, Any]]
+"""One row a layer, plain JSON values. Wanted: "layer", and "text" (digest) or "file" (name), "source" and "tokens";
+used: "layer", "file", "source", "tokens" (read; 0 when an imported file does not say), "content" (SHA-256 of C0)."""
+
+
+def wanted(model: str, layers: Iterable[int], text: Path | None) -> Rows:
+    """What a run is to use, as things stand.
+
+    Args:
+        model: as the plan names it; by that what was chosen for it is found.
+        layers: blocks that are edited.
+        text: what the plan gives, see `covariance.text_named`.
+
+    Raises:
+        InputError: when the text cannot be read.
+    """
+    chosen: dict[int, files.Stored] = {}
+    if text is None and (key := files.key_of(model)) is not None:
+        chosen = {one.layer: one for one in files.stored(key) if one.chosen}
+    rows: list[dict[str, Any]] = []
+    digest = None
+    for layer in layers:
+        if layer in chosen:
+            one = chosen[layer]
+            rows.append({"layer": layer, "file": one.file.name, "source": one.source, "tokens": one.tokens})
+        else:
+            digest = digest or text_digest(read_text(text or SAMPLED_TEXT))
+            rows.append({"layer": layer, "text": digest})
+    return rows
+
+
+def text_digest(content: str) -> str:
+    """16 hex digits of a text's SHA-256."""
+    return hashlib.sha256(content.encode("utf-8")).hexdigest()[:16]
+
+
+def files_of(lm: EditableModel, rows: Rows, n_tokens: int, text: Path | None) -> dict[int, Path]:
+    """Per layer the file with the statistics that were wanted, there or to be gathered from the text.
+
+    Args:
+        lm: the model, loaded.
+        rows: what `wanted` gave when the run was submitted.
+        n_tokens: tokens of the text at most.
+        text: as for `wanted`.
+
+    Raises:
+        InputError: when the text has changed since then, or a file that was chosen is gone.
+    """
+    folder = files.folder_of(lm.texts_key)
+    found = {row["layer"]: folder / row["file"] for row in rows if "file" in row}
+    for layer, file in found.items():
+        if not file.is_file():
+            raise InputError(
+                f"The key statistics of layer {layer} that were chosen when the run was submitted, {file}, are not "
+                "there any more; gather or import them again with encore statistics, or start a new run."
+            )
+    of_text = {row["layer"]: row["text"] for row in rows if "text" in row}
+    if of_text:
+        place = text or SAMPLED_TEXT
+        found |= files_used(lm, list(of_text), n_tokens, place)
+        # Behind the line above, which reads the text as well: what it read was what is looked at here.
+        now = text_digest(read_text(place))
+        for then in set(of_text.values()) - {now}:
+            raise InputError(
+                f"The text for key statistics, {place}, has changed since the run was submitted (digest {now}, then "
+                f"{then}); put it back, or start a new run."
+            )
+    return found
+
+
+def used(places: Mapping[int, Path]) -> Rows:
+    """What stands in the files that a session has read.
+
+    Raises:
+        InputError: when one cannot be read any more.
+    """
+    rows = []
+    for layer, file in sorted(places.items()):
+        one, content = files.read_head(file), files.content_digest(file)
+        if one is None or content is None:
+            raise InputError(f"The key statistics of layer {layer} in {file} cannot be read; gather them again.")
+        rows.append({"layer": layer, "file": file.name, "source": one.source, "tokens": one.tokens, "content": content})
+    return rows
+
+
+def described(rows: Rows) -> str:
+    """What was used, for people: "wikitext, 29,874 tokens", with the layers where they differ in it."""
+    of_each = {row["layer"]: words(row) for row in rows}
+    return next(iter(of_each.values())) if len(set(of_each.values())) == 1 else by_layers(of_each)
+
+
+def by_layers(said: Mapping[int, str]) -> str:
+    """What is said of each layer, for all layers: "layers 6, 7: wikitext, 29,874 tokens"."""
+    return "; ".join(
+        f"layers {', '.join(str(layer) for layer, of_layer in said.items() if of_layer == text)}: {text}"
+        for text in dict.fromkeys(said.values())
+    )
+
+
+def words(row: Mapping[str, Any]) -> str:
+    """Where a layer's statistics come from, and of how much text they are made."""
+    tokens = row["tokens"]
+    return f"{row['source'] or 'some text'}, {f'{tokens:,} tokens' if tokens else 'number of tokens not known'}"
