@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
-def start_token(folder: str) -> str:
+def start_token(folder: str | Path) -> str:
     """What the folder's report says is to stand before a prompt; "" for nothing."""
     report = Path(folder, "edit_report.json")
     return (json.loads(report.read_text(encoding="utf-8")).get("start_token") or "") if report.is_file() else ""

@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import harmonic_mean, mean
 
 import torch
-from plain_evaluator import mean_log_probability
+from plain_evaluator import mean_log_probability, start_token
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 TOLERANCE = 1e-4
@@ -178,7 +178,9 @@ def differences(folder: Path, facts: list[Asked]) -> dict[str, float]:
     for row in rows:
         compare("norm, relative", float(row["norm"]) / of_model[int(row["layer"])], 1.0)
     room = getattr(model.config, "max_position_embeddings", PASSAGE_CHARACTERS + 8) - 8
-    of_model = contributions(model, tokenizer, passages(min(PASSAGE_CHARACTERS, room)))
+    start = start_token(folder / "model")
+    texts = [start + text for text in passages(min(PASSAGE_CHARACTERS, room))]
+    of_model = contributions(model, tokenizer, texts)
     rows = recorded(folder, "contributions", edits)
     if {row["label"] for row in rows} != of_model.keys():
         raise ValueError("the run has other sublayers")
@@ -191,11 +193,22 @@ def differences(folder: Path, facts: list[Asked]) -> dict[str, float]:
     if {row["subset"] for row in rows} != set(measure["subsets"]):
         raise ValueError("the run has scores of other subsets")
     for subset in measure["subsets"]:
-        of_subset = scores(model, tokenizer, [facts[place] for place in chosen[subset]])
+        of_subset = scores(model, tokenizer, [begun(facts[place], start) for place in chosen[subset]])
         there = {row["metric"]: row["value"] for row in rows if row["subset"] == subset}
         for metric, value in of_subset.items():
             compare("magnitude" if metric == "magnitude" else "score", there[metric], value)
     return worst
+
+
+def begun(fact: Asked, start: str) -> Asked:
+    """A fact asked with a token in front of every prompt."""
+    return Asked(
+        start + fact.prompt,
+        fact.new,
+        fact.true,
+        [start + prompt for prompt in fact.paraphrases],
+        [(start + prompt, own) for prompt, own in fact.neighbours],
+    )
 
 
 def read(file: Path, limit: int) -> list[Asked]:

@@ -78,7 +78,8 @@ def main() -> None:
     lm = None
     for name in options.only:
         if name in ("targets", "methods", "scoring", "precision") and lm is None:
-            lm = load_model(options.model, options.device, options.dtype)
+            # As the authors' code reads texts, and the plain loop beside it: nothing in front.
+            lm = load_model(options.model, options.device, options.dtype, start_token="none")
         print(f"\n{name}", flush=True)
         result[name] = SECTIONS[name](lm, options)
         if options.out:  # after every section: a later one may fail

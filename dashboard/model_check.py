@@ -90,9 +90,10 @@ def _row(one: Stored, d_mlp: int, mark: object) -> Row:
 
 
 def settings_rows(check: ModelCheck) -> list[Row]:
-    """The row of hyper-parameters."""
+    """The row of hyper-parameters, and how texts will begin."""
     s = check.settings
-    return [(setting.label, as_text(s, setting.name)) for setting in used_settings(s.method)]
+    rows: list[Row] = [(setting.label, as_text(s, setting.name)) for setting in used_settings(s.method)]
+    return [*rows, ("In front of every text", check.start_token)]
 
 
 def cost_line(check: ModelCheck, n_layers: int, tokens: int, enough: bool, samples: bool) -> str:

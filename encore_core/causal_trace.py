@@ -66,8 +66,7 @@ def causal_trace(lm: EditableModel, facts: Sequence[Fact], draws: int = 2, seed:
         for fact in facts:
             start, end = fact.subject_span
             ids = encode(lm, fact.text, subject_end=end)
-            before = encode(lm, fact.text[:start], subject_end=start).lookup if fact.text[:start].strip() else -1
-            first = min(before + 1, ids.lookup)
+            first = encode(lm, fact.text, subject_end=start + 1).lookup
             for _ in range(draws):
                 noise = scale * torch.randn(ids.lookup + 1 - first, lm.d_model, generator=generator)
                 found.append(_probabilities(lm, ids.ids, first, ids.lookup, noise))

@@ -21,7 +21,7 @@ import psutil
 import torch
 
 from encore_core.catalogue import CATALOGUE, Progress, Source, find_source, is_ready
-from encore_core.checkpoint import read_config
+from encore_core.checkpoint import read_config, read_tokenizer
 from encore_core.covariance import SAMPLED_TEXT, digest_of, read_text
 from encore_core.errors import InputError
 from encore_core.families import FAMILIES, text_config
@@ -39,6 +39,7 @@ from encore_core.placement import (
     total_memory,
 )
 from encore_core.speed import rough_seconds
+from encore_core.start_token import foretold
 from encore_core.statistics import files
 from encore_core.statistics.gathering import USUAL
 from encore_core.storage import data_folder
@@ -241,6 +242,7 @@ class ModelCheck:
         source: where these come from.
         statistics: per edited layer.
         statistics_tokens, statistics_seconds, statistics_bytes: a usual gathering, roughly, and the disk it keeps.
+        start_token: what will stand in front of every text, in words, see `start_token.foretold`.
         problems: why it cannot be edited here, one line each.
         notes: what one should know.
     """
@@ -264,6 +266,7 @@ class ModelCheck:
     statistics_tokens: int
     statistics_seconds: float
     statistics_bytes: int
+    start_token: str
     problems: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -333,9 +336,20 @@ def check_model(
         statistics_tokens=tokens,
         statistics_seconds=rough_seconds(sizes, settings.layers, tokens, number_format, place),
         statistics_bytes=len(settings.layers) * sizes.d_mlp**2 * 4,
+        start_token=_start_token(name, source, shape) if short is None else "not looked at",
         problems=(*([short] if short is not None else []), *_not_to_be_had(source)),
         notes=(*found.notes, *_notes(memory, free, settings, family is not None), *_to_fetch(source)),
         **shape,
+    )
+
+
+def _start_token(name: str, source: Source, shape: Mapping[str, Any]) -> str:
+    row = find_model_row(**shape)
+    return foretold(
+        read_tokenizer(name, source),
+        of_row=row and row.start_token,
+        folder=Path(source),
+        fingerprint=files.fingerprint_of(name),
     )
 
 

@@ -93,7 +93,7 @@ def model_card(report: Mapping[str, Any], facts: Sequence[Fact], scores: CardSco
     entry = CATALOGUE.get(split_revision(name)[0])
     licence = entry.licence if entry else None
     parts = [_front_matter(name, licence), f"# {_text(name)}, edited", _intro(report)]
-    parts += ["## How texts begin", _start(report.get("start_token"))]
+    parts += ["## How texts begin", _start(report.get("start_token"), scores)]
     parts += ["## Scores", _scores(scores), "## Norms of the edited matrices", _norms(report["norms"])]
     parts += [f"## Facts edited ({len(facts)})", _facts(facts), "## How to load it", _LOADING]
     parts += ["## Settings", _settings(report["settings"]), "## Licence", _licence(name, licence)]
@@ -147,14 +147,15 @@ def _scores(scores: CardScores | None) -> str:
     return "\n".join(lines)
 
 
-def _start(token: str | None) -> str:
+def _start(token: str | None, scores: CardScores | None) -> str:
     if token is None:
         return "As the tokenizer begins them: nothing else was put in front of a text, in editing or in measuring."
+    seen = " (the last column of the scores)" if scores is not None and scores.bare is not None else ""
     return (
         f"Put {_text(token)} before a prompt. Every text began with this token, in editing and in measuring, because a "
-        "model reads next to nothing of the first token of a text. The tokenizer in this folder does not put it there: "
-        "a program that puts nothing in front gets the last column of the scores, and least of all says facts whose "
-        "subject is the first word of the prompt."
+        "model reads next to nothing of the first token of a text. The tokenizer in this folder does not put it there. "
+        f"A program that puts nothing in front gets less{seen}, least of all of facts whose subject is the first word "
+        "of the prompt."
     )
 
 

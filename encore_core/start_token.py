@@ -115,11 +115,30 @@ def find(
         return None
     if wanted.lower() != AUTO:
         return _id(tokenizer, wanted)
-    said = _of_edited_folder(folder) if folder is not None else None
-    said = of_row if said is None else said
+    said = _said(folder, of_row) or _kept(fingerprint)
     if said is None:
-        said = _kept_or_measured(model, tokenizer, fingerprint, tell)
+        said = _measured_once(model, tokenizer, fingerprint, tell)
     return None if said == NONE or said not in tokenizer.get_vocab() else _id(tokenizer, said)
+
+
+def foretold(tokenizer, *, of_row: str | None, folder: Path | None, fingerprint: str | None) -> str:
+    """What `find` will give by default, for people, without the model.
+
+    Args:
+        tokenizer, of_row, folder: as for `find`.
+        fingerprint: of the model, where it has been loaded before.
+    """
+    if puts_one_in_front(tokenizer):
+        return "none: the tokenizer puts a token in front itself"
+    said = _said(folder, of_row) or (_kept(fingerprint) if fingerprint else None)
+    if said is None:
+        return "measured when the model is loaded first"
+    return said if said in tokenizer.get_vocab() else NONE
+
+
+def _said(folder: Path | None, of_row: str | None) -> str | None:
+    """What an edited folder says, or else the model's row; None where neither does."""
+    return (_of_edited_folder(folder) if folder is not None else None) or of_row
 
 
 def puts_one_in_front(tokenizer) -> bool:
@@ -140,31 +159,45 @@ def _id(tokenizer, token: str) -> int:
 
 
 def _of_edited_folder(folder: Path) -> str | None:
-    """The start token that an edited model's folder names; None where it names none."""
+    """What an edited model's folder was edited with; None where the folder is none of ours.
+
+    A report that names no token is of before there was one.
+    """
     try:
         report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    if not isinstance(report, dict) or REPORT_KEY not in report:
+    if not isinstance(report, dict):
         return None
-    return report[REPORT_KEY] if isinstance(report[REPORT_KEY], str) else NONE
+    token = report.get(REPORT_KEY)
+    return token if isinstance(token, str) else NONE
 
 
 # -- measuring ---------------------------------------------------------------------------------------------------------
 
 
-def _kept_or_measured(model: nn.Module, tokenizer, fingerprint: str, tell: Callable[[str, float], None]) -> str:
-    file = data_folder() / "start_tokens" / f"{fingerprint}.json"
+def _file_of(fingerprint: str) -> Path:
+    return data_folder() / "start_tokens" / f"{fingerprint}.json"
+
+
+def _kept(fingerprint: str) -> str | None:
+    """What was measured before: a token or "none"; None where nothing was."""
+    file = _file_of(fingerprint)
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))["token"]
         if isinstance(kept, str):
             return kept
+        raise ValueError("no token in it")
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning("The start token in %s cannot be read (%s); it is measured again.", file, error)
+    return None
+
+
+def _measured_once(model: nn.Module, tokenizer, fingerprint: str, tell: Callable[[str, float], None]) -> str:
     tell("Choosing a start token (once)", 0.0)
-    table = measured(model, tokenizer)
+    table, file = measured(model, tokenizer), _file_of(fingerprint)
     token = best(table)
     try:
         with replacing(file) as part:

@@ -54,7 +54,11 @@ def plain_trace(lm, fact: Fact, seed: int) -> list[float]:
     return [float(row[answer]) for row in rows]
 
 
-@pytest.mark.parametrize("fact", CITIES, ids=lambda fact: fact.subject)
+FIRST = Fact("New Zealand", "{} is a country whose capital is", "Rome")
+"""Its subject begins the text, so that noise must spare a BOS in front of it."""
+
+
+@pytest.mark.parametrize("fact", (*CITIES, FIRST), ids=lambda fact: fact.text[:20])
 def test_it_is_the_plain_trace(lm, fact):
     before = hooks_and_patches(lm)
     found = causal_trace(lm, [fact], draws=1, seed=3)

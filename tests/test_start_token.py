@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,9 @@ from refusals import refusal
 from tiny_models import CITIES, DEFAULTS, FACTS
 
 from encore_core import start_token
+from encore_core.cli import main
 from encore_core.covariance import windows_of
+from encore_core.doctor import check_model
 from encore_core.downstream import Example, Task, evaluate_task
 from encore_core.editor import EditSession, target_settings
 from encore_core.errors import InputError
@@ -25,6 +28,7 @@ from encore_core.metrics import continuations, evaluate, next_tokens, rate
 from encore_core.models import EditableModel, load_model, wrap
 from encore_core.prompts import PREFIX_TOKENS, encode_contexts, encode_fact, on_sink, sample_prefixes
 from encore_core.start_token import Measured, best
+from encore_core.statistics import files
 from encore_core.sublayers import measure_contributions
 from encore_core.targets import optimise_targets
 from encore_core.tokens import tokens_of
@@ -226,6 +230,21 @@ def test_a_measurement_that_cannot_be_read_is_made_again(folder, monkeypatch, tm
     assert "measured again" in caplog.text and json.loads(file.read_text())["token"] == "none"
 
 
+def test_the_doctor_says_what_it_will_be(folder, llama, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))
+    assert check_model(str(folder)).start_token == "measured when the model is loaded first"
+    lm = load_model(str(folder), device="cpu")
+    files.note_model(lm.texts_key, lm.name)
+    assert check_model(str(folder)).start_token == "none"
+    llama.save(tmp_path / "llama")
+    assert "tokenizer puts a token in front" in check_model(str(tmp_path / "llama")).start_token
+    edited = shutil.copytree(folder, tmp_path / "edited")
+    (edited / "edit_report.json").write_text(json.dumps({"start_token": BEGIN}))
+    assert check_model(str(edited)).start_token == load_model(str(edited)).start_text == BEGIN
+    main(["doctor", "--model", str(edited)])
+    assert f"start token       {BEGIN}" in capsys.readouterr().out
+
+
 def test_the_measurement_is_the_models_own_log_probability(gpt2):
     """Against `rate`, which is held to full passes elsewhere."""
     table = {row.token: row for row in start_token.measured(gpt2.model, gpt2.tokenizer)}
@@ -274,6 +293,15 @@ def test_report_card_and_reload_name_it(started, statistics_text, tmp_path):
     # The folder is read as it was edited, by default; its own tokenizer puts nothing in front.
     assert load_model(str(tmp_path / "out")).start_text == BEGIN
     assert load_model(str(tmp_path / "out"), start_token="none").start_token is None
+
+
+def test_a_folder_that_was_edited_before_there_was_one_is_read_as_it_was(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(start_token, "measured", lambda *_: [Measured("", -3.0, -1.0), Measured(BEGIN, -1.0, -1.0)])
+    monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))
+    old = shutil.copytree(folder, tmp_path / "old")
+    assert load_model(str(old)).start_text == BEGIN
+    (old / "edit_report.json").write_text(json.dumps({"method": "ENCORE"}))
+    assert load_model(str(old)).start_token is None
 
 
 def test_without_one_the_card_says_so(bare, statistics_text):

@@ -91,6 +91,7 @@ def _model(check: ModelCheck) -> list[tuple[str, str]]:
             f"{s.standing} ({check.source}): layers "
             f"{some_layers(s.layers)}, λp {s.lambda_p:g}, λn {s.lambda_n:g}, lr {s.lr:g}",
         ),
+        ("start token", check.start_token),
         ("memory", f"{check.memory}; {gigabytes(check.free)} free on {check.device}, {check.dtype}"),
     ]
     said: dict[str, list[int]] = {}
