@@ -5,6 +5,7 @@
     python benchmarks/fuzz.py TARGET --seconds 600 [--seed N] [--folder DIR]    fuzz
     python benchmarks/fuzz.py TARGET --replay FILE                              try one input again
     python benchmarks/fuzz.py TARGET --lines [--folder DIR]                     lines of the program that were reached
+    python benchmarks/fuzz.py table DIR …                                       a line of RESULTS.md for each folder
 
 Only two things may become of an input: it is taken, and what comes of it holds (it can be written and read again, all
 numbers are finite, nothing else has changed), or it is refused with an `InputError` of one line. Everything else is a
@@ -26,6 +27,7 @@ import sys
 import tempfile
 import traceback
 import warnings
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,13 +42,19 @@ if TYPE_CHECKING:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Fuzz what takes input from outside.")
-    parser.add_argument("target", help="counterfact, easyedit, zsre, encore, csv, edits, npz, lesson, links or uploads")
+    parser.add_argument(
+        "target", help="counterfact, easyedit, zsre, encore, csv, edits, npz, lesson, links, …; or table"
+    )
+    parser.add_argument("folders", nargs="*", type=Path, help="those of a table")
     parser.add_argument("--seconds", type=float, default=600.0, help="of processor time (default 600)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="for corpus and findings (default: a temporary one)")
     parser.add_argument("--replay", type=Path, help="an input to try once")
     parser.add_argument("--lines", action="store_true", help="tell which lines the folder's corpus reaches")
     options = parser.parse_args()
+    if options.target == "table":
+        table(options.folders)
+        return
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     folder = (options.folder or Path(tempfile.mkdtemp(prefix=f"fuzz-{options.target}-"))).resolve()
@@ -74,6 +82,21 @@ def main() -> None:
         Loop(target, folder, options.seconds, options.seed).run()
 
 
+def table(folders: Sequence[Path]) -> None:
+    """Show a line for each folder, as they stand in RESULTS.md."""
+    for folder in folders:
+        found = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        file = folder / "lines.json"
+        lines = json.loads(file.read_text(encoding="utf-8")).values() if file.is_file() else ()
+        share = f"{sum(a for a, _ in lines) / sum(b for _, b in lines):.0%}" if lines else "–"
+        outcomes, findings = found["outcomes"], found["findings"]
+        cells = (
+            found["target"], f"{found['inputs']:,}", f"{outcomes.get('taken', 0):,}", found["processor_seconds"],
+            found["slowest_input_seconds"], share, "; ".join(findings) or "none",
+        )  # fmt: skip
+        print(f"| {' | '.join(map(str, cells))} |")
+
+
 def replay(target: Target, data: bytes) -> None:
     """Try one input, and show what becomes of it."""
     print(target.shown(data))
@@ -89,7 +112,9 @@ def tell_lines(target: Target, folder: Path) -> None:
     from fuzzing.reached import lines_reached
 
     inputs = [file.read_bytes() for file in sorted((folder / "corpus").iterdir())]
-    print(json.dumps(lines_reached(target, inputs), indent=1))
+    told = json.dumps(lines_reached(target, inputs), indent=1)
+    (folder / "lines.json").write_text(told, encoding="utf-8")
+    print(told)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,7 @@ import importlib.util
 import sys
 from contextlib import AbstractContextManager
 
-INSTRUMENTED = (
-    "encore_core.facts", "encore_core.errors", "encore_core.edit_file", "encore_core.methods",
-    "encore_core.statistics", "tomllib", "dashboard",
-)  # fmt: skip
+INSTRUMENTED = ("encore_core", "dashboard", "tomllib")
 """Modules whose branches guide the search; what is in C, numpy's and torch's reading included, guides nothing."""
 
 

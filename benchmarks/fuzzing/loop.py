@@ -49,7 +49,7 @@ class Loop:
         self.guard = Guard(self.target, self.folder)
         self.began = time.process_time()
         options = [
-            sys.argv[0], f"-seed={self.seed}", f"-max_len={self.target.longest}", "-timeout=120", "-rss_limit_mb=0",
+            sys.argv[0], f"-seed={self.seed}", f"-max_len={self.target.longest}", "-timeout=1200", "-rss_limit_mb=0",
             "-len_control=0", "-reload=0", f"-artifact_prefix={self.findings}/", str(self.corpus),
         ]  # fmt: skip
         atheris.Setup(options, self.one, custom_mutator=self._mutated(atheris), internal_libfuzzer=True)

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from encore_core.errors import quoted
+from encore_core.errors import first_line, quoted
 from encore_core.facts.json_rows import Row
 from encore_core.facts.names import KNOWN, NAMELESS, NAMES, PAIRED, REWRITE, THINGS, has, plain
 from encore_core.facts.telling import Telling
@@ -25,6 +25,9 @@ from encore_core.facts.texts import FactError, named
 
 MOST_IN_CELL = 100_000
 """Characters of a cell that is read as a list."""
+
+MOST_LEVELS = 5
+"""Lists within lists; an answer that looks like more of them is a text."""
 
 _SEP_LINE = re.compile(r'\s*"?sep=(.)"?[ ,;\t]*\r?\n', re.IGNORECASE)
 _LIST = re.compile(r"""\s*(\[\s*([bru]?['"]|[\[{]|nan\b|None\b|null\b|\]\s*$)|\{\s*(['"]|\}\s*$)|array\()""")
@@ -50,7 +53,10 @@ def csv_rows(text: str, name: str, telling: Telling) -> Iterator[Row]:
             cells = next(table, None)
         except csv.Error as error:
             # where a quote went wrong, the rows behind it cannot be told apart any more
-            yield where, FactError(f"malformed CSV ({error}): close every quote, and double those inside one")
+            yield (
+                where,
+                FactError(f"malformed CSV ({first_line(error)}): close every quote, and double those inside one"),
+            )
             return
         if cells is None:
             return
@@ -92,7 +98,7 @@ def _header(table: Iterator[list[str]], name: str, telling: Telling) -> list[str
     try:
         header = [cell.strip() or NAMELESS for cell in next(filter(_filled, table), [])]
     except csv.Error as error:
-        raise FactError(f"{name}: malformed CSV in the header ({error}): close every quote") from error
+        raise FactError(f"{name}: malformed CSV in the header ({first_line(error)}): close every quote") from error
     names = {plain(column) for column in header}
     missing = [] if REWRITE in names else [thing for thing in THINGS if not has(names, thing)]
     if missing:
@@ -148,11 +154,13 @@ def _value(column: str, cell: str) -> Any:
     return values
 
 
-def _of_texts(value: Any) -> bool:
-    """True for a list of texts and for `{"str": ...}`."""
+def _of_texts(value: Any, level: int = 0) -> bool:
+    """True for a list of texts, in lists or not, and for `{"str": ...}`."""
     if isinstance(value, Mapping):
         return isinstance(value.get("str"), str)
-    return isinstance(value, list) and bool(value) and all(isinstance(one, str) or _of_texts(one) for one in value)
+    if not isinstance(value, list) or not value or level > MOST_LEVELS:
+        return False
+    return all(isinstance(one, str) or _of_texts(one, level + 1) for one in value)
 
 
 def _listed(cell: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -56,8 +57,8 @@ def _parsed(text: str, one_line: bool = False, telling: Telling | None = None) -
     def made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
         if telling is not None and len(values) < len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = [key for key in values if keys.count(key) > 1]
+            counts = Counter(key for key, _ in pairs)
+            twice = [key for key in values if counts[key] > 1]
             telling.say(f"keys there twice in one object: {named(twice)}; the last of each counts")
         return values
 

@@ -27,6 +27,9 @@ MOST_LEVELS = 5
 MULTI_HOP = "multi-hop"
 """The kind of MQuAKE's questions."""
 
+MOST_PAIRS = 100_000
+"""Of questions over several hops with right answers: every question has them all. MQuAKE's have 3 and some ten."""
+
 
 class Probe(NamedTuple):
     """A prompt of a record with its right answers.
@@ -82,7 +85,13 @@ def multi_hop(record: Record, layer: Layer) -> list[Portability]:
         if questions:
             record.telling.count(f"{layer.path}questions: questions without an answer are left out")
         return []
-    return [Portability(question, tuple(dict.fromkeys(answers)), MULTI_HOP) for question in questions]
+    distinct = tuple(dict.fromkeys(answers))
+    if len(questions) * len(distinct) > MOST_PAIRS:
+        raise FactError(
+            f"{layer.path}questions: {len(questions):,} questions share {len(distinct):,} right answers, which makes "
+            f"more than {MOST_PAIRS:,} pairs: give fewer of either"
+        )
+    return [Portability(question, distinct, MULTI_HOP) for question in questions]
 
 
 def _answered(

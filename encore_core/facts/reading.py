@@ -23,6 +23,9 @@ from encore_core.facts.texts import FactError
 
 FORMATS = ("counterfact", "easyedit", "zsre", "encore", "csv")
 
+MOST_BAD = 10_000
+"""Bad rows after which the rest of a file is not read: its messages would take more memory than the file."""
+
 _LISTED = 5  # bad rows spelt out in a message; the others only by number
 
 
@@ -51,7 +54,8 @@ def read_facts(
 
     Raises:
         FactError: when the source cannot be read, is too large, is of no known form, or holds bad rows
-            (listed in the message and in `FactError.problems`, the other facts in `FactError.facts`) or no fact at all.
+            (listed in the message and in `FactError.problems`, the other facts in `FactError.facts`), more than
+            `MOST_BAD` of them even where they are skipped, or no fact at all.
     """
     name, text = read_source(source)
     return parse_facts(text, name, limit, format, on_error=on_error, notice=notice)
@@ -102,6 +106,11 @@ def parse_facts(
             problems.append(f"{where}: {read}")
             if on_error == "skip":
                 telling.say(f"{where} skipped: {read}")
+            if len(problems) > MOST_BAD:
+                raise FactError(
+                    f"{name}: more than {MOST_BAD:,} rows cannot be used, so the rest is not read; the first: "
+                    f"{problems[0]}: give a file of facts, with fewer rows that are none"
+                )
         if len(facts) == limit:
             break
     telling.finish()
