@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,13 +24,13 @@ class RecipeTarget(Target):
     words: Sequence[str] = ()
     longest = 30_000
 
+    @abstractmethod
     def recipes(self) -> list[Any]:
         """Recipes to begin with."""
-        raise NotImplementedError
 
+    @abstractmethod
     def try_recipe(self, recipe: Any) -> str:
         """As `check`. Of a recipe that is none, nothing is built: that is refused."""
-        raise NotImplementedError
 
     def changed(self, recipe: Any, rng: random.Random) -> Any:
         """A recipe with a change."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -29,7 +30,7 @@ class Broken(Exception):
         self.kind = kind
 
 
-class Target:
+class Target(ABC):
     """Something that takes input from outside.
 
     Attributes:
@@ -54,15 +55,17 @@ class Target:
         Args:
             folder: an empty one. Nothing may be written anywhere else.
         """
+        return  # nothing, for a target that needs nothing
 
+    @abstractmethod
     def seeds(self) -> list[bytes]:
         """Inputs to begin with: valid ones, and what has gone wrong elsewhere."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mutated(self, data: bytes, rng: random.Random) -> bytes:
         """Another input that is made of one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check(self, data: bytes) -> str:
         """Try an input.
 
@@ -72,7 +75,6 @@ class Target:
         Raises:
             Broken: when a property does not hold. Any other exception is a finding, too.
         """
-        raise NotImplementedError
 
     def simpler(self, data: bytes) -> Iterator[bytes]:
         """Inputs that are made of one by leaving something out, the boldest first."""
