@@ -7,9 +7,27 @@ show it in place. Anything else that escapes is a defect of ours.
 
 from __future__ import annotations
 
+import unicodedata
+
 
 class InputError(ValueError):
-    """Input that cannot be used. The message is one line: what, which value, what would be right."""
+    """Input that cannot be used. The message is one line: what, which value, what would be right.
+
+    Args:
+        message: line ends and control characters in it, of a name in somebody's file for example, become escapes.
+    """
+
+    def __init__(self, message: object = ""):
+        super().__init__(one_line(str(message)))
+
+
+def one_line(text: str) -> str:
+    """A text as one line that can be shown everywhere: line ends, controls and halves of characters as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(
+        ascii(letter)[1:-1] if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") else letter for letter in text
+    )
 
 
 def quoted(value: object, limit: int = 60) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from encore_core.errors import first_line, quoted
+from encore_core.errors import InputError, first_line, quoted
+from encore_core.facts import FactError
+from encore_core.storage import WriteError
 
 
 @pytest.mark.parametrize(
@@ -25,3 +27,10 @@ def test_what_a_library_said_is_told_on_one_line(error, said):
 def test_messages_stay_short():
     assert len(first_line(ValueError("x" * 5000))) == 200 and first_line(ValueError("x" * 5000)).endswith("…")
     assert len(quoted("x" * 5000)) == 60
+
+
+@pytest.mark.parametrize("kind", [InputError, FactError, WriteError])
+def test_a_refusal_is_one_line_whatever_a_file_calls_its_names(kind):
+    message = str(kind("the key 'a\u2028b\nc\x1b\ud800' of “Málaga 日本\u00a0👩\u200d👧”"))
+    assert message == r"the key 'a\u2028b\nc\x1b\ud800' of “Málaga 日本" + "\u00a0👩\u200d👧”"
+    assert len(message.splitlines()) == 1 and message.encode()

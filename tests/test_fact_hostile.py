@@ -21,6 +21,22 @@ def test_a_quote_in_the_header_is_told_on_one_line():
     assert "malformed CSV in the header" in message and message.isprintable() and r"'\t' expected" in message
 
 
+@pytest.mark.parametrize("key", ["\u2028prompt", "prompt\n", "\x1bprompt", "Prompt\x85"])
+def test_a_key_with_a_line_end_is_told_on_one_line(key):
+    row = {"subject": "Peru", key: "nothing of it", "target_new": "x", f"more {key}": 1}
+    for text in (json.dumps([row]), json.dumps({"requested_rewrite": row})):
+        notices: list[str] = []
+        message = refusal(parse_facts, text, notice=notices.append)
+        assert len(message.splitlines()) == 1 and len(message) < 400
+        assert all(len(line.splitlines()) == 1 for line in notices)
+
+
+def test_a_long_key_is_cut():
+    rewrite = {"subject": "Peru", "prompt": "{} is", "target_new": "x"}
+    row = {"requested_rewrite": rewrite, "locality": {"k" * 5_000: {"prompt": ["a", "b"], "ground_truth": ["c"]}}}
+    assert len(refusal(parse_facts, json.dumps([row]))) < 400
+
+
 @pytest.mark.parametrize("depth", [5, 50, 90, 800])
 @pytest.mark.parametrize("inside", ["", "'a'", '"a"'])
 def test_an_answer_of_brackets_is_a_text(depth, inside):

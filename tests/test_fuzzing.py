@@ -54,11 +54,16 @@ def test_what_does_not_hold_is_found(tmp_path, monkeypatch):
     [("", "empty"), ("a\nb", "several lines"), ("a\u2028b", "several lines"), ("a\x1bb", "control"),
      ("a\ud800", "half"), ("a" * 3000, "very long")],
 )  # fmt: skip
-def test_refusals_have_to_be_one_line(line, kind):
-    def refused():
-        raise InputError(line)
-
+def test_lines_that_cannot_be_shown_are_found(line, kind):
     with pytest.raises(Broken, match=kind):
+        check_line(line, "a line")
+
+
+def test_a_long_refusal_is_found():
+    def refused():
+        raise InputError("a" * 3000)
+
+    with pytest.raises(Broken, match="a refusal is very long"):
         attempt(refused)
 
 

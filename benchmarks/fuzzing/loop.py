@@ -74,7 +74,9 @@ class Loop:
         started = time.process_time()
         outcome, finding = self.guard.tried(data)
         took = time.process_time() - started
-        self.slowest = max(self.slowest, took)
+        if took > self.slowest:
+            self.slowest = took
+            (self.folder / "slowest.input").write_bytes(data)
         self.outcomes[outcome] += 1
         if finding is not None:
             self._keep(data, finding)

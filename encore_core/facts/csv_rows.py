@@ -21,7 +21,7 @@ from encore_core.errors import first_line, quoted
 from encore_core.facts.json_rows import Row
 from encore_core.facts.names import KNOWN, NAMELESS, NAMES, PAIRED, REWRITE, THINGS, has, plain
 from encore_core.facts.telling import Telling
-from encore_core.facts.texts import FactError, named
+from encore_core.facts.texts import FactError, key_name, named
 
 MOST_IN_CELL = 100_000
 """Characters of a cell that is read as a list."""
@@ -140,7 +140,7 @@ def _value(column: str, cell: str) -> Any:
         found = _listed(cell)
         if found is None and _LIST.match(cell):
             raise FactError(
-                f"{column} {quoted(cell)} looks like a list but cannot be read as one: "
+                f"{key_name(column)} {quoted(cell)} looks like a list but cannot be read as one: "
                 "write it whole, with quotes around each text"
             )
         if found is not None:

@@ -21,7 +21,7 @@ from encore_core.errors import quoted
 from encore_core.facts.fact import Portability
 from encore_core.facts.names import INNER_ANSWER, INNER_PROMPT, LOCALITY, NAMES, PORTABILITY, Pair
 from encore_core.facts.record import Layer, Record
-from encore_core.facts.texts import NO_PROMPT, FactError, kind, listed, stands_for_nothing
+from encore_core.facts.texts import NO_PROMPT, FactError, key_name, kind, listed, stands_for_nothing
 
 MOST_LEVELS = 5
 MULTI_HOP = "multi-hop"
@@ -157,7 +157,7 @@ def _nested(record: Record, key: str, value: Any, name: str | None = None, level
         yield from probes
         return
     for inner, entry in value.items():
-        path = f"{key}.{inner}"
+        path = f"{key}.{key_name(inner)}"
         if stands_for_nothing(entry):
             continue
         if level < MOST_LEVELS and (isinstance(entry, Mapping) or _of_entries(entry)):

@@ -7,7 +7,7 @@ from typing import Any
 
 from encore_core.facts.names import NAMES, THINGS, plain
 from encore_core.facts.telling import Telling
-from encore_core.facts.texts import NO_TEXT, stands_for_nothing
+from encore_core.facts.texts import NO_TEXT, key_name, stands_for_nothing
 
 
 class Layer:
@@ -22,7 +22,7 @@ class Layer:
         self.path = path
         self.values: dict[str, list[tuple[str, Any]]] = {}
         for key, value in values.items():
-            self.values.setdefault(plain(str(key)), []).append((str(key), value))
+            self.values.setdefault(plain(str(key)), []).append((key_name(key), value))
         self.seen: set[str] = set()
 
     def take(self, names: Sequence[str]) -> Iterator[tuple[str, Any]]:
@@ -71,7 +71,7 @@ class Record:
         if isinstance(value, Mapping) and "str" in value:
             for other in value:
                 if other != "str":
-                    self.telling.leave(f"{key}.{other}", no_use=True)
+                    self.telling.leave(f"{key}.{key_name(other)}", no_use=True)
             value = value["str"]
         if isinstance(value, (list, tuple)):
             for one in value:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
+from encore_core.errors import one_line
 from encore_core.facts.names import KNOWN, NO_USE, plain
 from encore_core.facts.texts import named
 
@@ -36,7 +37,7 @@ class Telling:
         """Say a line now, unless it was said before."""
         if self.notice and line not in self._told:
             self._told.add(line)
-            self.notice(f"{self.name}: {line}")
+            self.notice(one_line(f"{self.name}: {line}"))
 
     def count(self, line: str) -> None:
         """Say a line in the end, with the number of rows that it is true of and the first of them."""

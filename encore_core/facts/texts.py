@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from encore_core.errors import InputError, quoted
+from encore_core.errors import InputError, one_line, quoted
 
 BLANKS = " \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
 """The blanks of Unicode (category Zs). Line ends and tabs are none of them: they can be a prompt's own."""
@@ -127,6 +127,12 @@ def named(names: Sequence[str], most: int = 5) -> str:
     """Names in a message; of many, the first ones."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return f"{', '.join(map(quoted, names[:most]))}{more}"
+
+
+def key_name(key: Any, limit: int = 60) -> str:
+    """A key or column in a message, without quotes: on one line and not too long, whatever a file calls it."""
+    text = one_line(str(key))
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def name_of(path: Any) -> str:
