@@ -74,7 +74,7 @@ def lm(request):
     return request.getfixturevalue(request.param)
 
 
-@pytest.mark.parametrize("error", [Fault, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [Fault, pytest.param(KeyboardInterrupt, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("batches_before", [0, 1])
 @pytest.mark.parametrize("hold", ["matrices", "factors"])
 @pytest.mark.parametrize("point", POINTS)

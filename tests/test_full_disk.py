@@ -117,7 +117,7 @@ def each_write_fails(run: Callable[[Path], int], tmp_path: Path, disk: Disk, mon
         number += 1
 
 
-@pytest.mark.parametrize("error", [FULL, READ_ONLY], ids=["full", "read-only"])
+@pytest.mark.parametrize("error", [FULL, pytest.param(READ_ONLY, marks=pytest.mark.slow)], ids=["full", "read-only"])
 def test_each_write_of_edit_may_fail(tiny_folder, statistics_text, facts, tmp_path, monkeypatch, capsys, error):
     def run(home: Path) -> int:
         words = ["edit", "--model", tiny_folder, "--facts", facts, "--out", home / "out", "--scored", 0, "--edits-out",

@@ -13,6 +13,8 @@ from fuzzing.target import Broken, attempt, check_line
 
 from encore_core.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 QUICK = (*readers.TARGETS, *edit_files.TARGETS, *npz_files.TARGETS, *lesson_plans.TARGETS, links.TARGETS[0])
 TRIES = 40
 

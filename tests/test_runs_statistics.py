@@ -169,7 +169,14 @@ def test_a_chosen_file_that_is_gone_is_refused(store, submit, tiny_folder, tmp_p
 # -- between the end of a worker and the next --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("change", ["text changed", "text gone", "imported", "statistics gone"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "text changed",
+        "imported",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("text gone", "statistics gone")),
+    ],
+)
 def test_a_resumed_run_goes_on_with_the_statistics_that_it_began_with(
     store, submit, text, tiny_folder, tmp_path, monkeypatch, change
 ):
