@@ -11,7 +11,11 @@ those are held once, however many rows there are.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+from transformers import GenerationConfig
 
 from encore_core.models import EditableModel
 from encore_core.tracing import Prefix, PrefixLayer, run
@@ -22,6 +26,26 @@ def end_tokens(lm: EditableModel) -> set[int]:
     named = lm.model.generation_config.eos_token_id
     listed = named if isinstance(named, list) else [named]
     return {token for token in (*listed, lm.tokenizer.eos_token_id) if token is not None}
+
+
+@contextmanager
+def nothing_but_asked(lm: EditableModel) -> Iterator[None]:
+    """Let `generate` do what its caller says and nothing else, for as long as the block runs.
+
+    A model's folder may name tokens to suppress, penalties, a least length and more, for whatever a caller leaves
+    out; then what comes out is no greedy continuation. The tokens that end a text stay those of the folder.
+
+    Args:
+        lm: the model; the caller holds its lock.
+    """
+    of_folder = lm.model.generation_config
+    lm.model.generation_config = GenerationConfig(
+        eos_token_id=sorted(end_tokens(lm)) or None, pad_token_id=lm.tokenizer.pad_token_id
+    )
+    try:
+        yield
+    finally:
+        lm.model.generation_config = of_folder
 
 
 class _GrowingLayer(PrefixLayer):

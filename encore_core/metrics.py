@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 
+from encore_core.decoding import nothing_but_asked
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact
 from encore_core.models import EditableModel
@@ -225,7 +226,7 @@ def continuations(
     for prompt, ids in zip(prompts, encoded, strict=True):
         _check_room(lm, prompt, len(ids), max_new_tokens)
     found = [""] * len(prompts)
-    with lm.lock:
+    with lm.lock, nothing_but_asked(lm):
         for group in batches_by_length([len(ids) + max_new_tokens for ids in encoded], MAX_TOKENS):
             batch = pad(lm, [encoded[i] for i in group])
             # generate() continues at the right edge, so here, and only here, padding goes to the left.
@@ -237,13 +238,6 @@ def continuations(
                 attention_mask=mask,
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                # Folders of chat models ask for these; greedy means the most probable token.
-                num_beams=1,
-                repetition_penalty=1.0,
-                pad_token_id=lm.tokenizer.pad_token_id,
             )
             texts = lm.tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
             for index, text in zip(group, texts, strict=True):

@@ -83,10 +83,20 @@ def test_continuations_equal_one_at_a_time(lm, monkeypatch, max_tokens):
 
 
 def test_continuations_are_greedy_whatever_the_model_folder_says(llama, monkeypatch):
-    for name, value in {"do_sample": True, "temperature": 5.0, "repetition_penalty": 3.0, "num_beams": 3}.items():
-        monkeypatch.setattr(llama.model.generation_config, name, value)
     prompts = ["You can travel there", "I live in Tokyo. I", "The capital of France is"]
-    assert continuations(llama, prompts, 20) == [greedy(llama, prompt, 20) for prompt in prompts]
+    wanted = [greedy(llama, prompt, 20) for prompt in prompts]
+    said = llama.tokenizer(wanted[0], add_special_tokens=False)["input_ids"]
+    of_folder = {
+        "do_sample": True, "temperature": 5.0, "repetition_penalty": 3.0, "num_beams": 3, "suppress_tokens": said,
+        "begin_suppress_tokens": said, "forced_eos_token_id": said[0], "forced_bos_token_id": said[0],
+        "bad_words_ids": [[said[1]]], "no_repeat_ngram_size": 1, "min_new_tokens": 30, "max_length": 5,
+        "stop_strings": [wanted[0][:4]], "exponential_decay_length_penalty": (1, 5.0), "top_k": 1, "top_p": 0.1,
+    }  # fmt: skip
+    for name, value in of_folder.items():
+        monkeypatch.setattr(llama.model.generation_config, name, value)
+    kept = llama.model.generation_config
+    assert continuations(llama, prompts, 20) == wanted
+    assert llama.model.generation_config is kept
 
 
 def test_a_prompt_that_leaves_no_room_is_an_input_error(gpt2):

@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 
 from encore_core.covariance import BUNDLED, SAMPLED_TEXT, read_text, source_of
+from encore_core.decoding import nothing_but_asked
 from encore_core.errors import InputError, quoted
 from encore_core.hub import hub_trouble, reason_of
 from encore_core.models import EditableModel, Progress
@@ -270,11 +271,11 @@ def _sample_batch(lm: EditableModel, starts: list[int], number: int) -> dict:
     before = list(lead.ids[: lead.n_added])
     ids = torch.tensor([[*before, token] for token in first], device=lm.device)
     length = min(PASSAGE_TOKENS, lm.max_length - ids.shape[1])
-    with lm.lock, torch.random.fork_rng(devices=[lm.device] if lm.device.type == "cuda" else []):
+    with lm.lock, nothing_but_asked(lm), torch.random.fork_rng(devices=[lm.device] if lm.device.type == "cuda" else []):
         torch.manual_seed(SEED + number)
         rows = lm.model.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=True, temperature=1.0, top_p=0.95, top_k=0,
-            repetition_penalty=1.0, num_beams=1, max_new_tokens=length, pad_token_id=lm.tokenizer.pad_token_id,
+            max_new_tokens=length,
         )  # fmt: skip
     texts = lm.tokenizer.batch_decode(rows, skip_special_tokens=True)
     # A blank line parts passages, so none may lie inside one.
