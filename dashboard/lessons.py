@@ -217,6 +217,7 @@ def view_of(link: str) -> View:
         InputError: without a known page; the message has no subject, the caller says where.
     """
     try:
+        link.encode()  # half a character is a ValueError, too
         parts = urlsplit(link.strip())
         query = parse_qs(parts.query, max_num_fields=60)
     except ValueError as error:

@@ -108,6 +108,10 @@ def test_links_to_elsewhere_are_refused(link):
     assert told.startswith("plan.toml, step 1: open = ") and "link" in told
 
 
+def test_a_link_with_half_a_character_is_refused():
+    assert "is no link" in refusal(view_of, "edit?\ud800t=c")
+
+
 def test_unknown_pages_are_refused_with_a_hint():
     assert "did you mean 'compare'?" in refused(plan(open='"compair"'))
     assert "pages: compare, " in refused(plan(open='"../../etc/passwd"'))

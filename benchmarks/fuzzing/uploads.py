@@ -168,11 +168,11 @@ class UploadsTarget(RecipeTarget):
             raise Broken("an upload is larger than uploads may be", len(record.data))
         upload = _Upload(record)
         self._form.st = _Streamlit({"upload": upload, "limit": 100})
-        found = attempt(self._form.table_facts)
+        found = attempt(self._form.table_rows)
         if not isinstance(found, InputError):
-            for line in found[1]:
+            for line in found.notices:
                 check_line(line, "a notice")
-            for fact in found[0]:
+            for fact in found.facts:
                 self._limits.check_fact(fact)
         attempt(lambda: self._plan._parsed.__wrapped__(record.data, record.name))
         attempt(lambda: self._lessons.read(record.data, "The upload"))
@@ -222,8 +222,11 @@ class UploadsTarget(RecipeTarget):
     def _fact(self, recipe: dict[str, Any]) -> str:
         from encore_core.facts import parse_facts
 
-        row = recipe.get("fact")
-        facts = attempt(lambda: parse_facts(json.dumps(row), "pasted"))
+        try:
+            row = json.dumps(recipe.get("fact"))
+        except RecursionError:  # read from less deep in the stack than it is written
+            return "refused"
+        facts = attempt(lambda: parse_facts(row, "pasted"))
         if isinstance(facts, InputError):
             return "refused"
         most = self._limits.limits().visitors
