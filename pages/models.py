@@ -85,8 +85,8 @@ def checked(name: str, device: str | None, dtype: str | None, stamp: tuple[objec
 
 def stamp_of(name: str) -> tuple[object, ...]:
     """What changes when statistics of a model come, go, or are chosen, and when hyper-parameters are found."""
-    fingerprint = files.fingerprint_of(name)
-    there = files.stored(fingerprint) if fingerprint else []
+    key = files.key_of(name)
+    there = files.stored(key) if key else []
     rows = sorted((str(file), file.stat().st_mtime_ns) for file in (data_folder() / "tuned").glob("*/*.json"))
     return (*((one.file.name, one.made, one.chosen) for one in there), *rows)
 
@@ -165,9 +165,9 @@ def statistics(check: ModelCheck) -> None:
 
 
 def _forget_choice(name: str) -> None:
-    fingerprint = files.fingerprint_of(name)
-    if fingerprint is not None:
-        files.forget_choice(fingerprint)
+    key = files.key_of(name)
+    if key is not None:
+        files.forget_choice(key)
 
 
 # -- gathering ---------------------------------------------------------------------------------------------------------

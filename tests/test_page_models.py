@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,20 @@ def test_statistics_are_shown_with_what_was_seen(tiny_folder, statistics_text, m
     assert f"{result.looks[0].tokens:,}" in text and f"{max(result.looks[0].disturbance.values()):.3g}" in text
     app.button(key="models_forget").click().run()
     assert files.chosen(lm.fingerprint) == {} and "✓ used by edits" not in words(app)
+
+
+def test_the_choice_is_forgotten_of_a_model_with_a_start_token(tiny_folder, statistics_text, tmp_path):
+    """Its statistics are kept apart by that token, and so is the choice among them."""
+    folder = shutil.copytree(tiny_folder, tmp_path / "started")
+    (folder / "edit_report.json").write_text(json.dumps({"start_token": "<|begin|>"}))
+    lm = load_model(str(folder), device="cpu")
+    assert lm.start_text == "<|begin|>"
+    layer = check_model(str(folder)).settings.layers[0]
+    gather(lm, Request(str(folder), str(statistics_text), layers=(layer,), tokens=1500))
+    app = page_of(folder)
+    assert "✓ used by edits" in words(app)
+    app.button(key="models_forget").click().run()
+    assert files.chosen(lm.texts_key) == {} and "✓ used by edits" not in words(app)
 
 
 def test_gathering_goes_on_without_the_page(tiny_folder, statistics_text):
