@@ -9,7 +9,6 @@ component of its own, lest it travel with every change: it fetches plotly.js fro
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import streamlit as st
@@ -17,8 +16,9 @@ import streamlit as st
 from dashboard import presenter
 from dashboard.charts.chart import Chart
 from dashboard.charts.enlarged import enlarged
+from encore_core.resources import ASSETS
 
-LIBRARY = Path(__file__).resolve().parents[1] / "assets" / "vendor" / "plotly-basic-4.1.1.min.js"
+LIBRARY = ASSETS / "vendor" / "plotly-basic-4.1.1.min.js"
 
 ADDRESS = f"studio/{LIBRARY.name}"
 """Where `asgi` serves plotly.js, relative to the app's own address."""

@@ -12,16 +12,16 @@ import html
 import logging
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from urllib.parse import parse_qs
 
 from dashboard import links, page_list
 from dashboard.page_list import Entry
 from dashboard.palette import DARK, LIGHT
+from encore_core.resources import ASSETS
 
 log = logging.getLogger(__name__)
 
-FOLDER = Path(__file__).resolve().parents[1] / "assets" / "first_look"
+FOLDER = ASSETS / "first_look"
 SCRIPT = (FOLDER / "script.js").read_text(encoding="utf-8")
 
 _SURROUNDINGS = {

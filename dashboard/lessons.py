@@ -13,14 +13,13 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from encore_core.errors import InputError, quoted
+from encore_core.resources import ASSETS, PAGES
 
-FOLDER = Path(__file__).resolve().parents[1] / "assets" / "lessons"
-PAGES_FOLDER = Path(__file__).resolve().parents[1] / "pages"
+FOLDER = ASSETS / "lessons"
 
 MAX_BYTES = 100_000
 MOST_STEPS, MOST_TASKS, MOST_QUESTIONS = 60, 40, 60
@@ -130,7 +129,7 @@ def bundled() -> dict[str, Lesson]:
 @cache
 def pages() -> tuple[str, ...]:
     """Names of the app's pages: each is a file, and its name is the page's in addresses."""
-    return tuple(sorted(path.stem for path in PAGES_FOLDER.glob("*.py")))
+    return tuple(sorted(path.stem for path in PAGES.glob("*.py")))
 
 
 def read(data: bytes, name: str) -> Lesson:

@@ -18,8 +18,9 @@ from typing import Any
 
 from encore_core.errors import InputError, quoted
 from encore_core.facts import MAX_BYTES, Fact
+from encore_core.resources import LIMITS
 
-FILE = Path(__file__).resolve().parent.parent / "encore.toml"
+FILE = LIMITS
 CODE_LENGTH = 6
 """Fewest characters of an access code: a shorter one is guessed."""
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
 from dashboard.runs_view import EDITING, belongs
 from encore_core.methods import METHODS
+from encore_core.resources import ASSETS
 from encore_core.runs import RunInfo
 
-KNOWN_FACTS = Path(__file__).resolve().parent.parent / "assets" / "recorded" / "known_facts.csv"
+KNOWN_FACTS = ASSETS / "recorded" / "known_facts.csv"
 KNOWN_MODEL = "smollm2-135m"
 """The model that `KNOWN_FACTS` is about."""
 

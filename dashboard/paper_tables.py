@@ -9,15 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
-from pathlib import Path
 
 import pandas as pd
 
 from dashboard import mpes_pairs
 from dashboard.at_checkpoints import AtCheckpoints
+from encore_core.resources import ASSETS
 from encore_core.runs import RunInfo
 
-FILE = Path(__file__).resolve().parent.parent / "assets" / "paper" / "tables.csv"
+FILE = ASSETS / "paper" / "tables.csv"
 SOURCE = "arXiv 2502.01636"
 HERE = "measured here"
 PUBLISHED = "published"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import streamlit as st
 
 from dashboard.palette import DARK, LIGHT, Palette
+from encore_core.resources import ASSETS
 
-STYLES = Path(__file__).resolve().parent.parent / "assets" / "style"
+STYLES = ASSETS / "style"
 
 
 def palette() -> Palette:

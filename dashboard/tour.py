@@ -7,15 +7,15 @@ on after the page has been loaded anew, and a link to it can be kept.
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
 from dashboard import lesson_play, lessons, links, theme, widgets
 from dashboard.lessons import Lesson
+from encore_core.resources import ASSETS
 
-FILE = Path(__file__).resolve().parents[1] / "assets" / "tour.toml"
+FILE = ASSETS / "tour.toml"
 ADDRESSED = "tour"
 """The parameter of every address: the step's number, from 1."""
 

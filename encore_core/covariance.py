@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from encore_core.errors import InputError
 from encore_core.models import EditableModel, Progress
 from encore_core.prompts import pad
+from encore_core.resources import ASSETS
 from encore_core.statistics import files
 from encore_core.storage import replacing
 from encore_core.tokens import tokens_of
@@ -28,7 +29,7 @@ from encore_core.tracing import captured_input, run
 
 log = logging.getLogger(__name__)
 
-SAMPLED_TEXT = Path(__file__).parents[1] / "assets" / "statistics" / "smollm2-135m.txt"
+SAMPLED_TEXT = ASSETS / "statistics" / "smollm2-135m.txt"
 """Text sampled from the embedded model itself; `sample_text.py` beside it makes it."""
 
 BUNDLED = "bundled"

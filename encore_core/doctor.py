@@ -38,6 +38,7 @@ from encore_core.placement import (
     room_for_weights,
     total_memory,
 )
+from encore_core.resources import REQUIREMENTS
 from encore_core.speed import rough_seconds
 from encore_core.start_token import foretold
 from encore_core.statistics import files
@@ -46,7 +47,6 @@ from encore_core.storage import data_folder
 from encore_core.tuned_rows import Shape, find_row
 from encore_core.version import __version__
 
-REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements.txt"
 LEAST_DISK = 1_000_000_000
 EMBEDDED = next(entry for entry in CATALOGUE.values() if entry.embedded)
 

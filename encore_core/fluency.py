@@ -16,7 +16,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import torch
 
@@ -24,10 +23,11 @@ from encore_core.decoding import GrowingPrefix, end_tokens
 from encore_core.errors import InputError, quoted
 from encore_core.models import EditableModel
 from encore_core.prompts import batches_by_length, encode, pad
+from encore_core.resources import ASSETS
 from encore_core.tokens import tokens_of
 from encore_core.tracing import run
 
-FIXED_TEXT = Path(__file__).parents[1] / "assets" / "text" / "fluency.txt"
+FIXED_TEXT = ASSETS / "text" / "fluency.txt"
 """Prose written for this project, see the README beside it."""
 
 WINDOW = 512

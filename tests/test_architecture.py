@@ -20,7 +20,7 @@ del ENGINE["__init__"]
 
 # Along the flow: what stands further down may import what stands above it, never the other way round.
 ORDER = (
-    ("errors", "version", "runtime", "joining", "autograd"),
+    ("errors", "version", "runtime", "joining", "autograd", "resources"),
     ("storage", "tables", "building"),
     ("tuned_rows", "hub"),
     ("hub_models",),

@@ -8,9 +8,10 @@ from typing import IO
 
 from encore_core.errors import quoted
 from encore_core.facts.texts import FactError, name_of
+from encore_core.resources import ASSETS
 
 MAX_BYTES = 20 * 1000 * 1000
-BUNDLED = Path(__file__).resolve().parents[2] / "assets" / "facts" / "bundled.jsonl"
+BUNDLED = ASSETS / "facts" / "bundled.jsonl"
 
 _MARKS = (
     # the longer ones first: UTF-32's begins with UTF-16's

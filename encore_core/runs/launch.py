@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 
-from encore_core.runs.machine import CODE_FOLDER
+from encore_core.resources import CODE_FOLDER
 from encore_core.runs.store import RunStore, StoreError
 
 ENVIRONMENT = {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-CODE_FOLDER = Path(__file__).resolve().parents[2]
+from encore_core.resources import CODE_FOLDER
 
 
 def host() -> str:

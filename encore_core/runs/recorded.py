@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from encore_core.errors import InputError
+from encore_core.resources import ASSETS
 from encore_core.runs.rows import RunInfo
 from encore_core.runs.schema import BY_EDITS, END_AT, bring_up_to_date
 from encore_core.runs.store import RunStore
 from encore_core.storage import replacing
 
-RECORDED = Path(__file__).resolve().parents[2] / "assets" / "recorded"
+RECORDED = ASSETS / "recorded"
 NOT_KEPT = ("states",)
 FORGOTTEN = {"owner": None, "pid": None, "host": None, "boot_id": None, "heartbeat": None, "stop": None}
 """Columns of a run that speak of the machine and the process it ran on."""

@@ -25,8 +25,9 @@ from typing import Any
 
 from encore_core.catalogue import CATALOGUE
 from encore_core.errors import InputError, quoted
+from encore_core.resources import CODE_FOLDER
 from encore_core.runs.launch import ENVIRONMENT
-from encore_core.runs.machine import CODE_FOLDER, boot_id, is_alive
+from encore_core.runs.machine import boot_id, is_alive
 from encore_core.statistics.gathering import Request
 from encore_core.statistics.texts import SOURCES
 from encore_core.storage import absolute_folder, data_folder, is_file, named_path, replacing, writing
