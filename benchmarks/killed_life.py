@@ -30,8 +30,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from encore_core.editor import EditSession
-from encore_core.runs import RunStore, machine, runner, worker
+from encore_core import processes
+from encore_core.editing.session import EditSession
+from encore_core.runs import RunStore, runner, worker
 from encore_core.runs.measuring import Measurer
 
 PHASES = ("fork", "getting ready", "resume", "edit", "checkpoint", "measure", "end", "commit")
@@ -41,7 +42,7 @@ _COMMIT = _ALL.index("commit")
 BEAT_SECONDS = 0.05
 """Signs of life come oftener than usual, so that kills hit them, too."""
 
-_COMMIT_OF_CODE = machine.commit()
+_COMMIT_OF_CODE = processes.commit()
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def _put_on(marks: _Marks) -> None:
     worker.Worker.serve = serving
     runner.Pulse.__init__.__defaults__ = (BEAT_SECONDS,)
     os.nice = lambda by: by  # whoever runs the campaign has said how much of the machine it may have
-    machine.commit = lambda: _COMMIT_OF_CODE  # asking git takes longer than a tiny batch
+    processes.commit = lambda: _COMMIT_OF_CODE  # asking git takes longer than a tiny batch
 
 
 def live(store: RunStore, save_seconds: float, seconds: float, aim: str | None = None, count: int = 0) -> Life:

@@ -39,7 +39,7 @@ import tiny_models  # noqa: E402
 import tiny_runs  # noqa: E402
 import torch  # noqa: E402
 
-from encore_core.models import load_model  # noqa: E402
+from encore_core.models.editable import load_model  # noqa: E402
 from encore_core.runs import RunStore  # noqa: E402
 from encore_core.runs.schema import BY_EDITS  # noqa: E402
 from encore_core.storage import append_line  # noqa: E402

@@ -40,17 +40,17 @@ from plain_loop import plain_target
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from encore_core import EditSession, evaluate, load_model, read_facts
-from encore_core.catalogue import find_source
-from encore_core.checkpoint import read_tokenizer
-from encore_core.editor import batched, target_settings
-from encore_core.export import versions
+from encore_core.editing.session import batched, target_settings
+from encore_core.editing.targets import optimise_targets
+from encore_core.editing.update_rule import LowRankUpdate, Preservation, inverse_preservation, solve
+from encore_core.export.folder import versions
 from encore_core.facts import Fact
-from encore_core.families import find_parts
+from encore_core.forward.prompts import encode_contexts
 from encore_core.methods import METHODS
-from encore_core.models import EditableModel, choose_device, fingerprint
-from encore_core.prompts import encode_contexts
-from encore_core.targets import optimise_targets
-from encore_core.update_rule import LowRankUpdate, Preservation, inverse_preservation, solve
+from encore_core.models.catalogue import find_source
+from encore_core.models.checkpoint import read_tokenizer
+from encore_core.models.editable import EditableModel, choose_device, fingerprint
+from encore_core.models.families import find_parts
 
 
 def main() -> None:

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from encore_core import Fact, load_model, read_facts
-from encore_core.downstream import evaluate_tasks, load_tasks
-from encore_core.editor import EditSession, target_settings
-from encore_core.fluency import perplexity
-from encore_core.metrics import evaluate, rate
-from encore_core.models import EditableModel
-from encore_core.targets import Target
+from encore_core.editing.session import EditSession, target_settings
+from encore_core.editing.targets import Target
+from encore_core.measures.downstream import evaluate_tasks, load_tasks
+from encore_core.measures.fluency import perplexity
+from encore_core.measures.scores import evaluate, rate
+from encore_core.models.editable import EditableModel
 
 METHODS = ("ENCORE", "MEMIT", "EMMET", "AlphaEdit")
 

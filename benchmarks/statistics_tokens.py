@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from encore_core import Fact, load_model, read_facts
-from encore_core.covariance import second_moments, windows_of
-from encore_core.editor import EditSession, batched
+from encore_core.editing.covariance import second_moments, windows_of
+from encore_core.editing.session import EditSession, batched
 from encore_core.errors import InputError
-from encore_core.fluency import perplexity
-from encore_core.metrics import evaluate
-from encore_core.models import EditableModel
+from encore_core.measures.fluency import perplexity
+from encore_core.measures.scores import evaluate
+from encore_core.models.editable import EditableModel
+from encore_core.statistics.convergence import disturbance
 from encore_core.statistics.gathering import HELD_OUT_TOKENS, Probe
-from encore_core.statistics.settling import disturbance
 from encore_core.statistics.texts import text_of
 from encore_core.storage import data_folder
 

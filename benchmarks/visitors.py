@@ -2,10 +2,10 @@
 
     python benchmarks/visitors.py [--visitors 26] [--browsers 4] [--minutes 10] [--think 10] [--out FILE.json]
 
-One process serves the app and holds the model. Visitors without a browser are `dashboard.state.Visitor` objects, the
-ones that pages use, each in a thread: edit a fact, ask for the probabilities of its prompts, think, and so on, each
-with facts of its own; every third time the last edit is taken back first. Visitors with a browser do the same through
-the Edit page in headless Chromium. Afterwards every visitor's edits are made again alone, in the same order, and every
+One process serves the app and holds the model. Visitors without a browser are `dashboard.visitors.state.Visitor`
+objects, the ones that pages use, each in a thread: edit a fact, ask for the probabilities of its prompts, think, and so
+on, each with facts of its own; every third time the last edit is taken back first. Visitors with a browser do the same
+through the Edit page in headless Chromium. Afterwards every visitor's edits are made again alone, in the same order, and every
 probability that was seen is compared; a checksum of all base weights is taken before and after.
 
     answer      from the click, or call, until the edit is on the model or the probabilities are there, waiting included
@@ -35,13 +35,13 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from dashboard import state
-from dashboard.state import Loading, Models, Visitor, overrides_of
-from encore_core.editor import EditSession, settings_of
+from dashboard.visitors import state
+from dashboard.visitors.state import Loading, Models, Visitor, overrides_of
+from encore_core.editing.session import EditSession, settings_of
 from encore_core.facts import Fact
+from encore_core.measures.scores import rate
 from encore_core.methods import Settings
-from encore_core.metrics import rate
-from encore_core.models import EditableModel
+from encore_core.models.editable import EditableModel
 
 ALLOWED = 1e-5
 UNDO_EVERY = 3

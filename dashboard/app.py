@@ -9,24 +9,14 @@ from __future__ import annotations
 import streamlit as st
 from streamlit.navigation.page import StreamlitPage
 
-from dashboard import (
-    access,
-    figure,
-    fresh_start,
-    lesson_play,
-    links,
-    navigation,
-    page_list,
-    presenter,
-    state,
-    theme,
-    tour,
-    waiting,
-    widgets,
-)
+from dashboard import links, page_list
+from dashboard.browser import navigation_roles
+from dashboard.elements import figure, theme, waiting, widgets
+from dashboard.talk import fresh_start, lesson_play, presenter, tour
+from dashboard.visitors import access, state
 from encore_core.errors import InputError
-from encore_core.models import CATALOGUE, DTYPES
-from encore_core.placement import DEVICE_NAMES
+from encore_core.models.device_map import DEVICE_NAMES
+from encore_core.models.editable import CATALOGUE, DTYPES
 
 PAGES = {
     heading: [
@@ -43,7 +33,7 @@ def main() -> None:
     st.set_page_config(page_title="ENCORE Studio", page_icon="✏️", layout="wide", initial_sidebar_state=250)
     theme.apply()
     figure.load_library()
-    navigation.mend()
+    navigation_roles.mend()
     page = st.navigation(PAGES, expanded=True)
     links.catch_up(page.url_path)
     presenter.read_address()

@@ -28,9 +28,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import dashboard
-from dashboard import figure, first_look, preloading
-from dashboard.presses import SinglePresses
-from dashboard.security import SecurityHeaders
+from dashboard.browser import first_look, preload
+from dashboard.browser.click_deduplication import SinglePresses
+from dashboard.elements import figure
+from dashboard.server.security import SecurityHeaders
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class EarlyPage:
     of the elements that pages have (see `preloading`).
     """
 
-    TAGS = f'{preloading.tags()}<script defer src="./{figure.ADDRESS}"></script>'.encode()
+    TAGS = f'{preload.tags()}<script defer src="./{figure.ADDRESS}"></script>'.encode()
 
     def __init__(self, app: ASGIApp):
         self.app = app
@@ -106,8 +107,8 @@ async def plotly(request: Request) -> FileResponse:
 
 def tell(error: Exception) -> bool:
     """Log what went wrong inside a page under a number, and show the visitor that number."""
-    from dashboard import widgets
-    from dashboard.state import Message as Notice
+    from dashboard.elements import widgets
+    from dashboard.visitors.state import Message as Notice
 
     number = secrets.token_hex(3)
     log.error("error %s", number, exc_info=error)
@@ -118,7 +119,7 @@ def tell(error: Exception) -> bool:
 
 def import_libraries() -> None:
     """Import what takes seconds, so that the first visitor does not wait for it."""
-    for name in ("dashboard.run_reading", "dashboard.state", "encore_core.sublayers"):
+    for name in ("dashboard.reading.run_frames", "dashboard.visitors.state", "encore_core.measures.sublayers"):
         importlib.import_module(name)
     first_look.make_ready()
 

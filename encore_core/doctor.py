@@ -20,16 +20,14 @@ from typing import Any
 import psutil
 import torch
 
-from encore_core.catalogue import CATALOGUE, Progress, Source, find_source, is_ready
-from encore_core.checkpoint import read_config, read_tokenizer
-from encore_core.covariance import SAMPLED_TEXT, digest_of, read_text
+from encore_core.editing import stored_statistics
+from encore_core.editing.covariance import SAMPLED_TEXT, digest_of, read_text
 from encore_core.errors import InputError
-from encore_core.families import FAMILIES, text_config
 from encore_core.hub import hub_trouble
-from encore_core.inspection import Inspection, inspect_files
-from encore_core.memory import MemoryEstimate, Sizes, estimate_of, gigabytes, least_needed, shortage
 from encore_core.methods import Settings, find_model_row, settings_for
-from encore_core.placement import (
+from encore_core.models.catalogue import CATALOGUE, Progress, Source, find_source, is_ready
+from encore_core.models.checkpoint import read_config, read_tokenizer
+from encore_core.models.device_map import (
     BALANCED,
     choose_device,
     choose_dtype,
@@ -38,10 +36,12 @@ from encore_core.placement import (
     room_for_weights,
     total_memory,
 )
+from encore_core.models.families import FAMILIES, text_config
+from encore_core.models.inspection import Inspection, inspect_files
+from encore_core.models.memory import MemoryEstimate, Sizes, estimate_of, gigabytes, least_needed, shortage
+from encore_core.models.speed import rough_seconds
+from encore_core.models.start_token import foretold
 from encore_core.resources import REQUIREMENTS
-from encore_core.speed import rough_seconds
-from encore_core.start_token import foretold
-from encore_core.statistics import files
 from encore_core.statistics.gathering import USUAL
 from encore_core.storage import data_folder
 from encore_core.tuned_rows import Shape, find_row
@@ -223,8 +223,8 @@ class LayerStatistics:
     """
 
     layer: int
-    used: files.Stored | None
-    others: tuple[files.Stored, ...]
+    used: stored_statistics.Stored | None
+    others: tuple[stored_statistics.Stored, ...]
 
 
 @dataclass(frozen=True)
@@ -309,7 +309,7 @@ def check_model(
         "model_type": config.model_type, "n_layers": sizes.n_layers, "d_model": sizes.d_model, "n_vocab": n_vocab,
     }  # fmt: skip
     # The row of a tuned model is marked so where its weights are known to be others.
-    settings = settings_for("ENCORE", **shape, fingerprint=files.fingerprint_of(name))
+    settings = settings_for("ENCORE", **shape, fingerprint=stored_statistics.fingerprint_of(name))
     memory = estimate_of(sizes, number_format, settings, device_type=place.type)
     least = least_needed(config, sizes, number_format, place.type)
     free = free_memory(place) if device != BALANCED else sum(room_for_weights(least.editing).values())
@@ -349,7 +349,7 @@ def _start_token(name: str, source: Source, shape: Mapping[str, Any]) -> str:
         read_tokenizer(name, source),
         of_row=row and row.start_token,
         folder=Path(source),
-        fingerprint=files.fingerprint_of(name),
+        fingerprint=stored_statistics.fingerprint_of(name),
     )
 
 
@@ -363,8 +363,8 @@ def _source(settings: Settings, shape: Mapping[str, Any]) -> str:
 
 
 def _statistics_of(name: str, settings: Settings) -> tuple[LayerStatistics, ...]:
-    key = files.key_of(name)
-    there = files.stored(key) if key else []
+    key = stored_statistics.key_of(name)
+    there = stored_statistics.stored(key) if key else []
     bundled = digest_of(read_text(SAMPLED_TEXT))
     rows = []
     for layer in settings.layers:

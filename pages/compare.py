@@ -8,33 +8,16 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from dashboard import (
-    figure,
-    kept_charts,
-    layer_choice,
-    links,
-    page_list,
-    presenter,
-    report,
-    run_picker,
-    run_reading,
-    theme,
-    widgets,
-)
-from dashboard.at_checkpoints import AtCheckpoints
+from dashboard import links, page_list
 from dashboard.charts import runs as run_charts
 from dashboard.charts.chart import Chart
-from dashboard.palette import LIGHT, Palette
-from dashboard.runs_view import (
-    STRIP,
-    SUBSETS,
-    Measure,
-    duration,
-    seconds_an_edit,
-    short_model,
-    status_line,
-)
-from dashboard.state import Message, remembered
+from dashboard.charts.palette import LIGHT, Palette
+from dashboard.elements import chart_cache, figure, layer_choice, run_picker, theme, widgets
+from dashboard.reading import report, run_frames
+from dashboard.reading.at_checkpoints import AtCheckpoints
+from dashboard.reading.run_words import STRIP, SUBSETS, Measure, duration, seconds_an_edit, short_model, status_line
+from dashboard.talk import presenter
+from dashboard.visitors.state import Message, remembered
 from encore_core.errors import InputError
 from encore_core.runs import RunInfo
 from encore_core.runs.compare import differences
@@ -93,13 +76,13 @@ def charts_of(
     at: int,
 ) -> dict[str, Chart]:
     """Heading → chart of the page, in order."""
-    lines = run_reading.lines(runs)
+    lines = run_frames.lines(runs)
     growth = partial(run_charts.norms, norms, lines, scale=scale, layers=layers, at=at)
-    charts = {"Norm of the edited matrices": kept_charts.chart(growth, colours)}
+    charts = {"Norm of the edited matrices": chart_cache.chart(growth, colours)}
     titles = {measure.name: measure.title for measure in measures if measure.name in STRIP}
     if titles:
         said = partial(run_charts.scores, scores, lines, titles, at=at)
-        charts["What the model says"] = kept_charts.chart(said, colours)
+        charts["What the model says"] = chart_cache.chart(said, colours)
     return charts
 
 
@@ -148,7 +131,7 @@ def costs(runs: Sequence[RunInfo]) -> None:
             duration(run.measuring_seconds),
             _seconds(run),
         )
-        for line, run in zip(run_reading.lines(runs), runs, strict=True)
+        for line, run in zip(run_frames.lines(runs), runs, strict=True)
     ]
     columns = [
         ("Run", "name"),
@@ -164,7 +147,7 @@ def costs(runs: Sequence[RunInfo]) -> None:
 
 
 def _seconds(run: RunInfo) -> str:
-    found = run_reading.seconds_of_edits(run)
+    found = run_frames.seconds_of_edits(run)
     return "–" if found is None else seconds_an_edit(found)
 
 
@@ -180,7 +163,7 @@ def offer(
             for name, words in (("norms", "Norms"), ("scores", "Scores"), ("measures", "Perplexity and entropy")):
                 st.download_button(
                     f"{words}, CSV",
-                    lambda name=name: run_reading.csv(name, runs),
+                    lambda name=name: run_frames.csv(name, runs),
                     f"{name}.csv",
                     "text/csv",
                     on_click="ignore",
@@ -247,7 +230,7 @@ def main() -> None:
             "compare",
             answer,
             f"After {max(run.done for run in runs):,} edits, which model still works best?",
-            list(dict.fromkeys(line.name for line in run_reading.lines(runs))),
+            list(dict.fromkeys(line.name for line in run_frames.lines(runs))),
         )
         links.write("compare", {"run": answer})
         return
@@ -260,13 +243,13 @@ def main() -> None:
 def compared(runs: Sequence[RunInfo]) -> None:
     """Everything below the choice of runs."""
     colours = theme.palette()
-    norms, marks = run_reading.read("norms", runs), run_reading.read("checkpoints", runs)
+    norms, marks = run_frames.read("norms", runs), run_frames.read("checkpoints", runs)
     with st.container(border=True, key="card_compared"):
         scale, layers = layer_choice.pick("compare", runs, norms)
         at = pick_checkpoint(sorted(int(edits) for edits in marks["edits"].unique()))
         remembered("compare_facts", "sample")
-        scores = run_reading.scores(runs, st.session_state["compare_facts"])
-        measures = run_reading.known_measures(scores)
+        scores = run_frames.scores(runs, st.session_state["compare_facts"])
+        measures = run_frames.known_measures(scores)
         charts = charts_of(runs, norms, scores, measures, colours, scale, layers, at)
         for number, (heading, chart) in enumerate(charts.items()):
             widgets.heading(heading, f"{'dotted line: ' if number == 0 else ''}after {at:,} edits")
@@ -286,7 +269,7 @@ def compared(runs: Sequence[RunInfo]) -> None:
                 alt=f"{heading} of {', '.join(run.method for run in runs)}; figures are in the table below.",
             )
     rows = table_of(runs, scores, measures, at)
-    names = [line.name for line in run_reading.lines(runs)]
+    names = [line.name for line in run_frames.lines(runs)]
     view = _view(runs, at)
     table = report.Table(
         ("Measure", *names, "What it is"),

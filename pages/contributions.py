@@ -11,15 +11,18 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from dashboard import chart_card, findings, links, page_list, run_picker, run_reading, state, widgets
+from dashboard import links, page_list
 from dashboard.charts import contributions as charts
 from dashboard.charts.contributions import VALUES, Pair
 from dashboard.charts.runs import Line
-from dashboard.state import Message, remembered
-from encore_core.contributions import Contributions
+from dashboard.elements import chart_card, run_picker, widgets
+from dashboard.reading import findings, run_frames
+from dashboard.visitors import state
+from dashboard.visitors.state import Message, remembered
 from encore_core.errors import InputError
+from encore_core.measures.contributions import Contributions
+from encore_core.measures.sublayers import measure_contributions
 from encore_core.runs import RunInfo
-from encore_core.sublayers import measure_contributions
 
 ALL, LAST = "all", "last"
 LONGEST_TEXT = 1000
@@ -105,7 +108,7 @@ def pair_of(line: Line, there: Sequence[int], before: int, after: int | str) -> 
 def stored(runs: Sequence[RunInfo], value: str) -> dict[str, str | list[str]]:
     """Contributions of the chosen runs; returns what a link says of them."""
     asked_for = {"run": [run.id for run in runs]}
-    measured = run_reading.read("contributions", runs)
+    measured = run_frames.read("contributions", runs)
     there = {run: sorted(int(at) for at in part["edits"].unique()) for run, part in measured.groupby("run", sort=False)}
     without = [run.id for run in runs if run.id not in there]
     if without:
@@ -113,7 +116,7 @@ def stored(runs: Sequence[RunInfo], value: str) -> dict[str, str | list[str]]:
     runs = [run for run in runs if run.id in there]
     if not runs:
         return asked_for
-    lines = {line.run: line for line in run_reading.lines(runs)}
+    lines = {line.run: line for line in run_frames.lines(runs)}
     answer = st.container()
     with st.container(border=True, key="card_contributions"):
         shown = pick_shown(runs, list(lines.values()))

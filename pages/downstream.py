@@ -10,13 +10,15 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from dashboard import chart_card, links, page_list, run_picker, run_reading, widgets
-from dashboard.at_checkpoints import AtCheckpoints
+from dashboard import links, page_list
 from dashboard.charts import downstream as charts
-from dashboard.runs_view import left_out
-from dashboard.state import Message, remembered
-from encore_core import hub_tasks
+from dashboard.elements import chart_card, run_picker, widgets
+from dashboard.reading import run_frames
+from dashboard.reading.at_checkpoints import AtCheckpoints
+from dashboard.reading.run_words import left_out
+from dashboard.visitors.state import Message, remembered
 from encore_core.errors import InputError
+from encore_core.measures import task_sets
 from encore_core.runs import RunInfo
 
 log = logging.getLogger(__name__)
@@ -110,7 +112,7 @@ def _unparsable(sums: AtCheckpoints, run: str) -> str:
 
 def shown(runs: Sequence[RunInfo]) -> None:
     """The chart and the table of runs that have scores of the tasks, or perplexity."""
-    raw, measures = run_reading.read("downstream", runs), run_reading.read("measures", runs)
+    raw, measures = run_frames.read("downstream", runs), run_frames.read("measures", runs)
     have = [run for run in runs if (raw["run"] == run.id).any()]
     without = [run for run in runs if run not in have]
     if without:
@@ -127,7 +129,7 @@ def shown(runs: Sequence[RunInfo]) -> None:
     titles = charts.titles_of(frame)
     if not titles:
         return
-    lines = run_reading.lines(runs)
+    lines = run_frames.lines(runs)
     with st.container(border=True, key="card_downstream"):
         if have:
             st.segmented_control(
@@ -152,7 +154,7 @@ def shown(runs: Sequence[RunInfo]) -> None:
         )
         if have:
             widgets.notice(Message("info", f"{certainty(raw)} {GUESSING}"))
-        cut = left_out(run_reading.read("checkpoints", have)["left_out"]) if have else []
+        cut = left_out(run_frames.read("checkpoints", have)["left_out"]) if have else []
         for line in cut:
             if line.startswith("downstream"):
                 st.caption(f"Of these runs, {line}")
@@ -171,7 +173,7 @@ def data_of_tasks() -> None:
         widgets.heading("Data of the tasks")
         widgets.notice(st.session_state.pop("tasks_message", None))
         try:
-            here = hub_tasks.is_fetched()
+            here = task_sets.is_fetched()
         except InputError as error:
             widgets.problem(error)
             return
@@ -192,7 +194,7 @@ def _fetch() -> None:
     """Fetch the tasks, and leave a message on how it went."""
     bar = st.progress(0.0, text="Asking the hub …")
     try:
-        folder = hub_tasks.fetch_tasks(lambda what, share: bar.progress(min(1.0, share), text=f"{what} …"))
+        folder = task_sets.fetch_tasks(lambda what, share: bar.progress(min(1.0, share), text=f"{what} …"))
     except InputError as error:
         st.session_state["tasks_message"] = Message("error", str(error))
         return
@@ -203,7 +205,7 @@ def _fetch() -> None:
         )
         return
     if not st.session_state.get("run_downstream"):
-        st.session_state["run_downstream"] = hub_tasks.HUB
+        st.session_state["run_downstream"] = task_sets.HUB
     st.session_state["tasks_message"] = Message(
         "success", f"Fetched into {folder}. Runs that are started on the Run page now ask them."
     )

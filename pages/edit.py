@@ -11,8 +11,11 @@ from dataclasses import dataclass
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from dashboard import links, page_list, presenter, state, widgets
-from dashboard.edit import actions, fact_form, history, method_form, prediction, results
+from dashboard import links, page_list
+from dashboard.elements import presenting, widgets
+from dashboard.parts.edit import actions, fact_form, history, method_form, prediction, results
+from dashboard.talk import presenter
+from dashboard.visitors import state
 from encore_core.errors import InputError
 from encore_core.methods import METHODS
 
@@ -110,7 +113,7 @@ def main() -> None:
     if st.session_state.pop("edits_just_loaded", False):
         # Before there are fields: they show the settings that the edits were made with.
         method_form.restore_settings(visitor, visitor.session.settings, visitor.session.seed)
-    parts = arranged_for_a_class() if presenter.is_on() else arranged()
+    parts = arranged_for_a_class() if presenting.is_on() else arranged()
     with parts.editor:
         fact_form.pick_facts()
         ready = method_form.pick_method(visitor)

@@ -7,16 +7,21 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from dashboard import access, links, model_check, page_list, tuning_view, widgets
-from dashboard.state import Message, remembered
-from encore_core.catalogue import CATALOGUE, is_ready
+from dashboard import links, page_list
+from dashboard.elements import widgets
+from dashboard.parts.models import tuning
+from dashboard.reading import model_check
+from dashboard.visitors import access
+from dashboard.visitors.state import Message, remembered
 from encore_core.doctor import ModelCheck, check_model
+from encore_core.editing import stored_statistics
 from encore_core.errors import InputError
 from encore_core.methods import METHODS
-from encore_core.placement import DEVICE_NAMES, DTYPES, choose_device
-from encore_core.statistics import files, jobs
+from encore_core.models.catalogue import CATALOGUE, is_ready
+from encore_core.models.device_map import DEVICE_NAMES, DTYPES, choose_device
+from encore_core.statistics import jobs
+from encore_core.statistics.convergence import TOLERANCE
 from encore_core.statistics.gathering import Request, shortages
-from encore_core.statistics.settling import TOLERANCE
 from encore_core.statistics.texts import SAMPLED, SOURCES, check_source
 from encore_core.storage import absolute_folder, data_folder
 from encore_core.tuned_rows import Shape, find_row
@@ -41,7 +46,7 @@ def pick() -> tuple[str, str | None, str | None]:
     loaded = visitor.lm.name if visitor is not None else None
     ready = [name for name in CATALOGUE if is_ready(name)]
     typed = remembered("models_name", loaded or next(iter(ready), None))
-    known = [one.name for one in files.known_models() if one.name]
+    known = [one.name for one in stored_statistics.known_models() if one.name]
     names = list(dict.fromkeys(name for name in (loaded, *CATALOGUE, *known, typed) if name))
     with st.container(border=True, key="card_pick"):
         left, middle, right = st.columns([3, 1, 1], vertical_alignment="bottom")
@@ -85,8 +90,8 @@ def checked(name: str, device: str | None, dtype: str | None, stamp: tuple[objec
 
 def stamp_of(name: str) -> tuple[object, ...]:
     """What changes when statistics of a model come, go, or are chosen, and when hyper-parameters are found."""
-    key = files.key_of(name)
-    there = files.stored(key) if key else []
+    key = stored_statistics.key_of(name)
+    there = stored_statistics.stored(key) if key else []
     rows = sorted((str(file), file.stat().st_mtime_ns) for file in (data_folder() / "tuned").glob("*/*.json"))
     return (*((one.file.name, one.made, one.chosen) for one in there), *rows)
 
@@ -125,14 +130,14 @@ def tuned(check: ModelCheck) -> None:
     shape = Shape(check.model_type, check.n_layers, check.d_model, check.n_vocab)
     rows = {method: row for method in METHODS if (row := find_row(shape, method)) is not None}
     if not rows:
-        tuning_view.how_to_get_one(check.name, "ENCORE")
+        tuning.how_to_get_one(check.name, "ENCORE")
         return
     if len(rows) > 1:
         # Another model may have rows of other methods.
         if st.session_state.get("models_tuned") not in rows:
             st.session_state["models_tuned"] = next(iter(rows))
         st.segmented_control("Method that was tuned", list(rows), key="models_tuned", required=True)
-    tuning_view.show(rows[st.session_state["models_tuned"] if len(rows) > 1 else next(iter(rows))])
+    tuning.show(rows[st.session_state["models_tuned"] if len(rows) > 1 else next(iter(rows))])
 
 
 def statistics(check: ModelCheck) -> None:
@@ -165,9 +170,9 @@ def statistics(check: ModelCheck) -> None:
 
 
 def _forget_choice(name: str) -> None:
-    key = files.key_of(name)
+    key = stored_statistics.key_of(name)
     if key is not None:
-        files.forget_choice(key)
+        stored_statistics.forget_choice(key)
 
 
 # -- gathering ---------------------------------------------------------------------------------------------------------

@@ -8,10 +8,12 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from dashboard import chart_card, findings, layer_choice, links, page_list, run_picker, run_reading, widgets
+from dashboard import links, page_list
 from dashboard.charts import norm_layers
 from dashboard.charts import runs as run_charts
-from dashboard.state import Message, remembered
+from dashboard.elements import chart_card, layer_choice, run_picker, widgets
+from dashboard.reading import findings, run_frames
+from dashboard.visitors.state import Message, remembered
 from encore_core.errors import InputError
 from encore_core.runs import RunInfo
 
@@ -91,7 +93,7 @@ def main() -> None:
 
 def shown(runs: Sequence[RunInfo]) -> None:
     """Everything below the choice of runs."""
-    measured = run_reading.read("norms", runs)
+    measured = run_frames.read("norms", runs)
     there = set(measured["run"])
     without = [run for run in runs if run.id not in there]
     runs = [run for run in runs if run.id in there]
@@ -101,7 +103,7 @@ def shown(runs: Sequence[RunInfo]) -> None:
     if not runs:
         links.write("norms", {"run": [run.id for run in without]})
         return
-    lines, commands = run_reading.lines(runs), chart_card.commands_of(runs)
+    lines, commands = run_frames.lines(runs), chart_card.commands_of(runs)
     answer = st.container()
     with st.container(border=True, key="card_norms"):
         scale, layers = layer_choice.pick("norms", runs, measured)

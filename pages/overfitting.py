@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
-from dashboard import links, mpes_pairs, page_list, run_picker, widgets
-from dashboard.mpes_pairs import Pair
-from dashboard.overfitting import many_facts, one_fact, own_search
-from dashboard.overfitting.pickers import pick_pair
-from dashboard.state import Message
+from dashboard import links, page_list
+from dashboard.elements import run_picker, widgets
+from dashboard.parts.overfitting import many_facts, one_fact, own_search
+from dashboard.parts.overfitting.pickers import pick_pair
+from dashboard.reading import mpes_pairs
+from dashboard.reading.mpes_pairs import Pair
+from dashboard.visitors.state import Message
 from encore_core.errors import InputError
 from encore_core.runs import RunInfo
 

@@ -8,11 +8,13 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from dashboard import chart_card, links, page_list, paper_tables, run_picker, run_reading, widgets
+from dashboard import links, page_list
 from dashboard.charts import paper as paper_charts
-from dashboard.paper_tables import HERE, PUBLISHED, QUANTITIES, TABLES
-from dashboard.runs_view import belongs, in_order, label, newest_comparison, short_model
-from dashboard.state import Message, remembered
+from dashboard.elements import chart_card, run_picker, widgets
+from dashboard.reading import paper_tables, run_frames
+from dashboard.reading.paper_tables import HERE, PUBLISHED, QUANTITIES, TABLES
+from dashboard.reading.run_words import belongs, in_order, label, newest_comparison, short_model
+from dashboard.visitors.state import Message, remembered
 from encore_core.errors import InputError
 from encore_core.runs import RunInfo
 
@@ -267,9 +269,9 @@ def compared(number: int, models: Sequence[str], rows: Sequence[str], runs: Sequ
     here = paper_tables.measured(
         number,
         runs,
-        run_reading.scores(runs, "sample") if runs and number not in paper_tables.SETTINGS else pd.DataFrame(),
-        run_reading.read("targets", runs) if runs and number in paper_tables.OVERFITTING else pd.DataFrame(),
-        {run.id: run_reading.seconds_of_edits(run) for run in runs} if number in paper_tables.OVERFITTING else {},
+        run_frames.scores(runs, "sample") if runs and number not in paper_tables.SETTINGS else pd.DataFrame(),
+        run_frames.read("targets", runs) if runs and number in paper_tables.OVERFITTING else pd.DataFrame(),
+        {run.id: run_frames.seconds_of_edits(run) for run in runs} if number in paper_tables.OVERFITTING else {},
         rows,
     )
     frame = together(number, paper, here, runs)

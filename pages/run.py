@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
-from dashboard import access, links, live, page_list, state, widgets
-from dashboard.plan import start_card
-from dashboard.plan.fact_fields import BATCH_SIZE, KNOWN, ORDERS, pick_facts
-from dashboard.plan.measure_fields import pick_measures
-from dashboard.plan.model_fields import pick_model
-from dashboard.runs_view import MAIN_METHODS, MOST_COMPARED
-from dashboard.state import Visitor
+from dashboard import links, page_list
+from dashboard.elements import access_code, widgets
+from dashboard.parts.run import live, start_card
+from dashboard.parts.run.fact_fields import BATCH_SIZE, KNOWN, ORDERS, pick_facts
+from dashboard.parts.run.measure_fields import pick_measures
+from dashboard.parts.run.model_fields import pick_model
+from dashboard.reading.run_words import MAIN_METHODS, MOST_COMPARED
+from dashboard.visitors import state
+from dashboard.visitors.state import Visitor
 from encore_core.errors import InputError
 from encore_core.methods import METHODS
 from encore_core.runs import PreparedRun, RunStore
@@ -78,7 +80,7 @@ def new_runs(visitor: Visitor, store: RunStore) -> None:
         if runs:
             start_card.notices(runs)
             start_card.cost(visitor, runs, store)
-        unlocked = access.ask_code()
+        unlocked = access_code.ask_code()
         n_runs = len(runs)
         total = f"{sum(len(run.facts) for run in runs):,} edits"
         st.button(

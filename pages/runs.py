@@ -10,9 +10,22 @@ from collections.abc import Sequence
 import pandas as pd
 import streamlit as st
 
-from dashboard import access, links, live, page_list, run_reading, widgets
-from dashboard.runs_view import STATUS, duration, label, left_out, moment, seconds_an_edit, short_model, status_line
-from dashboard.state import Message, remembered
+from dashboard import links, page_list
+from dashboard.elements import widgets
+from dashboard.parts.run import live
+from dashboard.reading import run_frames
+from dashboard.reading.run_words import (
+    STATUS,
+    duration,
+    label,
+    left_out,
+    moment,
+    seconds_an_edit,
+    short_model,
+    status_line,
+)
+from dashboard.visitors import access
+from dashboard.visitors.state import Message, remembered
 from encore_core.errors import InputError
 from encore_core.runs import RunInfo, RunStore, series
 from encore_core.runs.export import command_line, export_model, series_csv, settings_of_run
@@ -100,7 +113,7 @@ def record(store: RunStore, run: RunInfo, runs: Sequence[RunInfo]) -> None:
 
 def _head(run: RunInfo) -> None:
     symbol, word, tone = STATUS[run.status]
-    seconds = run_reading.seconds_of_edits(run)
+    seconds = run_frames.seconds_of_edits(run)
     per_edit = f"{seconds_an_edit(seconds)} s an edit (median)" if seconds is not None else ""
     widgets.tiles(
         [
@@ -233,7 +246,7 @@ def _shown(value: object) -> str:
 def _told(store: RunStore, run: RunInfo) -> None:
     if run.notices:
         widgets.notice(Message("info", "\n".join(run.notices)))
-    lines = left_out([str(text) for text in run_reading.read("checkpoints", [run])["left_out"]])
+    lines = left_out([str(text) for text in run_frames.read("checkpoints", [run])["left_out"]])
     if lines:
         widgets.notice(Message("info", "\n".join(lines)))
     st.caption("The last lines of its log")
@@ -333,7 +346,7 @@ def _model(store: RunStore, run: RunInfo) -> None:
 def follow(shown: list[tuple[object, ...]]) -> None:
     """Draw the page anew when a run that goes on has come further."""
     try:
-        now = [_stand(run) for run in run_reading.all_runs()]
+        now = [_stand(run) for run in run_frames.all_runs()]
     except InputError:
         return  # the page says so when it is drawn the next time
     if now != shown:
@@ -347,7 +360,7 @@ def _stand(run: RunInfo) -> tuple[object, ...]:
 def main() -> None:
     st.title(page_list.question("runs"), anchor=False)
     try:
-        runs = run_reading.all_runs()
+        runs = run_frames.all_runs()
     except InputError as error:
         widgets.problem(error)
         return
@@ -373,7 +386,7 @@ def main() -> None:
         live=True,
         persist_state="session",
     )
-    found = run_reading.all_runs(search) if search.strip() else runs
+    found = run_frames.all_runs(search) if search.strip() else runs
     if found:
         table(found)
     else:
@@ -392,7 +405,7 @@ def main() -> None:
     if opened is not None:
         try:
             opened_run = known[opened]
-            store = run_reading.store_of(opened_run)
+            store = run_frames.store_of(opened_run)
             record(store, store.get(opened), runs)
         except InputError as error:  # deleted in another tab, between the lines above
             widgets.problem(error)

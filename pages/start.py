@@ -10,10 +10,13 @@ from functools import partial
 
 import streamlit as st
 
-from dashboard import chart_card, page_list, run_picker, run_reading, start_content, tour, widgets
+from dashboard import page_list
 from dashboard.charts import runs as run_charts
-from dashboard.runs_view import MAIN_METHODS, newest_comparison
-from dashboard.state import Message
+from dashboard.elements import chart_card, run_picker, widgets
+from dashboard.reading import run_frames, start_content
+from dashboard.reading.run_words import MAIN_METHODS, newest_comparison
+from dashboard.talk import tour
+from dashboard.visitors.state import Message
 from encore_core.errors import InputError
 from encore_core.methods import METHODS
 from encore_core.runs import RunInfo
@@ -42,7 +45,7 @@ def shown_runs(groups: Sequence[list[RunInfo]]) -> tuple[list[RunInfo], bool]:
     """
     if groups:
         return start_content.broadest(groups), True
-    return newest_comparison([run for run in run_reading.all_runs() if run.measuring_seconds]), False
+    return newest_comparison([run for run in run_frames.all_runs() if run.measuring_seconds]), False
 
 
 # -- pieces of the page ------------------------------------------------------------------------------------------------
@@ -63,13 +66,13 @@ def ways_in(runs: Sequence[RunInfo]) -> None:
 
 def curves(runs: Sequence[RunInfo], are_recorded: bool) -> None:
     """The norms of the edited matrices, all methods on the same axes, with the sentence that they come to."""
-    norms = run_reading.read("norms", runs)
+    norms = run_frames.read("norms", runs)
     said = start_content.answer(norms, runs)
     if said:
         st.html(widgets.rich('<p class="es-sentence">{said}</p>', said=said))
     with st.container(border=True, key="card_curves"):
         chart_card.show(
-            partial(run_charts.norms, norms, run_reading.lines(runs)),
+            partial(run_charts.norms, norms, run_frames.lines(runs)),
             key="norms at the start",
             heading=start_content.HEADING,
             aside=start_content.RECORDED if are_recorded else "your newest runs",

@@ -17,12 +17,15 @@ from pathlib import Path
 import psutil
 import streamlit as st
 
-from dashboard import limits, page_list, state, widgets
-from dashboard.device_queue import EDIT, READ, QueueState
-from dashboard.runs_view import duration, short_model, size
-from dashboard.state import Loading, Message, Visitor
+from dashboard import page_list
+from dashboard.elements import widgets
+from dashboard.reading.run_words import duration, short_model, size
+from dashboard.server import limits
+from dashboard.server.device_queue import EDIT, READ, QueueState
+from dashboard.visitors import state
+from dashboard.visitors.state import Loading, Message, Visitor
 from encore_core.errors import InputError
-from encore_core.models import EditableModel
+from encore_core.models.editable import EditableModel
 from encore_core.runs import RunStore
 from encore_core.version import __version__
 

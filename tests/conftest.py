@@ -16,9 +16,9 @@ import tiny_pages
 import tiny_runs
 import torch
 
-from encore_core.editor import EditSession
+from encore_core.editing.session import EditSession
 from encore_core.methods import METHODS
-from encore_core.models import EditableModel, load_model
+from encore_core.models.editable import EditableModel, load_model
 
 MANY_THREADS = torch.get_num_threads()
 

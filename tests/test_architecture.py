@@ -1,182 +1,162 @@
-"""The picture of the parts: who may import whom, read from the source without importing it."""
+"""The picture of the parts, read from the source without importing it: folders, their order, sizes, habits."""
 
 from __future__ import annotations
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 
-
-def module_name(path: Path) -> str:
-    """A module's name below `encore_core`; a package's is its folder's."""
-    return ".".join(path.relative_to(ROOT / "encore_core").with_suffix("").parts).removesuffix(".__init__")
-
-
-ENGINE = {module_name(path): path for path in sorted((ROOT / "encore_core").rglob("*.py"))}
-del ENGINE["__init__"]
-
-# Along the flow: what stands further down may import what stands above it, never the other way round.
-ORDER = (
-    ("errors", "version", "runtime", "joining", "autograd", "resources"),
-    ("storage", "tables", "building"),
-    ("tuned_rows", "hub"),
-    ("hub_models",),
-    ("facts.texts", "facts.names"),
-    ("facts.slots", "facts.telling", "facts.source"),
-    ("facts.fact", "facts.record"),
-    ("facts.batches", "facts.parts"),
-    ("facts.forms",),
-    ("facts.json_rows",),
-    ("facts.csv_rows",),
-    ("facts.reading",),
-    ("facts", "methods", "update_rule", "norms", "contributions", "unpacking"),
-    ("catalogue", "families", "placement", "start_token", "edit_values"),
-    ("memory", "trial_run", "weight_files"),
-    ("checkpoint", "speed"),
-    ("models",),
-    ("tokens", "edited_matrices"),
-    ("prompts", "replay", "rounded", "inspection"),
-    ("tracing", "statistics", "statistics.files"),
-    ("contexts", "decoding", "packing", "causal_trace"),
-    ("packed_attention",),
-    ("packed_pass",),
-    ("targets", "keys", "covariance", "metrics", "sublayers", "downstream", "fluency"),
-    ("editor", "hub_tasks"),
-    ("statistics.settling", "statistics.texts", "statistics.npz"),
-    ("edit_file", "statistics.gathering", "tuning"),
-    ("model_card",),
-    ("export",),
-    ("runs.key_statistics",),
-    ("runs.plan", "runs.machine", "runs.schema"),
-    ("runs.rows",),
-    ("runs.store", "runs.state", "runs.measuring"),
-    ("runs.series", "runs.recorded", "runs.launch", "runs.runner", "runs.estimate", "runs.compare"),
-    ("runs", "runs.worker", "runs.export"),
-    ("statistics.jobs", "doctor"),
-    ("statistics.worker",),
-    ("cli.options", "cli.telling"),
-    ("cli.fact_files",),
-    ("cli.editing", "cli.runs", "cli.doctor"),
-    ("cli.statistics", "cli.tune"),
-    ("cli",),
-    ("cli.__main__",),
+# A folder may import those above it, never one beside or below it. "." is what lies in the package itself.
+ENGINE = (
+    "errors checks resources version runtime autograd storage tables processes hub methods tuned_rows",
+    "facts",
+    "models",
+    "forward",
+    "measures",
+    "editing",
+    "statistics tuning export",
+    "runs",
+    "doctor cli __init__",
 )
-LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
+STUDIO = ("page_list links", "charts", "reading", "server", "visitors", "elements", "talk", "browser parts", "app asgi")
+
+MOST_LINES, MOST_LINES_OF_A_FUNCTION = 400, 60
 
 
-def imported(path: Path) -> set[str]:
-    """Every module that a file imports anywhere, by its full name."""
+def sources(*tops: str) -> dict[str, Path]:
+    """Every module below some top folders, by its full name; a package's name is its folder's."""
+    files = [file for top in tops for file in sorted((ROOT / top).rglob("*.py"))]
+    return {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
+
+
+MODULES = sources("encore_core", "dashboard", "pages")
+PRODUCT = sources("encore_core", "dashboard", "pages", "assets", "benchmarks")
+TREES = {name: ast.parse(file.read_text(encoding="utf-8")) for name, file in PRODUCT.items()}
+
+
+def imported(name: str) -> set[str]:
+    """Every module that a module imports anywhere, by its full name."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(TREES[name]):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            if node.level:
-                module = ".".join(
-                    filter(None, ("encore_core" if path.parent.name == "encore_core" else path.parent.name, module))
-                )
-            found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+            assert not node.level, f"{name} imports by dots; write the full name"
+            found |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
     return found
 
 
-def roots(path: Path) -> set[str]:
-    return {name.split(".")[0] for name in imported(path)}
+def roots(name: str) -> set[str]:
+    return {other.split(".")[0] for other in imported(name)}
 
 
-def siblings(path: Path) -> set[str]:
-    """Modules of the engine that a file imports, without the packages that only hold them."""
-    found = {name.removeprefix("encore_core.") for name in imported(path)} & set(ENGINE)
-    return {name for name in found if not any(other.startswith(f"{name}.") for other in found)}
+def ours(name: str) -> set[str]:
+    """Modules of ours that a module imports, without the packages that only hold them."""
+    found = imported(name) & set(MODULES)
+    return {other for other in found if not any(deeper.startswith(f"{other}.") for deeper in found)} - {name}
 
 
-def test_every_module_of_the_engine_has_its_place():
-    assert set(ENGINE) == set(LEVEL)
+def place(name: str) -> tuple[int, str]:
+    """The level of a module, counted over the engine and then the studio, and the folder or file that has it."""
+    top, _, rest = name.partition(".")
+    room = rest.split(".")[0] or "__init__"
+    levels = {"encore_core": ENGINE, "dashboard": STUDIO, "pages": ("pages",)}
+    before = {"encore_core": 0, "dashboard": len(ENGINE), "pages": len(ENGINE) + len(STUDIO)}
+    if top == "pages" or (top, room) == ("dashboard", "__init__"):
+        return before[top] + len(levels[top]) - 1, top
+    [level] = [number for number, rooms in enumerate(levels[top]) if room in rooms.split()]
+    return before[top] + level, f"{top}.{room}"
 
 
-@pytest.mark.parametrize("name", ENGINE)
-def test_the_engine_knows_no_interface(name):
-    assert not roots(ENGINE[name]) & {"streamlit", "plotly", "dashboard", "pages", "tests"}
-    # Frames are for those who look at runs; what makes them does without.
-    assert name == "runs.series" or "pandas" not in roots(ENGINE[name])
+def test_every_file_has_its_room():
+    for name in MODULES:
+        place(name)
 
 
-@pytest.mark.parametrize("name", ENGINE)
+@pytest.mark.parametrize("name", MODULES)
 def test_imports_go_one_way(name):
-    """Strictly upwards in the order above, which leaves no room for cycles."""
-    assert {other: LEVEL[other] for other in siblings(ENGINE[name]) if LEVEL[other] >= LEVEL[name]} == {}
+    """Up the list, or within a folder; files that lie in the package itself share a floor with their neighbours."""
+    level, room = place(name)
+    wrong = set()
+    for other in ours(name):
+        its_level, its_room = place(other)
+        is_beside = its_level == level and (room == its_room or level in (0, len(ENGINE) - 1, len(ENGINE)))
+        if its_level > level or (
+            its_level == level and not is_beside and room not in ("dashboard.app", "dashboard.asgi")
+        ):
+            wrong.add(other)
+    assert not wrong
 
 
-@pytest.mark.parametrize("name", ["facts", "methods", "errors", "storage"])
+def test_no_two_modules_import_each_other():
+    graphlib.TopologicalSorter({name: ours(name) for name in MODULES}).prepare()
+
+
+def test_no_two_folders_import_each_other():
+    arrows = {(place(name)[1], place(other)[1]) for name in MODULES for other in ours(name)}
+    assert not [(one, two) for one, two in arrows if one != two and (two, one) in arrows]
+
+
+def test_sizes(capsys):
+    """The longest file and the longest function of what is shipped, benchmarks included."""
+    files = {name: len(file.read_text(encoding="utf-8").splitlines()) for name, file in PRODUCT.items()}
+    functions = {
+        f"{name}.{node.name}": node.end_lineno - node.lineno + 1
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    }
+    longest, function = max(files, key=files.get), max(functions, key=functions.get)
+    with capsys.disabled():
+        print(f"\nlongest file {longest}: {files[longest]} lines; longest function {function}: {functions[function]}")
+    assert {name: lines for name, lines in files.items() if lines > MOST_LINES} == {}
+    assert {name: lines for name, lines in functions.items() if lines > MOST_LINES_OF_A_FUNCTION} == {}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("encore_core")])
+def test_the_engine_knows_no_interface(name):
+    assert not roots(name) & {"streamlit", "plotly", "dashboard", "pages", "tests"}
+    # Frames are for those who look at runs; what makes them does without.
+    assert name == "encore_core.runs.series" or "pandas" not in roots(name)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in MODULES if name.startswith(("encore_core.facts", "encore_core.methods"))]
+)
 def test_what_needs_no_torch_imports_none(name):
+    heavy = {"torch", "transformers", "safetensors", "tokenizers", "accelerate", "numpy"}
     reached, waiting = set(), {name}
     while waiting:
         current = waiting.pop()
         reached.add(current)
-        assert not roots(ENGINE[current]) & {
-            "torch",
-            "transformers",
-            "safetensors",
-            "tokenizers",
-            "accelerate",
-            "numpy",
-        }
-        waiting |= siblings(ENGINE[current]) - reached
+        assert not roots(current) & heavy, current
+        waiting |= ours(current) - reached
 
 
-@pytest.mark.parametrize("name", ["update_rule", "norms", "contributions"])
+@pytest.mark.parametrize("name", ["editing.update_rule", "measures.norms", "measures.contributions"])
 def test_what_knows_tensors_only(name):
-    assert siblings(ENGINE[name]) <= {"errors"}
-    assert "transformers" not in roots(ENGINE[name])
+    assert ours(f"encore_core.{name}") <= {"encore_core.errors"}
+    assert "transformers" not in roots(f"encore_core.{name}")
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "dashboard").rglob("*.py")), ids=lambda path: path.stem)
-def test_the_dashboard_does_not_know_its_pages(path):
-    assert not roots(path) & {"pages", "tests"}
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("dashboard.charts")])
+def test_charts_turn_frames_into_figures(name):
+    assert not roots(name) & {"streamlit", "torch", "transformers", "encore_core"}
 
 
-CHARTS = [ROOT / "dashboard" / "palette.py", *sorted((ROOT / "dashboard" / "charts").glob("*.py"))]
-
-
-@pytest.mark.parametrize("path", CHARTS, ids=lambda path: path.stem)
-def test_charts_turn_data_into_figures(path):
-    assert not roots(path) & {"streamlit", "torch", "transformers", "encore_core"}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "runs_view",
-        "report",
-        "costs",
-        "settings_fields",
-        "mpes_pairs",
-        "device_queue",
-        "limits",
-        "lessons",
-        "lesson_files",
-        "learn/steps",
-        "learn/keys_of",
-        "learn/anatomy",
-        "learn/trial",
-    ],
-)
-def test_what_is_no_widget_knows_no_streamlit(name):
-    assert "streamlit" not in roots(ROOT / "dashboard" / f"{name}.py")
-
-
-@pytest.mark.parametrize("name", ENGINE)
+@pytest.mark.parametrize("name", [name for name in PRODUCT if name.startswith("encore_core")])
 def test_style_that_matters(name):
     """No print as logging (but for the command line), no bare asserts, no edits of the import path, no pickle."""
-    tree = ast.parse(ENGINE[name].read_text(encoding="utf-8"))
+    tree = TREES[name]
     assert ast.get_docstring(tree)
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Assert)]
-    assert "pickle" not in roots(ENGINE[name])
+    assert "pickle" not in roots(name)
     calls = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
     assert "torch.load" not in calls
     assert not any(call.startswith("sys.path") for call in calls)
-    assert name.split(".")[0] == "cli" or "print" not in calls
-    assert "trust_remote_code=True" not in ENGINE[name].read_text(encoding="utf-8")
+    assert name.split(".")[1:2] == ["cli"] or "print" not in calls
+    assert "trust_remote_code=True" not in PRODUCT[name].read_text(encoding="utf-8")

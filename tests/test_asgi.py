@@ -14,7 +14,10 @@ import urllib.request
 import pytest
 import served
 
-from dashboard import asgi, figure, preloading, security, widgets
+from dashboard import asgi
+from dashboard.browser import preload
+from dashboard.elements import figure, widgets
+from dashboard.server import security
 
 PAGES = ("", "edit", "norms", "no-such-page")
 
@@ -66,8 +69,8 @@ def test_a_page_names_plotly_once_and_has_no_script_that_its_policy_forbids(addr
 def test_a_page_names_the_scripts_of_its_elements_which_are_there(address):
     _, body = asked(address)
     named = re.findall(r'<link rel="modulepreload" href="\./static/js/([^"]+)">', body.decode())
-    assert named == preloading.scripts() and len(named) == len(set(named))
-    for element in preloading.ELEMENTS:  # another version of Streamlit may call them otherwise
+    assert named == preload.scripts() and len(named) == len(set(named))
+    for element in preload.ELEMENTS:  # another version of Streamlit may call them otherwise
         assert any(name.startswith(f"{element}.") for name in named), element
     headers, script = asked(f"{address}/static/js/{named[0]}")
     assert "javascript" in headers["content-type"] and script
@@ -82,7 +85,7 @@ def test_scripts_are_those_that_elements_import_without_what_the_page_names_itse
     (folder / "deep.d.js").write_text('import{a}from"./Button.a.js"')
     for name in ("react.1.js", "late.c.js", "ButtonGroup.f.js"):
         (folder / name).write_text("")
-    assert preloading.scripts(["Button", "Nothing"], tmp_path) == ["Button.a.js", "label.b.js", "deep.d.js"]
+    assert preload.scripts(["Button", "Nothing"], tmp_path) == ["Button.a.js", "label.b.js", "deep.d.js"]
 
 
 def test_a_file_that_is_downloaded_is_left_as_it_is():

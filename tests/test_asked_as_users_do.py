@@ -11,9 +11,9 @@ import math
 import pytest
 import torch
 
-from encore_core.editor import EditSession
+from encore_core.editing.session import EditSession
 from encore_core.facts import Fact
-from encore_core.models import EditableModel
+from encore_core.models.editable import EditableModel
 
 CHAT = "<|im_start|>user\nWhat is the capital of {}?<|im_end|>\n<|im_start|>assistant\n"
 

@@ -263,7 +263,7 @@ def test_four_visitors_watch_one_run_and_each_starts_others(tiny_home, tiny_fold
 @pytest.mark.slow
 def test_a_press_that_meets_the_timer_is_done_once(tiny_home, tiny_folder, statistics_text):
     """A page that follows a run asks for news every second. In a busy browser that is overdue when a button is pressed,
-    and its message goes first, with the press in it, see `dashboard.presses`."""
+    and its message goes first, with the press in it, see `dashboard.browser.click_deduplication`."""
     store = RunStore(tiny_home / "runs")
     facts = tiny_runs.FACTS * 600
     [watched] = store.submit([prepare(tiny_runs.plan(tiny_folder, statistics_text, n_edits=len(facts)), facts)])

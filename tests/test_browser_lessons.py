@@ -10,7 +10,7 @@ import pytest
 import served
 from test_browser import LONG, MISSING, wait_until_idle
 
-from dashboard import lessons, tour
+from dashboard.talk import lessons, tour
 
 pytestmark = [
     pytest.mark.browser,

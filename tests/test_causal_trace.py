@@ -7,8 +7,8 @@ import torch
 from refusals import refusal
 from tiny_models import CITIES, hooks_and_patches
 
-from encore_core.causal_trace import NOISE, Trace, causal_trace, layer_candidates
 from encore_core.facts import Fact
+from encore_core.measures.causal_trace import NOISE, Trace, causal_trace, layer_candidates
 
 
 @torch.no_grad()

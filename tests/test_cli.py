@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from encore_core.cli import main
 from encore_core.facts import Fact, write_facts
-from encore_core.metrics import next_tokens, rate
-from encore_core.models import load_model
+from encore_core.measures.scores import next_tokens, rate
+from encore_core.models.editable import load_model
 from encore_core.statistics import gathering
 
 SETTINGS = [f"--set={name}={value}" for name, value in tiny_models.DEFAULTS.items()]

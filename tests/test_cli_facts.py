@@ -12,7 +12,7 @@ import tiny_models
 import tiny_runs
 
 from encore_core.cli import main
-from encore_core.editor import EditSession
+from encore_core.editing.session import EditSession
 from encore_core.facts import write_facts
 
 SETTINGS = [f"--set={name}={value}" for name, value in tiny_models.DEFAULTS.items()]

@@ -13,9 +13,9 @@ import pytest
 import tiny_runs
 from transformers import AutoModelForCausalLM
 
-from encore_core.cli import main, telling
+from encore_core.cli import main, output
 from encore_core.cli import runs as cli_runs
-from encore_core.editor import EditSession
+from encore_core.editing.session import EditSession
 from encore_core.facts import write_facts
 from encore_core.runs import RunStore, runner, series
 
@@ -263,7 +263,7 @@ def test_commands_without_an_action_are_refused(capsys):
 
 
 def test_durations_are_said_as_people_say_them():
-    spoken = [telling.duration(seconds) for seconds in (0.4, 45, 119, 121, 3600, 7300, 100_000)]
+    spoken = [output.duration(seconds) for seconds in (0.4, 45, 119, 121, 3600, 7300, 100_000)]
     assert spoken == ["0 s", "45 s", "119 s", "2 min", "60 min", "2 h 02 min", "27 h 47 min"]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from encore_core.contributions import averaged, sublayer_names, token_shares
+from encore_core.measures.contributions import averaged, sublayer_names, token_shares
 
 
 def test_a_case_by_hand():

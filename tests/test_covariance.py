@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 from tiny_models import CORPUS, hooks_and_patches
 
-from encore_core import covariance
-from encore_core.covariance import collect, second_moments
+from encore_core.editing import covariance
+from encore_core.editing.covariance import collect, second_moments
 from encore_core.errors import InputError
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from tiny_models import CORPUS, byte_level_tokenizer, hooks_and_patches, metaspace_tokenizer
 
-from encore_core.decoding import GrowingPrefix, end_tokens
-from encore_core.models import EditableModel
-from encore_core.prompts import pad
-from encore_core.tokens import tokens_of
-from encore_core.tracing import record_prefix
+from encore_core.forward.decoding import GrowingPrefix, end_tokens
+from encore_core.forward.prompts import pad
+from encore_core.forward.tokens import tokens_of
+from encore_core.forward.tracing import record_prefix
+from encore_core.models.editable import EditableModel
 
 OWN = (5, 1, 3)
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from dashboard import device_queue
-from dashboard.device_queue import EDIT, READ, DeviceQueue, Place, ordinal
+from dashboard.server import device_queue
+from dashboard.server.device_queue import EDIT, READ, DeviceQueue, Place, ordinal
 
 SOON = 10.0  # seconds after which a test that hangs fails
 

@@ -12,11 +12,12 @@ import torch
 from refusals import NO_HUB, refusal
 from safetensors.torch import load_file
 
-from encore_core import doctor, models
+from encore_core import doctor
 from encore_core.cli import main
 from encore_core.doctor import Package, check_model, examine
-from encore_core.models import load_model
-from encore_core.speed import speed
+from encore_core.models import editable
+from encore_core.models.editable import load_model
+from encore_core.models.speed import speed
 from encore_core.statistics.gathering import Request, gather
 
 
@@ -106,7 +107,7 @@ def test_its_statistics_are_found_without_loading_it(tiny_folder, statistics_tex
 
 def test_too_little_memory_is_said_by_part(tiny_folder, monkeypatch):
     weights = check_model(str(tiny_folder), "cpu").memory.weights
-    for module in (doctor, models):
+    for module in (doctor, editable):
         monkeypatch.setattr(module, "free_memory", lambda device: weights - 1)
     [problem] = check_model(str(tiny_folder), "cpu").problems
     assert "(weights 0.24 MB" in problem and "bfloat16" in problem

@@ -17,8 +17,9 @@ from refusals import NO_HUB, refusal
 from tiny_models import COUNTRIES, Snapshot, hooks_and_patches, metaspace_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from encore_core import downstream, hub_tasks
-from encore_core.downstream import (
+from encore_core.facts import Fact
+from encore_core.measures import downstream, task_sets
+from encore_core.measures.downstream import (
     TASKS,
     Example,
     Task,
@@ -28,8 +29,7 @@ from encore_core.downstream import (
     parsed,
     weighted_f1,
 )
-from encore_core.facts import Fact
-from encore_core.models import EditableModel, wrap
+from encore_core.models.editable import EditableModel, wrap
 from encore_core.runs import MeasurePlan
 from encore_core.runs.export import command_line
 
@@ -455,7 +455,7 @@ def hub(tmp_path, monkeypatch) -> Path:
     from pyarrow.parquet import write_table
 
     monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(hub_tasks, "hub_trouble", lambda: None)
+    monkeypatch.setattr(task_sets, "hub_trouble", lambda: None)
     files = tmp_path / "hub"
 
     def put(repo: str, file: str, rows: list[dict]) -> None:
@@ -481,14 +481,14 @@ def hub(tmp_path, monkeypatch) -> Path:
             raise OSError(f"404 for {file}\nand more")
         return path
 
-    monkeypatch.setattr(hub_tasks, "fetch_file", download)
+    monkeypatch.setattr(task_sets, "fetch_file", download)
     return files
 
 
 def test_the_hubs_rows_become_tasks(hub):
     told = []
-    folder = hub_tasks.fetch_tasks(lambda what, share: told.append((what, share)))
-    assert folder == hub_tasks.hub_folder() and hub_tasks.is_fetched()
+    folder = task_sets.fetch_tasks(lambda what, share: told.append((what, share)))
+    assert folder == task_sets.hub_folder() and task_sets.is_fetched()
     assert [what.split()[-1] for what, _ in told] == list(TASKS) and told[3][1] == 0.5
     tasks = load_tasks(folder)
     for name, task in tasks.items():
@@ -505,21 +505,21 @@ def test_the_hubs_rows_become_tasks(hub):
 
 
 def test_what_is_here_is_not_fetched_again(hub, monkeypatch):
-    first = {path.name: path.read_bytes() for path in hub_tasks.fetch_tasks().iterdir()}
-    monkeypatch.setattr(hub_tasks, "hub_trouble", lambda: NO_HUB)
-    assert {path.name: path.read_bytes() for path in hub_tasks.tasks_folder("hub").iterdir()} == first
-    assert hub_tasks.tasks_folder("elsewhere") == Path("elsewhere")
+    first = {path.name: path.read_bytes() for path in task_sets.fetch_tasks().iterdir()}
+    monkeypatch.setattr(task_sets, "hub_trouble", lambda: NO_HUB)
+    assert {path.name: path.read_bytes() for path in task_sets.tasks_folder("hub").iterdir()} == first
+    assert task_sets.tasks_folder("elsewhere") == Path("elsewhere")
     # Made anew, the drawing is the same.
-    shutil.rmtree(hub_tasks.hub_folder())
-    monkeypatch.setattr(hub_tasks, "hub_trouble", lambda: None)
-    assert {path.name: path.read_bytes() for path in hub_tasks.fetch_tasks().iterdir()} == first
+    shutil.rmtree(task_sets.hub_folder())
+    monkeypatch.setattr(task_sets, "hub_trouble", lambda: None)
+    assert {path.name: path.read_bytes() for path in task_sets.fetch_tasks().iterdir()} == first
 
 
 def test_without_the_hub_one_line_says_what_to_do(hub, monkeypatch):
-    monkeypatch.setattr(hub_tasks, "hub_trouble", lambda: NO_HUB)
-    message = refusal(hub_tasks.fetch_tasks)
+    monkeypatch.setattr(task_sets, "hub_trouble", lambda: NO_HUB)
+    message = refusal(task_sets.fetch_tasks)
     assert "cannot be reached" in message and "sst2.jsonl" in message and "\n" not in message
-    assert not hub_tasks.is_fetched()
+    assert not task_sets.is_fetched()
 
 
 @pytest.mark.parametrize("trouble", ["gone", "no parquet", "other columns", "too few rows"])
@@ -536,16 +536,16 @@ def test_data_are_there_whole_or_not_at_all(hub, trouble):
         fields = {"question": ["q"], "subject": ["s"], "choices": [list("wxyz")], "answer": [1]}
         fields = fields if trouble == "too few rows" else {"question": ["q"]}
         write_table(pyarrow.table(fields), file)
-    message = refusal(hub_tasks.fetch_tasks)
+    message = refusal(task_sets.fetch_tasks)
     assert "'mmlu'" in message and "\n" not in message
-    assert not hub_tasks.hub_folder().exists()
-    assert not list(hub_tasks.hub_folder().parent.glob(".*"))
+    assert not task_sets.hub_folder().exists()
+    assert not list(task_sets.hub_folder().parent.glob(".*"))
 
 
 def test_a_plan_can_ask_for_the_hubs_data(hub, tiny_folder, statistics_text):
     measure = MeasurePlan(downstream="hub")
     prepared = tiny_runs.prepared(tiny_folder, statistics_text, measure=measure)
-    assert prepared.plan.measure.downstream == str(hub_tasks.hub_folder())
+    assert prepared.plan.measure.downstream == str(task_sets.hub_folder())
     assert "--downstream hub" in command_line(prepared.plan)
     named = replace(prepared.plan, measure=MeasurePlan(downstream="/some/folder"))
     assert "--downstream /some/folder" in command_line(named)

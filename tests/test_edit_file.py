@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from tiny_models import CITIES, DEFAULTS, FACTS, Snapshot, byte_level_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from encore_core.edit_file import edit_file_of, read_edit_file, write_edit_file
-from encore_core.editor import EditSession
-from encore_core.models import wrap
+from encore_core.editing.edit_file import edit_file_of, read_edit_file, write_edit_file
+from encore_core.editing.session import EditSession
+from encore_core.models.editable import wrap
 
 
 def same(a, b) -> bool:

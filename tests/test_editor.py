@@ -13,16 +13,16 @@ from refusals import refusal
 from test_keys import naive_keys, naive_states
 from tiny_models import CITIES, FACTS, Snapshot, hooks_and_patches
 
-from encore_core import editor
-from encore_core.covariance import second_moments
-from encore_core.edited_matrices import Sums
-from encore_core.editor import AppliedBatch, BatchReport, EditSession, batched
+from encore_core.editing import session as editor
+from encore_core.editing.covariance import second_moments
+from encore_core.editing.edited_matrices import Sums
+from encore_core.editing.session import AppliedBatch, BatchReport, EditSession, batched
+from encore_core.editing.update_rule import LowRankUpdate, Preservation
 from encore_core.errors import InputError
 from encore_core.facts import Fact
+from encore_core.measures.scores import rate
 from encore_core.methods import METHODS
-from encore_core.metrics import rate
-from encore_core.models import wrap
-from encore_core.update_rule import LowRankUpdate, Preservation
+from encore_core.models.editable import wrap
 
 FIRST, SECOND, THIRD = [CITIES[0]], [CITIES[1], CITIES[2]], [FACTS[2]]
 
@@ -198,7 +198,7 @@ def test_undo_and_reset_are_bit_for_bit(lm, new_session, pristine_after):
 @pytest.mark.parametrize("d_share", [0.125, 0.01], ids=["thin", "folded"])
 def test_what_was_undone_was_never_there(lm, new_session, pristine_after, monkeypatch, d_share):
     """edit a, edit b, undo, edit c is edit a, edit c; also when what is preserved has been folded in the meantime."""
-    monkeypatch.setattr("encore_core.update_rule.Preservation.FOLD_RANK_SHARE", d_share)
+    monkeypatch.setattr("encore_core.editing.update_rule.Preservation.FOLD_RANK_SHARE", d_share)
     detour, straight = new_session(lm), new_session(lm)
     detour.edit(FIRST)
     detour.edit(SECOND, known="edit")
@@ -422,7 +422,7 @@ def test_without_history_there_is_no_undo_but_a_reset(llama, new_session):
 
 
 def test_a_session_that_shares_no_more_holds_one_P_a_layer(llama, new_session, monkeypatch):
-    monkeypatch.setattr("encore_core.update_rule.Preservation.FOLD_RANK_SHARE", 0.0)
+    monkeypatch.setattr("encore_core.editing.update_rule.Preservation.FOLD_RANK_SHARE", 0.0)
     llama.shared.clear()  # sessions of other tests may hold what is in it
     alone, other = new_session(llama, keep_history=False), new_session(llama, keep_history=False)
     alone.stop_sharing()

@@ -10,11 +10,11 @@ import torch
 from test_editor import matrices, preserved, same
 from tiny_models import CITIES, FACTS, Snapshot, hooks_and_patches
 
-from encore_core import editor
-from encore_core.edited_matrices import EditedMatrices, Sums
-from encore_core.editor import EditSession
-from encore_core.keys import KeyReader
-from encore_core.update_rule import Preservation
+from encore_core.editing import session as editor
+from encore_core.editing.edited_matrices import EditedMatrices, Sums
+from encore_core.editing.keys import KeyReader
+from encore_core.editing.session import EditSession
+from encore_core.editing.update_rule import Preservation
 
 FIRST, SECOND, OTHER = [CITIES[0]], [CITIES[1], CITIES[2]], [FACTS[2]]
 

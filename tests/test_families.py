@@ -21,18 +21,18 @@ from tiny_families import D_MLP, D_MODEL, FOUND_BY_STRUCTURE, N_LAYERS
 from tiny_models import CITIES, PREFIXES, Snapshot, hooks_and_patches
 from torch.nn import functional as F
 
-from encore_core import families, trial_run
-from encore_core.editor import BatchReport, EditSession
-from encore_core.export import write_model_folder
-from encore_core.families import find_parts, skeleton
-from encore_core.keys import KeyReader
-from encore_core.metrics import rate
-from encore_core.models import EditableModel, load_model, wrap
-from encore_core.norms import matrix_norms
-from encore_core.prompts import encode_fact, pad
-from encore_core.sublayers import measure_contributions, sublayer_outputs
-from encore_core.targets import TargetSettings, optimise_targets
-from encore_core.tracing import run
+from encore_core.editing.keys import KeyReader
+from encore_core.editing.session import BatchReport, EditSession
+from encore_core.editing.targets import TargetSettings, optimise_targets
+from encore_core.export.folder import write_model_folder
+from encore_core.forward.prompts import encode_fact, pad
+from encore_core.forward.tracing import run
+from encore_core.measures.norms import matrix_norms
+from encore_core.measures.scores import rate
+from encore_core.measures.sublayers import measure_contributions, sublayer_outputs
+from encore_core.models import families, trial_run
+from encore_core.models.editable import EditableModel, load_model, wrap
+from encore_core.models.families import find_parts, skeleton
 
 LAYERS = (1, 2)
 TARGETS = TargetSettings(steps=4, lr=0.2, clamp=2.0, weight_decay=0.5, kl_factor=0.0625, mpes=True, mpes_extra_steps=1)

@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dashboard import first_look, page_list, still
+from dashboard import page_list
+from dashboard.browser import first_look, static_chart
 from dashboard.charts import runs as run_charts
+from dashboard.charts.palette import LIGHT
 from dashboard.charts.runs import Line
-from dashboard.palette import LIGHT
 from encore_core.runs.recorded import recorded_runs
 
 ROOT = Path(__file__).parents[1]
@@ -99,7 +100,7 @@ def test_whatever_goes_wrong_leaves_the_title(damaged, monkeypatch, tmp_path, ca
         (tmp_path / "runs.sqlite").write_bytes(b"no database" * 100)
         monkeypatch.setattr("encore_core.runs.recorded.RECORDED", tmp_path)
     else:
-        monkeypatch.setattr(still, "ticks", lambda *args, **named: 1 / 0)
+        monkeypatch.setattr(static_chart, "ticks", lambda *args, **named: 1 / 0)
     first_look.make_ready()
     assert "has no curves" in caplog.text
     look = first_look.markup("/")
@@ -124,7 +125,9 @@ def chart():
 
 
 def drawn(chart) -> str:
-    return still.markup(chart, ["<b>MEMIT</b>"], [f"c{number}" for number in range(len(chart.figure.data))], 760, 420)
+    return static_chart.markup(
+        chart, ["<b>MEMIT</b>"], [f"c{number}" for number in range(len(chart.figure.data))], 760, 420
+    )
 
 
 def test_lines_go_through_their_points_and_break_where_there_are_none(chart):
@@ -135,7 +138,7 @@ def test_lines_go_through_their_points_and_break_where_there_are_none(chart):
     # Alike in the box as in the data: x from 0, y as far as the lines go.
     assert points[0, 0] == 0 and points[1, 0] == pytest.approx(points[2, 0] / 2, abs=0.1)
     assert points[1, 1] == pytest.approx((points[0, 1] + points[2, 1]) / 2, abs=0.1)
-    assert 0 < points[2, 1] < points[0, 1] < still.BOX and points[2, 0] < still.BOX
+    assert 0 < points[2, 1] < points[0, 1] < static_chart.BOX and points[2, 0] < static_chart.BOX
     assert sum("h0" not in path for path in paths_of(second)) == 2  # before and after the missing value
     assert "stroke-dasharray" in loaded and "stroke-dasharray" not in first
     assert paths_of(first)[-1].count("h0") == 3  # a dot each
@@ -145,7 +148,7 @@ def test_lines_without_dots_go_to_the_end_of_the_axis(chart):
     for trace in chart.figure.data:
         trace.mode = "lines"
     line = paths_of(re.findall(r'<g style="stroke:c\d">(.*?)</g>', drawn(chart))[0])
-    assert len(line) == 1 and float(line[0].split()[-2]) == still.BOX
+    assert len(line) == 1 and float(line[0].split()[-2]) == static_chart.BOX
 
 
 def test_panels_stand_where_the_layouts_have_them(chart):
@@ -162,7 +165,7 @@ def test_panels_stand_where_the_layouts_have_them(chart):
     (-0.1, 0.1, 4, [-0.1, -0.05, 0, 0.05, 0.1]), (0, 10_000, 5, [0, 2000, 4000, 6000, 8000, 10_000]),
 ])  # fmt: skip
 def test_ticks_are_round(low, high, most, places):
-    assert still.ticks(low, high, most) == pytest.approx(places)
+    assert static_chart.ticks(low, high, most) == pytest.approx(places)
 
 
 def test_a_run_that_has_only_begun_is_drawn():

@@ -12,8 +12,8 @@ import torch
 from refusals import refusal
 from tiny_models import CITIES, CORPUS, Snapshot, hooks_and_patches
 
-from encore_core import fluency
-from encore_core.fluency import (
+from encore_core.measures import fluency
+from encore_core.measures.fluency import (
     FIXED_TEXT,
     generation_entropy,
     ngram_entropy,

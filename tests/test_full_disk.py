@@ -22,16 +22,17 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors_torch
 from transformers import modeling_utils
 
-from encore_core import covariance, edit_file, tuning
 from encore_core.cli import main
 from encore_core.cli import runs as cli_runs
+from encore_core.editing import covariance, edit_file, stored_statistics
 from encore_core.errors import InputError
 from encore_core.facts import write_facts
 from encore_core.runs import RunStore, state
 from encore_core.runs import worker as worker_module
-from encore_core.statistics import files, jobs
+from encore_core.statistics import jobs
 from encore_core.statistics import worker as statistics_worker
 from encore_core.storage import WriteError, append_line, replacing, writing
+from encore_core.tuning import search
 
 if sys.platform != "linux":
     pytest.skip("limits of files and /dev/full are Linux's", allow_module_level=True)
@@ -44,8 +45,8 @@ READ_ONLY = (errno.EROFS, "Read-only file system")
 class Disk:
     """Writes are counted, and one of them fails in the middle. Those of the libraries are counted as ours are."""
 
-    WRITERS = ((files, "save_file"), (edit_file, "save_file"), (covariance, "save_file"), (state, "save_file"),
-               (modeling_utils, "safe_save_file"))  # fmt: skip
+    WRITERS = ((stored_statistics, "save_file"), (edit_file, "save_file"), (covariance, "save_file"),
+               (state, "save_file"), (modeling_utils, "safe_save_file"))  # fmt: skip
 
     def __init__(self, monkeypatch, error: tuple[int, str] = FULL):
         self.error, self.written, self.fails_at = error, 0, -1
@@ -190,7 +191,7 @@ def test_a_search_that_cannot_keep_its_trials_says_so(tiny_folder, statistics_te
         with writing(path):
             raise OSError(*FULL)
 
-    monkeypatch.setattr(tuning, "append_line", full)
+    monkeypatch.setattr(search, "append_line", full)
     words = ["tune", "--model", tiny_folder, "--facts", tmp_path / "facts.jsonl", "--n-facts", 4, "--device", "cpu",
              "--statistics", statistics_text]  # fmt: skip
     check_refusal(main(list(map(str, words))), capsys.readouterr().err, tmp_path)

@@ -18,18 +18,19 @@ import torch
 from test_placement import cuda
 from tiny_models import CITIES, FACTS, PREFIXES
 
-from encore_core import replay, targets
-from encore_core.editor import EditSession, target_settings
-from encore_core.fluency import generation_entropy, perplexity
-from encore_core.keys import KeyReader
+from encore_core.editing import targets
+from encore_core.editing.keys import KeyReader
+from encore_core.editing.session import EditSession, target_settings
+from encore_core.editing.targets import optimise_targets
+from encore_core.forward import cuda_graph
+from encore_core.measures.fluency import generation_entropy, perplexity
+from encore_core.measures.scores import continuations, evaluate, next_tokens
+from encore_core.measures.sublayers import measure_contributions
 from encore_core.methods import METHODS
-from encore_core.metrics import continuations, evaluate, next_tokens
-from encore_core.models import EditableModel, wrap
+from encore_core.models.editable import EditableModel, wrap
 from encore_core.runs import RunStore
 from encore_core.runs.state import load_matrices, weights_digest
 from encore_core.runs.worker import Worker
-from encore_core.sublayers import measure_contributions
-from encore_core.targets import optimise_targets
 
 pytestmark = cuda
 
@@ -82,8 +83,8 @@ def test_steps_are_recorded_and_find_the_same(pair, new_session, monkeypatch, bf
     """As without recording, for facts that stop early, too; and nothing is refused."""
     _, lm = pair
     found, records = [], []
-    real = replay.recorded
-    monkeypatch.setattr(replay, "recorded", lambda work: records.append(work) or real(work))
+    real = cuda_graph.recorded
+    monkeypatch.setattr(cuda_graph, "recorded", lambda work: records.append(work) or real(work))
     for most in (0, targets.MOST_REPLAYED_FLOP):
         monkeypatch.setattr(targets, "MOST_REPLAYED_FLOP", most)
         settings = target_settings(new_session(lm, steps=15, bfloat16=bfloat16).settings)
@@ -104,10 +105,10 @@ def test_what_waits_cannot_be_recorded(caplog):
         state.add_(1)
         return (state * float(state[0]),)
 
-    step = replay.Replayed(waiting)
+    step = cuda_graph.Replayed(waiting)
     assert [float(step()[0][0]) for _ in range(3)] == [1, 4, 9]
     assert step.refused and "cannot be recorded" in caplog.text
-    again = replay.Replayed(lambda: (state.add_(1),))
+    again = cuda_graph.Replayed(lambda: (state.add_(1),))
     assert [float(again()[0][0]) for _ in range(3)] == [4, 5, 6]
     assert not again.refused
 

@@ -24,8 +24,9 @@ from hostile_inputs import EDIT_FILES, FILES, LESSONS, TEXTS
 from streamlit.testing.v1 import AppTest
 from tiny_pages import WORKER_STARTERS, opened
 
-from dashboard import state, widgets
-from encore_core.editor import settings_of
+from dashboard.elements import widgets
+from dashboard.visitors import state
+from encore_core.editing.session import settings_of
 from encore_core.runs import RunStore
 from encore_core.tables import neutral_csv
 
@@ -228,7 +229,7 @@ class Bystander:
         self.seen = self._look()
 
     def _look(self) -> tuple[int, list[float]]:
-        from encore_core.metrics import rate
+        from encore_core.measures.scores import rate
 
         with self.visitor.session.edited() as lm:
             return self.visitor.session.n_edits, [answer.probability for answer in rate(lm, self.PAIRS)]

@@ -27,13 +27,15 @@ from pyarrow.parquet import write_table
 from refusals import refusal
 from tiny_models import CITIES, Snapshot
 
-from encore_core import downstream, hub, hub_models, hub_tasks, models
-from encore_core.catalogue import CATALOGUE, CatalogueEntry, find_source, is_ready, split_revision
+from encore_core import hub
 from encore_core.doctor import check_model, examine
-from encore_core.editor import EditSession
-from encore_core.export import edit_report
-from encore_core.model_card import model_card
-from encore_core.models import describe_model, load_model
+from encore_core.editing.session import EditSession
+from encore_core.export.card import model_card
+from encore_core.export.folder import edit_report
+from encore_core.measures import downstream, task_sets
+from encore_core.models import download, editable
+from encore_core.models.catalogue import CATALOGUE, CatalogueEntry, find_source, is_ready, split_revision
+from encore_core.models.editable import describe_model, load_model
 from encore_core.runs import RunStore
 from encore_core.statistics import texts
 
@@ -144,7 +146,7 @@ def test_one_file_of_weights_and_an_index_of_others(server, files, gpt2, tmp_pat
     whole = (tmp_path / "whole" / "model.safetensors").read_bytes()
     server.add(REPO, files | {"model.safetensors": whole})
     assert load_model(REPO, "cpu").fingerprint == gpt2.fingerprint
-    assert not server.fetched() & {*SHARDS, hub_models.INDEX}
+    assert not server.fetched() & {*SHARDS, download.INDEX}
 
 
 def test_a_model_that_has_moved(server, files, gpt2):
@@ -391,12 +393,12 @@ def large(server: HubServer) -> set[str]:
 def test_memory_and_disk_come_first(server, files, monkeypatch):
     server.add(REPO, files)
     with monkeypatch.context() as patch:
-        patch.setattr(models, "free_memory", lambda device: 1000)
+        patch.setattr(editable, "free_memory", lambda device: 1000)
         said = refusal(load_model, REPO, device="cpu")
     assert "needs" in said and "on cpu, which has 0.1 MB free" in said
     disk = SimpleNamespace(free=200_000)
     with monkeypatch.context() as patch:
-        patch.setattr(hub_models.shutil, "disk_usage", lambda folder: disk)
+        patch.setattr(download.shutil, "disk_usage", lambda folder: disk)
         said = refusal(load_model, REPO, device="cpu")
         assert "its weights take 0.25 MB more of disk in" in said and "which has 0.2 MB free; make room" in said
         assert not large(server)
@@ -412,15 +414,15 @@ def test_memory_and_disk_come_first(server, files, monkeypatch):
 @pytest.mark.parametrize(
     ("without", "with_", "message"),
     [
-        ([*SHARDS, hub_models.INDEX], {"pytorch_model.bin": b"pickled"},
+        ([*SHARDS, download.INDEX], {"pytorch_model.bin": b"pickled"},
          "has no model.safetensors (but pytorch_model.bin); other formats are not read, because loading them can run"),
         (["config.json"], {"adapter_config.json": b"{}"}, "holds an adapter and no model; merge it"),
         (["config.json"], {}, "has no config.json, so it is no model"),
         (["tokenizer.json"], {}, "has no tokenizer (one of tokenizer.json,"),
-        (SHARDS[2:3], {}, f"{hub_models.INDEX} names {SHARDS[2]}, which org/tiny does not hold"),
-        ([], {hub_models.INDEX: b'{"weight_map": {"a": "../../../evil.safetensors"}}'}, "names '../../../evil.safet"),
-        ([], {hub_models.INDEX: b'{"weight_map": {"a": "pytorch_model.bin"}}'}, "names 'pytorch_model.bin' as its"),
-        ([], {hub_models.INDEX: b"[]"}, f"{hub_models.INDEX} cannot be read"),
+        (SHARDS[2:3], {}, f"{download.INDEX} names {SHARDS[2]}, which org/tiny does not hold"),
+        ([], {download.INDEX: b'{"weight_map": {"a": "../../../evil.safetensors"}}'}, "names '../../../evil.safet"),
+        ([], {download.INDEX: b'{"weight_map": {"a": "pytorch_model.bin"}}'}, "names 'pytorch_model.bin' as its"),
+        ([], {download.INDEX: b"[]"}, f"{download.INDEX} cannot be read"),
         ([], {"config.json": b'{"model_type": "tiny", "auto_map": {"AutoConfig": "modeling_tiny.C"}}',
               "modeling_tiny.py": b"raise SystemExit('run')"}, "needs Python code of its own"),
         ([], {"config.json": b'{"model_type": "bert"}'}, "no decoder-only language model"),
@@ -438,7 +440,7 @@ def test_what_cannot_be_used_is_not_fetched(server, files, without, with_, messa
 
 
 def test_a_tokenizer_of_two_hundred_megabytes(server, files, monkeypatch):
-    monkeypatch.setattr(hub_models, "MOST_SMALL_BYTES", 10_000)
+    monkeypatch.setattr(download, "MOST_SMALL_BYTES", 10_000)
     server.add(REPO, files)
     assert "tokenizer.json of org/tiny has 0.1 MB; no such file is that large" in refusal(load_model, REPO)
 
@@ -479,7 +481,7 @@ def test_doctor(server, files, monkeypatch):
     assert not check.problems
     assert "Its weights will be fetched from the hub when it is used first: 0.25 MB." in check.notes
     assert not large(server)
-    monkeypatch.setattr(hub_models.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     assert "more of disk" in check_model(REPO, "cpu").problems[0]
 
 
@@ -536,28 +538,28 @@ def test_downstream_tasks(tasks):
     name = "sst2/validation-00000-of-00001.parquet"
     tasks.breaks[name] = [300, 0, 200]
     with no_pauses():
-        folder = hub_tasks.fetch_tasks()
+        folder = task_sets.fetch_tasks()
     assert sorted(file.stem for file in folder.iterdir()) == sorted(downstream.TASKS)
     assert "qqp" not in str(tasks.log) and "README.md" not in str(tasks.log)
     assert [request.range for request in tasks.log if request.path == f"/cdn/resolve/{name}"][:4] == [
         None, "bytes=300-", "bytes=300-", "bytes=500-",
     ]  # fmt: skip
     tasks.log.clear()
-    assert hub_tasks.fetch_tasks() == folder and not tasks.log
+    assert task_sets.fetch_tasks() == folder and not tasks.log
 
 
 def test_downstream_tasks_that_cannot_be_had(tasks):
     del tasks.repositories["datasets/cais/mmlu"]
     with no_pauses():
-        said = refusal(hub_tasks.fetch_tasks)
+        said = refusal(task_sets.fetch_tasks)
         assert "Downstream task 'mmlu' cannot be fetched from cais/mmlu (the hub (127.0.0.1:" in said
         assert "answers 401 Repository not found); try again, or give a folder with mmlu.jsonl" in said
-        assert not hub_tasks.is_fetched()
+        assert not task_sets.is_fetched()
         tasks.status = 503
-        assert "have not been fetched yet, and the hub (127.0.0.1:" in refusal(hub_tasks.fetch_tasks)
-        assert "answers 503 Service Unavailable; try again later, or give a folder" in refusal(hub_tasks.fetch_tasks)
+        assert "have not been fetched yet, and the hub (127.0.0.1:" in refusal(task_sets.fetch_tasks)
+        assert "answers 503 Service Unavailable; try again later, or give a folder" in refusal(task_sets.fetch_tasks)
     unplug(tasks)
-    assert "cannot be reached" in refusal(hub_tasks.fetch_tasks)
+    assert "cannot be reached" in refusal(task_sets.fetch_tasks)
 
 
 @pytest.mark.parametrize("source", texts.HUB_TEXTS)

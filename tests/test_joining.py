@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from encore_core.joining import joined, joint
+from encore_core.facts.joining import joined, joint
 
 BLANK = [
     ("The capital of Norway is", "Bergen"),

@@ -8,18 +8,18 @@ from functools import partial
 import pandas as pd
 import pytest
 
-from dashboard import figure, kept_charts
 from dashboard.charts import runs as run_charts
 from dashboard.charts.chart import Chart
+from dashboard.charts.palette import DARK, LIGHT
 from dashboard.charts.runs import Line
-from dashboard.palette import DARK, LIGHT
+from dashboard.elements import chart_cache, figure
 
 
 @pytest.fixture(autouse=True)
 def empty_shelf():
-    kept_charts._made.clear()
+    chart_cache._made.clear()
     yield
-    kept_charts._made.clear()
+    chart_cache._made.clear()
 
 
 def norms(last: float = 1.5) -> pd.DataFrame:
@@ -34,8 +34,8 @@ def lines(name: str = "MEMIT") -> list[Line]:
 
 
 def test_the_same_values_are_drawn_once_and_others_anew():
-    first = kept_charts.chart(partial(run_charts.norms, norms(), lines(), scale="log"), LIGHT)
-    assert kept_charts.chart(partial(run_charts.norms, norms(), lines(), scale="log"), LIGHT) is first
+    first = chart_cache.chart(partial(run_charts.norms, norms(), lines(), scale="log"), LIGHT)
+    assert chart_cache.chart(partial(run_charts.norms, norms(), lines(), scale="log"), LIGHT) is first
     assert first.figure == run_charts.norms(norms(), lines(), LIGHT, scale="log").figure
     others = [
         (partial(run_charts.norms, norms(), lines(), scale="log"), DARK),
@@ -44,7 +44,7 @@ def test_the_same_values_are_drawn_once_and_others_anew():
         (partial(run_charts.norms, norms(), lines("another"), scale="log"), LIGHT),
     ]
     for make, colours in others:
-        made = kept_charts.chart(make, colours)
+        made = chart_cache.chart(make, colours)
         assert made is not first and made.figure == make(colours=colours).figure != first.figure
 
 
@@ -56,16 +56,16 @@ def test_two_functions_of_the_same_values_are_told_apart(monkeypatch):
     def chart(frame: pd.DataFrame, colours) -> Chart:
         return Chart([], {"title": {"text": "one"}}, {})
 
-    one = kept_charts.chart(partial(chart, norms()), LIGHT)
-    other = kept_charts.chart(partial(other_chart, norms()), LIGHT)
+    one = chart_cache.chart(partial(chart, norms()), LIGHT)
+    other = chart_cache.chart(partial(other_chart, norms()), LIGHT)
     assert (one.figure.layout.title.text, other.figure.layout.title.text) == ("one", "other")
 
 
 def test_frames_too_long_to_be_told_apart_are_drawn_each_time(monkeypatch):
-    monkeypatch.setattr(kept_charts, "MOST_ROWS", 3)
+    monkeypatch.setattr(chart_cache, "MOST_ROWS", 3)
     make = partial(other_chart, norms())
-    assert kept_charts.chart(make, LIGHT) is not kept_charts.chart(make, LIGHT)
-    assert kept_charts.chart(partial(other_chart, frame=norms()), LIGHT) is not kept_charts.chart(
+    assert chart_cache.chart(make, LIGHT) is not chart_cache.chart(make, LIGHT)
+    assert chart_cache.chart(partial(other_chart, frame=norms()), LIGHT) is not chart_cache.chart(
         partial(other_chart, frame=norms()), LIGHT
     )
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny_models import FACTS, PREFIXES, Snapshot, hooks_and_patches
 
-from encore_core import keys as keys_module
-from encore_core.keys import KeyReader
+from encore_core.editing import keys as keys_module
+from encore_core.editing.keys import KeyReader
 
 
 @torch.no_grad()

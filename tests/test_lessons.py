@@ -9,8 +9,9 @@ from html.parser import HTMLParser
 import pytest
 from refusals import refusal
 
-from dashboard import lesson_files, lessons, page_list
-from dashboard.lessons import MAX_BYTES, View, read, view_of
+from dashboard import page_list
+from dashboard.talk import lesson_files, lessons
+from dashboard.talk.lessons import MAX_BYTES, View, read, view_of
 from encore_core.facts import read_facts
 from encore_core.runs.recorded import recorded_runs
 

@@ -14,7 +14,8 @@ from streamlit.testing.v1 import AppTest
 from test_run_pages import page_functions
 from tiny_pages import WORKER_STARTERS, errors, opened, words
 
-from dashboard import limits, state
+from dashboard.server import limits
+from dashboard.visitors import state
 from encore_core.errors import InputError
 from encore_core.facts import Fact
 from encore_core.runs import RunStore
@@ -280,7 +281,7 @@ def test_runs_are_held_to_the_limits(server, given):
 
 
 def test_runs_are_started_by_those_who_know_the_code(server, given, monkeypatch):
-    monkeypatch.setattr("dashboard.access.WRONG_SECONDS", 0.0)
+    monkeypatch.setattr("dashboard.elements.access_code.WRONG_SECONDS", 0.0)
     given('[runs]\naccess_code = "open sesame"\n')
     app = opened("run")
     app.multiselect(key="run_methods").set_value(["MEMIT"]).run()
@@ -332,7 +333,7 @@ def test_files_of_the_machine_are_not_named_where_that_is_forbidden(server, give
         assert any("cannot be named here" in text for text in errors(app)), key
         assert app.button(key="start").disabled
         app.text_input(key=key).set_value("").run()
-    from dashboard import access
+    from dashboard.visitors import access
 
     for name in ("/etc", "../x", "~/model", "./m", "a/b/c", str(tmp_path), "a\\..\\b", "x\0y"):
         with pytest.raises(InputError, match="cannot be named here"):

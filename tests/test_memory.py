@@ -14,12 +14,13 @@ from refusals import refusal
 from tiny_models import CITIES, PREFIXES
 from transformers import GPT2Config, LlamaConfig
 
-from encore_core import checkpoint, memory, targets
-from encore_core.editor import EditSession
-from encore_core.memory import MemoryEstimate, Sizes, estimate, gigabytes
+from encore_core.editing import targets
+from encore_core.editing.session import EditSession
+from encore_core.editing.targets import FastPass, TargetSettings
 from encore_core.methods import override, settings_for
-from encore_core.models import load_model
-from encore_core.targets import FastPass, TargetSettings
+from encore_core.models import checkpoint, memory
+from encore_core.models.editable import load_model
+from encore_core.models.memory import MemoryEstimate, Sizes, estimate, gigabytes
 
 LLAMA_3_8B = LlamaConfig(
     hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8,
@@ -124,7 +125,7 @@ def test_activations_are_right_within_a_factor_of_two(family):
 def targets_model(tiny, wide):
     from dataclasses import replace
 
-    from encore_core.models import wrap
+    from encore_core.models.editable import wrap
 
     return wrap(
         tiny_families.random_model(replace(tiny, settings=tiny.settings | wide)), tiny_families.tokenizer(), "x"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from refusals import refusal
 
-from encore_core.editor import EditSession, settings_of
+from encore_core.editing.session import EditSession, settings_of
 from encore_core.methods import METHODS, MODEL_ROWS, SETTABLE, default_layers, find_method, override, settings_for
 
 PAPER_TABLES = Path(__file__).parents[2] / "shared/data/paper_tables.csv"

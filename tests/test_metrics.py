@@ -8,10 +8,10 @@ import pytest
 import torch
 from tiny_models import CITIES, COUNTRIES, FACTS, TEMPLATES
 
-from encore_core import metrics
 from encore_core.errors import InputError
 from encore_core.facts import Fact, Neighbour
-from encore_core.metrics import Answer, continuations, evaluate, harmonic_mean, next_tokens, rate
+from encore_core.measures import scores as metrics
+from encore_core.measures.scores import Answer, continuations, evaluate, harmonic_mean, next_tokens, rate
 
 PAIRS = [
     *((template.format(country), city) for template in TEMPLATES for country, city in list(COUNTRIES.items())[:4]),

@@ -7,8 +7,8 @@ import re
 import pytest
 from tiny_models import CITIES
 
+from encore_core.export.card import SHOWN_FACTS, CardScores, card_scores, facts_csv, model_card
 from encore_core.facts import Fact
-from encore_core.model_card import SHOWN_FACTS, CardScores, card_scores, facts_csv, model_card
 
 REPORT = {
     "model": "smollm2-135m", "base_fingerprint": "a" * 16, "method": "ENCORE", "n_edits": 3,

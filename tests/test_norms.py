@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_models import CITIES
 
-from encore_core.norms import frobenius, matrix_norms, norm_ratios
+from encore_core.measures.norms import frobenius, matrix_norms, norm_ratios
 
 
 def test_a_norm_by_hand():

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from encore_core.packed_attention import attend
-from encore_core.packing import Packing
-from encore_core.tracing import Prefix
+from encore_core.forward.packed_attention import attend
+from encore_core.forward.packing import Packing
+from encore_core.forward.tracing import Prefix
 
 N_HEADS, N_KEY_HEADS, D_HEAD = 4, 2, 3
 MASK = torch.tensor([[1, 1, 0], [1, 1, 1], [1, 0, 0]])

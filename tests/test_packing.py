@@ -9,11 +9,11 @@ import torch
 import transformers
 from tiny_models import byte_level_tokenizer
 
-from encore_core.models import EditableModel, wrap
-from encore_core.packed_pass import record_packed, run_packed
-from encore_core.packing import Packing
-from encore_core.prompts import pad
-from encore_core.tracing import record_prefix, run
+from encore_core.forward.packed_pass import record_packed, run_packed
+from encore_core.forward.packing import Packing
+from encore_core.forward.prompts import pad
+from encore_core.forward.tracing import record_prefix, run
+from encore_core.models.editable import EditableModel, wrap
 
 SMALL = {
     "hidden_size": 32,

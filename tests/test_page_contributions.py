@@ -12,18 +12,18 @@ import tiny_pages
 from test_run_pages import names_in
 from tiny_pages import IDS, address_of, errors, figures, markup, opened, words
 
-from dashboard import findings
 from dashboard.charts import contributions as charts
 from dashboard.charts.contributions import Moment, Pair
+from dashboard.charts.palette import LIGHT
 from dashboard.charts.runs import Line
-from dashboard.palette import LIGHT
-from encore_core.contributions import sublayer_names
-from encore_core.edited_matrices import EditedMatrices, Sums
-from encore_core.editor import _Contents
-from encore_core.models import load_model
+from dashboard.reading import findings
+from encore_core.editing.edited_matrices import EditedMatrices, Sums
+from encore_core.editing.session import _Contents
+from encore_core.measures.contributions import sublayer_names
+from encore_core.measures.sublayers import measure_contributions
+from encore_core.models.editable import load_model
 from encore_core.runs import series
 from encore_core.runs.recorded import recorded_runs
-from encore_core.sublayers import measure_contributions
 
 LINES = [Line("a", "MEMIT", "MEMIT", (1, 2)), Line("b", "ENCORE", "ENCORE", (1, 2))]
 PAIRS = [Pair(line, 0, 100) for line in LINES]
@@ -266,7 +266,7 @@ def test_a_damaged_store_is_told_and_the_live_part_stands(tmp_path):
 @pytest.fixture
 def quick_loading(monkeypatch):
     """Loading gathers statistics for the default method; not needed to look at a model."""
-    monkeypatch.setattr("encore_core.editor.EditSession.prepare", lambda self, progress=None: None)
+    monkeypatch.setattr("encore_core.editing.session.EditSession.prepare", lambda self, progress=None: None)
 
 
 def measured(app, text: str):

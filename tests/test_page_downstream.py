@@ -19,11 +19,11 @@ from tiny_pages import figures, opened, words
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from dashboard.charts import downstream as charts
+from dashboard.charts.palette import DASHES, LIGHT
 from dashboard.charts.runs import Line
-from dashboard.palette import DASHES, LIGHT
-from encore_core import hub_tasks
 from encore_core.errors import InputError
-from encore_core.models import wrap
+from encore_core.measures import task_sets
+from encore_core.models.editable import wrap
 from encore_core.runs import MeasurePlan, RunStore, series
 from encore_core.runs.recorded import record
 from encore_core.runs.worker import Worker
@@ -242,7 +242,7 @@ def test_a_run_in_progress(made, ids, places):
 
 
 def test_without_the_hub_the_button_says_so(monkeypatch):
-    monkeypatch.setattr(hub_tasks, "hub_trouble", lambda: NO_HUB)
+    monkeypatch.setattr(task_sets, "hub_trouble", lambda: NO_HUB)
     app = opened("downstream")
     app.button(key="fetch_tasks").click().run()
     assert "the hub cannot be reached" in words(app) and not app.exception
@@ -251,9 +251,9 @@ def test_without_the_hub_the_button_says_so(monkeypatch):
 def test_what_was_fetched_is_asked_by_the_next_run(monkeypatch, tasks_folder):
     def fetch(progress):
         progress("Fetching downstream task sst2", 0.0)
-        return Path(shutil.copytree(tasks_folder, hub_tasks.hub_folder()))
+        return Path(shutil.copytree(tasks_folder, task_sets.hub_folder()))
 
-    monkeypatch.setattr(hub_tasks, "fetch_tasks", fetch)
+    monkeypatch.setattr(task_sets, "fetch_tasks", fetch)
     app = opened("downstream")
     app.button(key="fetch_tasks").click().run()
     assert "Fetched into" in words(app) and app.session_state["run_downstream"] == "hub"
@@ -265,7 +265,7 @@ def test_a_fetch_that_fails_is_one_line(monkeypatch, error):
     def fetch(progress):
         raise error
 
-    monkeypatch.setattr(hub_tasks, "fetch_tasks", fetch)
+    monkeypatch.setattr(task_sets, "fetch_tasks", fetch)
     app = opened("downstream")
     app.button(key="fetch_tasks").click().run()
     assert ("'mmlu'" in words(app)) == isinstance(error, InputError)

@@ -15,8 +15,8 @@ from streamlit.runtime.scriptrunner import StopException
 from streamlit.testing.v1 import AppTest
 from tiny_pages import APP, errors, figures, markup, opened
 
-from dashboard import state
 from dashboard.charts.text import label
+from dashboard.visitors import state
 
 
 @pytest.fixture(scope="module", autouse=True)

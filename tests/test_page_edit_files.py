@@ -14,11 +14,11 @@ from streamlit.testing.v1 import AppTest
 from test_limits import given  # noqa: F401
 from tiny_pages import errors, opened, words
 
-from dashboard import state
-from dashboard.edit import files as edit_files
-from encore_core.edit_file import edit_file_of, write_edit_file
-from encore_core.editor import EditSession, settings_of
-from encore_core.models import EditableModel
+from dashboard.parts.edit import files as edit_files
+from dashboard.visitors import state
+from encore_core.editing.edit_file import edit_file_of, write_edit_file
+from encore_core.editing.session import EditSession, settings_of
+from encore_core.models.editable import EditableModel
 
 FACTS = tiny_runs.FACTS
 

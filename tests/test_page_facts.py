@@ -10,7 +10,7 @@ from refusals import NO_HUB
 from streamlit.testing.v1 import AppTest
 from tiny_pages import errors, markup, opened, words
 
-from dashboard import state
+from dashboard.visitors import state
 
 GOOD = [
     {"subject": name, "prompt": "The capital of {} is", "target_new": answer}

@@ -14,11 +14,12 @@ from tiny_models import Snapshot
 from tiny_pages import address_of, markup, opened, pressed, words
 
 from dashboard.charts import learn as charts
-from dashboard.learn import anatomy, keys_of, steps, trial, trial_card
-from dashboard.palette import DARK, LIGHT
-from encore_core.editor import EditSession
+from dashboard.charts.palette import DARK, LIGHT
+from dashboard.parts.learn import anatomy, keys_of, trial, trial_card
+from dashboard.talk import method_steps
+from encore_core.editing.session import EditSession
 from encore_core.facts import Fact, read_facts
-from encore_core.metrics import evaluate
+from encore_core.measures.scores import evaluate
 from encore_core.runs import series
 from encore_core.runs.recorded import recorded_runs
 
@@ -210,8 +211,8 @@ def test_what_is_missing_layer_by_layer():
 
 
 def test_seven_steps_of_our_own_words():
-    assert len(steps.STEPS) == 7 == len(steps.BY_KEY)
-    assert all(step.text and step.equations and step.symbols for step in steps.STEPS)
+    assert len(method_steps.STEPS) == 7 == len(method_steps.BY_KEY)
+    assert all(step.text and step.equations and step.symbols for step in method_steps.STEPS)
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------
@@ -232,14 +233,14 @@ def with_recorded(places, recorded_folder, monkeypatch):
 
 def test_the_page_is_read_from_end_to_end_without_a_model(with_recorded):
     app = opened("learn")
-    for number, step in enumerate(steps.STEPS, start=1):
+    for number, step in enumerate(method_steps.STEPS, start=1):
         assert f"{number} · {step.title}" in words(app) and address_of(app)["step"] == [step.key]
         assert [element.value for element in app.latex] == [f"$$\n{equation}\n$$" for equation in step.equations]
         assert 'role="alert"' not in markup(app)
-        if number < len(steps.STEPS):
+        if number < len(method_steps.STEPS):
             pressed(app, "learn_next")
     assert app.button(key="learn_next").disabled and "visitor" not in app.session_state
-    assert f"6 · {steps.STEPS[5].title}" in words(pressed(app, "learn_previous"))
+    assert f"6 · {method_steps.STEPS[5].title}" in words(pressed(app, "learn_previous"))
 
 
 def test_a_link_brings_a_step_and_its_fact_back():

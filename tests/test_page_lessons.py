@@ -11,8 +11,9 @@ from streamlit.testing.v1 import AppTest
 from test_lessons import HOSTILE, plan
 from tiny_pages import markup, opened, pressed, words
 
-from dashboard import lesson_play, lessons, state
-from dashboard.lessons import read
+from dashboard.talk import lesson_play, lessons
+from dashboard.talk.lessons import read
+from dashboard.visitors import state
 
 LESSONS = lessons.bundled()
 TEN = LESSONS["one-edit"]

@@ -11,10 +11,12 @@ from refusals import NO_HUB
 from streamlit.testing.v1 import AppTest
 from tiny_pages import app_at, errors, markup, opened, words
 
-from dashboard import model_check
+from dashboard.reading import model_check
+from encore_core import processes
 from encore_core.doctor import check_model
-from encore_core.models import load_model
-from encore_core.statistics import files, jobs, settling, worker
+from encore_core.editing import stored_statistics
+from encore_core.models.editable import load_model
+from encore_core.statistics import convergence, jobs, worker
 from encore_core.statistics.gathering import Request, gather
 from encore_core.statistics.jobs import Job
 
@@ -32,7 +34,9 @@ def home(tmp_path, monkeypatch, surroundings) -> Path:
 @pytest.fixture(autouse=True)
 def no_processes(monkeypatch):
     """Jobs wait until `work` does them, in this process."""
-    monkeypatch.setattr(jobs.subprocess, "Popen", lambda *args, **kwargs: type("P", (), {"wait": lambda self: None})())
+    monkeypatch.setattr(
+        processes.subprocess, "Popen", lambda *args, **kwargs: type("P", (), {"wait": lambda self: None})()
+    )
     monkeypatch.setattr(worker, "_settle_process", lambda: None)
     monkeypatch.setattr(worker.signal, "signal", lambda *args: None)
 
@@ -104,7 +108,7 @@ def test_statistics_are_shown_with_what_was_seen(tiny_folder, statistics_text, m
     assert f"{result.tokens / 64:.1f} ×" in text and "✓ used by edits" in text
     assert f"{result.looks[0].tokens:,}" in text and f"{max(result.looks[0].disturbance.values()):.3g}" in text
     app.button(key="models_forget").click().run()
-    assert files.chosen(lm.fingerprint) == {} and "✓ used by edits" not in words(app)
+    assert stored_statistics.chosen(lm.fingerprint) == {} and "✓ used by edits" not in words(app)
 
 
 def test_the_choice_is_forgotten_of_a_model_with_a_start_token(tiny_folder, statistics_text, tmp_path):
@@ -118,7 +122,7 @@ def test_the_choice_is_forgotten_of_a_model_with_a_start_token(tiny_folder, stat
     app = page_of(folder)
     assert "✓ used by edits" in words(app)
     app.button(key="models_forget").click().run()
-    assert files.chosen(lm.texts_key) == {} and "✓ used by edits" not in words(app)
+    assert stored_statistics.chosen(lm.texts_key) == {} and "✓ used by edits" not in words(app)
 
 
 def test_gathering_goes_on_without_the_page(tiny_folder, statistics_text):
@@ -198,6 +202,6 @@ def test_names_of_visitors_are_no_markup(tiny_folder, tmp_path):
 
 
 def test_changes_are_those_of_the_criterion():
-    looks = [settling.Look(100, {0: 1.2, 1: 1.0}), settling.Look(200, {0: 1.0, 1: 1.0})]
+    looks = [convergence.Look(100, {0: 1.2, 1: 1.0}), convergence.Look(200, {0: 1.0, 1: 1.0})]
     rows = model_check.looks_rows([json.loads(json.dumps(look.as_dict())) for look in looks])
     assert rows == [("100", "1.2", ""), ("200", "1", "20.0 %")]

@@ -10,10 +10,10 @@ import tiny_pages
 from test_run_pages import names_in
 from tiny_pages import IDS, address_of, errors, figures, opened, words
 
-from dashboard import findings
 from dashboard.charts import norm_layers
+from dashboard.charts.palette import DARK, LIGHT
 from dashboard.charts.runs import Line
-from dashboard.palette import DARK, LIGHT
+from dashboard.reading import findings
 
 LINES = [Line("a", "MEMIT", "MEMIT", (1, 2)), Line("b", "ENCORE", "ENCORE", (1, 2))]
 GROWTH = {"a": 4, "b": 1}

@@ -15,11 +15,11 @@ import tiny_runs
 from tiny_models import Snapshot
 from tiny_pages import figures, markup, opened, words
 
-from dashboard import mpes_pairs
 from dashboard.charts import overfitting as charts
 from dashboard.charts.overfitting import Arm
-from dashboard.palette import DARK, LIGHT
-from encore_core.editor import EditSession
+from dashboard.charts.palette import DARK, LIGHT
+from dashboard.reading import mpes_pairs
+from encore_core.editing.session import EditSession
 from encore_core.facts import Fact
 from encore_core.runs import RunStore, prepare, series
 from encore_core.runs.recorded import record

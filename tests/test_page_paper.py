@@ -10,9 +10,9 @@ import tiny_pages
 from test_run_pages import names_in
 from tiny_pages import address_of, errors, figures, opened, words
 
-from dashboard import mpes_pairs, paper_tables, run_reading
 from dashboard.charts import paper as paper_charts
-from dashboard.palette import DARK, LIGHT
+from dashboard.charts.palette import DARK, LIGHT
+from dashboard.reading import mpes_pairs, paper_tables, run_frames
 from encore_core.methods import METHODS
 from encore_core.runs.recorded import recorded_runs
 
@@ -119,8 +119,8 @@ def runs(recorded) -> list:
 
 
 def measured(number: int, runs) -> dict[tuple[str, str], float]:
-    scores, targets = run_reading.scores(runs, "sample"), run_reading.read("targets", runs)
-    seconds = {run.id: run_reading.seconds_of_edits(run) for run in runs}
+    scores, targets = run_frames.scores(runs, "sample"), run_frames.read("targets", runs)
+    seconds = {run.id: run_frames.seconds_of_edits(run) for run in runs}
     frame = paper_tables.measured(number, runs, scores, targets, seconds, paper_tables.choices(number)[1])
     return {(row.row, row.quantity): row.value for row in frame.itertuples()}
 
@@ -128,7 +128,7 @@ def measured(number: int, runs) -> dict[tuple[str, str], float]:
 def test_scores_are_the_last_ones_of_the_run(runs):
     found = measured(4, runs)
     assert {row for row, _ in found} == {"MEMIT", "ENCORE"}
-    scores = run_reading.scores(runs, "sample")
+    scores = run_frames.scores(runs, "sample")
     for run in runs:
         rows = scores[(scores["run"] == run.id) & (scores["metric"] == "edit_score") & (scores["edits"] == 10)]
         assert found[run.method, "edit_score"] == rows["value"].item()
@@ -147,11 +147,11 @@ def test_table_1_takes_targets_and_seconds(runs, monkeypatch):
     monkeypatch.setattr(mpes_pairs, "known_facts", lambda run: ("here", pd.Series([0.5, 0.7])))
     found = measured(1, runs)
     [memit] = [run for run in runs if run.method == "MEMIT"]
-    targets = run_reading.read("targets", [memit])
+    targets = run_frames.read("targets", [memit])
     assert found == {
         ("MEMIT", "original_fact_prob"): pytest.approx(0.6),
         ("MEMIT", "edited_fact_prob_without_mpes"): pytest.approx(targets["probability"].mean()),
-        ("MEMIT", "seconds_per_edit_without_mpes"): run_reading.seconds_of_edits(memit),
+        ("MEMIT", "seconds_per_edit_without_mpes"): run_frames.seconds_of_edits(memit),
     }
 
 

@@ -12,7 +12,7 @@ import tiny_pages
 from test_run_pages import page_functions
 from tiny_pages import errors, figures, opened, words
 
-from dashboard import start_content
+from dashboard.reading import start_content
 from encore_core.runs.recorded import recorded_runs
 
 

@@ -13,9 +13,9 @@ from streamlit.testing.v1 import AppTest
 from test_page_edit import own_fact
 from tiny_pages import markup, opened
 
-from dashboard import state
 from dashboard.charts.text import percent
-from encore_core.metrics import rate
+from dashboard.visitors import state
+from encore_core.measures.scores import rate
 
 BEGIN = "<|begin|>"
 

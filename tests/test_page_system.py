@@ -8,8 +8,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 from tiny_pages import opened, words
 
-from dashboard import state
-from dashboard.runs_view import size
+from dashboard.reading.run_words import size
+from dashboard.visitors import state
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 from tiny_pages import address_of, opened, pressed, words
 
-from dashboard import tour
+from dashboard.talk import tour
 
 STEPS = tour.plan().steps
 

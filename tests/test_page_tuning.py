@@ -12,9 +12,9 @@ from refusals import NO_HUB
 from test_page_models import page_of, said
 from tiny_pages import errors, words
 
-from dashboard import tuning_view
 from dashboard.charts import tuning as charts
-from dashboard.palette import LIGHT
+from dashboard.charts.palette import LIGHT
+from dashboard.parts.models import tuning
 from encore_core.cli import main
 from encore_core.doctor import check_model
 from encore_core.tuned_rows import Shape, TunedRow, store_row
@@ -62,7 +62,7 @@ def row(tiny_folder) -> TunedRow:
 
 
 def test_a_setting_is_shown_with_the_trial_that_its_search_began_at(row):
-    frame = tuning_view.searched(row)
+    frame = tuning.searched(row)
     found = {name: list(zip(part["value"], part["overall"], strict=True)) for name, part in frame.groupby("setting")}
     assert found == {
         "layers": [("0,1", 50.0), ("1-3", 60.0)],
@@ -76,7 +76,7 @@ def test_a_setting_is_shown_with_the_trial_that_its_search_began_at(row):
 
 
 def test_the_charts_draw_these_rows(row):
-    frame = tuning_view.searched(row)
+    frame = tuning.searched(row)
     titles = {name: name for name in ("layers", "lambda_p", "lambda_n")}
     chart = charts.searched(frame, titles, LIGHT)
     overall = [trace for trace in chart.figure.data if trace.name == "Overall"]

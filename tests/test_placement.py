@@ -19,18 +19,18 @@ from test_models import saved
 from tiny_models import CITIES, PREFIXES, TEMPLATES, Snapshot
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from encore_core import models, placement
-from encore_core.editor import EditSession
-from encore_core.export import write_model_folder
-from encore_core.families import find_parts
-from encore_core.metrics import rate
-from encore_core.models import EditableModel, load_model, wrap
-from encore_core.packed_pass import record_packed, run_packed
-from encore_core.packing import Packing
-from encore_core.placement import choose_device, kept_weight, offload_hook
-from encore_core.sublayers import measure_contributions
-from encore_core.targets import TargetSettings, optimise_targets
-from encore_core.tracing import added_to_output, captured_input, recomputed, record_prefix, run
+from encore_core.editing.session import EditSession
+from encore_core.editing.targets import TargetSettings, optimise_targets
+from encore_core.export.folder import write_model_folder
+from encore_core.forward.packed_pass import record_packed, run_packed
+from encore_core.forward.packing import Packing
+from encore_core.forward.tracing import added_to_output, captured_input, recomputed, record_prefix, run
+from encore_core.measures.scores import rate
+from encore_core.measures.sublayers import measure_contributions
+from encore_core.models import device_map, editable
+from encore_core.models.device_map import choose_device, kept_weight, offload_hook
+from encore_core.models.editable import EditableModel, load_model, wrap
+from encore_core.models.families import find_parts
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 PAIRS = [(template.format(country), city) for template, (country, city) in
@@ -217,13 +217,15 @@ def test_balanced_leaves_room_for_editing(llama, tmp_path, monkeypatch):
     """Of two GPUs the first keeps free what edits need; what fits on neither goes to the computer's memory."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(placement, "free_memory", lambda device: 1_000_000 if device.type == "cuda" else 2**40)
+    monkeypatch.setattr(device_map, "free_memory", lambda device: 1_000_000 if device.type == "cuda" else 2**40)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1_000_000, 2_000_000))
-    room = placement.room_for_weights(400_000)
+    room = device_map.room_for_weights(400_000)
     assert (room[0], room[1]) == (550_000, 950_000) and room["cpu"] > 2**20
-    assert placement.room_for_weights(2_000_000)[0] == 0
+    assert device_map.room_for_weights(2_000_000)[0] == 0
     asked = []
-    monkeypatch.setattr(models, "read_weights", lambda *args, **placing: (asked.append(placing), (llama.model, ()))[1])
+    monkeypatch.setattr(
+        editable, "read_weights", lambda *args, **placing: (asked.append(placing), (llama.model, ()))[1]
+    )
     load_model(saved(llama, tmp_path), device="balanced")
     assert asked[0]["device_map"] == "balanced" and set(asked[0]["max_memory"]) == {0, 1, "cpu"}
 
@@ -302,7 +304,7 @@ def test_balanced_on_a_gpu_that_is_too_small(llama, tmp_path, monkeypatch, stati
     """One GPU with room for a part of the blocks: the rest is brought in when it is used, and edits come out alike."""
     folder = saved(llama, tmp_path)
     size = sum(parameter.numel() * 4 for parameter in llama.model.parameters())
-    monkeypatch.setattr(models, "room_for_weights", lambda _: {0: int(0.6 * size), "cpu": 2**33})
+    monkeypatch.setattr(editable, "room_for_weights", lambda _: {0: int(0.6 * size), "cpu": 2**33})
     lm = load_model(folder, device="balanced")
     assert lm.offloaded and lm.device.type == "cuda" and lm.fingerprint == llama.fingerprint
     sessions = [new_session(one, statistics_text, layers=(3, 4)) for one in (llama, lm)]

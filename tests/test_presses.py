@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from streamlit.proto.BackMsg_pb2 import BackMsg
 
-from dashboard.presses import SinglePresses, of_timer_without_presses
+from dashboard.browser.click_deduplication import SinglePresses, of_timer_without_presses
 
 
 def message(is_timer: bool, **pressed) -> BackMsg:

@@ -17,11 +17,10 @@ from refusals import refusal
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from encore_core import prompts as prompts_module
 from encore_core.errors import InputError
 from encore_core.facts import Fact
-from encore_core.models import EditableModel
-from encore_core.prompts import (
+from encore_core.forward import prompts as prompts_module
+from encore_core.forward.prompts import (
     PREFIX_STARTS,
     encode,
     encode_fact,
@@ -29,6 +28,7 @@ from encore_core.prompts import (
     joined,
     sample_prefixes,
 )
+from encore_core.models.editable import EditableModel
 from encore_core.storage import data_folder
 
 

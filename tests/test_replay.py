@@ -7,8 +7,8 @@ import logging
 import pytest
 import torch
 
-from encore_core import replay
-from encore_core.replay import Replayed
+from encore_core.forward import cuda_graph
+from encore_core.forward.cuda_graph import Replayed
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def recordings(monkeypatch) -> list:
 
         return play, results
 
-    monkeypatch.setattr(replay, "recorded", recorded)
+    monkeypatch.setattr(cuda_graph, "recorded", recorded)
     return seen
 
 
@@ -59,7 +59,7 @@ def test_what_cannot_be_recorded_is_done_as_it_is(monkeypatch, caplog):
     def refusing(work):
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
-    monkeypatch.setattr(replay, "recorded", refusing)
+    monkeypatch.setattr(cuda_graph, "recorded", refusing)
     step = Replayed(Counting())
     with caplog.at_level(logging.WARNING):
         assert [float(step()[0][0]) for _ in range(3)] == [10, 20, 30]
@@ -70,7 +70,7 @@ def test_what_cannot_be_recorded_is_done_as_it_is(monkeypatch, caplog):
 
 
 def test_other_errors_are_nobody_s_to_swallow(monkeypatch):
-    monkeypatch.setattr(replay, "recorded", lambda work: work())
+    monkeypatch.setattr(cuda_graph, "recorded", lambda work: work())
     step = Replayed(iter([(torch.zeros(1),)]).__next__)
     step()
     with pytest.raises(StopIteration):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from encore_core.rounded import matrices_in_bfloat16
-from encore_core.tracing import run
+from encore_core.forward.bfloat16 import matrices_in_bfloat16
+from encore_core.forward.tracing import run
 
 
 def test_matrices_from_a_block_on_are_held_and_given_back(lm):

@@ -14,8 +14,8 @@ import pytest
 
 from dashboard.charts import runs as run_charts
 from dashboard.charts.chart import Chart
+from dashboard.charts.palette import DARK, DASHES, LIGHT
 from dashboard.charts.runs import Line
-from dashboard.palette import DARK, DASHES, LIGHT
 from encore_core.methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent

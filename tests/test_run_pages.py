@@ -20,8 +20,9 @@ import tiny_runs
 from streamlit.testing.v1 import AppTest
 from tiny_pages import APP, WORKER_STARTERS, address_of, errors, figures, markup, opened, words
 
-from dashboard import costs, live, report, run_reading, runs_view
-from dashboard.at_checkpoints import AtCheckpoints
+from dashboard.parts.run import live
+from dashboard.reading import costs, report, run_frames, run_words
+from dashboard.reading.at_checkpoints import AtCheckpoints
 from encore_core.errors import InputError
 from encore_core.facts import write_facts
 from encore_core.runs import RunStore, launch, series
@@ -216,10 +217,10 @@ def test_a_run_deleted_in_another_tab_leaves_the_page_standing(ids, store):
 def test_the_report_needs_nothing_else_and_takes_nobody_at_their_word(ids, store):
     runs = [store.get(ids["memit"]), store.get(ids["other"])]
     from dashboard.charts import runs as run_charts
-    from dashboard.palette import LIGHT
+    from dashboard.charts.palette import LIGHT
 
-    lines = run_reading.lines(runs)
-    chart = run_charts.norms(run_reading.read("norms", runs), lines, LIGHT)
+    lines = run_frames.lines(runs)
+    chart = run_charts.norms(run_frames.read("norms", runs), lines, LIGHT)
     table = report.Table(("Measure", "<i>a</i>"), [["x", "1 < 2"]], "After 10 edits")
     told = report.comparison(
         runs, {"Norms": chart, "Again": chart}, table, differences(runs), "http://x/?a=<b>"
@@ -327,20 +328,20 @@ def test_the_seconds_of_an_edit_are_those_of_the_middle_batch(store, ids):
         "b.edits = t.edits WHERE t.run = ? AND t.phase IN ('targets', 'keys', 'update') GROUP BY b.edits",
         (number,),
     ).fetchall()
-    found = run_reading.seconds_of_edits(store.get(ids["encore"]))
+    found = run_frames.seconds_of_edits(store.get(ids["encore"]))
     assert found == pytest.approx(statistics.median(seconds for _, seconds in rows)) and found < 60
-    assert run_reading.seconds_of_edits(store.get(ids["queued"])) is None
+    assert run_frames.seconds_of_edits(store.get(ids["queued"])) is None
     # Batches are counted that no checkpoint has followed yet.
     db.execute("UPDATE timings SET seconds = seconds * 2 WHERE run = ?", (number,))
     db.execute("UPDATE runs SET done = done + 1 WHERE number = ?", (number,))
     db.commit()
-    assert run_reading.seconds_of_edits(store.get(ids["encore"])) == pytest.approx(2 * found)
+    assert run_frames.seconds_of_edits(store.get(ids["encore"])) == pytest.approx(2 * found)
     db.execute("UPDATE timings SET seconds = seconds / 2 WHERE run = ?", (number,))
     db.execute("UPDATE runs SET done = done - 1 WHERE number = ?", (number,))
     db.commit()
     for page in ("compare", "runs"):
         app = opened(page, run=[ids["memit"], ids["encore"]] if page == "compare" else ids["encore"])
-        assert runs_view.seconds_an_edit(found) in words(app) and not errors(app), page
+        assert run_words.seconds_an_edit(found) in words(app) and not errors(app), page
 
 
 def test_the_edited_model_is_written_where_there_is_one(ids, store, tmp_path):
@@ -523,16 +524,16 @@ def test_without_a_method_there_is_nothing_to_start(desk, empty_home):
      (59.7, "1 min 00 s"), (100_800 * 2, "2 d 8 h")],
 )  # fmt: skip
 def test_durations(seconds, told):
-    assert runs_view.duration(seconds) == told
+    assert run_words.duration(seconds) == told
 
 
 @pytest.mark.parametrize(("n", "told"), [(0, "0.0 kB"), (2_400_000_000, "2.4 GB"), (840e6, "840 MB"), (3e12, "3.0 TB")])
 def test_sizes(n, told):
-    assert runs_view.size(n) == told
+    assert run_words.size(n) == told
 
 
 def test_what_was_not_measured_is_told(ids, store):
-    lines = runs_view.left_out(['{"scores": "cost"}', "{}", '{"scores": "cost", "entropy": "the text is too long."}'])
+    lines = run_words.left_out(['{"scores": "cost"}', "{}", '{"scores": "cost", "entropy": "the text is too long."}'])
     assert len(lines) == 2 and "scores: left out at 2 of 3" in lines[0] and "cap" in lines[0]
     assert lines[1].endswith("for the text is too long.")
     app = opened("runs", run=ids["failed"])
@@ -545,25 +546,25 @@ def test_a_stop_that_is_pending_is_said(ids, store):
     store.claim("cpu")
     store.cancel(ids["queued"])
     run = store.get(ids["queued"])
-    assert run.status == "running" and "ends with this batch" in runs_view.status_line(run)
+    assert run.status == "running" and "ends with this batch" in run_words.status_line(run)
     app = opened("runs", run=run.id)
     assert "told to stop" in words(app) and app.button(key="record_cancel").disabled
 
 
 def test_the_newest_comparison_is_not_hidden_by_a_lone_run(ids, store):
-    chosen = runs_view.newest_comparison(store.runs())
+    chosen = run_words.newest_comparison(store.runs())
     assert [run.id for run in chosen] == [ids["memit"], ids["encore"]]  # "other" is newer, and alone
-    assert [run.id for run in runs_view.together_with(store.get(ids["other"]), store.runs())] == [ids["other"]]
+    assert [run.id for run in run_words.together_with(store.get(ids["other"]), store.runs())] == [ids["other"]]
 
 
 def test_runs_of_one_method_are_told_apart(ids, store):
     encore, other = store.get(ids["encore"]), store.get(ids["other"])
-    assert [line.name for line in run_reading.lines([store.get(ids["memit"]), encore])] == list(METHODS)
-    first, second = run_reading.lines([encore, other])
+    assert [line.name for line in run_frames.lines([store.get(ids["memit"]), encore])] == list(METHODS)
+    first, second = run_frames.lines([encore, other])
     assert first.name == "ENCORE, 10 edits" and second.name.startswith("ENCORE · <img src=x") and len(second.name) <= 28
     assert (first.repeat, second.repeat) == (0, 1)
     store.rename(ids["other"], "ENCORE, 10 edits")
-    names = [line.name for line in run_reading.lines([encore, store.get(ids["other"])])]
+    names = [line.name for line in run_frames.lines([encore, store.get(ids["other"])])]
     assert names == [f"ENCORE · {ids['encore']}", f"ENCORE · {ids['other']}"]
 
 
@@ -591,15 +592,15 @@ def test_a_page_reads_ten_long_runs_in_no_time(empty_home, tiny_folder, statisti
     def seconds() -> float:
         started = time.perf_counter()
         store.runs()
-        norms = run_reading.read("norms", runs)
-        scores = run_reading.scores(runs, "sample")
+        norms = run_frames.read("norms", runs)
+        scores = run_frames.scores(runs, "sample")
         taken = time.perf_counter() - started
         assert len(norms) == 4 * 101 * 30 and (scores["metric"] == "accuracy").sum() == 4 * 101
         return taken
 
     first = []
     for _ in range(3):  # the best of three: other programs run on these cores, too
-        run_reading._series.clear()
+        run_frames._series.clear()
         first.append(seconds())
     assert min(first) < 2.0, first  # 0.2 s on a quiet machine; a busy one is not to fail here
     assert min(seconds() for _ in range(3)) < 1.0
@@ -659,7 +660,7 @@ def test_a_recorded_run_that_was_stopped_is_looked_at_and_not_resumed(store, ids
     ):
         app = opened("runs", run=run.id)
         assert sum(button.label == "Resume" for button in app.button) == n_buttons and not errors(app)
-        assert said in runs_view.label(run)
+        assert said in run_words.label(run)
 
 
 def test_values_at_checkpoints_are_the_last_not_behind():

@@ -9,8 +9,8 @@ import tiny_models
 import tiny_runs
 from refusals import refusal
 
-from encore_core.memory import Sizes
 from encore_core.methods import settings_for
+from encore_core.models.memory import Sizes
 from encore_core.runs import MeasurePlan, PreparedRun, RunStore, estimate, prepare
 from encore_core.runs.estimate import Calibration
 

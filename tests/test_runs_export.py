@@ -16,8 +16,8 @@ from refusals import refusal
 from transformers import AutoModelForCausalLM
 
 from encore_core import cli
-from encore_core.edit_file import read_edit_file
-from encore_core.models import load_model
+from encore_core.editing.edit_file import read_edit_file
+from encore_core.models.editable import load_model
 from encore_core.runs import MeasurePlan, RunPlan, RunStore, prepare, series
 from encore_core.runs.compare import differences
 from encore_core.runs.export import command_line, export_edits, export_model, export_run, series_csv, settings_of_run

@@ -12,7 +12,7 @@ from refusals import refusal
 from safetensors import SafetensorError
 
 from encore_core.errors import InputError
-from encore_core.metrics import next_tokens, rate
+from encore_core.measures.scores import next_tokens, rate
 from encore_core.runs import state as state_module
 from encore_core.runs.rows import SavedState
 from encore_core.runs.state import (

@@ -13,14 +13,14 @@ import tiny_models
 import tiny_runs
 import torch
 
-from encore_core.covariance import SAMPLED_TEXT, windows_of
-from encore_core.editor import EditSession
-from encore_core.models import load_model
+from encore_core.editing import stored_statistics
+from encore_core.editing.covariance import SAMPLED_TEXT, windows_of
+from encore_core.editing.session import EditSession
+from encore_core.models.editable import load_model
 from encore_core.runs import MeasurePlan, RunInfo, RunStore, prepare, runner
 from encore_core.runs.compare import differences
 from encore_core.runs.export import command_line
 from encore_core.runs.schema import LATER_COLUMNS
-from encore_core.statistics import files
 from encore_core.statistics.npz import import_npz
 
 FEWEST = MeasurePlan(subsets=(), perplexity=False, generation_entropy=False, contributions=False, share_cap=None)
@@ -92,9 +92,9 @@ def test_what_was_read_is_recorded_and_not_what_was_asked_for(store, submit, tex
     run = served(store, run_id)
     assert run.status == "done" and run.settings["statistics_tokens"] == 2000 > n_read
     for layer, row in zip((0, 1), run.statistics_used, strict=True):
-        file = files.folder_of(lm.fingerprint) / row["file"]
+        file = stored_statistics.folder_of(lm.fingerprint) / row["file"]
         assert row["layer"] == layer and row["source"] == "text text.txt" and row["tokens"] == n_read
-        assert row["content"] == files.content_digest(file) and len(row["content"]) == 64
+        assert row["content"] == stored_statistics.content_digest(file) and len(row["content"]) == 64
     assert run.key_statistics == f"text text.txt, {n_read:,} tokens" and run.statistics_size == f"{n_read:,} tokens"
     assert f"Key statistics: text text.txt, {n_read:,} tokens." in store.read_log(run_id)
     assert run.as_dict()["statistics_used"] == list(run.statistics_used)
@@ -149,7 +149,7 @@ def test_a_choice_that_is_taken_back_while_a_run_was_queued_is_its_own(store, su
     places = chosen_for(tiny_folder, tmp_path, 2.0)
     before, run_id = served(store, submit()), submit()
     if change == "forgotten":
-        files.forget_choice(load_model(str(tiny_folder), "cpu").fingerprint)
+        stored_statistics.forget_choice(load_model(str(tiny_folder), "cpu").fingerprint)
     else:
         chosen_for(tiny_folder, tmp_path, 3.0)
     run = served(store, run_id)
@@ -190,7 +190,7 @@ def test_a_resumed_run_goes_on_with_the_statistics_that_it_began_with(
     elif change == "imported":
         chosen_for(tiny_folder, tmp_path, 2.0)
     else:
-        shutil.rmtree(files.folder_of(whole.fingerprint))
+        shutil.rmtree(stored_statistics.folder_of(whole.fingerprint))
     store.resume(run_id)
     run = served(store, run_id)
     assert run.status == "done" and run.weights_digest == whole.weights_digest
@@ -205,7 +205,7 @@ def test_a_resumed_run_keeps_to_what_was_chosen_when_it_began(
     whole, run_id = served(store, submit()), submit()
     interrupted(store, run_id, monkeypatch)
     if change == "forgotten":
-        files.forget_choice(whole.fingerprint)
+        stored_statistics.forget_choice(whole.fingerprint)
     else:
         chosen_for(tiny_folder, tmp_path, 3.0)
     store.resume(run_id)

@@ -15,9 +15,9 @@ import pytest
 import tiny_runs
 from refusals import refusal
 
+from encore_core import processes
 from encore_core.errors import InputError
 from encore_core.facts import Fact
-from encore_core.runs import machine
 from encore_core.runs import store as store_module
 from encore_core.runs.plan import PreparedRun, RunPlan, digest_of, fact_lines
 from encore_core.runs.rows import BatchRecord, CheckpointRecord, SavedState, TargetRow, TrajectoryRow
@@ -409,13 +409,13 @@ def test_a_run_of_another_machine_is_left_alone_for_a_while(store, ready):
 
 
 def test_a_dead_process_is_told_from_a_living_one():
-    assert machine.is_alive(os.getpid())
+    assert processes.is_alive(os.getpid())
     process = multiprocessing.get_context("fork").Process(target=os._exit, args=(0,))
     process.start()
-    while machine.is_alive(process.pid):  # until it has ended; nobody has waited for it yet
+    while processes.is_alive(process.pid):  # until it has ended; nobody has waited for it yet
         time.sleep(0.01)
     process.join()
-    assert not machine.is_alive(process.pid)
+    assert not processes.is_alive(process.pid)
 
 
 # -- what can be wrong with the store ----------------------------------------------------------------------------------

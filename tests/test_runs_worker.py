@@ -16,10 +16,10 @@ import tiny_models
 import tiny_runs
 import torch
 
-from encore_core.editor import EditSession
+from encore_core.editing.session import EditSession
 from encore_core.facts import Fact
-from encore_core.metrics import evaluate
-from encore_core.models import load_model
+from encore_core.measures.scores import evaluate
+from encore_core.models.editable import load_model
 from encore_core.runs import MeasurePlan, PreparedRun, RunPlan, RunStore, prepare, runner, series, start_worker
 from encore_core.runs import state as state_module
 from encore_core.runs import worker as worker_module

@@ -13,25 +13,25 @@ import torch
 from refusals import refusal
 from tiny_models import CITIES, DEFAULTS, FACTS
 
-from encore_core import start_token
 from encore_core.cli import main
-from encore_core.covariance import windows_of
 from encore_core.doctor import check_model
-from encore_core.downstream import Example, Task, evaluate_task
-from encore_core.editor import EditSession, target_settings
+from encore_core.editing import stored_statistics
+from encore_core.editing.covariance import windows_of
+from encore_core.editing.keys import KeyReader
+from encore_core.editing.session import EditSession, target_settings
+from encore_core.editing.targets import optimise_targets
 from encore_core.errors import InputError
-from encore_core.export import edit_report, write_model_folder
+from encore_core.export.folder import edit_report, write_model_folder
 from encore_core.facts import Fact
-from encore_core.fluency import perplexity, sample_continuations
-from encore_core.keys import KeyReader
-from encore_core.metrics import continuations, evaluate, next_tokens, rate
-from encore_core.models import EditableModel, load_model, wrap
-from encore_core.prompts import PREFIX_TOKENS, encode_contexts, encode_fact, on_sink, sample_prefixes
-from encore_core.start_token import Measured, best
-from encore_core.statistics import files
-from encore_core.sublayers import measure_contributions
-from encore_core.targets import optimise_targets
-from encore_core.tokens import tokens_of
+from encore_core.forward.prompts import PREFIX_TOKENS, encode_contexts, encode_fact, on_sink, sample_prefixes
+from encore_core.forward.tokens import tokens_of
+from encore_core.measures.downstream import Example, Task, evaluate_task
+from encore_core.measures.fluency import perplexity, sample_continuations
+from encore_core.measures.scores import continuations, evaluate, next_tokens, rate
+from encore_core.measures.sublayers import measure_contributions
+from encore_core.models import start_token
+from encore_core.models.editable import EditableModel, load_model, wrap
+from encore_core.models.start_token import Measured, best
 
 BEGIN = "<|begin|>"
 PREFIXES = ("I live in Tokyo", "People from Kenya")
@@ -144,8 +144,8 @@ def test_what_is_kept_on_disk_is_kept_apart(bare, started, statistics_text):
     sessions = [EditSession(lm, settings=DEFAULTS, statistics_text=statistics_text) for lm in (bare, started)]
     for session in sessions:
         session.prepare()
-    files = [set(session._statistics_files().values()) for session in sessions]
-    assert not files[0] & files[1]
+    stored_statistics = [set(session._statistics_files().values()) for session in sessions]
+    assert not stored_statistics[0] & stored_statistics[1]
 
 
 # -- a subject on the sink ---------------------------------------------------------------------------------------------
@@ -235,7 +235,7 @@ def test_the_doctor_says_what_it_will_be(folder, llama, tmp_path, monkeypatch, c
     monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))
     assert check_model(str(folder)).start_token == "measured when the model is loaded first"
     lm = load_model(str(folder), device="cpu")
-    files.note_model(lm.texts_key, lm.name)
+    stored_statistics.note_model(lm.texts_key, lm.name)
     assert check_model(str(folder)).start_token == "none"
     llama.save(tmp_path / "llama")
     assert "tokenizer puts a token in front" in check_model(str(tmp_path / "llama")).start_token

@@ -20,12 +20,14 @@ import torch
 from refusals import NO_HUB, refusal
 from safetensors.torch import load_file
 
-from encore_core.covariance import SAMPLED_TEXT, collect, files_used, second_moments
-from encore_core.editor import EditSession
-from encore_core.models import load_model
-from encore_core.statistics import files, gathering, jobs, npz, settling, texts, worker
+from encore_core import processes
+from encore_core.editing import stored_statistics
+from encore_core.editing.covariance import SAMPLED_TEXT, collect, files_used, second_moments
+from encore_core.editing.session import EditSession
+from encore_core.models.editable import load_model
+from encore_core.statistics import convergence, gathering, jobs, npz, texts, worker
+from encore_core.statistics.convergence import Look
 from encore_core.statistics.gathering import Request, cost, gather
-from encore_core.statistics.settling import Look
 from encore_core.statistics.texts import Interrupted
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -269,10 +271,10 @@ def test_who_is_killed_goes_on_with_the_same_sums(gpt2, tiny_folder, statistics_
                 break
         harness.stdin.close()
     assert len(begun) == 6 and begun[0] == 0 and begun[-1] > 0 and begun == sorted(begun)
-    fingerprint = files.fingerprint_of(str(tiny_folder))
+    fingerprint = stored_statistics.fingerprint_of(str(tiny_folder))
     windows = windows_of_file(gpt2, statistics_text, 1900)
     for layer in range(3):
-        C0 = load_file(files.chosen(fingerprint)[layer])["C0"]
+        C0 = load_file(stored_statistics.chosen(fingerprint)[layer])["C0"]
         assert close(C0, naive(gpt2, layer, windows))
     assert not list(home.rglob("partial-*"))
 
@@ -288,10 +290,10 @@ def test_disturbance_is_that_of_the_update_by_hand():
     P = torch.linalg.inv(7 * C0 + 2 * torch.eye(12))
     A = torch.linalg.inv(torch.eye(3) + K.T @ P @ K) @ K.T @ P
     expected = math.sqrt(sum(float((A @ k).norm() ** 2) for k in text.T) / 40)
-    assert settling.disturbance(C0, K, text, 7, 2) == pytest.approx(expected, rel=1e-10)
+    assert convergence.disturbance(C0, K, text, 7, 2) == pytest.approx(expected, rel=1e-10)
     # With fewer tokens than directions there is no inverse.
     few = X[:, :5] @ X[:, :5].T / 5
-    assert settling.disturbance(few - 1e-12 * torch.eye(12), K, text, 7) == math.inf
+    assert convergence.disturbance(few - 1e-12 * torch.eye(12), K, text, 7) == math.inf
 
 
 @pytest.mark.parametrize(("lambda_p", "c"), [(1e-4, 0.5), (1e4, 1.5)], ids=["met exactly", "hardly moving"])
@@ -305,7 +307,7 @@ def test_disturbance_falls_as_more_of_the_text_is_in_C0(lambda_p, c):
     )  # its second moment is exactly that of the tokens in C0, up to a factor
     for _ in range(40):
         X = torch.randn(d, n, generator=draw, dtype=torch.float64)
-        few, exact = (settling.disturbance(C0, K, text, lambda_p) for C0 in (X @ X.T / n, torch.eye(d)))
+        few, exact = (convergence.disturbance(C0, K, text, lambda_p) for C0 in (X @ X.T / n, torch.eye(d)))
         excess.append(few / exact - 1)
     assert sum(excess) / 40 == pytest.approx(c * d / n, rel=0.3)
 
@@ -323,7 +325,7 @@ def test_disturbance_falls_as_more_of_the_text_is_in_C0(lambda_p, c):
     ],
 )
 def test_settled(looks, wanted):
-    assert settling.settled([Look(tokens, {3: value, 4: value}) for tokens, value in looks]) is wanted
+    assert convergence.settled([Look(tokens, {3: value, 4: value}) for tokens, value in looks]) is wanted
 
 
 def test_looks_are_plain_json():
@@ -333,7 +335,7 @@ def test_looks_are_plain_json():
 
 
 def test_one_layer_that_has_not_settled_is_enough_to_go_on():
-    assert not settling.settled([Look(100, {0: 1.0, 1: 1.2}), Look(200, {0: 1.0, 1: 1.0})])
+    assert not convergence.settled([Look(100, {0: 1.0, 1: 1.2}), Look(200, {0: 1.0, 1: 1.0})])
 
 
 def test_it_stops_when_there_is_enough(gpt2, statistics_text, monkeypatch, home):
@@ -358,7 +360,7 @@ def test_it_stops_when_there_is_enough(gpt2, statistics_text, monkeypatch, home)
     # What was seen is remembered.
     again = gather(gpt2, request)
     assert again.looks == result.looks and again.tokens == result.tokens
-    [one] = [one for one in files.stored(gpt2.fingerprint) if one.layer == 1]
+    [one] = [one for one in stored_statistics.stored(gpt2.fingerprint) if one.layer == 1]
     assert [look["tokens"] for look in one.looks] == tokens
 
 
@@ -366,7 +368,7 @@ def test_looks_outlive_an_interruption(gpt2, statistics_text, monkeypatch):
     monkeypatch.setattr(gathering, "settled", lambda looks: False)
     request = Request("tiny", str(statistics_text), layers=(0,), tokens=2000, enough=True)
     whole = gather(gpt2, request)
-    for file in files.folder_of(gpt2.fingerprint).glob("layer*"):
+    for file in stored_statistics.folder_of(gpt2.fingerprint).glob("layer*"):
         file.unlink()
     interruptions = 0
     while True:
@@ -498,14 +500,14 @@ def test_statistics_that_memit_publishes(gpt2, tmp_path, new_session):
     C0 = second_moments(gpt2, [2], 1000)[2]
     assert np.allclose(C0.numpy(), values["mom2.mom2"].astype(np.float64) / 500, rtol=1e-6)
     assert torch.equal(C0, C0.T)
-    [one] = files.stored(gpt2.fingerprint)
+    [one] = stored_statistics.stored(gpt2.fingerprint)
     assert one.chosen and one.source.startswith("imported transformer.h.2.") and one.tokens == 500
     # A mean without a count, for a layer that is named.
     mean = npz_file(tmp_path, "mean.npz", mom2=values["mom2.mom2"] / 500)
     assert npz.import_npz(gpt2, mean, 1).tokens == 0
     assert np.allclose(second_moments(gpt2, [1], 1000)[1].numpy(), C0.numpy(), rtol=1e-5, atol=1e-7)
     # And back to the bundled text.
-    files.forget_choice(gpt2.fingerprint)
+    stored_statistics.forget_choice(gpt2.fingerprint)
     assert files_used(gpt2, [2], 1000)[2] != found.file and found.file.is_file()
 
 
@@ -683,14 +685,18 @@ def test_what_is_there_is_found_by_the_models_name(tiny_folder, statistics_text,
     lm = load_model(str(tiny_folder), device="cpu")
     gather(lm, Request(str(tiny_folder), str(statistics_text), layers=(1,), tokens=400))
     monkeypatch.chdir(tiny_folder.parent)
-    assert files.fingerprint_of(tiny_folder.name) == lm.fingerprint == files.fingerprint_of(str(tiny_folder))
-    assert files.fingerprint_of("another") is None
-    (files.folder_of("0123456789abcdef")).mkdir(parents=True)
-    assert [known.name for known in files.known_models()] == [str(tiny_folder)]
-    (files.folder_of(lm.fingerprint) / "chosen.json").write_text("{damaged")
-    (files.folder_of(lm.fingerprint) / "layer1-000000000000-5.safetensors").write_bytes(b"damaged")
-    assert [one.chosen for one in files.stored(lm.fingerprint)] == [False]
-    assert files.chosen(lm.fingerprint) == {}
+    assert (
+        stored_statistics.fingerprint_of(tiny_folder.name)
+        == lm.fingerprint
+        == stored_statistics.fingerprint_of(str(tiny_folder))
+    )
+    assert stored_statistics.fingerprint_of("another") is None
+    (stored_statistics.folder_of("0123456789abcdef")).mkdir(parents=True)
+    assert [known.name for known in stored_statistics.known_models()] == [str(tiny_folder)]
+    (stored_statistics.folder_of(lm.fingerprint) / "chosen.json").write_text("{damaged")
+    (stored_statistics.folder_of(lm.fingerprint) / "layer1-000000000000-5.safetensors").write_bytes(b"damaged")
+    assert [one.chosen for one in stored_statistics.stored(lm.fingerprint)] == [False]
+    assert stored_statistics.chosen(lm.fingerprint) == {}
 
 
 # -- jobs --------------------------------------------------------------------------------------------------------------
@@ -705,7 +711,7 @@ def test_a_job_goes_on_by_itself(tiny_folder, statistics_text):
         time.sleep(0.2)
     job = jobs.get(job_id)
     assert job.status == "done" and job.result["tokens"] == 600 and job.share == 1, job
-    assert list(files.chosen(files.fingerprint_of(str(tiny_folder)))) == [0]
+    assert list(stored_statistics.chosen(stored_statistics.fingerprint_of(str(tiny_folder)))) == [0]
     jobs.forget(job_id)
     assert jobs.jobs() == []
 
@@ -713,7 +719,9 @@ def test_a_job_goes_on_by_itself(tiny_folder, statistics_text):
 @pytest.fixture
 def here(monkeypatch):
     """Jobs are done by this process, when `done` is called."""
-    monkeypatch.setattr(jobs.subprocess, "Popen", lambda *args, **kwargs: type("P", (), {"wait": lambda self: None})())
+    monkeypatch.setattr(
+        processes.subprocess, "Popen", lambda *args, **kwargs: type("P", (), {"wait": lambda self: None})()
+    )
     monkeypatch.setattr(worker, "_settle_process", lambda: None)
     monkeypatch.setattr(worker.signal, "signal", lambda *args: None)
     return lambda job_id: worker.main([job_id])

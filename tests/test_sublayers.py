@@ -8,11 +8,11 @@ import transformers
 from refusals import refusal
 from tiny_models import CITIES, Snapshot, hooks_and_patches, metaspace_tokenizer
 
-from encore_core import sublayers
-from encore_core.models import EditableModel, wrap
-from encore_core.prompts import encode, pad
-from encore_core.sublayers import measure_contributions, sublayer_outputs
-from encore_core.tracing import run
+from encore_core.forward.prompts import encode, pad
+from encore_core.forward.tracing import run
+from encore_core.measures import sublayers
+from encore_core.measures.sublayers import measure_contributions, sublayer_outputs
+from encore_core.models.editable import EditableModel, wrap
 
 TEXTS = ("The capital of France is Paris.", "Kenya", "I live in Tokyo and therefore I know the language of Japan.")
 

@@ -16,9 +16,9 @@ import torch
 from tiny_models import CITIES, FACTS, PREFIXES, Snapshot, hooks_and_patches
 from torch.nn import functional as F
 
-from encore_core import targets as targets_module
+from encore_core.editing import targets as targets_module
+from encore_core.editing.targets import PlainPass, TargetSettings, optimise_targets
 from encore_core.facts import Fact
-from encore_core.targets import PlainPass, TargetSettings, optimise_targets
 
 SETTINGS = TargetSettings(
     steps=6, lr=0.3, clamp=1.0, weight_decay=0.5, kl_factor=0.0625, mpes=False, mpes_extra_steps=0
@@ -215,7 +215,7 @@ def test_recorded_steps_find_the_same(lm, refused, monkeypatch):
 
     monkeypatch.setattr(targets_module, "_is_replayed", lambda forward: not forward.lm.refuses_replay)
     monkeypatch.setattr(targets_module, "_steps_between_stop_tests", lambda device: 4)
-    monkeypatch.setattr("encore_core.replay.recorded", recorded)
+    monkeypatch.setattr("encore_core.forward.cuda_graph.recorded", recorded)
     monkeypatch.setattr(lm, "refuses_replay", False)
     for settings in (SETTINGS, MPES):
         plays.clear()
@@ -290,7 +290,7 @@ def test_answers_of_several_tokens_stop_by_mpes(llama, gpt2):
 
 def test_a_fact_said_already_needs_no_step(lm):
     """Every token most probable in every context to begin with: stopped at once, z = h."""
-    from encore_core.metrics import continuations
+    from encore_core.measures.scores import continuations
 
     prompt = "The capital of Japan is"
     with lm.lock:
@@ -389,7 +389,7 @@ class TestFallback:
         llama.checked_paths = kept
 
     def expect_plain(self, llama, caplog, word):
-        with caplog.at_level(logging.WARNING, logger="encore_core.targets"):
+        with caplog.at_level(logging.WARNING, logger="encore_core.editing.targets"):
             found = optimise_targets(llama, CITIES, PREFIXES, 1, SETTINGS)
             optimise_targets(llama, CITIES[:1], PREFIXES, 1, SETTINGS)
         assert llama.checked_paths == {1: "plain"}

@@ -18,11 +18,11 @@ import tiny_models
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from encore_core.catalogue import find_source
 from encore_core.facts import Fact
-from encore_core.metrics import rate
-from encore_core.models import EditableModel
-from encore_core.prompts import encode, encode_fact, encode_subject_prompts, pad
+from encore_core.forward.prompts import encode, encode_fact, encode_subject_prompts, pad
+from encore_core.measures.scores import rate
+from encore_core.models.catalogue import find_source
+from encore_core.models.editable import EditableModel
 
 CORPUS = [
     *tiny_models.CORPUS,

@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny_models import CORPUS, hooks_and_patches
 
-from encore_core.prompts import Padded, batches_by_length, pad
-from encore_core.tracing import added_to_output, captured_input, record_prefix, run
+from encore_core.forward.prompts import Padded, batches_by_length, pad
+from encore_core.forward.tracing import added_to_output, captured_input, record_prefix, run
 
 LENGTHS = (9, 4, 7, 1)
 

@@ -12,11 +12,11 @@ from tiny_models import Snapshot
 from tiny_runs import FACTS
 
 from encore_core.cli import main
-from encore_core.editor import settings_of
+from encore_core.editing.session import settings_of
 from encore_core.facts import write_facts
 from encore_core.methods import override, settings_for
 from encore_core.tuned_rows import Shape, TunedRow, find_row, forget_row, store_row
-from encore_core.tuning import Tuner, choose_facts
+from encore_core.tuning.search import Tuner, choose_facts
 
 BASE = tiny_models.DEFAULTS | {"lambda_n": 0.001, "steps": 4}
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from encore_core.unpacking import unpack
+from encore_core.models.gguf import unpack
 
 D_MODEL, D_MLP, N_HEADS, N_LAYERS = 16, 32, 2, 2
 TOKENS = [*"abcdefgh", "ab", "cd", "abcd", "<s>", "</s>"]

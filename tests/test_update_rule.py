@@ -17,8 +17,14 @@ import numpy as np
 import pytest
 import torch
 
+from encore_core.editing.update_rule import (
+    LowRankUpdate,
+    Preservation,
+    inverse_preservation,
+    null_space_preservation,
+    solve,
+)
 from encore_core.errors import InputError
-from encore_core.update_rule import LowRankUpdate, Preservation, inverse_preservation, null_space_preservation, solve
 
 N_BATCHES = 20
 LAMBDA_P, LAMBDA_N, EPSILON, L2 = 3.0, 0.7, 0.1, 10.0

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 import tiny_models
 
-from dashboard.edit import files
-from dashboard.state import Visitor
-from encore_core.edit_file import write_edit_file
+from dashboard.parts.edit import files
+from dashboard.visitors.state import Visitor
+from encore_core.editing.edit_file import write_edit_file
 
 FIRST, SECOND, THIRD = tiny_models.CITIES
 

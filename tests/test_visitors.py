@@ -12,10 +12,11 @@ import tiny_runs
 import visitors
 from tiny_pages import opened
 
-from dashboard import device_queue, state
-from dashboard.device_queue import Place
-from dashboard.probes import Readings
-from encore_core.editor import EditSession, settings_of
+from dashboard.reading.probes import Readings
+from dashboard.server import device_queue
+from dashboard.server.device_queue import Place
+from dashboard.visitors import state
+from encore_core.editing.session import EditSession, settings_of
 from encore_core.errors import InputError
 from encore_core.facts import Fact
 
@@ -162,7 +163,7 @@ def test_a_page_shows_the_place_in_line_and_clears_it(models, loading, monkeypat
     monkeypatch.setattr(device_queue, "TOLD_SECONDS", 0.02)
     app = opened("edit")
     shown: list[str] = []
-    from dashboard import waiting
+    from dashboard.elements import waiting
 
     original = waiting._Box.tell
 

@@ -14,7 +14,7 @@ import tiny_models
 import torch
 import transformers
 
-from encore_core.models import EditableModel, wrap
+from encore_core.models.editable import EditableModel, wrap
 
 N_LAYERS, D_MODEL, D_MLP = 4, 32, 64
 

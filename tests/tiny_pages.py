@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import tiny_runs
 
-from encore_core.contributions import sublayer_names
+from encore_core.measures.contributions import sublayer_names
 from encore_core.runs import RunStore
 from encore_core.runs.recorded import record
 from encore_core.runs.rows import CheckpointRecord
@@ -28,7 +28,8 @@ METHODS = ("MEMIT", "ENCORE")
 IDS = tuple(f"recorded-{method.lower()}-10" for method in METHODS)
 N_LAYERS = 5
 WORKER_STARTERS = tuple(
-    f"{module}.start_worker" for module in ("encore_core.runs", "dashboard.live", "dashboard.plan.start_card")
+    f"{module}.start_worker"
+    for module in ("encore_core.runs", "dashboard.parts.run.live", "dashboard.parts.run.start_card")
 )
 """Where pages find what starts a worker."""
 
@@ -132,8 +133,8 @@ def run_in_progress(folder: Path, text: Path, *, contributions: bool = True, che
 
 def cards(monkeypatch) -> dict[str, tuple[Chart, pd.DataFrame]]:
     """What pages show from now on: the key of a chart → the chart, and the frame of its CSV file."""
-    from dashboard import chart_card
-    from dashboard.palette import LIGHT
+    from dashboard.charts.palette import LIGHT
+    from dashboard.elements import chart_card
 
     found: dict[str, tuple[Chart, pd.DataFrame]] = {}
     original = chart_card.show

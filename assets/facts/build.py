@@ -303,7 +303,7 @@ def ask_model(facts: list[Fact], batch_size: int = 32) -> Marks:
     """
     import torch
 
-    from encore_core.models import load_model
+    from encore_core.models.editable import load_model
 
     loaded = load_model("smollm2-135m")
     model, tokenizer = loaded.model, loaded.tokenizer

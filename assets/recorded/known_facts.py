@@ -5,8 +5,8 @@
 FACTS.jsonl is a file of facts as `encore edit` reads it (CounterFact for the paper's table 1). Its first facts and the
 bundled ones are asked of the embedded model as it is loaded. A fact is known when greedy decoding says its true answer
 after the plain prompt (every token of the answer is the most probable one). Of the known facts the probability of the
-true answer is kept, as it is defined for targets of edits (`encore_core.targets.Target`): the geometric mean over the
-answer's tokens, averaged over the plain prompt and the five sampled prefixes before it.
+true answer is kept, as it is defined for targets of edits (`encore_core.editing.targets.Target`): the geometric mean
+over the answer's tokens, averaged over the plain prompt and the five sampled prefixes before it.
 
 Columns: dataset (the file's name, or "bundled"), n_tokens (of the true answer), probability. No text is stored.
 """
@@ -21,9 +21,9 @@ from statistics import fmean
 
 from encore_core.errors import InputError
 from encore_core.facts import Fact, read_facts
-from encore_core.metrics import rate
-from encore_core.models import EditableModel, load_model
-from encore_core.prompts import prefixes
+from encore_core.forward.prompts import prefixes
+from encore_core.measures.scores import rate
+from encore_core.models.editable import EditableModel, load_model
 from encore_core.storage import replacing
 
 RESULT = Path(__file__).with_name("known_facts.csv")
@@ -43,7 +43,7 @@ def known_probabilities(lm: EditableModel, sampled: Sequence[str], facts: Sequen
 
 
 def _behind(prefix: str, fact: Fact) -> str:
-    """The prompt as the optimisation of targets reads it, see `encore_core.prompts.encode_fact`."""
+    """The prompt as the optimisation of targets reads it, see `encore_core.forward.prompts.encode_fact`."""
     return f"{prefix}. {fact.text}"
 
 

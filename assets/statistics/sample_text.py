@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from encore_core.models import load_model
+from encore_core.models.editable import load_model
 
 OPENINGS = """The history of|In the nineteenth century,|The city of|Scientists have found that|My grandmother used to
 She walked into the|The main difference between|According to the report,|A recent study of|He was born in

@@ -44,17 +44,17 @@ class EditsTarget(RecipeTarget):
 
     name = "edits"
     about = "the edits file: read, put on a tiny model, uploaded"
-    modules = ("encore_core.edit_file", "encore_core.edit_values", "dashboard.edit.files")
+    modules = ("encore_core.editing.edit_file", "encore_core.editing.edit_values", "dashboard.parts.edit.files")
     keys = ("put", "drop", "tensors", "header", "bytes", "cut", "stale", "text", "base")
     words = ("batches", "edited", "fact", "norms", "settings", "layers", "seed", "prefixes", "steps", "nan")
 
     def setup(self, folder: Path) -> None:
         import tiny_models
 
-        from dashboard import limits
-        from dashboard.edit import files
-        from encore_core import edit_file
-        from encore_core.editor import EditSession
+        from dashboard.parts.edit import files
+        from dashboard.server import limits
+        from encore_core.editing import edit_file
+        from encore_core.editing.session import EditSession
 
         self._files, self._module, self._limits = files, edit_file, limits
         self._file = folder / "fuzzed.safetensors"

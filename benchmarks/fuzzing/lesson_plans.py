@@ -56,11 +56,11 @@ class LessonTarget(Target):
 
     name = "lesson"
     about = "lesson plans, and the files made of them"
-    modules = ("dashboard.lessons", "dashboard.lesson_files")
+    modules = ("dashboard.talk.lessons", "dashboard.talk.lesson_files")
     longest = 150_000
 
     def setup(self, folder: Path) -> None:
-        from dashboard import lesson_files, lessons
+        from dashboard.talk import lesson_files, lessons
 
         self._lessons, self._files = lessons, lesson_files
 

@@ -37,7 +37,12 @@ class LinksTarget(RecipeTarget):
 
     name = "links"
     about = "links of lessons, addresses and the first look"
-    modules = ("dashboard.lessons", "dashboard.links", "dashboard.first_look", "dashboard.lesson_files")
+    modules = (
+        "dashboard.talk.lessons",
+        "dashboard.links",
+        "dashboard.browser.first_look",
+        "dashboard.talk.lesson_files",
+    )
     keys = ("link", "path", "query", "view", *NAMES)
     words = (
         *VALUES,
@@ -54,7 +59,9 @@ class LinksTarget(RecipeTarget):
     )
 
     def setup(self, folder: Path) -> None:
-        from dashboard import first_look, lesson_files, lessons, links, page_list
+        from dashboard import links, page_list
+        from dashboard.browser import first_look
+        from dashboard.talk import lesson_files, lessons
 
         self._lessons, self._files, self._links = lessons, lesson_files, links
         self._look, self._pages = first_look, page_list
@@ -122,7 +129,12 @@ class AddressesTarget(RecipeTarget):
 
     name = "addresses"
     about = "pages of the app opened by an address"
-    modules = ("dashboard.links", "dashboard.layer_choice", "dashboard.run_picker", "dashboard.overfitting")
+    modules = (
+        "dashboard.links",
+        "dashboard.elements.layer_choice",
+        "dashboard.elements.run_picker",
+        "dashboard.parts.overfitting",
+    )
     keys = NAMES
     words = VALUES
     seconds = 20.0  # a page is drawn

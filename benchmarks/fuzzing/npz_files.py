@@ -44,9 +44,10 @@ class NpzTarget(RecipeTarget):
         import tiny_models
         import torch
 
-        from encore_core.statistics import files, npz
+        from encore_core.editing import stored_statistics
+        from encore_core.statistics import npz
 
-        self._numpy, self._torch, self._stored, self._npz = np, torch, files, npz
+        self._numpy, self._torch, self._stored, self._npz = np, torch, stored_statistics, npz
         self.lm = tiny_models.gpt2()
         self._folder = folder / "npz"
         self._folder.mkdir(exist_ok=True)

@@ -42,8 +42,9 @@ class UploadsTarget(RecipeTarget):
 
     name = "uploads"
     about = "the server: requests, uploads, messages of the socket, limits"
-    modules = ("dashboard.asgi", "dashboard.limits", "dashboard.presses", "dashboard.security", "dashboard.first_look",
-               "dashboard.edit.fact_form", "dashboard.plan.fact_fields")  # fmt: skip
+    modules = ("dashboard.asgi", "dashboard.server.limits", "dashboard.browser.click_deduplication",
+               "dashboard.server.security", "dashboard.browser.first_look", "dashboard.parts.edit.fact_form",
+               "dashboard.parts.run.fact_fields")  # fmt: skip
     keys = ("kind", "method", "path", "query", "headers", "token", "parts", "raw", "size", "name", "filename", "type",
             "content", "auto", "widgets", "flip", "text", "fact", *FRANCE, "paraphrases", "neighbours")  # fmt: skip
     words = ("PUT", "GET", "DELETE", "OPTIONS", "POST", UPLOAD, "/", "/edit", "/compare", "/static/../x",
@@ -58,11 +59,14 @@ class UploadsTarget(RecipeTarget):
         from streamlit.web.server.starlette.starlette_app_utils import generate_xsrf_token_string
         from streamlit.web.server.starlette.starlette_server_config import XSRF_COOKIE_NAME
 
-        from dashboard import asgi, lessons, limits, presses, security
-        from dashboard.edit import fact_form
-        from dashboard.plan import fact_fields
+        from dashboard import asgi
+        from dashboard.browser import click_deduplication
+        from dashboard.parts.edit import fact_form
+        from dashboard.parts.run import fact_fields
+        from dashboard.server import limits, security
+        from dashboard.talk import lessons
 
-        self._asgi, self._limits, self._presses, self._lessons = asgi, limits, presses, lessons
+        self._asgi, self._limits, self._presses, self._lessons = asgi, limits, click_deduplication, lessons
         self._form, self._plan = fact_form, fact_fields
         self._wanted = {name.lower().encode() for name in security.HEADERS}
         token = generate_xsrf_token_string().encode()

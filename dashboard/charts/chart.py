@@ -31,7 +31,7 @@ class Chart:
     Attributes:
         traces: each with its type.
         wide: the layout.
-        narrow_layout: what `dashboard.figure` takes when there is little room.
+        narrow_layout: what `dashboard.elements.figure` takes when there is little room.
         slim_layout: what it takes on a phone; the narrow one where there is none.
     """
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from dashboard.charts.chart import Chart
+from dashboard.charts.palette import Palette
 from dashboard.charts.runs import Line, scores
-from dashboard.palette import Palette
 
 TASKS = {"sst2": "SST-2", "mrpc": "MRPC", "cola": "CoLA", "rte": "RTE", "nli": "NLI", "mmlu": "MMLU"}
 """Task → its title, in the order of the panels."""

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from dashboard.charts.chart import Chart
+from dashboard.charts.palette import Palette
 from dashboard.charts.panels import Along, Panels
 from dashboard.charts.runs import NARROW_NAME, Line, panel_title
-from dashboard.palette import Palette
 
 BETWEEN = ("dash", "dashdot", "longdash", "longdashdot")
 """Dashes of the checkpoints between the first, which is dotted, and the last, which is solid."""

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from dashboard.charts.chart import Chart, Traces
+from dashboard.charts.palette import Palette
 from dashboard.charts.text import FONT
-from dashboard.palette import Palette
 
 _TOP, _BOTTOM, _LEFT, _RIGHT = 78, 54, 66, 16
 _MODE_BAR = 32  # on narrow pages the legend stands below it

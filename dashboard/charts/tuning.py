@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import pandas as pd
 
 from dashboard.charts.chart import Chart
+from dashboard.charts.palette import Palette
 from dashboard.charts.panels import Along, Panels
-from dashboard.palette import Palette
 
 SCORES = {"overall": "Overall", "edit": "Edit", "paraphrase": "Paraphrase", "neighborhood": "Neighbourhood"}
 """Score → its name in the legend; drawn from the last to the first, so that the first lies on top."""

@@ -10,17 +10,17 @@ from pathlib import Path
 
 from encore_core.cli.fact_files import HELP, add_facts_options, facts_of, fitting
 from encore_core.cli.options import add_model_options, count, overrides, positive, seed
-from encore_core.cli.telling import Bar, notice, teller
-from encore_core.covariance import text_named
-from encore_core.edit_file import EditFile, edit_file_of, read_edit_file, write_edit_file
-from encore_core.editor import EditSession, batched
+from encore_core.cli.output import Bar, notice, teller
+from encore_core.editing.covariance import text_named
+from encore_core.editing.edit_file import EditFile, edit_file_of, read_edit_file, write_edit_file
+from encore_core.editing.session import EditSession, batched
 from encore_core.errors import InputError, quoted
-from encore_core.export import check_output_folder, check_writable, versions, write_edits, write_model_folder
+from encore_core.export.card import SCORED_FACTS
+from encore_core.export.folder import check_output_folder, check_writable, versions, write_edits, write_model_folder
 from encore_core.facts import check_batches, duplicate_subjects
+from encore_core.measures.scores import evaluate
 from encore_core.methods import METHODS, find_method
-from encore_core.metrics import evaluate
-from encore_core.model_card import SCORED_FACTS
-from encore_core.models import CATALOGUE, EditableModel, is_ready, load_model
+from encore_core.models.editable import CATALOGUE, EditableModel, is_ready, load_model
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:

@@ -7,12 +7,12 @@ import io
 import sys
 from collections.abc import Iterator, Sequence
 
-from encore_core.cli.telling import notice
+from encore_core.cli.output import notice
 from encore_core.errors import InputError
 from encore_core.facts import MAX_BYTES, Fact, FactError, place_of, read_facts
-from encore_core.metrics import check_scorable
-from encore_core.models import EditableModel
-from encore_core.prompts import encode_contexts
+from encore_core.forward.prompts import encode_contexts
+from encore_core.measures.scores import check_scorable
+from encore_core.models.editable import EditableModel
 
 STANDARD_INPUT = "-"
 HELP = 'JSON, JSONL or CSV, "bundled", or - for standard input'

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from encore_core.errors import InputError, quoted
 from encore_core.methods import check_names
-from encore_core.models import DTYPES
+from encore_core.models.editable import DTYPES
 
 
 class Parser(argparse.ArgumentParser):

@@ -18,17 +18,17 @@ from typing import Any
 
 from encore_core.cli.fact_files import add_facts_options, facts_of
 from encore_core.cli.options import add_model_options, overrides, positive, seed
-from encore_core.cli.telling import Bar, duration, notice
+from encore_core.cli.output import Bar, duration, notice
 from encore_core.errors import InputError, quoted
 from encore_core.methods import METHODS, find_method
-from encore_core.models import load_model
+from encore_core.models.editable import load_model
+from encore_core.models.start_token import AUTO
 from encore_core.runs.estimate import calibrate, estimate
 from encore_core.runs.export import export_run, settings_of_run
 from encore_core.runs.launch import start_worker
 from encore_core.runs.plan import KNOWN, ORDERS, MeasurePlan, PreparedRun, RunPlan, prepare
 from encore_core.runs.rows import RunInfo
 from encore_core.runs.store import RunStore
-from encore_core.start_token import AUTO
 
 POLL_SECONDS = 0.5
 STARTS = 2

@@ -15,14 +15,14 @@ from typing import Any
 
 from encore_core.cli.editing import load
 from encore_core.cli.options import add_model_options, positive
-from encore_core.cli.telling import Bar, duration, notice, some_layers
-from encore_core.covariance import summary
+from encore_core.cli.output import Bar, duration, notice, some_layers
+from encore_core.editing import stored_statistics
+from encore_core.editing.covariance import summary
 from encore_core.errors import InputError, quoted
-from encore_core.memory import gigabytes
-from encore_core.statistics import files
+from encore_core.models.memory import gigabytes
+from encore_core.statistics.convergence import TOLERANCE
 from encore_core.statistics.gathering import Cost, Request, Result, cost, gather, shortages
 from encore_core.statistics.npz import import_npz
-from encore_core.statistics.settling import TOLERANCE
 from encore_core.statistics.texts import SOURCES, Interrupted, check_source
 
 
@@ -74,7 +74,7 @@ def _statistics(options: argparse.Namespace) -> None:
         _import(options)
     elif options.forget:
         lm = load(options)
-        files.forget_choice(lm.texts_key)
+        stored_statistics.forget_choice(lm.texts_key)
         print(f"Edits of {options.model} use the bundled sample again", file=sys.stderr)
     else:
         _gather(options)
@@ -213,14 +213,14 @@ def _import(options: argparse.Namespace) -> None:
 def _list(options: argparse.Namespace) -> None:
     rows = [
         {"model": known.name, "fingerprint": known.key} | one.as_dict()
-        for known in files.known_models()
-        for one in files.stored(known.key)
+        for known in stored_statistics.known_models()
+        for one in stored_statistics.stored(known.key)
     ]
     if options.json:
         print(json.dumps(rows))
         return
-    for known in files.known_models():
-        there = files.stored(known.key)
+    for known in stored_statistics.known_models():
+        there = stored_statistics.stored(known.key)
         if not there:
             continue
         print(f"{known.name or 'a model of unknown name'} ({known.key})")

@@ -9,12 +9,12 @@ from dataclasses import asdict
 from encore_core.cli.editing import load
 from encore_core.cli.fact_files import HELP, add_facts_options, facts_of
 from encore_core.cli.options import add_model_options, positive, seed
-from encore_core.cli.telling import Bar, duration, notice, some_layers
-from encore_core.covariance import text_named
+from encore_core.cli.output import Bar, duration, notice, some_layers
+from encore_core.editing.covariance import text_named
 from encore_core.errors import InputError
 from encore_core.methods import METHODS, find_method
 from encore_core.tuned_rows import Shape, forget_row
-from encore_core.tuning import N_FACTS, Trial, Tuned, Tuner, choose_facts
+from encore_core.tuning.search import N_FACTS, Trial, Tuned, Tuner, choose_facts
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:

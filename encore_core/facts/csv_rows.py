@@ -20,7 +20,7 @@ from typing import Any
 from encore_core.errors import first_line, quoted
 from encore_core.facts.json_rows import Row
 from encore_core.facts.names import KNOWN, NAMELESS, NAMES, PAIRED, REWRITE, THINGS, has, plain
-from encore_core.facts.telling import Telling
+from encore_core.facts.notices import Telling
 from encore_core.facts.texts import FactError, key_name, named
 
 MOST_IN_CELL = 100_000

@@ -22,9 +22,9 @@ from encore_core.errors import quoted
 from encore_core.facts import parts
 from encore_core.facts.fact import Fact, Portability
 from encore_core.facts.names import FIRST, NAMES, REWRITE, THINGS, has, plain
+from encore_core.facts.notices import Telling
 from encore_core.facts.record import Layer, Record, same
 from encore_core.facts.slots import spelling_note, spelt_as_in
-from encore_core.facts.telling import Telling
 from encore_core.facts.texts import NO_PROMPT, FactError, kind, required, required_prompt, stands_for_nothing
 
 TOO_DEEP = "lists or objects are nested too deep: give plain texts and lists"

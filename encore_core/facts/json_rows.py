@@ -10,7 +10,7 @@ from typing import Any
 from encore_core.errors import quoted
 from encore_core.facts.forms import is_record
 from encore_core.facts.names import NAMES, REWRITE, has, plain
-from encore_core.facts.telling import Telling
+from encore_core.facts.notices import Telling
 from encore_core.facts.texts import FactError, empty, kind, named
 
 Row = tuple[str, Any]  # where it stands, and a record or the FactError that came of it

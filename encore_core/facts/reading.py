@@ -17,8 +17,8 @@ from encore_core.facts.csv_rows import csv_rows
 from encore_core.facts.fact import Fact
 from encore_core.facts.forms import Read, facts_of
 from encore_core.facts.json_rows import is_json, json_rows
+from encore_core.facts.notices import Telling
 from encore_core.facts.source import check_size, read_source, refuse_stand_ins
-from encore_core.facts.telling import Telling
 from encore_core.facts.texts import FactError
 
 FORMATS = ("counterfact", "easyedit", "zsre", "encore", "csv")

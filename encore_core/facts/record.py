@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from encore_core.facts.names import NAMES, THINGS, plain
-from encore_core.facts.telling import Telling
+from encore_core.facts.notices import Telling
 from encore_core.facts.texts import NO_TEXT, key_name, stands_for_nothing
 
 

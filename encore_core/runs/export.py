@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from encore_core.edit_file import head_of, matrices_file, write_edit_file
+from encore_core.editing.edit_file import head_of, matrices_file, write_edit_file
 from encore_core.errors import InputError, quoted
-from encore_core.export import check_output_folder, versions, write_edited_model
-from encore_core.hub_tasks import HUB, hub_folder
+from encore_core.export.card import CardScores
+from encore_core.export.folder import check_output_folder, versions, write_edited_model
+from encore_core.measures.norms import matrix_norms, norm_ratios
+from encore_core.measures.task_sets import HUB, hub_folder
 from encore_core.methods import SETTABLE
-from encore_core.model_card import CardScores
-from encore_core.models import EditableModel, Progress, load_model
-from encore_core.norms import matrix_norms, norm_ratios
+from encore_core.models.editable import EditableModel, Progress, load_model
 from encore_core.runs import series
 from encore_core.runs.plan import MeasurePlan, RunPlan
 from encore_core.runs.rows import RunInfo

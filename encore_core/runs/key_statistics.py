@@ -13,10 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from encore_core.covariance import SAMPLED_TEXT, files_used, read_text
+from encore_core.editing import stored_statistics
+from encore_core.editing.covariance import SAMPLED_TEXT, files_used, read_text
 from encore_core.errors import InputError
-from encore_core.models import EditableModel
-from encore_core.statistics import files
+from encore_core.models.editable import EditableModel
 
 Rows = Sequence[Mapping[str, Any]]
 """One row a layer, plain JSON values. Wanted: "layer", and "text" (digest) or "file" (name), "source" and "tokens";
@@ -34,9 +34,9 @@ def wanted(model: str, layers: Iterable[int], text: Path | None) -> Rows:
     Raises:
         InputError: when the text cannot be read.
     """
-    chosen: dict[int, files.Stored] = {}
-    if text is None and (key := files.key_of(model)) is not None:
-        chosen = {one.layer: one for one in files.stored(key) if one.chosen}
+    chosen: dict[int, stored_statistics.Stored] = {}
+    if text is None and (key := stored_statistics.key_of(model)) is not None:
+        chosen = {one.layer: one for one in stored_statistics.stored(key) if one.chosen}
     rows: list[dict[str, Any]] = []
     digest = None
     for layer in layers:
@@ -66,7 +66,7 @@ def files_of(lm: EditableModel, rows: Rows, n_tokens: int, text: Path | None) ->
     Raises:
         InputError: when the text has changed since then, or a file that was chosen is gone.
     """
-    folder = files.folder_of(lm.texts_key)
+    folder = stored_statistics.folder_of(lm.texts_key)
     found = {row["layer"]: folder / row["file"] for row in rows if "file" in row}
     for layer, file in found.items():
         if not file.is_file():
@@ -96,7 +96,7 @@ def used(places: Mapping[int, Path]) -> Rows:
     """
     rows = []
     for layer, file in sorted(places.items()):
-        one, content = files.read_head(file), files.content_digest(file)
+        one, content = stored_statistics.read_head(file), stored_statistics.content_digest(file)
         if one is None or content is None:
             raise InputError(f"The key statistics of layer {layer} in {file} cannot be read; gather them again.")
         rows.append({"layer": layer, "file": file.name, "source": one.source, "tokens": one.tokens, "content": content})

@@ -22,16 +22,16 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from encore_core.covariance import BUNDLED, text_named
-from encore_core.downstream import load_tasks
+from encore_core.editing.covariance import BUNDLED, text_named
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact, duplicate_subjects, read_facts
-from encore_core.hub_tasks import tasks_folder
+from encore_core.measures.downstream import load_tasks
+from encore_core.measures.task_sets import tasks_folder
 from encore_core.methods import Settings, check_names, find_method, settings_for
-from encore_core.models import CATALOGUE, DTYPES, Progress, describe_model
-from encore_core.placement import device_name
+from encore_core.models.device_map import device_name
+from encore_core.models.editable import CATALOGUE, DTYPES, Progress, describe_model
+from encore_core.models.start_token import AUTO, NONE
 from encore_core.runs import key_statistics
-from encore_core.start_token import AUTO, NONE
 from encore_core.storage import absolute_folder
 
 PLAN_VERSION = 2

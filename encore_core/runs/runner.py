@@ -21,22 +21,23 @@ from typing import Any
 
 import torch
 
-from encore_core.covariance import SAMPLED_TEXT, text_named
-from encore_core.editor import BatchReport, EditedFact, EditProgress, EditSession
+from encore_core import processes
+from encore_core.editing.covariance import SAMPLED_TEXT, text_named
+from encore_core.editing.session import BatchReport, EditedFact, EditProgress, EditSession
+from encore_core.editing.stored_statistics import folder_of as statistics_folder
 from encore_core.errors import InputError, quoted
-from encore_core.export import versions
+from encore_core.export.folder import versions
 from encore_core.facts import Fact
+from encore_core.forward.prompts import encode_contexts, encode_subject_prompts
 from encore_core.methods import MARKS
-from encore_core.models import EditableModel, Progress, load_model
-from encore_core.prompts import encode_contexts, encode_subject_prompts
-from encore_core.runs import key_statistics, machine
+from encore_core.models.editable import EditableModel, Progress, load_model
+from encore_core.runs import key_statistics
 from encore_core.runs.measuring import Measurer
 from encore_core.runs.plan import RunPlan, batch_ends, checkpoints
 from encore_core.runs.rows import BatchRecord, Claim, RunInfo, TargetRow, TrajectoryRow
 from encore_core.runs.state import load_state, remove_others, save_matrices, save_state
 from encore_core.runs.store import LostRun, RunStore, StoreError
 from encore_core.runtime import return_freed_memory
-from encore_core.statistics.files import folder_of as statistics_folder
 from encore_core.storage import is_folder, named_path
 
 log = logging.getLogger(__name__)
@@ -259,7 +260,7 @@ class _Execution:
             threads=self.threads,
             # The commit that a name of the hub meant: a branch moves on.
             versions=versions() | ({"model": lm.origin} if lm.origin else {}),
-            code_commit=machine.commit(),
+            code_commit=processes.commit(),
         )
         log.info("%s on %s, %d threads, %s.", plan.method, plan.model, self.threads, lm.device)
         return session
@@ -357,7 +358,7 @@ class _Execution:
             self._save(session)
 
     def _record(self, report: BatchReport, start: int, end: int, session: EditSession) -> BatchRecord:
-        resident, peak = machine.memory_bytes()
+        resident, peak = processes.memory_bytes()
         device = session.lm.device
         rows = list(zip(range(start, end), report.edited, strict=True))
         return BatchRecord(

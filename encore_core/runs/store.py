@@ -32,9 +32,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from encore_core import processes
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact
-from encore_core.runs import machine
 from encore_core.runs.plan import PreparedRun, digest_of, fact_lines, facts_from_lines
 from encore_core.runs.rows import RESUMABLE, BatchRecord, CheckpointRecord, Claim, RunInfo, SavedState
 from encore_core.runs.schema import BY_EDITS, END_AT, LATER_COLUMNS, SCHEMA_VERSION, bring_up_to_date
@@ -223,7 +223,7 @@ class RunStore:
                                || CASE stop WHEN 'cancel' THEN cursor || ' edits were saved before it was cancelled.'
                                   ELSE 'resuming goes on from ' || cursor || ' edits.' END
                    WHERE status = 'running' AND device = ? AND (host = ? OR heartbeat < ?) RETURNING id, status""",
-                (device, machine.host(), time.time() - FOREIGN_SILENT_SECONDS),
+                (device, processes.host(), time.time() - FOREIGN_SILENT_SECONDS),
             ).fetchall()
         for row in rows:
             log.warning("Run %s was left running by a worker that is gone; it is %s now.", row["id"], row["status"])
@@ -409,7 +409,7 @@ class RunStore:
                    WHERE number = (SELECT number FROM runs WHERE status = 'queued' AND device = ?
                                    ORDER BY queue_place LIMIT 1)
                    RETURNING number, id""",
-                (owner, os.getpid(), machine.host(), machine.boot_id(), time.time(), time.time(), device),
+                (owner, os.getpid(), processes.host(), processes.boot_id(), time.time(), time.time(), device),
             ).fetchone()
         return Claim(row["number"], row["id"], owner) if row else None
 
@@ -699,7 +699,9 @@ def _seems_dead(row: sqlite3.Row) -> bool:
         return False
     if time.time() - row["heartbeat"] > SILENT_SECONDS:
         return True
-    return row["host"] == machine.host() and (row["boot_id"] != machine.boot_id() or not machine.is_alive(row["pid"]))
+    return row["host"] == processes.host() and (
+        row["boot_id"] != processes.boot_id() or not processes.is_alive(row["pid"])
+    )
 
 
 def _info(row: sqlite3.Row, recorded: bool) -> RunInfo:

@@ -25,7 +25,8 @@ import psutil
 import torch
 from filelock import FileLock, Timeout
 
-from encore_core.covariance import (
+from encore_core.editing import stored_statistics
+from encore_core.editing.covariance import (
     BUNDLED,
     SEQUENCES,
     WINDOW,
@@ -36,14 +37,13 @@ from encore_core.covariance import (
     keys_of,
     windows_of,
 )
-from encore_core.editor import settings_of
+from encore_core.editing.keys import KeyReader
+from encore_core.editing.session import settings_of
 from encore_core.errors import InputError, quoted
 from encore_core.facts import read_facts
-from encore_core.keys import KeyReader
-from encore_core.models import EditableModel, Progress
-from encore_core.prompts import encode_fact
-from encore_core.statistics import files
-from encore_core.statistics.settling import Look, disturbance, settled, stages
+from encore_core.forward.prompts import encode_fact
+from encore_core.models.editable import EditableModel, Progress
+from encore_core.statistics.convergence import Look, disturbance, settled, stages
 from encore_core.statistics.texts import PASSAGES, SAMPLED, Interrupted, check_source, text_of
 from encore_core.storage import data_folder, writing
 
@@ -131,7 +131,7 @@ class Result:
         enough: whether it stopped because they were enough; None when that was not asked.
     """
 
-    files: dict[int, Path]
+    stored_statistics: dict[int, Path]
     tokens: int
     source: str
     looks: tuple[Look, ...] = field(default=())
@@ -197,7 +197,7 @@ def cost(lm: EditableModel, request: Request) -> Cost:
     label = {SAMPLED: "sampled from the model", BUNDLED: "bundled sample"}.get(request.source, request.source)
     there = {
         one.layer
-        for one in files.stored(lm.texts_key)
+        for one in stored_statistics.stored(lm.texts_key)
         if one.source in (label, f"text {Path(label).name}") and one.file.stem.endswith(f"-{n_tokens}")
     }
     missing = tuple(layer for layer in layers if layer not in there)
@@ -306,8 +306,8 @@ def gather(
         check_length(lm, windows)
         work = _Work(lm, layers, windows, text.content, text.source, request.enough, n_tokens)
         result = work.run(tell, stop, save_seconds)
-        files.note_model(lm.texts_key, lm.name)
-        files.choose(lm.texts_key, result.files)
+        stored_statistics.note_model(lm.texts_key, lm.name)
+        stored_statistics.choose(lm.texts_key, result.files)
     log.info("Key statistics of layers %s: %d tokens of %s.", list(layers), result.tokens, result.source)
     return result
 
@@ -318,7 +318,7 @@ def _of_share(tell: Tell) -> Progress:
 
 def _only_one(lm: EditableModel):
     """Two processes that gather the same would overwrite each other's sums."""
-    folder = files.folder_of(lm.texts_key)
+    folder = stored_statistics.folder_of(lm.texts_key)
     file = folder / ".gathering.lock"
     lock = FileLock(file, timeout=0)
     try:
@@ -373,10 +373,10 @@ class _Work:
             self._advance(sums, tell, stop, save_seconds)
             tokens = sums.n_tokens
             for layer, C0 in sums.moments().items():
-                files.save(wanted[layer], C0, self.source, tokens, [look.as_dict() for look in self.looks])
+                stored_statistics.save(wanted[layer], C0, self.source, tokens, [look.as_dict() for look in self.looks])
             self._partial(missing).unlink(missing_ok=True)
         else:
-            one = next(one for one in files.stored(self.lm.texts_key) if one.file in wanted.values())
+            one = next(one for one in stored_statistics.stored(self.lm.texts_key) if one.file in wanted.values())
             tokens, self.looks = one.tokens, [Look.from_dict(look) for look in one.looks]
         return Result(wanted, tokens, self.source, tuple(self.looks), settled(self.looks) if self.enough else None)
 
@@ -416,12 +416,12 @@ class _Work:
         return sums.position == len(self.batches)
 
     def _file(self, layer: int, tokens: int) -> Path:
-        return files.file_of(self.lm.texts_key, layer, self.digest, tokens)
+        return stored_statistics.file_of(self.lm.texts_key, layer, self.digest, tokens)
 
     def _partial(self, layers: Sequence[int]) -> Path:
         decisive = [self.digest, self.asked, sorted(layers), len(self.batches), str(self.lm.dtype)]
         name = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:12]
-        return files.folder_of(self.lm.texts_key) / f"partial-{name}.safetensors"
+        return stored_statistics.folder_of(self.lm.texts_key) / f"partial-{name}.safetensors"
 
     def _check_disk(self, n_layers: int) -> None:
         needed = disk_bytes(self.lm.d_mlp, n_layers)

@@ -12,10 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import subprocess
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Mapping
@@ -23,11 +20,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from encore_core.catalogue import CATALOGUE
+from encore_core import processes
 from encore_core.errors import InputError, quoted
-from encore_core.resources import CODE_FOLDER
-from encore_core.runs.launch import ENVIRONMENT
-from encore_core.runs.machine import boot_id, is_alive
+from encore_core.models.catalogue import CATALOGUE
+from encore_core.processes import boot_id, is_alive
 from encore_core.statistics.gathering import Request
 from encore_core.statistics.texts import SOURCES
 from encore_core.storage import absolute_folder, data_folder, is_file, named_path, replacing, writing
@@ -210,17 +206,6 @@ def _launch(job_id: str) -> None:
     write_state(job_id, {"status": "starting", "at": time.time()})
     command = [sys.executable, "-m", "encore_core.statistics.worker", job_id]
     try:
-        with (folder() / f"{job_id}.log").open("ab") as output:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                # Neither Ctrl-C nor the end of the terminal or the app is its business.
-                start_new_session=True,
-                cwd=CODE_FOLDER,
-                env=ENVIRONMENT | os.environ | {"ENCORE_HOME": str(data_folder().absolute())},
-            )
+        processes.start(command, folder() / f"{job_id}.log", ENCORE_HOME=str(data_folder().absolute()))
     except OSError as error:
         raise InputError(f"No process can be started ({error.strerror or error}); the job waits.") from error
-    threading.Thread(target=process.wait, name="waits for a job", daemon=True).start()

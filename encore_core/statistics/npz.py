@@ -25,9 +25,9 @@ from typing import IO
 import numpy as np
 import torch
 
+from encore_core.editing import stored_statistics
 from encore_core.errors import InputError, first_line, quoted
-from encore_core.models import EditableModel
-from encore_core.statistics import files
+from encore_core.models.editable import EditableModel
 
 ASYMMETRY = 1e-3
 """Largest |A − Aᵀ| relative to the largest entry that sums in float32 leave behind."""
@@ -80,10 +80,10 @@ def import_npz(lm: EditableModel, file: Path, layer: int | None = None) -> Impor
     moment, tokens = _read(file, lm.d_mlp)
     C0 = _mean(moment, tokens, file)
     digest = hashlib.sha256(C0.numpy().tobytes()).hexdigest()[:12]
-    place = files.file_of(lm.texts_key, layer, digest, tokens)
-    files.save(place, C0, f"imported {file.name}", tokens)
-    files.note_model(lm.texts_key, lm.name)
-    files.choose(lm.texts_key, {layer: place})
+    place = stored_statistics.file_of(lm.texts_key, layer, digest, tokens)
+    stored_statistics.save(place, C0, f"imported {file.name}", tokens)
+    stored_statistics.note_model(lm.texts_key, lm.name)
+    stored_statistics.choose(lm.texts_key, {layer: place})
     return Imported(place, layer, tokens)
 
 

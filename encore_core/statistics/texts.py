@@ -24,13 +24,13 @@ from pathlib import Path
 
 import torch
 
-from encore_core.covariance import BUNDLED, SAMPLED_TEXT, read_text, source_of
-from encore_core.decoding import nothing_but_asked
+from encore_core.editing.covariance import BUNDLED, SAMPLED_TEXT, read_text, source_of
 from encore_core.errors import InputError, quoted
+from encore_core.forward.decoding import nothing_but_asked
+from encore_core.forward.tokens import tokens_of
 from encore_core.hub import hub_trouble, reason_of
-from encore_core.models import EditableModel, Progress
+from encore_core.models.editable import EditableModel, Progress
 from encore_core.storage import append_line, data_folder, is_file, named_path, replacing, writing
-from encore_core.tokens import tokens_of
 
 log = logging.getLogger(__name__)
 

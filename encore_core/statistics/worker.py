@@ -17,8 +17,8 @@ from contextlib import suppress
 from typing import Any
 
 from encore_core.errors import InputError
-from encore_core.models import load_model
-from encore_core.runs.machine import boot_id
+from encore_core.models.editable import load_model
+from encore_core.processes import boot_id
 from encore_core.statistics import jobs
 from encore_core.statistics.gathering import gather
 from encore_core.statistics.texts import Interrupted

@@ -1,0 +1,138 @@
+"""What a browser shows while the app's scripts are being read: the page's list and title and, on Start, the curves.
+
+Streamlit's page is empty until some hundred scripts have been read and a first answer has come, one and a half to three
+seconds on a plain computer. This markup comes with the page itself and stands where the app will stand; its script
+takes it away when the page is there. It says nothing that the page does not say, and needs no visitor's choices. It is
+inert: what is pressed is pressed on the app behind it, and who hears the page hears the app alone.
+"""
+
+from __future__ import annotations
+
+import html
+import logging
+from collections.abc import Sequence
+from functools import cache
+from urllib.parse import parse_qs
+
+from dashboard import links, page_list
+from dashboard.charts.palette import DARK, LIGHT
+from dashboard.page_list import Entry
+from encore_core.resources import ASSETS
+
+log = logging.getLogger(__name__)
+
+FOLDER = ASSETS / "first_look"
+SCRIPT = (FOLDER / "script.js").read_text(encoding="utf-8")
+
+_SURROUNDINGS = {
+    LIGHT.page: "--es-side:#F3F5F8;--es-side-line:#E8ECF1;--es-here:rgb(146 164 200 / 25%);",
+    DARK.page: "--es-side:#161D25;--es-side-line:#232C36;--es-here:rgb(159 177 198 / 25%);",
+}
+"""Of the sidebar, which Streamlit draws: by .streamlit/config.toml, and what it makes of that."""
+
+
+def markup(path: str, query: str = "") -> str:
+    """The first look of a page.
+
+    Args:
+        path: of the address.
+        query: of the address, as it was sent.
+
+    Returns:
+        markup for the body; "" for what is no page of ours and where the app looks otherwise: while presenting, on a
+        tour, in a lesson, and inside another page.
+    """
+    name = path.rstrip("/").rpartition("/")[2] or "start"
+    asked = parse_qs(query, keep_blank_values=True)
+    if name not in page_list.ENTRIES or any(key in links.EVERYWHERE or key.startswith("embed") for key in asked):
+        return ""
+    return _drawn.get(name) or _titled(name)
+
+
+_drawn: dict[str, str] = {}
+
+
+def make_ready() -> None:
+    """Draw the curves, for which libraries and runs have to be read: no visitor waits for that.
+
+    Until then, and where they cannot be drawn, Start has its title like any other page.
+    """
+    try:
+        _drawn["start"] = _page(page_list.ENTRIES["start"], *_start())
+    except Exception:
+        log.exception("the first look has no curves")  # Start itself says what is wrong with the runs
+
+
+@cache
+def _titled(name: str) -> str:
+    entry = page_list.ENTRIES[name]
+    return _page(entry, f'<h1>{html.escape(entry.question)}</h1><p class="es-waiting">One moment …</p>')
+
+
+def _page(entry: Entry, body: str, colours: Sequence[str] = ("", "")) -> str:
+    """The markup of a page: its place among all, and what stands on it; `colours` are variables, light and dark."""
+    variables = [f"{palette.css().removeprefix(':root{').removesuffix('}')}{_SURROUNDINGS[palette.page]}{more}"
+                 for palette, more in zip((LIGHT, DARK), colours, strict=True)]  # fmt: skip
+    style = (FOLDER / "style.css").read_text(encoding="utf-8")
+    return (
+        f"<style>#es-first{{{variables[0]}}}#es-first.es-dark{{{variables[1]}}}"
+        f"@media (prefers-color-scheme:dark){{#es-first:not(.es-light){{{variables[1]}}}}}{style}</style>"
+        f'<div id="es-first" inert>{_page_titles(entry)}<div class="es-first-page">{body}</div></div>'
+        # Nothing would take it away, and Streamlit's page says what is missing.
+        f"<noscript><style>#es-first{{display:none}}</style></noscript><script>{SCRIPT}</script>"
+    )
+
+
+def _page_titles(current: Entry) -> str:
+    parts = []
+    for heading, entries in page_list.GROUPS.items():
+        parts.append(f"<p>{html.escape(heading)}</p>" if heading else "")
+        for entry in entries:
+            here = ' class="es-here"' if entry is current else ""
+            parts.append(f"<b{here}>{html.escape(entry.title)}</b>")
+    return f'<div class="es-first-side">{"".join(parts)}</div>'
+
+
+def _start() -> tuple[str, tuple[str, str]]:
+    """What stands on Start, with the recorded curves, and the variables that hold their colours, light and dark."""
+    from dashboard.browser import static_chart
+    from dashboard.charts import runs as run_charts
+    from dashboard.elements import figure
+    from dashboard.reading import run_frames, start_content
+
+    ways = "".join(f"<div><b>{html.escape(way.title)}</b>{html.escape(way.about)}</div>" for way in start_content.WAYS)
+    body = (
+        f'<div class="es-first-head"><h1>{html.escape(page_list.question("start"))}</h1><span></span></div>'
+        f'<div class="es-first-ways">{ways}</div>'
+    )
+    runs = start_content.broadest(start_content.recorded_groups())
+    if not runs:
+        return body, ("", "")
+    norms = run_frames.read("norms", runs)
+    lines = run_frames.lines(runs)
+    light, dark = (run_charts.norms(norms, lines, palette) for palette in (LIGHT, DARK))
+    names, variables = _named_colours([[trace.line.color for trace in chart.figure.data] for chart in (light, dark)])
+    titles = [
+        f'<span style="color:var(--es-run{number})">{html.escape(line.name)}</span>'
+        for number, line in enumerate(lines)
+    ]
+    of_methods = tuple(_variables("run", [palette.method(line.method) for line in lines]) for palette in (LIGHT, DARK))
+    drawn = static_chart.markup(light, titles, names, figure.NARROW, figure.SLIM)
+    said = html.escape(start_content.answer(norms, runs))
+    body += (
+        f'<p class="es-sentence">{said}</p><div class="es-first-card"><h2>{html.escape(start_content.HEADING)}'
+        f"<small>{html.escape(start_content.RECORDED)}</small></h2>{drawn}</div>"
+    )
+    return body, (variables[0] + of_methods[0], variables[1] + of_methods[1])
+
+
+def _named_colours(themes: Sequence[Sequence[str]]) -> tuple[list[str], list[str]]:
+    """A CSS variable for each trace, and what the variables hold in each theme."""
+    pairs = list(zip(*themes, strict=True))
+    known = list(dict.fromkeys(pairs))
+    names = [f"var(--es-line{known.index(pair)})" for pair in pairs]
+    return names, [_variables("line", [pair[number] for pair in known]) for number in range(len(themes))]
+
+
+def _variables(kind: str, colours: Sequence[str]) -> str:
+    return "".join(f"--es-{kind}{number}:{colour};" for number, colour in enumerate(colours))

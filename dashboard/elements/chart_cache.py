@@ -1,0 +1,44 @@
+"""Charts are made once: for the next visitor who asks for the same, or the next rerun, the finished one is handed out.
+
+A chart of many lines takes some hundredths of a second to be made and written as JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from dashboard.charts.chart import Chart
+from dashboard.charts.palette import Palette
+
+KEPT = 200
+MOST_ROWS = 50_000
+"""Of longer frames Streamlit tells contents apart by a sample of their rows, so their charts are always made."""
+
+
+def chart(make: partial[Chart], colours: Palette) -> Chart:
+    """A chart in some colours, from what was kept if the same function has drawn the same values before.
+
+    Args:
+        make: a function of `dashboard.charts` with everything that it needs but `colours`.
+        colours: of the theme.
+
+    Returns:
+        the chart, which others may be shown, too: not to be changed.
+    """
+    if any(len(frame) > MOST_ROWS for frame in _frames([*make.args, *make.keywords.values()])):
+        return make(colours=colours)
+    return _made(f"{make.func.__module__}.{make.func.__qualname__}", make.args, make.keywords, colours, make)
+
+
+def _frames(values: Sequence[Any]) -> list[pd.DataFrame]:
+    return [value for value in values if isinstance(value, pd.DataFrame)]
+
+
+@st.cache_resource(show_spinner=False, max_entries=KEPT, hash_funcs={Palette: lambda palette: palette.page})
+def _made(function: str, args: tuple[Any, ...], keywords: dict[str, Any], colours: Palette, _make: partial) -> Chart:
+    return _make(colours=colours)

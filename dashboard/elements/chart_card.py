@@ -1,0 +1,78 @@
+"""A chart and what belongs to it: heading, the data it shows, a file of it, and the command that makes them anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import pandas as pd
+import streamlit as st
+
+from dashboard.charts.chart import Chart
+from dashboard.charts.palette import LIGHT
+from dashboard.elements import chart_cache, figure, theme, widgets
+from dashboard.reading import report
+from encore_core.errors import InputError
+from encore_core.runs import RunInfo, series
+from encore_core.runs.export import command_line
+
+
+def show(
+    make: partial[Chart],
+    *,
+    key: str,
+    heading: str,
+    aside: str = "",
+    alt: str,
+    frame: pd.DataFrame,
+    commands: Sequence[str] = (),
+    revision: str = "",
+) -> None:
+    """Draw a chart with its heading, and offer what is behind it.
+
+    Args:
+        make: as for `kept_charts.chart`; called again, in light colours, when a file is asked for.
+        key: of the element, and the file's name.
+        heading, aside: above it.
+        alt: what it shows, for those who hear it; says where its figures stand as a table.
+        frame: the rows that it shows.
+        commands: that make these data anew, see `commands_of`.
+        revision: the reader's zoom is kept as long as this stays the same.
+    """
+    widgets.heading(heading, aside)
+    figure.draw(chart_cache.chart(make, theme.palette()), key=key, alt=alt, revision=revision)
+    name = f"encore-{key.replace(' ', '-')}"
+    with st.popover("Data and code", icon=":material/database:", key=f"behind {key}"):
+        st.download_button(
+            "What is shown, CSV",
+            lambda: series.as_csv(frame),
+            f"{name}.csv",
+            "text/csv",
+            on_click="ignore",
+            width="stretch",
+            key=f"csv of {key}",
+        )
+        st.download_button(
+            "The chart, one HTML file",
+            lambda: report.single(heading, aside, make(colours=LIGHT), commands),
+            f"{name}.html",
+            "text/html",
+            on_click="ignore",
+            width="stretch",
+            key=f"html of {key}",
+        )
+        st.caption("As PNG or SVG: the two buttons at its top right.")
+        if commands:
+            st.caption("The command that makes these data anew")
+            st.code("\n".join(commands), language=None, wrap_lines=True)
+
+
+def commands_of(runs: Sequence[RunInfo]) -> list[str]:
+    """The commands that repeat some runs; of a run that another version wrote, why there is none."""
+    found = []
+    for run in runs:
+        try:
+            found.append(command_line(run.plan))
+        except InputError as error:
+            found.append(f"# {run.id}: {error}")
+    return found

@@ -1,0 +1,205 @@
+"""A Plotly figure that is changed in place: new data, a moved marker or a resized page keep the reader's zoom.
+
+`st.plotly_chart` makes a new element whenever the data change. This component hands what is new to `Plotly.react`
+instead, with a plotly.js that comes with the program, so nothing is fetched from anywhere else. The library is a
+component of its own, lest it travel with every change: it fetches plotly.js from where `asgi` serves it, or, where
+`app.py` is served without that, holds it.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from weakref import WeakKeyDictionary
+
+import streamlit as st
+
+from dashboard.charts.chart import Chart
+from dashboard.charts.enlarged import enlarged
+from dashboard.elements import presenting
+from encore_core.resources import ASSETS
+
+LIBRARY = ASSETS / "vendor" / "plotly-basic-4.1.1.min.js"
+
+ADDRESS = f"studio/{LIBRARY.name}"
+"""Where `asgi` serves plotly.js, relative to the app's own address."""
+
+NARROW = 760
+"""Charts narrower than so many pixels take their layout for narrow pages."""
+
+SLIM = 420
+"""Charts narrower than so many pixels take their layout for phones."""
+
+_DRAW = """
+const ready = async () => { while (!window.Plotly) await new Promise((next) => setTimeout(next, 40)); };
+
+const buttons = (node) => {
+  const save = (format) => (gd) => Plotly.downloadImage(gd, { format, filename: node.esData.name,
+    scale: format === 'png' ? 2 : 1, width: gd.clientWidth, height: gd.clientHeight });
+  return [
+    { name: 'Download as PNG', icon: Plotly.Icons.camera, click: save('png') },
+    { name: 'Download as SVG', icon: Plotly.Icons.disk, click: save('svg') },
+  ];
+};
+
+const draw = async (node) => {
+  const { spec } = node.esData;
+  const width = Math.floor(node.clientWidth);
+  if (!node.isConnected) return;
+  if (!width) { node.esWidth = 0; return; }  // drawn when it is shown
+  const { data, layouts, revision, narrow, slim, bar } = JSON.parse(spec);
+  const little = width < slim && layouts.slim || layouts.narrow;
+  const layout = structuredClone(width < narrow ? little : layouts.wide);
+  // Made once: a configuration with other functions in it is another one, for which Plotly makes a new plot.
+  node.esConfig ??= {
+    displaylogo: false, displayModeBar: bar, showSendToCloud: false, showEditInChartStudio: false,
+    modeBarButtonsToRemove: ['toImage', 'select2d', 'lasso2d', 'autoScale2d', 'sendChartToCloud', 'sendDataToCloud'],
+    modeBarButtonsToAdd: buttons(node),
+  };
+  node.esWidth = width;
+  node.style.height = `${layout.height}px`;
+  node.esDrawing = Plotly.react(node, data, { ...layout, width, uirevision: revision }, node.esConfig);
+  try { await node.esDrawing; } finally { node.esDrawing = undefined; }
+};
+
+// Charts are drawn one by one, those in sight first, and what was drawn is painted before the next one is begun.
+const queue = (window.esCharts ??= { waiting: new Set(), isBusy: false });
+
+const fromSight = (node) => {
+  const { top, bottom } = node.getBoundingClientRect();
+  return Math.max(0, top - window.innerHeight, -bottom);
+};
+
+const pause = () => new Promise((next) => {
+  requestAnimationFrame(() => setTimeout(next));
+  setTimeout(next, 200);  // of a tab that is not seen nothing is painted, and no frame comes
+});
+
+const drawAll = async () => {
+  queue.isBusy = true;
+  try {
+    await ready();
+    while (queue.waiting.size) {
+      const [node] = [...queue.waiting].sort((one, other) => fromSight(one) - fromSight(other));
+      queue.waiting.delete(node);
+      try { await draw(node); } catch (error) {
+        if (node.isConnected) reportError(error);  // the others are drawn all the same
+      }
+      if (queue.waiting.size) await pause();
+    }
+  } finally { queue.isBusy = false; }
+};
+
+const ask = (node) => {
+  queue.waiting.add(node);
+  if (!queue.isBusy) drawAll();
+};
+
+export default function ({ parentElement, data }) {
+  const node = parentElement.querySelector('.es-figure');
+  if (!node) return;
+  node.esData = data;
+  const turn = node.esTurn = (node.esTurn ?? 0) + 1;
+  node.setAttribute('role', 'figure');
+  node.setAttribute('aria-label', data.alt);
+  if (!node.style.height) node.style.height = `${data.height}px`;
+  ask(node);
+  if (!node.esObserver) {
+    node.esObserver = new ResizeObserver(() => {
+      if (Math.abs(Math.floor(node.clientWidth) - (node.esWidth ?? 0)) > 1) ask(node);
+    });
+    node.esObserver.observe(node);
+  }
+  return () => {
+    if (turn !== node.esTurn && node.isConnected) return;  // the next call has the node by now
+    node.esObserver?.disconnect();
+    node.esObserver = undefined;
+    queue.waiting.delete(node);
+    const purge = () => { if (window.Plotly && (turn === node.esTurn || !node.isConnected)) Plotly.purge(node); };
+    // A drawing that is under way ends first: its last steps need what purging takes away.
+    if (node.esDrawing) node.esDrawing.then(purge, purge); else purge();
+  };
+}
+"""
+
+
+def plotly_source() -> str:
+    """The part of plotly.js that draws scatter and bar traces, see the README beside it."""
+    return LIBRARY.read_text(encoding="utf-8")
+
+
+_FETCH = """
+if (!window.Plotly) {
+  const script = document.createElement('script');
+  script.src = new URL('ADDRESS', location.origin + location.pathname).href;
+  document.head.append(script);
+}
+export default () => {};
+""".replace("ADDRESS", ADDRESS)
+
+_served = False
+
+
+def serve_library() -> None:
+    """Say that this process serves plotly.js at `ADDRESS`."""
+    global _served
+    _served = True
+
+
+@cache
+def _components():
+    """The library and the figure, registered once a process."""
+    held = f"if (!window.Plotly) {{\n{plotly_source()}\n}}\nexport default () => {{}};"
+    library = st.components.v2.component("encore_studio.plotly", html="<span></span>", js=_FETCH if _served else held)
+    figure = st.components.v2.component(
+        "encore_studio.figure", html='<div class="es-figure"></div>', js=_DRAW, isolate_styles=False
+    )
+    return library, figure
+
+
+def load_library() -> None:
+    """Bring plotly.js to the browser, once a page: in front of it, so that it is read while the page is being made."""
+    _components()[0](key="plotly library")
+
+
+def draw(chart: Chart, *, key: str, alt: str, revision: str = "", has_bar: bool = True) -> None:
+    """Draw a chart, or change the one that is there.
+
+    Args:
+        chart: from `dashboard.charts`.
+        key: of the element.
+        alt: what it shows, for those who hear it.
+        revision: the reader's zoom is kept as long as this stays the same.
+        has_bar: whether there are buttons for zoom and files at its top right; a chart that has none is not zoomed.
+    """
+    scale = presenting.scale()
+    drawn, height = _spec(chart, scale)
+    rest = as_json({"revision": revision, "narrow": NARROW * scale, "slim": SLIM * scale, "bar": has_bar})
+    _components()[1](
+        key=key,
+        data={
+            "spec": f"{drawn[:-1]},{rest[1:]}",  # two objects as one
+            "alt": alt,
+            "name": f"encore-{key.replace(' ', '-')}",
+            "height": height,
+        },
+    )
+
+
+LAYOUTS = ("wide", "narrow", "slim")
+_specs: WeakKeyDictionary[Chart, dict[float, tuple[str, float]]] = WeakKeyDictionary()
+
+
+def _spec(chart: Chart, scale: float) -> tuple[str, float]:
+    """A chart's traces and layouts as JSON, and its height; written once for a chart that is kept."""
+    known = _specs.setdefault(chart, {})
+    if scale not in known:
+        layouts = {name: enlarged(layout, scale) for name, layout in zip(LAYOUTS, chart.layouts, strict=False)}
+        known[scale] = as_json({"data": chart.traces, "layouts": layouts}), layouts["wide"]["height"]
+    return known[scale]
+
+
+def as_json(value: object) -> str:
+    """JSON as plotly writes it: numbers that are none become null, arrays are packed."""
+    from plotly.io.json import to_json_plotly
+
+    return to_json_plotly(value)

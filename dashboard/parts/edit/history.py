@@ -1,0 +1,86 @@
+"""The edits on the model: batch by batch, and as a file to keep or to load."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard.elements import widgets
+from dashboard.parts.edit import files
+from dashboard.visitors.state import Message, Visitor
+from encore_core.editing.edit_file import keeps_history
+from encore_core.errors import InputError
+from encore_core.facts import MAX_BYTES
+
+
+def batches(visitor: Visitor) -> None:
+    """The batches on the model, the last one first."""
+    applied = visitor.session.history
+    if not applied:
+        return
+    with st.container(border=True, key="card_history"):
+        widgets.heading("Edits on the model", visitor.session.settings.method)
+        rows = []
+        for number, batch in reversed(list(enumerate(applied, start=1))):
+            edited = [item for item in batch.report.edited if item.target]
+            first = edited[0].fact
+            what = f"{first.subject} → {first.target_new}" + (f" and {len(edited) - 1} more" if edited[1:] else "")
+            steps = sorted(item.steps for item in edited)
+            stops = sorted({_stop_word(item.stopped) for item in edited})
+            rows.append(
+                (
+                    number,
+                    what,
+                    str(steps[0]) if steps[0] == steps[-1] else f"{steps[0]}–{steps[-1]}",
+                    ", ".join(stops),
+                    f"{sum(batch.report.seconds.values()):.1f} s",
+                )
+            )
+        columns = [("#", "right"), ("Facts", ""), ("Steps", "right"), ("Stopped by", ""), ("Time", "right")]
+        widgets.table(columns, rows[:50], "Batches on the model, the last one first")
+        if len(rows) > 50:
+            st.caption(f"and {len(rows) - 50} earlier ones")
+
+
+def saved_edits(visitor: Visitor) -> None:
+    """Edits as a file: those on the model to keep, and kept ones to put back onto it."""
+    n_edits, busy = visitor.session.n_edits, visitor.job is not None
+    with st.expander("Edits as a file", key="edits_file"):
+        if visitor.session.history:
+            st.download_button(
+                "Download the edits", lambda: files.as_bytes(visitor.session), files.NAME,
+                "application/octet-stream", on_click="ignore", width="stretch", disabled=busy, key="edits_download",
+            )  # fmt: skip
+            if not keeps_history(visitor.session):
+                st.caption(
+                    "So many edits are kept as the edited matrices alone: encore apply puts them onto the model, and "
+                    "they cannot be loaded here again."
+                )
+        upload = st.file_uploader(
+            "An edit file made on this model, here or by encore edit --edits-out",
+            # A file that has been loaded is taken out of the box, which only another key does.
+            key=f"edits_upload {st.session_state.get('edits_loaded', 0)}",
+            max_upload_size=MAX_BYTES // 1_000_000,
+        )
+        if upload is not None and n_edits:
+            these = f"the {n_edits} edits" if n_edits != 1 else "the edit"
+            widgets.notice(Message("warning", f"Loading takes back {these} on your model now."))
+        # No callback, as for Undo: it may have to stand in line.
+        if st.button("Load edits", key="edits_load", width="stretch", disabled=busy or upload is None):
+            _load_edits(visitor, upload.getvalue())
+
+
+def _load_edits(visitor: Visitor, uploaded: bytes) -> None:
+    visitor.left_line = False
+    try:
+        with st.spinner("Putting the edits onto the model …"):
+            visitor.load(files.session_of(uploaded, visitor.lm))
+    except InputError as error:
+        visitor.message = Message("error", str(error))
+    else:
+        st.session_state["edits_loaded"] = st.session_state.get("edits_loaded", 0) + 1
+        st.session_state["edits_just_loaded"] = True
+    st.rerun()
+
+
+def _stop_word(reason: str) -> str:
+    return {"mpes": "MPES", "loss": "low loss", "steps": "last step"}.get(reason, reason)

@@ -1,0 +1,122 @@
+"""The method of the next edits and its settings, filled with the model's own."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard.elements import widgets
+from dashboard.reading.settings_fields import SETTINGS, layers_text, used_settings
+from dashboard.visitors.state import Message, Visitor, remembered
+from encore_core.editing.session import settings_of
+from encore_core.errors import InputError
+from encore_core.methods import METHODS, SETTABLE, Settings
+
+MAIN_METHODS = ("ENCORE", "MEMIT", "EMMET", "AlphaEdit")
+
+
+def pick_method(visitor: Visitor) -> bool:
+    """The card in which the method and its settings are picked. Returns whether they can be applied as they stand."""
+    names = [*MAIN_METHODS, *(name for name in METHODS if name not in MAIN_METHODS)]
+    remembered("method", visitor.session.settings.method)
+    remembered("seed", visitor.session.seed)
+    with st.container(border=True, key="card_method"):
+        widgets.heading("2 · Method")
+        method = st.selectbox(
+            "Method",
+            names,
+            key="method",
+            format_func=lambda name: name if name in MAIN_METHODS else f"{name} · ablation",
+            label_visibility="collapsed",
+            persist_state="session",
+        )
+        st.caption(METHODS[method].summary)
+        with st.expander("Settings", key="settings_open", on_change="rerun"):
+            overrides = _settings_unseen(visitor, method) | _settings_form(visitor, method)
+        try:
+            wanted = settings_of(visitor.lm, method, overrides)
+        except InputError as error:
+            widgets.problem(error)
+            return False
+        seed = int(st.session_state["seed"])
+        if (wanted, seed) == (visitor.session.settings, visitor.session.seed):
+            return True
+        if not visitor.session.history and visitor.job is None:
+            visitor.start_over(wanted, seed)
+            return True
+        _offer_fresh_start(visitor, wanted, seed)
+        return False
+
+
+def _settings_key(visitor: Visitor, method: str, name: str) -> str:
+    # A model and a method have settings of their own, and what was typed for one is not lost by looking at another.
+    return f"setting {visitor.lm.fingerprint} {method} {name}"
+
+
+def _settings_unseen(visitor: Visitor, method: str) -> dict[str, object]:
+    """Settings of the edits on the model that the form has no field for: those of loaded edits may be unusual."""
+    present = visitor.session.settings
+    if not visitor.session.history or method != present.method:
+        return {}
+    seen = {*(setting.name for setting in used_settings(method)), "sequential"}
+    return {name: getattr(present, name) for name in SETTABLE if name not in seen}
+
+
+def _settings_form(visitor: Visitor, method: str) -> dict[str, object]:
+    """The settings as fields, filled with the model's. Returns what they hold."""
+    table = settings_of(visitor.lm, method)
+    overrides: dict[str, object] = {}
+    columns = st.columns(2)
+    for place, setting in enumerate(used_settings(method)):
+        name, column = setting.name, columns[place % 2]
+        key, value = _settings_key(visitor, method, name), getattr(table, name)
+        if setting.step is None:
+            remembered(key, layers_text(value))
+            overrides[name] = column.text_input(setting.label, key=key, help=setting.about, persist_state="session")
+        else:
+            remembered(key, value)
+            overrides[name] = column.number_input(
+                setting.label, key=key, help=setting.about, step=setting.step, persist_state="session",
+                format=None if isinstance(setting.step, int) else "%g",
+            )  # fmt: skip
+            if overrides[name] is None:  # an emptied field means the model's own value
+                overrides[name] = value
+    columns[(place + 1) % 2].number_input("Seed", 0, 2**31 - 1, key="seed", step=1, persist_state="session",
+                                          help="Of the sampled prefixes before prompts.")  # fmt: skip
+    key = _settings_key(visitor, method, "sequential")
+    remembered(key, table.sequential)
+    overrides["sequential"] = st.toggle("Later batches preserve earlier edits", key=key, persist_state="session")
+    st.caption("On by default for every method, MEMIT too: so does the authors' code.")
+    st.button("Back to the model's own settings", on_click=restore_settings, args=(visitor, table, 0))
+    return overrides
+
+
+def restore_settings(visitor: Visitor, settings: Settings, seed: int) -> None:
+    """Fill the method's card with some settings."""
+    st.session_state["method"], st.session_state["seed"] = settings.method, seed
+    for name in (*(setting.name for setting in SETTINGS), "sequential"):
+        value = getattr(settings, name)
+        st.session_state[_settings_key(visitor, settings.method, name)] = (
+            layers_text(value) if name == "layers" else value
+        )
+
+
+def _offer_fresh_start(visitor: Visitor, wanted: Settings, seed: int) -> None:
+    present, n_edits = visitor.session.settings, visitor.session.n_edits
+    what = wanted.method if wanted.method != present.method else "the changed settings"
+    widgets.notice(
+        Message(
+            "warning",
+            f"The {n_edits} edit{'s' * (n_edits != 1)} on the model {'were' if n_edits != 1 else 'was'} made with "
+            f"{present.method}. One set of edits has one method and one set of settings: take the edits back and go on "
+            f"with {what}, or keep what is there.",
+        )
+    )
+    left, right = st.columns(2)
+    if left.button("Start over", key="start_over", width="stretch", disabled=visitor.job is not None):
+        visitor.start_over(wanted, seed)
+        visitor.message = Message("info", f"Started over with {wanted.method}. The model is as it was loaded.")
+        st.rerun()
+    right.button(
+        f"Keep {present.method}", key="keep_method", width="stretch", on_click=restore_settings,
+        args=(visitor, present, visitor.session.seed),
+    )  # fmt: skip

@@ -1,0 +1,46 @@
+"""Predict, then reveal: a class says what an edit will do before it sees what it did."""
+
+from __future__ import annotations
+
+from dashboard.parts.edit.fact_form import facts_in_editor
+from dashboard.talk import presenter
+from dashboard.visitors.state import Visitor
+from encore_core.errors import InputError
+from encore_core.facts import Fact
+
+
+def _answer(visitor: Visitor) -> tuple[int, int]:
+    return visitor.session.seed, visitor.session.n_edits
+
+
+def is_covered(visitor: Visitor) -> bool:
+    """Whether the class is still to predict what the edits on the model did."""
+    return visitor.session.n_edits > 0 and presenter.covers("edit", _answer(visitor))
+
+
+def _choices(fact: Fact) -> list[str]:
+    """What a class can vote for."""
+    return [
+        f"{fact.target_new}, however it is asked; its neighbours are as before.",
+        f"{fact.target_new}, but not in all other words; its neighbours are as before.",
+        f"{fact.target_new} in exactly these words, and in no others.",
+        f"{fact.target_new}, and of its neighbours, too.",
+        "What it said before.",
+    ]
+
+
+def predict(visitor: Visitor) -> None:
+    """The question in the place of the results."""
+    fact = visitor.edited_facts[-1]
+    words = f"The model has been told: {fact.text} {fact.target_new}. What does it say now?"
+    presenter.cover("edit", _answer(visitor), words, _choices(fact))
+
+
+def vote_first() -> None:
+    """The question before the edit: above what the model says as loaded."""
+    try:
+        fact = facts_in_editor()[0]
+    except InputError:
+        return
+    words = f"We are about to tell the model: {fact.text} {fact.target_new}. What will it say then?"
+    presenter.ask(words, _choices(fact))

@@ -1,0 +1,288 @@
+"""What the model says about a fact, as loaded and with the edits: headline, chart, words, and the figures behind."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard.charts import probes as probe_charts
+from dashboard.charts.text import percent
+from dashboard.elements import figure, theme, widgets
+from dashboard.parts.edit.fact_form import facts_in_editor
+from dashboard.reading import probes
+from dashboard.server import limits
+from dashboard.visitors.state import Message, Visitor, remembered
+from encore_core.errors import InputError
+from encore_core.facts import Fact
+from encore_core.forward.prompts import on_sink
+from encore_core.measures import scores as metrics
+from encore_core.tables import neutral_csv
+
+SCORED_AT_ONCE = 5
+
+SCORES = (
+    ("edit_score", "Edit score", "share of edited prompts where the new answer beats the true one"),
+    ("paraphrase_score", "Paraphrase score", "the same for the paraphrases"),
+    ("neighborhood_score", "Neighbourhood score", "share of neighbours whose own answer beats the new one"),
+    ("overall_score", "Overall score", "harmonic mean of the three"),
+    ("accuracy", "Accuracy", "share of facts whose new answer is the most probable"),
+    (
+        "generation_efficacy",
+        "Generation efficacy",
+        "share of facts whose new answer appears in what is generated",
+    ),
+    ("magnitude", "Magnitude", "mean of p(new) − p(true)"),
+)
+
+
+def show(visitor: Visitor) -> None:
+    """What the model says about a fact, as loaded and with the edits."""
+    fact = _pick_shown(visitor)
+    if fact is None:
+        with st.container(border=True, key="card_empty"):
+            widgets.heading("What the model says")
+            st.write("Complete the fact on the left: its probabilities appear here, before anything is edited.")
+        return
+    remembered("free_prompt", "")
+    free = st.session_state["free_prompt"]
+    edited = visitor.after is not visitor.before
+    try:
+        limits.check_text("Your own prompt", free)
+        rows = probes.observe(fact, visitor.before, visitor.after, is_edited=visitor.is_edited(fact), free=free)
+    except InputError as error:
+        widgets.problem(error)
+        st.text_input("Your own prompt", key="free_prompt", persist_state="session")
+        return
+    colours = theme.palette()
+    _headline(fact, rows, edited)
+    _beginning(fact, visitor)
+    with st.container(border=True, key="card_chart"):
+        widgets.heading("How probable each answer is", "before → after" if edited else "as loaded, nothing edited yet")
+        figure.draw(
+            probe_charts.probabilities(rows, colours, edited),
+            key="probabilities",
+            has_bar=False,
+            alt="Probability of the new and the true answer for every prompt; the same figures are in the table below.",
+        )
+        st.text_input(
+            "Try a prompt of your own", key="free_prompt", persist_state="session",
+            placeholder=f"e.g. a traveller who visits {fact.subject} will see",
+        )  # fmt: skip
+    _said(fact, rows, visitor, colours, edited)
+    try:
+        _details(fact, rows, visitor, colours)
+    except InputError as error:
+        widgets.problem(error)
+
+
+def _beginning(fact: Fact, visitor: Visitor) -> None:
+    """How texts begin in these figures, and what a program gets that begins them otherwise."""
+    lm, pair = visitor.lm, [metrics.Question(fact.text, fact.target_new, fact.join)]
+    if lm.start_text is not None:
+        [measured], [bare] = visitor.after.rate(pair), visitor.after.rate(pair, bare=True)
+        widgets.remark(
+            f"Measured with the start token {lm.start_text} in front of every text: {fact.target_new} at "
+            f"{percent(measured.probability)}. A program that puts nothing in front of the prompt gets "
+            f"{percent(bare.probability)}."
+        )
+    elif on_sink(lm, [fact]):
+        widgets.notice(
+            Message(
+                "warning",
+                f"{fact.subject} is the first token of this prompt, and the model reads next to nothing of the first "
+                "token of a text. It will hardly say the new answer when asked so: put other words before the subject.",
+            )
+        )
+
+
+def _pick_shown(visitor: Visitor) -> Fact | None:
+    """The fact that the results are about: the one in the editor, or another that has been edited."""
+    try:
+        draft = facts_in_editor()[0]
+    except InputError:
+        draft = visitor.draft if st.session_state["source"] == "Your own" else None
+    if draft != visitor.draft:
+        visitor.draft = visitor.shown = draft
+    edited = visitor.edited_facts[::-1]
+    options = list(dict.fromkeys(([draft] if draft else []) + edited[:200]))
+    if not options:
+        return None
+    if visitor.shown not in options:
+        visitor.shown = options[0]
+    if len(options) > 1:
+        # The widget's key changes with its options, for a fact picked elsewhere has to show up in it.
+        chosen = st.selectbox(
+            "Show",
+            range(len(options)),
+            index=options.index(visitor.shown),
+            key=f"shown {hash((tuple(options), visitor.shown))}",
+            format_func=lambda i: (
+                f"{options[i].text} → {options[i].target_new}" + ("" if options[i] in edited else "   (not edited)")
+            ),
+        )
+        if options[chosen] != visitor.shown:
+            visitor.shown = options[chosen]
+            st.rerun()
+    return visitor.shown
+
+
+def _headline(fact: Fact, rows, edited: bool) -> None:
+    """Three figures: the rewrite, the paraphrases, the neighbours."""
+    first = rows.iloc[0]
+    change = "good" if first.verdict == "changed" else "bad" if first.verdict == "unchanged" else ""
+    items = []
+    if edited:
+        word = f"{first.symbol} {first.word} · " if first.word else ""
+        items.append(("New answer", percent(first.new_after),
+                      f"{word}was {percent(first.new_before)}", change))  # fmt: skip
+    else:
+        items.append(("New answer", percent(first.new_before), "before any edit", ""))
+    for kind, name, wanted, verb in (
+        ("paraphrase", "Paraphrases", ("changed",), "changed"),
+        ("neighbour", "Neighbours", ("kept", "weakened"), "stayed"),
+    ):
+        part = rows[rows.kind == kind]
+        if part.empty:
+            continue
+        if not edited or (kind == "paraphrase" and (part.verdict == "waiting").any()):
+            right = (part.true_before > part.new_before).sum() if part.true.notna().all() else None
+            count = "–" if right is None else f"{right} of {len(part)}"
+            items.append((name, count, "true answer ahead", ""))
+            continue
+        counted = part[part.verdict != "unknown"]
+        n_right = int(counted.verdict.isin(wanted).sum())
+        tone = "good" if n_right == len(counted) else "bad" if n_right == 0 else "warn"
+        symbol = {"good": "✓", "bad": "✗", "warn": "▲"}[tone] if len(counted) else "○"
+        unknown = len(part) - len(counted)
+        word = {"good": verb, "bad": f"none {verb}", "warn": f"some {verb}"}[tone]
+        remark = f"{symbol} {word}" + (f" · {unknown} not known before" if unknown else "")
+        items.append((name, f"{n_right} of {len(counted)}", remark, tone if len(counted) else ""))
+    widgets.tiles(items)
+
+
+def _said(fact: Fact, rows, visitor: Visitor, colours, edited: bool) -> None:
+    """What the model goes on to say after one of the prompts, and which words it weighed."""
+    with st.container(border=True, key="card_said"):
+        widgets.heading("What it says", "most probable words, one after the other")
+        prompts = list(dict.fromkeys(rows.prompt))
+        names = dict(zip(rows.prompt[::-1], rows.kind[::-1], strict=True))
+        remembered("said_prompt", prompts[0])
+        if st.session_state["said_prompt"] not in prompts:
+            st.session_state["said_prompt"] = prompts[0]
+        prompt = st.selectbox(
+            "Prompt to continue",
+            prompts,
+            key="said_prompt",
+            format_func=lambda p: f"{'your own' if names[p] == 'free' else names[p]}: {p}",
+        )
+        try:
+            texts = {"Before": visitor.before.continuation(prompt)}
+            if edited:
+                texts["After"] = visitor.after.continuation(prompt)
+            tokens = probes.tokens_table(prompt, fact, visitor.before, visitor.after)
+        except InputError as error:
+            widgets.problem(error)
+            return
+        for column, (moment, text) in zip(st.columns(len(texts)), texts.items(), strict=True):
+            with column:
+                st.caption(moment if edited else "As loaded")
+                widgets.verbatim(f"{prompt}{text}")
+        figure.draw(
+            probe_charts.next_tokens(tokens, colours),
+            key="next tokens",
+            has_bar=False,
+            alt="The most probable next words with their probabilities.",
+        )
+
+
+def _details(fact: Fact, rows, visitor: Visitor, colours) -> None:
+    """The figures behind the pictures: table, scores, norms."""
+    edited = visitor.after is not visitor.before
+    with st.container(border=True, key="card_details"):
+        table, scores, norms = st.tabs(["Table", "Scores", "Matrix norms"], key="details", on_change="rerun")
+        if table.open:
+            with table:
+                _rows_table(fact, rows, edited)
+        if scores.open:
+            with scores:
+                _scores(visitor)
+        if norms.open:
+            with norms:
+                _norms(visitor, colours)
+
+
+def _rows_table(fact: Fact, rows, edited: bool) -> None:
+    def figures(before, after) -> str:
+        if before is None:
+            return "–"
+        return f"{percent(before)}\u00a0→\u00a0{percent(after)}" if edited else percent(before)
+
+    def cell(answer, before, after) -> str:
+        if answer is None:
+            return "–"
+        short = answer if len(answer) <= 24 else answer[:23] + "…"
+        return f"{short}\n{figures(before, after)}"
+
+    shown = [
+        (
+            row.prompt,
+            cell(row.new, row.new_before, row.new_after),
+            cell(row.true, row.true_before, row.true_after),
+            (f"{row.symbol} {row.meaning}" if row.word else probe_charts.SECTIONS[row.kind].lower(), row.tone),
+        )
+        for row in rows.itertuples()
+    ]
+    columns = [("Prompt", ""), ("New answer", "figures"), ("True answer", "figures"), ("Verdict", "")]
+    widgets.table(columns, shown, "Probability of each answer before and after")
+    names = [name for name in rows.columns if name not in ("symbol", "word", "tone", "meaning")]
+    st.download_button(
+        "Download as CSV",
+        lambda: neutral_csv(names, rows[names].to_numpy().tolist()),
+        "encore-edit.csv",
+        "text/csv",
+        on_click="ignore",
+    )
+
+
+def _scores(visitor: Visitor) -> None:
+    facts = visitor.edited_facts
+    if not facts:
+        st.write("Scores of all facts of this session appear here once the first edit has been made.")
+        return
+    measured = st.session_state.get("scored") == (id(visitor.session), len(visitor.session.history))
+    if len(facts) > SCORED_AT_ONCE and not measured:
+        if not st.button(f"Measure the {len(facts)} edited facts", key="measure"):
+            st.caption("Takes about a second for every three facts on two cores.")
+            return
+        st.session_state["scored"] = (id(visitor.session), len(visitor.session.history))
+    with st.spinner("Measuring …"):
+        was, now = visitor.before.scores(facts), visitor.after.scores(facts)
+
+    def shown(scores, name) -> str:
+        value = getattr(scores, name)
+        return "–" if value is None else f"{value:+.2f}" if name == "magnitude" else f"{value:.0f}"
+
+    rows = [(label, shown(was, name), shown(now, name), about) for name, label, about in SCORES]
+    columns = [("Score", ""), ("Before", "right"), ("After", "right"), ("What it is", "")]
+    widgets.table(columns, rows, f"Scores of the {len(facts)} facts edited in this session")
+
+
+def _norms(visitor: Visitor, colours) -> None:
+    import pandas as pd
+
+    norms = visitor.session.norms()
+    if visitor.after is visitor.before:
+        st.write("How much the edited matrices grow appears here once the first edit has been made.")
+        return
+    table = pd.DataFrame([(layer, *pair) for layer, pair in norms.items()], columns=["layer", "before", "after"])
+    figure.draw(
+        probe_charts.norm_growth(table, colours),
+        key="growth of norms",
+        has_bar=False,
+        alt="Growth of each edited matrix in percent; the figures are in the table below.",
+    )  # fmt: skip
+    widgets.table(
+        [("Layer", "right"), ("‖W₀‖", "right"), ("‖W‖", "right"), ("‖W‖ / ‖W₀‖", "right")],
+        [(row.layer, f"{row.before:.2f}", f"{row.after:.2f}", f"{row.after / row.before:.5f}")
+         for row in table.itertuples()],
+        "Frobenius norms of the edited matrices",
+    )  # fmt: skip

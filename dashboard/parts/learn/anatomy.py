@@ -1,0 +1,133 @@
+"""An edit taken apart: K, R, S + KᵀPK, Δ and the norms of every edited layer. Knows no streamlit.
+
+A session keeps of a batch its targets z and, per layer, Δ = A Yᵀ. The rest is computed again by the engine's own
+functions, on the matrices as they were before the batch: keys and hidden states layer by layer. P itself is not kept,
+but Y = P K L⁻ᵀ with L Lᵀ = I + KᵀPK, so KᵀY = L − L⁻ᵀ; L⁻ᵀ is upper triangular with the diagonal 1/l, which gives L,
+and KᵀPK = L Lᵀ − I.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from encore_core.editing.edited_matrices import Sums
+from encore_core.editing.keys import KeyReader
+from encore_core.editing.session import AppliedBatch, EditSession
+from encore_core.facts import Fact
+
+
+@dataclass(frozen=True)
+class LayerEdit:
+    """What a batch did at one layer; norms are Frobenius norms.
+
+    Attributes:
+        layer: its index.
+        K, R, system, delta: shapes of K, R, S + KᵀPK and Δ.
+        key_norm, residual_norm, delta_norm: ‖K‖, ‖R‖, ‖Δ‖.
+        system_range: smallest and largest eigenvalue of S + KᵀPK.
+        missing: ‖z − h‖ before the layer was changed, mean over the batch's facts.
+        error: largest relative difference between A as the session keeps it and R (S + KᵀPK)⁻¹ L as computed here.
+        norm_before, norm_after: ‖W‖.
+    """
+
+    layer: int
+    K: tuple[int, int]
+    R: tuple[int, int]
+    system: tuple[int, int]
+    delta: tuple[int, int]
+    key_norm: float
+    residual_norm: float
+    delta_norm: float
+    system_range: tuple[float, float]
+    missing: float
+    error: float
+    norm_before: float
+    norm_after: float
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A batch taken apart.
+
+    Attributes:
+        facts: that it edited.
+        number: which batch of the session it was, from 1.
+        layers: one entry a layer, in order.
+        left: ‖z − h‖ after all layers, mean over the facts.
+        seconds: that the batch took, by phase.
+    """
+
+    facts: tuple[Fact, ...]
+    number: int
+    layers: tuple[LayerEdit, ...]
+    left: float
+    seconds: dict[str, float]
+
+
+def take_apart(session: EditSession) -> Anatomy:
+    """The last batch of a session, which is left as it is; it must have one."""
+    lm, settings, last = session.lm, session.settings, session.history[-1]
+    edited = [item for item in last.report.edited if item.target is not None]
+    facts = [item.fact for item in edited]
+    found: list[LayerEdit] = []
+    with session.pristine(), torch.no_grad():
+        matrices = _before_last(session)
+        with lm.matrices_replaced(matrices):
+            z = torch.stack([item.target.z for item in edited], dim=1).double().cpu()
+            reader = KeyReader(lm, facts, session.prefixes, settings.layers)
+            for j, layer in enumerate(settings.layers):
+                K, h = (tensor.double().cpu() for tensor in (reader.keys(layer), reader.states(layer)))
+                found.append(_layer(last, layer, K, z - h, len(settings.layers) - j, settings.slack(len(facts))))
+                # The matrix is a copy of ours, and takes the very update that the session's took.
+                last.updates[layer].add_to(lm.oriented(layer, matrices[layer]))
+                if layer != settings.layers[-1]:
+                    reader.advance(layer, settings.layers[j + 1])
+            left = z - reader.states(settings.layers[-1]).double().cpu()
+    seconds = dict(last.report.seconds)
+    return Anatomy(tuple(facts), len(session.history), tuple(found), float(left.norm(dim=0).mean()), seconds)
+
+
+def _before_last(session: EditSession) -> dict[int, torch.Tensor]:
+    """The session's matrices as they were before its last batch, made anew: per layer as the family stores them."""
+    sums = Sums.added_up(session.lm, [batch.updates for batch in session.history[:-1]])
+    sums.begin(session.lm, session.settings.layers)
+    return sums.run
+
+
+def _layer(batch: AppliedBatch, layer: int, K: torch.Tensor, missing: torch.Tensor, spread: int, slack: float):
+    update = batch.updates[layer]
+    A, Y = update.A.double().cpu(), update.Y.double().cpu()
+    R = missing / spread
+    L = factor_of(K.T @ Y)
+    eye = torch.eye(len(L), dtype=L.dtype)
+    system = slack * eye + L @ L.T - eye
+    eigenvalues = torch.linalg.eigvalsh(system)
+    norm_before, norm_after = batch.report.norms[layer]
+    return LayerEdit(
+        layer,
+        K=tuple(K.shape),
+        R=tuple(R.shape),
+        system=tuple(system.shape),
+        delta=(len(A), len(Y)),
+        key_norm=float(K.norm()),
+        residual_norm=float(R.norm()),
+        # ‖A Yᵀ‖² = tr(YᵀY AᵀA): Δ itself, which is large, is never formed.
+        delta_norm=float(((Y.T @ Y) * (A.T @ A)).sum().clamp_min(0).sqrt()),
+        system_range=(float(eigenvalues[0]), float(eigenvalues[-1])),
+        missing=float(missing.norm(dim=0).mean()),
+        error=float((R @ torch.linalg.solve(system, L) - A).norm() / A.norm()),
+        norm_before=norm_before,
+        norm_after=norm_after,
+    )
+
+
+def factor_of(KY: torch.Tensor) -> torch.Tensor:
+    """The lower triangular L with L − L⁻ᵀ = KᵀY.
+
+    Args:
+        KY: (n, n).
+    """
+    diagonal = KY.diagonal()
+    return KY.tril(-1) + torch.diag((diagonal + (diagonal.square() + 4).sqrt()) / 2)

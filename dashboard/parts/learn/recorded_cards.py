@@ -1,0 +1,180 @@
+"""Steps 4 and 5: what repeated editing did to the runs that were recorded, with one slider over their checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import pandas as pd
+import streamlit as st
+
+from dashboard.charts import contributions as contribution_charts
+from dashboard.charts import runs as run_charts
+from dashboard.charts.contributions import Pair
+from dashboard.charts.runs import Line
+from dashboard.elements import chart_card, run_picker, widgets
+from dashboard.reading import findings, run_frames
+from dashboard.reading.at_checkpoints import AtCheckpoints
+from dashboard.reading.run_words import MEASURES
+from dashboard.talk import presenter
+from dashboard.visitors.state import Message, remembered
+from encore_core.runs import RunInfo
+
+SHOWN = ("edit_score", "paraphrase_score", "neighborhood_score", "perplexity")
+TITLES = {measure.name: measure.title for measure in MEASURES}
+AT = "learn_at"
+
+
+def again() -> list[RunInfo]:
+    """Norms and scores of the chosen runs over edits. Returns the runs."""
+    runs = _pick()
+    if not runs:
+        return []
+    norms, scores = run_frames.read("norms", runs), run_frames.scores(runs, "sample")
+    lines, commands = run_frames.lines(runs), chart_card.commands_of(runs)
+    with st.container(border=True, key="card_learn"):
+        at = pick_checkpoint(norms)
+        values = AtCheckpoints(scores)
+        widgets.tiles(
+            [
+                (line.name, _figure(values, line, "norm_ratio", at, 3), f"× ‖W₀‖ at most, after {at:,} edits", "")
+                for line in lines
+            ]
+        )
+        chart_card.show(
+            partial(run_charts.norms, norms, lines, at=at),
+            key="learn norms",
+            heading="Norm of the edited matrices",
+            aside=f"dotted line: after {at:,} edits",
+            alt=f"Norm of each edited matrix over edits; the largest after {at:,} edits stand above the chart.",
+            frame=norms[norms["layer"].isin({layer for run in runs for layer in run.layers})],
+            commands=commands,
+            revision=" ".join(run.id for run in runs),
+        )
+        _scores(
+            scores, lines, at, commands, "learn scores", "What the model says", "a sample of the facts edited so far"
+        )
+    return runs
+
+
+def breaks() -> list[RunInfo]:
+    """Shares of the residual stream at a checkpoint, and what is left of the first batch. Returns the runs."""
+    runs = _pick()
+    if not runs:
+        return []
+    measured = run_frames.read("contributions", runs)
+    with_shares = [run for run in runs if run.id in set(measured["run"])]
+    commands = chart_card.commands_of(runs)
+    with st.container(border=True, key="card_learn"):
+        at = pick_checkpoint(run_frames.read("norms", runs))
+        if with_shares:
+            _shares(measured, run_frames.lines(with_shares), at, commands)
+        else:
+            widgets.notice(Message("info", "Contributions to the residual stream were not measured in these runs."))
+    with st.container(border=True, key="card_learn_first"):
+        first = run_frames.scores(runs, "first")
+        first = first[first["metric"] != "perplexity"]  # which is not about these facts
+        lines = run_frames.lines(runs)
+        _scores(
+            first, lines, at, commands, "learn first", "What is left of the first batch", "facts edited first of all"
+        )
+        st.caption("Forgetting: these facts were edited once, at the beginning, and have only been disturbed since.")
+    return runs
+
+
+def _pick() -> list[RunInfo]:
+    known = run_picker.measured_runs()
+    if not known:
+        words = "No run has come to its first checkpoint yet. Start some on the Run page; their curves appear here."
+        widgets.notice(Message("info", words))
+        return []
+    runs = run_picker.pick(known)
+    if not runs:
+        widgets.notice(Message("info", "Pick one to four runs above."))
+        return []
+    run_picker.warn_of_differences(runs)
+    return runs
+
+
+def pick_checkpoint(norms: pd.DataFrame) -> int:
+    """The edits after which figures are read; the last checkpoint at first.
+
+    Args:
+        norms: edits of all checkpoints.
+    """
+    there = sorted(int(edits) for edits in norms["edits"].unique())
+    presenter.plays_over(AT, there)
+    at = remembered(AT, there[-1])
+    if at not in there:
+        st.session_state[AT] = max((edits for edits in there if edits <= at), default=there[0])
+    if len(there) > 1:
+        st.select_slider(
+            "After … edits", there, key=AT, persist_state="session", format_func=lambda edits: f"{edits:,}"
+        )
+    return st.session_state[AT]
+
+
+def _shares(measured: pd.DataFrame, lines: Sequence[Line], at: int, commands: Sequence[str]) -> None:
+    pairs = []
+    for line in lines:
+        there = sorted(int(edits) for edits in measured["edits"][measured["run"] == line.run].unique())
+        pairs.append(Pair(line, there[0], max((edits for edits in there if edits <= at), default=there[0])))
+    standings = [findings.standing(measured, pair, "share") for pair in pairs]
+    widgets.tiles([(one.pair.line.name, *_share_words(one)) for one in standings])
+    panels = contribution_charts.moments(measured, pairs)
+    rows = contribution_charts.shown(measured, panels, "share")
+    chart_card.show(
+        partial(contribution_charts.bars, rows, panels),
+        key="learn shares",
+        heading="Who writes the residual stream",
+        aside="edited layers red and hatched",
+        alt="Share of each sublayer in the residual stream; those of the edited layers together stand above the chart.",
+        frame=rows,
+        commands=commands,
+        revision=" ".join(line.run for line in lines),
+    )
+    told = [findings.dominance(one, "share") for one in standings]
+    widgets.notice(Message("info", "\n".join(told)))
+
+
+def _share_words(one: findings.Standing) -> tuple[str, str, str]:
+    """Figure, remark and tone of a tile."""
+    if not one.is_number:
+        return "–", "the model's states are no numbers any more", ""
+    blocks = findings.blocks(one.pair.line.layers)
+    remark = f"of the stream from the MLPs of {blocks} after {one.pair.after:,} edits, {100 * one.before:.1f} % before"
+    return f"{100 * one.after:.1f} %", remark, ""
+
+
+def _scores(
+    scores: pd.DataFrame, lines: Sequence[Line], at: int, commands: Sequence[str], key: str, heading: str, aside: str
+) -> None:
+    there = set(scores["metric"].astype(str)[scores["value"].notna()])
+    titles = {name: TITLES[name] for name in SHOWN if name in there}
+    if not titles:
+        widgets.notice(Message("info", "No scores were measured in these runs."))
+        return
+    chart_card.show(
+        partial(run_charts.scores, scores, lines, titles, at=at),
+        key=key,
+        heading=heading,
+        aside=aside,
+        alt=f"{heading}: {', '.join(titles.values())} over edits; those after {at:,} edits are in the table below.",
+        frame=scores[scores["metric"].isin(list(titles))],
+        commands=commands,
+        revision=" ".join(line.run for line in lines),
+    )
+    values = AtCheckpoints(scores)
+    rows = [
+        (line.name, *(_figure(values, line, name, at, 1 if name == "perplexity" else 0) for name in titles))
+        for line in lines
+    ]
+    columns = [("Run", "name"), *((title, "right") for title in titles.values())]
+    widgets.table(columns, rows, f"{heading} after {at:,} edits")
+
+
+def _figure(values: AtCheckpoints, line: Line, metric: str, at: int, digits: int) -> str:
+    value, when = values.last(line.run, metric, at)
+    if value is None:
+        return "–"
+    return f"{value:.{digits}f}" + (f" (after {when:,})" if when != at else "")

@@ -1,0 +1,135 @@
+"""A handful of facts edited in a sandbox under other settings, and what that costs. Knows no streamlit.
+
+The sandbox is a session of its own on the shared model: it touches nobody's edits and is gone when it has been scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from encore_core.editing.session import EditProgress, EditSession
+from encore_core.facts import Fact
+from encore_core.measures.scores import evaluate
+from encore_core.models.editable import EditableModel
+
+N_FACTS = 5
+NO_MPES = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Settings of a trial.
+
+    Attributes:
+        lambda_n: price of the norm.
+        extra: steps after MPES; None searches on without MPES, until the loss is small.
+    """
+
+    lambda_n: float
+    extra: int | None
+
+    @property
+    def method(self) -> str:
+        return "MEMIT+norm" if self.extra is NO_MPES else "ENCORE"
+
+    @property
+    def name(self) -> str:
+        stop = "no MPES" if self.extra is NO_MPES else f"MPES + {self.extra}"
+        return f"λn {self.lambda_n:g}, {stop}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came out.
+
+    Attributes:
+        choice: its settings.
+        growth: of the edited matrix that has grown most, in % of its norm as loaded.
+        edit, paraphrase, neighbourhood: scores from 0 to 100; None where the facts have no such prompts.
+        probability: of the new answers, mean over the facts.
+        steps: of the search for a target, mean over the facts.
+        facts: how many.
+        seconds: that editing took.
+    """
+
+    choice: Choice
+    growth: float
+    edit: float
+    paraphrase: float | None
+    neighbourhood: float | None
+    probability: float
+    steps: float
+    facts: int
+    seconds: float
+
+
+EXTRA = (0, 1, 2, 4, 8, NO_MPES)
+"""What the extra steps can be set to."""
+
+
+def facts_for(facts: Sequence[Fact]) -> list[Fact]:
+    """The facts of a trial: the first ones that the embedded model knows, one a kind, so that none helps another."""
+    by_kind: dict[str, Fact] = {}
+    for fact in facts:
+        if fact.known and fact.relation:
+            by_kind.setdefault(fact.relation, fact)
+    return list(by_kind.values())[:N_FACTS]
+
+
+def attempt(
+    lm: EditableModel, facts: Sequence[Fact], choice: Choice, seed: int, show: Callable[[str, float], None]
+) -> Trial:
+    """Edit facts as one batch under some settings, score them, and forget the edits.
+
+    Args:
+        lm: the model.
+        facts: the batch.
+        choice: the settings.
+        seed: of the sampled prefixes.
+        show: told what is done, and how much of it.
+
+    Raises:
+        InputError: when a fact cannot be edited on this model.
+    """
+    values = {"lambda_n": choice.lambda_n}
+    if choice.extra is not NO_MPES:
+        values["mpes_extra_steps"] = choice.extra
+    kept = set(lm.shared)
+    session = EditSession(lm, choice.method, seed=seed, settings=values, keep_history=False)
+    try:
+        session.prepare(lambda what, share: show(what, 0.1 * share))
+        report = session.edit(facts, known="edit", on_progress=lambda at: show(*_told(at, session.settings.steps)))
+        show("Scoring", 0.9)
+        with session.edited() as edited:
+            scores = evaluate(edited, facts, generate=False)
+        norms = session.norms()
+    finally:
+        _forget_starts(lm, kept)
+    targets = [item.target for item in report.edited]
+    return Trial(
+        choice,
+        growth=max(100 * (after / before - 1) for before, after in norms.values()),
+        edit=scores.edit_score,
+        paraphrase=scores.paraphrase_score,
+        neighbourhood=scores.neighborhood_score,
+        probability=sum(item.probability_after for item in report.edited) / len(targets),
+        steps=sum(target.steps for target in targets) / len(targets),
+        facts=len(targets),
+        seconds=sum(report.seconds.values()),
+    )
+
+
+def _told(at: EditProgress, steps: int) -> tuple[str, float]:
+    if at.phase == "update":
+        return f"Updating layer {at.done} of {at.total}", 0.85
+    return f"Searching targets · step {at.step} · {at.done} of {at.total} facts done", 0.1 + 0.75 * min(
+        1.0, max(at.step / steps, at.done / at.total)
+    )
+
+
+def _forget_starts(lm: EditableModel, kept: set[tuple]) -> None:
+    """Let go of the starting matrices that only this trial needed: a new λn makes one for every edited layer."""
+    with lm.lock:
+        for key in [key for key in lm.shared if key not in kept and key[0] == "P"]:
+            del lm.shared[key]

@@ -1,0 +1,182 @@
+"""Steps 6 and 7: what λn and the extra steps after MPES do to norm and scores, computed on a handful of facts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import pandas as pd
+import streamlit as st
+
+from dashboard.charts import learn as charts
+from dashboard.elements import chart_card, widgets
+from dashboard.parts.learn import asking
+from dashboard.parts.learn.trial import EXTRA, NO_MPES, Choice, Trial, attempt, facts_for
+from dashboard.reading.run_words import duration
+from dashboard.server import device_queue
+from dashboard.visitors import state
+from dashboard.visitors.state import Message, Visitor, remembered
+from encore_core.editing.session import settings_of
+from encore_core.facts import Fact
+
+FACTOR, STEPS = "learn_factor", "learn_extra"
+FACTORS = {"0": "0", "0.25": "¼", "1": "1", "4": "4", "16": "16", "64": "64"}
+"""λn over the model's own value, as links have it → as the slider says it."""
+
+NO_STEPS = "none"
+
+
+def restore(asked: Mapping[str, Sequence[str]]) -> None:
+    """Set the sliders to what a link asks for; nonsense is left out."""
+    factor, extra = (next(iter(asked.get(name, ())), None) for name in ("lambda_n", "extra"))
+    if factor in FACTORS:
+        st.session_state[FACTOR] = factor
+    if extra in _steps():
+        st.session_state[STEPS] = extra
+
+
+def view() -> dict[str, str]:
+    """What a link says of the sliders."""
+    return {"lambda_n": st.session_state.get(FACTOR, "1"), "extra": st.session_state.get(STEPS, "1")}
+
+
+def _steps() -> dict[str, str]:
+    return {NO_STEPS if n is NO_MPES else str(n): "no MPES" if n is NO_MPES else f"+ {n}" for n in EXTRA}
+
+
+def show() -> None:
+    facts = facts_for(state.bundled_facts())
+    with st.container(border=True, key="card_learn"):
+        widgets.heading(
+            "Turn it yourself",
+            f"{len(facts)} facts edited as one batch in a sandbox on your model; your own edits are not touched",
+        )
+        choice = _pick()
+        own = settings_of(state.current().lm, "ENCORE").lambda_n if "visitor" in st.session_state else None
+        if own is not None:
+            st.caption(f"That is {chosen_settings(own, choice).name}; this model's own value of λn is {own:g}.")
+
+        asking.button("trial", "Compute", lambda visitor, tell: compute(visitor, choice, facts, tell))
+        with st.expander("The facts"):
+            rows = [(fact.text, fact.target_true or "–", fact.target_new) for fact in facts]
+            widgets.table([("Prompt", ""), ("True answer", ""), ("New answer", "")], rows, "The facts of the sandbox")
+        done = trials()
+        if done:
+            _shown(list(done.values()), st.session_state["learn_trial_newest"])
+
+
+def _pick() -> tuple[str, str]:
+    """λn and the extra steps as their sliders stand."""
+    for key, names in ((FACTOR, FACTORS), (STEPS, _steps())):
+        if remembered(key, "1") not in names:
+            st.session_state[key] = "1"
+    left, right = st.columns(2)
+    left.select_slider(
+        "λn, × the model's own value", list(FACTORS), key=FACTOR, format_func=FACTORS.get, persist_state="session"
+    )
+    right.select_slider(
+        "Steps after the answer is the most probable one (MPES)",
+        list(_steps()),
+        key=STEPS,
+        format_func=_steps().get,
+        persist_state="session",
+    )
+    return st.session_state[FACTOR], st.session_state[STEPS]
+
+
+def trials() -> dict[Choice, Trial]:
+    """What was computed in this session on the model that is loaded now."""
+    if "visitor" not in st.session_state:
+        return {}
+    kept = st.session_state.get("learn_trials")
+    if kept is None or kept[0] is not state.current().loading:
+        kept = st.session_state["learn_trials"] = (state.current().loading, {})
+    return kept[1]
+
+
+def compute(visitor: Visitor, chosen: tuple[str, str], facts: Sequence[Fact], tell: asking.Show) -> None:
+    """Compute what was chosen, unless it was before.
+
+    Raises:
+        InputError: when a fact cannot be edited on this model.
+    """
+    choice = chosen_settings(settings_of(visitor.lm, "ENCORE").lambda_n, chosen)
+    done = trials()
+    if choice not in done:
+        with device_queue.work(device_queue.EDIT, len(facts)):
+            done[choice] = attempt(visitor.lm, facts, choice, visitor.session.seed, tell)
+    st.session_state["learn_trial_newest"] = choice.name
+
+
+def chosen_settings(own: float, chosen: tuple[str, str]) -> Choice:
+    """What the sliders stand for on a model whose own λn is given."""
+    factor, extra = chosen
+    return Choice(own * float(factor), NO_MPES if extra == NO_STEPS else int(extra))
+
+
+def _shown(done: Sequence[Trial], newest: str) -> None:
+    one = next((trial for trial in done if trial.choice.name == newest), done[-1])
+    widgets.tiles(
+        [
+            ("Growth of ‖W‖", f"{one.growth:.3f} %", f"{one.choice.name} · {duration(one.seconds)}", ""),
+            ("Edit score", _score(one.edit), f"of {one.facts} facts", ""),
+            ("Paraphrase score", _score(one.paraphrase), "", ""),
+            ("Neighbourhood score", _score(one.neighbourhood), "", ""),
+            ("p of the answers", f"{one.probability:.2f}", f"after {one.steps:.1f} steps a fact", ""),
+        ]
+    )
+    frame = pd.DataFrame(
+        [
+            (
+                trial.choice.name,
+                trial.choice.lambda_n,
+                trial.choice.extra is not NO_MPES,
+                trial.growth,
+                trial.edit,
+                trial.paraphrase,
+                trial.neighbourhood,
+                trial.probability,
+                trial.steps,
+            )
+            for trial in done
+        ],
+        columns=[
+            "name", "lambda_n", "mpes", "growth", "edit", "paraphrase", "neighbourhood", "probability", "steps",
+        ],
+    )  # fmt: skip
+    chart_card.show(
+        partial(charts.trade_off, frame, newest),
+        key="learn trade-off",
+        heading="Norm against scores",
+        aside="a point for each of the settings computed so far; the newest is ringed",
+        alt="Edit, paraphrase and neighbourhood score against the growth of the norm; figures are in the table below.",
+        frame=frame,
+    )
+    rows = [
+        (
+            trial.choice.name + (" · newest" if trial.choice.name == newest else ""),
+            f"{trial.growth:.3f} %",
+            _score(trial.edit),
+            _score(trial.paraphrase),
+            _score(trial.neighbourhood),
+            f"{trial.probability:.2f}",
+            f"{trial.steps:.1f}",
+        )
+        for trial in sorted(done, key=lambda trial: trial.growth)
+    ]
+    columns = [
+        ("Settings", "name"),
+        ("Growth of ‖W‖", "right"),
+        ("Edit", "right"),
+        ("Paraphrase", "right"),
+        ("Neighbourhood", "right"),
+        ("p of the answers", "about"),
+        ("Steps a fact", "about"),
+    ]
+    widgets.table(columns, rows, "What each of the settings brought, the least growth first")
+    if len(done) == 1:
+        widgets.notice(Message("info", "Move a slider and compute again: the points show what is gained for what."))
+
+
+def _score(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0f}"

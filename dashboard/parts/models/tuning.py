@@ -1,0 +1,164 @@
+"""The evidence of hyper-parameters that `encore tune` has found: what was tried, and how it scored."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from dashboard.charts import tuning as charts
+from dashboard.elements import chart_card, widgets
+from dashboard.reading.run_words import duration
+from dashboard.visitors.state import Message
+from encore_core.tuned_rows import TunedRow
+
+SETTINGS = {
+    "layers": "Edited layers", "lambda_p": "λp", "lambda_n": "λn", "null_threshold": "Null-space threshold", "l2": "L2",
+    "lr": "Learning rate",
+}  # fmt: skip
+"""Setting that is searched over → its title, in the order of the panels."""
+
+HELD_OUT = "held out: "
+
+
+def show(row: TunedRow) -> None:
+    """The evidence of a row: scores against the values tried, where facts are recalled, and every trial."""
+    trials = row.evidence.get("trials") or []
+    with st.container(border=True, key="card_tuning"):
+        if not trials:
+            widgets.heading("What encore tune has found", row.method)
+            widgets.notice(Message("warning", "The row holds no trials, so there is no evidence to show."))
+            return
+        frame = searched(row)
+        titles = {name: title for name, title in SETTINGS.items() if name in set(frame["setting"])}
+        facts = f"{row.evidence.get('facts', '?')} facts"
+        if titles:
+            chart_card.show(
+                partial(charts.searched, frame, titles),
+                key="tuning",
+                heading="What encore tune has tried",
+                aside=f"{row.method}, scores of {facts} in per cent; ◆ is what was taken",
+                alt="Scores against the values of each setting that was searched; the same figures are in the table.",
+                frame=frame,
+                commands=[command(row.model, row.method)],
+            )
+        else:
+            widgets.heading("What encore tune has tried", f"{row.method}: no other value in the time there was")
+        for line in verdict(row):
+            widgets.notice(line)
+        _trace(row)
+        with st.expander(f"All {len(trials)} trials", key="tuning_trials"):
+            columns, rows = table(trials)
+            widgets.table(columns, rows, "Every trial of the search, in order")
+    if not row.in_force:
+        st.caption("This row is not in force: the published one stands. encore tune --adopt takes this one instead.")
+
+
+def _trace(row: TunedRow) -> None:
+    trace = row.evidence.get("trace")
+    if not trace:
+        return
+    edited = set(row.settings.get("layers", ()))
+    rows = [(layer, effect, layer in edited) for layer, effect in enumerate(trace["effects"])]
+    frame = pd.DataFrame(rows, columns=["layer", "effect", "edited"])
+    chart_card.show(
+        partial(charts.recalled, frame),
+        key="tuning trace",
+        heading="Where facts are recalled",
+        aside=f"causal trace of {trace['facts']} facts: what each block brings back of the answer behind noise",
+        alt="Average indirect effect of each block; the figures are in the CSV file.",
+        frame=frame,
+        commands=[command(row.model, row.method)],
+    )
+
+
+def how_to_get_one(model: str, method: str) -> None:
+    """The command that searches, where no row has been found."""
+    with st.container(border=True, key="card_tuning"):
+        widgets.heading("Find hyper-parameters for this model", "a search on 50 facts; goes on where it was stopped")
+        st.code(f"{command(model, method)} --estimate\n{command(model, method)}", language=None, wrap_lines=True)
+
+
+def command(model: str, method: str) -> str:
+    """The command that searches."""
+    return shlex.join(["encore", "tune", "--model", model, "--method", method])
+
+
+# -- rows and lines ----------------------------------------------------------------------------------------------------
+
+
+def searched(row: TunedRow) -> pd.DataFrame:
+    """What the chart shows.
+
+    Of each setting that was searched over: its trials, and those that differ from them in nothing else, such as the
+    one where the search along it began.
+
+    Returns:
+        setting, place (0, 1, … in order of the values), value (as text), taken (whether it is the row's), the scores
+        of `charts.SCORES`, norm_ratio, perplexity_ratio.
+    """
+    trials = [trial for trial in row.evidence["trials"] if not trial["stage"].startswith(HELD_OUT)]
+    columns = [*charts.SCORES, "norm_ratio", "perplexity_ratio"]
+    found = []
+    for name in SETTINGS:
+        lines = [_others(trial, name) for trial in trials if trial["stage"] == name]
+        of_it = [trial for trial in trials if _others(trial, name) in lines]
+        for place, trial in enumerate(sorted(of_it, key=lambda trial: trial["settings"][name])):
+            value = trial["settings"][name]
+            taken = value == row.settings.get(name)
+            found.append((name, place, _text(value), taken, *(trial[column] for column in columns)))
+    return pd.DataFrame(found, columns=["setting", "place", "value", "taken", *columns])
+
+
+def _others(trial: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in trial["settings"].items() if key != name}
+
+
+def verdict(row: TunedRow) -> list[Message]:
+    """What came of it on facts that the search has not seen, and whether it was cut short."""
+    by_stage = {trial["stage"]: trial for trial in row.evidence["trials"]}
+    before, after = by_stage.get(f"{HELD_OUT}present"), by_stage.get(f"{HELD_OUT}found")
+    lines = []
+    if before and after:
+        better = after["overall"] - before["overall"]
+        lines.append(
+            Message(
+                "success" if better >= 0 else "warning",
+                f"On {row.evidence.get('held_out_facts', '?')} facts that the search has not seen: overall score "
+                f"{before['overall']:.1f} before, {after['overall']:.1f} with what was found ({better:+.1f}).",
+            )
+        )
+    if not row.evidence.get("complete", True):
+        lines.append(Message("info", "The search was cut short; the same command goes on where it stopped."))
+    return lines
+
+
+def table(trials: Sequence[Mapping[str, Any]]) -> tuple[list[tuple[str, str]], list[tuple[object, ...]]]:
+    """Columns and rows of every trial."""
+    names = [name for name in SETTINGS if any(name in trial["settings"] for trial in trials)]
+    columns = [("Stage", "name"), *((SETTINGS[name], "right") for name in names)]
+    columns += [(title, "right") for title in charts.SCORES.values()]
+    columns += [("‖W‖ / ‖W₀‖", "right"), ("Perplexity", "right"), ("Time", "right")]
+    rows = [
+        (
+            trial["stage"],
+            *(_text(trial["settings"].get(name)) for name in names),
+            *(f"{trial[score]:.1f}" for score in charts.SCORES),
+            f"{trial['norm_ratio']:.3f}",
+            f"× {trial['perplexity_ratio']:.3f}",
+            duration(trial["seconds"]),
+        )
+        for trial in trials
+    ]
+    return columns, rows
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list):
+        in_a_row = len(value) > 2 and value == list(range(value[0], value[-1] + 1))
+        return f"{value[0]}-{value[-1]}" if in_a_row else ",".join(map(str, value))
+    return "" if value is None else f"{value:g}"

@@ -1,0 +1,90 @@
+"""Which pair of runs is looked at, and which of its facts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import streamlit as st
+
+from dashboard.elements import widgets
+from dashboard.reading import run_frames
+from dashboard.reading.mpes_pairs import Pair
+from dashboard.reading.run_words import short_model
+from dashboard.visitors.state import Message, remembered
+from encore_core.errors import InputError
+from encore_core.facts import Fact
+from encore_core.runs import RunInfo
+
+
+def pick_pair(pairs: Mapping[str, Pair]) -> Pair:
+    """The pair as chosen; at first one of facts whose texts are here, if there is such a one."""
+    first = next((key for key, pair in pairs.items() if len(pair.runs) == 2 and _has_texts(pair.runs[0])), None)
+    if remembered("overfitting_pair", first or next(iter(pairs))) not in pairs:  # deleted in another tab
+        st.session_state["overfitting_pair"] = first or next(iter(pairs))
+    st.selectbox(
+        "Runs",
+        list(pairs),
+        key="overfitting_pair",
+        format_func=lambda key: _pair_label(pairs[key]),
+        persist_state="session",
+    )
+    return pairs[st.session_state["overfitting_pair"]]
+
+
+def _pair_label(pair: Pair) -> str:
+    """A pair's name for the list."""
+    recorded = " · recorded" if all(run.recorded for run in pair.runs) else ""
+    edits = " and ".join(f"{n:,}" for n in sorted({run.done for run in pair.runs}))
+    texts = " · facts as texts" if _has_texts(pair.runs[0]) else ""
+    names = " against ".join(run.method for run in pair.runs)
+    alone = "" if len(pair.runs) == 2 else " alone"
+    return f"{names}{alone} · {edits} edits of {short_model(pair.runs[0].model)}{recorded}{texts} · {pair.key}"
+
+
+def _has_texts(run: RunInfo) -> bool:
+    """Whether the texts of a run's facts are here: of runs on files that are not ours to hand on, they are not."""
+    return (run_frames.store_of(run).folder_of(run.id) / "facts.jsonl").is_file()
+
+
+@st.cache_resource(show_spinner=False, max_entries=8)
+def _facts(folder: str, recorded: bool, run_id: str) -> tuple[Fact, ...]:
+    from encore_core.runs import RunStore
+
+    return tuple(RunStore(folder, read_only=recorded).facts(run_id))
+
+
+def texts_of(run: RunInfo) -> tuple[Fact, ...]:
+    """The facts of a run; empty where their texts are not here."""
+    try:
+        return _facts(str(run_frames.store_of(run).folder), run.recorded, run.id)
+    except InputError:
+        return ()
+
+
+def pick_fact(ends: Mapping[int, str], facts: Sequence[Fact]) -> int:
+    """The fact as chosen, by its place in the run's facts.
+
+    Args:
+        ends: place → probabilities at the last steps, of the facts of which every step was kept.
+        facts: texts by place; empty where they are not here.
+    """
+    places = list(ends)
+    if remembered("overfitting_fact", places[0]) not in places:
+        widgets.notice(
+            Message("info", f"Of fact {st.session_state['overfitting_fact']} the steps were not kept in these runs.")
+        )
+        st.session_state["overfitting_fact"] = places[0]
+
+    def named(place: int) -> str:
+        if place < len(facts):
+            return f"fact {place} · {facts[place].text} … {facts[place].target_new}"
+        return f"fact {place} · ends at p = {ends[place]}"
+
+    st.selectbox(
+        f"Fact · every step of {len(places)} was kept, type to search",
+        places,
+        key="overfitting_fact",
+        format_func=named,
+        persist_state="session",
+    )
+    return st.session_state["overfitting_fact"]

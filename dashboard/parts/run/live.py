@@ -1,0 +1,275 @@
+"""Runs under way: the queue, and one run as it goes on. Polled while something happens, and not otherwise."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Sequence
+
+import streamlit as st
+
+from dashboard.charts import runs as run_charts
+from dashboard.elements import figure, theme, widgets
+from dashboard.reading import run_frames
+from dashboard.reading.run_words import (
+    MEASURES,
+    STATUS,
+    STRIP,
+    doing,
+    duration,
+    label,
+    named,
+    seconds_an_edit,
+    status_line,
+    together_with,
+)
+from dashboard.visitors import access, state
+from dashboard.visitors.state import Message, remembered
+from encore_core.errors import InputError
+from encore_core.runs import RunInfo, RunStore, start_worker
+from encore_core.runs.rows import RESUMABLE
+
+POLL_SECONDS = 1.0
+VISITOR_SECONDS = 0.2
+"""What every visitor adds to the time between two looks at the store: a class that watches one run leaves the server
+time for those who do something."""
+
+RECENT = 12
+"""Runs that are over and can be looked at here; all of them are on the Runs page."""
+
+FOLLOW = "the one that runs"
+LOG_LINES = 200
+
+
+def watch(store: RunStore, after: Callable[[], None]) -> None:
+    """The queue and the chosen run, alive. The store is read again and again while a run is queued or running: every
+    second for one visitor, every six for thirty.
+
+    Args:
+        store: where runs are.
+        after: called whenever it has been drawn.
+    """
+    busy = any(not run.ended for run in store.runs())
+    seconds = max(POLL_SECONDS, VISITOR_SECONDS * len(state.models().visitors))
+    st.fragment(_watched, run_every=seconds if busy else None)(store, busy, after)
+
+
+def _watched(store: RunStore, busy: bool, after: Callable[[], None]) -> None:
+    try:
+        runs = store.runs()
+    except InputError as error:
+        widgets.problem(error)
+        return
+    active = sorted((run for run in runs if not run.ended), key=lambda run: (run.position or 0, run.created))
+    if bool(active) != busy:
+        st.rerun()  # the whole page, so that polling begins or ends
+    if active:
+        with st.container(border=True, key="card_queue"):
+            n_queued = sum(run.status == "queued" for run in active)
+            widgets.heading("Queue", f"{len(active) - n_queued} running, {n_queued} waiting")
+            queue(active)
+    if not runs:
+        st.session_state.pop("watched", None)  # a link may name one
+        widgets.notice(Message("info", "No run yet. What you start above appears here and goes on without this page."))
+    else:
+        _chosen(store, runs, active)
+    after()
+
+
+def queue(runs: Sequence[RunInfo]) -> None:
+    """Runs that are running or waiting, with how far they have come."""
+    rows = "".join(
+        "<tr>"
+        + widgets.rich(
+            '<td dir="auto">{name}</td><td class="es-name">{status}</td>', name=named(run), status=status_line(run)
+        )
+        + f"<td>{bar(run)}</td>"
+        + widgets.rich('<td class="es-right">{left}</td>', left=_left(run))
+        + "</tr>"
+        for run in runs
+    )
+    head = (
+        '<thead><tr><th scope="col">Run</th><th scope="col">Status</th><th scope="col">Edits</th>'
+        '<th scope="col" class="es-right">Time left</th></tr></thead>'
+    )
+    st.html(widgets.table_markup(f"{head}<tbody>{rows}</tbody>", "Runs under way", kind="es-queue"))
+
+
+def bar(run: RunInfo) -> str:
+    """Markup of a bar that shows how many of its edits a run has made."""
+    share = 100 * run.done / run.n_edits
+    words = f"{run.done:,} of {run.n_edits:,}"
+    return (
+        f'<div class="es-bar es-tone-{STATUS[run.status][2]}" role="progressbar" aria-valuemin="0" aria-valuemax="100" '
+        f'aria-valuenow="{share:.0f}" aria-label="{html.escape(words)} edits"><span style="width:{share:.1f}%"></span>'
+        f"</div><small>{words}</small>"
+    )
+
+
+def _left(run: RunInfo) -> str:
+    if run.status != "running":
+        return "–"
+    seconds = run.detail.get("seconds_left")
+    return duration(seconds) if isinstance(seconds, int | float) else "…"
+
+
+def _chosen(store: RunStore, runs: Sequence[RunInfo], active: Sequence[RunInfo]) -> None:
+    known = {run.id: run for run in runs}
+    shown = [*active, *[run for run in runs if run.ended][:RECENT]]
+    options = [FOLLOW, *(run.id for run in shown)] if active else [run.id for run in shown]
+    # Of runs that are over, one with something to see.
+    first = FOLLOW if active else next((run.id for run in shown if run.measuring_seconds), options[0])
+    if remembered("watched", first) not in options:
+        st.session_state["watched"] = first
+    with st.container(border=True, key="card_watched"):
+        chosen = st.selectbox(
+            "Watch",
+            options,
+            key="watched",
+            persist_state="session",
+            format_func=lambda run: (
+                f"{FOLLOW}, always" if run == FOLLOW else label(known[run]) if run in known else run
+            ),
+        )
+        run = known[chosen] if chosen != FOLLOW else active[0]
+        _state(run)
+        _buttons(store, run, runs)
+        _curves(run)
+        with st.expander("Log", key="watched_log", on_change="rerun") as log:
+            if log.open:
+                st.code(
+                    store.read_log(run.id, LOG_LINES) or "Nothing has been logged yet.",
+                    language=None,
+                    height=320,
+                    wrap_lines=True,
+                )
+
+
+def _state(run: RunInfo) -> None:
+    """How the run stands, in figures and words."""
+    symbol, word, tone = STATUS[run.status]
+    speed = run.detail.get("seconds_per_edit")
+    if not isinstance(speed, int | float):
+        speed = run.editing_seconds / run.done if run.done else None
+    share = f"{100 * run.done / run.n_edits:.0f} % of {run.n_edits:,}"
+    items = [
+        (
+            "Status",
+            f"{symbol}\u00a0{word}",
+            f"number {run.position} in the queue" if run.position else doing(run),
+            tone,
+        ),
+        ("Edits", f"{run.done:,}", share, ""),
+        ("Speed", f"{seconds_an_edit(speed)} s" if speed is not None else "–", "an edit", ""),
+        ("Time left", _left(run), f"measuring took {duration(run.measuring_seconds)} so far", ""),
+    ]
+    widgets.tiles(items)
+    st.html(f'<div class="es-wide-bar">{bar(run)}</div>')
+    if run.stop and run.status == "running":
+        what = "Cancelling" if run.stop == "cancel" else "Stopping"
+        widgets.notice(Message("info", f"{what}: the worker ends the run within the batch it is at, and saves it."))
+    if run.error:
+        widgets.notice(Message("error" if run.status == "failed" else "warning", run.error))
+
+
+def _buttons(store: RunStore, run: RunInfo, runs: Sequence[RunInfo]) -> None:
+    with st.container(horizontal=True, vertical_alignment="center", key="watched_buttons"):
+        steer(store, run, "watched")
+        compare_link(run, runs)
+        st.page_link(
+            "../pages/runs.py", label="Open its record", icon=":material/list_alt:", query_params={"run": run.id}
+        )
+    widgets.notice(st.session_state.pop("run_message", None))
+
+
+def steer(store: RunStore, run: RunInfo, key: str) -> None:
+    """Buttons to cancel a run, or to resume it, as far as it can be.
+
+    Args:
+        store: where the run is.
+        run: which.
+        key: of the place where they stand; begins their keys.
+    """
+    if not run.ended:
+        st.button(
+            "Cancel",
+            icon=":material/stop_circle:",
+            key=f"{key}_cancel",
+            disabled=run.stop is not None,
+            on_click=attempt,
+            args=(cancel, store, run.id),
+        )
+    if run.status in RESUMABLE and not run.recorded:
+        st.button(
+            "Resume",
+            icon=":material/resume:",
+            key=f"{key}_resume",
+            on_click=attempt,
+            args=(resume, store, run.id),
+        )
+
+
+def compare_link(run: RunInfo, runs: Sequence[RunInfo]) -> None:
+    """A link to the comparison of a run with those that belong to it, once there is something to compare."""
+    if run.measuring_seconds:
+        together = [other.id for other in together_with(run, runs) if other.measuring_seconds]
+        st.page_link(
+            "../pages/compare.py",
+            label="Compare with its kind",
+            icon=":material/compare_arrows:",
+            query_params={"run": together},
+        )
+
+
+def attempt(act: Callable[[RunStore, str], Message], store: RunStore, run_id: str) -> None:
+    """Do something to a run for a visitor; what comes of it, or why it cannot be done, is said on the page."""
+    try:
+        st.session_state["run_message"] = act(store, run_id)
+    except InputError as error:
+        st.session_state["run_message"] = Message("error", str(error))
+
+
+def cancel(store: RunStore, run_id: str) -> Message:
+    """Cancel a run.
+
+    Raises:
+        InputError: when it is over already, or gone.
+    """
+    run = store.cancel(run_id)
+    return Message("info", f"{run_id} is cancelled. It can be resumed." if run.ended else f"{run_id} is told to stop.")
+
+
+def resume(store: RunStore, run_id: str) -> Message:
+    """Queue a run again, and see to it that there is a worker.
+
+    Raises:
+        InputError: when it cannot be resumed, is gone, goes beyond a limit of this server, or no worker can be
+            started.
+    """
+    access.check_runs(store, [store.get(run_id).n_edits])
+    run = store.resume(run_id)
+    start_worker(store, run.device)
+    return Message("success", f"{run_id} is in the queue again and goes on after {run.cursor:,} edits.")
+
+
+def _curves(run: RunInfo) -> None:
+    """Norms and scores so far. Figures are made anew at checkpoints only; the ticks between cost no more than words."""
+    if not run.measuring_seconds:
+        if not run.ended:
+            st.caption("Curves begin with the first checkpoint, which is measured before the first edit.")
+        return
+    colours = theme.palette()
+    key = (run_frames.version(run), colours.page)
+    kept = st.session_state.get("live charts")
+    if kept is None or kept[0] != key:
+        line = run_frames.lines([run])
+        scores = run_frames.scores([run], "sample")
+        titles = {m.name: m.title for m in MEASURES if m.name in STRIP and m.name in set(scores["metric"].astype(str))}
+        norms = run_charts.norms(run_frames.read("norms", [run]), line, colours, height=280)
+        kept = (key, norms, run_charts.scores(scores, line, titles, colours, height=190) if titles else None)
+        st.session_state["live charts"] = kept
+    _, norms, scores = kept
+    widgets.heading("Growth of the edited matrices", "norm against the norm as loaded")
+    figure.draw(norms, key="live norms", revision=run.id, alt=f"Norm ratio of the edited layers of {run.id} over edits")
+    if scores is not None:
+        widgets.heading("Scores", "of a sample of the facts edited so far")
+        figure.draw(scores, key="live scores", revision=run.id, alt=f"Scores of {run.id} over edits")

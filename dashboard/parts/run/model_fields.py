@@ -1,0 +1,134 @@
+"""Model, methods and their settings, for new runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import streamlit as st
+
+from dashboard.elements import widgets
+from dashboard.reading.run_words import MAIN_METHODS, MOST_COMPARED
+from dashboard.reading.settings_fields import as_text, used_settings
+from dashboard.visitors import access
+from dashboard.visitors.state import KEEP, Visitor, remembered
+from encore_core.editing.covariance import BUNDLED
+from encore_core.errors import InputError
+from encore_core.methods import METHODS, settings_for
+from encore_core.models.device_map import DEVICE_NAMES
+from encore_core.models.editable import CATALOGUE, DTYPES, ModelShape, describe_model
+
+
+def pick_model(visitor: Visitor) -> dict[str, Any] | None:
+    """Model and methods with their settings. Returns fields of the plans, per method; None when something is wrong."""
+    with st.container(border=True, key="card_model"):
+        widgets.heading("1 · Model and methods")
+        loaded = visitor.lm.name
+        remembered("run_model", loaded)
+        names = list(dict.fromkeys([loaded, *CATALOGUE]))
+        name = (
+            st.selectbox(
+                "Model",
+                names,
+                key="run_model",
+                accept_new_options=True,
+                **KEEP,
+                format_func=lambda n: f"{n} · loaded" if n == loaded else n,
+                help="A name from the list, or type a folder that holds a transformers model, or a hub id: org/name, "
+                "or org/name@revision for one of its branches, tags or commits.",
+            )
+            or ""
+        ).strip()
+        remembered("run_methods", list(MAIN_METHODS))
+        st.multiselect(
+            "Methods, one run each",
+            [*MAIN_METHODS, *(m for m in METHODS if m not in MAIN_METHODS)],
+            key="run_methods",
+            max_selections=MOST_COMPARED,
+            placeholder="Pick one to four",
+            **KEEP,
+            help="All of them get the same facts in the same order, with the same seed.",
+        )
+        methods = st.session_state["run_methods"]
+        if not methods:
+            widgets.problem("No method is picked; pick one to four.")
+        left, right = st.columns(2)
+        remembered("run_device", "auto" if name != loaded else str(visitor.lm.device))
+        remembered("run_dtype", "auto" if name != loaded else str(visitor.lm.dtype).removeprefix("torch."))
+        devices = list(dict.fromkeys(["auto", *DEVICE_NAMES, str(visitor.lm.device)]))
+        device = left.selectbox("Device", devices, key="run_device", accept_new_options=True, **KEEP)
+        dtype = right.selectbox("Number format", ["auto", *DTYPES], key="run_dtype", **KEEP)
+        shape = _shape(visitor, name, None if dtype == "auto" else dtype) if name else None
+        if not name:
+            widgets.problem("Model is blank: pick a name, or type a folder or a hub id.")
+        with st.expander("Settings of the methods", key="run_settings", on_change="rerun") as opened:
+            # Fields are drawn whether it is open or not: what was typed in them counts, and its problems show.
+            overrides, right_all = _settings(methods, shape, opened.open)
+        statistics = st.session_state.get("run_statistics", "").strip()
+    if statistics not in ("", BUNDLED):
+        try:
+            access.check_files("A text file of this machine")
+        except InputError as error:
+            widgets.problem(error)
+            return None
+    if shape is None or not methods or not right_all:
+        return None
+    chosen = {"device": None if device == "auto" else device, "dtype": None if dtype == "auto" else dtype}
+    return {"model": name, "methods": overrides, "statistics_text": statistics or None, **chosen}
+
+
+def _shape(visitor: Visitor, name: str, dtype: str | None) -> ModelShape | None:
+    try:
+        access.check_model(name)
+        return _described(name, dtype)
+    except InputError as error:
+        widgets.problem(error)
+        return None
+
+
+@st.cache_resource(show_spinner=False, max_entries=20, ttl=60)
+def _described(name: str, dtype: str | None) -> ModelShape:
+    return describe_model(name, dtype)
+
+
+def _settings(methods: Sequence[str], shape: ModelShape | None, is_open: bool) -> tuple[dict[str, dict], bool]:
+    """Fields for what replaces a method's settings; an empty field stands for the model's own value, shown in it."""
+    overrides: dict[str, dict[str, Any]] = {method: {} for method in methods}
+    if shape is None or not methods:
+        if is_open:
+            st.caption("Appears when a model and a method are picked.")
+        return overrides, True
+    well = True
+    known = vars(shape)
+    for method, tab in zip(methods, st.tabs(list(methods)), strict=True):
+        with tab:
+            table = settings_for(method, **known)
+            columns = st.columns(2)
+            for place, setting in enumerate(used_settings(method)):
+                value = columns[place % 2].text_input(
+                    setting.label,
+                    key=f"run {method} {setting.name}",
+                    help=setting.about,
+                    placeholder=as_text(table, setting.name),
+                    **KEEP,
+                )
+                if (value or "").strip():
+                    overrides[method][setting.name] = value.strip()
+            key = f"run {method} sequential"
+            remembered(key, table.sequential)
+            if st.toggle("Later batches preserve earlier edits", key=key, **KEEP) != table.sequential:
+                overrides[method]["sequential"] = not table.sequential
+            try:
+                settings_for(method, **known, overrides=overrides[method])
+            except InputError as error:
+                well = False
+                widgets.problem(error)
+    remembered("run_statistics", "")
+    st.text_input(
+        "Text for C0, all methods",
+        key="run_statistics",
+        **KEEP,
+        placeholder="what the Models page has gathered, else the bundled sample",
+        help='A text file on this machine, from which C0 is taken, or "bundled".',
+    )
+    return overrides, well

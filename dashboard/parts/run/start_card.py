@@ -1,0 +1,135 @@
+"""From the fields of a plan to runs: notices, what they will cost, and Start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import streamlit as st
+
+from dashboard.elements import widgets
+from dashboard.parts.run import live
+from dashboard.reading import costs
+from dashboard.reading.run_words import duration, short_model, size
+from dashboard.visitors import access
+from dashboard.visitors.state import Message, Visitor
+from encore_core.errors import InputError
+from encore_core.runs import MeasurePlan, PreparedRun, RunPlan, RunStore, prepare, start_worker
+
+SHOWN_NOTICES = 4
+MARK = " \0 "  # stands for the method in a notice; facts cannot hold it
+
+
+def prepared(model: dict[str, Any], facts: dict[str, Any], measure: MeasurePlan) -> list[PreparedRun]:
+    """The runs that Start would queue; made anew only when a field has changed.
+
+    Raises:
+        InputError: whatever does not fit together.
+    """
+    fields = dict(facts)
+    found, called, token = fields.pop("found")
+    shared = {key: model[key] for key in ("model", "device", "dtype", "statistics_text")}
+    plans = [
+        RunPlan(method=method, facts=called, overrides=overrides, measure=measure, **fields, **shared)
+        for method, overrides in model["methods"].items()
+    ]
+    key = (tuple(str(plan.to_json()) for plan in plans), token)
+    kept = st.session_state.get("run_prepared")
+    if kept is None or kept[0] != key:
+        st.session_state["run_prepared"] = kept = (key, [prepare(plan, found) for plan in plans])
+    return kept[1]
+
+
+def notices(runs: Sequence[PreparedRun]) -> None:
+    """What should be known before the start: duplicates, facts put off, untested settings."""
+    # What is said of every method is said once, with their names.
+    of_methods: dict[str, list[str]] = {}
+    for run in runs:
+        for line in run.notices:
+            of_methods.setdefault(line.replace(f" {run.plan.method} ", MARK, 1), []).append(run.plan.method)
+    lines = [line.replace(MARK, f" {', '.join(methods)} ", 1) for line, methods in of_methods.items()]
+    if not lines:
+        return
+    widgets.notice(Message("warning", "\n".join(lines[:SHOWN_NOTICES])))
+    if len(lines) > SHOWN_NOTICES:
+        with st.expander(f"{len(lines) - SHOWN_NOTICES} more notices", key="more_notices"):
+            st.text("\n".join(lines[SHOWN_NOTICES:]))
+
+
+def cost(visitor: Visitor, runs: Sequence[PreparedRun], store: RunStore) -> None:
+    """What the runs will take: known at once when it was found out before, and by a button otherwise."""
+    if not all(costs.fits(visitor.lm, run) for run in runs):
+        widgets.notice(
+            Message(
+                "info",
+                f"Load {short_model(runs[0].plan.model)} in the sidebar, with this device and "
+                "number format, to have the cost estimated before the start.",
+            )
+        )
+        return
+    try:
+        found = costs.known_cost(visitor.lm, runs)
+        if found is None:
+            asked = st.button("Estimate the cost", icon=":material/timer:", key="estimate")
+            place = st.empty()
+            place.caption("Edits and scores a few facts with each method for the watch; seconds a method, once.")
+            if not asked:
+                return
+            found = costs.measured_cost(
+                visitor.lm, runs, lambda what, share: place.progress(min(1.0, max(0.0, share)), text=f"{what} …")
+            )
+            place.empty()
+    except InputError as error:
+        widgets.problem(error)
+        return
+    rows = [
+        (
+            run.plan.method,
+            duration(one.seconds),
+            duration(one.editing_seconds),
+            duration(one.measuring_seconds) + (", capped" if one.capped else ""),
+            f"{one.n_checkpoints}",
+            size(one.memory_bytes),
+            size(one.disk_bytes),
+        )
+        for run, one in zip(runs, found.each, strict=True)
+    ]
+    rows.append(
+        (
+            "together, one after the other",
+            duration(found.seconds),
+            "",
+            "",
+            "",
+            size(found.memory_bytes),
+            size(found.disk_bytes),
+        )
+    )
+    columns = [
+        ("Estimated cost", ""),
+        ("Time", "right"),
+        ("editing", "right"),
+        ("measuring", "right"),
+        ("checkpoints", "right"),
+        ("Memory", "right"),
+        ("Disk", "right"),
+    ]
+    widgets.table(columns, rows if len(runs) > 1 else rows[:1], "Estimated cost of the runs")
+    for line in costs.shortages(found, store.folder):
+        widgets.notice(Message("warning", line))
+
+
+def start(store: RunStore, runs: Sequence[PreparedRun]) -> None:
+    """Queue the runs, and see to it that a worker takes them."""
+    try:
+        access.check_runs(store, [len(run.facts) for run in runs])
+        ids = store.submit(runs)
+        for device in dict.fromkeys(run.plan.device for run in runs):
+            start_worker(store, device)
+    except InputError as error:
+        st.session_state["start_message"] = Message("error", str(error))
+        return
+    st.session_state["watched"] = live.FOLLOW
+    st.session_state["start_message"] = Message(
+        "success", f"Queued: {', '.join(ids)}. They go on without this page; come back whenever you like."
+    )

@@ -1,0 +1,330 @@
+"""The paper's tables as frames, in words, and what of them was measured here. Knows no streamlit.
+
+Published and measured figures stand in rows of their own; nothing here takes a mean over both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations
+
+import pandas as pd
+
+from dashboard.reading import mpes_pairs
+from dashboard.reading.at_checkpoints import AtCheckpoints
+from encore_core.resources import ASSETS
+from encore_core.runs import RunInfo
+
+FILE = ASSETS / "paper" / "tables.csv"
+SOURCE = "arXiv 2502.01636"
+HERE = "measured here"
+PUBLISHED = "published"
+DEFAULT_TABLE = 4  # every method, and of the paper's models the one nearest in size to the embedded one
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a table of the paper is about.
+
+    Attributes:
+        number: in the paper.
+        title: in words.
+        about: how it is to be read.
+    """
+
+    number: int
+    title: str
+    about: str
+
+
+_SCORES = (
+    "After sequential edits. Scores from 0 to 100, higher is better; entropy of what the model writes, × 100 bits: "
+    "a low one means that it repeats itself."
+)
+_ZSRE = (
+    "zsRE counts the tokens of an answer that are the most probable ones, which is harder than being more probable "
+    "than the old answer."
+)
+_SETTINGS = "Chosen by the authors, not measured."
+
+TABLES = {
+    table.number: table
+    for table in (
+        Table(
+            1,
+            "Overfitting: probability of edited facts, with and without MPES",
+            "An edited fact should not be surer than facts which the model knows by itself. MPES stops the "
+            "optimisation early, which saves time, too.",
+        ),
+        Table(2, "Early stopping (MPES) added to each method, Llama models", _SCORES),
+        Table(3, "From MEMIT to ENCORE, one remedy at a time, Llama models", _SCORES),
+        Table(4, "All methods, GPT2-XL", _SCORES),
+        Table(5, "EMMET tuned for editing or for downstream tasks", _SCORES),
+        Table(6, "Hyper-parameters with MPES, CounterFact", _SETTINGS),
+        Table(7, "Hyper-parameters of the norm constraint, CounterFact", _SETTINGS),
+        Table(8, "Hyper-parameters of ENCORE, CounterFact", _SETTINGS),
+        Table(9, "Hyper-parameters with MPES, zsRE", _SETTINGS),
+        Table(10, "Hyper-parameters of the norm constraint, zsRE", _SETTINGS),
+        Table(11, "Hyper-parameters of ENCORE, zsRE", _SETTINGS),
+        Table(12, "All methods on zsRE, GPT2-XL", _ZSRE),
+        Table(13, "All methods on zsRE, Llama-2-7B", _ZSRE),
+        Table(14, "All methods on zsRE, Llama-3-8B", _ZSRE),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What a column of a table holds.
+
+    Attributes:
+        name: as in the data.
+        title: for people.
+        axis: "hundred" from 0 to 100, "one" from 0 to 1, or "zero" from 0.
+        digits: behind the decimal point, of what was measured here; published figures stay as they were printed.
+        here: what stands here in its place; empty where nothing does.
+        is_setting: whether somebody chose it.
+    """
+
+    name: str
+    title: str
+    axis: str
+    digits: int
+    here: str = ""
+    is_setting: bool = False
+
+
+_SAMPLE = "the same score, on a sample of the facts edited so far"
+_KNOWN = "mean over facts of the same kind that the model says by itself, before any edit"
+_STOPPED = "probability when the optimisation stopped, before the matrices were changed; a mean over all edited facts"
+_SECONDS = "the whole edit on this run's processor: target, keys and update"
+
+QUANTITIES = {
+    quantity.name: quantity
+    for quantity in (
+        Quantity("original_fact_prob", "p known facts", "one", 2, _KNOWN),
+        Quantity("edited_fact_prob_without_mpes", "p edited, no MPES", "one", 2, _STOPPED),
+        Quantity("edited_fact_prob_with_mpes", "p edited, MPES", "one", 2, _STOPPED),
+        Quantity("seconds_per_edit_without_mpes", "s/edit, no MPES", "zero", 2, _SECONDS),
+        Quantity("seconds_per_edit_with_mpes", "s/edit, MPES", "zero", 2, _SECONDS),
+        Quantity("edit_score", "Edit score", "hundred", 1, _SAMPLE),
+        Quantity("paraphrase_score", "Paraphrase score", "hundred", 1, _SAMPLE),
+        Quantity("neighborhood_score", "Neighbourhood score", "hundred", 1, _SAMPLE),
+        Quantity("overall_score", "Overall score", "hundred", 1, _SAMPLE),
+        Quantity("generation_entropy", "Generation entropy", "zero", 0, "the same measure, our own prompts"),
+        Quantity("lambda_p", "λp (preservation)", "zero", 0, "the setting of the run", is_setting=True),
+        Quantity("lambda_n", "λn (norm constraint)", "zero", 0, "the setting of the run", is_setting=True),
+        Quantity("mpes_extra_steps", "Steps after MPES", "zero", 0, "the setting of the run", is_setting=True),
+    )
+}
+
+OVERFITTING, SETTINGS, ZSRE_SCORES = (1,), range(6, 12), (12, 13, 14)
+PAIRED = {
+    "edited_fact_prob_without_mpes": "edited_fact_prob_with_mpes",
+    "seconds_per_edit_without_mpes": "seconds_per_edit_with_mpes",
+}
+"""Columns of table 1 that are to be compared with each other."""
+
+
+@cache
+def published() -> pd.DataFrame:
+    """Every figure of the paper's tables. Shared: not to be changed.
+
+    Returns:
+        table, dataset, model, method (as printed), row (the method as this program calls it), quantity, value.
+    """
+    frame = pd.read_csv(FILE)
+    frame.insert(4, "row", frame["method"].map(row_of))
+    return frame
+
+
+def row_of(printed: str) -> str:
+    """A method of the paper by this program's name, where there is one."""
+    name = printed.replace(" + ", "+")
+    return "MEMIT+norm" if name in ("Norm-Constraint", "Norm Constraint", "MEMIT+Norm-Const") else name
+
+
+def filtered(number: int, models: Sequence[str] = (), rows: Sequence[str] = ()) -> pd.DataFrame:
+    """A table, or those of its lines that are asked for; of what is left empty all."""
+    frame = published()
+    frame = frame[frame["table"] == number]
+    for column, wanted in (("model", models), ("row", rows)):
+        frame = frame[frame[column].isin(list(wanted))] if wanted else frame
+    return frame
+
+
+def choices(number: int) -> tuple[list[str], list[str]]:
+    """The models of a table, and its rows, in the paper's order."""
+    frame = filtered(number)
+    return list(frame["model"].unique()), list(frame["row"].unique())
+
+
+def tables_of(dataset: str) -> list[int]:
+    """The tables about a dataset; all of them for ""."""
+    frame = published()
+    return sorted(frame.loc[frame["dataset"] == dataset, "table"].unique().tolist()) if dataset else list(TABLES)
+
+
+# -- what was measured here --------------------------------------------------------------------------------------------
+
+
+def measured(
+    number: int,
+    runs: Sequence[RunInfo],
+    scores: pd.DataFrame,
+    targets: pd.DataFrame,
+    seconds: Mapping[str, float | None],
+    rows: Sequence[str],
+) -> pd.DataFrame:
+    """What stands here where the paper has a table's figures.
+
+    Args:
+        number: of the table.
+        runs: to take it from.
+        scores: run, edits, metric, value, as `run_reading.scores` gives it.
+        targets: run, probability, as the series `targets`; read for table 1 alone.
+        seconds: a run's id → seconds an edit; for table 1 alone.
+        rows: of the table, after filters; runs of other methods are left out.
+
+    Returns:
+        run, row, quantity, value, edits (at which it was measured).
+    """
+    found: list[tuple[str, str, str, float, int]] = []
+    last = AtCheckpoints(scores) if len(scores) else None
+    names = filtered(number)["quantity"].unique()
+    for run in runs:
+        row = row_of_run(number, run)
+        if row not in rows:
+            continue
+        if number in OVERFITTING:
+            values = _overfitting(run, targets, seconds.get(run.id))
+        elif number in SETTINGS:
+            values = _settings(run)
+        elif number in ZSRE_SCORES or last is None:
+            values = {}
+        else:  # at the last checkpoint that has it, leaving out the unedited model
+            values = {name: (value, at) for name in names for value, at in [last.last(run.id, name)] if at}
+        found += [(run.id, row, quantity, value, edits) for quantity, (value, edits) in values.items()]
+    return pd.DataFrame(found, columns=["run", "row", "quantity", "value", "edits"])
+
+
+def row_of_run(number: int, run: RunInfo) -> str:
+    """The row of a table that a run stands in."""
+    if number in OVERFITTING:
+        base, _, remedy = run.method.partition("+")
+        return run.method if remedy == "norm" else base
+    return "EMMET baseline" if number == 5 and run.method == "EMMET" else run.method
+
+
+def _overfitting(run: RunInfo, targets: pd.DataFrame, seconds: float | None) -> dict[str, tuple[float, int]]:
+    end = "with_mpes" if run.settings.get("mpes") else "without_mpes"
+    of_run = targets.loc[targets["run"] == run.id, "probability"].dropna() if len(targets) else pd.Series(dtype=float)
+    found = {}
+    known = mpes_pairs.known_facts(run)
+    if known is not None:
+        found["original_fact_prob"] = (float(known[1].mean()), 0)
+    if len(of_run):
+        found[f"edited_fact_prob_{end}"] = (float(of_run.mean()), run.done)
+    if seconds is not None:
+        found[f"seconds_per_edit_{end}"] = (seconds, run.done)
+    return found
+
+
+def _settings(run: RunInfo) -> dict[str, tuple[float, int]]:
+    """The settings that a run's method uses: AlphaEdit has no λp, MEMIT no steps after MPES."""
+    settings = run.settings
+    used = {
+        "lambda_p": settings.get("preservation") == "inverse",
+        "lambda_n": bool(settings.get("lambda_n")),
+        "mpes_extra_steps": bool(settings.get("mpes")),
+    }
+    return {name: (float(settings[name]), run.done) for name, is_used in used.items() if is_used and name in settings}
+
+
+def agreement(number: int, paper: pd.DataFrame, here: pd.DataFrame) -> list[tuple[str, int, int]]:
+    """How many comparisons come out here as they were published, for each of the paper's models.
+
+    Of two methods, which has the higher value; in table 1, with or without MPES. Ties on either side do not count.
+
+    Args:
+        number: of the table.
+        paper: as `filtered` gives it.
+        here: as `measured` gives it, of one run a method; of several the first is taken.
+
+    Returns:
+        model, comparisons that come out alike, comparisons made.
+    """
+    ours = _by_place(here)
+    found = []
+    for model, of_model in paper.groupby("model", sort=False):
+        theirs = _by_place(of_model)
+        signs = [
+            (theirs[a] - theirs[b]) * (ours[a] - ours[b])
+            for a, b in _comparisons(number, theirs)
+            if a in ours and b in ours
+        ]
+        counted = [sign for sign in signs if sign]
+        if counted:
+            found.append((str(model), sum(sign > 0 for sign in counted), len(counted)))
+    return found
+
+
+def _by_place(frame: pd.DataFrame) -> dict[tuple[str, str], float]:
+    """(row, quantity) → value."""
+    first = frame.drop_duplicates(["row", "quantity"])
+    return {(row.row, row.quantity): float(row.value) for row in first.itertuples()}
+
+
+def _comparisons(number: int, places: Mapping[tuple[str, str], float]) -> list[tuple[tuple, tuple]]:
+    """Pairs of places whose order means something."""
+    if number in SETTINGS:
+        return []
+    if number in OVERFITTING:
+        pairs = [((row, name), (row, PAIRED[name])) for row, name in places if name in PAIRED]
+    else:
+        pairs = [(a, b) for a, b in combinations(places, 2) if a[1] == b[1]]
+    return [(a, b) for a, b in pairs if b in places]
+
+
+def without_counterpart(number: int, rows: Sequence[str], runs: Sequence[RunInfo], here: pd.DataFrame) -> list[str]:
+    """What cannot be compared, and why: one sentence each.
+
+    Args:
+        number: of the table.
+        rows: of the table, after filters.
+        runs: what was measured here.
+        here: as `measured` gives it.
+    """
+    told = []
+    if number in OVERFITTING:
+        told.append(
+            "p of edited facts is not quite the same thing on both sides: here it is read when the optimisation stops, "
+            "before the matrices are changed."
+        )
+        if runs and "original_fact_prob" not in set(here["quantity"]):
+            told.append("p of known facts was not measured for these runs' models.")
+    if number in ZSRE_SCORES:
+        told.append(
+            "Nothing here stands against this table: zsRE's scores count tokens of the answer, and runs here are "
+            "scored as CounterFact's are, by which of two answers is more probable."
+        )
+        return told
+    if number in SETTINGS and any("AlphaEdit" in row for row in rows):
+        told.append("AlphaEdit has no λp here: it works in the null space of general text.")
+    there = {row_of_run(number, run) for run in runs}
+    missing = [row for row in rows if row not in there]
+    if runs and missing:
+        told.append(f"Not among the runs here: {', '.join(missing)}.")
+    others = sorted({run.method for run in runs if row_of_run(number, run) not in rows})
+    if others:
+        told.append(f"Measured here and not in this table as shown: {', '.join(others)}.")
+    return told
+
+
+def shown_value(quantity: str, value: float, is_ours: bool) -> str:
+    """A figure for people: published ones with the digits they were printed with."""
+    if is_ours and not QUANTITIES[quantity].is_setting:
+        return f"{value:,.{QUANTITIES[quantity].digits}f}"
+    return f"{value:,.10g}"

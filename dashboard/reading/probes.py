@@ -1,0 +1,178 @@
+"""What a model says, asked once: readings that are remembered, and the rows that charts and tables show.
+
+"Before" is always the model as loaded, never an edited one; its readings are shared by all visitors. "After" is the
+model with one visitor's edits, remembered until those change.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pandas as pd
+
+from encore_core.facts import Fact
+from encore_core.measures import scores
+from encore_core.models.editable import EditableModel
+
+CONTINUATION_TOKENS = 12
+TOP_TOKENS = 6
+
+VERDICTS = {
+    "changed": ("✓", "changed", "good", "changed as wanted"),
+    "unchanged": ("✗", "not changed", "bad", "did not change, should have"),
+    "kept": ("✓", "stayed", "good", "stayed as it should"),
+    "weakened": ("▲", "weakened", "warn", "ahead still, at under half its probability"),
+    "lost": ("✗", "lost", "bad", "changed, should not have"),
+    "unknown": ("○", "not known", "", "not known to begin with"),
+    "waiting": ("○", "not edited", "", "not edited yet"),
+    "": ("", "", "", ""),
+}
+"""Verdict → symbol, word, tone, and what it means in full."""
+
+
+class Readings:
+    """Answers of one model state, each asked for once.
+
+    Args:
+        running: gives the model in that state, under its lock.
+        limit: readings kept; the least recently used go first.
+    """
+
+    def __init__(self, running: Callable[[], AbstractContextManager[EditableModel]], limit: int = 20_000):
+        self._running = running
+        self._limit = limit
+        self._known: OrderedDict[tuple, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def rate(self, pairs: Sequence[tuple[str, str] | scores.Question], bare: bool = False) -> list[scores.Answer]:
+        """`metrics.rate` of prompts and answers, in one pass for those not asked before."""
+        return self._all(
+            [("bare" if bare else "rate", *pair) for pair in pairs],
+            lambda lm, keys: scores.rate(lm, [k[1:] for k in keys], bare),
+        )
+
+    def next_tokens(self, prompt: str) -> list[tuple[str, float]]:
+        """The most probable next tokens with their probabilities."""
+        return self._all([("next", prompt)], lambda lm, keys: scores.next_tokens(lm, [k[1] for k in keys], TOP_TOKENS))[
+            0
+        ]
+
+    def continuation(self, prompt: str) -> str:
+        """The greedy continuation, without the prompt."""
+        return self._all(
+            [("text", prompt)],
+            lambda lm, keys: scores.continuations(lm, [k[1] for k in keys], CONTINUATION_TOKENS),
+        )[0]
+
+    def scores(self, facts: Sequence[Fact]) -> scores.Scores:
+        """`metrics.evaluate` of some facts, generation included."""
+        return self._all([("scores", *facts)], lambda lm, keys: [scores.evaluate(lm, k[1:]) for k in keys])[0]
+
+    def _all(self, keys: Sequence[tuple], ask: Callable[[EditableModel, list[tuple]], Iterable]) -> list:
+        with self._lock:
+            found = {key: self._known[key] for key in keys if key in self._known}
+        missing = [key for key in dict.fromkeys(keys) if key not in found]
+        if missing:
+            with self._running() as lm:
+                found |= zip(missing, ask(lm, missing), strict=True)
+        with self._lock:
+            for key in found:
+                self._known[key] = found[key]
+                self._known.move_to_end(key)
+            while len(self._known) > self._limit:
+                self._known.popitem(last=False)
+        return [found[key] for key in keys]
+
+
+def prompts_of(fact: Fact, free: str = "") -> list[tuple[str, str, str | None]]:
+    """(kind, prompt, true answer) of everything that is asked about a fact; kinds as in `charts.probes.SECTIONS`."""
+    asked: list[tuple[str, str, str | None]] = [("rewrite", fact.text, fact.target_true)]
+    asked += [("paraphrase", prompt, fact.target_true) for prompt in fact.paraphrases]
+    asked += [("neighbour", neighbour.prompt, neighbour.target) for neighbour in fact.neighbours]
+    if free.strip():
+        asked.append(("free", free, fact.target_true))
+    return asked
+
+
+def observe(fact: Fact, before: Readings, after: Readings, *, is_edited: bool, free: str = "") -> pd.DataFrame:
+    """Every prompt about a fact with the probabilities of both answers before and after, and a verdict.
+
+    Args:
+        fact: what to ask about.
+        before: the model as loaded.
+        after: the model with the visitor's edits; the same object when there are none.
+        is_edited: whether this very fact is among them, so that a change is to be expected.
+        free: a prompt of the visitor's own; may be empty.
+
+    Returns:
+        columns `kind`, `prompt`, `new`, `true`, `new_before`, `new_after`, `true_before`, `true_after`, `verdict`,
+        `symbol`, `word`, `tone`, `meaning`.
+
+    Raises:
+        InputError: for a prompt that the model cannot take.
+    """
+    asked = prompts_of(fact, free)
+    pairs = [(prompt, answer) for _, prompt, true in asked for answer in (fact.target_new, true) if answer is not None]
+    questions = [scores.Question(*pair, fact.join) for pair in pairs]
+    was = dict(zip(pairs, before.rate(questions), strict=True))
+    now = dict(zip(pairs, after.rate(questions), strict=True)) if after is not before else was
+    rows = []
+    for kind, prompt, true in asked:
+        new_was, new_now = was[prompt, fact.target_new], now[prompt, fact.target_new]
+        true_was, true_now = (was[prompt, true], now[prompt, true]) if true is not None else (None, None)
+        verdict = _verdict(kind, new_was, new_now, true_was, true_now, is_edited, after is not before)
+        symbol, word, tone, meaning = VERDICTS[verdict]
+        rows.append(
+            {
+                "kind": kind,
+                "prompt": prompt,
+                "new": fact.target_new,
+                "true": true,
+                "new_before": new_was.probability,
+                "new_after": new_now.probability,
+                "true_before": true_was.probability if true_was else None,
+                "true_after": true_now.probability if true_now else None,
+                "verdict": verdict,
+                "symbol": symbol,
+                "word": word,
+                "tone": tone,
+                "meaning": meaning,
+            }
+        )
+    table = pd.DataFrame(rows)
+    # pandas would turn a missing answer into NaN, which no reader of the table expects.
+    return table.astype(object).where(table.notna(), None)
+
+
+def _verdict(kind, new_was, new_now, true_was, true_now, is_edited: bool, any_edits: bool) -> str:
+    if kind == "free" or not any_edits:
+        return ""
+    if kind in ("rewrite", "paraphrase"):
+        if not is_edited:
+            return "waiting"
+        ahead = new_now.said if true_now is None else new_now.log_probability > true_now.log_probability
+        return "changed" if ahead else "unchanged"
+    if true_was.log_probability <= new_was.log_probability:
+        return "unknown"
+    if true_now.log_probability <= new_now.log_probability:
+        return "lost"
+    return "weakened" if true_now.probability < true_was.probability / 2 else "kept"
+
+
+def tokens_table(prompt: str, fact: Fact, before: Readings, after: Readings) -> pd.DataFrame:
+    """The most probable next tokens of a prompt as `charts.probes.next_tokens` wants them."""
+    rows = []
+    for moment, readings in (("before", before), ("after", after)) if after is not before else (("before", before),):
+        for rank, (token, probability) in enumerate(readings.next_tokens(prompt), start=1):
+            word = token.strip()
+            role = ""
+            for name, answer in (("new", fact.target_new), ("true", fact.target_true)):
+                if word and answer and answer.startswith(word):
+                    role = name
+            shown = word or token.replace("\n", "⏎").replace(" ", "␣") or "(nothing)"
+            rows.append({"moment": moment, "rank": rank, "token": shown, "probability": probability, "role": role})
+    return pd.DataFrame(rows)

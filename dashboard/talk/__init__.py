@@ -1,0 +1,1 @@
+"""Teaching: presenting, the tour, lessons, the method in seven steps, and the way back to the beginning."""

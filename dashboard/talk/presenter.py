@@ -1,0 +1,274 @@
+"""Presenting: large type, no sidebar, a bar with keys for next, previous, play and the covered answer.
+
+What the bar moves through: the steps of the lesson that is being given; else those of the Learn page; else the pages in
+their order. Play moves the slider over edits of the page that has one. Whether somebody presents stands in every
+address, so a slide deck's link opens the page as the lecturer had it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import Any
+
+import streamlit as st
+
+from dashboard import links
+from dashboard.elements import theme, widgets
+from dashboard.elements.presenting import ON, is_on
+from dashboard.talk import fresh_start, lesson_play
+from dashboard.talk.method_steps import STEPS
+
+PREDICT = "predicting"
+ADDRESSED = {"present": ON, "predict": PREDICT}
+"""Parameter of every address → what it switches on."""
+
+PLAY_SECONDS = 1.5
+
+_PLAYED, _PLAYING, _NEXT, _REVEALED = "played over", "playing since", "played to", "revealed answers"
+_BEGUN, _MOVE = "presenting has just begun", "presenter's way asked for"
+
+Way = Callable[[], None] | None
+"""Goes to what lies before or after; None where nothing does."""
+
+_FOCUS = """
+export default function ({ data }) {
+  if (window.esPlace === data.place) return;
+  window.esPlace = data.place;
+  const main = document.querySelector('[data-testid=stMain]');
+  if (!main) return;
+  main.tabIndex = -1;
+  main.focus({ preventScroll: true });
+}
+"""
+
+
+# -- begin and end -----------------------------------------------------------------------------------------------------
+
+
+def begin() -> None:
+    """Present from here on. The page Lessons has the lecturer's notes, so its lesson's step is opened instead."""
+    st.session_state[ON] = st.session_state[_BEGUN] = True
+
+
+def leave() -> None:
+    """Present no more; predictions end with it."""
+    for key in (ON, PREDICT, _PLAYING, _NEXT, _REVEALED):
+        st.session_state.pop(key, None)
+
+
+def read_address() -> None:
+    """Switch on what the address asks for, unless it is what was written there before: a lecturer's link was opened."""
+    for name, key in ADDRESSED.items():
+        if st.query_params.get(name) == "1" != links.said_everywhere(name):
+            st.session_state[key] = True
+
+
+def addressed() -> dict[str, str]:
+    """What every address says: what is on."""
+    return {name: "1" for name, key in ADDRESSED.items() if st.session_state.get(key)}
+
+
+# -- predict, then reveal ----------------------------------------------------------------------------------------------
+
+
+def is_predicting() -> bool:
+    """Whether predictions are asked for."""
+    return bool(st.session_state.get(PREDICT))
+
+
+def _switch_predictions() -> None:
+    st.session_state[PREDICT] = not is_predicting()
+
+
+def covers(place: str, answer: object) -> bool:
+    """Whether an answer stays covered: predictions are asked for, and this answer has not been shown yet.
+
+    Args:
+        place: where it stands.
+        answer: tells it from others that come to stand there.
+    """
+    return is_predicting() and st.session_state.get(_REVEALED, {}).get(place) != answer
+
+
+def cover(place: str, answer: object, question: str, choices: Sequence[str]) -> None:
+    """What stands in the place of a covered answer: the question that the class votes on by show of hands.
+
+    Args:
+        place: as for `covers`.
+        answer: as for `covers`.
+        question: what to vote on.
+        choices: for what.
+    """
+    with st.container(border=True, key="covered"):
+        _put_to_the_vote(question, choices)
+        st.button(
+            "Show the answer",
+            key="reveal",
+            type="primary",
+            icon=":material/visibility:",
+            shortcut="A",
+            on_click=_reveal,
+            args=(place, answer),
+        )
+
+
+def ask(question: str, choices: Sequence[str]) -> None:
+    """The same question before there is an answer, to vote on first."""
+    with st.container(border=True, key="asked"):
+        _put_to_the_vote(question, choices)
+
+
+def _put_to_the_vote(question: str, choices: Sequence[str]) -> None:
+    items = "".join(widgets.rich('<li dir="auto">{text}</li>', text=text) for text in choices)
+    st.html(widgets.rich('<h2 class="es-step">{text}</h2>', text=question) + f'<ol class="es-votes">{items}</ol>')
+
+
+def _reveal(place: str, answer: object) -> None:
+    st.session_state.setdefault(_REVEALED, {})[place] = answer
+
+
+# -- play --------------------------------------------------------------------------------------------------------------
+
+
+def plays_over(key: str, checkpoints: Sequence[int]) -> bool:
+    """Offer a slider to the play button. To be called before the slider is made, which may be moved by it.
+
+    Args:
+        key: of the slider's value in the session.
+        checkpoints: where it can stand, in order.
+
+    Returns:
+        whether it has been moved.
+    """
+    st.session_state[_PLAYED] = (key, list(checkpoints))
+    wanted = st.session_state.pop(_NEXT, None)
+    if wanted is None or wanted[0] != key or wanted[1] not in checkpoints:
+        return False
+    st.session_state[key] = wanted[1]
+    return True
+
+
+def _play() -> None:
+    """Go on from where the slider stands, and from the first checkpoint when it stands at the last one."""
+    key, checkpoints = st.session_state[_PLAYED]
+    st.session_state[_PLAYING] = time.monotonic()
+    if st.session_state.get(key) == checkpoints[-1]:
+        st.session_state[_NEXT] = (key, checkpoints[0])
+
+
+def _stop() -> None:
+    st.session_state.pop(_PLAYING, None)
+
+
+@st.fragment(run_every=PLAY_SECONDS / 3)
+def _go_on_playing() -> None:
+    since, offered = st.session_state.get(_PLAYING), st.session_state.get(_PLAYED)
+    if since is None or offered is None or time.monotonic() - since < PLAY_SECONDS:
+        return
+    key, checkpoints = offered
+    later = [edits for edits in checkpoints if edits > st.session_state.get(key, checkpoints[-1])]
+    if later:
+        st.session_state[_NEXT], st.session_state[_PLAYING] = (key, later[0]), time.monotonic()
+    else:
+        _stop()
+    st.rerun()
+
+
+# -- the bar -----------------------------------------------------------------------------------------------------------
+
+
+def ready(pages: Sequence[Any], page: Any) -> None:
+    """Before a page runs: on to what was asked for; nothing can be played until a page says so; the look.
+
+    Args:
+        pages: all pages in order, as of `st.Page`.
+        page: the one that is shown.
+    """
+    st.session_state.pop(_PLAYED, None)
+    lesson = lesson_play.played()
+    if st.session_state.pop(_BEGUN, False) and lesson is not None and page.url_path == "lessons":
+        _open_lesson_step(lesson[2])
+    move = st.session_state.pop(_MOVE, 0)
+    if move and is_on():
+        _, before, after = _way(pages, page)
+        way = before if move < 0 else after
+        if way is not None:
+            way()
+    if is_on():
+        theme.add("presenting")
+
+
+def bar(pages: Sequence[Any], page: Any) -> None:
+    """Below the page: where one is, and what moves it.
+
+    Args:
+        pages: all pages in order, as of `st.Page`.
+        page: the one that is shown.
+    """
+    if not is_on():
+        return
+    words, before, after = _way(pages, page)
+    with st.container(key="presenter", horizontal=True, vertical_alignment="center"):
+        # Noted, and done before the page runs that is being left.
+        st.button("Previous", key="present_back", icon=":material/arrow_back:", shortcut="PageUp",
+                  disabled=before is None, on_click=_move, args=(-1,))  # fmt: skip
+        st.html(widgets.rich('<p class="es-where">{words}</p>', words=words))
+        st.button("Next", key="present_on", icon=":material/arrow_forward:", shortcut="PageDown", type="primary",
+                  disabled=after is None, on_click=_move, args=(1,))  # fmt: skip
+        if st.session_state.get(_PLAYING) is not None:
+            st.button("Stop", key="present_stop", icon=":material/pause:", shortcut="P", on_click=_stop)
+            _go_on_playing()
+        elif len(st.session_state.get(_PLAYED, (None, ()))[1]) > 1:
+            st.button("Play", key="present_play", icon=":material/play_arrow:", shortcut="P", on_click=_play)
+        # No switch: a field that has the focus would take the keys.
+        st.button("Predict first", key="present_predict", on_click=_switch_predictions,
+                  icon=":material/check_box:" if is_predicting() else ":material/check_box_outline_blank:")  # fmt: skip
+        fresh_start.offer("present_reset", "Reset")
+        st.button("Leave", key="present_leave", icon=":material/close:", shortcut="Esc", on_click=leave)
+    _focus()(key="focus of the presentation", data={"place": f"{words} {is_predicting()}"})
+
+
+@cache
+def _focus():
+    """Gives the page the focus when another one is shown, so that arrow keys scroll it and no button takes a key."""
+    return st.components.v2.component("encore_studio.focus", html="<span></span>", js=_FOCUS)
+
+
+def _move(by: int) -> None:
+    st.session_state[_MOVE] = by
+
+
+def _way(pages: Sequence[Any], page: Any) -> tuple[str, Way, Way]:
+    """Where one is in words, and what lies before and after: a step of a lesson or of the Learn page, or a page."""
+    lesson = lesson_play.played()
+    if lesson is not None:
+        _, plan, place = lesson
+        words = f"{place + 1} of {len(plan.steps)} · {plan.steps[place].title}"
+        return words, *_neighbours([partial(_open_lesson_step, at) for at in range(len(plan.steps))], place)
+    keys = [step.key for step in STEPS]
+    ways: list[Callable[[], None]] = []
+    for other in pages:
+        is_learn = other.url_path == "learn"
+        ways += [partial(_open_learn_step, key) for key in keys] if is_learn else [partial(st.switch_page, other)]
+    place = pages.index(page)
+    words = f"{page.title} · page {place + 1} of {len(pages)}"
+    n_before = sum(len(keys) if other.url_path == "learn" else 1 for other in pages[:place])
+    if page.url_path == "learn":
+        step = keys.index(st.session_state["learn_step"])
+        words, n_before = f"Learn · step {step + 1} of {len(keys)}", n_before + step
+    return words, *_neighbours(ways, n_before)
+
+
+def _neighbours(ways: Sequence[Callable[[], None]], place: int) -> tuple[Way, Way]:
+    return ways[place - 1] if place else None, ways[place + 1] if place + 1 < len(ways) else None
+
+
+def _open_lesson_step(place: int) -> None:
+    lesson_play.go(place)
+    lesson_play.open_step(lesson_play.played()[1].steps[place])
+
+
+def _open_learn_step(key: str) -> None:
+    st.switch_page("../pages/learn.py", query_params={"step": key})

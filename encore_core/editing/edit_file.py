@@ -1,0 +1,379 @@
+"""Edits as one small file that is put back onto the base model.
+
+An edit file is a safetensors file. Its tensors are, batch by batch and layer by layer, the factors A and Y of every
+update Δ = A Yᵀ (see `update_rule`), in float64: replayed in order on the base weights they give the session's matrices
+bit for bit, on the same kind of machine. Where the factors would outweigh the edited matrices, or there are none (long
+runs keep no history), the edited matrices themselves are in it, which is exact, too. (A low-rank form of W − W₀ would
+not be: W has been rounded after every batch, and the rounding has full rank.) Everything else is JSON in the file's
+metadata; a digest of all of it tells a damaged file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from encore_core.editing.edit_values import PROBABILITIES, SERIES, VERSION, check_values, fact_of
+from encore_core.editing.session import AppliedBatch, BatchReport, EditedFact, EditSession
+from encore_core.editing.targets import Target
+from encore_core.editing.update_rule import LowRankUpdate
+from encore_core.errors import InputError, first_line, quoted
+from encore_core.facts import Fact
+from encore_core.methods import SETTABLE
+from encore_core.models.editable import EditableModel
+from encore_core.storage import replacing
+
+FORMAT = "encore-edits"
+NUMBERS = ("F64", "F32", "F16", "BF16")
+"""Number formats of tensors, as safetensors calls them: factors have the first, targets the second, matrices the
+model's own."""
+
+MOST_HEADER_BYTES = 90_000_000
+"""The format takes 100 MB of metadata at most; facts, with their paraphrases and neighbours, are in it."""
+
+
+@dataclass(frozen=True)
+class EditFile:
+    """What is in an edit file, checked.
+
+    Attributes:
+        values: the metadata, plain JSON values: model, base_fingerprint, start_token, shape, dtype, method, settings,
+            seed, prefixes, n_edits, norms, versions, form, batches or facts.
+        tensors: by name, on the CPU.
+    """
+
+    values: dict[str, Any]
+    tensors: dict[str, torch.Tensor] = field(repr=False)
+
+    @property
+    def form(self) -> str:
+        return self.values["form"]
+
+    @property
+    def layers(self) -> list[int]:
+        """The edited blocks, ascending; the file has them in the order of their names, "10" before "9"."""
+        return sorted(map(int, self.values["norms"]))
+
+    @property
+    def facts(self) -> list[Fact]:
+        """The facts edited, in order; those that were skipped are left out."""
+        if self.form == "matrices":
+            return [fact_of(row) for row in self.values["facts"]]
+        return [
+            fact_of(row.get("fact")) for batch in self.values["batches"] for row in batch["edited"] if "steps" in row
+        ]
+
+    def check_model(self, lm: EditableModel) -> None:
+        """Whether the edits belong to a model.
+
+        Raises:
+            InputError: when it is another one, of another shape or number format.
+        """
+        v = self.values
+        mine = {"d_model": lm.d_model, "d_mlp": lm.d_mlp, "n_layers": lm.n_layers}
+        if v["shape"] != mine:
+            raise InputError(
+                f"The edits were made on {quoted(v['model'])} with {_shape(v['shape'])}, and {quoted(lm.name)} has "
+                f"{_shape(mine)}; give the model that they were made on."
+            )
+        dtype = str(lm.dtype).removeprefix("torch.")
+        if v["dtype"] != dtype:
+            raise InputError(
+                f"The edits were made in {v['dtype']} and the model is loaded in {dtype}; "
+                f"load it with dtype {v['dtype']}."
+            )
+        if v["base_fingerprint"] != lm.fingerprint:
+            raise InputError(
+                f"The edits were made on {quoted(v['model'])} with the fingerprint {v['base_fingerprint']}, and "
+                f"{quoted(lm.name)} has {lm.fingerprint}, so its weights are others; give the model, unedited, that "
+                "they were made on."
+            )
+
+    def other_start(self, lm: EditableModel) -> str | None:
+        """A line for people when a model begins its texts otherwise than the edits were made with; None when alike."""
+        made, reads = self.values.get("start_token"), lm.start_text
+        if made == reads:
+            return None
+        return (
+            f"The edits were made with {_front(made)} in front of every text, and {lm.name} is loaded with "
+            f"{_front(reads)}: the probabilities kept in the file are not what it gives now."
+        )
+
+    def matrices_on(self, lm: EditableModel) -> dict[int, torch.Tensor]:
+        """The edited matrices, per layer as the family stores them, for a model that `check_model` takes.
+
+        Raises:
+            InputError: as `check_model`, and when what comes out is not finite or has not the norms that were saved.
+        """
+        self.check_model(lm)
+        if self.form == "factors":
+            return self.session_on(lm).matrices()
+        matrices = {layer: self.tensors[f"matrix.{layer}"].to(lm.parameter(layer).device) for layer in self.layers}
+        for layer, matrix in matrices.items():
+            if matrix.shape != lm.parameter(layer).shape or matrix.dtype != lm.dtype:
+                raise InputError(f"The edited matrix of layer {layer} in the file does not fit the model.")
+        self._check_norms(matrices)
+        return matrices
+
+    def _check_norms(self, matrices: Mapping[int, torch.Tensor]) -> None:
+        for layer, matrix in matrices.items():
+            norm, saved = float(torch.linalg.matrix_norm(matrix.float())), self.values["norms"][str(layer)]["edited"]
+            if not math.isclose(norm, saved, rel_tol=1e-4):
+                raise InputError(
+                    f"The matrix of layer {layer} has the norm {norm:.6g} with the edits and had {saved:.6g} when they "
+                    "were saved; the file or the model is not what it says."
+                )
+
+    def session_on(self, lm: EditableModel, **options) -> EditSession:
+        """A session with these edits and their history, which can be undone and gone on with.
+
+        Args:
+            lm: the base model.
+            options: for `EditSession`.
+
+        Raises:
+            InputError: as `check_model`, for settings that cannot be used, for a file without factors, and when what
+                comes out is not finite or has not the norms that were saved.
+        """
+        self.check_model(lm)
+        v = self.values
+        if self.form != "factors":
+            raise InputError(
+                "The file holds edited matrices and no batches, so there is nothing that could be undone or gone on "
+                "with; use encore apply to write the edited model."
+            )
+        session = EditSession(lm, v["method"], seed=v["seed"], settings=v["settings"], **options)
+        if list(session.settings.layers) != self.layers:
+            raise InputError("The layers in the file's settings are not those of its matrices; it is damaged.")
+        batches = [self._batch(number, row, lm) for number, row in enumerate(v["batches"])]
+        session.load_history(batches, v["prefixes"])
+        self._check_norms(session.matrices())
+        return session
+
+    def _batch(self, number: int, row: Mapping[str, Any], lm: EditableModel) -> AppliedBatch:
+        def take(name: str, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
+            tensor = self.tensors.get(f"{number}.{name}")
+            if tensor is None or tensor.shape != (rows, columns) or tensor.dtype != dtype:
+                raise InputError(f"Batch {number + 1} of the edit file has no usable tensor {name}; it is damaged.")
+            # Memory of torch's own: the file is mapped, and may be gone before the session is.
+            return tensor.clone()
+
+        n_edited = sum("steps" in item for item in row["edited"])
+        z, h = (take(name, lm.d_model, n_edited, torch.float32) for name in ("z", "h"))
+        edited, column = [], 0
+        for item in row["edited"]:
+            target = None
+            if "steps" in item:
+                series = {name: tuple(map(float, item[name])) for name in SERIES}
+                target = Target(z[:, column].clone(), h[:, column].clone(), item["steps"], item["stopped"], **series)
+                column += 1
+            values = (item.get(name) for name in PROBABILITIES)
+            before, after, bare = (None if value is None else float(value) for value in values)
+            edited.append(EditedFact(fact_of(item.get("fact")), target, before, after, bare))
+        device = torch.device("cpu") if lm.device.type == "mps" else lm.device
+        updates = {
+            layer: LowRankUpdate(
+                take(f"A.{layer}", lm.d_model, n_edited, torch.float64).to(device),
+                take(f"Y.{layer}", lm.d_mlp, n_edited, torch.float64).to(device),
+            )
+            for layer in self.layers
+        }
+        pairs = {layer: row["norms"][str(layer)] for layer in self.layers}
+        norms = {layer: (float(before), float(after)) for layer, (before, after) in pairs.items()}
+        seconds = {phase: float(value) for phase, value in row["seconds"].items()}
+        return AppliedBatch(BatchReport(tuple(edited), seconds, norms, tuple(row["notices"])), updates)
+
+
+def keeps_history(session: EditSession) -> bool:
+    """Whether the edit file of a session holds its batches, so that `EditFile.session_on` gives the session back."""
+    factors = sum(u.A.nbytes + u.Y.nbytes for batch in session.history for u in batch.updates.values())
+    return 0 < factors <= sum(session.lm.parameter(layer).nbytes for layer in session.settings.layers)
+
+
+def edit_file_of(session: EditSession, facts: Sequence[Fact] = ()) -> EditFile:
+    """A session's edits as an edit file.
+
+    Args:
+        session: with history, or without.
+        facts: those edited, in order; needed of a session without history.
+
+    Raises:
+        InputError: when nothing has been edited.
+    """
+    if not session.n_edits:
+        raise InputError("Nothing has been edited, so there are no edits to save.")
+    matrices = session.matrices()
+    values = _head(session.lm, session.norms()) | {
+        "method": session.settings.method,
+        "settings": {name: _plain(getattr(session.settings, name)) for name in SETTABLE},
+        "seed": session.seed,
+        "prefixes": list(session.prefixes),
+        "n_edits": session.n_edits,
+    }
+    if keeps_history(session):
+        tensors = {
+            name: tensor for number, batch in enumerate(session.history) for name, tensor in _tensors(number, batch)
+        }
+        return EditFile(values | {"form": "factors", "batches": [_row(batch) for batch in session.history]}, tensors)
+    edited = [item.fact for batch in session.history for item in batch.report.edited if item.target] or facts
+    return matrices_file(values, matrices, edited)
+
+
+def matrices_file(values: Mapping[str, Any], matrices: Mapping[int, torch.Tensor], facts: Sequence[Fact]) -> EditFile:
+    """Edited matrices as an edit file.
+
+    Args:
+        values: the metadata without form and facts, see `EditFile`.
+        matrices: per layer as the family stores them.
+        facts: those edited, in order.
+    """
+    tensors = {f"matrix.{layer}": matrix.detach().cpu().contiguous() for layer, matrix in matrices.items()}
+    return EditFile({**values, "form": "matrices", "facts": [fact.to_dict() for fact in facts]}, tensors)
+
+
+def write_edit_file(path: Path, edits: EditFile, versions: Mapping[str, str]) -> None:
+    """Write an edit file, whole or not at all.
+
+    Args:
+        path: the file; one that is there is replaced.
+        edits: what goes into it.
+        versions: of the libraries, for the record.
+
+    Raises:
+        InputError: when it cannot be written, or its facts are too many for the format.
+    """
+    text = json.dumps(edits.values | {"versions": dict(versions)}, ensure_ascii=False, sort_keys=True)
+    if len(text.encode("utf-8")) > MOST_HEADER_BYTES:
+        raise InputError(
+            f"The {len(edits.facts)} facts are too many for one edit file; write the model folder instead."
+        )
+    digest = _digest(text, edits.tensors)
+    with replacing(path) as part:
+        save_file(edits.tensors, part, {"format": FORMAT, "edits": text, "digest": digest})
+
+
+def read_edit_file(path: Path, most_bytes: int | None = None) -> EditFile:
+    """Read and check an edit file. Nothing in it is run, and nothing in it names a file.
+
+    Args:
+        path: the file.
+        most_bytes: refuse larger ones.
+
+    Raises:
+        InputError: when it is missing, too large, no edit file, of another version, or damaged.
+    """
+    try:
+        size = path.stat().st_size
+        if most_bytes is not None and size > most_bytes:
+            raise InputError(
+                f"The edit file has {size / 1e6:.1f} MB, more than the {most_bytes / 1e6:.0f} MB that are taken here; "
+                "use encore apply."
+            )
+        with safe_open(path, "pt") as file:
+            head = file.metadata() or {}
+            if head.get("format") != FORMAT or "edits" not in head:
+                raise InputError(f"{path.name} is no edit file; give one that encore edit --edits-out wrote.")
+            tensors = {name: _tensor(file, name) for name in file.keys()}  # noqa: SIM118
+        if _digest(head["edits"], tensors) != head.get("digest"):
+            raise InputError(f"The edit file {path.name} is damaged: its content is not what was written.")
+        values = json.loads(head["edits"])
+    except OSError as error:
+        raise InputError(f"The edit file {path} cannot be read ({error.strerror or error}).") from error
+    except (SafetensorError, ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"The edit file {path.name} is damaged or no edit file ({first_line(error)}).") from error
+    check_values(values)
+    return _checked(EditFile(values, tensors))
+
+
+def _tensor(file: safe_open, name: str) -> torch.Tensor:
+    """A tensor of the file, if it is of numbers that an edit file has."""
+    kind = file.get_slice(name).get_dtype()
+    if kind not in NUMBERS:
+        raise InputError(f"The edit file is damaged: its tensor {quoted(name)} is of {quoted(kind)}.")
+    return file.get_tensor(name)
+
+
+def _checked(edits: EditFile) -> EditFile:
+    """An edit file whose facts and tensors are usable, too."""
+    if not edits.facts:
+        raise InputError("The edit file holds no edits; it is damaged.")
+    if edits.form == "matrices" and any(f"matrix.{layer}" not in edits.tensors for layer in edits.values["norms"]):
+        raise InputError("A matrix of the edit file is missing; it is damaged.")
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in edits.tensors.values()):
+        raise InputError("The edit file holds values that are not finite.")
+    return edits
+
+
+def head_of(lm: EditableModel, matrices: Mapping[int, torch.Tensor]) -> dict[str, Any]:
+    """What an edit file says of its model, for edited matrices that no session holds."""
+    with lm.matrices_replaced({}):
+        norm = lambda matrix: float(torch.linalg.matrix_norm(matrix.float()))  # noqa: E731
+        return _head(lm, {layer: (norm(lm.matrix(layer)), norm(matrix)) for layer, matrix in matrices.items()})
+
+
+def _head(lm: EditableModel, norms: Mapping[int, tuple[float, float]]) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "model": lm.name,
+        "base_fingerprint": lm.fingerprint,
+        "start_token": lm.start_text,
+        "shape": {"d_model": lm.d_model, "d_mlp": lm.d_mlp, "n_layers": lm.n_layers},
+        "dtype": str(lm.dtype).removeprefix("torch."),
+        "norms": {str(layer): {"original": before, "edited": after} for layer, (before, after) in norms.items()},
+    }
+
+
+def _tensors(number: int, batch: AppliedBatch):
+    for layer, update in batch.updates.items():
+        yield f"{number}.A.{layer}", update.A.cpu().contiguous()
+        yield f"{number}.Y.{layer}", update.Y.cpu().contiguous()
+    targets = [item.target for item in batch.report.edited if item.target]
+    for name in ("z", "h"):
+        yield f"{number}.{name}", torch.stack([getattr(target, name).cpu() for target in targets], 1).contiguous()
+
+
+def _row(batch: AppliedBatch) -> dict[str, Any]:
+    edited = []
+    for item in batch.report.edited:
+        row = {"fact": item.fact.to_dict(), "before": item.probability_before, "after": item.probability_after}
+        if item.probability_bare is not None:
+            row["bare"] = item.probability_bare
+        if item.target:
+            row |= {"steps": item.steps, "stopped": item.stopped}
+            row |= {name: list(getattr(item.target, name)) for name in SERIES}
+        edited.append(row)
+    report = batch.report
+    norms = {str(layer): list(pair) for layer, pair in report.norms.items()}
+    return {"edited": edited, "seconds": report.seconds, "norms": norms, "notices": list(report.notices)}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _front(token: str | None) -> str:
+    return "nothing" if token is None else f"the start token {quoted(token)}"
+
+
+def _shape(shape: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in shape.items())
+
+
+def _digest(text: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of the metadata and of every tensor's name, shape and bytes."""
+    digest = hashlib.sha256(text.encode("utf-8"))
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\n{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

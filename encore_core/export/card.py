@@ -1,0 +1,206 @@
+"""The model card of an edited model: README.md beside the weights, in the form that model hubs read.
+
+Text of users (names, facts) is put in so that it stays text: nothing in it is read as markdown, markup or YAML.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from encore_core.facts import Fact
+from encore_core.measures.scores import Scores, evaluate
+from encore_core.models.catalogue import CATALOGUE, split_revision
+from encore_core.models.editable import EditableModel
+from encore_core.tables import neutral_csv
+
+CARD_FILE, FACTS_FILE = "README.md", "edited_facts.csv"
+SHOWN_FACTS = 100
+"""Facts in the card itself; when there are more, all of them are in `FACTS_FILE`, too."""
+
+SCORED_FACTS = 50
+"""Facts that are scored for the card, before and after; scoring a fact twice takes a quarter of a second."""
+
+_SCORES = {
+    "edit_score": "edit", "paraphrase_score": "paraphrase", "neighborhood_score": "neighbourhood",
+    "overall_score": "overall", "accuracy": "accuracy",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CardScores:
+    """Scores for the card.
+
+    Attributes:
+        facts: how many were scored.
+        before, after: name → value as in `metrics.Scores`; None where it could not be measured.
+        bare: as after, without the start token; None for a model that has none.
+    """
+
+    facts: int
+    before: Mapping[str, float | None]
+    after: Mapping[str, float | None]
+    bare: Mapping[str, float | None] | None = None
+
+
+def card_scores(
+    lm: EditableModel, matrices: dict[int, torch.Tensor], facts: Sequence[Fact], most: int = SCORED_FACTS
+) -> CardScores | None:
+    """Score facts on a model as loaded and as edited.
+
+    Args:
+        lm: the model.
+        matrices: the edited ones, per layer as the family stores them.
+        facts: those edited; of more than `most` a sample, evenly spread.
+        most: 0 measures nothing.
+    """
+    if not facts or not most:
+        return None
+    chosen = [facts[i * len(facts) // min(most, len(facts))] for i in range(min(most, len(facts)))]
+    with lm.matrices_replaced({}):
+        before = evaluate(lm, chosen, generate=False)
+    with lm.matrices_replaced(matrices):
+        after = evaluate(lm, chosen, generate=False)
+        bare = evaluate(lm, chosen, generate=False, bare=True) if lm.start_token is not None else None
+    return CardScores(len(chosen), _values(before), _values(after), bare and _values(bare))
+
+
+def _values(scores: Scores) -> dict[str, float | None]:
+    return {name: getattr(scores, name) for name in _SCORES}
+
+
+def facts_csv(facts: Sequence[Fact]) -> bytes:
+    """All facts, for `FACTS_FILE`."""
+    rows = [(fact.subject, fact.prompt, fact.target_new, fact.target_true) for fact in facts]
+    return neutral_csv(("subject", "prompt", "target_new", "target_true"), rows)
+
+
+def model_card(report: Mapping[str, Any], facts: Sequence[Fact], scores: CardScores | None) -> str:
+    """The card.
+
+    Args:
+        report: of the edits, see `export.edit_report`: model, origin, base_fingerprint or fingerprint, method,
+            settings, n_edits, norms.
+        facts: those edited, in order.
+        scores: None where nothing was measured.
+    """
+    name = str(report["model"])
+    entry = CATALOGUE.get(split_revision(name)[0])
+    licence = entry.licence if entry else None
+    parts = [_front_matter(name, licence), f"# {_text(name)}, edited", _intro(report)]
+    parts += ["## How texts begin", _start(report.get("start_token"), scores)]
+    parts += ["## Scores", _scores(scores), "## Norms of the edited matrices", _norms(report["norms"])]
+    parts += [f"## Facts edited ({len(facts)})", _facts(facts), "## How to load it", _LOADING]
+    parts += ["## Settings", _settings(report["settings"]), "## Licence", _licence(name, licence)]
+    return "\n\n".join(parts) + "\n"
+
+
+_LOADING = """```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("this/folder")
+tokenizer = AutoTokenizer.from_pretrained("this/folder")
+```
+
+Or `encore eval --model this/folder --facts facts.jsonl`. `edit_report.json` beside this file has every setting,
+version, step and norm."""
+
+
+def _front_matter(name: str, licence: str | None) -> str:
+    base, _ = split_revision(name)
+    entry = CATALOGUE.get(base)
+    hub_id = entry.source if entry and not entry.embedded else base
+    rows = ["library_name: transformers", "tags:", "- knowledge-editing", "- encore-studio"]
+    # A folder of somebody's machine says nothing to others. JSON strings are YAML strings.
+    if not name.startswith((".", "/", "~")) and re.fullmatch(r"[\w.-]+/[\w.-]+", hub_id):
+        rows.append(f"base_model: {json.dumps(hub_id)}")
+    if licence and re.fullmatch(r"(?i)mit|apache-2\.0", licence):
+        rows.append(f"license: {licence.lower()}")
+    return "\n".join(["---", *rows, "---"])
+
+
+def _intro(report: Mapping[str, Any]) -> str:
+    fingerprint = report.get("base_fingerprint") or report.get("fingerprint")
+    origin = f"{_text(report['origin'])}, " if report.get("origin") else ""
+    return (
+        f"{report['n_edits']} facts were edited into {_text(report['model'])} ({origin}fingerprint "
+        f"{_text(fingerprint)}) with {_text(report['method'])} by ENCORE Studio. They were put in as they were given: "
+        "some of them are false on purpose. What else the model says may have changed, too."
+    )
+
+
+def _scores(scores: CardScores | None) -> str:
+    if scores is None:
+        return "Not measured."
+    columns = {"before": scores.before, "after": scores.after}
+    if scores.bare is not None:
+        columns["after, with nothing in front"] = scores.bare
+    lines = [f"Of {scores.facts} of the edited facts, in per cent.", ""]
+    lines += [f"| | {' | '.join(columns)} |", f"|---{'|---' * len(columns)}|"]
+    for name, label in _SCORES.items():
+        lines.append(f"| {label} | {' | '.join(_percent(values.get(name)) for values in columns.values())} |")
+    return "\n".join(lines)
+
+
+def _start(token: str | None, scores: CardScores | None) -> str:
+    if token is None:
+        return "As the tokenizer begins them: nothing else was put in front of a text, in editing or in measuring."
+    seen = " (the last column of the scores)" if scores is not None and scores.bare is not None else ""
+    return (
+        f"Put {_text(token)} before a prompt. Every text began with this token, in editing and in measuring, because a "
+        "model reads next to nothing of the first token of a text. The tokenizer in this folder does not put it there. "
+        f"A program that puts nothing in front gets less{seen}, least of all of facts whose subject is the first word "
+        "of the prompt."
+    )
+
+
+def _norms(norms: Mapping[str, Mapping[str, float]]) -> str:
+    lines = ["| layer | before | after | ratio |", "|---|---|---|---|"]
+    for layer, pair in norms.items():
+        before, after = pair["original"], pair["edited"]
+        ratio = f"{after / before:.5f}" if before else "–"
+        lines.append(f"| {int(layer)} | {before:.4f} | {after:.4f} | {ratio} |")
+    return "\n".join(lines)
+
+
+def _facts(facts: Sequence[Fact]) -> str:
+    lines = ["| prompt | new answer | true answer |", "|---|---|---|"]
+    lines += [
+        f"| {_text(f.text)} | {_text(f.target_new)} | {_text(f.target_true or '')} |" for f in facts[:SHOWN_FACTS]
+    ]
+    if len(facts) > SHOWN_FACTS:
+        lines += ["", f"and {len(facts) - SHOWN_FACTS} more; all are in `{FACTS_FILE}`."]
+    return "\n".join(lines)
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    lines = ["| setting | value |", "|---|---|"]
+    lines += [f"| {_text(name)} | {_text(_listed(value))} |" for name, value in settings.items()]
+    return "\n".join(lines)
+
+
+def _licence(name: str, licence: str | None) -> str:
+    if licence:
+        return f"That of the base model: {_text(licence)}."
+    return f"That of the base model, {_text(name)}; look it up there."
+
+
+def _listed(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
+
+
+def _text(value: object, most: int = 200) -> str:
+    """Text that stays text in a markdown table: one line, nothing that markdown or markup means."""
+    line = " ".join(str(value).split())
+    line = line if len(line) <= most else line[: most - 1] + "…"
+    # Every character that markdown gives a meaning is written by its number, which no reader of it interprets.
+    return re.sub(r"[^\w\s.,;'\"%+…–−→λ≠‖-]", lambda found: f"&#{ord(found[0])};", line).replace("_", "&#95;")

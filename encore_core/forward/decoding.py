@@ -1,0 +1,125 @@
+"""From tokens to more tokens: what measures need that let the model speak on top of tokens it has read.
+
+A continuation grows by a token at a time, each seeing the keys and values of all before it. `GrowingPrefix` keeps them
+without copying them at every step, and can stand behind tokens that all rows share (the examples of a few-shot task):
+those are held once, however many rows there are.
+
+    cache = GrowingPrefix(lm, n_rows=3, capacity=20, before=examples)
+    logits = cache.run(lm, batch.ids, batch.mask, logits_at=ends)       # the prompts
+    logits = cache.run(lm, token_ids, torch.ones_like(token_ids))       # and what follows
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from transformers import GenerationConfig
+
+from encore_core.forward.tracing import Prefix, PrefixLayer, run
+from encore_core.models.editable import EditableModel
+
+
+def end_tokens(lm: EditableModel) -> set[int]:
+    """Ids of the tokens that end a text: the tokenizer's, and those that the model's folder names."""
+    named = lm.model.generation_config.eos_token_id
+    listed = named if isinstance(named, list) else [named]
+    return {token for token in (*listed, lm.tokenizer.eos_token_id) if token is not None}
+
+
+@contextmanager
+def nothing_but_asked(lm: EditableModel) -> Iterator[None]:
+    """Let `generate` do what its caller says and nothing else, for as long as the block runs.
+
+    A model's folder may name tokens to suppress, penalties, a least length and more, for whatever a caller leaves
+    out; then what comes out is no greedy continuation. The tokens that end a text stay those of the folder.
+
+    Args:
+        lm: the model; the caller holds its lock.
+    """
+    of_folder = lm.model.generation_config
+    lm.model.generation_config = GenerationConfig(
+        eos_token_id=sorted(end_tokens(lm)) or None, pad_token_id=lm.tokenizer.pad_token_id
+    )
+    try:
+        yield
+    finally:
+        lm.model.generation_config = of_folder
+
+
+class _GrowingLayer(PrefixLayer):
+    """Keys and values of one block, in a tensor with room for those to come.
+
+    Attributes:
+        length: how many positions of it are in use.
+    """
+
+    def __init__(self, capacity: int, before: PrefixLayer | None):
+        super().__init__()
+        self.capacity, self.before, self.length = capacity, before, 0
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = (
+                states.new_empty((*states.shape[:2], self.capacity, states.shape[-1]))
+                for states in (key_states, value_states)
+            )
+        n_new = key_states.shape[-2]
+        # narrow, unlike a slice, fails when there is no room.
+        self.keys.narrow(2, self.length, n_new).copy_(key_states)
+        self.values.narrow(2, self.length, n_new).copy_(value_states)
+        self.length += n_new
+        keys, values = self.keys[:, :, : self.length], self.values[:, :, : self.length]
+        if self.before is None or not self.before.is_initialized:
+            return keys, values
+        # Joined while the block runs and no longer: the rows would hold as many copies of what they share.
+        shared = (states.expand(len(keys), -1, -1, -1) for states in (self.before.keys, self.before.values))
+        return tuple(torch.cat(pair, dim=-2) for pair in zip(shared, (keys, values), strict=True))
+
+
+class GrowingPrefix(Prefix):
+    """Keys and values of all tokens run so far, with room for more.
+
+    Args:
+        lm: gives the number of blocks and the device.
+        n_rows: rows that are run at a time.
+        capacity: tokens a row at most, without those before.
+        before: tokens in front of all these, of one row that stands before every row, or of as many rows.
+    """
+
+    def __init__(self, lm: EditableModel, n_rows: int, capacity: int, before: Prefix | None = None):
+        mask = torch.zeros((n_rows, 0), dtype=torch.long, device=lm.device)
+        super().__init__(0, mask if before is None else before.mask.expand(n_rows, -1))
+        self.layers = [
+            _GrowingLayer(capacity, before.layers[index] if before is not None else None)
+            for index in range(lm.n_layers)
+        ]
+
+    def run(
+        self,
+        lm: EditableModel,
+        ids: torch.Tensor,
+        mask: torch.Tensor,
+        logits_at: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Run tokens behind all before, and keep them.
+
+        Args:
+            lm: the model; the caller holds its lock.
+            ids, mask: (n_rows, length), padded on the right.
+            logits_at: as for `tracing.run`.
+
+        Returns:
+            the logits, as `tracing.run` gives them.
+        """
+        logits = run(lm, ids, mask, prefix=self, logits_at=logits_at)
+        self.mask = torch.cat([self.mask, mask], dim=1)
+        return logits
+
+    def forget(self, n_tokens: int) -> None:
+        """Take back the last tokens of every row, padding included."""
+        self.mask = self.mask[:, : self.mask.shape[1] - n_tokens]
+        for layer in self.layers:
+            layer.length -= n_tokens

@@ -1,0 +1,63 @@
+"""From text to token ids, with the start token of the model in front; everything that is run begins here.
+
+The first place of a text is an attention sink: later tokens read next to nothing of what stands there. A tokenizer that
+puts a BOS in front leaves that place to it. For models whose tokenizer puts none, `EditableModel.start_token` takes it
+(see `start_token`), in everything alike: targets, keys, statistics, scores, probes, generation, perplexity and
+contributions. Nothing is put before a text that begins with a special token itself, as chat templates do, and a BOS
+that stands in the text already is not put there twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from encore_core.models.editable import EditableModel
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A text as tokens, with what stands in front and without what a tokenizer puts behind.
+
+    Attributes:
+        ids: token ids.
+        offsets: per token the characters that it shows, start and end (exclusive).
+        n_added: how many of them, at the start, are not of the text (BOS, start token).
+    """
+
+    ids: tuple[int, ...]
+    offsets: tuple[tuple[int, int], ...]
+    n_added: int
+
+
+def tokens_of(lm: EditableModel, texts: Sequence[str], bare: bool = False) -> list[Tokens]:
+    """Texts as tokens, whatever their length; see `prompts.encode` for prompts that must fit.
+
+    Args:
+        lm: gives tokenizer and start token.
+        texts: may be empty, and then have no token but those in front.
+        bare: without the start token, as a program reads a text that puts none in front.
+    """
+    if not texts:
+        return []
+    found = lm.tokenizer(
+        list(texts), return_offsets_mapping=True, return_special_tokens_mask=True, padding=False, verbose=False
+    )
+    columns = (found[name] for name in ("input_ids", "offset_mapping", "special_tokens_mask"))
+    return [_begun(lm, *of_text, bare) for of_text in zip(*columns, strict=True)]
+
+
+def _begun(lm: EditableModel, ids: list[int], offsets: list[tuple[int, int]], added: list[int], bare: bool) -> Tokens:
+    """A text's tokens as the tokenizer gives them, with the right beginning and end."""
+    own = [position for position, special in enumerate(added) if not special]
+    # A special token that the text itself holds is marked like one that the tokenizer added, but shows characters.
+    own += [position for position, (start, end) in enumerate(offsets) if start < end]
+    first, stop = (min(own), max(own) + 1) if own else (len(ids), len(ids))
+    if 0 < first < stop and ids[first] == ids[first - 1] and ids[first] in lm.special_ids:
+        first, ids, offsets, stop = first - 1, ids[1:], offsets[1:], stop - 1
+    front: tuple[int, ...] = ()
+    begins_itself = first < stop and ids[first] in lm.special_ids
+    if lm.start_token is not None and not bare and not first and not begins_itself:
+        front = (lm.start_token,)
+    kept = tuple((start, end) for start, end in offsets[:stop])
+    return Tokens((*front, *ids[:stop]), (*((0, 0) for _ in front), *kept), first + len(front))

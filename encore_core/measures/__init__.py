@@ -1,0 +1,9 @@
+"""What is measured on a model, edited or not; nothing here changes it.
+
+scores                 probabilities of answers, edit, paraphrase and neighbourhood scores
+fluency                perplexity, generation entropy
+downstream, task_sets  six tasks that have nothing to do with the edits, and where their data come from
+norms                  Frobenius norms of the matrices
+contributions, sublayers   who writes the residual stream: the arithmetic, and the passes that feed it
+causal_trace           at which block a fact is recalled
+"""

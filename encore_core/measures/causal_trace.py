@@ -1,0 +1,122 @@
+"""Where a fact is recalled: the average indirect effect of each block at the subject's last token.
+
+Noise on the subject's embeddings makes the model forget the fact; the output of one block at the subject's last token
+is then put back to what it was without noise, and the answer's probability compared (causal tracing, arXiv 2202.05262):
+
+    IE(block) = p(answer | noise, this state put back) − p(answer | noise)
+
+with the answer the token that the model says without noise. Averaged over facts and draws of noise. One pass holds all
+rows of a fact: clean, noisy, and noisy with each block's state put back from the clean row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+
+from encore_core.errors import InputError
+from encore_core.facts import Fact
+from encore_core.forward.prompts import encode
+from encore_core.forward.tracing import run, tensor_of
+from encore_core.models.editable import EditableModel
+
+NOISE = 3.0
+"""Standard deviation of the noise, in those of the embeddings of all tokens, as published."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a trace found.
+
+    Attributes:
+        effects: per block the average indirect effect, a probability.
+        clean, noisy: average probability of the answer without noise, and with it.
+        facts, draws: what the averages are over.
+    """
+
+    effects: tuple[float, ...]
+    clean: float
+    noisy: float
+    facts: int
+    draws: int
+
+
+@torch.no_grad()
+def causal_trace(lm: EditableModel, facts: Sequence[Fact], draws: int = 2, seed: int = 0) -> Trace:
+    """Trace some facts.
+
+    Args:
+        lm: the model as loaded.
+        facts: their prompts are read, their answers are not.
+        draws: of noise, a fact.
+        seed: of the noise.
+
+    Raises:
+        InputError: without a fact, or for one that does not fit into the model's context.
+    """
+    if not facts or draws < 1:
+        raise InputError("There is nothing to trace; give at least one fact and one draw of noise.")
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    with lm.lock:
+        scale = NOISE * float(lm.parts.embedding.weight.float().std())
+        for fact in facts:
+            start, end = fact.subject_span
+            ids = encode(lm, fact.text, subject_end=end)
+            first = encode(lm, fact.text, subject_end=start + 1).lookup
+            for _ in range(draws):
+                noise = scale * torch.randn(ids.lookup + 1 - first, lm.d_model, generator=generator)
+                found.append(_probabilities(lm, ids.ids, first, ids.lookup, noise))
+    mean = torch.stack(found).mean(0)
+    effects = tuple(float(value - mean[1]) for value in mean[2:])
+    return Trace(effects, float(mean[0]), float(mean[1]), len(facts), draws)
+
+
+def _probabilities(lm: EditableModel, ids: Sequence[int], first: int, last: int, noise: torch.Tensor) -> torch.Tensor:
+    """p(answer) clean, noisy, and noisy with the state of each block put back, (n_layers + 2,) float64 on the CPU."""
+    n_rows = lm.n_layers + 2
+    rows = torch.tensor([list(ids)] * n_rows, device=lm.device)
+
+    def disturb(module, inputs, output):
+        output = output.clone()
+        output[1:, first : last + 1] += noise.to(output.device, output.dtype)
+        return output
+
+    def put_back(layer: int):
+        def hook(module, inputs, output):
+            states = tensor_of(output).clone()
+            states[layer + 2, last] = states[0, last]
+            return (states, *output[1:]) if isinstance(output, tuple) else states
+
+        return hook
+
+    with ExitStack() as stack:
+        handles = [lm.parts.embedding.register_forward_hook(disturb)]
+        handles += [block.register_forward_hook(put_back(layer)) for layer, block in enumerate(lm.blocks)]
+        for handle in handles:
+            stack.callback(handle.remove)
+        ends = (torch.arange(n_rows, device=lm.device), torch.full((n_rows,), len(ids) - 1, device=lm.device))
+        logits = run(lm, rows, torch.ones_like(rows), logits_at=ends)
+    probabilities = logits.float().softmax(-1).double().cpu()
+    return probabilities[:, int(probabilities[0].argmax())]
+
+
+def layer_candidates(trace: Trace, n_layers: int, width: int) -> list[tuple[int, ...]]:
+    """Ranges of blocks to try, from a trace: ending where the effect is largest, where it last is half of that, and
+    in the middle between the two.
+
+    Args:
+        trace: of the model.
+        n_layers: blocks of the model; the last one is never edited.
+        width: blocks of a range at most.
+    """
+    effects = trace.effects[: n_layers - 1]
+    peak = max(range(len(effects)), key=lambda layer: effects[layer])
+    if effects[peak] <= 0:
+        return []
+    late = max(layer for layer, effect in enumerate(effects) if effect >= effects[peak] / 2)
+    ends = dict.fromkeys((peak, (peak + late) // 2, late))
+    return [tuple(range(max(0, end - width + 1), end + 1)) for end in ends]

@@ -1,0 +1,9 @@
+"""The model: where its files are, what family it belongs to, whether it fits, and how it is read and loaded.
+
+catalogue, download    which models are known by name, and fetching one from the hub
+families               where a family keeps its blocks and MLP output matrices
+weight_files, gguf, checkpoint, inspection    its files: headers, conversion, reading, looking through
+device_map, memory, speed    where it goes, what it needs, how fast that is
+start_token            what stands in front of every text
+editable               the loaded model that everything else works with
+"""

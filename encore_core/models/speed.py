@@ -1,0 +1,44 @@
+"""How fast a device computes, from one matrix product, and how long gathering statistics takes at that speed."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from encore_core.models.memory import Sizes
+
+EFFICIENCY = 0.6
+"""Share of the speed of a bare matrix product that running text reaches, about."""
+
+
+def rough_seconds(
+    sizes: Sizes, layers: tuple[int, ...], tokens: int, dtype: torch.dtype, device: torch.device
+) -> float:
+    """How long gathering statistics would take, from the operations it needs and the speed of one matrix product.
+
+    Args:
+        sizes: of the model.
+        layers: of which statistics are gathered.
+        tokens: of the text.
+        dtype, device: in which the model runs, and where.
+    """
+    in_blocks = sizes.n_weights - sizes.n_vocab * sizes.d_model
+    per_token = 2 * in_blocks * (max(layers) + 1) / sizes.n_layers
+    keys = 2 * len(layers) * sizes.d_mlp**2
+    return tokens * (per_token / speed(dtype, device) + keys / speed(torch.float32, device)) / EFFICIENCY
+
+
+def speed(dtype: torch.dtype, device: torch.device) -> float:
+    """Operations a second of a matrix product."""
+    n = 512 if device.type == "cpu" else 4096
+    A = torch.ones(n, n, dtype=dtype, device=device)
+
+    def once() -> float:
+        began = time.perf_counter()
+        # Reading a number waits for the device.
+        float((A @ A)[0, 0])
+        return time.perf_counter() - began
+
+    once()
+    return 2 * n**3 / min(once() for _ in range(3))

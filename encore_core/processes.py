@@ -1,0 +1,107 @@
+"""Processes of this machine: starting one that outlives us; who is alive, since which boot, with how much memory, by
+which code."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import subprocess
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from encore_core.resources import CODE_FOLDER
+
+ENVIRONMENT = {
+    # Threads that wait by spinning starve the pages on the same cores, see `runtime`.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # Set from the first allocation on, they keep large blocks for the next step instead of mapping them anew.
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1),
+    # Without it CUDA's matrix products may sum in another order each time, and a resumed run would not be the same.
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+}
+
+
+def start(command: Sequence[str], log: Path, **environment: str) -> subprocess.Popen:
+    """Start a process that outlives whoever started it.
+
+    Args:
+        command: program and arguments.
+        log: file to which its output is added.
+        environment: variables on top of ours.
+
+    Raises:
+        OSError: when no process can be started.
+    """
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            # Neither Ctrl-C nor the end of the terminal or the app is its business.
+            start_new_session=True,
+            cwd=CODE_FOLDER,
+            env=ENVIRONMENT | os.environ | environment,
+        )
+    # Somebody has to wait for it when it ends, or it would be listed as a dead process as long as this one lives.
+    threading.Thread(target=process.wait, name="waits for a process", daemon=True).start()
+    return process
+
+
+def host() -> str:
+    """The machine's name."""
+    return socket.gethostname() or platform.node() or "unknown"
+
+
+def boot_id() -> str:
+    """What changes whenever the machine starts anew, so that a process number of before is known to be void."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return str(round(psutil.boot_time()))
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine runs; one that has ended and was not waited for does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def memory_bytes() -> tuple[int, int]:
+    """This process's resident memory now, and the most it has had (as far as the system tells)."""
+    info = psutil.Process().memory_info()
+    try:
+        import resource
+    except ImportError:  # Windows tells it in the first place
+        return info.rss, getattr(info, "peak_wset", info.rss)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Kilobytes, but for macOS.
+    return info.rss, max(info.rss, peak if platform.system() == "Darwin" else 1024 * peak)
+
+
+def commit(folder: Path = CODE_FOLDER) -> str | None:
+    """The commit of the code when it is a git checkout, with "+" behind it when files have been changed since."""
+    if not (folder / ".git").exists():
+        return None
+    try:
+        head = _git(folder, "rev-parse", "--short=12", "HEAD")
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head + ("+" if changed else "")
+
+
+def _git(folder: Path, *words: str) -> str:
+    # Looking must not take locks that somebody's own git would trip over.
+    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
+    done = subprocess.run(
+        ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True, env=environment
+    )
+    return done.stdout.strip()
