@@ -5,8 +5,8 @@
 One process serves the app and holds the model. Visitors without a browser are `dashboard.visitors.state.Visitor`
 objects, the ones that pages use, each in a thread: edit a fact, ask for the probabilities of its prompts, think, and so
 on, each with facts of its own; every third time the last edit is taken back first. Visitors with a browser do the same
-through the Edit page in headless Chromium. Afterwards every visitor's edits are made again alone, in the same order, and
-every probability that was seen is compared; a checksum of all base weights is taken before and after.
+through the Edit page in headless Chromium. Afterwards every visitor's edits are made again alone, in the same order,
+and every probability that was seen is compared; a checksum of all base weights is taken before and after.
 
     answer      from the click, or call, until the edit is on the model or the probabilities are there, waiting included
     memory      bytes of a visitor's matrices and factors; and growth of the process divided by the visitors

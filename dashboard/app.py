@@ -20,7 +20,7 @@ from encore_core.models.editable import CATALOGUE, DTYPES
 
 PAGES = {
     heading: [
-        st.Page(f"../pages/{entry.name}.py", title=entry.title, icon=entry.icon, url_path=entry.name,
+        st.Page(page_list.script(entry.name), title=entry.title, icon=entry.icon, url_path=entry.name,
                 default=entry.name == "start")
         for entry in entries
     ]

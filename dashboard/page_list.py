@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
+
+from encore_core.resources import PAGES
 
 
 @dataclass(frozen=True)
@@ -55,3 +59,8 @@ ENTRIES = {entry.name: entry for entries in GROUPS.values() for entry in entries
 def question(name: str) -> str:
     """What a page answers."""
     return ENTRIES[name].question
+
+
+def script(name: str) -> str:
+    """A page's file as Streamlit wants it: from the folder of `app.py`."""
+    return Path(os.path.relpath(PAGES / f"{name}.py", Path(__file__).parent)).as_posix()

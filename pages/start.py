@@ -56,7 +56,7 @@ def ways_in(runs: Sequence[RunInfo]) -> None:
     for column, way in zip(st.columns(len(start_content.WAYS)), start_content.WAYS, strict=True):
         with column, st.container(border=True, height="stretch", gap=None, key=f"way {way.page}"):
             st.page_link(
-                f"../pages/{way.page}.py",
+                page_list.script(way.page),
                 label=f"**{way.title}**",
                 icon=way.icon,
                 query_params={"run": [run.id for run in runs]} if way.with_runs and runs else None,
@@ -88,9 +88,11 @@ def explanation() -> None:
         widgets.heading("Importance hacking", "how edited facts win, and what the model pays for it")
         st.html(widgets.rich("<p>{text}</p>", text=" ".join(IMPORTANCE_HACKING)))
         with st.container(horizontal=True):
-            st.page_link("../pages/norms.py", label="See the norms grow", icon=":material/show_chart:")
-            st.page_link("../pages/contributions.py", label="See what dominates", icon=":material/stacked_bar_chart:")
-            st.page_link("../pages/downstream.py", label="See what is lost", icon=":material/checklist:")
+            st.page_link(page_list.script("norms"), label="See the norms grow", icon=":material/show_chart:")
+            st.page_link(
+                page_list.script("contributions"), label="See what dominates", icon=":material/stacked_bar_chart:"
+            )
+            st.page_link(page_list.script("downstream"), label="See what is lost", icon=":material/checklist:")
     with st.container(border=True, key="card_methods"):
         widgets.heading("The methods", "one update rule; a method is a row of numbers")
         widgets.verbatim(RULE)
@@ -125,7 +127,7 @@ def main() -> None:
             Message("info", "No runs have been recorded with this copy of the program, and none of yours has come to a "
                             "checkpoint yet. Start one on the Run page; its curves appear here.")
         )  # fmt: skip
-        st.page_link("../pages/run.py", label="Start a run", icon=":material/play_circle:")
+        st.page_link(page_list.script("run"), label="Start a run", icon=":material/play_circle:")
     explanation()
     run_picker.follow(runs)
 

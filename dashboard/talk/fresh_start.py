@@ -7,6 +7,7 @@ from typing import Literal
 
 import streamlit as st
 
+from dashboard import page_list
 from dashboard.elements import widgets
 from dashboard.talk import lesson_play, tour
 from dashboard.visitors import access
@@ -29,7 +30,7 @@ def offer(key: str, words: str = "Reset everything", width: Literal["content", "
         is_wanted = st.button("Reset everything now", key=key, type="primary")
     if is_wanted:
         everything()
-        st.switch_page("../pages/start.py")
+        st.switch_page(page_list.script("start"))
 
 
 def say() -> None:

@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from dashboard import page_list
 from encore_core.errors import InputError, quoted
 from encore_core.resources import ASSETS, PAGES
 
@@ -44,7 +45,7 @@ class View:
     @property
     def file(self) -> str:
         """The page's file, as `st.page_link` takes it."""
-        return f"../pages/{self.page}.py"
+        return page_list.script(self.page)
 
 
 @dataclass(frozen=True)

