@@ -398,3 +398,13 @@ def test_keys_are_left_with_a_word_once_a_file_and_a_guess():
     ]
     _, notices = read(NORWAY | {f"key {n}": 1 for n in range(50)})
     assert "'key 19' and 30 more" in notices[0]
+
+
+def test_what_differs_by_blanks_alone_is_the_same():
+    """Found by fuzzing: two neighbours that became one text only when the blanks were gone were kept, and fewer of
+    them were read from the file that was written."""
+    neighbours = [["The capital of Italy is", "Rome"], [" The capital of Italy is ", "\u2028Rome"], ["b", "B"]]
+    [fact], _ = read(NORWAY | {"neighbor": neighbours, "paraphrases": ["x", "y"], "rephrase": [" y", "x ", "z"]})
+    assert [(one.prompt, one.target) for one in fact.neighbours] == [("The capital of Italy is", "Rome"), ("b", "B")]
+    assert fact.paraphrases == ("x", "y", "z")
+    assert read(fact.to_dict())[0] == [fact]

@@ -25,7 +25,15 @@ from encore_core.facts.names import FIRST, NAMES, REWRITE, THINGS, has, plain
 from encore_core.facts.notices import Telling
 from encore_core.facts.record import Layer, Record, same
 from encore_core.facts.slots import spelling_note, spelt_as_in
-from encore_core.facts.texts import NO_PROMPT, FactError, kind, required, required_prompt, stands_for_nothing
+from encore_core.facts.texts import (
+    NO_PROMPT,
+    FactError,
+    kind,
+    required,
+    required_prompt,
+    stands_for_nothing,
+    trimmed_prompt,
+)
 
 TOO_DEEP = "lists or objects are nested too deep: give plain texts and lists"
 
@@ -182,7 +190,12 @@ def _paraphrases(record: Record) -> list[Any]:
     """The paraphrases of all names; those that two names give alike, once."""
     found = record.take(NAMES["paraphrases"], NO_PROMPT)
     texts = [text for key, value in found for text in record.texts(key, value, NO_PROMPT)]
-    return texts if len(found) < 2 or not all(isinstance(text, str) for text in texts) else list(dict.fromkeys(texts))
+    if len(found) < 2 or not all(isinstance(text, str) for text in texts):
+        return texts
+    first: dict[str, str] = {}
+    for text in texts:
+        first.setdefault(trimmed_prompt(text), text)
+    return list(first.values())
 
 
 def _known(record: Record) -> Any:

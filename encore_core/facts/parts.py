@@ -21,7 +21,16 @@ from encore_core.errors import quoted
 from encore_core.facts.fact import Portability
 from encore_core.facts.names import INNER_ANSWER, INNER_PROMPT, LOCALITY, NAMES, PORTABILITY, Pair
 from encore_core.facts.record import Layer, Record
-from encore_core.facts.texts import NO_PROMPT, FactError, key_name, kind, listed, stands_for_nothing
+from encore_core.facts.texts import (
+    NO_PROMPT,
+    FactError,
+    key_name,
+    kind,
+    listed,
+    stands_for_nothing,
+    trimmed,
+    trimmed_prompt,
+)
 
 MOST_LEVELS = 5
 MULTI_HOP = "multi-hop"
@@ -85,7 +94,7 @@ def multi_hop(record: Record, layer: Layer) -> list[Portability]:
         if questions:
             record.telling.count(f"{layer.path}questions: questions without an answer are left out")
         return []
-    distinct = tuple(dict.fromkeys(answers))
+    distinct = tuple(dict.fromkeys(map(trimmed, answers)))
     if len(questions) * len(distinct) > MOST_PAIRS:
         raise FactError(
             f"{layer.path}questions: {len(questions):,} questions share {len(distinct):,} right answers, which makes "
@@ -215,8 +224,9 @@ def _once(found: Sequence[Any]) -> list[Any]:
     seen: set[tuple[Any, Any]] = set()
     for one in found:
         if isinstance(one, tuple) and all(isinstance(text, str) for text in one):
-            if one in seen:
+            held = trimmed_prompt(one[0]), trimmed(one[1])
+            if held in seen:
                 continue
-            seen.add(one)
+            seen.add(held)
         kept.append(one)
     return kept

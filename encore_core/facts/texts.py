@@ -40,12 +40,22 @@ class FactError(InputError):
 
 def required(name: str, value: Any) -> str:
     """A text that must not be blank, without the whitespace around it."""
-    return _checked(name, value).strip()
+    return trimmed(_checked(name, value))
 
 
 def required_prompt(name: str, value: Any) -> str:
     """A text that must not be blank, without the blanks around it; line ends and tabs count, so they stay."""
-    return _checked(name, value).strip(BLANKS)
+    return trimmed_prompt(_checked(name, value))
+
+
+def trimmed(text: str) -> str:
+    """An answer, a subject or a name as a fact holds it."""
+    return text.strip()
+
+
+def trimmed_prompt(text: str) -> str:
+    """A prompt as a fact holds it."""
+    return text.strip(BLANKS)
 
 
 def _checked(name: str, value: Any) -> str:
