@@ -15,7 +15,9 @@ import pytest
 import served
 
 from dashboard import asgi
-from dashboard.browser import preload
+from dashboard.browser import first_paint
+from dashboard.browser.first_paint import preload
+from dashboard.browser.first_paint.page import EarlyPage
 from dashboard.elements import figure, widgets
 from dashboard.server import security
 
@@ -105,9 +107,16 @@ def test_a_file_that_is_downloaded_is_left_as_it_is():
 
     scope = {"type": "http", "method": "GET", "path": "/media/x.html", "query_string": b"",
              "headers": [(b"accept", b"text/html")]}  # fmt: skip
-    asyncio.run(asgi.EarlyPage(app)(scope, None, send))
+    asyncio.run(EarlyPage(app)(scope, None, send))
     assert b"".join(message.get("body", b"") for message in sent) == file
     assert (b"etag", b"x") in sent[0]["headers"]
+
+
+def test_one_switch_takes_the_first_paint_away(monkeypatch):
+    assert [one.cls for one in first_paint.middleware()] == [EarlyPage]
+    for word in ("off", "0", " No "):
+        monkeypatch.setenv(first_paint.SWITCH, word)
+        assert first_paint.middleware() == [] and not first_paint.is_on()
 
 
 def test_plotly_is_kept_by_browsers(address):

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from dashboard import page_list
-from dashboard.browser import first_look, static_chart
+from dashboard.browser.first_paint import first_look, static_chart
 from dashboard.charts import runs as run_charts
 from dashboard.charts.palette import LIGHT
 from dashboard.charts.runs import Line

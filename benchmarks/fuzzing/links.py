@@ -40,7 +40,7 @@ class LinksTarget(RecipeTarget):
     modules = (
         "dashboard.talk.lessons",
         "dashboard.links",
-        "dashboard.browser.first_look",
+        "dashboard.browser.first_paint.first_look",
         "dashboard.talk.lesson_files",
     )
     keys = ("link", "path", "query", "view", *NAMES)
@@ -60,7 +60,7 @@ class LinksTarget(RecipeTarget):
 
     def setup(self, folder: Path) -> None:
         from dashboard import links, page_list
-        from dashboard.browser import first_look
+        from dashboard.browser.first_paint import first_look
         from dashboard.talk import lesson_files, lessons
 
         self._lessons, self._files, self._links = lessons, lesson_files, links

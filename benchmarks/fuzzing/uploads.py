@@ -42,9 +42,11 @@ class UploadsTarget(RecipeTarget):
 
     name = "uploads"
     about = "the server: requests, uploads, messages of the socket, limits"
-    modules = ("dashboard.asgi", "dashboard.server.limits", "dashboard.browser.click_deduplication",
-               "dashboard.server.security", "dashboard.browser.first_look", "dashboard.parts.edit.fact_form",
-               "dashboard.parts.run.fact_fields")  # fmt: skip
+    modules = (
+        "dashboard.asgi", "dashboard.server.limits", "dashboard.browser.click_deduplication",
+        "dashboard.server.security", "dashboard.browser.first_paint.first_look", "dashboard.parts.edit.fact_form",
+        "dashboard.parts.run.fact_fields",
+    )  # fmt: skip
     keys = ("kind", "method", "path", "query", "headers", "token", "parts", "raw", "size", "name", "filename", "type",
             "content", "auto", "widgets", "flip", "text", "fact", *FRANCE, "paraphrases", "neighbours")  # fmt: skip
     words = ("PUT", "GET", "DELETE", "OPTIONS", "POST", UPLOAD, "/", "/edit", "/compare", "/static/../x",

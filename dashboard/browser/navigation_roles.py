@@ -1,7 +1,7 @@
 """Mends the list of pages in the sidebar for those who hear it.
 
 Streamlit puts the sections of its navigation between a list and the list's items, so a screen reader announces a list
-without items, and items without a list. Links inside a navigation need neither; so both are told to be nothing.
+without items, and items without a list. Links inside a navigation need neither role, so both are set to be ignored.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def _page_titles(current: Entry) -> str:
 
 def _start() -> tuple[str, tuple[str, str]]:
     """What stands on Start, with the recorded curves, and the variables that hold their colours, light and dark."""
-    from dashboard.browser import static_chart
+    from dashboard.browser.first_paint import static_chart
     from dashboard.charts import runs as run_charts
     from dashboard.elements import figure
     from dashboard.reading import run_frames, start_content
