@@ -1,6 +1,8 @@
 """An edit, from facts to edited matrices: targets → keys → update rule → edited matrices.
 
-targets                the hidden states wanted
+targets                the hidden states wanted: their search by Adam, and when it stops
+target_loss, target_path    the loss they are the minimum of; which pass computes it for a model
+target_rows, plain_pass, fast_pass    facts as rows of tokens, and logits from them with δ in place
 keys                   the inputs of the edited matrices at the subjects
 covariance, stored_statistics   C0, which stands for what must stay, and where it is kept
 update_rule            one closed form, in which a method is a choice of P and S
