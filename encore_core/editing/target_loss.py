@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from encore_core.editing.fast_pass import FastPass
 from encore_core.editing.plain_pass import PlainPass
+from encore_core.methods import Settings
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,20 @@ class TargetSettings:
     mpes: bool
     mpes_extra_steps: int
     bfloat16: bool = False
+
+
+def target_settings(settings: Settings) -> TargetSettings:
+    """The part of the settings that the optimisation of targets needs."""
+    return TargetSettings(
+        steps=settings.steps,
+        lr=settings.lr,
+        clamp=settings.clamp,
+        weight_decay=settings.weight_decay,
+        kl_factor=settings.kl_factor,
+        mpes=settings.mpes,
+        mpes_extra_steps=settings.mpes_extra_steps,
+        bfloat16=settings.bfloat16,
+    )
 
 
 @dataclass
