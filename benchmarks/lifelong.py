@@ -16,7 +16,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 from encore_core import EditSession, load_model, read_facts
-from encore_core.editing.session import SessionState
+from encore_core.editing.session_state import SessionState
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
 """The yardstick: targets the way the published codes find them, one fact at a time.
 
 Every step is a forward and a backward pass over all contexts and the KL prompt, padded to one batch: every block,
-every token, logits over the whole vocabulary at every position. Nothing of `encore_core.editing.targets` or `tracing`
-is used, so that it also serves as a second opinion on the results. The formulas are in
-`encore_core/editing/targets.py`.
+every token, logits over the whole vocabulary at every position. Nothing of `encore_core.editing.targets`, its passes
+or `tracing` is used, so that it also serves as a second opinion on the results. The formulas are in
+`encore_core/editing/target_loss.py` and `targets.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from encore_core.editing.targets import TargetSettings
+from encore_core.editing.target_loss import TargetSettings
 from encore_core.facts import Fact
 
 

@@ -40,7 +40,8 @@ from plain_loop import plain_target
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from encore_core import EditSession, evaluate, load_model, read_facts
-from encore_core.editing.session import batched, target_settings
+from encore_core.editing.batch import batched
+from encore_core.editing.target_loss import target_settings
 from encore_core.editing.targets import optimise_targets
 from encore_core.editing.update_rule import LowRankUpdate, Preservation, inverse_preservation, solve
 from encore_core.export.folder import versions

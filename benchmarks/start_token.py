@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from encore_core import Fact, load_model, read_facts
-from encore_core.editing.session import EditSession, target_settings
+from encore_core.editing.session import EditSession
+from encore_core.editing.target_loss import target_settings
 from encore_core.editing.targets import Target
 from encore_core.measures.downstream import evaluate_tasks, load_tasks
 from encore_core.measures.fluency import perplexity

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from encore_core import Fact, load_model, read_facts
+from encore_core.editing.batch import batched
 from encore_core.editing.covariance import second_moments, windows_of
-from encore_core.editing.session import EditSession, batched
+from encore_core.editing.session import EditSession
 from encore_core.errors import InputError
 from encore_core.measures.fluency import perplexity
 from encore_core.measures.scores import evaluate

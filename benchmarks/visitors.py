@@ -37,11 +37,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from dashboard.visitors import state
 from dashboard.visitors.state import Loading, Models, Visitor, overrides_of
-from encore_core.editing.session import EditSession, settings_of
+from encore_core.editing.session import EditSession
 from encore_core.facts import Fact
 from encore_core.measures.scores import rate
 from encore_core.methods import Settings
 from encore_core.models.editable import EditableModel
+from encore_core.models.settings import settings_of
 
 ALLOWED = 1e-5
 UNDO_EVERY = 3

@@ -10,7 +10,7 @@ import torch
 from test_editor import matrices, preserved, same
 from tiny_models import CITIES, FACTS, Snapshot, hooks_and_patches
 
-from encore_core.editing import session as editor
+from encore_core.editing import batch, batch_measures
 from encore_core.editing.edited_matrices import EditedMatrices, Sums
 from encore_core.editing.keys import KeyReader
 from encore_core.editing.session import EditSession
@@ -20,20 +20,20 @@ FIRST, SECOND, OTHER = [CITIES[0]], [CITIES[1], CITIES[2]], [FACTS[2]]
 
 # Of a batch with two layers: what is called, for the how many-eth time, and whether it does its work before it fails.
 POINTS = {
-    "looking at the model as loaded": (editor, "rate", 1, False),
-    "norms before": (editor, "_norm", 2, False),
+    "looking at the model as loaded": (batch_measures, "rate", 1, False),
+    "norms before": (batch_measures, "norm", 2, False),
     "drafting": (EditedMatrices, "draft", 1, True),
-    "targets": (editor, "optimise_targets", 1, False),
-    "targets, all found": (editor, "optimise_targets", 1, True),
+    "targets": (batch, "optimise_targets", 1, False),
+    "targets, all found": (batch, "optimise_targets", 1, True),
     "keys of the first layer": (KeyReader, "keys", 1, False),
     "states at the second layer": (KeyReader, "states", 2, False),
-    "the solve of the first layer": (editor, "solve", 1, False),
-    "the solve of the second layer": (editor, "solve", 2, False),
+    "the solve of the first layer": (batch, "solve", 1, False),
+    "the solve of the second layer": (batch, "solve", 2, False),
     "the first layer, written": (Sums, "add", 1, True),
     "the second layer, written": (Sums, "add", 2, True),
     "moving up to the second layer": (KeyReader, "advance", -1, True),
-    "norms after": (editor, "_norm", -1, False),
-    "measuring": (editor, "rate", -1, False),
+    "norms after": (batch_measures, "norm", -1, False),
+    "measuring": (batch_measures, "rate", -1, False),
     "joining what is preserved": (Preservation, "absorbed", 1, True),
     "joining what is preserved, the second layer": (Preservation, "absorbed", 2, True),
     "taking the matrices over": (EditedMatrices, "committed", 1, False),

@@ -22,8 +22,10 @@ from tiny_models import CITIES, PREFIXES, Snapshot, hooks_and_patches
 from torch.nn import functional as F
 
 from encore_core.editing.keys import KeyReader
-from encore_core.editing.session import BatchReport, EditSession
-from encore_core.editing.targets import TargetSettings, optimise_targets
+from encore_core.editing.report import BatchReport
+from encore_core.editing.session import EditSession
+from encore_core.editing.target_loss import TargetSettings
+from encore_core.editing.targets import optimise_targets
 from encore_core.export.folder import write_model_folder
 from encore_core.forward.prompts import encode_fact, pad
 from encore_core.forward.tracing import run

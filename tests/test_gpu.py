@@ -20,7 +20,8 @@ from tiny_models import CITIES, FACTS, PREFIXES
 
 from encore_core.editing import targets
 from encore_core.editing.keys import KeyReader
-from encore_core.editing.session import EditSession, target_settings
+from encore_core.editing.session import EditSession
+from encore_core.editing.target_loss import target_settings
 from encore_core.editing.targets import optimise_targets
 from encore_core.forward import cuda_graph
 from encore_core.measures.fluency import generation_entropy, perplexity

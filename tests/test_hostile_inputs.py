@@ -26,7 +26,7 @@ from tiny_pages import WORKER_STARTERS, opened
 
 from dashboard.elements import widgets
 from dashboard.visitors import state
-from encore_core.editing.session import settings_of
+from encore_core.models.settings import settings_of
 from encore_core.runs import RunStore
 from encore_core.tables import neutral_csv
 

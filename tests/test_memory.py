@@ -15,8 +15,11 @@ from tiny_models import CITIES, PREFIXES
 from transformers import GPT2Config, LlamaConfig
 
 from encore_core.editing import targets
+from encore_core.editing.fast_pass import FastPass
 from encore_core.editing.session import EditSession
-from encore_core.editing.targets import FastPass, TargetSettings
+from encore_core.editing.target_loss import TargetSettings, evaluate
+from encore_core.editing.target_path import starts_of_fast_pass
+from encore_core.editing.target_rows import Example
 from encore_core.methods import override, settings_for
 from encore_core.models import checkpoint, memory
 from encore_core.models.editable import load_model
@@ -108,14 +111,14 @@ def test_activations_are_right_within_a_factor_of_two(family):
         return tensor
 
     settings = TargetSettings(1, 0.1, 1.0, 0.5, 0.06, True, 1)
-    examples = targets._Example.of_facts(lm, CITIES, PREFIXES)
+    examples = Example.of_facts(lm, CITIES, PREFIXES)
     per_token = []
     for layer in (1, 2):  # the difference is one block
-        starts = targets._starts_of_fast_pass(lm, layer, examples, settings)
+        starts = starts_of_fast_pass(lm, layer, examples, settings)
         forward = FastPass(lm, layer, examples, starts, packed=lm.checked_paths[layer] == "packed")
         saved.clear()
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            targets._evaluate(forward, torch.zeros_like(forward.h).requires_grad_(), None, settings)
+            evaluate(forward, torch.zeros_like(forward.h).requires_grad_(), None, settings)
         n_tokens = int(forward.tails[0].mask.sum() if forward.packed else forward.tails[0].mask.numel())
         per_token.append(sum(size for size, _ in saved.values()) / n_tokens)
     expected = Sizes.of_model(lm.model, lm.parts).saved_per_token(1) * 4

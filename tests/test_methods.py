@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from refusals import refusal
 
-from encore_core.editing.session import EditSession, settings_of
+from encore_core.editing.session import EditSession
 from encore_core.methods import METHODS, MODEL_ROWS, SETTABLE, default_layers, find_method, override, settings_for
+from encore_core.models.settings import settings_of
 
 PAPER_TABLES = Path(__file__).parents[2] / "shared/data/paper_tables.csv"
 SMOLLM2 = {"model_type": "llama", "n_layers": 30, "d_model": 576, "n_vocab": 49152}

@@ -17,8 +17,8 @@ from dashboard.charts.contributions import Moment, Pair
 from dashboard.charts.palette import LIGHT
 from dashboard.charts.runs import Line
 from dashboard.reading import findings
+from encore_core.editing.contents import Contents
 from encore_core.editing.edited_matrices import EditedMatrices, Sums
-from encore_core.editing.session import _Contents
 from encore_core.measures.contributions import sublayer_names
 from encore_core.measures.sublayers import measure_contributions
 from encore_core.models.editable import load_model
@@ -315,7 +315,7 @@ def edit_by_hand(visitor) -> None:
     """Three edits' worth of change to one matrix, without the time that edits take."""
     session, layer = visitor.session, visitor.session.settings.layers[-1]
     sums = Sums.of(visitor.lm, {layer: visitor.lm.parameter(layer).data * 3})
-    session._contents = _Contents(EditedMatrices(visitor.lm, False, sums), history=(NO_BATCH,), n_edits=3)
+    session._contents = Contents(EditedMatrices(visitor.lm, False, sums), history=(NO_BATCH,), n_edits=3)
     visitor._edits_changed()
 
 

@@ -17,8 +17,9 @@ from tiny_pages import errors, opened, words
 from dashboard.parts.edit import files as edit_files
 from dashboard.visitors import state
 from encore_core.editing.edit_file import edit_file_of, write_edit_file
-from encore_core.editing.session import EditSession, settings_of
+from encore_core.editing.session import EditSession
 from encore_core.models.editable import EditableModel
+from encore_core.models.settings import settings_of
 
 FACTS = tiny_runs.FACTS
 

@@ -20,7 +20,8 @@ from tiny_models import CITIES, PREFIXES, TEMPLATES, Snapshot
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from encore_core.editing.session import EditSession
-from encore_core.editing.targets import TargetSettings, optimise_targets
+from encore_core.editing.target_loss import TargetSettings
+from encore_core.editing.targets import optimise_targets
 from encore_core.export.folder import write_model_folder
 from encore_core.forward.packed_pass import record_packed, run_packed
 from encore_core.forward.packing import Packing

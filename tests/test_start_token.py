@@ -18,7 +18,8 @@ from encore_core.doctor import check_model
 from encore_core.editing import stored_statistics
 from encore_core.editing.covariance import windows_of
 from encore_core.editing.keys import KeyReader
-from encore_core.editing.session import EditSession, target_settings
+from encore_core.editing.session import EditSession
+from encore_core.editing.target_loss import target_settings
 from encore_core.editing.targets import optimise_targets
 from encore_core.errors import InputError
 from encore_core.export.folder import edit_report, write_model_folder

@@ -12,9 +12,9 @@ from tiny_models import Snapshot
 from tiny_runs import FACTS
 
 from encore_core.cli import main
-from encore_core.editing.session import settings_of
 from encore_core.facts import write_facts
 from encore_core.methods import override, settings_for
+from encore_core.models.settings import settings_of
 from encore_core.tuned_rows import Shape, TunedRow, find_row, forget_row, store_row
 from encore_core.tuning.search import Tuner, choose_facts
 

@@ -16,9 +16,10 @@ from dashboard.reading.probes import Readings
 from dashboard.server import device_queue
 from dashboard.server.device_queue import Place
 from dashboard.visitors import state
-from encore_core.editing.session import EditSession, settings_of
+from encore_core.editing.session import EditSession
 from encore_core.errors import InputError
 from encore_core.facts import Fact
+from encore_core.models.settings import settings_of
 
 
 class Left(BaseException):

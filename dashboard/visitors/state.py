@@ -22,11 +22,13 @@ from dashboard.charts.text import percent
 from dashboard.reading.probes import Readings
 from dashboard.server import device_queue, limits
 from dashboard.server.device_queue import DeviceQueue, Place
-from encore_core.editing.session import BatchReport, EditProgress, EditSession, settings_of
+from encore_core.editing.report import BatchReport, EditProgress
+from encore_core.editing.session import EditSession
 from encore_core.errors import InputError
 from encore_core.facts import Fact, check_batches, read_facts
 from encore_core.methods import SETTABLE, Settings
 from encore_core.models.editable import EditableModel, load_model
+from encore_core.models.settings import settings_of
 
 log = logging.getLogger(__name__)
 

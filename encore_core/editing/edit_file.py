@@ -23,7 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from encore_core.editing.edit_values import PROBABILITIES, SERIES, VERSION, check_values, fact_of
-from encore_core.editing.session import AppliedBatch, BatchReport, EditedFact, EditSession
+from encore_core.editing.report import AppliedBatch, BatchReport, EditedFact
+from encore_core.editing.session import EditSession
 from encore_core.editing.targets import Target
 from encore_core.editing.update_rule import LowRankUpdate
 from encore_core.errors import InputError, first_line, quoted

@@ -6,4 +6,5 @@ weight_files, gguf, checkpoint, inspection    its files: headers, conversion, re
 device_map, memory, speed    where it goes, what it needs, how fast that is
 start_token            what stands in front of every text
 editable               the loaded model that everything else works with
+settings               the settings of a method on it
 """

@@ -88,9 +88,9 @@ class EditableModel:
         offloaded: whether some weights are kept elsewhere and brought in when they are used (see `placement`).
         notes: what one should know about its files, one line each (see `checkpoint.read_weights`).
         lock: held by whoever runs the model or has edited weights in it.
-        checked_paths: per block index, the fastest target pass that agrees with the plain one (see `targets`).
-        refuses_replay: whether a step of the target optimisation could not be recorded on the GPU (see `replay`).
-        shared: what sessions on this model have in common and is costly to make (see `editor`).
+        checked_paths: per block index, the fastest target pass that agrees with the plain one (see `target_path`).
+        refuses_replay: whether a step of the target optimisation could not be recorded on the GPU (see `cuda_graph`).
+        shared: what sessions on this model have in common and is costly to make (see `editing.shared`).
         tuple_blocks: whether the blocks return tuples; None until somebody needs to know (see `tracing`).
     """
 

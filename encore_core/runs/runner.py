@@ -23,7 +23,8 @@ import torch
 
 from encore_core import processes
 from encore_core.editing.covariance import SAMPLED_TEXT, text_named
-from encore_core.editing.session import BatchReport, EditedFact, EditProgress, EditSession
+from encore_core.editing.report import BatchReport, EditedFact, EditProgress
+from encore_core.editing.session import EditSession
 from encore_core.editing.stored_statistics import folder_of as statistics_folder
 from encore_core.errors import InputError, quoted
 from encore_core.export.folder import versions

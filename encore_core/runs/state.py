@@ -19,7 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from encore_core.editing.session import EditSession, SessionState
+from encore_core.editing.session import EditSession
+from encore_core.editing.session_state import SessionState
 from encore_core.errors import InputError
 from encore_core.runs.rows import SavedState
 from encore_core.storage import NO_ROOM, WriteError, remove, replacing, writing

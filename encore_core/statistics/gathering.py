@@ -38,11 +38,11 @@ from encore_core.editing.covariance import (
     windows_of,
 )
 from encore_core.editing.keys import KeyReader
-from encore_core.editing.session import settings_of
 from encore_core.errors import InputError, quoted
 from encore_core.facts import read_facts
 from encore_core.forward.prompts import encode_fact
 from encore_core.models.editable import EditableModel, Progress
+from encore_core.models.settings import settings_of
 from encore_core.statistics.convergence import Look, disturbance, settled, stages
 from encore_core.statistics.texts import PASSAGES, SAMPLED, Interrupted, check_source, text_of
 from encore_core.storage import data_folder, writing

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from encore_core.editing.session import EditSession, settings_of
+from encore_core.editing.session import EditSession
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact
 from encore_core.measures.causal_trace import Trace, causal_trace, layer_candidates
@@ -31,6 +31,7 @@ from encore_core.measures.fluency import perplexity
 from encore_core.measures.scores import evaluate, rate
 from encore_core.methods import Settings, default_layers, find_model_row
 from encore_core.models.editable import EditableModel, Progress
+from encore_core.models.settings import settings_of
 from encore_core.storage import append_line, data_folder
 from encore_core.tuned_rows import Shape, TunedRow, store_row
 

@@ -7,9 +7,9 @@ import streamlit as st
 from dashboard.elements import widgets
 from dashboard.reading.settings_fields import SETTINGS, layers_text, used_settings
 from dashboard.visitors.state import Message, Visitor, remembered
-from encore_core.editing.session import settings_of
 from encore_core.errors import InputError
 from encore_core.methods import METHODS, SETTABLE, Settings
+from encore_core.models.settings import settings_of
 
 MAIN_METHODS = ("ENCORE", "MEMIT", "EMMET", "AlphaEdit")
 

@@ -16,7 +16,7 @@ from dashboard.parts.learn import asking, own_fact
 from dashboard.reading.run_words import short_model
 from dashboard.server import device_queue
 from dashboard.visitors.state import Visitor, remembered
-from encore_core.editing.session import EditProgress
+from encore_core.editing.report import EditProgress
 from encore_core.facts import Fact
 
 ARM = Arm("search", "search", False)

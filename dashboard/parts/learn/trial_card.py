@@ -16,8 +16,8 @@ from dashboard.reading.run_words import duration
 from dashboard.server import device_queue
 from dashboard.visitors import state
 from dashboard.visitors.state import Message, Visitor, remembered
-from encore_core.editing.session import settings_of
 from encore_core.facts import Fact
+from encore_core.models.settings import settings_of
 
 FACTOR, STEPS = "learn_factor", "learn_extra"
 FACTORS = {"0": "0", "0.25": "¼", "1": "1", "4": "4", "16": "16", "64": "64"}

@@ -16,7 +16,7 @@ from dashboard.parts.overfitting.searches import LOSS_COLUMNS, STOPPING, WITHOUT
 from dashboard.reading.run_words import duration, short_model
 from dashboard.visitors import state
 from dashboard.visitors.state import Message, remembered
-from encore_core.editing.session import EditProgress
+from encore_core.editing.report import EditProgress
 from encore_core.errors import InputError
 from encore_core.facts import Fact
 

@@ -1,0 +1,195 @@
+"""One batch: its targets, keys and updates, solved on a draft of a session's matrices."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from encore_core.editing.edited_matrices import Sums
+from encore_core.editing.keys import KeyReader
+from encore_core.editing.report import EditProgress, OnProgress
+from encore_core.editing.shared import solve_device
+from encore_core.editing.target_loss import TargetSettings, target_settings
+from encore_core.editing.targets import Target, optimise_targets
+from encore_core.editing.update_rule import LowRankUpdate, Preservation, solve
+from encore_core.errors import InputError
+from encore_core.facts import Fact, check_batch
+from encore_core.methods import Settings
+from encore_core.models.editable import EditableModel
+
+
+def batched(facts: Sequence[Fact], batch_size: int) -> Iterator[list[Fact]]:
+    """Facts in order, `batch_size` at a time.
+
+    Raises:
+        InputError: when the size is below 1.
+    """
+    if batch_size < 1:
+        raise InputError(f"Batch size {batch_size} is too small; give a whole number from 1.")
+    for start in range(0, len(facts), batch_size):
+        yield list(facts[start : start + batch_size])
+
+
+def checked_facts(facts: Sequence[Fact], targets: Sequence[Target] | None, known: str) -> tuple[list[Fact], list[str]]:
+    """The different facts of a batch, and notices about those that were dropped.
+
+    Args:
+        facts: as given.
+        targets: of each, where they have been found.
+        known: see `EditSession.edit`.
+
+    Raises:
+        InputError: no facts, facts that contradict each other, or targets that do not go with them.
+    """
+    given = len(facts)
+    facts, notices = check_batch(facts)
+    if not facts:
+        raise InputError("There is no fact to edit; give at least one.")
+    if targets is not None and (known != "edit" or not len(targets) == len(facts) == given):
+        raise InputError(
+            f"{len(targets)} targets are given for {given} facts, {len(facts)} of them different; give one for "
+            'each, facts without repetition, and known="edit".'
+        )
+    return facts, notices
+
+
+@dataclass(frozen=True)
+class SolvedBatch:
+    """A batch that is ready to be taken over.
+
+    Attributes:
+        draft: the edited matrices with the batch in them.
+        updates: by layer.
+        preservation: P that they were solved with, before the batch joins what is preserved.
+        targets: a fact each.
+        seconds: by phase.
+    """
+
+    draft: Sums
+    updates: dict[int, LowRankUpdate]
+    preservation: dict[int, Preservation]
+    targets: tuple[Target, ...]
+    seconds: dict[str, float]
+
+    @classmethod
+    def of_nothing(cls, sums: Sums) -> SolvedBatch:
+        """Of a batch whose facts were all skipped: the matrices stay as they are."""
+        return cls(sums, {}, {}, (), _no_seconds())
+
+
+def solve_batch(
+    lm: EditableModel,
+    facts: Sequence[Fact],
+    prefixes: Sequence[str],
+    settings: Settings,
+    preservation: dict[int, Preservation],
+    draft: Sums,
+    *,
+    targets: Sequence[Target] | None = None,
+    fast_targets: bool = True,
+    on_progress: OnProgress | None = None,
+) -> SolvedBatch:
+    """Targets, keys and updates of a batch.
+
+    Args:
+        lm: the model; the caller holds its lock.
+        facts: the batch.
+        prefixes: sampled prefixes.
+        settings: of the session.
+        preservation: per edited layer P before the batch.
+        draft: the session's matrices, to be written to.
+        targets: of the facts, one each, where they have been found; found by default.
+        fast_targets: see `find_targets`.
+        on_progress: told of steps and layers.
+
+    Raises:
+        InputError: when the batch cannot be solved, or what comes out is not finite.
+    """
+    seconds = _no_seconds()
+    with lm.matrices_replaced(draft.run):
+        clock = _Clock(seconds)
+        targets = targets or find_targets(
+            lm, facts, prefixes, settings.layers[-1], target_settings(settings), fast_targets, on_progress
+        )
+        clock.add("targets")
+        updates = _add_updates(lm, facts, prefixes, settings, preservation, draft, targets, clock, on_progress)
+        for layer in settings.layers:
+            if not bool(torch.isfinite(draft.run[layer]).all()):
+                raise InputError(
+                    f"The update of layer {layer} is not finite; raise lambda_p or lower lr, or reset the session."
+                )
+        clock.add("update")
+    return SolvedBatch(draft, updates, preservation, tuple(targets), seconds)
+
+
+def find_targets(
+    lm: EditableModel,
+    facts: Sequence[Fact],
+    prefixes: Sequence[str],
+    layer: int,
+    settings: TargetSettings,
+    fast: bool,
+    on_progress: OnProgress | None,
+) -> list[Target]:
+    """As `optimise_targets`, in terms of a batch's progress."""
+    tell = on_progress or (lambda progress: None)
+    return optimise_targets(
+        lm,
+        facts,
+        prefixes,
+        layer,
+        settings,
+        fast=fast,
+        on_step=lambda done, step, loss: tell(EditProgress("targets", done, len(facts), step, loss)),
+    )
+
+
+def _add_updates(
+    lm: EditableModel,
+    facts: Sequence[Fact],
+    prefixes: Sequence[str],
+    settings: Settings,
+    preservation: dict[int, Preservation],
+    draft: Sums,
+    targets: Sequence[Target],
+    clock: _Clock,
+    on_progress: OnProgress | None,
+) -> dict[int, LowRankUpdate]:
+    """Layer by layer from the lowest, so that each is solved with those below it edited; adds them to the draft."""
+    s, device = settings, solve_device(lm)
+    z = torch.stack([target.z for target in targets], dim=1).to(device, torch.float64)
+    reader = KeyReader(lm, facts, prefixes, s.layers)
+    updates: dict[int, LowRankUpdate] = {}
+    for j, layer in enumerate(s.layers):
+        K = reader.keys(layer).to(device, torch.float64)
+        h = reader.states(layer).to(device, torch.float64)
+        clock.add("keys")
+        R = (z - h) / (len(s.layers) - j)
+        updates[layer] = solve(R, K, preservation[layer].times(K), s.slack(len(facts)))
+        draft.add(lm, layer, updates[layer])
+        clock.add("update")
+        if j + 1 < len(s.layers):
+            reader.advance(layer, s.layers[j + 1])
+        clock.add("keys")
+        if on_progress is not None:
+            on_progress(EditProgress("update", j + 1, len(s.layers)))
+    return updates
+
+
+def _no_seconds() -> dict[str, float]:
+    return {"targets": 0.0, "keys": 0.0, "update": 0.0}
+
+
+class _Clock:
+    """Adds the time since the last call to a phase."""
+
+    def __init__(self, seconds: dict[str, float]):
+        self.seconds, self.last = seconds, time.perf_counter()
+
+    def add(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.seconds[phase] += now - self.last
+        self.last = now

@@ -1,0 +1,79 @@
+"""What is measured around a batch: what the model says of its facts, and the norms of the matrices as they are run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from encore_core.editing.contents import Contents
+from encore_core.editing.edited_matrices import Sums
+from encore_core.errors import InputError, quoted
+from encore_core.facts import Fact
+from encore_core.measures.scores import questions, rate
+from encore_core.models.editable import EditableModel
+
+
+def look_before(
+    lm: EditableModel, contents: Contents, facts: Sequence[Fact], known: str, measure: bool
+) -> tuple[list[float | None], list[Fact]]:
+    """Probabilities of the new answers on the base model, and the facts that are not to be edited.
+
+    Args:
+        lm: the model; the caller holds its lock.
+        contents: of the session.
+        facts: the batch.
+        known, measure: see `EditSession.edit`.
+
+    Raises:
+        InputError: when the model says a fact already and that is to be refused.
+    """
+    before: list[float | None] = [None] * len(facts)
+    current = None
+    if measure or (known != "edit" and not contents.n_edits):
+        with lm.matrices_replaced({}):
+            current = rate(lm, questions(facts))
+        before = [answer.probability for answer in current]
+    if known == "edit":
+        return before, []
+    if contents.n_edits:
+        with lm.matrices_replaced(contents.sums().run):
+            current = rate(lm, questions(facts))
+    said = [
+        fact
+        for fact, answer in zip(facts, current, strict=True)
+        # A fact edited before may be edited again: that is a new edit, whatever the model says by now.
+        if answer.said and fact.key not in contents.edited_keys
+    ]
+    if said and known == "refuse":
+        raise InputError(
+            f"target_new {quoted(said[0].target_new)} is what the model says already after "
+            f"{quoted(said[0].text)}; give an answer that it does not give."
+        )
+    return before, said
+
+
+def look_after(
+    lm: EditableModel, draft: Sums, facts: Sequence[Fact], measure: bool
+) -> tuple[list[float | None], list[float | None]]:
+    """Probabilities of the new answers with a draft in the model, and the same without its start token.
+
+    None where nothing is measured, and the second of a model without one.
+    """
+    after, bare = [None] * len(facts), [None] * len(facts)
+    if measure:
+        with lm.matrices_replaced(draft.run):
+            after = [answer.probability for answer in rate(lm, questions(facts))]
+            if lm.start_token is not None:
+                bare = [answer.probability for answer in rate(lm, questions(facts), bare=True)]
+    return after, bare
+
+
+def norms_as_run(lm: EditableModel, sums: Sums, layers: Iterable[int]) -> dict[int, float]:
+    """Per layer the norm of the edited matrix, or of the base weights, which the caller has put into the model."""
+    return {layer: norm(sums.run.get(layer, lm.parameter(layer).data)) for layer in layers}
+
+
+def norm(matrix: torch.Tensor) -> float:
+    """‖W‖ (Frobenius), summed in float32."""
+    return float(torch.linalg.matrix_norm(matrix.float()))

@@ -1,0 +1,112 @@
+"""What a session holds of its edits: a value that nobody changes, so that another takes its place in one assignment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from encore_core.editing.batch import SolvedBatch
+from encore_core.editing.edited_matrices import EditedMatrices, Sums
+from encore_core.editing.report import AppliedBatch
+from encore_core.editing.update_rule import LowRankUpdate, Preservation
+from encore_core.facts import Fact
+from encore_core.models.device_map import free_memory
+from encore_core.models.editable import EditableModel
+
+ROOM_FOR_SESSIONS = 50
+"""Sessions hold matrices of their own when so many of them find room in the memory that is free, else factors."""
+
+
+def memory_is_short(lm: EditableModel, layers: Sequence[int]) -> bool:
+    """Whether there is too little of it for sessions to hold matrices of these layers, each its own."""
+    itemsize = lm.dtype.itemsize + (4 if lm.dtype.itemsize < 4 else 0)
+    needed = len(layers) * lm.d_model * lm.d_mlp * itemsize
+    return ROOM_FOR_SESSIONS * needed > free_memory(lm.device)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a session holds of its edits. Another takes its place, whole; nothing in it is changed.
+
+    Attributes:
+        matrices: the edited matrices.
+        preservation: per edited layer P; empty before the first edit.
+        history: the batches, where the session keeps them.
+        n_edits: facts edited.
+        edited_keys: `Fact.key` of each.
+    """
+
+    matrices: EditedMatrices
+    preservation: dict[int, Preservation] = field(default_factory=dict)
+    history: tuple[AppliedBatch, ...] = ()
+    n_edits: int = 0
+    edited_keys: frozenset[tuple[str, str]] = frozenset()
+
+    @property
+    def updates(self) -> list[dict[int, LowRankUpdate]]:
+        """Per batch of the history its updates."""
+        return [batch.updates for batch in self.history]
+
+    def sums(self) -> Sums:
+        """The edited matrices, not to be written to. The caller holds the model's lock."""
+        with self.matrices.lm.matrices_replaced({}):
+            return self.matrices.current(self.updates)
+
+    def with_batch(
+        self, batch: SolvedBatch, applied: AppliedBatch, facts: Sequence[Fact], *, sequential: bool, keep_history: bool
+    ) -> Contents:
+        """What there is after a batch.
+
+        Args:
+            batch: as solved from these contents.
+            applied: the same as history has it.
+            facts: those of it that were edited.
+            sequential: whether its keys join what is preserved.
+            keep_history: whether the history grows.
+        """
+        preservation = batch.preservation
+        if sequential:
+            preservation = {layer: P.absorbed(batch.updates[layer].Y) for layer, P in preservation.items()}
+        return Contents(
+            self.matrices.committed(batch.draft),
+            preservation,
+            (*self.history, applied) if keep_history else (),
+            self.n_edits + len(facts),
+            self.edited_keys | {fact.key for fact in facts},
+        )
+
+    def replayed(
+        self, batches: Sequence[AppliedBatch], preservation: dict[int, Preservation], *, sequential: bool
+    ) -> Contents:
+        """What there is after some batches on the base weights: the same sums in the same order give the same bits.
+
+        Args:
+            batches: in order.
+            preservation: P before the first; empty when there is none.
+            sequential: as for `with_batch`.
+        """
+        preservation = dict(preservation)
+        if sequential:
+            for batch in batches:
+                for layer, update in batch.updates.items():
+                    preservation[layer] = preservation[layer].absorbed(update.Y).compact()
+        edited = [item.fact for batch in batches for item in batch.report.edited if item.target]
+        return Contents(
+            self.matrices.replayed([batch.updates for batch in batches]),
+            preservation,
+            tuple(batches),
+            len(edited),
+            frozenset(fact.key for fact in edited),
+        )
+
+    def nbytes(self) -> int:
+        """Bytes of memory that are held for these contents alone: matrices, and what the batches left behind."""
+        tensors = [*self.matrices.held.exact.values(), *self.matrices.held.run.values()]
+        for preservation in self.preservation.values():
+            tensors += [*preservation.recent, *([preservation.start] if preservation.owns_start else [])]
+        for batch in self.history:
+            tensors += [factor for update in batch.updates.values() for factor in (update.A, update.Y)]
+            tensors += [item.target.z for item in batch.report.edited if item.target is not None]
+        # P and the history share their factors.
+        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+        return sum(storages.values())

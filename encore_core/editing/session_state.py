@@ -1,0 +1,130 @@
+"""A session's state: what another session on the same model needs to go on as if nothing had happened, to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from encore_core.editing.contents import Contents
+from encore_core.editing.edited_matrices import EditedMatrices, Sums, exact_dtype
+from encore_core.editing.shared import solve_device
+from encore_core.editing.update_rule import Preservation
+from encore_core.errors import InputError, quoted
+from encore_core.methods import MARKS, Settings
+from encore_core.models.editable import EditableModel
+
+
+@dataclass(frozen=True)
+class SessionState:
+    """What a session needs to go on elsewhere as if nothing had happened, to the bit; see `EditSession.state`.
+
+    Attributes:
+        tensors: contiguous tensors on the session's devices, by name: edited matrices as the family stores them, and
+            per layer P as its start and the thin factors not folded into it, because equal sums in another order have
+            other bits. Nobody writes to them.
+        values: everything else, as plain JSON values.
+    """
+
+    tensors: dict[str, torch.Tensor] = field(repr=False)
+    values: dict[str, Any]
+
+
+def identity_of(lm: EditableModel, settings: Settings, seed: int) -> dict[str, Any]:
+    """What a state must have been made with to be restored in a session with these."""
+    values = asdict(settings) | {"layers": list(settings.layers)}
+    values = {name: value for name, value in values.items() if name not in MARKS}
+    return {
+        "fingerprint": lm.fingerprint,
+        "start_token": lm.start_text,
+        "dtype": str(lm.dtype),
+        "seed": seed,
+        **values,
+    }
+
+
+def state_of(
+    contents: Contents, exact: dict[int, torch.Tensor], prefixes: Sequence[str], identity: dict[str, Any]
+) -> SessionState:
+    """The state of a session.
+
+    Args:
+        contents: of the session; its history is left out.
+        exact: the edited matrices, see `Sums`.
+        prefixes: sampled prefixes.
+        identity: as `identity_of` gives it.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    strides: dict[str, list[int]] = {}
+
+    def put(name: str, tensor: torch.Tensor) -> None:
+        # BLAS sums in another order for another layout, so how a tensor lies is part of the state.
+        tensors[name], strides[name] = tensor.contiguous(), list(tensor.stride())
+
+    for layer, matrix in exact.items():
+        put(f"matrix.{layer}", matrix)
+    for layer, preservation in contents.preservation.items():
+        put(f"P.{layer}.start", preservation.start)
+        for number, Y in enumerate(preservation.recent):
+            put(f"P.{layer}.recent.{number}", Y)
+    values = identity | {
+        "prefixes": list(prefixes),
+        "n_edits": contents.n_edits,
+        "edited_keys": sorted(map(list, contents.edited_keys)),
+        "matrices": sorted(exact),
+        "recent": {str(layer): len(P.recent) for layer, P in contents.preservation.items()},
+        "strides": strides,
+    }
+    return SessionState(tensors, values)
+
+
+def check_identity(state: SessionState, identity: dict[str, Any]) -> None:
+    """Refuse a state that was made with something else.
+
+    Raises:
+        InputError: it says what, and what this session has.
+    """
+    for name, mine in identity.items():
+        if state.values.get(name) != mine:
+            raise InputError(
+                f"The saved state has {name} {quoted(state.values.get(name))} and this session {quoted(mine)}; "
+                "restore it with the model and settings that it was made with."
+            )
+
+
+def contents_of(state: SessionState, lm: EditableModel) -> Contents:
+    """What a session that goes on from a state holds, in memory of its own.
+
+    Raises:
+        InputError: when the state is incomplete.
+    """
+
+    def take(name: str, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        if name not in state.tensors:
+            raise InputError(f"The saved state is incomplete: {name} is missing.")
+        # In memory of torch's own, aligned as all of it is: alignment, too, decides in which order BLAS sums.
+        shape, strides = state.tensors[name].shape, state.values["strides"][name]
+        return torch.empty_strided(shape, strides, dtype=dtype, device=device).copy_(state.tensors[name])
+
+    device = solve_device(lm)
+    matrices = {
+        layer: take(f"matrix.{layer}", lm.parameter(layer).device, exact_dtype(lm))
+        for layer in state.values["matrices"]
+    }
+    preservation = {
+        int(layer): Preservation(
+            take(f"P.{layer}.start", device, torch.float64),
+            tuple(take(f"P.{layer}.recent.{number}", device, torch.float64) for number in range(count)),
+            owns_start=True,
+        )
+        for layer, count in state.values["recent"].items()
+    }
+    return Contents(
+        EditedMatrices(lm, False, Sums.of(lm, matrices)),
+        preservation,
+        (),
+        state.values["n_edits"],
+        frozenset((subject, prompt) for subject, prompt in state.values["edited_keys"]),
+    )

@@ -1,0 +1,98 @@
+"""What sessions on one model share: the sampled prefixes of a seed, and the initial P under some settings.
+
+The model keeps both, in `EditableModel.shared`; of the matrices as many as a bound on memory allows.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from encore_core.editing.covariance import second_moments
+from encore_core.editing.update_rule import Preservation, inverse_preservation, null_space_preservation
+from encore_core.forward.prompts import prefixes
+from encore_core.methods import Settings
+from encore_core.models.editable import EditableModel, Progress
+
+SHARED_BYTES = 2_000_000_000
+"""How much memory sessions on one model may share in starting matrices; the least recently used go first."""
+
+
+def shared_prefixes(lm: EditableModel, seed: int) -> tuple[str, ...]:
+    """The sampled prefixes of a seed, sampled from the base model."""
+    key = ("prefixes", seed)
+    if key not in lm.shared:
+        with lm.matrices_replaced({}):
+            lm.shared[key] = prefixes(lm, seed)
+    lm.shared.move_to_end(key)
+    return lm.shared[key]
+
+
+def initial_preservation(
+    lm: EditableModel,
+    settings: Settings,
+    statistics: dict[int, Path],
+    text: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[int, Preservation]:
+    """Per edited layer P before any edit.
+
+    Args:
+        lm: the model.
+        settings: which P it is.
+        statistics: per edited layer the file of its C0, gathered where it is missing.
+        text: file to gather them from; by default the bundled sample.
+        progress: told how far that is.
+    """
+    s = settings
+    keys = _keys_of_initial_P(s, statistics)
+    starts = {layer: lm.shared[key] for layer, key in keys.items() if key in lm.shared}
+    missing = [layer for layer in s.layers if layer not in starts]
+    if missing:
+        with lm.matrices_replaced({}):
+            moments = second_moments(lm, missing, s.statistics_tokens, text, progress, statistics)
+        for layer in missing:
+            C0 = moments[layer].to(solve_device(lm))
+            starts[layer] = _initial_P(C0, s)
+            _remember(lm, keys[layer], starts[layer])
+    for layer in s.layers:
+        if keys[layer] in lm.shared:
+            lm.shared.move_to_end(keys[layer])
+    return {layer: Preservation(starts[layer]) for layer in s.layers}
+
+
+def forget_initial_P(lm: EditableModel, settings: Settings, statistics: dict[int, Path]) -> None:
+    """Let the model forget what it keeps for further sessions with these settings; arguments as above."""
+    for key in _keys_of_initial_P(settings, statistics).values():
+        lm.shared.pop(key, None)
+
+
+def solve_device(lm: EditableModel) -> torch.device:
+    """Where P is and updates are solved, in float64: Apple's GPUs have none."""
+    return torch.device("cpu") if lm.device.type == "mps" else lm.device
+
+
+def _initial_P(C0: torch.Tensor, settings: Settings) -> torch.Tensor:
+    if settings.preservation == "null_space":
+        return null_space_preservation(C0, settings.null_threshold, settings.l2)
+    return inverse_preservation(C0, settings.lambda_p, settings.lambda_n)
+
+
+def _keys_of_initial_P(settings: Settings, statistics: dict[int, Path]) -> dict[int, tuple]:
+    """Per edited layer, by what the model keeps its initial P for all sessions; from the files of its statistics."""
+    s = settings
+    identity = ("P", s.preservation, s.lambda_p, s.lambda_n, s.null_threshold, s.l2, s.statistics_tokens)
+    # The file's name without its layer: what the statistics were made of.
+    return {layer: (*identity, statistics[layer].name.partition("-")[2], layer) for layer in s.layers}
+
+
+def _remember(lm: EditableModel, key: tuple, matrix: torch.Tensor) -> None:
+    """Keep a starting matrix for the next session, and let the oldest go when there are too many."""
+    lm.shared[key] = matrix
+    matrices = [k for k, value in lm.shared.items() if isinstance(value, torch.Tensor)]
+    total = sum(lm.shared[k].nbytes for k in matrices)
+    for old in matrices:
+        if total <= SHARED_BYTES or old[:-1] == key[:-1]:
+            break
+        total -= lm.shared.pop(old).nbytes
