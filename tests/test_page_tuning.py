@@ -137,7 +137,7 @@ def test_the_doctor_says_how_settings_stand(row, tiny_folder, capsys):
 
 def test_a_row_found_on_other_weights_is_untested_on_these(row, tiny_folder, monkeypatch):
     store_row(row)
-    monkeypatch.setattr("encore_core.doctor.files.fingerprint_of", lambda name: "0" * 16)
+    monkeypatch.setattr("encore_core.doctor.stored_statistics.fingerprint_of", lambda name: "0" * 16)
     check = check_model(str(tiny_folder))
     assert check.settings.standing == "untested" and check.settings.lambda_p == 3000
     assert check.source == "encore tune on other weights, 2026-01-02"

@@ -223,8 +223,8 @@ def test_damaged_sums_are_begun_anew(gpt2, statistics_text, home, damage):
 
 HARNESS = """
 import os, signal, sys, time
-import encore_core.covariance as covariance
-from encore_core.models import load_model
+import encore_core.editing.covariance as covariance
+from encore_core.models.editable import load_model
 from encore_core.statistics.gathering import Request, gather
 
 covariance.SEQUENCES = 2
