@@ -42,7 +42,7 @@ from encore_core.models.memory import MemoryEstimate, Sizes, estimate_of, gigaby
 from encore_core.models.speed import rough_seconds
 from encore_core.models.start_token import foretold
 from encore_core.resources import REQUIREMENTS
-from encore_core.statistics.gathering import USUAL
+from encore_core.statistics.request import USUAL
 from encore_core.storage import data_folder
 from encore_core.tuned_rows import Shape, find_row
 from encore_core.version import __version__

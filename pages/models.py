@@ -21,7 +21,8 @@ from encore_core.models.catalogue import CATALOGUE, is_ready
 from encore_core.models.device_map import DEVICE_NAMES, DTYPES, choose_device
 from encore_core.statistics import jobs
 from encore_core.statistics.convergence import TOLERANCE
-from encore_core.statistics.gathering import Request, shortages
+from encore_core.statistics.cost import shortages
+from encore_core.statistics.request import Request
 from encore_core.statistics.texts import SAMPLED, SOURCES, check_source
 from encore_core.storage import absolute_folder, data_folder
 from encore_core.tuned_rows import Shape, find_row

@@ -18,7 +18,8 @@ from encore_core.doctor import Package, check_model, examine
 from encore_core.models import editable
 from encore_core.models.editable import load_model
 from encore_core.models.speed import speed
-from encore_core.statistics.gathering import Request, gather
+from encore_core.statistics.gathering import gather
+from encore_core.statistics.request import Request
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,9 @@ from encore_core.doctor import check_model
 from encore_core.editing import stored_statistics
 from encore_core.models.editable import load_model
 from encore_core.statistics import convergence, jobs, worker
-from encore_core.statistics.gathering import Request, gather
+from encore_core.statistics.gathering import gather
 from encore_core.statistics.jobs import Job
+from encore_core.statistics.request import Request
 
 
 @pytest.fixture(autouse=True)
