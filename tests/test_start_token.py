@@ -26,10 +26,11 @@ from encore_core.export.folder import edit_report, write_model_folder
 from encore_core.facts import Fact
 from encore_core.forward.prompts import PREFIX_TOKENS, encode_contexts, encode_fact, on_sink, sample_prefixes
 from encore_core.forward.tokens import tokens_of
-from encore_core.measures.downstream import Example, Task, evaluate_task
+from encore_core.measures.downstream import evaluate_task
 from encore_core.measures.fluency import perplexity, sample_continuations
 from encore_core.measures.scores import continuations, evaluate, next_tokens, rate
 from encore_core.measures.sublayers import measure_contributions
+from encore_core.measures.tasks import Example, Task
 from encore_core.models import start_token
 from encore_core.models.editable import EditableModel, load_model, wrap
 from encore_core.models.start_token import Measured, best
