@@ -12,9 +12,10 @@ import torch
 from refusals import NO_HUB, refusal
 from safetensors.torch import load_file
 
-from encore_core import doctor
+from encore_core import doctor, model_check
 from encore_core.cli import main
-from encore_core.doctor import Package, check_model, examine
+from encore_core.doctor import Package, examine
+from encore_core.model_check import check_model
 from encore_core.models import editable
 from encore_core.models.editable import load_model
 from encore_core.models.speed import speed
@@ -108,12 +109,12 @@ def test_its_statistics_are_found_without_loading_it(tiny_folder, statistics_tex
 
 def test_too_little_memory_is_said_by_part(tiny_folder, monkeypatch):
     weights = check_model(str(tiny_folder), "cpu").memory.weights
-    for module in (doctor, editable):
+    for module in (model_check, editable):
         monkeypatch.setattr(module, "free_memory", lambda device: weights - 1)
     [problem] = check_model(str(tiny_folder), "cpu").problems
     assert "(weights 0.24 MB" in problem and "bfloat16" in problem
     assert problem == refusal(load_model, str(tiny_folder), "cpu")
-    monkeypatch.setattr(doctor, "free_memory", lambda device: weights + 1)
+    monkeypatch.setattr(model_check, "free_memory", lambda device: weights + 1)
     check = check_model(str(tiny_folder), "cpu")
     assert not check.problems and "smaller batches" in check.notes[0]
 

@@ -28,12 +28,13 @@ from refusals import refusal
 from tiny_models import CITIES, Snapshot
 
 from encore_core import hub
-from encore_core.doctor import check_model, examine
+from encore_core.doctor import examine
 from encore_core.editing.session import EditSession
 from encore_core.export.card import model_card
 from encore_core.export.folder import edit_report
 from encore_core.measures import task_sets
 from encore_core.measures.tasks import TASKS
+from encore_core.model_check import check_model
 from encore_core.models import download, editable
 from encore_core.models.catalogue import CATALOGUE, CatalogueEntry, find_source, is_ready, split_revision
 from encore_core.models.editable import describe_model, load_model

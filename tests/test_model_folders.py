@@ -15,8 +15,8 @@ from tiny_pages import app_at, errors, words
 
 from encore_core import doctor
 from encore_core.cli import main
-from encore_core.doctor import check_model
 from encore_core.errors import InputError
+from encore_core.model_check import check_model
 from encore_core.models import inspection
 from encore_core.models.catalogue import Source
 from encore_core.models.checkpoint import read_config

@@ -14,7 +14,6 @@ from refusals import refusal
 from tiny_models import CITIES, DEFAULTS, FACTS
 
 from encore_core.cli import main
-from encore_core.doctor import check_model
 from encore_core.editing import stored_statistics
 from encore_core.editing.covariance import windows_of
 from encore_core.editing.keys import KeyReader
@@ -31,6 +30,7 @@ from encore_core.measures.fluency import perplexity, sample_continuations
 from encore_core.measures.scores import continuations, evaluate, next_tokens, rate
 from encore_core.measures.sublayers import measure_contributions
 from encore_core.measures.tasks import Example, Task
+from encore_core.model_check import check_model
 from encore_core.models import start_token
 from encore_core.models.editable import EditableModel, load_model, wrap
 from encore_core.models.start_token import Measured, best
