@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from encore_core.editing import stored_statistics
-from encore_core.editing.covariance import SAMPLED_TEXT, digest_of, read_text
+from encore_core.editing.covariance import SAMPLED_TEXT, filename_digest, read_text
 from encore_core.errors import InputError
 from encore_core.methods import Settings, find_model_row, settings_for
 from encore_core.models.catalogue import Progress, Source, find_source
@@ -180,7 +180,7 @@ def _source(settings: Settings, shape: Mapping[str, Any]) -> str:
 def _statistics_of(name: str, settings: Settings) -> tuple[LayerStatistics, ...]:
     key = stored_statistics.key_of(name)
     there = stored_statistics.stored(key) if key else []
-    bundled = digest_of(read_text(SAMPLED_TEXT))
+    bundled = filename_digest(read_text(SAMPLED_TEXT))
     rows = []
     for layer in settings.layers:
         found = [one for one in there if one.layer == layer]

@@ -23,7 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from encore_core.editing import stored_statistics
-from encore_core.editing.covariance import KeySums, check_length, digest_of, in_batches, windows_of
+from encore_core.editing.covariance import KeySums, check_length, filename_digest, in_batches, windows_of
 from encore_core.errors import InputError, quoted
 from encore_core.models.editable import EditableModel, Progress
 from encore_core.statistics.convergence import Look, settled, stages
@@ -144,7 +144,7 @@ class _Work:
     ):
         self.lm, self.source, self.enough, self.asked = lm, source, enough, asked
         # Statistics that stop by themselves leave held-out text out, so they are others than those of the same text.
-        self.digest = digest_of(f"{content}\0enough" if enough else content)
+        self.digest = filename_digest(f"{content}\0enough" if enough else content)
         held = places_held_out(windows) if enough else []
         self.held_out = [windows[place] for place in held]
         kept = [window for place, window in enumerate(windows) if place not in set(held)]
