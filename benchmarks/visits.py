@@ -17,7 +17,7 @@ import psutil
 from dashboard.visitors.state import Loading, Models, Visitor, overrides_of
 from encore_core.editing.session import EditSession
 from encore_core.facts import Fact
-from encore_core.measures.scores import rate
+from encore_core.measures.scores import answer_probabilities
 from encore_core.methods import Settings
 from encore_core.models.editable import EditableModel
 
@@ -85,7 +85,7 @@ def visit(
 
     def look(what: str, fact: Fact) -> None:
         pairs = pairs_of(fact)
-        seen = timed("probe", lambda: visitor.after.rate(pairs))
+        seen = timed("probe", lambda: visitor.after.answer_probabilities(pairs))
         steps.append(Step(what, fact, pairs, [answer.probability for answer in seen]))
 
     for number, fact in enumerate(facts):
@@ -162,13 +162,13 @@ def against_alone(lm: EditableModel, settings: Settings, steps: Sequence[Step]) 
     difference = change = 0.0
     for step in steps:
         with session.edited():
-            before = rate(lm, step.pairs)[0].probability
+            before = answer_probabilities(lm, step.pairs)[0].probability
         if step.what == "edit":
             session.edit([step.fact], known="edit")
         else:
             session.undo()
         with session.edited() if session.history else session.pristine():
-            alone = [answer.probability for answer in rate(lm, step.pairs)]
+            alone = [answer.probability for answer in answer_probabilities(lm, step.pairs)]
         difference = max([difference, *(abs(a - b) for a, b in zip(alone, step.probabilities, strict=True))])
         change = max(change, abs(alone[0] - before))
     return difference, change

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from encore_core.cli import main
 from encore_core.editing.covariance import KeySums
 from encore_core.facts import Fact, write_facts
-from encore_core.measures.scores import next_tokens, rate
+from encore_core.measures.scores import answer_probabilities, next_tokens
 from encore_core.models.editable import load_model
 
 SETTINGS = [f"--set={name}={value}" for name, value in tiny_models.DEFAULTS.items()]
@@ -188,7 +188,7 @@ def said_by(lm) -> Fact:
         for template in ("The capital of {} is", "I live in {} and", "{} is a", "Because {} is large, you can"):
             prompt = template.replace("{}", country)
             [[(token, _)]] = next_tokens(lm, [prompt], k=1)
-            if token.strip() and rate(lm, [(prompt, token.strip())])[0].said:
+            if token.strip() and answer_probabilities(lm, [(prompt, token.strip())])[0].said:
                 return Fact(country, template, token.strip())
     raise AssertionError("the tiny model says no word by itself")
 

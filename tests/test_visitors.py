@@ -112,7 +112,7 @@ def test_a_batch_is_a_turn(models, loading):
                     pass
 
     def one() -> None:
-        other.before.rate([("The capital of France is", "so")])
+        other.before.answer_probabilities([("The capital of France is", "so")])
         order.append("other")
 
     thread = threading.Thread(target=one)
@@ -135,7 +135,7 @@ def test_who_does_not_want_to_wait_is_told_and_may_come_back(models, loading, mo
     def read() -> None:
         device_queue.tell_waiting(told)
         try:
-            visitor.before.rate([("The largest city of Peru is", "so")])
+            visitor.before.answer_probabilities([("The largest city of Peru is", "so")])
         except InputError as error:
             refused.append(str(error))
 
