@@ -17,7 +17,8 @@ from dashboard.reading import report, run_frames
 from dashboard.reading.at_checkpoints import AtCheckpoints
 from dashboard.reading.run_words import STRIP, SUBSETS, Measure, duration, seconds_an_edit, short_model, status_line
 from dashboard.talk import presenter
-from dashboard.visitors.state import Message, remembered
+from dashboard.visitors.messages import Message
+from dashboard.visitors.session_state import remembered
 from encore_core.errors import InputError
 from encore_core.runs import RunInfo
 from encore_core.runs.compare import differences

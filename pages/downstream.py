@@ -16,7 +16,8 @@ from dashboard.elements import chart_card, run_picker, widgets
 from dashboard.reading import run_frames
 from dashboard.reading.at_checkpoints import AtCheckpoints
 from dashboard.reading.run_words import left_out
-from dashboard.visitors.state import Message, remembered
+from dashboard.visitors.messages import Message
+from dashboard.visitors.session_state import remembered
 from encore_core.errors import InputError
 from encore_core.measures import task_sets
 from encore_core.runs import RunInfo

@@ -12,7 +12,8 @@ from dashboard.elements import widgets
 from dashboard.parts.models import tuning
 from dashboard.reading import model_check
 from dashboard.visitors import access
-from dashboard.visitors.state import Message, remembered
+from dashboard.visitors.messages import Message
+from dashboard.visitors.session_state import remembered
 from encore_core.editing import stored_statistics
 from encore_core.errors import InputError
 from encore_core.methods import METHODS

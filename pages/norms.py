@@ -13,7 +13,8 @@ from dashboard.charts import norm_layers
 from dashboard.charts import runs as run_charts
 from dashboard.elements import chart_card, layer_choice, run_picker, widgets
 from dashboard.reading import findings, run_frames
-from dashboard.visitors.state import Message, remembered
+from dashboard.visitors.messages import Message
+from dashboard.visitors.session_state import remembered
 from encore_core.errors import InputError
 from encore_core.runs import RunInfo
 

@@ -25,7 +25,8 @@ from dashboard.reading.run_words import (
     status_line,
 )
 from dashboard.visitors import access
-from dashboard.visitors.state import Message, remembered
+from dashboard.visitors.messages import Message
+from dashboard.visitors.session_state import remembered
 from encore_core.errors import InputError
 from encore_core.runs import RunInfo, RunStore, series
 from encore_core.runs.export import command_line, export_model, series_csv, settings_of_run

@@ -15,7 +15,7 @@ from test_run_pages import page_functions
 from tiny_pages import WORKER_STARTERS, errors, opened, words
 
 from dashboard.server import limits
-from dashboard.visitors import state
+from dashboard.visitors.models import models
 from encore_core.errors import InputError
 from encore_core.facts import Fact
 from encore_core.runs import RunStore
@@ -247,7 +247,7 @@ def test_typed_and_pasted_texts_are_held_to_the_limits(server, given):
 
 
 def test_a_full_server_says_so_and_has_room_again(server, given):
-    state.models.clear()  # and so all who were here before
+    models.clear()  # and so all who were here before
     given("[visitors]\nvisitors = 1\n")
     first = opened("edit")
     late = opened("edit")

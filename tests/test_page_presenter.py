@@ -13,7 +13,7 @@ from dashboard import app as frame
 from dashboard.elements import presenting
 from dashboard.talk import presenter
 from dashboard.talk.method_steps import STEPS
-from dashboard.visitors import state
+from dashboard.visitors.visitor import Visitor
 from encore_core.facts import Fact
 
 PAGES = [page for pages in frame.PAGES.values() for page in pages]
@@ -177,7 +177,7 @@ def test_reset_everything_takes_all_back_and_says_what_it_did():
 def test_reset_everything_works_where_the_visitor_cannot_be_put_back(monkeypatch):
     app = opened("edit")
     broken = app.session_state["visitor"]
-    monkeypatch.setattr(state.Visitor, "renew", lambda self: 1 / 0)
+    monkeypatch.setattr(Visitor, "renew", lambda self: 1 / 0)
     app = pressed(app, "reset_everything")
     assert "Reset:" in words(app) and not errors(app)
     assert "visitor" not in app.session_state

@@ -10,7 +10,9 @@ from dashboard.elements import figure, theme, widgets
 from dashboard.parts.edit.fact_form import facts_in_editor
 from dashboard.reading import probes
 from dashboard.server import limits
-from dashboard.visitors.state import Message, Visitor, remembered
+from dashboard.visitors.messages import Message
+from dashboard.visitors.session_state import remembered
+from dashboard.visitors.visitor import Visitor
 from encore_core.errors import InputError
 from encore_core.facts import Fact
 from encore_core.forward.prompts import on_sink

@@ -17,7 +17,8 @@ from dashboard.reading import findings, run_frames
 from dashboard.reading.at_checkpoints import AtCheckpoints
 from dashboard.reading.run_words import MEASURES
 from dashboard.talk import presenter
-from dashboard.visitors.state import Message, remembered
+from dashboard.visitors.messages import Message
+from dashboard.visitors.session_state import remembered
 from encore_core.runs import RunInfo
 
 SHOWN = ("edit_score", "paraphrase_score", "neighborhood_score", "perplexity")

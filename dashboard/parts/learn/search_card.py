@@ -15,7 +15,8 @@ from dashboard.elements import chart_card, widgets
 from dashboard.parts.learn import asking, own_fact
 from dashboard.reading.run_words import short_model
 from dashboard.server import device_queue
-from dashboard.visitors.state import Visitor, remembered
+from dashboard.visitors.session_state import remembered
+from dashboard.visitors.visitor import Visitor
 from encore_core.editing.report import EditProgress
 from encore_core.facts import Fact
 

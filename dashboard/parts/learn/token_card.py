@@ -9,7 +9,7 @@ import streamlit as st
 from dashboard.elements import widgets
 from dashboard.parts.learn import asking, own_fact
 from dashboard.parts.learn.keys_of import PromptKeys, Token, keys_of
-from dashboard.visitors.state import Visitor
+from dashboard.visitors.visitor import Visitor
 
 ROLES = {"": "", "subject": "subject", "last": "last token of the subject"}
 

@@ -12,10 +12,13 @@ from dashboard.charts import learn as charts
 from dashboard.elements import chart_card, widgets
 from dashboard.parts.learn import asking
 from dashboard.parts.learn.trial import EXTRA, NO_MPES, Choice, Trial, attempt, facts_for
+from dashboard.reading.bundled import bundled_facts
 from dashboard.reading.run_words import duration
 from dashboard.server import device_queue
-from dashboard.visitors import state
-from dashboard.visitors.state import Message, Visitor, remembered
+from dashboard.visitors import browser_session
+from dashboard.visitors.messages import Message
+from dashboard.visitors.session_state import remembered
+from dashboard.visitors.visitor import Visitor
 from encore_core.facts import Fact
 from encore_core.models.settings import settings_of
 
@@ -45,14 +48,14 @@ def _steps() -> dict[str, str]:
 
 
 def show() -> None:
-    facts = facts_for(state.bundled_facts())
+    facts = facts_for(bundled_facts())
     with st.container(border=True, key="card_learn"):
         widgets.heading(
             "Turn it yourself",
             f"{len(facts)} facts edited as one batch in a sandbox on your model; your own edits are not touched",
         )
         choice = _pick()
-        own = settings_of(state.current().lm, "ENCORE").lambda_n if "visitor" in st.session_state else None
+        own = settings_of(browser_session.current().lm, "ENCORE").lambda_n if "visitor" in st.session_state else None
         if own is not None:
             st.caption(f"That is {chosen_settings(own, choice).name}; this model's own value of λn is {own:g}.")
 
@@ -89,8 +92,8 @@ def trials() -> dict[Choice, Trial]:
     if "visitor" not in st.session_state:
         return {}
     kept = st.session_state.get("learn_trials")
-    if kept is None or kept[0] is not state.current().loading:
-        kept = st.session_state["learn_trials"] = (state.current().loading, {})
+    if kept is None or kept[0] is not browser_session.current().loading:
+        kept = st.session_state["learn_trials"] = (browser_session.current().loading, {})
     return kept[1]
 
 

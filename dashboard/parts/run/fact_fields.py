@@ -9,9 +9,11 @@ from typing import Any
 import streamlit as st
 
 from dashboard.elements import fact_rows, widgets
+from dashboard.reading.bundled import bundled_facts
 from dashboard.server import limits
-from dashboard.visitors import access, state
-from dashboard.visitors.state import KEEP, Message, remembered
+from dashboard.visitors import access
+from dashboard.visitors.messages import Message
+from dashboard.visitors.session_state import KEEP, remembered
 from encore_core.errors import InputError
 from encore_core.facts import MAX_BYTES, Fact, parse_facts, read_facts
 from encore_core.runs import RunPlan
@@ -154,7 +156,7 @@ def _rows(source: str) -> Found | None:
         InputError: naming what is wrong, when nothing can be used.
     """
     if source == "bundled":
-        return fact_rows.Rows(list(state.bundled_facts()), []), "bundled", ("bundled",)
+        return fact_rows.Rows(list(bundled_facts()), []), "bundled", ("bundled",)
     if source == "upload":
         upload = st.file_uploader(
             "CSV, JSON or JSONL",

@@ -9,7 +9,7 @@ import streamlit as st
 from dashboard.elements import widgets
 from dashboard.reading.run_words import SUBSETS
 from dashboard.visitors import access
-from dashboard.visitors.state import KEEP, remembered
+from dashboard.visitors.session_state import KEEP, remembered
 from encore_core.errors import InputError
 from encore_core.runs import MeasurePlan
 

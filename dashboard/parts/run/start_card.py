@@ -12,7 +12,8 @@ from dashboard.parts.run import live
 from dashboard.reading import costs
 from dashboard.reading.run_words import duration, short_model, size
 from dashboard.visitors import access
-from dashboard.visitors.state import Message, Visitor
+from dashboard.visitors.messages import Message
+from dashboard.visitors.visitor import Visitor
 from encore_core.errors import InputError
 from encore_core.runs import MeasurePlan, PreparedRun, RunPlan, RunStore, prepare, start_worker
 
