@@ -118,7 +118,23 @@ def chosen_settings(own: float, chosen: tuple[str, str]) -> Choice:
 
 
 def _shown(done: Sequence[Trial], newest: str) -> None:
-    one = next((trial for trial in done if trial.choice.name == newest), done[-1])
+    """The newest trial in figures, and all of them as a chart and a table."""
+    _tiles(next((trial for trial in done if trial.choice.name == newest), done[-1]))
+    frame = _frame(done)
+    chart_card.show(
+        partial(charts.trade_off, frame, newest),
+        key="learn trade-off",
+        heading="Norm against scores",
+        aside="a point for each of the settings computed so far; the newest is ringed",
+        alt="Edit, paraphrase and neighbourhood score against the growth of the norm; figures are in the table below.",
+        frame=frame,
+    )
+    _table(done, newest)
+    if len(done) == 1:
+        widgets.notice(Message("info", "Move a slider and compute again: the points show what is gained for what."))
+
+
+def _tiles(one: Trial) -> None:
     widgets.tiles(
         [
             ("Growth of ‖W‖", f"{one.growth:.3f} %", f"{one.choice.name} · {duration(one.seconds)}", ""),
@@ -128,7 +144,11 @@ def _shown(done: Sequence[Trial], newest: str) -> None:
             ("p of the answers", f"{one.probability:.2f}", f"after {one.steps:.1f} steps a fact", ""),
         ]
     )
-    frame = pd.DataFrame(
+
+
+def _frame(done: Sequence[Trial]) -> pd.DataFrame:
+    """Trials as the chart draws them."""
+    return pd.DataFrame(
         [
             (
                 trial.choice.name,
@@ -147,14 +167,9 @@ def _shown(done: Sequence[Trial], newest: str) -> None:
             "name", "lambda_n", "mpes", "growth", "edit", "paraphrase", "neighbourhood", "probability", "steps",
         ],
     )  # fmt: skip
-    chart_card.show(
-        partial(charts.trade_off, frame, newest),
-        key="learn trade-off",
-        heading="Norm against scores",
-        aside="a point for each of the settings computed so far; the newest is ringed",
-        alt="Edit, paraphrase and neighbourhood score against the growth of the norm; figures are in the table below.",
-        frame=frame,
-    )
+
+
+def _table(done: Sequence[Trial], newest: str) -> None:
     rows = [
         (
             trial.choice.name + (" · newest" if trial.choice.name == newest else ""),
@@ -177,8 +192,6 @@ def _shown(done: Sequence[Trial], newest: str) -> None:
         ("Steps a fact", "about"),
     ]
     widgets.table(columns, rows, "What each of the settings brought, the least growth first")
-    if len(done) == 1:
-        widgets.notice(Message("info", "Move a slider and compute again: the points show what is gained for what."))
 
 
 def _score(value: float | None) -> str:
