@@ -21,6 +21,7 @@ from streamlit.testing.v1 import AppTest
 from tiny_pages import APP, WORKER_STARTERS, address_of, errors, figures, markup, opened, words
 
 from dashboard.parts.run import live
+from dashboard.parts.runs import downloads
 from dashboard.reading import costs, report, run_frames, run_words
 from dashboard.reading.at_checkpoints import AtCheckpoints
 from encore_core.errors import InputError
@@ -294,9 +295,8 @@ def test_cancel_and_resume(ids, store, no_processes):
 
 
 def test_what_is_downloaded_is_all_of_it(ids, store):
-    namespace = page_functions("runs")
     run = store.get(ids["encore"])
-    archive = zipfile.ZipFile(io.BytesIO(namespace["zipped"](store, run)))
+    archive = zipfile.ZipFile(io.BytesIO(downloads.zipped(store, run)))
     assert {Path(name).stem for name in archive.namelist()} == {*series.ALL, "run"}
     lines = archive.read(f"{run.id}/norms.csv").decode("utf-8-sig").splitlines()
     assert len(lines) == 1 + len(series.norms(store, [run.id], max_points=None))
