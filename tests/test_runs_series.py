@@ -13,7 +13,7 @@ import tiny_runs
 from refusals import refusal
 
 from encore_core.runs import RunStore, series
-from encore_core.runs.plan import PreparedRun
+from encore_core.runs.preparing import PreparedRun
 from encore_core.runs.rows import BatchRecord, CheckpointRecord, TargetRow
 
 LAYERS, SCORES, SUBSETS = 30, 9, ("sample", "newest", "first")

@@ -19,7 +19,9 @@ from encore_core import processes
 from encore_core.errors import InputError
 from encore_core.facts import Fact
 from encore_core.runs import store as store_module
-from encore_core.runs.plan import PreparedRun, RunPlan, digest_of, fact_lines
+from encore_core.runs.facts_file import digest_of, fact_lines
+from encore_core.runs.plan import RunPlan
+from encore_core.runs.preparing import PreparedRun
 from encore_core.runs.rows import BatchRecord, CheckpointRecord, SavedState, TargetRow, TrajectoryRow
 from encore_core.runs.schema import BY_EDITS
 from encore_core.runs.store import LostRun, RunStore, StoreError

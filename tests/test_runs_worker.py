@@ -23,8 +23,8 @@ from encore_core.models.editable import load_model
 from encore_core.runs import MeasurePlan, PreparedRun, RunPlan, RunStore, prepare, runner, series, start_worker
 from encore_core.runs import state as state_module
 from encore_core.runs import worker as worker_module
+from encore_core.runs.fact_order import batch_ends
 from encore_core.runs.measuring import Measurer
-from encore_core.runs.plan import batch_ends
 from encore_core.runs.state import EDITED_FILE, load_matrices, weights_digest
 
 FEWEST = MeasurePlan(subsets=(), perplexity=False, generation_entropy=False, contributions=False, share_cap=None)

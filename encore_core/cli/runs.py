@@ -26,7 +26,8 @@ from encore_core.models.start_token import AUTO
 from encore_core.runs.estimate import calibrate, estimate
 from encore_core.runs.export import export_run, settings_of_run
 from encore_core.runs.launch import start_worker
-from encore_core.runs.plan import KNOWN, ORDERS, MeasurePlan, PreparedRun, RunPlan, prepare
+from encore_core.runs.plan import KNOWN, ORDERS, MeasurePlan, RunPlan
+from encore_core.runs.preparing import PreparedRun, prepare
 from encore_core.runs.rows import RunInfo
 from encore_core.runs.store import RunStore
 

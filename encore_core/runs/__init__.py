@@ -1,6 +1,7 @@
 """Long runs: thousands of sequential edits that survive whatever happens to the process, the terminal and the machine.
 
-    plan        what a run is to do, checked before it starts, and its facts
+    plan        what a run is to do
+    preparing   a plan checked against facts, model and machine; `fact_order` and `facts_file` have its facts
     store       the runs, their queue and their series, in one SQLite file; `rows` and `schema` say what is in it
     series      the series as pandas frames
     runner      one run from where it stands to its end
@@ -21,7 +22,8 @@ and how it is looked at: `store.get(run_id)`, `series.norms(store, [run_id])`.
 """
 
 from encore_core.runs.launch import start_worker
-from encore_core.runs.plan import MeasurePlan, PreparedRun, RunPlan, prepare
+from encore_core.runs.plan import MeasurePlan, RunPlan
+from encore_core.runs.preparing import PreparedRun, prepare
 from encore_core.runs.rows import RunInfo
 from encore_core.runs.store import RunStore
 

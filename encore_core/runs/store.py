@@ -35,7 +35,8 @@ from filelock import FileLock, Timeout
 from encore_core import processes
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact
-from encore_core.runs.plan import PreparedRun, digest_of, fact_lines, facts_from_lines
+from encore_core.runs.facts_file import digest_of, fact_lines, facts_from_lines
+from encore_core.runs.preparing import PreparedRun
 from encore_core.runs.rows import RESUMABLE, BatchRecord, CheckpointRecord, Claim, RunInfo, SavedState
 from encore_core.runs.schema import BY_EDITS, END_AT, LATER_COLUMNS, SCHEMA_VERSION, bring_up_to_date
 from encore_core.storage import data_folder, replacing
@@ -257,7 +258,7 @@ class RunStore:
         """Put runs at the end of the queue: all of them or none.
 
         Args:
-            runs: what `plan.prepare` gave.
+            runs: what `preparing.prepare` gave.
 
         Returns:
             their ids, in order. A worker takes them once one is running, see `launch.ensure_worker`.
