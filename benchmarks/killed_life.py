@@ -33,6 +33,7 @@ from typing import Any
 from encore_core import processes
 from encore_core.editing.session import EditSession
 from encore_core.runs import RunStore, runner, worker
+from encore_core.runs.database import Database
 from encore_core.runs.measuring import Measurer
 
 PHASES = ("fork", "getting ready", "resume", "edit", "checkpoint", "measure", "end", "commit")
@@ -118,14 +119,14 @@ def _put_on(marks: _Marks) -> None:
     removing = runner.remove_others
     marks.around(runner, "remove_others", lambda folder, keep: "end" if keep == () else "checkpoint")
     worker.remove_others = removing
-    writing = RunStore._writing
+    writing = Database.writing
 
     @contextmanager
-    def told(store):
-        with marks.phase("commit"), writing(store) as db:
+    def told(database):
+        with marks.phase("commit"), writing(database) as db:
             yield db
 
-    RunStore._writing = told
+    Database.writing = told
     serve = worker.Worker.serve
 
     def serving(self):

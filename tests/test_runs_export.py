@@ -68,12 +68,12 @@ def test_series_of_several_runs_stand_in_one_file(done):
 
 def test_text_of_others_starts_no_formula(done):
     store, [run_id, _], _ = done
-    with store._writing() as db:
+    with store.database.writing() as db:
         db.execute("UPDATE targets SET stopped = '=HYPERLINK(1)' WHERE fact = 0")
     try:
         assert read_csv(series_csv(store, "targets", [run_id]))[1][4] == "'=HYPERLINK(1)"
     finally:
-        with store._writing() as db:
+        with store.database.writing() as db:
             db.execute("UPDATE targets SET stopped = 'mpes' WHERE fact = 0")
 
 

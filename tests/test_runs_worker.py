@@ -536,7 +536,7 @@ def full_store(*_):
 def test_settings_that_mean_something_else_by_now(store, halfway, monkeypatch):
     run_id, _ = halfway
     values = store.get(run_id).settings
-    with store._writing() as db:
+    with store.database.writing() as db:
         db.execute("UPDATE runs SET settings = ?", (json.dumps({**values, "lr": 0.1}),))
     assert "Setting lr" in failed(store, run_id)
 

@@ -2,7 +2,9 @@
 
     plan        what a run is to do
     preparing   a plan checked against facts, model and machine; `fact_order` and `facts_file` have its facts
-    store       the runs, their queue and their series, in one SQLite file; `rows` and `schema` say what is in it
+    store       the runs, their queue and their series, in one SQLite file; `database` opens it, `rows` and `schema` say
+                what is in it, `places` what lies beside it; `lookup`, `queue`, `labels`, `liveness`, `ownership` and
+                `series_rows` do what it is asked for
     series      the series as pandas frames
     runner      one run from where it stands to its end
     measuring   what is measured at its checkpoints

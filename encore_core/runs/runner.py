@@ -33,12 +33,14 @@ from encore_core.forward.prompts import encode_contexts, encode_subject_prompts
 from encore_core.methods import MARKS
 from encore_core.models.editable import EditableModel, Progress, load_model
 from encore_core.runs import key_statistics
+from encore_core.runs.database import StoreError
 from encore_core.runs.fact_order import batch_ends, checkpoints
 from encore_core.runs.measuring import Measurer
+from encore_core.runs.ownership import LostRun
 from encore_core.runs.plan import RunPlan
 from encore_core.runs.rows import BatchRecord, Claim, RunInfo, TargetRow, TrajectoryRow
 from encore_core.runs.state import load_state, remove_others, save_matrices, save_state
-from encore_core.runs.store import LostRun, RunStore, StoreError
+from encore_core.runs.store import RunStore
 from encore_core.runtime import return_freed_memory
 from encore_core.storage import is_folder, named_path
 
