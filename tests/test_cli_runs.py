@@ -17,7 +17,8 @@ from encore_core.cli import main, output
 from encore_core.cli import runs as cli_runs
 from encore_core.editing.session import EditSession
 from encore_core.facts import write_facts
-from encore_core.runs import RunStore, runner, series
+from encore_core.runs import RunStore, series
+from encore_core.runs.pulse import Pulse
 
 SETTINGS = [f"--set={name}={value}" for name, value in tiny_runs.SETTINGS.items() if name != "lambda_n"]
 FEW = ["--measure=subsets=sample", "--measure=sample_facts=3", "--measure=generate=false", "--measure=perplexity=false",
@@ -51,7 +52,7 @@ def workers(monkeypatch) -> list[threading.Thread]:
 
     monkeypatch.setattr(cli_runs, "start_worker", start)
     monkeypatch.setattr(cli_runs, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(runner.Pulse.__init__, "__defaults__", (0.02,))
+    monkeypatch.setattr(Pulse.__init__, "__defaults__", (0.02,))
     yield started
     for thread in started:
         thread.join()
