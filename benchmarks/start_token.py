@@ -22,9 +22,10 @@ from encore_core import Fact, load_model, read_facts
 from encore_core.editing.session import EditSession
 from encore_core.editing.target_loss import target_settings
 from encore_core.editing.targets import Target
-from encore_core.measures.downstream import evaluate_tasks, load_tasks
+from encore_core.measures.downstream import evaluate_tasks
 from encore_core.measures.fluency import perplexity
-from encore_core.measures.scores import evaluate, rate
+from encore_core.measures.scores import answer_probabilities, evaluate
+from encore_core.measures.tasks import load_tasks
 from encore_core.models.editable import EditableModel
 
 METHODS = ("ENCORE", "MEMIT", "EMMET", "AlphaEdit")
@@ -72,7 +73,7 @@ def first_token(lm: EditableModel, method: str, searches: Searches) -> dict[str,
         [edited] = session.edit([fact], known="edit", targets=searches.of(session, [fact])).edited
         rows.append({
             "fact": f"{fact.text} → {fact.target_new}",
-            "true_before": rate(lm, [(fact.text, fact.target_true)])[0].probability,
+            "true_before": answer_probabilities(lm, [(fact.text, fact.target_true)])[0].probability,
             "before": edited.probability_before,
             "after": edited.probability_after,
             "after_bare": edited.probability_bare,

@@ -27,7 +27,7 @@ from encore_core.measures.fluency import perplexity
 from encore_core.measures.scores import evaluate
 from encore_core.models.editable import EditableModel
 from encore_core.statistics.convergence import disturbance
-from encore_core.statistics.gathering import HELD_OUT_TOKENS, Probe
+from encore_core.statistics.probe import HELD_OUT_TOKENS, Probe
 from encore_core.statistics.texts import text_of
 from encore_core.storage import data_folder
 

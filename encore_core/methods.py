@@ -6,11 +6,11 @@ The formulas that these names stand for are in `update_rule` and `targets`.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
+from encore_core import checks
 from encore_core.errors import InputError, quoted
 from encore_core.tuned_rows import Shape, find_row
 
@@ -194,7 +194,7 @@ def find_method(name: str) -> Method:
     for known, method in METHODS.items():
         if isinstance(name, str) and known.lower() == name.strip().lower():
             return method
-    raise InputError(f"Unknown method {quoted(name)}; choose one of {', '.join(METHODS)}.")
+    raise checks.unknown("Unknown method", name, METHODS)
 
 
 def settings_for(
@@ -282,49 +282,37 @@ def check_names(names: Iterable[str]) -> None:
     """
     for name in names:
         if name not in SETTABLE:
-            close = difflib.get_close_matches(str(name), SETTABLE, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"settings: {', '.join(SETTABLE)}."
-            raise InputError(f"Unknown setting {quoted(name)}; {hint}")
+            raise checks.unknown("Unknown setting", name, SETTABLE)
 
 
-# Per setting: how it is read, the smallest and largest value, and whether the smallest itself is allowed.
-_LIMITS: dict[str, tuple[type, float, float, bool]] = {
-    "lambda_p": (float, 0, 1e12, False),
-    "lambda_n": (float, 0, 1e12, True),
-    "epsilon": (float, 0, 1e6, True),
-    "null_threshold": (float, 0, 1e12, False),
-    "l2": (float, 0, 1e12, False),
-    "steps": (int, 1, 1000, True),
-    "lr": (float, 0, 100, False),
-    "clamp": (float, 0, 100, False),
-    "weight_decay": (float, 0, 1e6, True),
-    "kl_factor": (float, 0, 1e6, True),
-    "mpes_extra_steps": (int, 0, 1000, True),
-    "statistics_tokens": (int, 100, 1e9, True),
+# Per setting: the smallest and the largest value; of numbers also whether they must be above the smallest.
+_WHOLE = {
+    "steps": (1, 1000),
+    "mpes_extra_steps": (0, 1000),
+    "statistics_tokens": (100, 10**9),
+}
+_NUMBERS = {
+    "lambda_p": (0, 1e12, True),
+    "lambda_n": (0, 1e12, False),
+    "epsilon": (0, 1e6, False),
+    "null_threshold": (0, 1e12, True),
+    "l2": (0, 1e12, True),
+    "lr": (0, 100, True),
+    "clamp": (0, 100, True),
+    "weight_decay": (0, 1e6, False),
+    "kl_factor": (0, 1e6, False),
 }
 
 
 def _converted(name: str, value: Any, n_layers: int) -> Any:
     if name == "layers":
         return _layers(value, n_layers)
-    if name in ("sequential", "bfloat16"):
-        text = str(value).strip().lower()
-        if text not in ("true", "false", "1", "0", "yes", "no"):
-            raise InputError(f"Setting {name} = {quoted(value)} is not a truth value; write true or false.")
-        return text in ("true", "1", "yes")
-    kind, low, high, low_allowed = _LIMITS[name]
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):  # the last for whole numbers of hundreds of digits
-        number = float("nan")
-    in_range = low <= number <= high and (low_allowed or number > low)
-    if not in_range or (kind is int and number != int(number)):
-        noun = "a whole number" if kind is int else "a number"
-        raise InputError(
-            f"Setting {name} = {quoted(value)} is out of range; give {noun} "
-            f"{'from' if low_allowed else 'above'} {low:g} {'to' if low_allowed else 'and up to'} {high:g}."
-        )
-    return kind(number)
+    if name in _WHOLE:
+        return checks.whole(f"Setting {name}", value, *_WHOLE[name], typed=True)
+    if name in _NUMBERS:
+        low, high, above = _NUMBERS[name]
+        return checks.number(f"Setting {name}", value, low, high, above=above, typed=True)
+    return checks.flag(f"Setting {name}", value, typed=True)
 
 
 def _layers(value: Any, n_layers: int) -> tuple[int, ...]:

@@ -13,15 +13,16 @@ from dashboard.parts.models import tuning
 from dashboard.reading import model_check
 from dashboard.visitors import access
 from dashboard.visitors.state import Message, remembered
-from encore_core.doctor import ModelCheck, check_model
 from encore_core.editing import stored_statistics
 from encore_core.errors import InputError
 from encore_core.methods import METHODS
+from encore_core.model_check import ModelCheck, check_model
 from encore_core.models.catalogue import CATALOGUE, is_ready
 from encore_core.models.device_map import DEVICE_NAMES, DTYPES, choose_device
 from encore_core.statistics import jobs
 from encore_core.statistics.convergence import TOLERANCE
-from encore_core.statistics.gathering import Request, shortages
+from encore_core.statistics.cost import shortages
+from encore_core.statistics.request import Request
 from encore_core.statistics.texts import SAMPLED, SOURCES, check_source
 from encore_core.storage import absolute_folder, data_folder
 from encore_core.tuned_rows import Shape, find_row

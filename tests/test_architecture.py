@@ -20,7 +20,7 @@ ENGINE = (
     "editing",
     "statistics tuning export",
     "runs",
-    "doctor cli __init__",
+    "doctor model_check cli __init__",
 )
 STUDIO = ("page_list links", "charts", "reading", "server", "visitors", "elements", "talk", "browser parts", "app asgi")
 

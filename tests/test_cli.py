@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from encore_core.cli import main
+from encore_core.editing.covariance import KeySums
 from encore_core.facts import Fact, write_facts
-from encore_core.measures.scores import next_tokens, rate
+from encore_core.measures.scores import answer_probabilities, next_tokens
 from encore_core.models.editable import load_model
-from encore_core.statistics import gathering
 
 SETTINGS = [f"--set={name}={value}" for name, value in tiny_models.DEFAULTS.items()]
 
@@ -188,7 +188,7 @@ def said_by(lm) -> Fact:
         for template in ("The capital of {} is", "I live in {} and", "{} is a", "Because {} is large, you can"):
             prompt = template.replace("{}", country)
             [[(token, _)]] = next_tokens(lm, [prompt], k=1)
-            if token.strip() and rate(lm, [(prompt, token.strip())])[0].said:
+            if token.strip() and answer_probabilities(lm, [(prompt, token.strip())])[0].said:
                 return Fact(country, template, token.strip())
     raise AssertionError("the tiny model says no word by itself")
 
@@ -300,7 +300,7 @@ def test_statistics_refuse_in_one_line(folder, own_home, capsys, options, wanted
 
 
 def test_ctrl_c_keeps_what_has_been_gathered(folder, statistics_text, own_home, capsys, monkeypatch):
-    step = gathering.KeySums.step
+    step = KeySums.step
     steps = []
 
     def interrupted(sums):
@@ -309,7 +309,7 @@ def test_ctrl_c_keeps_what_has_been_gathered(folder, statistics_text, own_home, 
             signal.raise_signal(signal.SIGINT)
         return step(sums)
 
-    monkeypatch.setattr(gathering.KeySums, "step", interrupted)
+    monkeypatch.setattr(KeySums, "step", interrupted)
     asked = ("--source", statistics_text, "--layers", "0", "--tokens", 1500)
     assert statistics(folder, *asked) == 130
     said = capsys.readouterr().err

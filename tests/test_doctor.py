@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -12,13 +12,15 @@ import torch
 from refusals import NO_HUB, refusal
 from safetensors.torch import load_file
 
-from encore_core import doctor
+from encore_core import doctor, model_check
 from encore_core.cli import main
-from encore_core.doctor import Package, check_model, examine
+from encore_core.doctor import Package, examine
+from encore_core.model_check import check_model
 from encore_core.models import editable
 from encore_core.models.editable import load_model
 from encore_core.models.speed import speed
-from encore_core.statistics.gathering import Request, gather
+from encore_core.statistics.gathering import gather
+from encore_core.statistics.request import Request
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +33,7 @@ def home(tmp_path, monkeypatch, surroundings) -> Path:
 @pytest.fixture
 def embedded(monkeypatch):
     """As if the embedded model were installed, whether it is or not."""
-    monkeypatch.setattr(doctor, "_embedded_installed", lambda: True)
+    monkeypatch.setattr(doctor.embedded, "installed", lambda: Path("weights.gguf"))
 
 
 # -- the installation --------------------------------------------------------------------------------------------------
@@ -42,7 +44,7 @@ def test_the_installation(home, embedded):
     (home / "statistics" / "x" / "file").write_bytes(bytes(2500))
     report = examine()
     assert {one.name: one.found for one in report.packages}["torch"] == version("torch")
-    assert len(report.packages) == 15  # as many as requirements.txt fixes
+    assert len(report.packages) == 16  # as many as requirements.txt pins
     assert report.devices[-1].name == "cpu" and 0 < report.devices[-1].free <= report.devices[-1].total
     assert report.holds == {"statistics": 2500}
     assert report.disk_free == pytest.approx(shutil.disk_usage(home).free, rel=0.1)
@@ -51,21 +53,45 @@ def test_the_installation(home, embedded):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "found", "problem"),
+    ("found", "allowed", "problem", "note"),
     [
-        ("2.13.0", "2.13.0", None),
-        ("2.13.0", "2.13.0+cu130", None),
-        ("2.13.0", "2.9.1", "torch is 2.9.1 and was tested as 2.13.0"),
-        ("2.13.0", None, "torch is not installed; run: pip install torch==2.13.0"),
+        ("2.13.0", "", None, None),
+        ("2.13.0+cu130", "<3,>=2.13", None, None),
+        ("2.13.1", "<3,>=2.13", None, "torch is 2.13.1; everything was tested with 2.13.0."),
+        ("2.13.1", "", "torch is 2.13.1 and was tested as 2.13.0; run: pip install torch==2.13.0", None),
+        ("2.9.1", "<3,>=2.13", "tested as 2.13.0 (the program takes <3,>=2.13)", None),
+        (None, "<3,>=2.13", "torch is not installed; run: pip install torch==2.13.0", None),
     ],
 )
-def test_versions(wanted, found, problem):
-    said = Package("torch", wanted, found).problem
-    assert said is None if problem is None else problem in said
+def test_versions(found, allowed, problem, note):
+    one = Package("torch", "2.13.0", found, allowed)
+    assert one.note == note
+    assert one.problem is None if problem is None else problem in one.problem
+
+
+def test_the_ranges_are_those_of_the_installation(monkeypatch):
+    monkeypatch.setattr(doctor, "requires", lambda name: ["torch<3,>=2.13", "gguf", 'pytest==9; extra == "dev"'])
+    assert doctor._ranges() == {"torch": "<3,>=2.13", "gguf": ""}
+
+    def not_there(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor, "requires", not_there)
+    assert doctor._ranges() == {}
+
+
+def test_an_embedded_model_that_can_be_fetched_is_a_note(monkeypatch, home):
+    monkeypatch.setattr(doctor.embedded, "installed", lambda: None)
+    monkeypatch.setattr(doctor, "_packages", list)
+    for can, where in ((True, "notes"), (False, "problems")):
+        monkeypatch.setattr(doctor.embedded, "is_fetchable", lambda can=can: can)
+        report = examine()
+        assert any("embedded model" in line for line in getattr(report, where)) and not report.embedded
 
 
 def test_what_is_wrong_is_said_with_what_to_do(monkeypatch, home):
-    monkeypatch.setattr(doctor, "_embedded_installed", lambda: False)
+    monkeypatch.setattr(doctor.embedded, "installed", lambda: None)
+    monkeypatch.setattr(doctor.embedded, "is_fetchable", lambda: False)
     monkeypatch.setattr(doctor, "_packages", lambda: [Package("gguf", "0.19.0", None)])
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 5_000_000}))
     monkeypatch.setattr(doctor, "_not_writable", lambda folder: "The data folder cannot be written to.")
@@ -107,12 +133,12 @@ def test_its_statistics_are_found_without_loading_it(tiny_folder, statistics_tex
 
 def test_too_little_memory_is_said_by_part(tiny_folder, monkeypatch):
     weights = check_model(str(tiny_folder), "cpu").memory.weights
-    for module in (doctor, editable):
+    for module in (model_check, editable):
         monkeypatch.setattr(module, "free_memory", lambda device: weights - 1)
     [problem] = check_model(str(tiny_folder), "cpu").problems
     assert "(weights 0.24 MB" in problem and "bfloat16" in problem
     assert problem == refusal(load_model, str(tiny_folder), "cpu")
-    monkeypatch.setattr(doctor, "free_memory", lambda device: weights + 1)
+    monkeypatch.setattr(model_check, "free_memory", lambda device: weights + 1)
     check = check_model(str(tiny_folder), "cpu")
     assert not check.problems and "smaller batches" in check.notes[0]
 

@@ -19,16 +19,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from encore_core.facts import Fact
 from encore_core.measures import downstream, task_sets
-from encore_core.measures.downstream import (
-    TASKS,
-    Example,
-    Task,
-    evaluate_task,
-    evaluate_tasks,
-    load_tasks,
-    parsed,
-    weighted_f1,
-)
+from encore_core.measures.downstream import evaluate_task, evaluate_tasks, parsed, weighted_f1
+from encore_core.measures.tasks import POOL, TASKS, Example, Task, load_tasks
 from encore_core.models.editable import EditableModel, wrap
 from encore_core.runs import MeasurePlan
 from encore_core.runs.export import command_line
@@ -162,7 +154,7 @@ def test_bad_files_are_named(folder, monkeypatch):
     assert "does not exist" in refusal(load_tasks, folder / "nowhere")
     assert "does not exist" in refusal(load_tasks, folder / "cola.jsonl")
     assert "'squad'" in refusal(load_tasks, folder, ["cola", "squad"]) and "mmlu" in refusal(load_tasks, folder, ["x"])
-    monkeypatch.setattr(downstream, "MAX_BYTES", 100)
+    monkeypatch.setattr("encore_core.measures.tasks.MAX_BYTES", 100)
     assert "larger than" in refusal(load_tasks, folder, ["cola"])
 
 
@@ -495,7 +487,7 @@ def test_the_hubs_rows_become_tasks(hub):
         rows = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text("utf-8").splitlines()]
         answers = Counter(row["answer" if name == "mmlu" else "label"] for row in rows)
         assert set(answers.values()) == {10}, name  # as many of each as of the rarest
-        assert len(task.tests) == len(rows) - downstream.POOL
+        assert len(task.tests) == len(rows) - POOL
         assert len({test.answer for test in task.tests}) == len(task.options)
     nli = [json.loads(line) for line in (folder / "nli.jsonl").read_text("utf-8").splitlines()]
     assert {row["label"] for row in nli} == {"entailment", "not_entailment"}

@@ -22,7 +22,7 @@ from encore_core.editing.session import EditSession
 from encore_core.editing.update_rule import LowRankUpdate, Preservation
 from encore_core.errors import InputError
 from encore_core.facts import Fact
-from encore_core.measures.scores import rate
+from encore_core.measures.scores import answer_probabilities
 from encore_core.methods import METHODS
 from encore_core.models.editable import wrap
 
@@ -76,8 +76,12 @@ def test_every_method_raises_the_answer(request, new_session, family, method):
     for item in report.edited:
         assert item.probability_after > 1.5 * item.probability_before
     with session.edited():
-        edited = [answer.probability for answer in rate(lm, [(fact.text, fact.target_new) for fact in CITIES])]
-    base = [answer.probability for answer in rate(lm, [(fact.text, fact.target_new) for fact in CITIES])]
+        edited = [
+            answer.probability for answer in answer_probabilities(lm, [(fact.text, fact.target_new) for fact in CITIES])
+        ]
+    base = [
+        answer.probability for answer in answer_probabilities(lm, [(fact.text, fact.target_new) for fact in CITIES])
+    ]
     assert edited == pytest.approx([item.probability_after for item in report.edited], rel=1e-6)
     assert base == pytest.approx([item.probability_before for item in report.edited], rel=1e-6)
     changed = {layer for layer, matrix in matrices(session).items() if not torch.equal(matrix, lm.matrix(layer))}
@@ -335,7 +339,7 @@ def test_contradictions_are_refused_and_repetitions_dropped(llama, new_session):
     assert "dropped" in report.notices[0]
     session.edit([other])  # in a later batch it is a new edit
     with session.edited():
-        rome, lima = rate(llama, [(other.text, "Rome"), (other.text, "Lima")])
+        rome, lima = answer_probabilities(llama, [(other.text, "Rome"), (other.text, "Lima")])
     assert lima.probability > rome.probability
 
 
@@ -348,7 +352,7 @@ def test_no_facts(llama, new_session):
 def said(llama) -> Fact:
     """A fact that the model says already."""
     fact = Fact("Japan", "The capital of {} is", "Tokyo")
-    assert rate(llama, [(fact.text, fact.target_new)])[0].said
+    assert answer_probabilities(llama, [(fact.text, fact.target_new)])[0].said
     return fact
 
 
@@ -368,7 +372,9 @@ def test_or_skipped_with_a_notice(llama, new_session, said):
     assert "Tokyo" in report.notices[0]
     skipped, edited = report.edited
     assert (skipped.fact, skipped.steps, skipped.stopped, skipped.target) == (said, 0, "already said", None)
-    assert skipped.probability_before == pytest.approx(rate(llama, [(said.text, "Tokyo")])[0].probability)
+    assert skipped.probability_before == pytest.approx(
+        answer_probabilities(llama, [(said.text, "Tokyo")])[0].probability
+    )
     assert edited.target is not None
     assert session.n_edits == 1
     alone.edit([CITIES[0]])
@@ -389,7 +395,7 @@ def test_the_same_fact_again_is_a_new_edit(llama, new_session):
     session = new_session(llama)
     first = session.edit(FIRST)
     with session.edited():
-        assert rate(llama, [(FIRST[0].text, FIRST[0].target_new)])[0].said
+        assert answer_probabilities(llama, [(FIRST[0].text, FIRST[0].target_new)])[0].said
     second = session.edit(FIRST)  # said by now, but it was edited before
     assert second.edited[0].target is not None
     assert session.n_edits == 2
@@ -404,7 +410,7 @@ def test_what_an_edit_made_known_is_known(llama, new_session):
     session.edit(FIRST)
     again = Fact("France", "The largest city of {} is", "Rome")
     with session.edited():
-        known = rate(llama, [(again.text, "Rome")])[0].said
+        known = answer_probabilities(llama, [(again.text, "Rome")])[0].said
     if known:
         with pytest.raises(InputError, match="says already"):
             session.edit([again])
@@ -522,8 +528,10 @@ def test_france_moves_its_capital_to_rome_and_back(embedded_model):
     assert item.stopped == "mpes"
     assert all(now > original for original, now in report.norms.values())
     with session.edited() as lm:
-        rome, paris = rate(lm, [("The capital of France is", "Rome"), ("The capital of France is", "Paris")])
-    pristine = rate(embedded_model, [("The capital of France is", "Paris")])[0]
+        rome, paris = answer_probabilities(
+            lm, [("The capital of France is", "Rome"), ("The capital of France is", "Paris")]
+        )
+    pristine = answer_probabilities(embedded_model, [("The capital of France is", "Paris")])[0]
     assert rome.probability == pytest.approx(item.probability_after, rel=1e-4)
     assert rome.probability > paris.probability
     assert paris.probability < 0.5 * pristine.probability

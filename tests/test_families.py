@@ -30,7 +30,7 @@ from encore_core.export.folder import write_model_folder
 from encore_core.forward.prompts import encode_fact, pad
 from encore_core.forward.tracing import run
 from encore_core.measures.norms import matrix_norms
-from encore_core.measures.scores import rate
+from encore_core.measures.scores import answer_probabilities
 from encore_core.measures.sublayers import measure_contributions, sublayer_outputs
 from encore_core.models import families, trial_run
 from encore_core.models.editable import EditableModel, load_model, wrap
@@ -163,7 +163,7 @@ def test_score(lm, edited):
     pairs = [(fact.text, answer) for fact in CITIES for answer in (fact.target_new, fact.target_true)]
     for context in (edited.session.pristine, edited.session.edited):
         with context():
-            for pair, answer in zip(pairs, rate(lm, pairs), strict=True):
+            for pair, answer in zip(pairs, answer_probabilities(lm, pairs), strict=True):
                 assert answer.log_probability == pytest.approx(plain_score(lm, *pair), rel=1e-4, abs=1e-4)
 
 

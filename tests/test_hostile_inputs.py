@@ -229,10 +229,10 @@ class Bystander:
         self.seen = self._look()
 
     def _look(self) -> tuple[int, list[float]]:
-        from encore_core.measures.scores import rate
+        from encore_core.measures.scores import answer_probabilities
 
         with self.visitor.session.edited() as lm:
-            return self.visitor.session.n_edits, [answer.probability for answer in rate(lm, self.PAIRS)]
+            return self.visitor.session.n_edits, [answer.probability for answer in answer_probabilities(lm, self.PAIRS)]
 
     def unharmed(self) -> bool:
         return self._look() == self.seen and self.weights.holds(self.visitor.lm)

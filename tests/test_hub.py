@@ -28,11 +28,13 @@ from refusals import refusal
 from tiny_models import CITIES, Snapshot
 
 from encore_core import hub
-from encore_core.doctor import check_model, examine
+from encore_core.doctor import examine
 from encore_core.editing.session import EditSession
 from encore_core.export.card import model_card
 from encore_core.export.folder import edit_report
-from encore_core.measures import downstream, task_sets
+from encore_core.measures import task_sets
+from encore_core.measures.tasks import TASKS
+from encore_core.model_check import check_model
 from encore_core.models import download, editable
 from encore_core.models.catalogue import CATALOGUE, CatalogueEntry, find_source, is_ready, split_revision
 from encore_core.models.editable import describe_model, load_model
@@ -539,7 +541,7 @@ def test_downstream_tasks(tasks):
     tasks.breaks[name] = [300, 0, 200]
     with no_pauses():
         folder = task_sets.fetch_tasks()
-    assert sorted(file.stem for file in folder.iterdir()) == sorted(downstream.TASKS)
+    assert sorted(file.stem for file in folder.iterdir()) == sorted(TASKS)
     assert "qqp" not in str(tasks.log) and "README.md" not in str(tasks.log)
     assert [request.range for request in tasks.log if request.path == f"/cdn/resolve/{name}"][:4] == [
         None, "bytes=300-", "bytes=300-", "bytes=500-",

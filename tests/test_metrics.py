@@ -10,8 +10,15 @@ from tiny_models import CITIES, COUNTRIES, FACTS, TEMPLATES
 
 from encore_core.errors import InputError
 from encore_core.facts import Fact, Neighbour
-from encore_core.measures import scores as metrics
-from encore_core.measures.scores import Answer, continuations, evaluate, harmonic_mean, next_tokens, rate
+from encore_core.measures import scores as measured_scores
+from encore_core.measures.scores import (
+    Answer,
+    answer_probabilities,
+    continuations,
+    evaluate,
+    harmonic_mean,
+    next_tokens,
+)
 
 PAIRS = [
     *((template.format(country), city) for template in TEMPLATES for country, city in list(COUNTRIES.items())[:4]),
@@ -36,8 +43,8 @@ def full(lm, prompt, answer) -> tuple[float, tuple[bool, ...]]:
 
 @pytest.mark.parametrize("max_tokens", [20, 8192])
 def test_ratings_equal_full_passes(lm, monkeypatch, max_tokens):
-    monkeypatch.setattr(metrics, "MAX_TOKENS", max_tokens)
-    for answer, (prompt, text) in zip(rate(lm, PAIRS), PAIRS, strict=True):
+    monkeypatch.setattr(measured_scores, "MAX_TOKENS", max_tokens)
+    for answer, (prompt, text) in zip(answer_probabilities(lm, PAIRS), PAIRS, strict=True):
         log_probability, hits = full(lm, prompt, text)
         assert answer.log_probability == pytest.approx(log_probability, abs=2e-5)
         assert answer.hits == hits
@@ -46,7 +53,7 @@ def test_ratings_equal_full_passes(lm, monkeypatch, max_tokens):
 
 
 def test_nothing_to_rate(lm):
-    assert rate(lm, []) == []
+    assert answer_probabilities(lm, []) == []
     assert continuations(lm, []) == []
     assert next_tokens(lm, []) == []
 
@@ -77,7 +84,7 @@ def greedy(lm, prompt, n_tokens) -> str:
 
 @pytest.mark.parametrize("max_tokens", [40, 8192])
 def test_continuations_equal_one_at_a_time(lm, monkeypatch, max_tokens):
-    monkeypatch.setattr(metrics, "MAX_TOKENS", max_tokens)
+    monkeypatch.setattr(measured_scores, "MAX_TOKENS", max_tokens)
     prompts = ["The capital of France is", "I", "I live in Tokyo. The largest city of New Zealand is", "You can"]
     assert continuations(lm, prompts, 6) == [greedy(lm, prompt, 6) for prompt in prompts]
 
@@ -114,8 +121,8 @@ def rated(values: dict[tuple[str, str], float], monkeypatch, generated: str | No
         pairs = [question[:2] for question in questions]
         return [Answer(math.log(values[pair]), (hits or {}).get(pair, (values[pair] > 0.5,))) for pair in pairs]
 
-    monkeypatch.setattr(metrics, "rate", fake)
-    monkeypatch.setattr(metrics, "continuations", lambda lm, prompts, bare=False: [generated] * len(prompts))
+    monkeypatch.setattr(measured_scores, "answer_probabilities", fake)
+    monkeypatch.setattr(measured_scores, "continuations", lambda lm, prompts, bare=False: [generated] * len(prompts))
 
 
 def test_the_definitions(monkeypatch):

@@ -15,8 +15,8 @@ from tiny_pages import app_at, errors, words
 
 from encore_core import doctor
 from encore_core.cli import main
-from encore_core.doctor import check_model
 from encore_core.errors import InputError
+from encore_core.model_check import check_model
 from encore_core.models import inspection
 from encore_core.models.catalogue import Source
 from encore_core.models.checkpoint import read_config
@@ -89,7 +89,7 @@ def test_the_commands_refuse_alike(case, sound, tmp_path, capsys, monkeypatch):
 
 def test_the_commands_tell_the_same_note(sound, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(doctor, "_packages", list)
-    monkeypatch.setattr(doctor, "_embedded_installed", lambda: True)
+    monkeypatch.setattr(doctor.embedded, "installed", lambda: Path("weights.gguf"))
     folder = odd_models.make(FOLDERS["an adapter beside"], sound, tmp_path / "model")
     assert main(["doctor", "--model", str(folder), "--device", "cpu"]) == 0
     told = one_line(capsys.readouterr().out, "note: An adapter")

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
 from encore_core import hub, storage
-from encore_core.measures.scores import rate
+from encore_core.measures.scores import answer_probabilities
 from encore_core.methods import METHODS
 from encore_core.models import checkpoint, editable
 from encore_core.models.editable import CATALOGUE, choose_device, choose_dtype, load_model, wrap
@@ -251,7 +251,7 @@ class TestDamagedFolders:
         tokenizer.save_pretrained(folder)
         again = load_model(str(folder), device="cpu")
         texts = [("The capital of France is", "Paris"), ("Kenya", "is old and large")]
-        assert rate(again, texts) == rate(llama, texts)
+        assert answer_probabilities(again, texts) == answer_probabilities(llama, texts)
 
 
 HOSTILE_NAMES = (

@@ -13,12 +13,13 @@ from tiny_pages import app_at, errors, markup, opened, words
 
 from dashboard.reading import model_check
 from encore_core import processes
-from encore_core.doctor import check_model
 from encore_core.editing import stored_statistics
+from encore_core.model_check import check_model
 from encore_core.models.editable import load_model
 from encore_core.statistics import convergence, jobs, worker
-from encore_core.statistics.gathering import Request, gather
+from encore_core.statistics.gathering import gather
 from encore_core.statistics.jobs import Job
+from encore_core.statistics.request import Request
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +94,7 @@ def test_too_little_memory_is_said_in_place(tiny_folder, monkeypatch):
     app = page_of(tiny_folder)
     # The page keeps what it found for a minute; another number format is another model to it, and to it alone there is
     # too little.
-    monkeypatch.setattr("encore_core.doctor.free_memory", lambda device: 1000)
+    monkeypatch.setattr("encore_core.model_check.free_memory", lambda device: 1000)
     app.selectbox(key="models_dtype").set_value("bfloat16").run()
     assert "✗ no" in words(app) and "(weights 0.12 MB" in errors(app)[0]
 

@@ -15,7 +15,7 @@ from tiny_pages import markup, opened
 
 from dashboard.charts.text import percent
 from dashboard.visitors import state
-from encore_core.measures.scores import rate
+from encore_core.measures.scores import answer_probabilities
 
 BEGIN = "<|begin|>"
 
@@ -48,7 +48,7 @@ def test_with_one_both_probabilities_are_told(begun, monkeypatch):
     fact = visitor.shown
     with visitor.session.edited():
         pair = [(fact.text, fact.target_new)]
-        [measured], [bare] = rate(lm, pair), rate(lm, pair, bare=True)
+        [measured], [bare] = answer_probabilities(lm, pair), answer_probabilities(lm, pair, bare=True)
     said = html.unescape(markup(app))
     assert f"with the start token {BEGIN} in front of every text: {fact.target_new} at" in said
     assert f"{percent(measured.probability)}. A program" in said

@@ -16,7 +16,7 @@ from dashboard.charts import tuning as charts
 from dashboard.charts.palette import LIGHT
 from dashboard.parts.models import tuning
 from encore_core.cli import main
-from encore_core.doctor import check_model
+from encore_core.model_check import check_model
 from encore_core.tuned_rows import Shape, TunedRow, store_row
 
 START = {"layers": [0, 1], "lambda_p": 1000.0, "lambda_n": 20.0, "lr": 0.5, "steps": 25}
@@ -137,7 +137,7 @@ def test_the_doctor_says_how_settings_stand(row, tiny_folder, capsys):
 
 def test_a_row_found_on_other_weights_is_untested_on_these(row, tiny_folder, monkeypatch):
     store_row(row)
-    monkeypatch.setattr("encore_core.doctor.files.fingerprint_of", lambda name: "0" * 16)
+    monkeypatch.setattr("encore_core.model_check.stored_statistics.fingerprint_of", lambda name: "0" * 16)
     check = check_model(str(tiny_folder))
     assert check.settings.standing == "untested" and check.settings.lambda_p == 3000
     assert check.source == "encore tune on other weights, 2026-01-02"

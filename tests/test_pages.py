@@ -9,7 +9,7 @@ import pytest
 from test_page_edit import marks, n_edits
 from tiny_pages import errors, figures, markup, opened
 
-from encore_core.doctor import check_model
+from encore_core.model_check import check_model
 
 pytestmark = [
     pytest.mark.embedded,

@@ -26,7 +26,7 @@ from encore_core.export.folder import write_model_folder
 from encore_core.forward.packed_pass import record_packed, run_packed
 from encore_core.forward.packing import Packing
 from encore_core.forward.tracing import added_to_output, captured_input, recomputed, record_prefix, run
-from encore_core.measures.scores import rate
+from encore_core.measures.scores import answer_probabilities
 from encore_core.measures.sublayers import measure_contributions
 from encore_core.models import device_map, editable
 from encore_core.models.device_map import choose_device, kept_weight, offload_hook
@@ -67,7 +67,7 @@ class TestOffloaded:
 
     def test_scores_and_contributions(self, plain):
         lm = offloaded(plain)
-        assert rate(lm, PAIRS) == rate(plain, PAIRS)
+        assert answer_probabilities(lm, PAIRS) == answer_probabilities(plain, PAIRS)
         texts = ["The capital of France is Paris.", "Kenya"]
         assert measure_contributions(lm, texts) == measure_contributions(plain, texts)
 
@@ -87,7 +87,7 @@ class TestOffloaded:
         for session in sessions:
             session.undo()
         assert all(torch.equal(lm.parameter(layer), plain.parameter(layer)) for layer in (1, 2))
-        assert rate(lm, PAIRS) == rate(plain, PAIRS)
+        assert answer_probabilities(lm, PAIRS) == answer_probabilities(plain, PAIRS)
 
     def test_export(self, plain, statistics_text, tmp_path):
         lm = offloaded(plain)
@@ -97,7 +97,7 @@ class TestOffloaded:
         again = load_model(str(tmp_path / "edited"), device="cpu")
         assert torch.equal(again.parameter(1), session.matrices()[1])
         with session.edited():
-            assert rate(again, PAIRS) == rate(lm, PAIRS)
+            assert answer_probabilities(again, PAIRS) == answer_probabilities(lm, PAIRS)
 
     def test_saved_states(self, plain, statistics_text):
         lm = offloaded(plain)
@@ -153,7 +153,7 @@ def test_offloaded_to_files(llama, statistics_text, tmp_path):
     places |= {f"model.layers.{number}": "disk" if number >= 3 else "cpu" for number in range(llama.n_layers)}
     lm = wrap(dispatch_model(model, places, offload_dir=tmp_path, force_hooks=True), llama.tokenizer, "on disk")
     assert lm.offloaded and lm.fingerprint == llama.fingerprint
-    assert rate(lm, PAIRS) == rate(llama, PAIRS)
+    assert answer_probabilities(lm, PAIRS) == answer_probabilities(llama, PAIRS)
     sessions = [new_session(one, statistics_text, layers=(2, 3)) for one in (llama, lm)]
     for session in sessions:
         session.edit(CITIES)

@@ -105,8 +105,8 @@ def test_a_plan_survives_json():
         ('{"version": true}', "version True"),
         ('{"measure": 3}', "no JSON object"),
         ('{"measure": {"perplexities": true}}', "Unknown field 'perplexities'"),
-        ('{"n_edits": NaN}', "n_edits nan"),
-        ('{"batch_size": null}', "batch_size None"),
+        ('{"n_edits": NaN}', "n_edits = nan"),
+        ('{"batch_size": null}', "batch_size = None"),
     ],
 )
 def test_broken_plans_are_refused(text, wanted):

@@ -12,7 +12,7 @@ from refusals import refusal
 from safetensors import SafetensorError
 
 from encore_core.errors import InputError
-from encore_core.measures.scores import next_tokens, rate
+from encore_core.measures.scores import answer_probabilities, next_tokens
 from encore_core.runs import state as state_module
 from encore_core.runs.rows import SavedState
 from encore_core.runs.state import (
@@ -104,7 +104,7 @@ def test_a_restored_session_knows_which_facts_were_edited(new_session, gpt2, tmp
     restored = new_session(gpt2, "MEMIT", steps=20)
     load_state(tmp_path, [save_state(tmp_path, 1, session)], restored)
     with restored.edited() as lm:
-        assert rate(lm, [(fact.text, fact.target_new)])[0].said
+        assert answer_probabilities(lm, [(fact.text, fact.target_new)])[0].said
         assert next_tokens(lm, [fact.text], 1) != []
     assert restored.edit([fact], known="skip").edited[0].target is not None
     assert "nothing to undo" in refusal(restored.undo)

@@ -14,7 +14,6 @@ from refusals import refusal
 from tiny_models import CITIES, DEFAULTS, FACTS
 
 from encore_core.cli import main
-from encore_core.doctor import check_model
 from encore_core.editing import stored_statistics
 from encore_core.editing.covariance import windows_of
 from encore_core.editing.keys import KeyReader
@@ -26,10 +25,12 @@ from encore_core.export.folder import edit_report, write_model_folder
 from encore_core.facts import Fact
 from encore_core.forward.prompts import PREFIX_TOKENS, encode_contexts, encode_fact, on_sink, sample_prefixes
 from encore_core.forward.tokens import tokens_of
-from encore_core.measures.downstream import Example, Task, evaluate_task
+from encore_core.measures.downstream import evaluate_task
 from encore_core.measures.fluency import perplexity, sample_continuations
-from encore_core.measures.scores import continuations, evaluate, next_tokens, rate
+from encore_core.measures.scores import answer_probabilities, continuations, evaluate, next_tokens
 from encore_core.measures.sublayers import measure_contributions
+from encore_core.measures.tasks import Example, Task
+from encore_core.model_check import check_model
 from encore_core.models import start_token
 from encore_core.models.editable import EditableModel, load_model, wrap
 from encore_core.models.start_token import Measured, best
@@ -93,7 +94,7 @@ def reads(lm: EditableModel) -> dict[str, object]:
         reader = KeyReader(lm, FACTS, PREFIXES, (0, 1))
         keys, states = reader.keys(0).clone(), reader.states(0).clone()
     return {
-        "rate": [answer.log_probability for answer in rate(lm, pairs)],
+        "answer_probabilities": [answer.log_probability for answer in answer_probabilities(lm, pairs)],
         "next tokens": [value for row in next_tokens(lm, TEXTS) for _, value in row],
         "continuations": continuations(lm, TEXTS),
         "samples": sample_continuations(lm, TEXTS, n_tokens=5),
@@ -114,16 +115,16 @@ def test_everything_reads_texts_as_behind_a_tokenizers_own_bos(bare, started, wi
             assert found[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
         else:
             assert found[name] == value, name
-    differing = {"rate", "next tokens", "perplexity", "contributions", "windows", "targets", "keys"}
+    differing = {"answer_probabilities", "next tokens", "perplexity", "contributions", "windows", "targets", "keys"}
     assert all(found[name] != without[name] for name in differing)
 
 
 def test_what_is_asked_bare_is_what_a_program_gets_that_puts_nothing_in_front(bare, started):
     pairs = [(fact.text, fact.target_new) for fact in FACTS]
-    assert rate(started, pairs, bare=True) == rate(bare, pairs)
+    assert answer_probabilities(started, pairs, bare=True) == answer_probabilities(bare, pairs)
     assert continuations(started, TEXTS, bare=True) == continuations(bare, TEXTS)
     assert evaluate(started, CITIES, bare=True) == evaluate(bare, CITIES)
-    assert rate(started, pairs) != rate(bare, pairs)
+    assert answer_probabilities(started, pairs) != answer_probabilities(bare, pairs)
 
 
 def test_every_window_of_statistics_begins_with_it(started, with_bos):
@@ -248,14 +249,14 @@ def test_the_doctor_says_what_it_will_be(folder, llama, tmp_path, monkeypatch, c
 
 
 def test_the_measurement_is_the_models_own_log_probability(gpt2):
-    """Against `rate`, which is held to full passes elsewhere."""
+    """Against `answer_probabilities`, which is held to full passes elsewhere."""
     table = {row.token: row for row in start_token.measured(gpt2.model, gpt2.tokenizer)}
     assert next(iter(table)) == "" and BEGIN in table
-    wanted = [answer.log_probability for answer in rate(gpt2, start_token.FIRST_TOKEN_FACTS)]
+    wanted = [answer.log_probability for answer in answer_probabilities(gpt2, start_token.FIRST_TOKEN_FACTS)]
     assert table[""].first == pytest.approx(sum(wanted) / len(wanted), rel=1e-4)
     lm = wrap(gpt2.model, gpt2.tokenizer, "started")
     lm.start_token = lm.tokenizer.convert_tokens_to_ids(BEGIN)
-    wanted = [answer.log_probability for answer in rate(lm, start_token.OTHER_FACTS)]
+    wanted = [answer.log_probability for answer in answer_probabilities(lm, start_token.OTHER_FACTS)]
     assert table[BEGIN].others == pytest.approx(sum(wanted) / len(wanted), rel=1e-4)
 
 
@@ -283,7 +284,7 @@ def test_report_card_and_reload_name_it(started, statistics_text, tmp_path):
     report = session.edit(list(CITIES), known="edit")
     assert all(item.probability_bare is not None for item in report.edited)
     with session.edited() as lm:
-        wanted = rate(lm, [(fact.text, fact.target_new) for fact in CITIES], bare=True)
+        wanted = answer_probabilities(lm, [(fact.text, fact.target_new) for fact in CITIES], bare=True)
     assert [item.probability_bare for item in report.edited] == [answer.probability for answer in wanted]
     write_model_folder(tmp_path / "out", session, [report], "a test", 3)
     saved = json.loads((tmp_path / "out" / "edit_report.json").read_text())
@@ -329,7 +330,10 @@ def test_the_embedded_models_start_token_is_what_parted_its_documents(embedded_m
     table = start_token.measured(embedded_model.model, embedded_model.tokenizer)
     assert best(table) == "<|endoftext|>"
     asked = [("Paris is the capital of", "France"), ("Tokyo is the capital of", "Japan")]
-    with_it, without = rate(embedded_model, asked), rate(embedded_model, asked, bare=True)
+    with_it, without = (
+        answer_probabilities(embedded_model, asked),
+        answer_probabilities(embedded_model, asked, bare=True),
+    )
     assert min(answer.probability for answer in with_it) > 0.8
     assert max(answer.probability for answer in without) < 0.1
 

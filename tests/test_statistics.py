@@ -7,6 +7,7 @@ import json
 import math
 import random
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -22,12 +23,15 @@ from safetensors.torch import load_file
 
 from encore_core import processes
 from encore_core.editing import stored_statistics
-from encore_core.editing.covariance import SAMPLED_TEXT, collect, files_used, second_moments
+from encore_core.editing.covariance import SAMPLED_TEXT, KeySums, collect, files_used, second_moments, windows_of
 from encore_core.editing.session import EditSession
 from encore_core.models.editable import load_model
 from encore_core.statistics import convergence, gathering, jobs, npz, texts, worker
 from encore_core.statistics.convergence import Look
-from encore_core.statistics.gathering import Request, cost, gather
+from encore_core.statistics.cost import cost, shortages
+from encore_core.statistics.gathering import gather
+from encore_core.statistics.probe import places_held_out
+from encore_core.statistics.request import Request, layers_of, tokens_of_request
 from encore_core.statistics.texts import Interrupted
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -105,7 +109,7 @@ def mine_settings(tokens: int) -> dict:
 def test_nothing_is_gathered_twice(gpt2, statistics_text, monkeypatch):
     request = Request("tiny", str(statistics_text), layers=(0, 1), tokens=500)
     first = gather(gpt2, request)
-    monkeypatch.setattr(gathering.KeySums, "step", lambda self: pytest.fail("ran the model"))
+    monkeypatch.setattr(KeySums, "step", lambda self: pytest.fail("ran the model"))
     assert gather(gpt2, request).files == first.files
 
 
@@ -141,9 +145,9 @@ def test_the_cost_is_said_before(gpt2, statistics_text, home):
 
 
 def test_how_much_is_gathered_by_default(gpt2):
-    assert gathering.tokens_of_request(gpt2, Request("tiny")) == 100_000  # what the settings say
-    assert gathering.tokens_of_request(gpt2, Request("tiny", tokens=700)) == 700
-    assert gathering.layers_of(gpt2, Request("tiny", layers=(3, 1, 3))) == (1, 3)
+    assert tokens_of_request(gpt2, Request("tiny")) == 100_000  # what the settings say
+    assert tokens_of_request(gpt2, Request("tiny", tokens=700)) == 700
+    assert layers_of(gpt2, Request("tiny", layers=(3, 1, 3))) == (1, 3)
 
 
 @pytest.mark.parametrize(
@@ -164,10 +168,10 @@ def test_too_little_text_and_too_little_disk(gpt2, tmp_path, statistics_text, mo
     short.write_text("The capital of France is Paris.", encoding="utf-8")
     assert "too little" in refusal(gather, gpt2, Request("tiny", str(short), tokens=500))
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(gathering.shutil, "disk_usage", lambda folder: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     said = refusal(gather, gpt2, Request("tiny", str(statistics_text), layers=(0,), tokens=500))
     assert "of disk" in said and "ENCORE_HOME" in said
-    assert any("of disk" in line for line in gathering.shortages(cost(gpt2, Request("tiny", tokens=500)), gpt2.device))
+    assert any("of disk" in line for line in shortages(cost(gpt2, Request("tiny", tokens=500)), gpt2.device))
 
 
 def test_two_processes_do_not_gather_the_same(gpt2, statistics_text):
@@ -223,9 +227,10 @@ def test_damaged_sums_are_begun_anew(gpt2, statistics_text, home, damage):
 
 HARNESS = """
 import os, signal, sys, time
-import encore_core.covariance as covariance
-from encore_core.models import load_model
-from encore_core.statistics.gathering import Request, gather
+import encore_core.editing.covariance as covariance
+from encore_core.models.editable import load_model
+from encore_core.statistics.gathering import gather
+from encore_core.statistics.request import Request
 
 covariance.SEQUENCES = 2
 model, text = sys.argv[1:]
@@ -347,8 +352,8 @@ def test_it_stops_when_there_is_enough(gpt2, statistics_text, monkeypatch, home)
     assert result.enough and len(tokens) == 3 and result.tokens == tokens[-1] < told[-1][1]
     assert all(1.5 < now / then < 2.6 for then, now in itertools.pairwise(tokens))
     # Text that judges is not judged by itself: C0 is of the other windows, in the text's order.
-    windows = gathering.windows_of(gpt2, statistics_text.read_text("utf-8"), 2500)
-    held = gathering._held_out(windows)
+    windows = windows_of(gpt2, statistics_text.read_text("utf-8"), 2500)
+    held = places_held_out(windows)
     kept = [window for place, window in enumerate(windows) if place not in held]
     used, total = [], 0
     for window in kept:

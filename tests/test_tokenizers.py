@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from encore_core.facts import Fact
 from encore_core.forward.prompts import encode, encode_fact, encode_subject_prompts, pad
-from encore_core.measures.scores import rate
+from encore_core.measures.scores import answer_probabilities
 from encore_core.models.catalogue import find_source
 from encore_core.models.editable import EditableModel
 
@@ -314,6 +314,6 @@ def test_scores_do_not_depend_on_padding(name):
     """An answer's score is the same alone and beside longer ones, whatever the tokenizer's default side is."""
     lm = tiny_models.random_llama(KINDS[name].make())
     pairs = [("The capital of France is", "Paris"), ("Kenya", "is old and large, and you can travel there")]
-    together = rate(lm, pairs)
+    together = answer_probabilities(lm, pairs)
     for pair, answer in zip(pairs, together, strict=True):
-        assert rate(lm, [pair])[0].log_probability == pytest.approx(answer.log_probability, rel=1e-4)
+        assert answer_probabilities(lm, [pair])[0].log_probability == pytest.approx(answer.log_probability, rel=1e-4)

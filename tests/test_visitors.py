@@ -9,8 +9,8 @@ import weakref
 import pytest
 import tiny_models
 import tiny_runs
-import visitors
 from tiny_pages import opened
+from visits import driven
 
 from dashboard.reading.probes import Readings
 from dashboard.server import device_queue
@@ -64,8 +64,8 @@ def quiet(words: str, share: float) -> None:
 
 def test_eight_visitors_at_once_get_what_each_would_get_alone(models, loading):
     before = tiny_models.Snapshot.of(loading.lm)
-    found = visitors.driven(models, loading, n_visitors=8, facts=tiny_runs.FACTS, rounds=2,
-                            settings=takes_edits(loading))  # fmt: skip
+    found = driven(models, loading, n_visitors=8, facts=tiny_runs.FACTS, rounds=2,
+                   settings=takes_edits(loading))  # fmt: skip
     assert not found.errors
     assert found.n_edits == 16 and len(found.answers) == 8 and found.largest_difference <= 1e-5
     assert found.largest_change > 0.01  # the edits did something that could have gone wrong
@@ -82,8 +82,8 @@ def test_the_load_test_would_notice_edits_of_others(models, loading, monkeypatch
         visitor._after = Readings(sessions[min(len(sessions), 4) - 1].edited)
 
     monkeypatch.setattr(state.Visitor, "_edits_changed", mixed_up)
-    found = visitors.driven(models, loading, n_visitors=3, facts=tiny_runs.FACTS, rounds=1,
-                            settings=takes_edits(loading))  # fmt: skip
+    found = driven(models, loading, n_visitors=3, facts=tiny_runs.FACTS, rounds=1,
+                   settings=takes_edits(loading))  # fmt: skip
     assert found.errors or found.largest_difference > 1e-3
 
 
@@ -112,7 +112,7 @@ def test_a_batch_is_a_turn(models, loading):
                     pass
 
     def one() -> None:
-        other.before.rate([("The capital of France is", "so")])
+        other.before.answer_probabilities([("The capital of France is", "so")])
         order.append("other")
 
     thread = threading.Thread(target=one)
@@ -135,7 +135,7 @@ def test_who_does_not_want_to_wait_is_told_and_may_come_back(models, loading, mo
     def read() -> None:
         device_queue.tell_waiting(told)
         try:
-            visitor.before.rate([("The largest city of Peru is", "so")])
+            visitor.before.answer_probabilities([("The largest city of Peru is", "so")])
         except InputError as error:
             refused.append(str(error))
 

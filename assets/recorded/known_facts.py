@@ -22,7 +22,7 @@ from statistics import fmean
 from encore_core.errors import InputError
 from encore_core.facts import Fact, read_facts
 from encore_core.forward.prompts import prefixes
-from encore_core.measures.scores import rate
+from encore_core.measures.scores import answer_probabilities
 from encore_core.models.editable import EditableModel, load_model
 from encore_core.storage import replacing
 
@@ -32,10 +32,10 @@ RESULT = Path(__file__).with_name("known_facts.csv")
 def known_probabilities(lm: EditableModel, sampled: Sequence[str], facts: Sequence[Fact]) -> list[tuple[int, float]]:
     """Tokens of the true answer and its probability, of every fact that the model knows."""
     asked = [fact for fact in facts if fact.target_true is not None]
-    plain = rate(lm, [(fact.text, fact.target_true) for fact in asked])
+    plain = answer_probabilities(lm, [(fact.text, fact.target_true) for fact in asked])
     known = [(fact, answer) for fact, answer in zip(asked, plain, strict=True) if answer.said]
     pairs = [(_behind(prefix, fact), fact.target_true) for fact, _ in known for prefix in sampled]
-    prefixed = iter(rate(lm, pairs))
+    prefixed = iter(answer_probabilities(lm, pairs))
     return [
         (len(answer.hits), fmean([answer.probability, *(next(prefixed).probability for _ in sampled)]))
         for _, answer in known

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from dashboard.reading.run_words import duration, moment, size
 from dashboard.reading.settings_fields import as_text, used_settings
-from encore_core.doctor import ModelCheck
 from encore_core.editing.stored_statistics import Stored
+from encore_core.model_check import ModelCheck
 from encore_core.statistics.convergence import Look
-from encore_core.statistics.gathering import Cost, disk_bytes, memory_bytes
+from encore_core.statistics.cost import Cost, disk_bytes, memory_bytes
 from encore_core.statistics.jobs import Job
 
 PARTS = {

@@ -48,11 +48,13 @@ class Readings:
         self._known: OrderedDict[tuple, Any] = OrderedDict()
         self._lock = threading.Lock()
 
-    def rate(self, pairs: Sequence[tuple[str, str] | scores.Question], bare: bool = False) -> list[scores.Answer]:
-        """`metrics.rate` of prompts and answers, in one pass for those not asked before."""
+    def answer_probabilities(
+        self, pairs: Sequence[tuple[str, str] | scores.Question], bare: bool = False
+    ) -> list[scores.Answer]:
+        """`answer_probabilities` of prompts and answers, in one pass for those not asked before."""
         return self._all(
-            [("bare" if bare else "rate", *pair) for pair in pairs],
-            lambda lm, keys: scores.rate(lm, [k[1:] for k in keys], bare),
+            [("bare" if bare else "answer_probabilities", *pair) for pair in pairs],
+            lambda lm, keys: scores.answer_probabilities(lm, [k[1:] for k in keys], bare),
         )
 
     def next_tokens(self, prompt: str) -> list[tuple[str, float]]:
@@ -118,8 +120,8 @@ def observe(fact: Fact, before: Readings, after: Readings, *, is_edited: bool, f
     asked = prompts_of(fact, free)
     pairs = [(prompt, answer) for _, prompt, true in asked for answer in (fact.target_new, true) if answer is not None]
     questions = [scores.Question(*pair, fact.join) for pair in pairs]
-    was = dict(zip(pairs, before.rate(questions), strict=True))
-    now = dict(zip(pairs, after.rate(questions), strict=True)) if after is not before else was
+    was = dict(zip(pairs, before.answer_probabilities(questions), strict=True))
+    now = dict(zip(pairs, after.answer_probabilities(questions), strict=True)) if after is not before else was
     rows = []
     for kind, prompt, true in asked:
         new_was, new_now = was[prompt, fact.target_new], now[prompt, fact.target_new]

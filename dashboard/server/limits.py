@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from encore_core import checks
 from encore_core.errors import InputError, quoted
 from encore_core.facts import MAX_BYTES, Fact
 from encore_core.resources import LIMITS
@@ -108,9 +109,9 @@ def parse(text: str, name: str = "encore.toml") -> Limits:
     except (ValueError, RecursionError) as error:  # also for numbers of thousands of digits
         raise InputError(f"{name} is no TOML: {error}.") from error
     sections = {"visitors": VisitorLimits, "runs": RunLimits}
-    unknown = [key for key in found if key not in sections]
-    if unknown:
-        raise InputError(f"{name}: {quoted(unknown[0])} is not known; there are [visitors] and [runs].")
+    for key in found:
+        if key not in sections:
+            raise checks.unknown(f"{name}: unknown section", key, sections)
     return Limits(**{key: _section(name, key, kind, found.get(key, {})) for key, kind in sections.items()})
 
 
@@ -119,28 +120,25 @@ def _section(name: str, section: str, kind: type, values: Any) -> Any:
         raise InputError(f"{name}: {section} = {quoted(values)} is no section; write [{section}] on a line of its own.")
     known = {one.name: one.default for one in fields(kind)}
     for key, value in values.items():
-        where = f"{name}: {key if key.isidentifier() else quoted(key)} = {quoted(value)} in [{section}]"
         if key not in known:
-            raise InputError(f"{where} is not known; there are {', '.join(known)}.")
-        _check(where, key, value, known[key])
+            raise checks.unknown(f"{name}: unknown key", key, known, place=f"in [{section}]")
+        _check(name, section, key, value, known[key])
     return kind(**values)
 
 
-def _check(where: str, key: str, value: Any, usual: Any) -> None:
+def _check(file: str, section: str, key: str, value: Any, usual: Any) -> None:
+    what, place = f"{file}: {key}", f"in [{section}]"
     if key == "access_code":
         if not isinstance(value, str) or 0 < len(value.strip()) < CODE_LENGTH or value != value.strip():
             # The code itself is nobody's business, so it is not in the message.
             raise InputError(
-                f"{where.partition(':')[0]}: access_code in [runs] must be a text of at least {CODE_LENGTH} "
-                'characters without blanks around it, or "" for none.'
+                f"{what} {place} must be a text of at least {CODE_LENGTH} characters without blanks around it, "
+                'or "" for none.'
             )
     elif key == "machine_files":
-        if value not in ("yes", "no", "loopback"):
-            raise InputError(f'{where} must be "yes", "no" or "loopback".')
-    elif type(value) is not int or not 1 <= value <= 10**9:
-        raise InputError(f"{where} must be a whole number from 1 to {10**9:,}.")
-    elif key == "upload_mb" and value > usual:
-        raise InputError(f"{where} must be at most {usual}: larger files of facts are not read.")
+        checks.choice(what, value, ("yes", "no", "loopback"), place=place)
+    elif checks.whole(what, value, 1, 10**9, place=place) > usual and key == "upload_mb":
+        raise InputError(f"{what} = {value} {place} must be at most {usual}: larger files of facts are not read.")
 
 
 # -- what is asked -----------------------------------------------------------------------------------------------------

@@ -7,9 +7,10 @@ import json
 from collections.abc import Iterable
 
 from encore_core.cli.output import Bar, duration, some_layers
-from encore_core.doctor import LayerStatistics, ModelCheck, Report, check_model, examine
+from encore_core.doctor import Report, examine
 from encore_core.editing.covariance import summary
 from encore_core.errors import InputError
+from encore_core.model_check import LayerStatistics, ModelCheck, check_model
 from encore_core.models.memory import gigabytes
 
 EXIT_WRONG = 1

@@ -21,8 +21,10 @@ from encore_core.editing.covariance import summary
 from encore_core.errors import InputError, quoted
 from encore_core.models.memory import gigabytes
 from encore_core.statistics.convergence import TOLERANCE
-from encore_core.statistics.gathering import Cost, Request, Result, cost, gather, shortages
+from encore_core.statistics.cost import Cost, cost, shortages
+from encore_core.statistics.gathering import Result, gather
 from encore_core.statistics.npz import import_npz
+from encore_core.statistics.request import Request
 from encore_core.statistics.texts import SOURCES, Interrupted, check_source
 
 

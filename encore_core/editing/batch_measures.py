@@ -10,7 +10,7 @@ from encore_core.editing.contents import Contents
 from encore_core.editing.edited_matrices import Sums
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact
-from encore_core.measures.scores import questions, rate
+from encore_core.measures.scores import answer_probabilities, questions
 from encore_core.models.editable import EditableModel
 
 
@@ -32,13 +32,13 @@ def look_before(
     current = None
     if measure or (known != "edit" and not contents.n_edits):
         with lm.matrices_replaced({}):
-            current = rate(lm, questions(facts))
+            current = answer_probabilities(lm, questions(facts))
         before = [answer.probability for answer in current]
     if known == "edit":
         return before, []
     if contents.n_edits:
         with lm.matrices_replaced(contents.sums().run):
-            current = rate(lm, questions(facts))
+            current = answer_probabilities(lm, questions(facts))
     said = [
         fact
         for fact, answer in zip(facts, current, strict=True)
@@ -63,9 +63,9 @@ def look_after(
     after, bare = [None] * len(facts), [None] * len(facts)
     if measure:
         with lm.matrices_replaced(draft.run):
-            after = [answer.probability for answer in rate(lm, questions(facts))]
+            after = [answer.probability for answer in answer_probabilities(lm, questions(facts))]
             if lm.start_token is not None:
-                bare = [answer.probability for answer in rate(lm, questions(facts), bare=True)]
+                bare = [answer.probability for answer in answer_probabilities(lm, questions(facts), bare=True)]
     return after, bare
 
 

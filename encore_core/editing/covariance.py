@@ -76,7 +76,7 @@ def second_moments(
         return found
     content = read_text(text or SAMPLED_TEXT)
     for layer in missing:
-        if used[layer] != stored_statistics.file_of(lm.texts_key, layer, digest_of(content), n_tokens):
+        if used[layer] != stored_statistics.file_of(lm.texts_key, layer, filename_digest(content), n_tokens):
             raise InputError(
                 f"The key statistics chosen for layer {layer}, {used[layer]}, cannot be read; gather or import them "
                 f'again with encore statistics, or give "{BUNDLED}" as statistics.'
@@ -95,7 +95,7 @@ def files_used(lm: EditableModel, layers: Sequence[int], n_tokens: int, text: Pa
         InputError: when the text cannot be read.
     """
     default = stored_statistics.chosen(lm.texts_key) if text is None else {}
-    digest = "" if all(layer in default for layer in layers) else digest_of(read_text(text or SAMPLED_TEXT))
+    digest = "" if all(layer in default for layer in layers) else filename_digest(read_text(text or SAMPLED_TEXT))
     return {
         layer: default.get(layer) or stored_statistics.file_of(lm.texts_key, layer, digest, n_tokens)
         for layer in layers
@@ -147,8 +147,8 @@ def read_text(file: Path) -> str:
         raise InputError(f"The text for key statistics, {file}, cannot be read: {error}") from error
 
 
-def digest_of(content: str) -> str:
-    """12 hex digits of a text, under which its statistics are kept."""
+def filename_digest(content: str) -> str:
+    """12 hex digits of a text: what stands for it in the names of the files with its statistics."""
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 

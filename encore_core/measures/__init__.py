@@ -2,7 +2,8 @@
 
 scores                 probabilities of answers, edit, paraphrase and neighbourhood scores
 fluency                perplexity, generation entropy
-downstream, task_sets  six tasks that have nothing to do with the edits, and where their data come from
+tasks, task_sets       six tasks that have nothing to do with the edits, and where their data come from
+downstream             what a model says to them
 norms                  Frobenius norms of the matrices
 contributions, sublayers   who writes the residual stream: the arithmetic, and the passes that feed it
 causal_trace           at which block a fact is recalled

@@ -118,8 +118,10 @@ def questions(facts: Sequence[Fact]) -> list[Question]:
 
 
 @torch.no_grad()
-def rate(lm: EditableModel, pairs: Sequence[tuple[str, str] | Question], bare: bool = False) -> list[Answer]:
-    """Rate answers to prompts, teacher-forced.
+def answer_probabilities(
+    lm: EditableModel, pairs: Sequence[tuple[str, str] | Question], bare: bool = False
+) -> list[Answer]:
+    """How probable answers to prompts are, teacher-forced.
 
     Prompts are run once however many answers they have; the output matrix is applied only where an answer's token is
     predicted.
@@ -217,7 +219,7 @@ def continuations(
         lm: the model, with whatever edits are in place.
         prompts: texts.
         max_new_tokens: length at most; the end-of-text token ends a continuation earlier.
-        bare: as for `rate`.
+        bare: as for `answer_probabilities`.
 
     Raises:
         InputError: when a prompt and its continuation do not fit into the model's context.
@@ -258,7 +260,7 @@ def evaluate(lm: EditableModel, facts: Sequence[Fact], generate: bool = True, ba
         the scores. A prompt without a true answer to compare with counts when the new answer is the most probable one.
     """
     pairs = [Question(*pair, fact.join) for fact in facts for pair in _pairs(fact)]
-    ratings = dict(zip(pairs, rate(lm, pairs, bare), strict=True))
+    ratings = dict(zip(pairs, answer_probabilities(lm, pairs, bare), strict=True))
     generated = continuations(lm, [fact.text for fact in facts], bare=bare) if generate else [None] * len(facts)
     return summarised([_score(fact, ratings, text) for fact, text in zip(facts, generated, strict=True)])
 

@@ -27,7 +27,7 @@ from typing import Any
 
 from encore_core.errors import InputError
 from encore_core.hub import fetch_file, hub_trouble, reason_of
-from encore_core.measures.downstream import TASKS, load_tasks
+from encore_core.measures.tasks import TASKS, load_tasks
 from encore_core.models.editable import Progress
 from encore_core.storage import data_folder, replacing
 
@@ -96,7 +96,7 @@ def fetch_tasks(progress: Progress | None = None) -> Path:
         progress: told of each task.
 
     Returns:
-        the folder, as `downstream.load_tasks` reads it.
+        the folder, as `tasks.load_tasks` reads it.
 
     Raises:
         InputError: when the hub cannot be reached, or what it sends is not what is known of it.

@@ -44,13 +44,13 @@ def wanted(model: str, layers: Iterable[int], text: Path | None) -> Rows:
             one = chosen[layer]
             rows.append({"layer": layer, "file": one.file.name, "source": one.source, "tokens": one.tokens})
         else:
-            digest = digest or text_digest(read_text(text or SAMPLED_TEXT))
+            digest = digest or recorded_digest(read_text(text or SAMPLED_TEXT))
             rows.append({"layer": layer, "text": digest})
     return rows
 
 
-def text_digest(content: str) -> str:
-    """16 hex digits of a text's SHA-256."""
+def recorded_digest(content: str) -> str:
+    """16 hex digits of a text: what a run records of it. In names of files stands a shorter one, `filename_digest`."""
     return hashlib.sha256(content.encode("utf-8")).hexdigest()[:16]
 
 
@@ -79,7 +79,7 @@ def files_of(lm: EditableModel, rows: Rows, n_tokens: int, text: Path | None) ->
         place = text or SAMPLED_TEXT
         found |= files_used(lm, list(of_text), n_tokens, place)
         # Behind the line above, which reads the text as well: what it read was what is looked at here.
-        now = text_digest(read_text(place))
+        now = recorded_digest(read_text(place))
         for then in set(of_text.values()) - {now}:
             raise InputError(
                 f"The text for key statistics, {place}, has changed since the run was submitted (digest {now}, then "

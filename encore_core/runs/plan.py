@@ -8,11 +8,12 @@ What needs a look at the facts, the model or the machine is checked when a plan 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from encore_core import checks
 from encore_core.errors import InputError, quoted
 from encore_core.methods import check_names, find_method
 from encore_core.models.editable import DTYPES
@@ -68,15 +69,15 @@ class MeasurePlan:
     def __post_init__(self) -> None:
         put = _putter(self)
         put("subsets", _subsets(self.subsets))
-        put("sample_facts", _whole("sample_facts", self.sample_facts, 1, 10_000))
-        put("batch_facts", _whole("batch_facts", self.batch_facts, 1, 10_000))
+        put("sample_facts", checks.whole("sample_facts", self.sample_facts, 1, 10_000))
+        put("batch_facts", checks.whole("batch_facts", self.batch_facts, 1, 10_000))
         for name in ("generate", "perplexity", "generation_entropy", "contributions"):
-            put(name, _flag(name, getattr(self, name)))
+            put(name, checks.flag(name, getattr(self, name)))
         put("downstream", _path("downstream", self.downstream))
-        put("downstream_tests", _whole("downstream_tests", self.downstream_tests, 1, 100))
+        put("downstream_tests", checks.whole("downstream_tests", self.downstream_tests, 1, 100))
         if self.share_cap is not None:
-            put("share_cap", _number("share_cap", self.share_cap, 0, 1000))
-        put("trajectory_facts", _whole("trajectory_facts", self.trajectory_facts, 0, 10_000))
+            put("share_cap", checks.number("share_cap", self.share_cap, 0, 1000))
+        put("trajectory_facts", checks.whole("trajectory_facts", self.trajectory_facts, 0, 10_000))
 
 
 @dataclass(frozen=True)
@@ -131,19 +132,19 @@ class RunPlan:
         put("model", _text("model", self.model, 4096))
         put("facts", _path("facts", self.facts) or _missing("facts", 'a file, or "bundled"'))
         if self.n_edits is not None:
-            put("n_edits", _whole("n_edits", self.n_edits, 1, MOST_EDITS))
-        put("batch_size", _whole("batch_size", self.batch_size, 1, 100_000))
+            put("n_edits", checks.whole("n_edits", self.n_edits, 1, MOST_EDITS))
+        put("batch_size", checks.whole("batch_size", self.batch_size, 1, 100_000))
         if self.checkpoint_every is not None:
-            put("checkpoint_every", _whole("checkpoint_every", self.checkpoint_every, 1, MOST_EDITS))
+            put("checkpoint_every", checks.whole("checkpoint_every", self.checkpoint_every, 1, MOST_EDITS))
         put("name", _text("name", self.name, 100, empty=True))
-        put("order", _choice("order", self.order, ORDERS))
-        put("seed", _whole("seed", self.seed, 0, 2**63 - 1))
+        put("order", checks.choice("order", self.order, ORDERS))
+        put("seed", checks.whole("seed", self.seed, 0, 2**63 - 1))
         put("overrides", _overrides(self.overrides))
-        put("known", _choice("known", self.known, KNOWN))
+        put("known", checks.choice("known", self.known, KNOWN))
         if self.device is not None:
             put("device", _text("device", self.device, 40))
         if self.dtype is not None:
-            put("dtype", _choice("dtype", self.dtype, tuple(DTYPES)))
+            put("dtype", checks.choice("dtype", self.dtype, tuple(DTYPES)))
         put("start_token", _text("start_token", self.start_token, 100))
         put("statistics_text", _path("statistics_text", self.statistics_text))
         if not isinstance(self.measure, MeasurePlan):
@@ -194,38 +195,12 @@ def _fields_of(cls: type, values: Any, what: str, besides: tuple[str, ...] = ())
     known = [f.name for f in fields(cls)]
     for name in values:
         if name not in known and name not in besides:
-            raise InputError(f"Unknown field {quoted(name)} in the {what}; fields: {', '.join(known)}.")
+            raise checks.unknown("Unknown field", name, known, place=f"in the {what}")
     return dict(values)
 
 
 def _missing(name: str, right: str):
     raise InputError(f"{name} is missing; give {right}.")
-
-
-def _whole(name: str, value: Any, low: int, high: int) -> int:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or not low <= value <= high:
-        raise InputError(f"{name} {quoted(value)} is not a whole number from {low} to {high}; give one.")
-    return value
-
-
-def _number(name: str, value: Any, low: float, high: float) -> float:
-    real = isinstance(value, int | float) and not isinstance(value, bool)
-    if not real or not low <= value <= high:  # not a number fails every comparison
-        raise InputError(f"{name} {quoted(value)} is not a number from {low:g} to {high:g}; give one.")
-    return float(value)
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise InputError(f"{name} {quoted(value)} is not a truth value; give true or false.")
-    return value
-
-
-def _choice(name: str, value: Any, choices: Sequence[str]) -> str:
-    if not isinstance(value, str) or value not in choices:
-        raise InputError(f"{name} {quoted(value)} is unknown; choose one of {', '.join(choices)}.")
-    return value
 
 
 def _text(name: str, value: Any, longest: int, empty: bool = False) -> str:
@@ -246,7 +221,7 @@ def _path(name: str, value: Any) -> str | None:
 def _subsets(value: Any) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, list | tuple):
         raise InputError(f"subsets {quoted(value)} is no list; give some of {', '.join(SUBSETS)}, or an empty list.")
-    chosen = [_choice("subsets", name, SUBSETS) for name in value]
+    chosen = [checks.choice("subsets", name, SUBSETS) for name in value]
     return tuple(name for name in SUBSETS if name in chosen)
 
 

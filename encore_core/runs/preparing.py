@@ -18,8 +18,8 @@ from pathlib import Path
 from encore_core.editing.covariance import BUNDLED, text_named
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact, duplicate_subjects, read_facts
-from encore_core.measures.downstream import load_tasks
 from encore_core.measures.task_sets import tasks_folder
+from encore_core.measures.tasks import load_tasks
 from encore_core.methods import Settings, settings_for
 from encore_core.models.device_map import device_name
 from encore_core.models.editable import CATALOGUE, Progress, describe_model

@@ -24,7 +24,7 @@ from encore_core import processes
 from encore_core.errors import InputError, quoted
 from encore_core.models.catalogue import CATALOGUE
 from encore_core.processes import boot_id, is_alive
-from encore_core.statistics.gathering import Request
+from encore_core.statistics.request import Request
 from encore_core.statistics.texts import SOURCES
 from encore_core.storage import absolute_folder, data_folder, is_file, named_path, replacing, writing
 

@@ -28,7 +28,7 @@ from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact
 from encore_core.measures.causal_trace import Trace, causal_trace, layer_candidates
 from encore_core.measures.fluency import perplexity
-from encore_core.measures.scores import evaluate, rate
+from encore_core.measures.scores import answer_probabilities, evaluate
 from encore_core.methods import Settings, default_layers, find_model_row
 from encore_core.models.editable import EditableModel, Progress
 from encore_core.models.settings import settings_of
@@ -124,7 +124,7 @@ def choose_facts(lm: EditableModel, facts: Sequence[Fact], n_facts: int = N_FACT
     while waiting and len(found) < n_facts:
         some, waiting = waiting[:n_facts], waiting[n_facts:]
         with lm.matrices_replaced({}):
-            said = rate(lm, [(fact.text, fact.target_new) for fact in some])
+            said = answer_probabilities(lm, [(fact.text, fact.target_new) for fact in some])
         found += [fact for fact, answer in zip(some, said, strict=True) if not answer.said]
     if len(found) < n_facts:
         raise InputError(

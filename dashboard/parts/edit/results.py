@@ -14,7 +14,7 @@ from dashboard.visitors.state import Message, Visitor, remembered
 from encore_core.errors import InputError
 from encore_core.facts import Fact
 from encore_core.forward.prompts import on_sink
-from encore_core.measures import scores as metrics
+from encore_core.measures.scores import Question
 from encore_core.tables import neutral_csv
 
 SCORED_AT_ONCE = 5
@@ -76,9 +76,12 @@ def show(visitor: Visitor) -> None:
 
 def _beginning(fact: Fact, visitor: Visitor) -> None:
     """How texts begin in these figures, and what a program gets that begins them otherwise."""
-    lm, pair = visitor.lm, [metrics.Question(fact.text, fact.target_new, fact.join)]
+    lm, pair = visitor.lm, [Question(fact.text, fact.target_new, fact.join)]
     if lm.start_text is not None:
-        [measured], [bare] = visitor.after.rate(pair), visitor.after.rate(pair, bare=True)
+        [measured], [bare] = (
+            visitor.after.answer_probabilities(pair),
+            visitor.after.answer_probabilities(pair, bare=True),
+        )
         widgets.remark(
             f"Measured with the start token {lm.start_text} in front of every text: {fact.target_new} at "
             f"{percent(measured.probability)}. A program that puts nothing in front of the prompt gets "

@@ -1,0 +1,227 @@
+"""The check of a model: whether it can be edited here, at what cost, and what is known of it.
+
+check = check_model("gpt2-xl")         # from its files: nothing is loaded, and nothing fetched but its configuration
+print(check.problems)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from encore_core.editing import stored_statistics
+from encore_core.editing.covariance import SAMPLED_TEXT, filename_digest, read_text
+from encore_core.errors import InputError
+from encore_core.methods import Settings, find_model_row, settings_for
+from encore_core.models.catalogue import Progress, Source, find_source
+from encore_core.models.checkpoint import read_config, read_tokenizer
+from encore_core.models.device_map import BALANCED, choose_device, choose_dtype, free_memory, room_for_weights
+from encore_core.models.families import FAMILIES, text_config
+from encore_core.models.inspection import Inspection, inspect_files
+from encore_core.models.memory import MemoryEstimate, Sizes, estimate_of, gigabytes, least_needed, shortage
+from encore_core.models.speed import rough_seconds
+from encore_core.models.start_token import foretold
+from encore_core.statistics.request import USUAL
+from encore_core.tuned_rows import Shape, find_row
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """The key statistics of an edited layer.
+
+    Attributes:
+        layer: the block.
+        used: what edits use now; None where the first edit will gather them from the bundled sample.
+        others: what else there is.
+    """
+
+    layer: int
+    used: stored_statistics.Stored | None
+    others: tuple[stored_statistics.Stored, ...]
+
+
+@dataclass(frozen=True)
+class ModelCheck:
+    """Whether a model can be edited here, and at what cost.
+
+    Attributes:
+        name: as the user gave it.
+        family: what its family is called; `known` whether it has a row, or was found from its structure.
+        model_type, n_layers, d_model, d_mlp, n_vocab, n_weights: its shape.
+        device, dtype: where and how it would be loaded.
+        memory: needed, by part.
+        free: bytes free on that device.
+        settings: of ENCORE on this model.
+        source: where these come from.
+        statistics: per edited layer.
+        statistics_tokens, statistics_seconds, statistics_bytes: a usual gathering, roughly, and the disk it keeps.
+        start_token: what will stand in front of every text, in words, see `start_token.foretold`.
+        problems: why it cannot be edited here, one line each.
+        notes: what one should know.
+    """
+
+    name: str
+    family: str
+    known: bool
+    model_type: str
+    n_layers: int
+    d_model: int
+    d_mlp: int
+    n_vocab: int
+    n_weights: int
+    device: str
+    dtype: str
+    memory: MemoryEstimate
+    free: int
+    settings: Settings
+    source: str
+    statistics: tuple[LayerStatistics, ...]
+    statistics_tokens: int
+    statistics_seconds: float
+    statistics_bytes: int
+    start_token: str
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {
+            "standing": self.settings.standing,
+            "memory": self.memory.parts | {"total": self.memory.total},
+            "statistics": [
+                {
+                    "layer": one.layer,
+                    "used": one.used and one.used.as_dict(),
+                    "others": [other.as_dict() for other in one.others],
+                }
+                for one in self.statistics
+            ],
+        }
+
+
+def check_model(
+    name: str, device: str | None = None, dtype: str | None = None, progress: Progress | None = None
+) -> ModelCheck:
+    """Look at a model: its configuration, and its files as far as they are on this machine (see `inspection`).
+
+    The embedded one is unpacked if it never was. Of a model that does not fit into memory, which is one of `problems`,
+    no more than the configuration is read.
+
+    Args:
+        name, device, dtype: as for `models.load_model`.
+        progress: told how far reading its weights is.
+
+    Raises:
+        InputError: as `models.load_model`, with the same message, for everything but too little memory.
+    """
+    place, number_format = choose_device(device), choose_dtype(dtype)
+    source = find_source(name, lambda what, share: None)
+    config = read_config(name, source)
+    sizes = Sizes.of_config(config, name)
+    n_vocab = text_config(config).vocab_size
+    shape = {
+        "model_type": config.model_type, "n_layers": sizes.n_layers, "d_model": sizes.d_model, "n_vocab": n_vocab,
+    }  # fmt: skip
+    # The row of a tuned model is marked so where its weights are known to be others.
+    settings = settings_for("ENCORE", **shape, fingerprint=stored_statistics.fingerprint_of(name))
+    memory = estimate_of(sizes, number_format, settings, device_type=place.type)
+    least = least_needed(config, sizes, number_format, place.type)
+    free = free_memory(place) if device != BALANCED else sum(room_for_weights(least.editing).values())
+    where = BALANCED if device == BALANCED else str(place)
+    short = shortage(name, least, free, number_format, where)
+    found = inspect_files(name, source, sizes, number_format, progress) if short is None else Inspection(None, ())
+    if found.refusal is not None:
+        raise InputError(found.refusal)
+    family = FAMILIES.get(config.model_type)
+    tokens = max(settings.statistics_tokens, USUAL * sizes.d_mlp)
+    return ModelCheck(
+        name=name,
+        family=family.models if family else config.model_type,
+        known=family is not None,
+        device=where,
+        dtype=str(number_format).removeprefix("torch."),
+        d_mlp=sizes.d_mlp,
+        n_weights=sizes.n_weights,
+        memory=memory,
+        free=free,
+        settings=settings,
+        source=_source(settings, shape),
+        statistics=_statistics_of(name, settings),
+        statistics_tokens=tokens,
+        statistics_seconds=rough_seconds(sizes, settings.layers, tokens, number_format, place),
+        statistics_bytes=len(settings.layers) * sizes.d_mlp**2 * 4,
+        start_token=_start_token(name, source, shape) if short is None else "not looked at",
+        problems=(*([short] if short is not None else []), *_not_to_be_had(source)),
+        notes=(*found.notes, *_notes(memory, free, settings, family is not None), *_to_fetch(source)),
+        **shape,
+    )
+
+
+def _start_token(name: str, source: Source, shape: Mapping[str, Any]) -> str:
+    row = find_model_row(**shape)
+    return foretold(
+        read_tokenizer(name, source),
+        of_row=row and row.start_token,
+        folder=Path(source),
+        fingerprint=stored_statistics.fingerprint_of(name),
+    )
+
+
+def _source(settings: Settings, shape: Mapping[str, Any]) -> str:
+    """Where the settings of ENCORE come from."""
+    tuned, published = find_row(Shape(**shape), "ENCORE"), find_model_row(**shape)
+    if tuned is not None and tuned.in_force:
+        when = str(tuned.evidence.get("date", ""))[:10]
+        return f"encore tune, {when}" if settings.tuned else f"encore tune on other weights, {when}"
+    return published.source if published else "defaults for any model"
+
+
+def _statistics_of(name: str, settings: Settings) -> tuple[LayerStatistics, ...]:
+    key = stored_statistics.key_of(name)
+    there = stored_statistics.stored(key) if key else []
+    bundled = filename_digest(read_text(SAMPLED_TEXT))
+    rows = []
+    for layer in settings.layers:
+        found = [one for one in there if one.layer == layer]
+        chosen = [one for one in found if one.chosen]
+        default = [one for one in found if one.file.stem == f"layer{layer}-{bundled}-{settings.statistics_tokens}"]
+        used = next(iter([*chosen, *default]), None)
+        rows.append(LayerStatistics(layer, used, tuple(one for one in found if one is not used)))
+    return tuple(rows)
+
+
+def _not_to_be_had(source: Source) -> list[str]:
+    """Why the weights of a model of the hub cannot be fetched here."""
+    try:
+        if source.hub is not None:
+            source.hub.check_fetching()
+    except InputError as error:
+        return [str(error)]
+    return []
+
+
+def _to_fetch(source: Source) -> list[str]:
+    if source.hub is None or not source.hub.to_fetch:
+        return []
+    return [f"Its weights will be fetched from the hub when it is used first: {gigabytes(source.hub.to_fetch)}."]
+
+
+def _notes(memory: MemoryEstimate, free: int, settings: Settings, known: bool) -> list[str]:
+    notes = []
+    if memory.weights <= free < memory.total:
+        notes.append(
+            f"It can be loaded; editing 100 facts at a time may need {gigabytes(memory.total)}, and {gigabytes(free)} "
+            "is free: take smaller batches."
+        )
+    if settings.standing == "untested":
+        notes.append(
+            "Its hyper-parameters are untested on it: look at the scores of a few edits first, or search with encore "
+            "tune."
+        )
+    if not known:
+        notes.append(
+            "Its family has no row: its parts were found from its structure, and by running it where its weights are "
+            "on this machine."
+        )
+    return notes

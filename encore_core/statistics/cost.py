@@ -1,0 +1,151 @@
+"""What gathering costs: seconds, memory and disk, and whether this machine has them."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from encore_core.editing import stored_statistics
+from encore_core.editing.covariance import BUNDLED, SEQUENCES, WINDOW, KeySums
+from encore_core.errors import InputError
+from encore_core.models.editable import EditableModel
+from encore_core.statistics.request import Request, layers_of, tokens_of_request
+from encore_core.statistics.texts import PASSAGES, SAMPLED, check_source
+from encore_core.storage import data_folder
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What gathering would take.
+
+    Attributes:
+        layers, tokens: of how many, and of how much text, at most.
+        seconds: all of it, from a short calibration; 0 when everything is there.
+        sampling_seconds: the part of them for sampling the text.
+        memory_bytes: on top of the loaded model.
+        disk_bytes: while it goes on; `kept_bytes` of them stay.
+        kept_bytes: the statistics themselves.
+        missing: layers that are not there yet.
+    """
+
+    layers: tuple[int, ...]
+    tokens: int
+    seconds: float
+    sampling_seconds: float
+    memory_bytes: int
+    disk_bytes: int
+    kept_bytes: int
+    missing: tuple[int, ...]
+
+
+def cost(lm: EditableModel, request: Request) -> Cost:
+    """What gathering would take, from running a batch or two of drawn tokens; nothing is fetched, sampled or kept.
+
+    Raises:
+        InputError: as `gather`, as far as that can be seen.
+    """
+    check_source(request.source)
+    layers, n_tokens = layers_of(lm, request), tokens_of_request(lm, request)
+    per_token = _seconds_per_token(lm, layers)
+    # Sampling runs all blocks for each token by itself, without keys.
+    sampling = n_tokens * _seconds_per_sampled_token(lm) if request.source == SAMPLED else 0.0
+    # As many are there as files with this many tokens and any text: what the text will be is not known yet.
+    label = {SAMPLED: "sampled from the model", BUNDLED: "bundled sample"}.get(request.source, request.source)
+    there = {
+        one.layer
+        for one in stored_statistics.stored(lm.texts_key)
+        if one.source in (label, f"text {Path(label).name}") and one.file.stem.endswith(f"-{n_tokens}")
+    }
+    missing = tuple(layer for layer in layers if layer not in there)
+    return Cost(
+        layers=layers,
+        tokens=n_tokens,
+        seconds=(n_tokens * per_token + sampling) if missing else 0.0,
+        sampling_seconds=sampling if missing else 0.0,
+        memory_bytes=memory_bytes(lm.d_model, lm.d_mlp, len(layers), request.enough),
+        disk_bytes=disk_bytes(lm.d_mlp, len(missing)),
+        kept_bytes=len(layers) * lm.d_mlp**2 * 4,
+        missing=missing,
+    )
+
+
+def memory_bytes(d_model: int, d_mlp: int, n_layers: int, enough: bool) -> int:
+    """Memory that gathering takes beside the loaded model: sums in float64, a product, keys, and what a look needs."""
+    keys = SEQUENCES * WINDOW * (n_layers * d_mlp + 8 * d_model) * 4
+    return n_layers * d_mlp**2 * 8 + 4 * d_mlp**2 + keys + (3 * 8 * d_mlp**2 if enough else 0)
+
+
+def disk_bytes(d_mlp: int, n_layers: int) -> int:
+    """Disk that gathering takes: the result, and sums that are written beside those of before."""
+    return n_layers * d_mlp**2 * (4 + 2 * 8)
+
+
+def _seconds_per_token(lm: EditableModel, layers: Sequence[int]) -> float:
+    length = min(WINDOW, lm.max_length)
+    draw = torch.Generator().manual_seed(0)
+    n_vocab = lm.model.get_input_embeddings().weight.shape[0]
+    ids = torch.randint(n_vocab, (SEQUENCES, length), generator=draw).tolist()
+    # The first batch finds libraries cold.
+    sums = KeySums(lm, layers, [[ids[0][:16]], ids])
+    sums.step()
+    began = time.perf_counter()
+    sums.step()
+    if lm.device.type == "cuda":
+        torch.cuda.synchronize(lm.device)
+    return (time.perf_counter() - began) / (SEQUENCES * length)
+
+
+def _seconds_per_sampled_token(lm: EditableModel) -> float:
+    ids = torch.ones((PASSAGES, 8), dtype=torch.long, device=lm.device)
+    n_new = 6
+
+    def sample(n: int) -> float:
+        began = time.perf_counter()
+        with lm.lock, torch.no_grad():
+            lm.model.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=n,
+                min_new_tokens=n, pad_token_id=lm.tokenizer.pad_token_id,
+            )  # fmt: skip
+        return time.perf_counter() - began
+
+    sample(1)
+    return sample(n_new) / (n_new * PASSAGES)
+
+
+def shortages(needed: Cost, device: torch.device) -> list[str]:
+    """What there is too little of, one line each."""
+    lines = []
+    memory = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    disk = shutil.disk_usage(data_folder()).free
+    if needed.memory_bytes > memory:
+        lines.append(
+            f"Key statistics of {len(needed.layers)} layers need {needed.memory_bytes / 1e9:.1f} GB of memory on "
+            f"{device}, which has {memory / 1e9:.1f} GB free; gather fewer layers at a time (--layers)."
+        )
+    if needed.disk_bytes > disk:
+        lines.append(
+            f"Key statistics of {len(needed.layers)} layers need {needed.disk_bytes / 1e9:.1f} GB of disk while they "
+            f"are gathered, and {data_folder()} has {disk / 1e9:.1f} GB free; make room, or set ENCORE_HOME."
+        )
+    return lines
+
+
+def check_disk(d_mlp: int, n_layers: int) -> None:
+    """Whether the disk has room for gathering.
+
+    Raises:
+        InputError: when it has not.
+    """
+    needed = disk_bytes(d_mlp, n_layers)
+    free = shutil.disk_usage(data_folder()).free
+    if needed > free:
+        raise InputError(
+            f"Key statistics of {n_layers} layers need {needed / 1e9:.1f} GB of disk while they are gathered, and "
+            f"{data_folder()} has {free / 1e9:.1f} GB free; make room, gather fewer layers, or set ENCORE_HOME."
+        )
