@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from encore_core.cli.fact_files import HELP, add_facts_options, facts_of, fitting
@@ -14,11 +15,12 @@ from encore_core.cli.output import Bar, notice, teller
 from encore_core.editing.batch import batched
 from encore_core.editing.covariance import text_named
 from encore_core.editing.edit_file import EditFile, edit_file_of, read_edit_file, write_edit_file
+from encore_core.editing.report import BatchReport
 from encore_core.editing.session import EditSession
 from encore_core.errors import InputError, quoted
 from encore_core.export.card import SCORED_FACTS
 from encore_core.export.folder import check_output_folder, check_writable, versions, write_edits, write_model_folder
-from encore_core.facts import check_batches, duplicate_subjects
+from encore_core.facts import Fact, check_batches, duplicate_subjects
 from encore_core.measures.scores import evaluate
 from encore_core.methods import METHODS, find_method
 from encore_core.models.editable import CATALOGUE, EditableModel, is_ready, load_model
@@ -86,12 +88,7 @@ def _edit(options: argparse.Namespace) -> None:
     check_batches(facts, options.batch_size)
     find_method(options.method)
     settings = overrides(options.set)
-    if options.out is None and options.edits_out is None:
-        raise InputError("There is nowhere to write to; give --out DIR for the model, --edits-out FILE, or both.")
-    if options.out is not None:
-        check_output_folder(options.out)
-    if options.edits_out is not None:
-        _check_output_file(options.edits_out)
+    _check_outputs(options)
     for (subject, _), places in duplicate_subjects(facts).items():
         notice(f"The subject {quoted(subject)} is edited {len(places)} times.")
     lm = load(options)
@@ -115,19 +112,7 @@ def _edit(options: argparse.Namespace) -> None:
         facts = fit
 
     started = time.time()
-    reports = []
-    with Bar("Editing", total=len(facts), unit="fact") as bar:
-        for number, batch in enumerate(batched(facts, options.batch_size), 1):
-            report = session.edit(batch, known=options.known, on_progress=teller(bar, number))
-            reports.append(report)
-            bar.move(len(batch))
-            for line in report.notices:
-                notice(line)
-    if not session.n_edits:
-        raise InputError(
-            f"All {len(facts)} facts are what the model says already, so there is nothing to edit; "
-            "give other answers, or use --known edit."
-        )
+    reports = _edit_batches(session, facts, options)
     if options.edits_out is not None:
         write_edit_file(options.edits_out, edit_file_of(session), versions())
     if options.out is not None:
@@ -142,6 +127,38 @@ def _edit(options: argparse.Namespace) -> None:
         f"{f', {skipped} skipped' if skipped else ''}; written to {places}",
         file=sys.stderr,
     )
+
+
+def _edit_batches(session: EditSession, facts: Sequence[Fact], options: argparse.Namespace) -> list[BatchReport]:
+    """Edit the facts, batch after batch.
+
+    Raises:
+        InputError: when the model says all of them already.
+    """
+    reports = []
+    with Bar("Editing", total=len(facts), unit="fact") as bar:
+        for number, batch in enumerate(batched(facts, options.batch_size), 1):
+            report = session.edit(batch, known=options.known, on_progress=teller(bar, number))
+            reports.append(report)
+            bar.move(len(batch))
+            for line in report.notices:
+                notice(line)
+    if not session.n_edits:
+        raise InputError(
+            f"All {len(facts)} facts are what the model says already, so there is nothing to edit; "
+            "give other answers, or use --known edit."
+        )
+    return reports
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Refuse an edit that has nowhere to go, or would go over what is there."""
+    if options.out is None and options.edits_out is None:
+        raise InputError("There is nowhere to write to; give --out DIR for the model, --edits-out FILE, or both.")
+    if options.out is not None:
+        check_output_folder(options.out)
+    if options.edits_out is not None:
+        _check_output_file(options.edits_out)
 
 
 def _check_output_file(path: Path) -> None:
