@@ -17,10 +17,11 @@ from encore_core.editing.covariance import text_named
 from encore_core.editing.edit_file import EditFile, edit_file_of, read_edit_file, write_edit_file
 from encore_core.editing.report import BatchReport
 from encore_core.editing.session import EditSession
-from encore_core.errors import InputError, quoted
+from encore_core.errors import InputError, one_line, quoted
 from encore_core.export.card import SCORED_FACTS
 from encore_core.export.folder import check_output_folder, check_writable, versions, write_edits, write_model_folder
 from encore_core.facts import Fact, check_batches, duplicate_subjects
+from encore_core.facts.joining import joined
 from encore_core.measures.scores import evaluate
 from encore_core.methods import METHODS, find_method
 from encore_core.models.editable import CATALOGUE, EditableModel, is_ready, load_model
@@ -28,7 +29,12 @@ from encore_core.models.editable import CATALOGUE, EditableModel, is_ready, load
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the subcommands to the parser's."""
-    edit = commands.add_parser("edit", help="apply facts and write the edited model as a folder")
+    edit = commands.add_parser(
+        "edit",
+        help="apply facts and write the edited model as a folder",
+        description="Apply facts and write the edited model, or the edits alone. Without --out and --edits-out it is a "
+        "trial: it says what came of each fact, and keeps nothing.",
+    )
     add_model_options(edit)
     edit.add_argument("--method", default="ENCORE", help=f"one of {', '.join(METHODS)} (default ENCORE)")
     add_facts_options(edit, required=True)
@@ -121,12 +127,24 @@ def _edit(options: argparse.Namespace) -> None:
                 options.out, session, reports, options.facts, options.batch_size, bar.share, options.scored
             )
     skipped = len(facts) - session.n_edits
-    places = " and ".join(str(place) for place in (options.out, options.edits_out) if place is not None)
+    places = [str(place) for place in (options.out, options.edits_out) if place is not None]
+    if not places:
+        _print_facts(reports)
+    written = f"written to {' and '.join(places)}" if places else "nothing is written without --out or --edits-out"
     print(
         f"{session.n_edits} facts edited with {session.settings.method} in {time.time() - started:.1f} s"
-        f"{f', {skipped} skipped' if skipped else ''}; written to {places}",
+        f"{f', {skipped} skipped' if skipped else ''}; {written}",
         file=sys.stderr,
     )
+
+
+def _print_facts(reports: Sequence[BatchReport]) -> None:
+    """What came of each fact, a line each."""
+    print(f"{'p before':>9} {'after':>9} {'steps':>6}  {'stopped by':12} fact")
+    for item in (item for report in reports for item in report.edited):
+        before, after = ("–" if p is None else f"{p:.4f}" for p in (item.probability_before, item.probability_after))
+        text = joined(item.fact.text, item.fact.target_new, item.fact.join)
+        print(f"{before:>9} {after:>9} {item.steps:>6}  {item.stopped:12} {one_line(text)}")
 
 
 def _edit_batches(session: EditSession, facts: Sequence[Fact], options: argparse.Namespace) -> list[BatchReport]:
@@ -152,9 +170,7 @@ def _edit_batches(session: EditSession, facts: Sequence[Fact], options: argparse
 
 
 def _check_outputs(options: argparse.Namespace) -> None:
-    """Refuse an edit that has nowhere to go, or would go over what is there."""
-    if options.out is None and options.edits_out is None:
-        raise InputError("There is nowhere to write to; give --out DIR for the model, --edits-out FILE, or both.")
+    """Refuse an edit that would go over what is there."""
     if options.out is not None:
         check_output_folder(options.out)
     if options.edits_out is not None:
