@@ -11,17 +11,17 @@ What a run is to do:
 Where it is kept:
 
     store           runs, their queue and their series, in one SQLite file: `RunStore`, which others use
-    database, schema, rows, places      the file, its tables, what stands in them, and what lies beside it
-    lookup, queue, labels, liveness, ownership, series_rows     what `RunStore` is asked for, by subject
+    database, schema, rows, folders     the file, its tables, what stands in them, and what lies beside it
+    lookup, queue, labels, worker_liveness, ownership, series_rows     what `RunStore` is asked for, by subject
 
 How it is done:
 
     worker          the process that serves a device's queue; `launch` starts it
     model_keeper    its model, kept from one run to the next
-    runner          one run from where it stands to its end; `opening` is what comes before its first batch
-    pulse           signs of life, and whether the run is to stop
+    runner          one run from where it stands to its end; `session_of_run` is what comes before its first batch
+    heartbeat       signs of life, and whether the run is to stop
     measuring       what is measured at its checkpoints
-    state           what it needs to go on, on disk
+    resume_state    what it needs to go on, on disk
 
 What comes of it:
 

@@ -5,7 +5,7 @@
     worker-<device>.log     what workers say outside a run
     <run id>/facts.jsonl    the facts of the run, in order
     <run id>/log.txt        what happened in it
-    <run id>/state-*.safetensors, edited.safetensors    see `state`
+    <run id>/state-*.safetensors, edited.safetensors    see `resume_state`
 
 Devices and methods are written in names of files as `slug` writes them.
 """
