@@ -40,7 +40,11 @@ def draw(runs: Sequence[RunInfo]) -> page_frame.Drawn:
     with landing:
         at = checkpoints.pick_several(norms)
     view = View(tuple(runs), scale, None if layers is None else tuple(layers), tuple(at))
-    rows, commands, revision = norm_cards.rows_of(view, norms), chart_card.commands_of(runs), " ".join([scale, *there])
+    rows, commands, revision = (
+        norm_cards.rows_of(view, norms),
+        chart_card.commands_of(runs),
+        " ".join([scale, *view.ids]),
+    )
     with growth:
         norm_cards.over_edits(view, norms, rows, commands, revision)
     with landing:

@@ -117,7 +117,7 @@ def _mark_edited(
         name="edited layer",
         legendgroup="edited",
         legendrank=2000,
-        showlegend=stroke.is_last and edited.any() and "edited" not in legend,
+        showlegend=stroke.is_last and bool(edited.any()) and "edited" not in legend,
         hoverinfo="skip",
         marker={
             "color": panels.colours.edited,

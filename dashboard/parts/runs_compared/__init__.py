@@ -1,6 +1,6 @@
 """Pages that look at several runs at once: Compare, Norm growth and Downstream.
 
-skeleton     what such a page does: pick runs, draw them, write the address, follow them
+page_frame   what such a page does: pick runs, draw them, write the address, follow them
 view         what is looked at, made once and handed to the parts
 checkpoints  which checkpoints: the one of Compare, those of Norm growth
 score_table  Compare: every measure of every run at a checkpoint, the best marked
