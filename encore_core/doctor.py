@@ -106,7 +106,7 @@ class Report:
     python: str
     system: str
     packages: tuple[Package, ...]
-    embedded_model: bool
+    embedded: bool
     unpacked: bool
     devices: tuple[Device, ...]
     folder: str
