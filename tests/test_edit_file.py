@@ -199,7 +199,7 @@ def test_tensors_that_are_no_numbers_of_an_edit_file_are_refused(edited, tmp_pat
     edits = edit_file_of(edited)
     for tensor, told in (
         (torch.zeros(2, dtype=torch.float8_e4m3fn), "has the number format 'F8_E4M3'"),
-        (torch.zeros(2, dtype=torch.bool), "is of 'BOOL'"),
+        (torch.zeros(2, dtype=torch.bool), "has the number format 'BOOL'"),
         (torch.tensor([float("inf")]), "not finite"),
     ):
         assert told in refusal(read_edit_file, forged(edits, tmp_path, tensors={"more": tensor}))

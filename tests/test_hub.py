@@ -332,7 +332,7 @@ def test_the_next_try_goes_on_too(server, files, gpt2, tmp_path):
     with no_pauses():
         said = refusal(load_model, REPO, device="cpu")
     assert f"fetching {SHARDS[2]} from the hub stopped after 0.1 MB of 0.1 MB" in said
-    assert "broke off; what came is kept, and the same command goes on from there." in said
+    assert "broke off; what came is kept, and the same command continues from there." in said
     [part] = (tmp_path / "cache").rglob(f"*{hub.PART}")
     assert part.read_bytes() == files[SHARDS[2]][:20_000]
     assert not server.breaks[SHARDS[2]]
@@ -640,7 +640,7 @@ def test_killed_in_the_middle_and_broken_off_and_finished(server, files, facts, 
     ended = subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 2 and ended.stdout == ""
     assert ended.stderr.count("\n") == 1 and ended.stderr.startswith(f"encore: Model '{REPO}': fetching {SHARDS[1]}")
-    assert "the same command goes on from there." in ended.stderr
+    assert "the same command continues from there." in ended.stderr
     assert part.stat().st_size == 25_000
     ended = subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr

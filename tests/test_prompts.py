@@ -260,5 +260,5 @@ class TestKeptPrefixes:
 
         monkeypatch.setattr(prompts_module, "replacing", full)
         assert prompts_module.prefixes(llama, 3) == sample_prefixes(llama, 3)
-        assert "cannot be kept" in caplog.text
+        assert "cannot be written to" in caplog.text
         assert not self.file(llama, 3).exists()
