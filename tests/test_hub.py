@@ -481,7 +481,7 @@ def test_doctor(server, files, monkeypatch):
     assert examine().hub
     check = check_model(REPO, "cpu")
     assert not check.problems
-    assert "Its weights will be fetched from the hub when it is used first: 0.25 MB." in check.notes
+    assert "Its weights will be fetched from the hub when it is first used: 0.25 MB." in check.notes
     assert not large(server)
     monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     assert "more of disk" in check_model(REPO, "cpu").problems[0]
@@ -585,7 +585,7 @@ def test_text_for_statistics_without_the_hub(server, gpt2):
     server.status = 502
     said = refusal(texts.text_of, gpt2, "wikitext", 500)
     assert "The text of wikitext has not been fetched yet, and the hub (127.0.0.1:" in said
-    assert "answers 502 Bad Gateway; try again later, or take another source: sampled, bundled or a text" in said
+    assert "answers 502 Bad Gateway; try again later, or use another source: sampled, bundled or a text" in said
 
 
 # -- as people type it -------------------------------------------------------------------------------------------------
