@@ -24,7 +24,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         description="The exit code is 0 when all is well, and 1 when something is wrong.",
     )
     parser.add_argument(
-        "--model", help="check whether this model can be edited here, and at what cost; reads its files"
+        "--model", help="check whether this model can be edited here, and at what cost; reads all its files"
     )
     parser.add_argument("--device", metavar="D", help="where it would be loaded (default: the best one present)")
     parser.add_argument("--dtype", metavar="T", help="in which number format (default float32)")

@@ -27,9 +27,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
                       help=f"facts to use, half of them for the comparison at the end (default {N_FACTS})")  # fmt: skip
     tune.add_argument("--seed", type=seed, default=0, metavar="S", help="of prefixes and noise (default 0)")
     tune.add_argument("--statistics", metavar="FILE", help="as for encore edit")
-    tune.add_argument(
-        "--minutes", type=_minutes, metavar="M", help="stop searching early enough to end within M minutes"
-    )
+    tune.add_argument("--minutes", type=_minutes, metavar="M", help="stop the search early, to end within M minutes")
     tune.add_argument("--adopt", action="store_true",
                       help="use the row from now on even if the model has a validated one")  # fmt: skip
     tune.add_argument("--estimate", action="store_true", help="only print what it would take")
