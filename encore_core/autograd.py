@@ -1,7 +1,7 @@
-"""Whether gradients are recorded is the engine's to decide, whatever mode its caller is in.
+"""The engine decides whether gradients are recorded, whatever mode its caller is in.
 
-A program that edits inside `torch.no_grad()`, `torch.set_grad_enabled(False)` or `torch.inference_mode()` gets what it
-would get outside: the search for targets turns gradients on, everything else turns them off.
+A program that edits inside `torch.no_grad()`, `torch.set_grad_enabled(False)` or `torch.inference_mode()` gets the same
+results as outside: the search for targets turns gradients on, everything else turns them off.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import torch
 
 @contextmanager
 def gradients(wanted: bool) -> Iterator[None]:
-    """Record gradients or do not, for as long as the block or the decorated function runs.
+    """Record gradients, or do not, while the `with` block or the decorated function runs.
 
-    Inference mode is left in both cases: a tensor that is made in it can never take part in a gradient, and targets,
-    matrices and models outlive the call that made them.
+    Inference mode is left in both cases: a tensor made in it can never take part in a gradient, and targets, matrices
+    and models outlive the call that made them.
     """
     with torch.inference_mode(False), torch.set_grad_enabled(wanted):
         yield

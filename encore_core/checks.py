@@ -1,12 +1,12 @@
-"""Checks of single values of settings, plans and limits: a value comes back as its type, or is refused in one wording.
+"""Checks of single values of settings, plans and limits: a value is returned as its type, or refused in one wording.
 
 whole("Setting steps", "7", 1, 1000, typed=True)        # 7
 whole("batch_size", 0, 1, 100_000)                      # batch_size = 0 must be a whole number from 1 to 100,000.
 raise unknown("Unknown setting", "lambdap", SETTABLE)   # Unknown setting 'lambdap'; did you mean 'lambda_p'?
 
-`name` stands in front of the value and may say more, such as the file; `place` stands behind it: "in [visitors]". What
-a person typed (`typed`) may be text that says the value; what a program or JSON gives must be of the type itself, and
-a truth value is no number then.
+In messages, `name` comes before the value and may say more, such as the file; `place` comes after it: "in [visitors]".
+A value that a person typed (`typed`) may be text; one from a program or JSON must have the type itself, and then a
+truth value is no number.
 """
 
 from __future__ import annotations
@@ -76,13 +76,13 @@ def choice(name: str, value: Any, choices: Sequence[str], *, place: str = "") ->
 
 
 def unknown(what: str, name: Any, names: Iterable[str], *, place: str = "") -> InputError:
-    """The refusal of a name that is none of some: with the one that it resembles, else with all of them.
+    """The error for an unknown name: it suggests a similar known name, or lists all of them.
 
     Args:
         what: the beginning of the message: "Unknown setting".
         name: what was given.
-        names: those there are.
-        place: behind the name.
+        names: the known names.
+        place: what to put after the name.
     """
     names = tuple(names)
     close = difflib.get_close_matches(str(name), names, n=1)
@@ -91,12 +91,12 @@ def unknown(what: str, name: Any, names: Iterable[str], *, place: str = "") -> I
 
 
 def _is(kind: Any, value: Any) -> bool:
-    """Whether a value is a number of a kind; a truth value would pass for one."""
+    """Whether a value is a number of a kind, and not a truth value, which would pass as one."""
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _read(value: Any) -> float:
-    """The number that a value says; not a number when it says none."""
+    """The number in a value; NaN if there is none."""
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError):  # the last for whole numbers of hundreds of digits

@@ -42,8 +42,8 @@ class Package:
     Attributes:
         name: as pip calls it.
         tested: the version that everything was tested with.
-        found: the one installed; None when it is not.
-        allowed: versions that the program takes, ">=2.13,<3"; "" for none but the tested one.
+        found: the installed version; None when it is not installed.
+        allowed: versions that the program accepts, ">=2.13,<3"; "" for only the tested one.
     """
 
     name: str
@@ -53,12 +53,12 @@ class Package:
 
     @property
     def problem(self) -> str | None:
-        """What must be mended."""
+        """What must be fixed; None if nothing."""
         if self.found is None:
             return f"{self.name} is not installed; run: pip install {self.name}=={self.tested}"
         if self._is_tested or Version(self.found) in SpecifierSet(self.allowed or f"=={self.tested}", prereleases=True):
             return None
-        takes = f" (the program takes {self.allowed})" if self.allowed else ""
+        takes = f" (the program accepts {self.allowed})" if self.allowed else ""
         return (
             f"{self.name} is {self.found} and was tested as {self.tested}{takes}; "
             f"run: pip install {self.name}=={self.tested}"
@@ -66,14 +66,14 @@ class Package:
 
     @property
     def note(self) -> str | None:
-        """What may be as wanted."""
+        """What may be intended; None if there is nothing to note."""
         if self.found is None or self.problem is not None or self._is_tested:
             return None
         return f"{self.name} is {self.found}; everything was tested with {self.tested}."
 
     @property
     def _is_tested(self) -> bool:
-        # What a build adds ("+cu130") makes no other version.
+        # A build's suffix ("+cu130") does not make it another version.
         return self.found is not None and self.found.partition("+")[0] == self.tested
 
 
@@ -92,14 +92,14 @@ class Report:
     """The state of this installation.
 
     Attributes:
-        version, python, system: of what runs.
-        packages: that it runs on.
+        version, python, system: versions of the program and of Python, and the system.
+        packages: the packages that the program runs on.
         embedded: whether the embedded model's package is installed; `unpacked` whether it has been unpacked.
         devices: the best one first.
-        folder: the data folder; `disk_free` bytes on its disk, `holds` bytes by what is in it.
+        folder: the data folder; `disk_free` is in bytes, `holds` gives the bytes of each folder in it.
         hub: whether the hub answers.
         problems: what is wrong, one line each.
-        notes: what may be as wanted.
+        notes: what may be intended, one line each.
     """
 
     version: str
@@ -117,11 +117,12 @@ class Report:
     notes: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
         return asdict(self) | {"packages": [asdict(one) | {"problem": one.problem} for one in self.packages]}
 
 
 def examine() -> Report:
-    """Look at this installation; takes some seconds when the hub cannot be reached.
+    """Examine this installation; takes some seconds when the hub cannot be reached.
 
     Raises:
         InputError: when the data folder cannot be made.
@@ -134,7 +135,7 @@ def examine() -> Report:
     notes = [one.note for one in packages if one.note]
     if not is_installed and not unpacked:
         if embedded_model.is_fetchable():
-            notes.append(f"The embedded model {EMBEDDED.name} is fetched from PyPI when it is used first (93 MB).")
+            notes.append(f"The embedded model {EMBEDDED.name} is fetched from PyPI when it is first used (93 MB).")
         else:
             problems.append(
                 f"The embedded model {EMBEDDED.name} is not installed; run: {embedded_model.HOW_TO_INSTALL}"
@@ -166,7 +167,7 @@ def examine() -> Report:
 
 
 def _packages() -> list[Package]:
-    """What requirements.txt pins, the range that an installation asks for, and what is there."""
+    """The packages that requirements.txt pins, with the versions that the program accepts and the one installed."""
     lines = REQUIREMENTS.read_text(encoding="utf-8").splitlines() if REQUIREMENTS.is_file() else []
     pins = dict(match.groups() for line in lines if (match := re.fullmatch(r"([\w.-]+)==([\w.+-]+)", line.strip())))
     allowed = _ranges()
@@ -181,7 +182,7 @@ def _packages() -> list[Package]:
 
 
 def _ranges() -> dict[str, str]:
-    """Package → versions that this installation takes; empty where the program runs without being installed."""
+    """Package → versions that this installation accepts; empty where the program runs without being installed."""
     try:
         asked = [Requirement(line) for line in requires(DISTRIBUTION) or ()]
     except PackageNotFoundError:

@@ -1,8 +1,8 @@
-"""The one exception that is meant for the person in front of the program.
+"""The one exception that is meant for the user.
 
 Everything a user can get wrong (a file, a fact, a setting, a model name) is raised as `InputError` with one line that
 says what was wrong, with which value, and what would be right. The command line prints it and exits with 2; the pages
-show it in place. Anything else that escapes is a defect of ours.
+show it in place. Any other exception that escapes is a bug.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ class InputError(ValueError):
     """Input that cannot be used. The message is one line: what, which value, what would be right.
 
     Args:
-        message: line ends and control characters in it, of a name in somebody's file for example, become escapes.
+        message: line ends and control characters in it, for example from a name in a file, become escapes.
     """
 
     def __init__(self, message: object = ""):
@@ -22,7 +22,7 @@ class InputError(ValueError):
 
 
 def one_line(text: str) -> str:
-    """A text as one line that can be shown everywhere: line ends, controls and halves of characters as escapes."""
+    """A text as one line that can be shown anywhere: line ends, controls and lone surrogates become escapes."""
     if text.isprintable():
         return text
     return "".join(
@@ -31,7 +31,7 @@ def one_line(text: str) -> str:
 
 
 def quoted(value: object, limit: int = 60) -> str:
-    """The value as it stands in a message: on one line and no longer than `limit` characters.
+    """A value for a message: on one line and at most `limit` characters long.
 
     Args:
         value: anything; strings keep their quotes so that blanks and newlines can be seen.
@@ -42,14 +42,14 @@ def quoted(value: object, limit: int = 60) -> str:
 
 
 def first_line(error: BaseException, limit: int = 200) -> str:
-    """The message of somebody else's error, as part of one of ours: its first line, printable and not too long.
+    """The message of a library's error, for use in one of ours: its first line, printable and not too long.
 
     Args:
-        error: of a library; what it says may hold the content of somebody's file.
+        error: from a library; its message may contain parts of a user's file.
         limit: longest text returned, in characters.
 
     Returns:
-        the kind of the error where it has no message.
+        the text, or the error's type if it has no message.
     """
     said = (str(error).strip() or type(error).__name__).splitlines()[0][: limit + 1]
     text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in said)

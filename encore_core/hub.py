@@ -1,9 +1,9 @@
-"""The Hugging Face hub: whether it answers, why it refuses, and fetching one file so that a break costs nothing.
+"""The Hugging Face hub: whether it answers, why it refuses, and fetching a file so that a broken download can resume.
 
-huggingface_hub deletes what it has of a file when a download fails in the end. Of a model's weights that may be
-gigabytes, so they are fetched here, into its cache and under its names: first to `blobs/ETAG.encore-part`, which stays
-when the download breaks off, and the next try asks for the rest (`Range`). huggingface_hub finds the whole file there,
-as it does every file of its cache.
+huggingface_hub deletes a partial file when a download finally fails. A model's weights may be gigabytes, so they are
+fetched here, into huggingface_hub's cache and under its names: first to `blobs/ETAG.encore-part`, which is kept when
+the download breaks off, and the next try asks for the rest (`Range`). huggingface_hub then finds the whole file there,
+like every file of its cache.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers, get_session, h
 from encore_core.errors import first_line
 
 Received = Callable[[int], None]
-"""`received(n_bytes)`: so much of a file is here."""
+"""`received(n_bytes)`: how many bytes of a file are here."""
 
 PAUSES = (1.0, 2.0, 4.0)
-"""Seconds before a download that broke off is taken up again; as many tries in a row may bring nothing."""
+"""Seconds before a broken download is resumed; this many tries in a row may bring nothing."""
 
 PART = ".encore-part"
 
@@ -43,7 +43,7 @@ class Trouble:
 
     Attributes:
         reason: a sentence without its full stop.
-        remedy: what helps, as one tells somebody to do it.
+        remedy: what helps, in the imperative.
     """
 
     reason: str
@@ -54,10 +54,10 @@ class Trouble:
 
 
 class BrokenDownload(Exception):
-    """A download that did not come to its end; what came is kept.
+    """A download that broke off; what came is kept.
 
     Attributes:
-        have, size: bytes that are here, and of the whole file (None where the hub does not say).
+        have, size: bytes that are here, and bytes of the whole file (None where the hub does not say).
         reason: why it ended, as a sentence without its full stop.
     """
 
@@ -70,14 +70,15 @@ class BrokenDownload(Exception):
 
 
 def hub_host() -> str:
-    """The hub's name on the network; another one where HF_ENDPOINT is set."""
+    """The hub's host name, which HF_ENDPOINT can change."""
     return urlsplit(constants.ENDPOINT).netloc or constants.ENDPOINT
 
 
 def hub_trouble(timeout_s: float = 5.0) -> Trouble | None:
     """Why the hub cannot be asked for anything now; None when it answers.
 
-    Its client would retry for minutes before saying so, and looking its name up has no time-out, hence the thread.
+    The hub's client would retry for minutes before failing, and a look-up of a host name has no time-out, so this runs
+    in a thread.
     """
     if constants.is_offline_mode():
         return _offline()
@@ -157,32 +158,32 @@ def cached_file(repo: str, file: str, revision: str, kind: str = "model") -> Pat
 
 
 def repository_folder(repo: str, kind: str = "model") -> Path:
-    """Where a repository lies in the hub's cache: `blobs/`, `refs/` and `snapshots/COMMIT/`."""
+    """The folder of a repository in the hub's cache, with `blobs/`, `refs/` and `snapshots/COMMIT/`."""
     return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type=kind)
 
 
 def partly_here(repo: str, kind: str = "model") -> int:
-    """Bytes that lie in the cache of files of a repository that are not here whole."""
+    """Bytes in the cache of a repository's incomplete files."""
     return sum(part.stat().st_size for part in (repository_folder(repo, kind) / "blobs").glob(f"*{PART}"))
 
 
 def fetch_file(
     repo: str, file: str, revision: str, kind: str = "model", received: Received = lambda n_bytes: None
 ) -> Path:
-    """A file of a repository from the hub's cache, fetched first where it is not there.
+    """A file of a repository from the hub's cache, fetched first if it is not there.
 
     Args:
         repo: as "organisation/name".
         file: its name in the repository.
         revision: commit, branch or tag.
         kind: "model" or "dataset".
-        received: told how much of it is here.
+        received: called with how much of it is here.
 
     Returns:
-        its place in the cache.
+        its path in the cache.
 
     Raises:
-        BrokenDownload: when the connection broke and could not be taken up, or the disk is full; try again later.
+        BrokenDownload: when the connection broke and could not be resumed, or the disk is full; try again later.
         HfHubHTTPError, httpx2.HTTPError: when the hub refuses it, or does not answer.
         OSError: when the cache cannot be written to.
     """
@@ -199,7 +200,7 @@ def fetch_file(
     lock = folder.parent / ".locks" / folder.name / f"{about.etag}.lock"
     for place in (blob, lock):
         place.parent.mkdir(parents=True, exist_ok=True)
-    # The lock that huggingface_hub takes for this file, so two programs never fetch it at the same time.
+    # huggingface_hub takes the same lock for this file, so two programs never fetch it at the same time.
     with WeakFileLock(lock):
         if not blob.exists():
             part = blob.with_name(blob.name + PART)
@@ -211,7 +212,7 @@ def fetch_file(
 
 
 def _download(url: str, part: Path, size: int | None, received: Received) -> bool:
-    """Bring `part` to its whole size. Returns whether it was put together from more than one answer."""
+    """Fetch `part` to its full size. Returns whether it was put together from more than one response."""
     if size is None or _size(part) > size:
         part.unlink(missing_ok=True)
     answers, in_vain = int(_size(part) > 0), 0
@@ -232,13 +233,13 @@ def _download(url: str, part: Path, size: int | None, received: Received) -> boo
 
 
 def _receive(url: str, part: Path, before: int, received: Received) -> None:
-    """Write what the hub sends of a file behind what is here of it."""
+    """Append what the hub sends of a file to what is here of it."""
     headers = build_hf_headers() | {"Accept-Encoding": "identity"}
     if before:
         headers["Range"] = f"bytes={before}-"
     with get_session().stream("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response:
         hf_raise_for_status(response)
-        # A server that does not know ranges sends it all again.
+        # A server without support for ranges sends everything again.
         here = before if response.status_code == HTTPStatus.PARTIAL_CONTENT else 0
         with part.open("ab" if here else "wb") as opened:
             for chunk in response.iter_bytes():
@@ -248,14 +249,14 @@ def _receive(url: str, part: Path, before: int, received: Received) -> None:
 
 
 def _passes(error: BaseException) -> bool:
-    """Whether it may be otherwise in a moment: a broken connection, or a server that is busy."""
+    """Whether an error may pass soon: a broken connection, or a busy server."""
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in (408, 429) or error.response.status_code >= 500
     return isinstance(error, httpx2.TransportError)
 
 
 def _check(part: Path, etag: str, file: str) -> None:
-    """Whether a file that came in pieces is the one that was asked for; large files are named by their SHA-256."""
+    """Check that a file that came in pieces is the one asked for; large files are named by their SHA-256."""
     if len(etag) != 64:
         return
     with part.open("rb") as opened:

@@ -1,7 +1,7 @@
-"""The methods and the hyper-parameters of each model: tables, and how they make the settings of a run.
+"""The methods and the hyper-parameters of each model, as tables, and the settings of a run made from them.
 
-A method is a row: which P the update starts from, which slack it takes, whether the search for targets stops early.
-The formulas that these names stand for are in `update_rule` and `targets`.
+A method is a row: which P the update starts from, which slack it uses, whether the search for targets stops early.
+The formulas for these names are in `update_rule` and `targets`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Method:
         name: as users type it.
         preservation: "inverse" for P = (λp C0 + λn I)⁻¹, "null_space" for P = U Uᵀ / L2.
         norm_constraint: whether λn is used; without it λn is 0.
-        equality: whether edits are demanded exactly (slack ε I) or in the least-squares sense (slack I).
+        equality: whether edits must be met exactly (slack ε I) or in the least-squares sense (slack I).
         mpes: whether targets stop early.
         summary: one sentence for people.
     """
@@ -58,12 +58,12 @@ METHODS = {
 Standing = Literal["validated", "tuned here", "untested"]
 
 MARKS = ("validated", "tuned")
-"""Fields of `Settings` that say what is known of it and decide nothing."""
+"""Fields of `Settings` that say how well tested it is, and do not affect the edit."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides what an edit does; written into every report.
+    """Everything that determines what an edit does; written into every report.
 
     Attributes:
         method: name of the row in `METHODS`.
@@ -75,8 +75,8 @@ class Settings:
         null_threshold, l2: AlphaEdit's eigenvalue threshold and ridge weight.
         steps, lr, clamp, weight_decay, kl_factor, mpes_extra_steps: see `targets`.
         bfloat16: whether targets are optimised with matrix products in bfloat16.
-        sequential: whether the keys of earlier edits join what is preserved.
-        statistics_tokens: how many tokens of general text C0 is taken from.
+        sequential: whether the keys of earlier edits are added to what is preserved.
+        statistics_tokens: how many tokens of general text C0 is made from.
         validated: whether these hyper-parameters were published, or come with the program, for this model.
         tuned: whether they were found on this machine for this model (see `tuned_rows`).
     """
@@ -105,7 +105,7 @@ class Settings:
 
     @property
     def standing(self) -> Standing:
-        """What is known of these hyper-parameters on this model."""
+        """How well tested these hyper-parameters are on this model."""
         return "validated" if self.validated else "tuned here" if self.tuned else "untested"
 
     def slack(self, n_facts: int) -> float:
@@ -117,15 +117,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class ModelRow:
-    """Hyper-parameters of one model, found by its shape so that a local copy or an edited folder has them too.
+    """Hyper-parameters of one model, found by its shape, so that they serve a local copy or an edited folder, too.
 
     Attributes:
         model_type, n_layers, d_model, n_vocab: the shape; None matches any.
         common: settings of every method.
-        per_method: settings of some methods, by name or, for the norm constraint and MPES, by what they use.
+        per_method: settings of single methods, by name.
         source: where they come from.
-        start_token: that they are for, where the model's tokenizer puts no token in front (see `start_token`): "none"
-            in rows that follow published results.
+        start_token: the start token that they are for, if the model's tokenizer puts no token in front (see
+            `start_token`): "none" in rows that follow published results.
     """
 
     model_type: str
@@ -207,13 +207,13 @@ def settings_for(
     fingerprint: str | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """The settings of a method on a model: a row tuned here and in force, else the published row, else defaults.
+    """The settings of a method on a model: from a row tuned here and in force, else the published row, else defaults.
 
     Args:
         method: a name from `METHODS`.
         model_type, n_layers, d_model, n_vocab: the model's shape, which finds its row.
-        fingerprint: of the model's weights where they are loaded. A row that was tuned here on other weights of this
-            shape gives the same settings, marked untested.
+        fingerprint: of the model's weights, if they are loaded. A row tuned here on other weights of this shape gives
+            the same settings, marked untested.
         overrides: values that replace the table's; strings are read as the setting's type.
 
     Raises:
@@ -268,14 +268,14 @@ def override(settings: Settings, overrides: Mapping[str, Any], n_layers: int) ->
     changed = replace(settings, **{name: _converted(name, value, n_layers) for name, value in overrides.items()})
     if changed.lambda_n and not METHODS[changed.method].norm_constraint:
         raise InputError(
-            f"Setting lambda_n = {changed.lambda_n:g} is not for {changed.method}, which has no norm constraint; "
+            f"Setting lambda_n = {changed.lambda_n:g} does not suit {changed.method}, which has no norm constraint; "
             "choose ENCORE or MEMIT+norm, or leave it out."
         )
     return changed if asdict(changed) == asdict(settings) else replace(changed, validated=False, tuned=False)
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Refuse names that are no settings.
+    """Refuse names that are not settings.
 
     Raises:
         InputError: for the first one that `SETTABLE` does not have.
@@ -285,7 +285,7 @@ def check_names(names: Iterable[str]) -> None:
             raise checks.unknown("Unknown setting", name, SETTABLE)
 
 
-# Per setting: the smallest and the largest value; of numbers also whether they must be above the smallest.
+# For each setting the smallest and largest value; for numbers also whether they must be above the smallest.
 _WHOLE = {
     "steps": (1, 1000),
     "mpes_extra_steps": (0, 1000),
@@ -330,7 +330,7 @@ def _layers(value: Any, n_layers: int) -> tuple[int, ...]:
                 layers = []
     except (TypeError, ValueError, OverflowError):
         layers = []
-    # At the last block nothing is left above the target that could turn it into an answer.
+    # After the last block there is nothing left that could turn a target into an answer.
     if not layers or min(layers) < 0 or max(layers) >= n_layers - 1 or sorted(set(layers)) != layers:
         raise InputError(
             f"Setting layers = {quoted(value)} does not name ascending blocks between 0 and {n_layers - 2}; "

@@ -1,4 +1,4 @@
-"""The check of a model: whether it can be edited here, at what cost, and what is known of it.
+"""The check of a model: whether it can be edited here, at what cost, and what is known about it.
 
 check = check_model("gpt2-xl")         # from its files: nothing is loaded, and nothing fetched but its configuration
 print(check.problems)
@@ -33,8 +33,8 @@ class LayerStatistics:
 
     Attributes:
         layer: the block.
-        used: what edits use now; None where the first edit will gather them from the bundled sample.
-        others: what else there is.
+        used: the statistics that edits use; None if the first edit will gather them from the bundled sample.
+        others: other stored statistics.
     """
 
     layer: int
@@ -48,16 +48,16 @@ class ModelCheck:
 
     Attributes:
         name: as the user gave it.
-        family: what its family is called; `known` whether it has a row, or was found from its structure.
+        family: the family's name; `known` is True if it has a row, and False if it was found from its structure.
         model_type, n_layers, d_model, d_mlp, n_vocab, n_weights: its shape.
         device, dtype: where and how it would be loaded.
         memory: needed, by part.
         free: bytes free on that device.
         settings: of ENCORE on this model.
         source: where these come from.
-        statistics: per edited layer.
-        statistics_tokens, statistics_seconds, statistics_bytes: a usual gathering, roughly, and the disk it keeps.
-        start_token: what will stand in front of every text, in words, see `start_token.foretold`.
+        statistics: one entry per edited layer.
+        statistics_tokens, statistics_seconds, statistics_bytes: of a usual gathering: tokens, rough time, disk kept.
+        start_token: the token in front of every text, in words, see `start_token.foretold`.
         problems: why it cannot be edited here, one line each.
         notes: what one should know.
     """
@@ -86,6 +86,7 @@ class ModelCheck:
     notes: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
         return asdict(self) | {
             "standing": self.settings.standing,
             "memory": self.memory.parts | {"total": self.memory.total},
@@ -103,17 +104,17 @@ class ModelCheck:
 def check_model(
     name: str, device: str | None = None, dtype: str | None = None, progress: Progress | None = None
 ) -> ModelCheck:
-    """Look at a model: its configuration, and its files as far as they are on this machine (see `inspection`).
+    """Check a model: its configuration, and its files as far as they are on this machine (see `inspection`).
 
-    The embedded one is unpacked if it never was. Of a model that does not fit into memory, which is one of `problems`,
-    no more than the configuration is read.
+    The embedded one is unpacked if necessary. If a model does not fit into memory, which is one of `problems`, only its
+    configuration is read.
 
     Args:
-        name, device, dtype: as for `models.load_model`.
-        progress: told how far reading its weights is.
+        name, device, dtype: as for `editable.load_model`.
+        progress: called while its weights are read.
 
     Raises:
-        InputError: as `models.load_model`, with the same message, for everything but too little memory.
+        InputError: as `editable.load_model`, with the same message, except for too little memory.
     """
     place, number_format = choose_device(device), choose_dtype(dtype)
     source = find_source(name, lambda what, share: None)
@@ -123,7 +124,7 @@ def check_model(
     shape = {
         "model_type": config.model_type, "n_layers": sizes.n_layers, "d_model": sizes.d_model, "n_vocab": n_vocab,
     }  # fmt: skip
-    # The row of a tuned model is marked so where its weights are known to be others.
+    # A row tuned on other weights is marked untested, if the fingerprint of these is known.
     settings = settings_for("ENCORE", **shape, fingerprint=stored_statistics.fingerprint_of(name))
     memory = estimate_of(sizes, number_format, settings, device_type=place.type)
     least = least_needed(config, sizes, number_format, place.type)
@@ -192,7 +193,7 @@ def _statistics_of(name: str, settings: Settings) -> tuple[LayerStatistics, ...]
 
 
 def _not_to_be_had(source: Source) -> list[str]:
-    """Why the weights of a model of the hub cannot be fetched here."""
+    """Why the weights of a hub model cannot be fetched here."""
     try:
         if source.hub is not None:
             source.hub.check_fetching()
@@ -204,7 +205,7 @@ def _not_to_be_had(source: Source) -> list[str]:
 def _to_fetch(source: Source) -> list[str]:
     if source.hub is None or not source.hub.to_fetch:
         return []
-    return [f"Its weights will be fetched from the hub when it is used first: {gigabytes(source.hub.to_fetch)}."]
+    return [f"Its weights will be fetched from the hub when it is first used: {gigabytes(source.hub.to_fetch)}."]
 
 
 def _notes(memory: MemoryEstimate, free: int, settings: Settings, known: bool) -> list[str]:
@@ -212,7 +213,7 @@ def _notes(memory: MemoryEstimate, free: int, settings: Settings, known: bool) -
     if memory.weights <= free < memory.total:
         notes.append(
             f"It can be loaded; editing 100 facts at a time may need {gigabytes(memory.total)}, and {gigabytes(free)} "
-            "is free: take smaller batches."
+            "is free: use smaller batches."
         )
     if settings.standing == "untested":
         notes.append(
@@ -221,7 +222,7 @@ def _notes(memory: MemoryEstimate, free: int, settings: Settings, known: bool) -
         )
     if not known:
         notes.append(
-            "Its family has no row: its parts were found from its structure, and by running it where its weights are "
-            "on this machine."
+            "Its family has no row: its parts were found from its structure, and checked by running it if its weights "
+            "are on this machine."
         )
     return notes

@@ -1,5 +1,5 @@
-"""Processes of this machine: starting one that outlives us; who is alive, since which boot, with how much memory, by
-which code."""
+"""Processes of this machine: starting one that outlives this one; whether one is alive; boot, memory and commit of this
+one."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from encore_core.resources import CODE_FOLDER
 ENVIRONMENT = {
     # Threads that wait by spinning starve the pages on the same cores, see `runtime`.
     "OMP_WAIT_POLICY": "PASSIVE",
-    # Set from the first allocation on, they keep large blocks for the next step instead of mapping them anew.
+    # From the first allocation on, keep large blocks for the next step instead of mapping them again.
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1),
-    # Without it CUDA's matrix products may sum in another order each time, and a resumed run would not be the same.
+    # Without it CUDA's matrix products may sum in another order each time, and a resumed run would differ.
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }
 
 
 def start(command: Sequence[str], log: Path, **environment: str) -> subprocess.Popen:
-    """Start a process that outlives whoever started it.
+    """Start a process that outlives this one.
 
     Args:
         command: program and arguments.
-        log: file to which its output is added.
-        environment: variables on top of ours.
+        log: file to which its output is appended.
+        environment: variables in addition to this process's.
 
     Raises:
         OSError: when no process can be started.
@@ -43,12 +43,12 @@ def start(command: Sequence[str], log: Path, **environment: str) -> subprocess.P
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            # Neither Ctrl-C nor the end of the terminal or the app is its business.
+            # Neither Ctrl-C nor the end of the terminal or the app should end it.
             start_new_session=True,
             cwd=CODE_FOLDER,
             env=ENVIRONMENT | os.environ | environment,
         )
-    # Somebody has to wait for it when it ends, or it would be listed as a dead process as long as this one lives.
+    # Something has to wait for its end, or it would stay listed as a zombie as long as this process lives.
     threading.Thread(target=process.wait, name="waits for a process", daemon=True).start()
     return process
 
@@ -59,7 +59,7 @@ def host() -> str:
 
 
 def boot_id() -> str:
-    """What changes whenever the machine starts anew, so that a process number of before is known to be void."""
+    """An id of this boot of the machine, by which process ids from an earlier boot are known to be void."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -67,7 +67,7 @@ def boot_id() -> str:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of this machine runs; one that has ended and was not waited for does not."""
+    """Whether a process of this machine runs; zombies do not count."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
@@ -75,19 +75,19 @@ def is_alive(pid: int) -> bool:
 
 
 def memory_bytes() -> tuple[int, int]:
-    """This process's resident memory now, and the most it has had (as far as the system tells)."""
+    """This process's resident memory now, and its peak (as far as the system says), in bytes."""
     info = psutil.Process().memory_info()
     try:
         import resource
-    except ImportError:  # Windows tells it in the first place
+    except ImportError:  # on Windows the first call gives the peak
         return info.rss, getattr(info, "peak_wset", info.rss)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Kilobytes, but for macOS.
+    # In kilobytes, except on macOS.
     return info.rss, max(info.rss, peak if platform.system() == "Darwin" else 1024 * peak)
 
 
 def commit(folder: Path = CODE_FOLDER) -> str | None:
-    """The commit of the code when it is a git checkout, with "+" behind it when files have been changed since."""
+    """The commit of the code in a git checkout, followed by "+" if files have been changed since; else None."""
     if not (folder / ".git").exists():
         return None
     try:
@@ -99,7 +99,7 @@ def commit(folder: Path = CODE_FOLDER) -> str | None:
 
 
 def _git(folder: Path, *words: str) -> str:
-    # Looking must not take locks that somebody's own git would trip over.
+    # Reading the state must not take locks that would block the user's own git commands.
     environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
     done = subprocess.run(
         ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True, env=environment

@@ -1,6 +1,6 @@
 """Settings of the process that must be made before torch is loaded.
 
-Importing this module makes them; `encore_core` does so first thing.
+Importing this module makes them, which `encore_core` does first.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from collections.abc import Callable
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-# Without a workspace of its own cuBLAS may sum in another order every time, and a run that is resumed must end as one
-# that never stopped.
+# Without a fixed workspace cuBLAS may sum in another order each time, but a resumed run must end like one that was
+# never interrupted.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
-# The loader's own progress bars would tear ours.
+# The loader's progress bars would disturb ours.
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -30,14 +30,14 @@ _MOST_KEPT = 2**31 - 1
 def keep_freed_memory(limit_bytes: int = 32 << 20) -> bool:
     """Let the C allocator reuse large blocks instead of handing each back to the system (glibc only).
 
-    Every step of the target optimisation frees and takes the same activations; mapping them anew costs page faults that
-    take longer than the arithmetic on a busy machine.
+    Every step of the target optimisation frees and allocates the same activations. Mapping them again costs page
+    faults, which take longer than the arithmetic on a busy machine.
 
     Args:
-        limit_bytes: blocks up to this size are reused; glibc takes 32 MiB at most.
+        limit_bytes: blocks up to this size are reused; glibc accepts at most 32 MiB.
 
     Returns:
-        whether the C library took the settings.
+        whether the C library accepted the settings.
     """
     mallopt = _of_c_library("mallopt")
     if mallopt is None:
@@ -46,11 +46,11 @@ def keep_freed_memory(limit_bytes: int = 32 << 20) -> bool:
 
 
 def return_freed_memory() -> bool:
-    """Give the system back what the C allocator kept for reuse, and could use again (glibc only).
+    """Return to the system the memory that the C allocator keeps for reuse (glibc only).
 
-    What is kept grows with the longest group of texts met, with the holes between blocks of other sizes, and with the
-    threads that took part, each of which has an arena of its own; a process that has done its work for now, or for a
-    minute of it, does not need it. Taking it again costs a page fault for each 4 KiB once.
+    This memory grows with the longest group of texts so far, with holes between blocks of other sizes, and with the
+    number of threads, each of which has its own arena. An idle process does not need it. Allocating it again costs one
+    page fault per 4 KiB.
 
     Returns:
         whether the C library gave any back.
@@ -60,10 +60,10 @@ def return_freed_memory() -> bool:
 
 
 def _of_c_library(name: str) -> Callable[..., int] | None:
-    """A function of the C library, or None where it has none of this name."""
+    """A function of the C library, or None if it has none of this name."""
     try:
         return getattr(ctypes.CDLL(None), name)
-    except (AttributeError, OSError, TypeError):  # Windows does not take None for a library
+    except (AttributeError, OSError, TypeError):  # Windows does not accept None as a library
         return None
 
 

@@ -12,16 +12,16 @@ def neutral_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> byt
 
     Args:
         columns: headings.
-        rows: cells; None and values that are no number (NaN) become empty cells.
+        rows: cells; None and NaN become empty cells.
 
     Returns:
-        UTF-8 with a byte order mark, by which spreadsheets tell it.
+        UTF-8 with a byte order mark, by which spreadsheets recognise it.
     """
 
     def neutral(cell: object) -> object:
         if (isinstance(cell, str) and cell.lstrip()[:1] in tuple("=+-@")) or str(cell)[:1] in ("\t", "\r"):
             return "'" + str(cell)
-        # A missing number is the one value that differs from itself.
+        # NaN is the only value that differs from itself.
         return "" if cell is None or cell != cell else cell
 
     stream = io.StringIO()

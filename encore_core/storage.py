@@ -1,10 +1,10 @@
-"""Where the program keeps what it makes, and how a file is written so that it is whole or absent.
+"""Where the program keeps its files, and how a file is written completely or not at all.
 
-Whatever keeps a file from being written (a full disk, a folder that is read-only) leaves here as `WriteError`: one line
-with the place, the reason and how much is free there.
+Whatever prevents writing a file (a full disk, a read-only folder) is raised as `WriteError`: one line with the place,
+the reason and the free space there.
 
-The data folder is `$ENCORE_HOME`, by default `~/.encore-studio`: `models/` (converted embedded models), `statistics/`
-(second moments of keys, see `statistics.files`), `texts/` (text that was fetched or sampled for them).
+The data folder is `$ENCORE_HOME`, by default `~/.encore-studio`. Among other folders it has `models/` (the converted
+embedded model), `statistics/` (second moments of keys, see `stored_statistics`) and `texts/` (text for them).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from encore_core.errors import InputError
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _OF_WRITING = (*NO_ROOM, *NOT_ALLOWED, errno.EFBIG, errno.EIO)
-"""Errors that are taken to be about the file being written when they name none."""
+"""Errors that, if they name no file, are taken to be about the file being written."""
 
 
 class WriteError(InputError, OSError):
-    """A file or folder that cannot be written. Nothing half-written is left under its name.
+    """A file or folder that cannot be written. No partial content is left under its name.
 
-    It is an OSError, too, for callers that get along without the file: `errno` and `strerror` say why.
+    It is an OSError, too, for callers that can do without the file: `errno` and `strerror` say why.
     """
 
     def __str__(self) -> str:
@@ -56,9 +56,9 @@ def data_folder() -> Path:
     return folder
 
 
-# os.path, because pathlib raises where a text is too long for a name, or names the home of nobody.
+# os.path, because pathlib raises for a text that is too long for a name, or names an unknown user's home.
 def named_path(name: str) -> Path:
-    """What a user's text names, `~` included. Whatever it is, nothing goes wrong here: it may name nothing."""
+    """The path that a user's text names, with `~` expanded. It need not exist; no text raises an error."""
     return Path(os.path.expanduser(name))  # noqa: PTH111
 
 
@@ -73,7 +73,7 @@ def is_file(name: str) -> bool:
 
 
 def absolute_folder(name: str) -> str:
-    """A folder's name from the root; what names none, as it is."""
+    """The absolute path of a folder; a name of no folder is returned unchanged."""
     return str(named_path(name).absolute()) if is_folder(name) else name
 
 
@@ -82,24 +82,24 @@ def absolute_folder(name: str) -> str:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Write a file or a folder under a name of its own and move it into place when all went well.
+    """Write a file or a folder under a temporary name and move it into place if no error occurs.
 
-    A reader sees the old content or the new, never half of it; a crash leaves at most a hidden folder `.part` or, of a
-    folder, `.old` beside it.
+    A reader sees the old content or the new, never half of it; a crash leaves at most a hidden folder `.part`, or
+    `.old` for a folder, beside it.
 
     Args:
         path: the final place. A folder there is replaced, too; folders above it are made.
 
     Yields:
         the temporary path, on the same file system (so that the move is one rename). It has a folder to itself, because
-        libraries write files of their own beside it (safetensors does), which a process that is killed leaves behind.
+        libraries such as safetensors write other files beside it, which a killed process leaves behind.
 
     Raises:
-        WriteError: when it cannot be written, by the block or here; what was there is as it was.
+        WriteError: when it cannot be written, in the `with` block or here; what was there is as it was.
     """
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own for every write: threads may write the same file.
+    # Every write has its own name, because threads may write the same file.
     name = f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
     folder, aside = path.with_name(f"{name}.part"), path.with_name(f"{name}.old")
     temporary = folder / path.name
@@ -122,14 +122,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing(path: Path, under: Path | None = None) -> Iterator[None]:
-    """Turn what keeps a file from being written, while the block runs, into one clear line.
+    """Turn errors of writing a file in the `with` block into one clear line.
 
-    Libraries written in Rust (safetensors, tokenizers) raise errors of their own, with the system's number in the text;
-    they are understood here, too. Other errors, and those about other files, pass through.
+    Libraries written in Rust (safetensors, tokenizers) raise their own errors, with the system's error number in the
+    text; these are handled, too. Other errors, and those about other files, pass through.
 
     Args:
         path: what is written, for the message.
-        under: the name under which it is written, where that is another.
+        under: the name under which it is written, if different.
 
     Raises:
         WriteError: when it cannot be written.
@@ -147,7 +147,7 @@ def writing(path: Path, under: Path | None = None) -> Iterator[None]:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a text file (UTF-8), whole or not at all; the file and the folders above it are made.
+    """Append a line to a text file (UTF-8), completely or not at all; the file and folders above it are made.
 
     Raises:
         WriteError: when it cannot be written; the file is as it was.
@@ -158,7 +158,7 @@ def append_line(path: Path, line: str) -> None:
             before = stream.seek(0, os.SEEK_END)
             content = memoryview(f"{line}\n".encode())
             try:
-                # A disk that has room for a part takes that, and refuses the rest at the next call.
+                # A disk with room for a part of it accepts that, and refuses the rest at the next call.
                 while content:
                     content = content[stream.write(content) :]
             except OSError:
@@ -167,7 +167,7 @@ def append_line(path: Path, line: str) -> None:
 
 
 def _number_of(error: Exception) -> int | None:
-    """The system's number of an error, `errno`; None when it is of another kind."""
+    """The system's error number, `errno`; None for errors of another kind."""
     if isinstance(error, OSError):
         return error.errno
     found = re.search(r"\(os error (\d+)\)", str(error))
@@ -181,7 +181,7 @@ def _named_by(error: Exception) -> list[Path]:
 
 
 def _is_in(name: Path, place: Path) -> bool:
-    """Whether a file is a place, lies in it, or is a folder above it."""
+    """Whether a path is a place, is in it, or is a folder above it."""
     name, place = name.absolute(), place.absolute()
     return name.is_relative_to(place) or place.is_relative_to(name)
 
@@ -201,7 +201,7 @@ def _write_error(path: Path, number: int) -> WriteError:
 
 
 def _free_at(path: Path) -> str:
-    """How much is free where something was to be written, in brackets; nothing where nobody can say."""
+    """The free space where something was to be written, in brackets; "" if it cannot be found out."""
     place = path.absolute()
     while not place.exists() and place != place.parent:
         place = place.parent
@@ -213,8 +213,8 @@ def _free_at(path: Path) -> str:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder with all that is in it, as far as that can be done."""
-    # What cannot be removed was never written, or is hidden; why is told by the error on its way.
+    """Remove a file or a folder with its content, as far as possible."""
+    # What cannot be removed was never written, or is hidden; the error on its way says why.
     with suppress(OSError):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -223,5 +223,5 @@ def remove(path: Path) -> None:
 
 
 def gigabytes(n_bytes: float) -> str:
-    """As people write it: "14.5 GB", below a tenth of it "23 MB"."""
+    """A size for people: "14.5 GB"; below 0.1 GB "23 MB"."""
     return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{max(n_bytes / 1e6, 0.1):.2g} MB"

@@ -1,8 +1,8 @@
 """Hyper-parameters that `encore tune` has found on this machine: rows in the data folder, with their evidence.
 
-A row is found by the model's shape and the method, as the published ones are, so that a local copy, another number
-format or an edited folder of the same model has it too; the fingerprint in it says on which weights it was found.
-`tuned/<shape>/<method>.json` holds the row, the trials that it rests on, and whether it is in force.
+A row is found by the model's shape and the method, like the published ones, so that it serves a local copy, another
+number format or an edited folder of the same model, too; its fingerprint says on which weights it was found.
+`tuned/<shape>/<method>.json` holds the row, the trials behind it, and whether it is in force.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROW_VERSION = 1
 
 @dataclass(frozen=True)
 class Shape:
-    """What a row is found by: the family, and how many blocks, how wide a stream and how many tokens."""
+    """The key of a row: the family, the number of blocks, the width of the stream and the size of the vocabulary."""
 
     model_type: str
     n_layers: int
@@ -33,23 +33,23 @@ class Shape:
 
     @property
     def name(self) -> str:
-        """As the folder of its rows is called."""
+        """The name of the folder with its rows."""
         family = "".join(letter if letter.isalnum() else "_" for letter in self.model_type)
         return f"{family}-{self.n_layers}x{self.d_model}-{self.n_vocab}"
 
 
 @dataclass(frozen=True)
 class TunedRow:
-    """What a sweep found, and what it rests on.
+    """The result of a search, with its evidence.
 
     Attributes:
         shape: of the model.
-        model, fingerprint: its name and its weights, as tuned.
+        model, fingerprint: name and weights of the model when it was tuned.
         method: a name from `methods.METHODS`.
-        settings: names and values, plain JSON values.
-        in_force: whether `methods.settings_for` takes it; not so where a published row stands and nobody asked for
-            this one instead.
-        evidence: trials and figures on held-out facts, see `tuning`.
+        settings: by name, plain JSON values.
+        in_force: whether `methods.settings_for` uses it; False if there is a published row, unless the user chose this
+            one instead.
+        evidence: trials and results on held-out facts, see `tuning`.
     """
 
     shape: Shape
@@ -62,7 +62,7 @@ class TunedRow:
 
 
 def store_row(row: TunedRow) -> Path:
-    """Write a row in place of the one of the same shape and method. Returns its file.
+    """Write a row, replacing one of the same shape and method. Returns its file.
 
     Raises:
         InputError: when it cannot be written.
@@ -75,7 +75,7 @@ def store_row(row: TunedRow) -> Path:
 
 
 def find_row(shape: Shape, method: str) -> TunedRow | None:
-    """The row of a shape and a method, in force or not; None when there is none, or none that can be read."""
+    """The row of a shape and a method, in force or not; None when there is none, or it cannot be read."""
     file = _file(shape, method)
     try:
         values = json.loads(file.read_text(encoding="utf-8"))

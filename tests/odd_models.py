@@ -253,7 +253,7 @@ def renamed(change: Callable[[str], str]) -> Callable[[Path], None]:
 
 
 DAMAGED = "the file model.safetensors is damaged"
-UNUSED = "in the files and not used"
+UNUSED = "in the files but not used"
 UNBUILT = "its config.json describes no model that can be built"
 
 FOLDERS = {
@@ -279,7 +279,7 @@ FOLDERS = {
     "not finite where it is not used": Odd(
         weights(lambda found: found.update(extra=torch.full((2,), torch.nan))), note=f"extra is {UNUSED}"
     ),
-    "a layer too many": Odd(config(num_hidden_layers=1), note="7 more are in the files and not used"),
+    "a layer too many": Odd(config(num_hidden_layers=1), note="7 more are in the files but not used"),
     "an adapter beside": Odd(adapter, note="(adapter_model.safetensors) and is not applied"),
     "one file and an index": Odd(stale_index, note="The weights are those of model.safetensors"),
     "generation settings cut off": Odd(
@@ -366,7 +366,7 @@ FOLDERS = {
     "code of its own": Odd(own_code("AutoConfig", "AutoModelForCausalLM"), "needs Python code of its own"),
     "code for the model alone": Odd(own_code("AutoModelForCausalLM"), "needs Python code of its own"),
     "an encoder": Odd(config(model_type="bert"), "no decoder-only language model"),
-    "less than no layers": Odd(config(num_hidden_layers=-2), "num_hidden_layers is -2, and has to be at least 1"),
+    "less than no layers": Odd(config(num_hidden_layers=-2), "num_hidden_layers is -2, but must be at least 1"),
     "no layers": Odd(config(num_hidden_layers=0), "num_hidden_layers is 0"),
     "layers without end": Odd(config(num_hidden_layers=10**9), "num_hidden_layers is 1000000000"),
     "layers in words": Odd(config(num_hidden_layers="two"), "Field 'num_hidden_layers' expected int"),

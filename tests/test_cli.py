@@ -313,7 +313,7 @@ def test_ctrl_c_keeps_what_has_been_gathered(folder, statistics_text, own_home, 
     asked = ("--source", statistics_text, "--layers", "0", "--tokens", 1500)
     assert statistics(folder, *asked) == 130
     said = capsys.readouterr().err
-    assert "the same command goes on" in said and "encore: stopped." in said
+    assert "the same command continues" in said and "encore: stopped." in said
     assert len(list(own_home.rglob("partial-*"))) == 1
     assert statistics(folder, *asked) == 0
     assert steps[3:6] == [0, 1, 1]  # the estimate again, and on from where it was

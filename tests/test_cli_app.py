@@ -69,7 +69,7 @@ def test_a_port_that_is_taken_is_said_before_anything_is_started(started, capsys
     [
         (["--port", "0"], "not between 1 and 65535"),
         (["--port", "x"], "invalid int value"),
-        (["--address", "no such host"], "not one that can be listened at"),
+        (["--address", "no such host"], "cannot listen at address 'no such host'"),
         (["--address", "192.0.2.1"], "cannot listen at 192.0.2.1"),
     ],
 )

@@ -59,7 +59,7 @@ def test_the_installation(home, embedded):
         ("2.13.0+cu130", "<3,>=2.13", None, None),
         ("2.13.1", "<3,>=2.13", None, "torch is 2.13.1; everything was tested with 2.13.0."),
         ("2.13.1", "", "torch is 2.13.1 and was tested as 2.13.0; run: pip install torch==2.13.0", None),
-        ("2.9.1", "<3,>=2.13", "tested as 2.13.0 (the program takes <3,>=2.13)", None),
+        ("2.9.1", "<3,>=2.13", "tested as 2.13.0 (the program accepts <3,>=2.13)", None),
         (None, "<3,>=2.13", "torch is not installed; run: pip install torch==2.13.0", None),
     ],
 )

@@ -141,7 +141,7 @@ FIRST = ("batches", 0, "edited", 0)
     ("put", "told"),
     [
         (("version", 99), "reads version 1"),
-        (("form", "code"), "form is 'code', and has to be factors or matrices"),
+        (("form", "code"), "form is 'code', but must be factors or matrices"),
         (("norms", {}), "no edits"),
         (("norms", {"x": {"original": 1, "edited": 1}}), "norms is 'x'"),
         (("norms", {"-1": {"original": 1, "edited": 1}}), "norms is '-1'"),
@@ -149,7 +149,7 @@ FIRST = ("batches", 0, "edited", 0)
         (("norms", "0", "edited", "1"), "norms 0 edited is '1'"),
         (("norms", "0", "edited", float("nan")), "norms 0 edited is nan"),
         (("norms", "0", "edited", 10**400), "norms 0 edited is 1000"),
-        (("norms", "0", "edited", 1.0), "the file or the model is not what it says"),
+        (("norms", "0", "edited", 1.0), "the file or the model is not what it claims to be"),
         (("model", None), "model is None"),
         (("dtype", "a" * 6000), "dtype is 'aaa"),
         (("base_fingerprint", "x\ny"), "base_fingerprint is 'x\\ny'"),
@@ -161,15 +161,15 @@ FIRST = ("batches", 0, "edited", 0)
         (("batches", 0, "edited", []), "batch 1 edited is []"),
         (("batches", 0, "edited", [{"fact": {"subject": "a"}, "steps": 1}]), "stopped is None"),
         (("batches", 0, "seconds", "targets", -0.1), "batch 1 seconds targets is -0.1"),
-        (("batches", 0, "norms", {"0": [1, 2]}), "the layers of the whole, 0, 1"),
+        (("batches", 0, "norms", {"0": [1, 2]}), "an object with the layers 0, 1"),
         (("batches", 0, "norms", "0", [1]), "a pair"),
         (("batches", 0, "notices", ["two\nlines"]), "one line"),
         ((*FIRST, "fact", "nonsense", 1), "the fields of a fact"),
         ((*FIRST, "fact", "subject", ""), "subject"),
-        ((*FIRST, "before", -1.0), "batch 1 fact 1 before is -1.0, and has to be a finite number from 0 to 1"),
+        ((*FIRST, "before", -1.0), "batch 1 fact 1 before is -1.0, but must be a finite number from 0 to 1"),
         ((*FIRST, "after", "0.5"), "after is '0.5'"),
         ((*FIRST, "kl", 1, float("nan")), "kl is nan"),
-        ((*FIRST, "loss", [0.5]), "not equally many steps"),
+        ((*FIRST, "loss", [0.5]), "different numbers of steps"),
         ((*FIRST, "steps", -1), "steps is -1"),
         (("seed", "../x"), "seed is '../x'"),
         (("seed", True), "seed is True"),
@@ -198,8 +198,8 @@ def test_what_is_missing_is_refused_in_one_line(edited, lm, tmp_path, drop):
 def test_tensors_that_are_no_numbers_of_an_edit_file_are_refused(edited, tmp_path):
     edits = edit_file_of(edited)
     for tensor, told in (
-        (torch.zeros(2, dtype=torch.float8_e4m3fn), "is of 'F8_E4M3'"),
-        (torch.zeros(2, dtype=torch.bool), "is of 'BOOL'"),
+        (torch.zeros(2, dtype=torch.float8_e4m3fn), "has the number format 'F8_E4M3'"),
+        (torch.zeros(2, dtype=torch.bool), "has the number format 'BOOL'"),
         (torch.tensor([float("inf")]), "not finite"),
     ):
         assert told in refusal(read_edit_file, forged(edits, tmp_path, tensors={"more": tensor}))

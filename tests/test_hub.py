@@ -332,7 +332,7 @@ def test_the_next_try_goes_on_too(server, files, gpt2, tmp_path):
     with no_pauses():
         said = refusal(load_model, REPO, device="cpu")
     assert f"fetching {SHARDS[2]} from the hub stopped after 0.1 MB of 0.1 MB" in said
-    assert "broke off; what came is kept, and the same command goes on from there." in said
+    assert "broke off; what came is kept, and the same command continues from there." in said
     [part] = (tmp_path / "cache").rglob(f"*{hub.PART}")
     assert part.read_bytes() == files[SHARDS[2]][:20_000]
     assert not server.breaks[SHARDS[2]]
@@ -481,7 +481,7 @@ def test_doctor(server, files, monkeypatch):
     assert examine().hub
     check = check_model(REPO, "cpu")
     assert not check.problems
-    assert "Its weights will be fetched from the hub when it is used first: 0.25 MB." in check.notes
+    assert "Its weights will be fetched from the hub when it is first used: 0.25 MB." in check.notes
     assert not large(server)
     monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     assert "more of disk" in check_model(REPO, "cpu").problems[0]
@@ -585,7 +585,7 @@ def test_text_for_statistics_without_the_hub(server, gpt2):
     server.status = 502
     said = refusal(texts.text_of, gpt2, "wikitext", 500)
     assert "The text of wikitext has not been fetched yet, and the hub (127.0.0.1:" in said
-    assert "answers 502 Bad Gateway; try again later, or take another source: sampled, bundled or a text" in said
+    assert "answers 502 Bad Gateway; try again later, or use another source: sampled, bundled or a text" in said
 
 
 # -- as people type it -------------------------------------------------------------------------------------------------
@@ -640,7 +640,7 @@ def test_killed_in_the_middle_and_broken_off_and_finished(server, files, facts, 
     ended = subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 2 and ended.stdout == ""
     assert ended.stderr.count("\n") == 1 and ended.stderr.startswith(f"encore: Model '{REPO}': fetching {SHARDS[1]}")
-    assert "the same command goes on from there." in ended.stderr
+    assert "the same command continues from there." in ended.stderr
     assert part.stat().st_size == 25_000
     ended = subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr

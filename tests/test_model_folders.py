@@ -108,7 +108,7 @@ def test_the_page_says_it_too(case, sound, tmp_path):
 def test_the_page_tells_the_note(sound, tmp_path):
     folder = odd_models.make(FOLDERS["one weight too many"], sound, tmp_path / "model")
     app = page_of(folder)
-    assert not errors(app) and "extra is in the files and not used." in words(app)
+    assert not errors(app) and "extra is in the files but not used." in words(app)
 
 
 def test_an_adapter_is_not_put_on_where_peft_is_installed(sound, tmp_path, monkeypatch):

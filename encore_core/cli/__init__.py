@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from encore_core import __version__
-from encore_core.cli import app, doctor, editing, run, runs, statistics, tune
+from encore_core.cli import app, compare, doctor, editing, run, runs, statistics, tune
 from encore_core.cli.options import Parser
 from encore_core.errors import InputError
 
@@ -39,12 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = options.command(options)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read the output has seen enough (`encore runs list | head`).
+        # The reader of the output has closed it (`encore runs list | head`).
         _give_up_output()
     except InputError as error:
         return _refused(error)
     except OSError as error:
-        # A disk that is full, a file that cannot be opened: the system's affair, and no defect to show the stack of.
+        # A full disk or a file that cannot be opened is no defect of ours, so no stack is shown.
         logging.getLogger(__name__).info("The error was raised here:", exc_info=error)
         place = f"{error.filename}: " if error.filename is not None else ""
         return _refused(f"{place}{error.strerror or error}.")
@@ -55,26 +55,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _take_any_character() -> None:
-    """Have standard output and error take every character, whatever encoding the terminal or the pipe has: one that
-    it cannot show is written as an escape, and no result is lost for the sake of a dash."""
+    """Let standard output and error accept every character: one that the terminal's or pipe's encoding lacks is
+    written as an escape, so no result is lost because of a dash."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # whoever calls this as a function may have put something else there
+        if hasattr(stream, "reconfigure"):  # a caller of `main` may have put another kind of stream there
             stream.reconfigure(errors="backslashreplace")
 
 
 def _refused(why: object) -> int:
-    """Say in one line why nothing came of it. Returns the exit code."""
+    """Print in one line why the command failed. Returns the exit code."""
     try:
         sys.stdout.flush()
     except OSError:
         _give_up_output()
-    with suppress(OSError):  # where not even that can be written the exit code says it
+    with suppress(OSError):  # if even that cannot be written, the exit code must do
         print(f"encore: {' '.join(str(why).split())}", file=sys.stderr)
     return EXIT_BAD_INPUT
 
 
 def _give_up_output() -> None:
-    """The interpreter is not to try once more, at its end, to write what standard output has not taken."""
+    """Stop the interpreter from trying again, when it exits, to write what standard output has not accepted."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -84,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     app.add_commands(commands)
     editing.add_commands(commands)
+    compare.add_commands(commands)
     run.add_commands(commands)
     runs.add_commands(commands)
     statistics.add_commands(commands)

@@ -21,9 +21,11 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "doctor",
         help="what is installed, which devices, how much room; whether a model can be edited",
-        description="Exit code 0 when all is well, 1 with what is wrong otherwise.",
+        description="The exit code is 0 when all is well, and 1 when something is wrong.",
     )
-    parser.add_argument("--model", help="whether this one can be edited here, and at what cost; all its files are read")
+    parser.add_argument(
+        "--model", help="check whether this model can be edited here, and at what cost; reads all its files"
+    )
     parser.add_argument("--device", metavar="D", help="where it would be loaded (default: the best one present)")
     parser.add_argument("--dtype", metavar="T", help="in which number format (default float32)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -39,7 +41,7 @@ def _doctor(options: argparse.Namespace) -> int:
             with Bar("Looking") as bar:
                 check = check_model(options.model, options.device, options.dtype, bar.share)
         except InputError as error:
-            # What is asked is whether it can be edited, and this is the answer.
+            # The question was whether it can be edited, and this is the answer.
             refused = str(error)
     problems = [*report.problems, *(check.problems if check else ()), *([refused] if refused else [])]
     if options.json:
@@ -73,7 +75,7 @@ def _installation(report: Report) -> list[tuple[str, str]]:
     ]
     held = ", ".join(f"{name} {gigabytes(size)}" for name, size in report.holds.items())
     rows.append(("data folder", f"{report.folder}, {gigabytes(report.disk_free)} of disk free"))
-    rows.append(("it holds", held or "nothing yet"))
+    rows.append(("its content", held or "nothing yet"))
     rows.append(("hub", "can be reached" if report.hub else "cannot be reached"))
     return rows
 

@@ -21,16 +21,14 @@ HELP = 'JSON, JSONL or CSV, "bundled", or - for standard input'
 def add_facts_options(parser: argparse.ArgumentParser, **facts: object) -> None:
     """Add --facts, with the keywords of `add_argument`, and --skip-bad."""
     parser.add_argument("--facts", **({"metavar": "FILE", "help": HELP} | facts))
-    parser.add_argument(
-        "--skip-bad", action="store_true", help="go on without the rows that cannot be used; each is listed"
-    )
+    parser.add_argument("--skip-bad", action="store_true", help="leave out rows that cannot be used; each is listed")
 
 
 def facts_of(options: argparse.Namespace, limit: int | None = None) -> list[Fact]:
-    """The facts that the options name; what the reader leaves is told.
+    """The facts that the options name, with a notice about what the reader ignores.
 
     Raises:
-        InputError: as `read_facts`; where other rows could be used, it says so.
+        InputError: as `read_facts`; the message says if other rows can be used.
     """
     source = _standard_input() if options.facts == STANDARD_INPUT else options.facts
     try:
@@ -52,7 +50,7 @@ def _standard_input() -> io.BytesIO:
 def fitting(
     lm: EditableModel, facts: Sequence[Fact], prefixes: Sequence[str], options: argparse.Namespace, scored: bool
 ) -> list[Fact]:
-    """The facts that the model can take, found out before any is edited.
+    """The facts that fit the model, checked before any is edited.
 
     Args:
         lm: the model.
@@ -62,7 +60,7 @@ def fitting(
         scored: whether their paraphrases and neighbours will be run, too.
 
     Raises:
-        InputError: naming the first fact that it cannot take, or if it can take none.
+        InputError: naming the first fact that does not fit; with --skip-bad only if none fits.
     """
     bad = dict(_unfit(lm, facts, prefixes, scored))
     if not bad:

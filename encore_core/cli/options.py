@@ -1,4 +1,4 @@
-"""What the subcommands have in common: the parser, their options, and how values are read."""
+"""What the subcommands share: the parser, options, and the reading of values."""
 
 from __future__ import annotations
 
@@ -12,30 +12,32 @@ from encore_core.models.editable import DTYPES
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but with one line on standard error instead of the usage and a line."""
+    """An argument parser that reports an error in one line, without the usage."""
 
     def error(self, message: str) -> None:
+        """Raise an InputError with the message."""
         raise InputError(f"{message} (see {self.prog} --help)")
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options for loading a model, and --verbose."""
     parser.add_argument(
         "--model",
         default="smollm2-135m",
-        help="catalogue name, folder or hub id, the last also as NAME@REVISION (default smollm2-135m)",
+        help="catalogue name, folder or hub id; a hub id may be NAME@REVISION (default smollm2-135m)",
     )
     parser.add_argument(
         "--device",
         metavar="D",
-        help="cuda, cuda:1, mps, cpu, or balanced: over all GPUs, what does not fit there kept in the computer's "
-        "memory and copied to a GPU when it is used (default: the best one present)",
+        help="cuda, cuda:1, mps, cpu, or balanced: spread over all GPUs; what does not fit stays in the computer's "
+        "memory and is copied to a GPU when it is used (default: the best one present)",
     )
     parser.add_argument("--dtype", metavar="T", help=f"{' or '.join(DTYPES)} (default float32)")
     parser.add_argument(
         "--start-token",
         metavar="T",
-        help='what stands in front of every text: "none", a token of the vocabulary, or "auto" (default): nothing '
-        "where the tokenizer puts a token there itself, else what suits the model",
+        help='what to put in front of every text: "none", a token of the vocabulary, or "auto" (default): nothing '
+        "if the tokenizer puts a token there itself, else what suits the model",
     )
     parser.add_argument("--verbose", action="store_true", help="log what is done")
 
@@ -45,14 +47,17 @@ def add_store_option(parser: argparse.ArgumentParser) -> None:
 
 
 def positive(text: str) -> int:
+    """The type of options that take a whole number from 1."""
     return _whole(text, 1)
 
 
 def seed(text: str) -> int:
+    """The type of options that take a seed, a whole number from 0."""
     return _whole(text, 0)
 
 
 def count(text: str) -> int:
+    """The type of options that take a whole number from 0."""
     return _whole(text, 0)
 
 
@@ -67,6 +72,11 @@ def _whole(text: str, least: int) -> int:
 
 
 def overrides(pairs: Sequence[str]) -> dict[str, str]:
+    """The settings given as NAME=VALUE, by name.
+
+    Raises:
+        InputError: for another form or an unknown setting.
+    """
     overrides = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")

@@ -1,4 +1,4 @@
-"""What the command line says while it works: notices and progress bars, on standard error."""
+"""Notices and progress bars of the command line, on standard error."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from encore_core.editing.batch_report import EditProgress
 
 
 def notice(text: str) -> None:
+    """Print a note without disturbing a progress bar."""
     tqdm.write(f"note: {text}", file=sys.stderr)
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: "45 s", "12 min", "3 h 20 min"."""
+    """A time for people: "45 s", "12 min", "3 h 20 min"."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -23,7 +24,7 @@ def duration(seconds: float) -> str:
 
 
 def some_layers(layers: Iterable[int]) -> str:
-    """Layers as people write them: "6-10", "6, 8"."""
+    """Layers in short: "6-10", "6, 8"."""
     listed = list(layers)
     if len(listed) > 2 and listed == list(range(listed[0], listed[-1] + 1)):
         return f"{listed[0]}-{listed[-1]}"
@@ -31,7 +32,7 @@ def some_layers(layers: Iterable[int]) -> str:
 
 
 class Bar:
-    """A progress bar on standard error; silent when nobody watches."""
+    """A progress bar on standard error; silent if that is no terminal."""
 
     def __init__(self, label: str, total: float = 1.0, unit: str | None = None):
         counted = unit is not None
@@ -69,6 +70,8 @@ class Bar:
 
 
 def teller(bar: Bar, batch: int):
+    """A callback that shows the progress of a batch on a bar."""
+
     def tell(progress: EditProgress) -> None:
         if progress.phase == "targets":
             bar.bar.set_postfix_str(f"batch {batch}, step {progress.step}, loss {progress.loss:.2f}")

@@ -35,19 +35,21 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     add_model_options(parser)
     parser.add_argument(
-        "--source", metavar="S", help=f"{', '.join(SOURCES)} or a text file; gathers, and lets edits use the result"
+        "--source", metavar="S", help=f"{', '.join(SOURCES)} or a text file: gather, and let edits use the result"
     )
-    parser.add_argument("--layers", metavar="L", help='for example "6-10" or "6,7,8" (default: those that are edited)')
-    parser.add_argument("--tokens", type=positive, metavar="N", help="of the text (default: ten times d_mlp or more)")
+    parser.add_argument("--layers", metavar="L", help='for example "6-10" or "6,7,8" (default: the edited layers)')
+    parser.add_argument(
+        "--tokens", type=positive, metavar="N", help="how many tokens of text (default: ten times d_mlp or more)"
+    )
     parser.add_argument(
         "--enough", action="store_true", help="stop when more tokens would change little; --tokens is then the most"
     )
-    parser.add_argument("--estimate", action="store_true", help="only say what it would cost")
+    parser.add_argument("--estimate", action="store_true", help="only print what it would cost")
     parser.add_argument(
-        "--import", dest="npz", type=Path, metavar="FILE", help="take over an .npz file as MEMIT publishes them"
+        "--import", dest="npz", type=Path, metavar="FILE", help="import an .npz file in the format that MEMIT publishes"
     )
     parser.add_argument("--layer", type=int, metavar="L", help="of the imported file (default: from its name)")
-    parser.add_argument("--list", action="store_true", dest="listing", help="what is there, of all models")
+    parser.add_argument("--list", action="store_true", dest="listing", help="list the statistics of all models")
     parser.add_argument(
         "--forget", action="store_true", help="let edits of this model use the bundled sample again; deletes nothing"
     )
@@ -112,14 +114,14 @@ def _gather(options: argparse.Namespace) -> None:
         try:
             result = gather(lm, request, _teller(bar), stop)
         except Interrupted:
-            notice("What has been gathered is kept; the same command goes on.")
+            notice("What has been gathered is kept; the same command continues.")
             raise KeyboardInterrupt from None
     _tell(result, options.json)
 
 
 @contextmanager
 def _stoppable() -> Iterator[Any]:
-    """Ctrl-C and SIGTERM end what goes on within a batch, with its sums saved; a second Ctrl-C ends it at once."""
+    """Let Ctrl-C and SIGTERM stop gathering after the current batch, with its sums saved; a second stops at once."""
     asked = threading.Event()
 
     def ask(number: int, _frame: object) -> None:
@@ -168,7 +170,7 @@ def _layers(text: str | None) -> tuple[int, ...] | None:
 
 
 def _said(needed: Cost) -> str:
-    """A cost in a line."""
+    """A cost in one line."""
     if not needed.missing:
         return f"All of it is there already: layers {some_layers(needed.layers)}, {needed.tokens:,} tokens."
     sampling = f" ({duration(needed.sampling_seconds)} of them sampling text)" if needed.sampling_seconds else ""
@@ -190,7 +192,7 @@ def _tell(result: Result, as_json: bool) -> None:
         print(f"{look.tokens:>9} tokens  disturbance {worst:.3g}{f'  change {change:.1%}' if change else ''}")
         before = look
     if result.enough is False:
-        notice(f"More tokens would still change more than {TOLERANCE:.0%}: raise --tokens, or take a longer text.")
+        notice(f"More tokens would still change more than {TOLERANCE:.0%}: raise --tokens, or use a longer text.")
     print(
         f"Layers {some_layers(sorted(result.files))}: {result.tokens:,} tokens of {result.source}; edits of this model "
         "use them from now on",
@@ -208,7 +210,7 @@ def _import(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps({"file": str(found.file), "layer": found.layer, "tokens": found.tokens}))
         return
-    tokens = f"{found.tokens:,} tokens" if found.tokens else "of how many tokens it does not say"
+    tokens = f"{found.tokens:,} tokens" if found.tokens else "number of tokens not known"
     print(f"Layer {found.layer}: imported, {tokens}; edits of this model use it from now on", file=sys.stderr)
 
 

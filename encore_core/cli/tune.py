@@ -27,11 +27,11 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
                       help=f"facts to use, half of them for the comparison at the end (default {N_FACTS})")  # fmt: skip
     tune.add_argument("--seed", type=seed, default=0, metavar="S", help="of prefixes and noise (default 0)")
     tune.add_argument("--statistics", metavar="FILE", help="as for encore edit")
-    tune.add_argument("--minutes", type=_minutes, metavar="M", help="stop searching in time to be done in M minutes")
+    tune.add_argument("--minutes", type=_minutes, metavar="M", help="stop the search early, to end within M minutes")
     tune.add_argument("--adopt", action="store_true",
-                      help="use the row from now on even where the model has a validated one")  # fmt: skip
-    tune.add_argument("--estimate", action="store_true", help="say what it would take, and stop")
-    tune.add_argument("--forget", action="store_true", help="remove the row that was found before, and stop")
+                      help="use the row from now on even if the model has a validated one")  # fmt: skip
+    tune.add_argument("--estimate", action="store_true", help="only print what it would take")
+    tune.add_argument("--forget", action="store_true", help="remove the row found before, and stop")
     tune.add_argument("--json", action="store_true", help="print one JSON object")
     tune.set_defaults(command=_tune)
 
@@ -99,7 +99,7 @@ def _print(found: Tuned) -> None:
         if trial.stage.startswith("held out"):
             print(_line(trial))
     if not found.complete:
-        print("The search was cut short by --minutes; the same command goes on where it stopped.")
+        print("The search was cut short by --minutes; the same command continues where it stopped.")
     if row.in_force:
         print("The row is in force from now on, marked tuned here; --forget removes it.")
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,22 +33,28 @@ def batched(facts: Sequence[Fact], batch_size: int) -> Iterator[list[Fact]]:
         yield list(facts[start : start + batch_size])
 
 
-def checked_facts(facts: Sequence[Fact], targets: Sequence[Target] | None, known: str) -> tuple[list[Fact], list[str]]:
-    """The different facts of a batch, and notices about those that were dropped.
+FindTargets = Callable[[Sequence[Fact], OnProgress | None], Sequence[Target]]
+"""Finds one target per fact, called with the session's matrices in the model."""
+
+GivenTargets = Sequence[Target] | FindTargets | None
+
+
+def checked_facts(facts: Sequence[Fact], targets: GivenTargets, known: str) -> tuple[list[Fact], list[str]]:
+    """The distinct facts of a batch, and notices about those that were dropped.
 
     Args:
         facts: as given.
-        targets: of each, where they have been found.
+        targets: one per fact, if they have been found already.
         known: see `EditSession.edit`.
 
     Raises:
-        InputError: no facts, facts that contradict each other, or targets that do not go with them.
+        InputError: no facts, facts that contradict each other, or targets that do not match them.
     """
     given = len(facts)
     facts, notices = check_batch(facts)
     if not facts:
         raise InputError("There is no fact to edit; give at least one.")
-    if targets is not None and (known != "edit" or not len(targets) == len(facts) == given):
+    if isinstance(targets, Sequence) and (known != "edit" or not len(targets) == len(facts) == given):
         raise InputError(
             f"{len(targets)} targets are given for {given} facts, {len(facts)} of them different; give one for "
             'each, facts without repetition, and known="edit".'
@@ -58,13 +64,13 @@ def checked_facts(facts: Sequence[Fact], targets: Sequence[Target] | None, known
 
 @dataclass(frozen=True)
 class SolvedBatch:
-    """A batch that is ready to be taken over.
+    """A batch that is solved and can be committed.
 
     Attributes:
         draft: the edited matrices with the batch in them.
         updates: by layer.
-        preservation: P that they were solved with, before the batch joins what is preserved.
-        targets: a fact each.
+        preservation: by layer, the P that they were solved with, before the batch is added to what is preserved.
+        targets: one per fact.
         seconds: by phase.
     """
 
@@ -76,7 +82,7 @@ class SolvedBatch:
 
     @classmethod
     def of_nothing(cls, sums: Sums) -> SolvedBatch:
-        """Of a batch whose facts were all skipped: the matrices stay as they are."""
+        """A batch whose facts were all skipped: the matrices stay as they are."""
         return cls(sums, {}, {}, (), _no_seconds())
 
 
@@ -88,22 +94,22 @@ def solve_batch(
     preservation: dict[int, Preservation],
     draft: Sums,
     *,
-    targets: Sequence[Target] | None = None,
+    targets: GivenTargets = None,
     fast_targets: bool = True,
     on_progress: OnProgress | None = None,
 ) -> SolvedBatch:
-    """Targets, keys and updates of a batch.
+    """Find the targets, keys and updates of a batch.
 
     Args:
         lm: the model; the caller holds its lock.
         facts: the batch.
         prefixes: sampled prefixes.
         settings: of the session.
-        preservation: per edited layer P before the batch.
-        draft: the session's matrices, to be written to.
-        targets: of the facts, one each, where they have been found; found by default.
-        fast_targets: see `find_targets`.
-        on_progress: told of steps and layers.
+        preservation: by layer, P before the batch.
+        draft: a draft of the session's matrices; the updates are added to it.
+        targets: one per fact, if they have been found already, or what finds them; by default they are found here.
+        fast_targets: use the fast pass where it agrees with the plain one, see `optimise_targets`.
+        on_progress: called after steps and layers.
 
     Raises:
         InputError: when the batch cannot be solved, or what comes out is not finite.
@@ -111,6 +117,8 @@ def solve_batch(
     seconds = _no_seconds()
     with lm.matrices_replaced(draft.run):
         clock = _Clock(seconds)
+        if callable(targets):
+            targets = targets(facts, on_progress)
         targets = targets or find_targets(
             lm, facts, prefixes, settings.layers[-1], target_settings(settings), fast_targets, on_progress
         )
@@ -134,7 +142,7 @@ def find_targets(
     fast: bool,
     on_progress: OnProgress | None,
 ) -> list[Target]:
-    """As `optimise_targets`, in terms of a batch's progress."""
+    """`optimise_targets`, which reports its steps as the progress of a batch."""
     tell = on_progress or (lambda progress: None)
     return optimise_targets(
         lm,
@@ -158,7 +166,7 @@ def _add_updates(
     clock: _Clock,
     on_progress: OnProgress | None,
 ) -> dict[int, LowRankUpdate]:
-    """Layer by layer from the lowest, so that each is solved with those below it edited; adds them to the draft."""
+    """Solve layer by layer from the lowest, each with those below it edited, and add the updates to the draft."""
     s, device = settings, solve_device(lm)
     z = torch.stack([target.z for target in targets], dim=1).to(device, torch.float64)
     reader = KeyReader(lm, facts, prefixes, s.layers)
@@ -184,7 +192,7 @@ def _no_seconds() -> dict[str, float]:
 
 
 class _Clock:
-    """Adds the time since the last call to a phase."""
+    """Adds the time since its last call to a phase."""
 
     def __init__(self, seconds: dict[str, float]):
         self.seconds, self.last = seconds, time.perf_counter()

@@ -1,4 +1,4 @@
-"""What is measured around a batch: what the model says of its facts, and the norms of the matrices as they are run."""
+"""Measured before and after a batch: the probabilities of its new answers, and the norms of the matrices as run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from encore_core.models.editable import EditableModel
 def look_before(
     lm: EditableModel, contents: Contents, facts: Sequence[Fact], known: str, measure: bool
 ) -> tuple[list[float | None], list[Fact]]:
-    """Probabilities of the new answers on the base model, and the facts that are not to be edited.
+    """Probabilities of the new answers on the base model, and the facts to skip because the model says them already.
 
     Args:
         lm: the model; the caller holds its lock.
@@ -26,7 +26,7 @@ def look_before(
         known, measure: see `EditSession.edit`.
 
     Raises:
-        InputError: when the model says a fact already and that is to be refused.
+        InputError: when the model says a fact already and `known` is "refuse".
     """
     before: list[float | None] = [None] * len(facts)
     current = None
@@ -42,7 +42,7 @@ def look_before(
     said = [
         fact
         for fact, answer in zip(facts, current, strict=True)
-        # A fact edited before may be edited again: that is a new edit, whatever the model says by now.
+        # A fact edited before may be edited again: that is a new edit, whatever the model says now.
         if answer.said and fact.key not in contents.edited_keys
     ]
     if said and known == "refuse":
@@ -56,9 +56,9 @@ def look_before(
 def look_after(
     lm: EditableModel, draft: Sums, facts: Sequence[Fact], measure: bool
 ) -> tuple[list[float | None], list[float | None]]:
-    """Probabilities of the new answers with a draft in the model, and the same without its start token.
+    """Probabilities of the new answers with a draft in the model, and the same without the model's start token.
 
-    None where nothing is measured, and the second of a model without one.
+    None where nothing is measured; the second are also None for a model without a start token.
     """
     after, bare = [None] * len(facts), [None] * len(facts)
     if measure:
@@ -70,7 +70,7 @@ def look_after(
 
 
 def norms_as_run(lm: EditableModel, sums: Sums, layers: Iterable[int]) -> dict[int, float]:
-    """Per layer the norm of the edited matrix, or of the base weights, which the caller has put into the model."""
+    """By layer, the norm of the edited matrix, or else of the base weights, which the caller has put into the model."""
     return {layer: norm(sums.run.get(layer, lm.parameter(layer).data)) for layer in layers}
 
 

@@ -25,8 +25,8 @@ class EditProgress:
     Attributes:
         phase: "targets" or "update".
         done, total: facts finished, or layers edited.
-        step: steps of the current group of facts (targets only).
-        loss: its mean loss (targets only).
+        step: index of the current group's last evaluation of the loss (targets only).
+        loss: the group's mean loss (targets only).
     """
 
     phase: Literal["targets", "update"]
@@ -45,11 +45,11 @@ class EditedFact:
 
     Attributes:
         fact: the fact.
-        target: how its target was found; None when the fact was skipped because the model says it already.
-        probability_before: of the new answer (geometric mean per token) on the base model.
+        target: its target; None when the fact was skipped because the model says it already.
+        probability_before: of the new answer (geometric mean per token) on the base model; None when not measured.
         probability_after: the same right after its batch.
-        probability_bare: as after, without the model's start token: what a program gets that puts none in front of the
-            prompt. None for a model without a start token.
+        probability_bare: as after, but without the model's start token, as a program sees it that puts none in front
+            of the prompt. None for a model without a start token.
     """
 
     fact: Fact
@@ -60,10 +60,12 @@ class EditedFact:
 
     @property
     def steps(self) -> int:
+        """Gradient steps taken; 0 for a skipped fact."""
         return self.target.steps if self.target else 0
 
     @property
     def stopped(self) -> str:
+        """Why the search stopped, see `Target`."""
         return self.target.stopped if self.target else "already said"
 
 
@@ -72,9 +74,9 @@ class BatchReport:
     """What one batch did.
 
     Attributes:
-        edited: one entry a fact of the batch, in order.
+        edited: one entry per fact of the batch, in order.
         seconds: by phase: "targets", "keys", "update", "measuring".
-        norms: per edited layer the Frobenius norm of the matrix before and after the batch.
+        norms: by edited layer, the Frobenius norms of the matrix before and after the batch.
         notices: things the user should know, one line each.
     """
 
@@ -93,19 +95,19 @@ class AppliedBatch:
 
 
 def notices_of(lm: EditableModel, chosen: Sequence[Fact], skipped: Sequence[Fact]) -> list[str]:
-    """What the user should know of the facts that are edited and of those that are not, one line each."""
+    """Notices for the user about skipped facts and about subjects at the start of a text, one line each."""
     notices = [
         f"Skipped: the model already says {quoted(joined(fact.text, fact.target_new, fact.join))}." for fact in skipped
     ]
     for fact in on_sink(lm, chosen):
         notices.append(_of_sink(fact))
-        log.warning("%s", notices[-1])  # before the edit, for whoever waits for it
+        log.warning("%s", notices[-1])  # now, because the report comes only after the edit
     return notices
 
 
 def _of_sink(fact: Fact) -> str:
     return (
         f"{quoted(fact.subject)} is the first token of {quoted(fact.text)}. This model reads next to nothing of the "
-        "first token of a text, so it will hardly say the new answer when asked so, only where something stands in "
-        "front of it; load it with a start token (--start-token), or put other words before the subject."
+        "first token of a text, so it will hardly say the new answer unless something comes before the subject; load "
+        "it with a start token (--start-token), or put other words before the subject."
     )

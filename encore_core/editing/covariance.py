@@ -1,8 +1,8 @@
-"""C0: what the edited matrices see on general text, the second moment E[k kᵀ] of keys, (d_mlp, d_mlp) a layer.
+"""C0: what the edited matrices see on general text, the second moment E[k kᵀ] of keys, (d_mlp, d_mlp) per layer.
 
-It stands for the knowledge that an edit must leave alone. Collected once per model, layer and text, and kept on disk
-under the content of all three, so that another model or text never finds a wrong one. Statistics that were chosen for a
-model (`encore statistics`) are used by its edits instead of those from the bundled text.
+It represents the knowledge that an edit must leave alone. It is collected once per model, layer and text. Its file's
+name is made from all three, so that it is never used for another model or text. Edits of a model use the statistics
+chosen for it (`encore statistics`), else those from the bundled text.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ SAMPLED_TEXT = ASSETS / "statistics" / "smollm2-135m.txt"
 """Text sampled from the embedded model itself; `sample_text.py` beside it makes it."""
 
 BUNDLED = "bundled"
-"""How users call it, and what they type to have it used whatever was chosen."""
+"""Users' name for the bundled text; given as statistics, it is used whatever was chosen."""
 
 WINDOW = 256
-"""Tokens that are run as one sequence."""
+"""Tokens run as one sequence."""
 
 SEQUENCES = 16
-"""Sequences that are run at a time."""
+"""Sequences run at a time."""
 
 
 def second_moments(
@@ -55,18 +55,18 @@ def second_moments(
     Args:
         lm: the model with its base weights.
         layers: blocks.
-        n_tokens: tokens of text to use at most, where they are collected now.
-        text: a UTF-8 file of general text, passages parted by blank lines; by default what was chosen for the model,
-            and the bundled sample at layers for which nothing was.
-        progress: told of the collection.
-        used: what `files_used` gave for these arguments, when that is to stay so whatever has been chosen since.
+        n_tokens: at most how many tokens of text to use, if C0 is collected now.
+        text: a UTF-8 file of general text, its passages separated by blank lines; by default the statistics chosen for
+            the model, and the bundled sample for layers without a choice.
+        progress: called during the collection.
+        used: what `files_used` gave for these arguments, to keep using those files whatever has been chosen since.
 
     Returns:
-        per layer (d_mlp, d_mlp) float32 on the CPU.
+        C0 by layer, each (d_mlp, d_mlp) float32 on the CPU.
 
     Raises:
-        InputError: when the text is missing or too short to say anything about d_mlp directions, or a file that was
-            chosen cannot be read.
+        InputError: when the text is missing, or too short to say anything about d_mlp directions, or a chosen file
+            cannot be read.
     """
     used = used or files_used(lm, layers, n_tokens, text)
     found = {layer: moment for layer in layers if (moment := stored_statistics.load(used[layer], lm.d_mlp)) is not None}
@@ -89,7 +89,7 @@ def second_moments(
 
 
 def files_used(lm: EditableModel, layers: Sequence[int], n_tokens: int, text: Path | None = None) -> dict[int, Path]:
-    """Per layer the file, there or not, with the C0 that `second_moments` gives.
+    """Per layer, the file (which need not exist) of the C0 that `second_moments` gives.
 
     Raises:
         InputError: when the text cannot be read.
@@ -110,12 +110,12 @@ def text_named(name: str | Path | None) -> Path | None:
 
 
 def described(lm: EditableModel, used: Mapping[int, Path], text: Path | None = None) -> str:
-    """Which statistics edits use, for people: "layers 6, 7: wikitext, 30,000 tokens".
+    """Which statistics edits use, as a text for people: "layers 6, 7: wikitext, 30,000 tokens".
 
     Args:
         lm: the model.
-        used: as `files_used` gives them.
-        text: as given to it.
+        used: the files, from `files_used`.
+        text: as given to `files_used`.
     """
     known = {one.file: one for one in stored_statistics.stored(lm.texts_key)}
     said: dict[str, list[int]] = {}
@@ -126,20 +126,20 @@ def described(lm: EditableModel, used: Mapping[int, Path], text: Path | None = N
 
 
 def summary(one: stored_statistics.Stored) -> str:
-    """Where statistics come from, and of how much text they are made."""
+    """Where statistics come from, and how much text they were made from."""
     return f"{one.source or 'some text'}, {f'{one.tokens:,} tokens' if one.tokens else 'number of tokens not known'}"
 
 
 def source_of(text: Path | None) -> str:
-    """What a text is called in lists."""
+    """The name of a text in lists."""
     return "bundled sample" if text in (None, SAMPLED_TEXT) else f"text {text.name}"
 
 
 def read_text(file: Path) -> str:
-    """A text for statistics.
+    """Read a text for statistics.
 
     Raises:
-        InputError: when it is not there, or no UTF-8.
+        InputError: when it is missing or not UTF-8.
     """
     try:
         return file.read_text(encoding="utf-8")
@@ -148,7 +148,7 @@ def read_text(file: Path) -> str:
 
 
 def filename_digest(content: str) -> str:
-    """12 hex digits of a text: what stands for it in the names of the files with its statistics."""
+    """12 hex digits that identify a text in the names of its statistics files."""
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
@@ -163,12 +163,12 @@ def collect(
     Args:
         lm: the model with its base weights.
         layers: blocks, in any order; one pass serves all.
-        text: passages parted by blank lines; each is run on its own.
-        n_tokens: tokens to use at most.
-        progress: told of the share done.
+        text: passages separated by blank lines; each is run on its own.
+        n_tokens: at most how many tokens to use.
+        progress: called with the share done.
 
     Returns:
-        per layer (d_mlp, d_mlp) float32 on the CPU.
+        C0 by layer, each (d_mlp, d_mlp) float32 on the CPU.
 
     Raises:
         InputError: when the text has fewer tokens than d_mlp.
@@ -184,9 +184,9 @@ def collect(
 
 
 def windows_of(lm: EditableModel, text: str, n_tokens: int) -> list[list[int]]:
-    """The text as token sequences, in its order: its passages, long ones in pieces, `n_tokens` in all at most.
+    """The text as token sequences, in order: its passages, long ones cut up, at most `n_tokens` in all.
 
-    Each begins with what stands in front of every text (BOS or start token), because each is run on its own.
+    Each begins with what the model puts in front of every text (BOS or start token), because each is run on its own.
     """
     length = min(WINDOW, lm.max_length)
     windows: list[list[int]] = []
@@ -206,7 +206,7 @@ def windows_of(lm: EditableModel, text: str, n_tokens: int) -> list[list[int]]:
 
 
 def check_length(lm: EditableModel, windows: Sequence[Sequence[int]]) -> None:
-    """Refuse a text from which nothing can be said.
+    """Refuse a text that is too short for statistics.
 
     Raises:
         InputError: when there are fewer tokens than d_mlp.
@@ -219,17 +219,17 @@ def check_length(lm: EditableModel, windows: Sequence[Sequence[int]]) -> None:
 
 
 def in_batches(windows: Sequence[list[int]]) -> list[list[list[int]]]:
-    """Windows in the batches that are run together: by length, long ones first, so that little is padding."""
+    """Windows in batches that are run together, sorted by length, longest first, so that there is little padding."""
     ordered = sorted(windows, key=len)[::-1]
     return [ordered[start : start + SEQUENCES] for start in range(0, len(ordered), SEQUENCES)]
 
 
 @torch.no_grad()
 def keys_of(lm: EditableModel, layers: Sequence[int], rows: Sequence[list[int]]) -> Iterator[tuple[int, torch.Tensor]]:
-    """The keys of every token of some sequences, run at a time.
+    """The keys of every token of some sequences, run as one batch.
 
     Yields:
-        a layer, and its keys (n_tokens, d_mlp) float32.
+        a layer and its keys, (n_tokens, d_mlp) float32.
     """
     batch = pad(lm, rows)
     present = batch.mask.bool()
@@ -241,12 +241,12 @@ def keys_of(lm: EditableModel, layers: Sequence[int], rows: Sequence[list[int]])
 
 
 class KeySums:
-    """The sums of k kᵀ over batches of token sequences, as far as they have been run; can be saved and taken up again.
+    """The sums of k kᵀ over the batches of token sequences run so far; can be saved and resumed.
 
     Args:
         lm: the model with its base weights.
         layers: blocks; one pass serves all.
-        batches: token sequences, as `in_batches` gives them.
+        batches: token sequences, from `in_batches`.
     """
 
     def __init__(self, lm: EditableModel, layers: Sequence[int], batches: Sequence[Sequence[list[int]]]):
@@ -263,22 +263,22 @@ class KeySums:
             return False
         rows = self.batches[self.position]
         for layer, K in keys_of(self.lm, self.layers, rows):
-            # Summed over a batch in float32, over batches in float64.
+            # Within a batch the sum is float32, across batches float64 (float32 on Apple's GPUs).
             self.sums[layer] += (K.T @ K).to(self.sums[layer])
         self.n_tokens += sum(map(len, rows))
         self.position += 1
         return True
 
     def moments(self) -> dict[int, torch.Tensor]:
-        """C0 as far as it has been run: per layer (d_mlp, d_mlp) float32 on the CPU."""
+        """C0 of the batches run so far, by layer, each (d_mlp, d_mlp) float32 on the CPU."""
         return {layer: (total / self.n_tokens).float().cpu() for layer, total in self.sums.items()}
 
     def save(self, file: Path, **notes: object) -> None:
-        """Write the sums, and what else is to be remembered with them, whole or not at all.
+        """Write the sums and some notes, completely or not at all.
 
         Args:
-            file: where to.
-            notes: plain JSON values.
+            file: where to write them.
+            notes: plain JSON values to keep with the sums.
         """
         state = {"position": self.position, "n_tokens": self.n_tokens, "notes": notes}
         with replacing(file) as part:
@@ -286,7 +286,7 @@ class KeySums:
             save_file(tensors, part, metadata={"state": json.dumps(state)})
 
     def resume(self, file: Path) -> dict[str, object] | None:
-        """Take up what `save` wrote. Returns its notes; None when there is nothing, or nothing that can be read."""
+        """Resume from what `save` wrote. Returns its notes; None when there is no file, or none that can be used."""
         if not file.is_file():
             return None
         try:
@@ -299,7 +299,7 @@ class KeySums:
             if n_tokens != sum(len(window) for batch in self.batches[:position] for window in batch):
                 raise ValueError("other tokens")
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            log.warning("Sums of key statistics in %s cannot be taken up (%s); they are begun anew.", file, error)
+            log.warning("Sums of key statistics in %s cannot be resumed (%s); they start again.", file, error)
             return None
         for layer, total in self.sums.items():
             total.copy_(found[layer])

@@ -1,11 +1,11 @@
-"""Edits as one small file that is put back onto the base model.
+"""Edits as one small file that can be applied to the base model again.
 
 An edit file is a safetensors file. Its tensors are, batch by batch and layer by layer, the factors A and Y of every
 update Δ = A Yᵀ (see `update_rule`), in float64: replayed in order on the base weights they give the session's matrices
-bit for bit, on the same kind of machine. Where the factors would outweigh the edited matrices, or there are none (long
-runs keep no history), the edited matrices themselves are in it, which is exact, too. (A low-rank form of W − W₀ would
-not be: W has been rounded after every batch, and the rounding has full rank.) Everything else is JSON in the file's
-metadata; a digest of all of it tells a damaged file.
+bit for bit, on the same kind of machine. If the factors would be larger than the edited matrices, or there are none
+(long runs keep no history), the file holds the edited matrices themselves, which is exact, too. (A low-rank form of
+W − W₀ would not be: W has been rounded after every batch, and the rounding has full rank.) Everything else is JSON in
+the file's metadata; a digest of all of it reveals a damaged file.
 """
 
 from __future__ import annotations
@@ -35,16 +35,15 @@ from encore_core.storage import replacing
 
 FORMAT = "encore-edits"
 NUMBERS = ("F64", "F32", "F16", "BF16")
-"""Number formats of tensors, as safetensors calls them: factors have the first, targets the second, matrices the
-model's own."""
+"""Number formats of tensors, as safetensors calls them: factors are F64, targets F32, matrices the model's own."""
 
 MOST_HEADER_BYTES = 90_000_000
-"""The format takes 100 MB of metadata at most; facts, with their paraphrases and neighbours, are in it."""
+"""The format allows 100 MB of metadata, which includes the facts with their paraphrases and neighbours."""
 
 
 @dataclass(frozen=True)
 class EditFile:
-    """What is in an edit file, checked.
+    """The content of an edit file, checked.
 
     Attributes:
         values: the metadata, plain JSON values: model, base_fingerprint, start_token, shape, dtype, method, settings,
@@ -61,7 +60,7 @@ class EditFile:
 
     @property
     def layers(self) -> list[int]:
-        """The edited blocks, ascending; the file has them in the order of their names, "10" before "9"."""
+        """The edited blocks, ascending; the file sorts them as strings, "10" before "9"."""
         return sorted(map(int, self.values["norms"]))
 
     @property
@@ -74,10 +73,10 @@ class EditFile:
         ]
 
     def check_model(self, lm: EditableModel) -> None:
-        """Whether the edits belong to a model.
+        """Check that the edits were made on a model.
 
         Raises:
-            InputError: when it is another one, of another shape or number format.
+            InputError: when its weights, shape or number format differ.
         """
         v = self.values
         mine = {"d_model": lm.d_model, "d_mlp": lm.d_mlp, "n_layers": lm.n_layers}
@@ -95,12 +94,12 @@ class EditFile:
         if v["base_fingerprint"] != lm.fingerprint:
             raise InputError(
                 f"The edits were made on {quoted(v['model'])} with the fingerprint {v['base_fingerprint']}, and "
-                f"{quoted(lm.name)} has {lm.fingerprint}, so its weights are others; give the model, unedited, that "
-                "they were made on."
+                f"{quoted(lm.name)} has {lm.fingerprint}, so its weights differ; give the unedited model that they "
+                "were made on."
             )
 
     def other_start(self, lm: EditableModel) -> str | None:
-        """A line for people when a model begins its texts otherwise than the edits were made with; None when alike."""
+        """A line for people if the model's start token differs from the one the edits were made with, else None."""
         made, reads = self.values.get("start_token"), lm.start_text
         if made == reads:
             return None
@@ -110,10 +109,10 @@ class EditFile:
         )
 
     def matrices_on(self, lm: EditableModel) -> dict[int, torch.Tensor]:
-        """The edited matrices, per layer as the family stores them, for a model that `check_model` takes.
+        """The edited matrices on a model, by layer, as the family stores them.
 
         Raises:
-            InputError: as `check_model`, and when what comes out is not finite or has not the norms that were saved.
+            InputError: as `check_model`, and when the matrices are not finite or their norms differ from those saved.
         """
         self.check_model(lm)
         if self.form == "factors":
@@ -131,26 +130,26 @@ class EditFile:
             if not math.isclose(norm, saved, rel_tol=1e-4):
                 raise InputError(
                     f"The matrix of layer {layer} has the norm {norm:.6g} with the edits and had {saved:.6g} when they "
-                    "were saved; the file or the model is not what it says."
+                    "were saved; the file or the model is not what it claims to be."
                 )
 
     def session_on(self, lm: EditableModel, **options) -> EditSession:
-        """A session with these edits and their history, which can be undone and gone on with.
+        """A session with these edits and their history, which can undo them and continue.
 
         Args:
             lm: the base model.
             options: for `EditSession`.
 
         Raises:
-            InputError: as `check_model`, for settings that cannot be used, for a file without factors, and when what
-                comes out is not finite or has not the norms that were saved.
+            InputError: as `check_model`, for settings that cannot be used, for a file without factors, and when the
+                matrices are not finite or their norms differ from those saved.
         """
         self.check_model(lm)
         v = self.values
         if self.form != "factors":
             raise InputError(
-                "The file holds edited matrices and no batches, so there is nothing that could be undone or gone on "
-                "with; use encore apply to write the edited model."
+                "The file holds edited matrices and no batches, so its edits can be neither undone nor continued; "
+                "use encore apply to write the edited model."
             )
         session = EditSession(lm, v["method"], seed=v["seed"], settings=v["settings"], **options)
         if list(session.settings.layers) != self.layers:
@@ -165,7 +164,7 @@ class EditFile:
             tensor = self.tensors.get(f"{number}.{name}")
             if tensor is None or tensor.shape != (rows, columns) or tensor.dtype != dtype:
                 raise InputError(f"Batch {number + 1} of the edit file has no usable tensor {name}; it is damaged.")
-            # Memory of torch's own: the file is mapped, and may be gone before the session is.
+            # A copy in torch's own memory: the file is mapped, and may be gone before the session is.
             return tensor.clone()
 
         n_edited = sum("steps" in item for item in row["edited"])
@@ -195,7 +194,7 @@ class EditFile:
 
 
 def keeps_history(session: EditSession) -> bool:
-    """Whether the edit file of a session holds its batches, so that `EditFile.session_on` gives the session back."""
+    """Whether the edit file of a session holds its batches, so that `EditFile.session_on` can restore the session."""
     factors = sum(u.A.nbytes + u.Y.nbytes for batch in session.history for u in batch.updates.values())
     return 0 < factors <= sum(session.lm.parameter(layer).nbytes for layer in session.settings.layers)
 
@@ -204,8 +203,8 @@ def edit_file_of(session: EditSession, facts: Sequence[Fact] = ()) -> EditFile:
     """A session's edits as an edit file.
 
     Args:
-        session: with history, or without.
-        facts: those edited, in order; needed of a session without history.
+        session: with or without history.
+        facts: those edited, in order; needed for a session without history.
 
     Raises:
         InputError: when nothing has been edited.
@@ -234,7 +233,7 @@ def matrices_file(values: Mapping[str, Any], matrices: Mapping[int, torch.Tensor
 
     Args:
         values: the metadata without form and facts, see `EditFile`.
-        matrices: per layer as the family stores them.
+        matrices: by layer, as the family stores them.
         facts: those edited, in order.
     """
     tensors = {f"matrix.{layer}": matrix.detach().cpu().contiguous() for layer, matrix in matrices.items()}
@@ -242,15 +241,15 @@ def matrices_file(values: Mapping[str, Any], matrices: Mapping[int, torch.Tensor
 
 
 def write_edit_file(path: Path, edits: EditFile, versions: Mapping[str, str]) -> None:
-    """Write an edit file, whole or not at all.
+    """Write an edit file, completely or not at all.
 
     Args:
-        path: the file; one that is there is replaced.
-        edits: what goes into it.
+        path: the file; an existing one is replaced.
+        edits: what to write.
         versions: of the libraries, for the record.
 
     Raises:
-        InputError: when it cannot be written, or its facts are too many for the format.
+        InputError: when it cannot be written, or it has more facts than the format allows.
     """
     text = json.dumps(edits.values | {"versions": dict(versions)}, ensure_ascii=False, sort_keys=True)
     if len(text.encode("utf-8")) > MOST_HEADER_BYTES:
@@ -267,16 +266,16 @@ def read_edit_file(path: Path, most_bytes: int | None = None) -> EditFile:
 
     Args:
         path: the file.
-        most_bytes: refuse larger ones.
+        most_bytes: refuse larger files.
 
     Raises:
-        InputError: when it is missing, too large, no edit file, of another version, or damaged.
+        InputError: when it is missing, too large, not an edit file, of another version, or damaged.
     """
     try:
         size = path.stat().st_size
         if most_bytes is not None and size > most_bytes:
             raise InputError(
-                f"The edit file has {size / 1e6:.1f} MB, more than the {most_bytes / 1e6:.0f} MB that are taken here; "
+                f"The edit file has {size / 1e6:.1f} MB, more than the {most_bytes / 1e6:.0f} MB allowed here; "
                 "use encore apply."
             )
         with safe_open(path, "pt") as file:
@@ -298,15 +297,15 @@ def read_edit_file(path: Path, most_bytes: int | None = None) -> EditFile:
 
 
 def _tensor(file: safe_open, name: str) -> torch.Tensor:
-    """A tensor of the file, if it is of numbers that an edit file has."""
+    """A tensor of the file, if edit files may hold its number format."""
     kind = file.get_slice(name).get_dtype()
     if kind not in NUMBERS:
-        raise InputError(f"The edit file is damaged: its tensor {quoted(name)} is of {quoted(kind)}.")
+        raise InputError(f"The edit file is damaged: its tensor {quoted(name)} has the number format {quoted(kind)}.")
     return file.get_tensor(name)
 
 
 def _checked(edits: EditFile) -> EditFile:
-    """An edit file whose facts and tensors are usable, too."""
+    """The same edit file, after a check that its facts and tensors can be used."""
     if not edits.facts:
         raise InputError("The edit file holds no edits; it is damaged.")
     if edits.form == "matrices" and any(f"matrix.{layer}" not in edits.tensors for layer in edits.values["norms"]):
@@ -317,7 +316,7 @@ def _checked(edits: EditFile) -> EditFile:
 
 
 def head_of(lm: EditableModel, matrices: Mapping[int, torch.Tensor]) -> dict[str, Any]:
-    """What an edit file says of its model, for edited matrices that no session holds."""
+    """The metadata about the model, for edited matrices that no session holds."""
     with lm.matrices_replaced({}):
         norm = lambda matrix: float(torch.linalg.matrix_norm(matrix.float()))  # noqa: E731
         return _head(lm, {layer: (norm(lm.matrix(layer)), norm(matrix)) for layer, matrix in matrices.items()})

@@ -1,7 +1,7 @@
-"""What an edit file says beside its tensors, looked at value by value before anything is made of it.
+"""The metadata of an edit file, checked value by value before it is used.
 
-Anybody can write such a file, and with a digest that fits. So every value has its type, its range and its place in the
-whole; what is not looked at here is not used.
+Anybody can write such a file, with a matching digest. So every value is checked for its type, its range and its
+consistency with the others; nothing is used that is not checked here.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ VERSION = 1
 FORMS = ("factors", "matrices")
 SHAPE = ("d_model", "d_mlp", "n_layers")
 SERIES = ("loss", "nll", "kl", "decay", "probability")
-"""Figures of the search for a target, one a step."""
+"""Values recorded during the search for a target, one per evaluation of the loss."""
 
 PROBABILITIES = ("before", "after", "bare")
-"""Of the new answer, in this order; any of them may be missing."""
+"""Probabilities of the new answer, in this order; any of them may be missing."""
 
 MOST_PROBABILITY = 1.001
-"""Logarithms of probabilities are rounded, and may be a little above 0."""
+"""Rounded logarithms of probabilities may be slightly above 0."""
 
 
 def check_values(values: Any) -> None:
-    """Whether the metadata of an edit file is whole.
+    """Check the metadata of an edit file.
 
     Args:
-        values: what its JSON text holds; see `edit_file.EditFile`.
+        values: the decoded JSON; see `edit_file.EditFile`.
 
     Raises:
-        InputError: for another version, and naming the first value that cannot be.
+        InputError: for another version, or naming the first value that is wrong.
     """
     values = _object("the whole", values)
     version = values.get("version")
@@ -44,9 +44,9 @@ def check_values(values: Any) -> None:
         raise _wrong("form", values.get("form"), " or ".join(FORMS))
     for name in ("model", "method"):
         _text(name, values.get(name))
-    for name in ("dtype", "base_fingerprint"):  # these stand in messages as they are
+    for name in ("dtype", "base_fingerprint"):  # messages show these unquoted
         if not re.fullmatch(r"[0-9a-z_]{1,64}", _text(name, values.get(name))):
-            raise _wrong(name, values[name], "a word of small letters and digits")
+            raise _wrong(name, values[name], "a word of lower-case letters and digits")
     if values.get("start_token") is not None:
         _text("start_token", values["start_token"])
     shape = _object("shape", values.get("shape"))
@@ -76,7 +76,7 @@ def fact_of(row: Any) -> Fact:
     """A fact from its fields.
 
     Raises:
-        InputError: naming what is missing, not known or wrong.
+        InputError: naming what is missing, unknown or wrong.
     """
     row = _object("fact", row)
     try:
@@ -103,7 +103,7 @@ def _check_batch(where: str, batch: Mapping[str, Any], norms: Mapping[str, Any])
         _number(f"{where} seconds {phase}", seconds, 0)
     pairs = _object(f"{where} norms", batch.get("norms"))
     if set(pairs) != set(norms):
-        raise _wrong(f"{where} norms", list(pairs), f"the layers of the whole, {', '.join(norms)}")
+        raise _wrong(f"{where} norms", list(pairs), f"an object with the layers {', '.join(norms)}")
     for layer, pair in pairs.items():
         if len(_some(f"{where} norms {layer}", pair)) != 2:
             raise _wrong(f"{where} norms {layer}", pair, "a pair, before and after")
@@ -114,7 +114,7 @@ def _check_batch(where: str, batch: Mapping[str, Any], norms: Mapping[str, Any])
 
 
 def _check_search(where: str, item: Mapping[str, Any]) -> None:
-    """How a fact's target was found."""
+    """Check the record of the search for a fact's target."""
     _whole(f"{where} steps", item["steps"], 0)
     _line(f"{where} stopped", item.get("stopped"))
     lengths = set()
@@ -124,14 +124,14 @@ def _check_search(where: str, item: Mapping[str, Any]) -> None:
         for figure in figures:
             _number(f"{where} {name}", figure)
     if len(lengths) > 1:
-        raise InputError(f"The edit file is damaged: {where} has not equally many steps in {', '.join(SERIES)}.")
+        raise InputError(f"The edit file is damaged: {where} has different numbers of steps in {', '.join(SERIES)}.")
 
 
 # -- values ------------------------------------------------------------------------------------------------------------
 
 
 def _wrong(where: str, value: Any, right: str) -> InputError:
-    return InputError(f"The edit file is damaged: {where} is {quoted(value)}, and has to be {right}.")
+    return InputError(f"The edit file is damaged: {where} is {quoted(value)}, but must be {right}.")
 
 
 def _object(where: str, value: Any) -> Mapping[str, Any]:
@@ -164,9 +164,9 @@ def _texts(where: str, value: Any) -> Sequence[str]:
 
 
 def _number(where: str, value: Any, low: float = -math.inf, high: float = math.inf) -> None:
-    """A finite number in a range; NaN and infinity stand in JSON files, too."""
+    """Check for a finite number in a range; Python's JSON reader accepts NaN and infinity."""
     number = value if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
-    # A whole number of hundreds of digits is finite, and no float all the same.
+    # A whole number with hundreds of digits is finite, but does not fit a float.
     if not (low <= number <= high and abs(number) <= 1e300):
         limits = "" if low == -math.inf else f" from {low:g}" + ("" if high == math.inf else f" to {high:g}")
         raise _wrong(where, value, f"a finite number{limits}")

@@ -1,9 +1,9 @@
-"""A session's edited matrices W₀ + Δ₁ + Δ₂ + …: drafted for a batch, and committed when all of it went well.
+"""A session's edited matrices W₀ + Δ₁ + Δ₂ + …: drafted for a batch, and committed once all of it has succeeded.
 
-The sum is kept in float32 at least and rounded to the model's dtype only to be run: in bfloat16 itself the part of
-every Δ below half a unit in the last place would be lost, batch after batch. Where memory is short, a session remembers
-its batches as thin factors alone (see `LowRankUpdate`) and adds them up when its model is run. The same products are
-summed in the same order, so no bit tells which of the two it does.
+The sum is kept in at least float32 and rounded to the model's dtype only to be run: in bfloat16 itself the part of
+every Δ below half a unit in the last place would be lost, batch after batch. Where memory is short, a session keeps
+only its batches' thin factors (see `LowRankUpdate`) and adds them up when its model is run. Both ways sum the same
+products in the same order, so they give the same bits.
 
     matrices = EditedMatrices(lm, from_factors=False)
     draft = matrices.draft(batches, layers)     # a copy, or sums that can be rebuilt: nothing the session relies on
@@ -22,7 +22,7 @@ from encore_core.editing.update_rule import LowRankUpdate
 from encore_core.models.editable import EditableModel
 
 _ADDED_UP = ("added up",)
-"""Where in `EditableModel.shared` the sums stand that were made from factors last; one set serves all sessions."""
+"""Key in `EditableModel.shared` of the sums last made from factors; one set serves all sessions."""
 
 Updates = Mapping[int, LowRankUpdate]
 """The updates of a batch, by layer."""
@@ -30,11 +30,11 @@ Updates = Mapping[int, LowRankUpdate]
 
 @dataclass
 class Sums:
-    """Edited matrices, per layer as the family stores them.
+    """Edited matrices, by layer, as the family stores them.
 
     Attributes:
-        exact: W₀ + Δ₁ + Δ₂ + …, in float32 or what is finer of the model's dtype and that.
-        run: the same in the model's dtype; the same tensors where that is no coarser.
+        exact: W₀ + Δ₁ + Δ₂ + …, in float32 or the model's dtype, whichever is finer.
+        run: the same in the model's dtype; the same tensors where the two dtypes are equal.
     """
 
     exact: dict[int, torch.Tensor] = field(default_factory=dict)
@@ -42,12 +42,12 @@ class Sums:
 
     @classmethod
     def of(cls, lm: EditableModel, exact: dict[int, torch.Tensor]) -> Sums:
-        """Sums of which only the exact ones are known."""
+        """Sums from the exact matrices alone."""
         return cls(exact, {layer: matrix.to(lm.dtype) for layer, matrix in exact.items()})
 
     @classmethod
     def added_up(cls, lm: EditableModel, batches: Sequence[Updates]) -> Sums:
-        """The base weights and all batches on them, in order; the caller has put the base weights into the model."""
+        """The base weights plus all batches, in order; the caller has put the base weights into the model."""
         sums = cls()
         for updates in batches:
             sums.begin(lm, list(updates))
@@ -56,7 +56,7 @@ class Sums:
         return sums
 
     def copy(self) -> Sums:
-        """The same values in memory of their own."""
+        """A deep copy."""
         exact = {layer: matrix.clone() for layer, matrix in self.exact.items()}
         run = {
             layer: exact[layer] if matrix is self.exact[layer] else matrix.clone() for layer, matrix in self.run.items()
@@ -64,7 +64,7 @@ class Sums:
         return Sums(exact, run)
 
     def begin(self, lm: EditableModel, layers: Sequence[int]) -> None:
-        """Begin with W₀ where a layer has not been edited yet."""
+        """Start from W₀ at layers that have not been edited yet."""
         for layer in layers:
             if layer not in self.exact:
                 self.run[layer] = lm.parameter(layer).data.clone()
@@ -82,7 +82,7 @@ class EditedMatrices:
 
     Args:
         lm: the model; the caller holds its lock and has the base weights in it whenever a method is called.
-        from_factors: remember nothing but the batches' factors, which the caller keeps, and add them up when needed.
+        from_factors: hold no matrices; add up the batches' factors, which the caller keeps, when needed.
         sums: the matrices of a session that holds them; none by default.
     """
 
@@ -91,26 +91,26 @@ class EditedMatrices:
         self.held = sums or Sums()
 
     def current(self, batches: Sequence[Updates]) -> Sums:
-        """The sums as they are to be run; not to be written to.
+        """The sums to run, which must not be written to.
 
         Args:
-            batches: all batches so far, in order; looked at only where the session holds factors.
+            batches: all batches so far, in order; used only if the session holds factors.
         """
         if not self.from_factors or not batches:
             return self.held
         owner, sums = self.lm.shared.get(_ADDED_UP, (None, None))
         if owner is not self:
-            self.lm.shared.pop(_ADDED_UP, None)  # before the next are made: there is room for one set
+            self.lm.shared.pop(_ADDED_UP, None)  # first, because there is room for only one set
             sums = Sums.added_up(self.lm, batches)
             self.lm.shared[_ADDED_UP] = self, sums
         return sums
 
     def draft(self, batches: Sequence[Updates], layers: Sequence[int]) -> Sums:
-        """Sums that the next batch may write to, whatever becomes of it.
+        """Sums that the next batch may write to, even if it fails.
 
         Args:
             batches: as for `current`.
-            layers: that the batch edits.
+            layers: the layers that the batch edits.
         """
         sums = self.current(batches)
         if self.lm.shared.get(_ADDED_UP, (None, None))[0] is self:

@@ -1,8 +1,8 @@
 """The fast target pass: it computes only what δ can change.
 
-That is the blocks above the edited one, the tokens from the subject's last one on (those before stand as keys and
-values), and logits where a target token is predicted. It runs the rows packed into one sequence (see `packing`) where
-the family's attention allows that, else padded.
+That is the blocks above the edited one, the tokens from the subject's last one on (those before it are kept as keys
+and values), and logits where a target token is predicted. It runs the rows packed into one sequence (see `packing`)
+where the family's attention allows that, else padded.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ MERGE_TOKENS = 64
 
 @dataclass(frozen=True)
 class Starts:
-    """What the rows of a batch begin with (see `contexts`), run through the whole model.
+    """What the rows of a batch begin with (see `prefix_cache`), run through the whole model.
 
     Attributes:
         shared: the tokens.
         below: their prefix up to the edited block; None when nothing is shared.
-        above: their prefix in the blocks above it; None when there is nothing shared, or no block.
+        above: their prefix in the blocks above it; None when nothing is shared, or there is no such block.
     """
 
     shared: SharedStarts
@@ -52,12 +52,12 @@ class Starts:
 
 @dataclass
 class Tail:
-    """Rows cut at their lookup position: what lies before as keys and values, what comes from there on as states.
+    """Rows cut at their lookup position: tokens before it as keys and values, tokens from there on as states.
 
     Attributes:
-        prefix: tokens before the lookup position, blocks above the edited one.
+        prefix: keys and values of the tokens before the lookup position, in the blocks above the edited one.
         hidden: (n_rows, length, d_model) output of the edited block from the lookup position on, without δ.
-        mask: (n_rows, length).
+        mask: (n_rows, length), 1 for tokens and 0 for padding.
     """
 
     prefix: Prefix | None
@@ -70,7 +70,7 @@ class Tail:
 
     @functools.cached_property
     def packed(self) -> tuple[Packing, torch.Tensor, torch.Tensor]:
-        """The rows as one sequence: packing, states (n_tokens, d_model), and the places of the rows' first tokens."""
+        """The rows as one sequence: packing, states (n_tokens, d_model), and indices of the rows' first tokens."""
         packing = Packing(self.mask, self.prefix)
         rows = torch.arange(len(self.mask), device=self.mask.device)
         return packing, packing.pack(self.hidden), packing.at(rows, torch.zeros_like(rows))
@@ -80,12 +80,12 @@ class Tail:
     def of(
         cls, lm: EditableModel, layer: int, rows: Sequence[tuple[Encoded, int]], starts: Starts, packed: bool
     ) -> Tail:
-        """The tails of rows, each given with the number of its context.
+        """The tail of some rows.
 
         Args:
             lm, layer: model and edited block.
-            rows: token rows without the tokens that are only predicted, and their contexts.
-            starts: what rows of a context begin with.
+            rows: token rows without the tokens that are only predicted, each with the number of its context.
+            starts: what the rows of each context begin with.
             packed: whether the rows are run as one sequence.
         """
         own = [starts.shared.rest(row, context) for row, context in rows]
@@ -121,7 +121,7 @@ class Tail:
     def logits_packed(
         self, lm: EditableModel, layer: int, delta: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
     ) -> torch.Tensor:
-        """As `logits`, from the rows as one sequence."""
+        """`logits`, with the rows run as one sequence."""
         packing, hidden, firsts = self.packed
         hidden = hidden.index_add(0, firsts, delta.to(hidden.dtype))
         return run_packed(lm, packing, start=layer + 1, hidden=hidden, logits_at=packing.at(rows, columns))
@@ -129,7 +129,7 @@ class Tail:
     def logits(
         self, lm: EditableModel, layer: int, delta: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
     ) -> torch.Tensor:
-        """Logits at some positions with δ, (n_rows, d_model), added at the first token of every row."""
+        """Logits at some positions, (n_positions, n_vocab), with δ, (n_rows, d_model), added at rows' first tokens."""
         first = (self.hidden[:, 0] + delta.to(self.hidden.dtype))[:, None]
         hidden = torch.cat([first, self.hidden[:, 1:]], dim=1)
         return run(
@@ -143,6 +143,7 @@ class Tail:
         )
 
     def keep(self, rows: torch.Tensor) -> Tail:
+        """The tail of some of the rows, given by their indices."""
         prefix = self.prefix.rows(rows) if self.prefix is not None else None
         return Tail(prefix, self.hidden[rows], self.mask[rows])
 
@@ -155,8 +156,8 @@ class FastPass:
         self.rows = Rows.of(examples, lm.device, from_lookup=True)
         contexts = [(encoded.read, number) for example in examples for number, encoded in enumerate(example.contexts)]
         subjects = [(example.subject, SharedStarts.NONE) for example in examples]
-        # Packed, the subjects' rows ride along for nothing. Padded, few tokens are a matter of reading the weights; of
-        # many, padding the subjects to the contexts' length would cost more than a second reading.
+        # Packed, the subjects' rows cost next to nothing extra. Padded, few tokens cost no more than reading the
+        # weights once; with many, padding the subjects to the contexts' length would cost more than a second reading.
         self.merged = packed or sum(example.cost for example in examples) <= MERGE_TOKENS
         parts = [contexts + subjects] if self.merged else [contexts, subjects]
         self.tails = [Tail.of(lm, layer, rows, starts, packed) for rows in parts]

@@ -1,12 +1,12 @@
-"""Keys and current states of a batch of facts, read layer by layer while the layers are being edited.
+"""Keys and current states of a batch of facts, read layer by layer as the layers are edited.
 
 The key of a fact at a layer is the input of the MLP output matrix at the subject's last token,
 
     k = ( k_plain + mean over the sampled contexts of k_context ) / 2
 
 and the current state h is the block output of the last edited layer at that token in the plain prompt. Both depend on
-the layers already edited in this batch, but not on anything behind the subject's last token or above the last edited
-layer; so the tokens behind are cut, and the residual stream entering the next layer to edit is kept, not run again.
+the layers already edited in this batch, but not on anything after the subject's last token or above the last edited
+layer. So later tokens are cut, and the residual stream entering the next layer to edit is kept rather than recomputed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_TOKENS = 16384
 
 @dataclass
 class _Chunk:
-    """Rows of like length: their own tokens, and the residual stream entering the next block to edit."""
+    """Rows of similar length: the tokens they do not share, and the residual stream entering the next block to edit."""
 
     rows: torch.Tensor
     contexts: torch.Tensor
@@ -61,7 +61,7 @@ class KeyReader:
         self.starts = SharedStarts.of(lm, contexts)
         self.starts_entering: torch.Tensor | None = None
         rows = [(context, row) for context, encoded in enumerate(contexts) for row in encoded]
-        # Row r is fact r % n_facts in context r // n_facts: the plain prompts come first, in chunks of their own.
+        # Row r is fact r % n_facts in context r // n_facts: the plain prompts come first, in separate chunks.
         plain = self._chunks(rows, range(self.n_facts))
         self.n_plain_chunks = len(plain)
         self.chunks = plain + self._chunks(rows, range(self.n_facts, len(rows)))
@@ -75,14 +75,14 @@ class KeyReader:
 
     def _chunk(self, rows: Sequence[tuple[int, Encoded]], own: dict, numbers: Sequence[int]) -> _Chunk:
         device = self.lm.device
-        # Nothing behind the lookup position is needed, so it is each row's last token.
+        # Nothing after the lookup position is needed, so each row ends there.
         batch = pad(self.lm, [own[number][0][: own[number][1] + 1] for number in numbers])
         contexts = torch.tensor([rows[number][0] for number in numbers], device=device)
         return _Chunk(torch.tensor(numbers, device=device), contexts, batch.ids, batch.mask, batch.mask.sum(-1) - 1)
 
     @torch.no_grad()
     def keys(self, layer: int) -> torch.Tensor:
-        """K of a layer, (d_mlp, n_facts) float64 or, where the device has none, float32.
+        """K of a layer, (d_mlp, n_facts), in float64, or float32 on devices without float64.
 
         The layer must be the one that `advance` has reached.
         """
@@ -100,7 +100,7 @@ class KeyReader:
 
     @torch.no_grad()
     def states(self, layer: int) -> torch.Tensor:
-        """h at the last edited layer, (d_model, n_facts), run from the layer that `advance` has reached."""
+        """h at the last edited layer, (d_model, n_facts) and of K's dtype, run from the layer `advance` has reached."""
         found = torch.empty(self.n_facts, self.lm.d_model, dtype=self._precise, device=self.lm.device)
         prefix, _ = self.starts.record(self.lm, layer, self.last + 1, self.starts_entering)
         for chunk in self.chunks[: self.n_plain_chunks]:
@@ -110,7 +110,7 @@ class KeyReader:
 
     @torch.no_grad()
     def advance(self, layer: int, to: int) -> None:
-        """Take the residual stream from entering `layer`, now edited, to entering `to`."""
+        """Move the residual stream from the input of `layer`, now edited, to the input of `to`."""
         prefix, self.starts_entering = self.starts.record(self.lm, layer, to, self.starts_entering)
         for chunk in self.chunks:
             chunk.entering = self._run(chunk, prefix, layer, to)
@@ -125,5 +125,5 @@ class KeyReader:
 
 
 def _at(values: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """(n_rows, width) of values (n_rows, length, width) at one column a row."""
+    """Values (n_rows, length, width) at one column per row: (n_rows, width)."""
     return values[torch.arange(len(columns), device=columns.device), columns]

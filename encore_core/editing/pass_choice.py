@@ -1,4 +1,4 @@
-"""Which target pass a model takes: the fastest one whose loss is the plain pass's, found out once a model and layer."""
+"""Which target pass a model takes: the fastest with the plain pass's loss, found out once per model and layer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHECK_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 """Largest relative difference between the losses of the fast and the plain pass before the plain one is used."""
 
 _FAMILY_ERRORS = (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError)
-"""Whatever a family's forward pass does not take, it says so in one of these; the plain pass asks for less."""
+"""The errors that a family's forward pass raises for arguments it does not accept; the plain pass needs fewer."""
 
 TargetPath = Literal["packed", "padded", "plain"]
 
@@ -29,10 +29,10 @@ TargetPath = Literal["packed", "padded", "plain"]
 def starts_of_fast_pass(
     lm: EditableModel, layer: int, examples: Sequence[Example], settings: TargetSettings
 ) -> Starts | None:
-    """What the fast pass begins from, or None for a model that no fast pass is right for.
+    """What the fast pass begins from, or None for a model on which no fast pass is right.
 
-    Found out once a model and layer: a fast and the plain pass must give the same loss for a fact with a nonzero δ. The
-    first that does so, packed before padded, is written into `lm.checked_paths`.
+    This is found out once per model and layer: a fast pass must give the plain pass's loss for a fact with a nonzero δ.
+    The first that does, packed before padded, is recorded in `lm.checked_paths`.
     """
     if lm.checked_paths.get(layer) == "plain":
         return None
@@ -62,12 +62,12 @@ def _reason(error: Exception) -> str:
 def _choose_path(
     lm: EditableModel, layer: int, example: Example, settings: TargetSettings, starts: Starts
 ) -> tuple[TargetPath, list[str]]:
-    """The fastest pass whose loss of a fact with a random δ is the plain pass's, and why faster ones are not taken."""
+    """The fastest pass that gives the plain pass's loss for a fact with a random δ, and why faster ones do not do."""
     plain = PlainPass(lm, layer, [example])
     direction = torch.randn(plain.h.shape, generator=torch.Generator().manual_seed(0)).to(plain.h)
     delta = 0.3 * plain.h.norm() * direction / direction.norm()
-    # The divergence counts in full here, so that a difference in the subject prompts' rows shows as well. Products in
-    # bfloat16 would blur what is to be compared.
+    # The divergence has its full weight here, so that a difference in the subject prompts' rows shows as well.
+    # Products in bfloat16 would blur the comparison.
     settings = replace(settings, kl_factor=1.0, bfloat16=False)
     original = evaluate(plain, torch.zeros_like(delta), None, settings).subject_log_probs
     wanted = float(evaluate(plain, delta, original, settings).loss)

@@ -13,7 +13,7 @@ from encore_core.models.editable import EditableModel
 
 
 class PlainPass:
-    """Logits with δ in place, from full passes over every token and block. Slow, and right for every family."""
+    """Logits with δ in place, from full passes over every token and block. Slow, but right for every family."""
 
     def __init__(self, lm: EditableModel, layer: int, examples: Sequence[Example]):
         self.lm, self.layer = lm, layer
@@ -51,7 +51,7 @@ class PlainPass:
         )
 
     def keep(self, facts: torch.Tensor) -> None:
-        """Go on with some of the facts; `facts` holds their indices, ascending."""
+        """Keep only some of the facts; `facts` holds their indices, ascending."""
         rows = self.rows.rows_of(facts)
         self.batch = type(self.batch)(self.batch.ids[rows], self.batch.mask[rows])
         self.lookups = self.lookups[rows]

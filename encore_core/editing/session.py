@@ -1,10 +1,9 @@
-"""Edit sessions: apply batches of facts, undo them, start over; the base weights stay pristine.
+"""Edit sessions: apply batches of facts, undo them, start over; the base weights stay unchanged.
 
 A batch goes facts → targets (`targets`) → keys (`keys`) → update (`update_rule`) → edited matrices
 (`edited_matrices`); see `batch`. The session owns its edited matrices and puts them into the shared model only while it
-runs it, under the model's lock. A batch writes to a draft. What a session holds is one `Contents`, which nobody
-changes: a batch that went well puts another in its place, so one that failed anywhere, for whatever reason, has changed
-nothing.
+runs it, under the model's lock. A batch writes to a draft. What a session holds is one immutable `Contents`, which a
+successful batch replaces, so a batch that fails anywhere, for whatever reason, changes nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import Any, Literal
 import torch
 
 from encore_core.autograd import gradients
-from encore_core.editing.batch import SolvedBatch, checked_facts, find_targets, solve_batch
+from encore_core.editing.batch import GivenTargets, SolvedBatch, checked_facts, find_targets, solve_batch
 from encore_core.editing.batch_measures import look_after, look_before, norm, norms_as_run
 from encore_core.editing.batch_report import AppliedBatch, BatchReport, EditedFact, OnProgress, notices_of
 from encore_core.editing.covariance import described, files_used
@@ -51,19 +50,15 @@ class EditSession:
         method: a name from `methods.METHODS`.
         seed: of the sampled prefixes.
         settings: overrides of the method's settings, see `methods.SETTABLE`.
-        statistics_text: text file for C0; by default the statistics that were chosen for the model (see `statistics`),
-            and the bundled sample for layers without.
-        keep_history: remember batches so that they can be undone. A run of thousands of edits does without.
+        statistics_text: text file for C0; by default the statistics chosen for the model (see `statistics`), and the
+            bundled sample for layers without a choice.
+        keep_history: keep batches so that they can be undone. A run of thousands of edits does not.
         fast_targets: use the fast target pass where the model takes it (see `targets`).
-        hold: "matrices" holds edited matrices between runs; "factors" holds the batches' thin factors alone, and one
+        hold: "matrices" holds edited matrices between runs; "factors" holds only the batches' thin factors, and one
             set of matrices serves all such sessions on a model; "auto" decides by the free memory (see
             `contents.ROOM_FOR_SESSIONS`). Without history it is always "matrices".
-        statistics_files: per edited layer the file of its C0, there or to be gathered from `statistics_text`, as
-            `covariance.files_used` gives them; by default what that gives when the first edit is made.
-
-    Attributes:
-        history: the batches so far, in order; empty for a session that keeps none.
-        n_edits: how many facts were edited.
+        statistics_files: by edited layer, the file of its C0, which is gathered from `statistics_text` if missing; by
+            default what `covariance.files_used` gives at the first edit.
 
     Raises:
         InputError: unknown method or setting.
@@ -98,28 +93,30 @@ class EditSession:
 
     @property
     def history(self) -> list[AppliedBatch]:
+        """The batches so far, in order; empty for a session that keeps none."""
         return list(self._contents.history)
 
     @property
     def n_edits(self) -> int:
+        """How many facts were edited."""
         return self._contents.n_edits
 
     # -- running the model ---------------------------------------------------------------------------------------------
 
     @contextmanager
     def edited(self) -> Iterator[EditableModel]:
-        """The model with this session's edits in it, for as long as the block runs."""
+        """The model with this session's edits in it while the `with` block runs."""
         with self.lm.lock, self.lm.matrices_replaced(self._contents.sums().run):
             yield self.lm
 
     @contextmanager
     def pristine(self) -> Iterator[EditableModel]:
-        """The model as it was loaded; no other session's edits can be in it meanwhile."""
+        """The model as it was loaded; no session's edits can be in it while the `with` block runs."""
         with self.lm.matrices_replaced({}):
             yield self.lm
 
     def norms(self) -> dict[int, tuple[float, float]]:
-        """Per edited layer, ‖W₀‖ and ‖W‖ (Frobenius)."""
+        """‖W₀‖ and ‖W‖ (Frobenius) by edited layer."""
         with self.pristine() as lm:
             edited = self._contents.sums().run
             return {
@@ -130,12 +127,12 @@ class EditSession:
     # -- preparation ---------------------------------------------------------------------------------------------------
 
     def prepare(self, progress: Progress | None = None) -> None:
-        """Gather what the first edit needs: prefixes, statistics, the initial P. `edit` does it if nobody did."""
+        """Gather in advance what the first edit needs: prefixes, statistics, the initial P."""
         with self.pristine() as lm:
-            if not self._contents.preservation:  # of a restored session it is there
+            if not self._contents.preservation:  # a restored session has it
                 self._used = self._statistics_files()
                 self._initial_preservation(self._used, progress)
-            # A step on any fact finds out whether the model takes the fast pass, and loads what a first step loads.
+            # One step on any fact finds out whether the model takes the fast pass, and warms up the kernels.
             if self.fast_targets and self.settings.layers[-1] not in lm.checked_paths:
                 once = replace(target_settings(self.settings), steps=1)
                 fact = Fact("Paris", "The city of {} is in", "France")
@@ -149,10 +146,10 @@ class EditSession:
         return shared_prefixes(self.lm, self.seed)
 
     def stop_sharing(self) -> None:
-        """Let the model forget the initial P that it keeps for further sessions with these settings.
+        """Let the model forget the initial P that it keeps for other sessions with these settings.
 
-        After some batches a session has a P of its own (see `Preservation`). One that goes on for thousands of edits
-        would then hold twice what it needs: the other 8 GB of Llama-3-8B are for sessions that nobody will begin.
+        After some batches a session has its own P (see `Preservation`). In a run of thousands of edits the initial P
+        would then be kept for nothing: 8 GB for Llama-3-8B, for sessions that nobody will begin.
         """
         with self.pristine() as lm:
             if not self._contents.preservation:
@@ -163,21 +160,21 @@ class EditSession:
     def _initial_preservation(
         self, statistics: dict[int, Path], progress: Progress | None = None
     ) -> dict[int, Preservation]:
-        """Per edited layer P before any edit, from these files of statistics, gathered where they are missing."""
+        """P before any edit, by edited layer, from these files of statistics, which are gathered if missing."""
         return initial_preservation(self.lm, self.settings, statistics, self.statistics_text, progress)
 
     @property
     def statistics(self) -> str:
-        """Which key statistics edits use, for people."""
+        """Which key statistics edits use, as a text for people."""
         return described(self.lm, self._statistics_files(), self.statistics_text)
 
     @property
     def statistics_files(self) -> dict[int, Path]:
-        """Per edited layer the file of the statistics that edits use."""
+        """The file of the statistics that edits use, by edited layer."""
         return dict(self._statistics_files())
 
     def _statistics_files(self) -> dict[int, Path]:
-        """Per edited layer the file of its statistics; the same from the first edit on, whatever is chosen later."""
+        """By edited layer, the file of its statistics; fixed from the first edit on, whatever is chosen later."""
         s = self.settings
         return self._used or files_used(self.lm, s.layers, s.statistics_tokens, self.statistics_text)
 
@@ -190,7 +187,7 @@ class EditSession:
         *,
         known: Literal["refuse", "skip", "edit"] = "refuse",
         measure: bool = True,
-        targets: Sequence[Target] | None = None,
+        targets: GivenTargets = None,
         on_progress: OnProgress | None = None,
     ) -> BatchReport:
         """Apply facts as one batch.
@@ -198,15 +195,15 @@ class EditSession:
         Args:
             facts: the batch; exact duplicates are dropped with a notice.
             known: what to do with a fact that the model says already and that was not edited before: refuse the batch,
-                skip the fact with a notice, or edit it all the same.
+                skip the fact with a notice, or edit it anyway.
             measure: report the probability of every new answer before and after (three short passes).
-            targets: of the facts, one each, as `find_targets` has found them on the model as it is now; found by
-                default. Facts are then edited whatever the model says (`known` must be "edit").
-            on_progress: told of steps and layers.
+            targets: one per fact, found by `find_targets` on the model in its present state (`known` must then be
+                "edit"), or a function that finds them for the facts that are edited; by default they are found here.
+            on_progress: called after steps and layers.
 
         Returns:
-            what was done. When an exception leaves this method, the session is as it was before, bit for bit; an
-            interruption that comes after the batch was taken over leaves it as it is after the batch.
+            what was done. If this method raises an exception, the session is as it was before, bit for bit; an
+            interruption after the batch was committed leaves it as it is after the batch.
 
         Raises:
             InputError: no facts, facts that contradict each other, that do not fit the model's context, or that the
@@ -239,11 +236,11 @@ class EditSession:
         return report
 
     def _solve(
-        self, facts: Sequence[Fact], targets: Sequence[Target] | None, on_progress: OnProgress | None
+        self, facts: Sequence[Fact], targets: GivenTargets, on_progress: OnProgress | None
     ) -> tuple[SolvedBatch, dict[int, Path]]:
-        """A batch, on a draft of the session's matrices, and per layer the file of statistics that the first P is from.
+        """Solve a batch on a draft of the session's matrices. Returns it, and by layer the file behind the initial P.
 
-        Without facts, which is when all were skipped, nothing is solved.
+        Without facts (all were skipped) nothing is solved.
         """
         if not facts:
             return SolvedBatch.of_nothing(self._contents.sums()), {}
@@ -267,16 +264,16 @@ class EditSession:
     def _commit(
         self, batch: SolvedBatch, statistics: dict[int, Path], applied: AppliedBatch, facts: Sequence[Fact]
     ) -> None:
-        """Take a batch over: one assignment, before which nothing of the session has changed."""
+        """Take a batch over in one assignment, before which nothing of the session has changed."""
         contents = self._contents.with_batch(
             batch, applied, facts, sequential=self.settings.sequential, keep_history=self.keep_history
         )
         self._used, self._contents = statistics, contents
         for layer, P in contents.preservation.items():
-            # Layer by layer, so that there is no more than one P too many at a time.
+            # Layer by layer, so that there is at most one extra P at a time.
             try:
                 compact = P.compact()
-            except (MemoryError, RuntimeError) as error:  # torch has an error of its own for each kind of memory
+            except (MemoryError, RuntimeError) as error:  # torch raises a different error for each kind of memory
                 log.warning("P of layer %d stays as it is: there is no memory to compact it (%s).", layer, error)
                 return
             self._contents = replace(self._contents, preservation=self._contents.preservation | {layer: compact})
@@ -285,15 +282,15 @@ class EditSession:
     def find_targets(
         self, facts: Sequence[Fact], *, mpes: bool | None = None, on_progress: OnProgress | None = None
     ) -> list[Target]:
-        """Find the targets that an edit of these facts would begin with, and edit nothing.
+        """Find the targets that an edit of these facts would use, without editing.
 
         Args:
             facts: any; each is optimised by itself.
-            mpes: whether targets stop early; by default as the session's settings say.
-            on_progress: told of steps.
+            mpes: whether targets stop early; by default the session's setting.
+            on_progress: called after steps.
 
         Returns:
-            one target a fact, in order.
+            one target per fact, in order.
 
         Raises:
             InputError: facts that do not fit the model's context.
@@ -307,10 +304,10 @@ class EditSession:
     # -- history -------------------------------------------------------------------------------------------------------
 
     def undo(self) -> AppliedBatch:
-        """Take the last batch back. Every matrix is bit for bit what it was before that batch.
+        """Undo the last batch. Every matrix is bit for bit what it was before that batch.
 
         Returns:
-            the batch taken back.
+            the batch that was undone.
 
         Raises:
             InputError: when there is nothing to undo.
@@ -338,14 +335,15 @@ class EditSession:
         self._used, self._contents = used, contents
 
     def load_history(self, batches: Sequence[AppliedBatch], prefixes: Sequence[str]) -> None:
-        """Take over batches that a session with these settings on this model has applied; what this one had is gone.
+        """Replace this session's batches by those that another one applied with these settings on this model.
 
         Args:
             batches: in order, from the base weights on.
             prefixes: sampled prefixes of that session.
 
         Raises:
-            InputError: when a sum of them is not finite, or this session keeps no history. It is as it was before.
+            InputError: when a sum of them is not finite, or this session keeps no history. The session is as it was
+                before.
         """
         if not self.keep_history:
             raise InputError("This session keeps no history, so it cannot take batches over; make one that does.")
@@ -356,15 +354,15 @@ class EditSession:
             self._restore(batches)
             self._restored_prefixes = tuple(prefixes)
 
-    # -- going on elsewhere --------------------------------------------------------------------------------------------
+    # -- continuing elsewhere ------------------------------------------------------------------------------------------
 
     def state(self) -> SessionState:
-        """What another session on the same model needs to go on from here, to the bit. History is not in it."""
+        """What another session on the same model needs to continue from here with the same bits. It has no history."""
         with self.pristine():
             return state_of(self._contents, self._contents.sums().exact, self.prefixes, self._identity())
 
     def restore(self, state: SessionState) -> None:
-        """Take over a state; what this session had is gone. It keeps no history from then on: nothing can be undone.
+        """Replace this session's edits by a saved state. It keeps no history from then on, so nothing can be undone.
 
         Raises:
             InputError: when the state is of another model, method, seed or settings, or incomplete. The session is as
@@ -373,7 +371,7 @@ class EditSession:
         check_identity(state, self._identity())
         with self.pristine() as lm:
             contents, prefixes = contents_of(state, lm), tuple(state.values["prefixes"])
-            # An undo replays the history on the base weights, which are not where this session begins.
+            # An undo replays the history on the base weights, but this session does not begin from them.
             self.keep_history, self.holds_factors = False, False
             self._restored_prefixes, self._contents = prefixes, contents
 
@@ -381,13 +379,13 @@ class EditSession:
         return identity_of(self.lm, self.settings, self.seed)
 
     def matrices(self) -> dict[int, torch.Tensor]:
-        """The edited matrices, per edited layer as the family stores them (see `EditableModel.oriented`).
+        """The edited matrices, by edited layer, as the family stores them (see `EditableModel.oriented`).
 
-        They are the session's own and not to be written to.
+        They belong to the session and must not be written to.
         """
         with self.lm.lock:
             return dict(self._contents.sums().run)
 
     def nbytes(self) -> int:
-        """Bytes of memory that this session holds for itself alone: its matrices, and what its batches left behind."""
+        """Bytes of memory that this session alone holds: its matrices, P, and the factors and targets of batches."""
         return self._contents.nbytes()

@@ -1,4 +1,4 @@
-"""What a session holds of its edits: a value that nobody changes, so that another takes its place in one assignment."""
+"""What a session holds of its edits: an immutable value, which the session replaces in one assignment."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from encore_core.models.device_map import free_memory
 from encore_core.models.editable import EditableModel
 
 ROOM_FOR_SESSIONS = 50
-"""Sessions hold matrices of their own when so many of them find room in the memory that is free, else factors."""
+"""Sessions hold their own matrices if the free memory has room for this many such sessions, else factors."""
 
 
 def memory_is_short(lm: EditableModel, layers: Sequence[int]) -> bool:
-    """Whether there is too little of it for sessions to hold matrices of these layers, each its own."""
+    """Whether free memory is too small for every session to hold its own matrices of these layers."""
     itemsize = lm.dtype.itemsize + (4 if lm.dtype.itemsize < 4 else 0)
     needed = len(layers) * lm.d_model * lm.d_mlp * itemsize
     return ROOM_FOR_SESSIONS * needed > free_memory(lm.device)
@@ -26,12 +26,12 @@ def memory_is_short(lm: EditableModel, layers: Sequence[int]) -> bool:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a session holds of its edits. Another takes its place, whole; nothing in it is changed.
+    """What a session holds of its edits. It is replaced as a whole; nothing in it is changed.
 
     Attributes:
         matrices: the edited matrices.
-        preservation: per edited layer P; empty before the first edit.
-        history: the batches, where the session keeps them.
+        preservation: P by edited layer; empty before the first edit.
+        history: the batches, if the session keeps them.
         n_edits: facts edited.
         edited_keys: `Fact.key` of each.
     """
@@ -44,25 +44,25 @@ class Contents:
 
     @property
     def updates(self) -> list[dict[int, LowRankUpdate]]:
-        """Per batch of the history its updates."""
+        """The updates of each batch in the history."""
         return [batch.updates for batch in self.history]
 
     def sums(self) -> Sums:
-        """The edited matrices, not to be written to. The caller holds the model's lock."""
+        """The edited matrices, which must not be written to. The caller holds the model's lock."""
         with self.matrices.lm.matrices_replaced({}):
             return self.matrices.current(self.updates)
 
     def with_batch(
         self, batch: SolvedBatch, applied: AppliedBatch, facts: Sequence[Fact], *, sequential: bool, keep_history: bool
     ) -> Contents:
-        """What there is after a batch.
+        """The contents after a batch.
 
         Args:
             batch: as solved from these contents.
-            applied: the same as history has it.
-            facts: those of it that were edited.
-            sequential: whether its keys join what is preserved.
-            keep_history: whether the history grows.
+            applied: its entry in the history.
+            facts: those of its facts that were edited.
+            sequential: whether its keys are added to what is preserved.
+            keep_history: whether the entry is added to the history.
         """
         preservation = batch.preservation
         if sequential:
@@ -78,11 +78,11 @@ class Contents:
     def replayed(
         self, batches: Sequence[AppliedBatch], preservation: dict[int, Preservation], *, sequential: bool
     ) -> Contents:
-        """What there is after some batches on the base weights: the same sums in the same order give the same bits.
+        """The contents after some batches on the base weights: the same sums in the same order give the same bits.
 
         Args:
             batches: in order.
-            preservation: P before the first; empty when there is none.
+            preservation: by layer, P before the first batch; empty when there are no batches.
             sequential: as for `with_batch`.
         """
         preservation = dict(preservation)
@@ -100,7 +100,7 @@ class Contents:
         )
 
     def nbytes(self) -> int:
-        """Bytes of memory that are held for these contents alone: matrices, and what the batches left behind."""
+        """Bytes of memory that these contents alone hold: their matrices, P, and the factors and targets of batches."""
         tensors = [*self.matrices.held.exact.values(), *self.matrices.held.run.values()]
         for preservation in self.preservation.values():
             tensors += [*preservation.recent, *([preservation.start] if preservation.owns_start else [])]

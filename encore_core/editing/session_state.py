@@ -1,4 +1,4 @@
-"""A session's state: what another session on the same model needs to go on as if nothing had happened, to the bit."""
+"""A session's state: what another session on the same model needs to continue with exactly the same bits."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from encore_core.models.editable import EditableModel
 
 @dataclass(frozen=True)
 class SessionState:
-    """What a session needs to go on elsewhere as if nothing had happened, to the bit; see `EditSession.state`.
+    """What a session needs to continue elsewhere with exactly the same bits; see `EditSession.state`.
 
     Attributes:
-        tensors: contiguous tensors on the session's devices, by name: edited matrices as the family stores them, and
-            per layer P as its start and the thin factors not folded into it, because equal sums in another order have
+        tensors: contiguous tensors on the session's devices, by name: the edited matrices as the family stores them,
+            and per layer the start of P and the thin factors not folded into it, because sums in another order give
             other bits. Nobody writes to them.
         values: everything else, as plain JSON values.
     """
@@ -33,7 +33,7 @@ class SessionState:
 
 
 def identity_of(lm: EditableModel, settings: Settings, seed: int) -> dict[str, Any]:
-    """What a state must have been made with to be restored in a session with these."""
+    """The values that a state must share with a session to be restored in it."""
     values = asdict(settings) | {"layers": list(settings.layers)}
     values = {name: value for name, value in values.items() if name not in MARKS}
     return {
@@ -54,13 +54,13 @@ def state_of(
         contents: of the session; its history is left out.
         exact: the edited matrices, see `Sums`.
         prefixes: sampled prefixes.
-        identity: as `identity_of` gives it.
+        identity: from `identity_of`.
     """
     tensors: dict[str, torch.Tensor] = {}
     strides: dict[str, list[int]] = {}
 
     def put(name: str, tensor: torch.Tensor) -> None:
-        # BLAS sums in another order for another layout, so how a tensor lies is part of the state.
+        # BLAS sums in another order for another memory layout, so the strides are part of the state.
         tensors[name], strides[name] = tensor.contiguous(), list(tensor.stride())
 
     for layer, matrix in exact.items():
@@ -81,10 +81,10 @@ def state_of(
 
 
 def check_identity(state: SessionState, identity: dict[str, Any]) -> None:
-    """Refuse a state that was made with something else.
+    """Refuse a state whose identity differs from this session's.
 
     Raises:
-        InputError: it says what, and what this session has.
+        InputError: naming the first difference.
     """
     for name, mine in identity.items():
         if state.values.get(name) != mine:
@@ -95,7 +95,7 @@ def check_identity(state: SessionState, identity: dict[str, Any]) -> None:
 
 
 def contents_of(state: SessionState, lm: EditableModel) -> Contents:
-    """What a session that goes on from a state holds, in memory of its own.
+    """The contents of a session that continues from a state, as copies.
 
     Raises:
         InputError: when the state is incomplete.
@@ -104,7 +104,7 @@ def contents_of(state: SessionState, lm: EditableModel) -> Contents:
     def take(name: str, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
         if name not in state.tensors:
             raise InputError(f"The saved state is incomplete: {name} is missing.")
-        # In memory of torch's own, aligned as all of it is: alignment, too, decides in which order BLAS sums.
+        # A copy with torch's usual alignment, because alignment, too, decides in which order BLAS sums.
         shape, strides = state.tensors[name].shape, state.values["strides"][name]
         return torch.empty_strided(shape, strides, dtype=dtype, device=device).copy_(state.tensors[name])
 

@@ -1,6 +1,6 @@
 """What sessions on one model share: the sampled prefixes of a seed, and the initial P under some settings.
 
-The model keeps both, in `EditableModel.shared`; of the matrices as many as a bound on memory allows.
+The model keeps both in `EditableModel.shared`; a bound on memory limits how many matrices it keeps.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from encore_core.methods import Settings
 from encore_core.models.editable import EditableModel, Progress
 
 SHARED_BYTES = 2_000_000_000
-"""How much memory sessions on one model may share in starting matrices; the least recently used go first."""
+"""Memory that the initial P of one model may take in all; the least recently used are dropped first."""
 
 
 def shared_prefixes(lm: EditableModel, seed: int) -> tuple[str, ...]:
@@ -36,14 +36,14 @@ def initial_preservation(
     text: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[int, Preservation]:
-    """Per edited layer P before any edit.
+    """P before any edit, by edited layer.
 
     Args:
         lm: the model.
-        settings: which P it is.
-        statistics: per edited layer the file of its C0, gathered where it is missing.
+        settings: they determine P.
+        statistics: by edited layer, the file of its C0, which is gathered if missing.
         text: file to gather them from; by default the bundled sample.
-        progress: told how far that is.
+        progress: called while they are gathered.
     """
     s = settings
     keys = _keys_of_initial_P(s, statistics)
@@ -63,13 +63,13 @@ def initial_preservation(
 
 
 def forget_initial_P(lm: EditableModel, settings: Settings, statistics: dict[int, Path]) -> None:
-    """Let the model forget what it keeps for further sessions with these settings; arguments as above."""
+    """Let the model forget the initial P it keeps for other sessions; arguments as for `initial_preservation`."""
     for key in _keys_of_initial_P(settings, statistics).values():
         lm.shared.pop(key, None)
 
 
 def solve_device(lm: EditableModel) -> torch.device:
-    """Where P is and updates are solved, in float64: Apple's GPUs have none."""
+    """The device of P and of solving updates, in float64, which Apple's GPUs do not have."""
     return torch.device("cpu") if lm.device.type == "mps" else lm.device
 
 
@@ -80,15 +80,15 @@ def _initial_P(C0: torch.Tensor, settings: Settings) -> torch.Tensor:
 
 
 def _keys_of_initial_P(settings: Settings, statistics: dict[int, Path]) -> dict[int, tuple]:
-    """Per edited layer, by what the model keeps its initial P for all sessions; from the files of its statistics."""
+    """By edited layer, the key in `EditableModel.shared` of its initial P."""
     s = settings
     identity = ("P", s.preservation, s.lambda_p, s.lambda_n, s.null_threshold, s.l2, s.statistics_tokens)
-    # The file's name without its layer: what the statistics were made of.
+    # The file's name without its layer identifies what the statistics were made from.
     return {layer: (*identity, statistics[layer].name.partition("-")[2], layer) for layer in s.layers}
 
 
 def _remember(lm: EditableModel, key: tuple, matrix: torch.Tensor) -> None:
-    """Keep a starting matrix for the next session, and let the oldest go when there are too many."""
+    """Keep an initial P for the next session, and drop the oldest when there are too many."""
     lm.shared[key] = matrix
     matrices = [k for k, value in lm.shared.items() if isinstance(value, torch.Tensor)]
     total = sum(lm.shared[k].nbytes for k in matrices)

@@ -1,13 +1,13 @@
-"""What the data folder holds of key statistics, and which of them a model's edits use.
+"""The key statistics in the data folder, and which of them a model's edits use.
 
     statistics/FINGERPRINT/
         layer6-DIGEST-TOKENS.safetensors   C0 of a layer; DIGEST is of the text, or of what was imported
         chosen.json                        layer → the file that edits use by default
-        model.json                         what the model was called last
-        partial-….safetensors              sums of a gathering that goes on, or was interrupted
+        model.json                         the name under which the model was last used
+        partial-….safetensors              sums of a gathering that is running, or was interrupted
 
-A folder belongs to the weights with that fingerprint, so statistics can never be taken for another model's. C0 of a
-layer is a tensor "C0", (d_mlp, d_mlp) float32; where it comes from stands in the file's metadata.
+A folder belongs to the weights with that fingerprint, so statistics are never used for another model. C0 of a layer is
+a tensor "C0", (d_mlp, d_mlp) float32; the file's metadata says where it comes from.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ class Stored:
     """Statistics of one layer on disk.
 
     Attributes:
-        file: where.
+        file: its file.
         layer: the block.
         digest: of the text, or of the file that was imported.
         source: what they were made from, for people; "" in files of earlier versions.
-        tokens: how many tokens of text they are made of.
+        tokens: how many tokens of text they were made from.
         made: when, in seconds since 1970.
         d_mlp: size of the matrix.
         chosen: whether edits use them by default.
-        looks: what was seen while they were gathered, when that was to stop by itself (see `settling`).
+        looks: what was observed while they were gathered, if that was to stop by itself (see `convergence`).
     """
 
     file: Path
@@ -59,16 +59,17 @@ class Stored:
     looks: tuple[Mapping[str, Any], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
         return vars(self) | {"file": str(self.file), "looks": list(self.looks)}
 
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A model of which there are statistics.
+    """A model that has statistics.
 
     Attributes:
-        key: `EditableModel.texts_key`: its key, and its start token if it has one.
-        name: how it was called last; None when nobody wrote it down.
+        key: `EditableModel.texts_key`: its fingerprint, and its start token if it has one.
+        name: the name under which it was last used; None when it was not recorded.
     """
 
     key: str
@@ -76,7 +77,7 @@ class KnownModel:
 
 
 def folder_of(key: str) -> Path:
-    """Where a model's statistics are; need not exist."""
+    """The folder of a model's statistics, which need not exist."""
     return data_folder() / "statistics" / key
 
 
@@ -86,17 +87,17 @@ def file_of(key: str, layer: int, digest: str, tokens: int) -> Path:
     Args:
         key: `EditableModel.texts_key`.
         layer: the block.
-        digest: 12 hex digits, of what they are made from.
-        tokens: at most how many tokens of that.
+        digest: 12 hex digits of what they are made from.
+        tokens: at most how many of its tokens are used.
     """
     return folder_of(key) / f"layer{layer}-{digest}-{tokens}.safetensors"
 
 
 def save(file: Path, C0: torch.Tensor, source: str, tokens: int, looks: Sequence[Mapping[str, Any]] = ()) -> None:
-    """Write a layer's statistics, whole or not at all.
+    """Write a layer's statistics, completely or not at all.
 
     Args:
-        file: where to, see `file_of`.
+        file: see `file_of`.
         C0: (d_mlp, d_mlp) float32.
         source, tokens, looks: as in `Stored`.
     """
@@ -121,7 +122,7 @@ def load(file: Path, d_mlp: int) -> torch.Tensor | None:
 
 
 def stored(key: str) -> list[Stored]:
-    """All statistics of a model, by layer, the newest first. Files that cannot be read are left out."""
+    """All statistics of a model, sorted by layer, then newest first. Files that cannot be read are left out."""
     folder = folder_of(key)
     default = set(chosen(key).values())
     places = folder.glob("layer*.safetensors") if folder.is_dir() else ()
@@ -130,11 +131,11 @@ def stored(key: str) -> list[Stored]:
 
 
 def read_head(file: Path, is_chosen: bool = False) -> Stored | None:
-    """What a file of statistics says of itself, without reading the matrix; None when it is none, or damaged.
+    """Describe a file of statistics without reading the matrix; None when it is no such file, or damaged.
 
     Args:
-        file: where.
-        is_chosen: whether edits use it by default, which it does not know.
+        file: the file.
+        is_chosen: whether edits use it by default, which the file does not record.
     """
     match = _NAME.fullmatch(file.name)
     if match is None:
@@ -167,7 +168,7 @@ def content_digest(file: Path) -> str | None:
 
 
 def chosen(key: str) -> dict[int, Path]:
-    """Per layer the file that edits of a model use by default; layers without a choice are left out."""
+    """By layer, the file that edits of a model use by default; layers without a choice are left out."""
     values = _read_json(folder_of(key) / "chosen.json")
     folder = folder_of(key)
     return {
@@ -182,14 +183,14 @@ def choose(key: str, files: Mapping[int, Path]) -> None:
 
     Args:
         key: `EditableModel.texts_key`.
-        files: per layer one of its files.
+        files: by layer, one of its files.
     """
     names = {layer: file.name for layer, file in (chosen(key) | dict(files)).items()}
     _write_json(folder_of(key) / "chosen.json", {str(layer): names[layer] for layer in sorted(names)})
 
 
 def forget_choice(key: str, layers: Iterable[int] | None = None) -> None:
-    """Let edits use the bundled sample again, at some layers or at all."""
+    """Let edits use the bundled sample again, at some layers or all."""
     kept = {} if layers is None else {k: v for k, v in chosen(key).items() if k not in set(layers)}
     _write_json(folder_of(key) / "chosen.json", {str(layer): file.name for layer, file in kept.items()})
 
@@ -198,7 +199,7 @@ def forget_choice(key: str, layers: Iterable[int] | None = None) -> None:
 
 
 def note_model(key: str, name: str) -> None:
-    """Write down what a model is called, so that its statistics are found by name without loading it."""
+    """Record the name of a model, so that its statistics can be found by name without loading it."""
     name = absolute_folder(name)
     file = folder_of(key) / "model.json"
     if _read_json(file).get("name") != name or key_of(name) != key:
@@ -206,7 +207,7 @@ def note_model(key: str, name: str) -> None:
 
 
 def known_models() -> list[KnownModel]:
-    """The models of which there are statistics, the one named last first."""
+    """The models that have statistics, the most recently named first."""
     root = data_folder() / "statistics"
     folders = [folder for folder in root.iterdir() if folder.is_dir()] if root.is_dir() else []
     named = [folder for folder in folders if (folder / "model.json").is_file()]
@@ -219,13 +220,13 @@ def known_models() -> list[KnownModel]:
 
 
 def key_of(name: str) -> str | None:
-    """`EditableModel.texts_key` of the model last called so; None when there are no statistics under this name."""
+    """`EditableModel.texts_key` of the model last used under this name; None when it has no statistics."""
     name = absolute_folder(name)
     return next((known.key for known in known_models() if known.name == name), None)
 
 
 def fingerprint_of(name: str) -> str | None:
-    """The fingerprint of the weights that were last called so; None when there are no statistics under this name."""
+    """The fingerprint of the weights last used under this name; None when they have no statistics."""
     key = key_of(name)
     return key and key.partition("-")[0]
 

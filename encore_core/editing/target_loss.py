@@ -1,4 +1,4 @@
-"""The loss of which targets are the minimum, its hyper-parameters, and what it is made of at a δ.
+"""The loss that targets minimise, its hyper-parameters, and its terms at a given δ.
 
 A vector δ, added at the subject's last token to the block output of the last edited layer, costs a fact with its
 contexts c (the plain prompt and the sampled prefixes)
@@ -27,13 +27,13 @@ class TargetSettings:
     """Hyper-parameters of the optimisation, see the module's formula.
 
     Attributes:
-        steps: evaluations of the loss at most.
+        steps: at most how many evaluations of the loss.
         lr: Adam's learning rate.
         clamp: largest ‖δ‖ / ‖h‖.
         weight_decay, kl_factor: weights of the two penalties.
-        mpes: whether to stop as soon as the target is the most probable continuation.
+        mpes: whether to stop once every target token is the most probable one in every context.
         mpes_extra_steps: steps taken after that.
-        bfloat16: whether matrix products are taken in bfloat16; δ, the losses and Adam stay in float32.
+        bfloat16: whether matrix products are computed in bfloat16; δ, the losses and Adam stay in float32.
     """
 
     steps: int
@@ -47,7 +47,7 @@ class TargetSettings:
 
 
 def target_settings(settings: Settings) -> TargetSettings:
-    """The part of the settings that the optimisation of targets needs."""
+    """The settings that the optimisation of targets needs."""
     return TargetSettings(
         steps=settings.steps,
         lr=settings.lr,
@@ -62,7 +62,7 @@ def target_settings(settings: Settings) -> TargetSettings:
 
 @dataclass
 class Evaluation:
-    """The loss of every fact and what it is made of; each (n_facts,), `hit` boolean."""
+    """The loss of every fact and its terms, each (n_facts,), `hit` boolean; `subject_log_probs` (n_facts, n_vocab)."""
 
     loss: torch.Tensor
     nll: torch.Tensor

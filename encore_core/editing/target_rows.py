@@ -1,4 +1,4 @@
-"""Facts as rows of tokens for a target pass: their contexts, and where in a batch target tokens are predicted."""
+"""Facts as rows of tokens for a target pass: their contexts, and where target tokens are predicted in a batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from encore_core.models.editable import EditableModel
 
 @dataclass(frozen=True)
 class Example:
-    """A fact as tokens: one row a context, and the row whose distribution must stay."""
+    """A fact as tokens: one row per context, and the subject prompt, whose prediction must stay."""
 
     contexts: tuple[Encoded, ...]
     subject: Encoded
@@ -31,12 +31,12 @@ class Example:
 
 @dataclass
 class Rows:
-    """Where the rows of several facts stand in a batch.
+    """The rows of several facts in a batch.
 
     Attributes:
         n_facts, n_contexts: every fact has the same number of contexts; row r belongs to fact r // n_contexts.
         position_rows, position_columns: (n_positions,) where target tokens are predicted.
-        position_targets: (n_positions,) the token ids wanted there.
+        position_targets: (n_positions,) token ids wanted there.
     """
 
     n_facts: int
@@ -59,7 +59,7 @@ class Rows:
         return cls(len(examples), n_contexts, *tensors)
 
     def keep(self, facts: torch.Tensor) -> Rows:
-        """The same for some of the facts; `facts` holds their indices, ascending."""
+        """The rows of some of the facts; `facts` holds their indices, ascending."""
         new_number = torch.full((self.n_facts,), -1, device=facts.device)
         new_number[facts] = torch.arange(len(facts), device=facts.device)
         fact, context = self.position_rows // self.n_contexts, self.position_rows % self.n_contexts

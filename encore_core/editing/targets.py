@@ -6,12 +6,12 @@ the block output of the last edited layer, is optimised by Adam under the loss o
     ‖δ‖ ≤ clamp · ‖h‖ after every step,        z = h + δ
 
 and h the state in the plain prompt (MEMIT, arXiv 2210.07229). Most-Probable Early Stopping (MPES, arXiv 2502.01636)
-stops a fact once every target token is the most probable one at its place in every context.
+stops a fact once every target token is the most probable one at its position in every context.
 
 Facts are optimised together and each stops on its own. `FastPass` computes only what δ can change, `PlainPass` runs
-everything; a family with which the fast one disagrees falls back to it (see `pass_choice`).
+everything and is used for families on which the fast one gives another loss (see `pass_choice`).
 
-As in the published codes the n-th evaluation of the loss is the last one and no step follows it.
+As in the published code, no step follows the last evaluation of the loss.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.optim.adam import adam
@@ -40,15 +40,18 @@ from encore_core.models.memory import CPU_TOKENS, GPU_TOKENS, Sizes
 
 LOSS_THRESHOLD = 0.05
 
+RULE_FIELDS = ("mpes", "mpes_extra_steps", "steps")
+"""Of `TargetSettings`, what decides when a search stops, and not where it goes."""
+
 LEAST_TOKENS = 64
-"""Tokens of a group where memory is shortest; a fact with more of them is run on its own."""
+"""Tokens of a group when memory is shortest; a fact with more tokens is run on its own."""
 
 FLOP_PER_WEIGHT = 4
-"""Of a token in a step: a product and a sum, forward, and the same for the gradient of what went in."""
+"""Per token and step: a product and a sum in the forward pass, and the same for the gradient of the input."""
 
 MOST_REPLAYED_FLOP = 4e12
-"""Steps up to so much work are recorded on a GPU (see `cuda_graph`). Python takes some 5 ms to launch a block's
-kernels; a large GPU does 0.2e12 in that time, in float32."""
+"""Steps with at most this much work are recorded on a GPU (see `cuda_graph`). Python takes some 5 ms to launch a
+block's kernels; a large GPU does 0.2e12 in that time, in float32."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,10 @@ class Target:
     """What the optimisation found for a fact. The series have one entry per evaluation of the loss.
 
     Attributes:
-        z: (d_model,) float32, the state wanted.
+        z: (d_model,) float32, the wanted state.
         h: (d_model,) float32, the state in the plain prompt before.
         steps: gradient steps taken.
-        stopped: "loss" (below the threshold), "mpes" (most probable) or "steps" (the last one was reached).
+        stopped: "loss" (below the threshold), "mpes" (most probable) or "steps" (the last evaluation was reached).
         loss, nll, kl, decay: the loss and its three terms.
         probability: mean over contexts of the geometric-mean probability of a target token.
     """
@@ -76,10 +79,9 @@ class Target:
 
 
 OnStep = Callable[[int, int, float], None]
-"""`on_step(n_finished, step, mean_loss)`, called after every evaluation."""
+"""`on_step(n_finished, step, mean_loss)`, called after every test whether facts are finished."""
 
 
-@gradients(True)
 def optimise_targets(
     lm: EditableModel,
     facts: Sequence[Fact],
@@ -94,43 +96,78 @@ def optimise_targets(
     """Find the target state of every fact.
 
     Args:
-        lm: the model with the edits made so far in it; the caller holds its lock.
+        lm: the model with the edits made so far; the caller holds its lock.
         facts: the batch.
-        prefixes: sampled prefixes; the plain prompt comes on top of them.
+        prefixes: sampled prefixes; the plain prompt is used in addition to them.
         layer: index of the last edited block.
         settings: hyper-parameters.
         fast: use the fast pass where it agrees with the plain one.
         max_tokens: tokens run at once; bounds memory. By default what suits the device.
-        on_step: told of the progress.
+        on_step: called after evaluations, see `OnStep`.
 
     Returns:
-        one target a fact, in order.
+        one target per fact, in order.
     """
+    [found] = optimise_for_rules(
+        lm, facts, prefixes, layer, (settings,), fast=fast, max_tokens=max_tokens, on_step=on_step
+    )
+    return found
+
+
+@gradients(True)
+def optimise_for_rules(
+    lm: EditableModel,
+    facts: Sequence[Fact],
+    prefixes: Sequence[str],
+    layer: int,
+    rules: Sequence[TargetSettings],
+    *,
+    fast: bool = True,
+    max_tokens: int | None = None,
+    on_step: OnStep | None = None,
+) -> list[list[Target]]:
+    """One search, stopped by several rules: methods that stop differently walk the same path until the first stops.
+
+    Args:
+        rules: hyper-parameters that differ in `RULE_FIELDS` alone.
+        lm, facts, prefixes, layer, fast, max_tokens, on_step: as for `optimise_targets`; a fact counts as finished when
+            every rule has stopped it.
+
+    Returns:
+        per rule one target per fact, in order. Each is what a search by that rule alone would find, up to the rounding
+        that comes from other facts being in the batch for longer.
+
+    Raises:
+        ValueError: when the rules differ in more.
+    """
+    if len({replace(rule, **dict.fromkeys(RULE_FIELDS, 0)) for rule in rules}) != 1:
+        raise ValueError(f"One search serves settings that differ in {', '.join(RULE_FIELDS)} alone; got {rules}.")
+    settings = rules[0]
     examples = Example.of_facts(lm, facts, prefixes)
     make_pass = functools.partial(PlainPass, lm, layer)
     if fast and (starts := starts_of_fast_pass(lm, layer, examples, settings)) is not None:
         make_pass = functools.partial(FastPass, lm, layer, starts=starts, packed=lm.checked_paths[layer] == "packed")
     budget = max_tokens or default_max_tokens(lm, layer)
-    results: dict[int, Target] = {}
+    results: dict[int, list[Target]] = {}
     for group in batches_by_length([example.cost for example in examples], budget):
         finished = len(results)
         tell = (lambda done, step, loss, n=finished: on_step(n + done, step, loss)) if on_step else None
         forward = make_pass([examples[i] for i in group])
         with matrices_in_bfloat16(lm, layer + 1) if settings.bfloat16 else nullcontext():
-            found = _optimise_group(forward, settings, tell)
+            found = _optimise_group(forward, rules, tell)
         results.update(zip(group, found, strict=True))
-    return [results[i] for i in range(len(facts))]
+    return [[results[i][number] for i in range(len(facts))] for number in range(len(rules))]
 
 
 def default_max_tokens(lm: EditableModel, layer: int) -> int:
-    """Tokens to run at once: many enough for the processor's matrix units, and few enough for the device's memory.
+    """Tokens to run at once: enough for the processor's matrix units, and few enough for the device's memory.
 
-    It follows from what the device has, not from what is free at the moment, so that a batch is divided, and therefore
-    rounded, in the same way every time.
+    It depends on the device's total memory, not on what is free at the moment, so that a batch is divided, and
+    therefore rounded, in the same way every time.
 
     Args:
         lm: the model.
-        layer: index of the last edited block; blocks above it are what a backward pass goes through.
+        layer: index of the last edited block; the backward pass goes through the blocks above it.
     """
     most = CPU_TOKENS if lm.device.type == "cpu" else GPU_TOKENS
     sizes = Sizes.of_model(lm.model, lm.parts)
@@ -143,33 +180,35 @@ def default_max_tokens(lm: EditableModel, layer: int) -> int:
     return most
 
 
-def _optimise_group(forward: PlainPass | FastPass, settings: TargetSettings, on_step: OnStep | None) -> list[Target]:
-    descent = _Descent(forward, settings)
+def _optimise_group(
+    forward: PlainPass | FastPass, rules: Sequence[TargetSettings], on_step: OnStep | None
+) -> list[list[Target]]:
+    """Per fact its targets, one per rule."""
+    descent, n_steps = _Descent(forward, rules[0]), max(rule.steps for rule in rules)
     n_facts, h = forward.rows.n_facts, forward.h
     replayed = Replayed(descent.step) if _is_replayed(forward) else None
-    progress = [_FactProgress(settings) for _ in range(n_facts)]
-    results: list[Target | None] = [None] * n_facts
+    searches = [[_FactProgress(rule) for rule in rules] for _ in range(n_facts)]
     unread: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    for step in range(settings.steps):
+    for step in range(n_steps):
         unread.append(replayed() if replayed else descent.evaluate())
         kept: torch.Tensor | None = None
-        if len(unread) == _steps_between_stop_tests(h.device) or step == settings.steps - 1:
+        if len(unread) == _steps_between_stop_tests(h.device) or step == n_steps - 1:
             tables = torch.stack([table for table, _ in unread]).tolist()
             going_on = torch.ones(len(descent.active), dtype=torch.bool)
+            deltas = [delta for _, delta in unread]
             for index, fact in enumerate(descent.active.tolist()):
-                stopped_at = None if results[fact] else progress[fact].read([table[index] for table in tables])
-                if stopped_at is not None:
-                    z = h[fact] + unread[stopped_at][1][index]
-                    results[fact] = progress[fact].target(z, h[fact].clone())
-                going_on[index] = results[fact] is None
+                rows = [table[index] for table in tables]
+                for search in searches[fact]:
+                    search.read(rows, h[fact], [delta[index] for delta in deltas])
+                going_on[index] = not all(search.found for search in searches[fact])
             unread = []
             if on_step is not None:
                 mean_loss = sum(row[0] for row in tables[-1]) / len(going_on)
-                on_step(sum(result is not None for result in results), step, mean_loss)
+                on_step(sum(all(search.found for search in of_fact) for of_fact in searches), step, mean_loss)
             if not bool(going_on.any()):
                 break
-            # What is replayed goes on with all of them: to record it anew costs more than the finished ones' rows.
+            # A replayed step keeps all facts: recording it again costs more than the rows of the finished ones.
             if replayed is None and not bool(going_on.all()):
                 kept = going_on.nonzero()[:, 0].to(h.device)
         # Between two stop tests nothing here may wait for the device.
@@ -179,11 +218,11 @@ def _optimise_group(forward: PlainPass | FastPass, settings: TargetSettings, on_
                 descent.keep(kept)
     if replayed is not None and replayed.refused:
         forward.lm.refuses_replay = True
-    return results
+    return [[search.found for search in of_fact] for of_fact in searches]
 
 
 class _Descent:
-    """δ of the facts of a group under Adam, which works element by element, so that facts do not see each other.
+    """δ of a group's facts under Adam, which works element by element, so that facts do not influence each other.
 
     Attributes:
         active: (n_active,) the facts that are still evaluated. A finished one's row of δ may drift on.
@@ -196,21 +235,21 @@ class _Descent:
         self.limit = settings.clamp * h.norm(dim=-1, keepdim=True)
         self.original: torch.Tensor | None = None
         self.first_moment, self.second_moment = torch.zeros_like(h), torch.zeros_like(h)
-        # On a GPU the number of steps is there, too, where it can be counted up without waiting.
+        # On a GPU the step counter is on it, too, where it can be increased without waiting.
         self.on_gpu = h.device.type == "cuda"
         self.n_steps = torch.zeros((), device=h.device if self.on_gpu else "cpu")
         self.at: torch.Tensor
         self.current: Evaluation
 
     def evaluate(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The losses of the active facts, see `Evaluation.table`, and the δ of each, (n_active, d_model)."""
+        """The losses of the active facts, (n_active, 6), see `Evaluation.table`, and their δ, (n_active, d_model)."""
         self.at = self.delta[self.active].requires_grad_()
         self.current = evaluate(self.forward, self.at, self.original, self.settings)
         self.original = self.current.subject_log_probs
         return self.current.table(), self.at.detach()
 
     def descend(self, kept: torch.Tensor | None = None) -> None:
-        """A step of Adam from the last evaluation, for some of the facts (indices among the active) or all."""
+        """A step of Adam from the last evaluation, for all active facts or some (given by their indices among them)."""
         loss = self.current.loss if kept is None else self.current.loss[kept]
         (gradient,) = torch.autograd.grad(loss.sum(), self.at)
         adam(
@@ -222,19 +261,19 @@ class _Descent:
         self.delta.mul_((self.limit / self.delta.norm(dim=-1, keepdim=True).clamp_min(1e-30)).clamp_max(1.0))
 
     def step(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """An evaluation and the step behind it, on tensors that stay where they are."""
+        """An evaluation and the step after it, on tensors that stay at the same addresses."""
         found = self.evaluate()
         self.descend()
         return found
 
     def keep(self, kept: torch.Tensor) -> None:
-        """Go on with some of the active facts; `kept` holds their indices among them, ascending."""
+        """Keep only some of the active facts; `kept` holds their indices among them, ascending."""
         self.forward.keep(kept)
         self.original, self.active = self.original[kept], self.active[kept]
 
 
 def _is_replayed(forward: PlainPass | FastPass) -> bool:
-    """Whether a step is so short on a GPU that launching it would take longer than running it."""
+    """Whether a step is so short on a GPU that launching its kernels would take longer than running them."""
     lm = forward.lm
     if forward.h.device.type != "cuda" or not isinstance(forward, FastPass) or lm.offloaded or lm.refuses_replay:
         return False
@@ -247,44 +286,52 @@ def _is_replayed(forward: PlainPass | FastPass) -> bool:
 
 
 def _steps_between_stop_tests(device: torch.device) -> int:
-    """How often to look whether facts are finished.
+    """How often to test whether facts are finished.
 
-    On a GPU looking means waiting for it, so several steps are queued and a fact is taken from the step it stopped at;
-    on a CPU there is nothing to wait for, and a step too many costs time.
+    On a GPU the test has to wait for the device, so several steps are queued, and a fact is taken from the step it
+    stopped at; on a CPU there is nothing to wait for, and an extra step costs time.
     """
     return 4 if device.type == "cuda" else 1
 
 
 class _FactProgress:
-    """The loss of one fact step by step, and when it stops."""
+    """The loss of one fact step by step, and where one rule stops it.
 
-    def __init__(self, settings: TargetSettings):
-        self.settings = settings
+    Attributes:
+        found: the target, once the rule has stopped.
+    """
+
+    def __init__(self, rule: TargetSettings):
+        self.rule = rule
         self.rows: list[list[float]] = []
         self.first_hit: int | None = None
-        self.stopped = ""
+        self.found: Target | None = None
 
-    def read(self, rows: Sequence[Sequence[float]]) -> int | None:
-        """Take in evaluations until the one that stops the fact. Returns which of them that is, None if none does."""
-        for number, (*values, hit) in enumerate(rows):
+    def read(self, rows: Sequence[Sequence[float]], h: torch.Tensor, deltas: Sequence[torch.Tensor]) -> None:
+        """Take in evaluations until the one that stops the fact; later ones are of no interest.
+
+        Args:
+            rows: per evaluation a row of `Evaluation.table`.
+            h: (d_model,) the state before.
+            deltas: per evaluation (d_model,), the δ that it was made at.
+        """
+        if self.found:
+            return
+        for (*values, hit), delta in zip(rows, deltas, strict=True):
             step = len(self.rows)
             self.rows.append(values)
             if hit and self.first_hit is None:
                 self.first_hit = step
-            if values[0] < LOSS_THRESHOLD:
-                self.stopped = "loss"
-            elif (
-                self.settings.mpes
-                and self.first_hit is not None
-                and step >= self.first_hit + self.settings.mpes_extra_steps
-            ):
-                self.stopped = "mpes"
-            elif step == self.settings.steps - 1:
-                self.stopped = "steps"
-            if self.stopped:
-                return number
-        return None
+            stopped = self._stopped(step, values[0])
+            if stopped is not None:
+                loss, nll, kl, decay, probability = zip(*self.rows, strict=True)
+                self.found = Target(h + delta, h.clone(), step, stopped, loss, nll, kl, decay, probability)
+                return
 
-    def target(self, z: torch.Tensor, h: torch.Tensor) -> Target:
-        loss, nll, kl, decay, probability = zip(*self.rows, strict=True)
-        return Target(z, h, len(self.rows) - 1, self.stopped, loss, nll, kl, decay, probability)
+    def _stopped(self, step: int, loss: float) -> str | None:
+        """Why the rule stops at this evaluation; None where it goes on."""
+        if loss < LOSS_THRESHOLD:
+            return "loss"
+        if self.rule.mpes and self.first_hit is not None and step >= self.first_hit + self.rule.mpes_extra_steps:
+            return "mpes"
+        return "steps" if step == self.rule.steps - 1 else None

@@ -11,7 +11,7 @@ matrices,
 
     P ← P − Y Yᵀ        Δ = A Yᵀ,  A = R (S + Kᵀ P K)⁻¹ L
 
-so (A, Y) is all there is to remember of a batch. Everything here is float64.
+so (A, Y) is all that has to be kept of a batch. Everything here is float64.
 
 Initial P:  MEMIT, EMMET (λp C0)⁻¹ · ENCORE (λp C0 + λn I)⁻¹ (arXiv 2502.01636) · AlphaEdit U Uᵀ / L2 with U the
 eigenvectors of C0 with eigenvalue below a threshold (arXiv 2410.02355). Slack: I, but εI for EMMET (arXiv 2403.14236).
@@ -38,14 +38,14 @@ def inverse_preservation(C0: torch.Tensor, lambda_p: float, lambda_n: float = 0.
         (d_mlp, d_mlp) float64.
 
     Raises:
-        InputError: when the sum has no inverse, that is when there are too few statistics.
+        InputError: when the sum has no inverse, because the statistics come from too little text.
     """
     A = lambda_p * C0.double()
     A.diagonal().add_(lambda_n)
     factor, info = torch.linalg.cholesky_ex(A)
-    # A pivot over its diagonal is what directions before it leave of it. Of a singular C0 rounding (its own type's)
-    # leaves a little, seldom more than its square root; of statistics that suffice some per cent are left. λn puts a
-    # floor below all pivots, and only the rounding of the sum counts.
+    # A pivot divided by its diagonal element is the share that the directions before it leave. For a singular C0 this
+    # is only rounding in its own type, seldom more than the square root of eps; for sufficient statistics it is some
+    # per cent. λn puts a floor below all pivots, so that only the rounding of the sum counts.
     left = factor.diagonal().square() / A.diagonal()
     rounding = torch.finfo(C0.dtype).eps ** 0.5 if lambda_n == 0 else len(A) * torch.finfo(A.dtype).eps
     if int(info) or not float(left.min()) > rounding:
@@ -53,7 +53,7 @@ def inverse_preservation(C0: torch.Tensor, lambda_p: float, lambda_n: float = 0.
             f"The key statistics have rank {int(torch.linalg.matrix_rank(C0))} of {len(C0)}, so λp·C0 has no inverse; "
             "collect them from more text, or choose a method with λn > 0."
         )
-    # LAPACK's own inverse from a factor takes four times as long as solving for the identity.
+    # LAPACK's inverse from a factor takes four times as long as solving for the identity.
     return torch.cholesky_solve(torch.eye(len(A), dtype=A.dtype, device=A.device), factor)
 
 
@@ -94,7 +94,7 @@ class LowRankUpdate:
     Y: torch.Tensor
 
     BLOCK_BYTES = 30_000_000
-    """Rows of a matrix that Δ is added to at once: as many as the allocator reuses, see `runtime.keep_freed_memory`."""
+    """Bytes of the rows that Δ is added to at once: what the allocator reuses, see `runtime.keep_freed_memory`."""
 
     def delta(self) -> torch.Tensor:
         """Δ, (d_model, d_mlp) float64."""
@@ -106,7 +106,7 @@ class LowRankUpdate:
         Args:
             W: (d_model, d_mlp), of any dtype and device.
         """
-        # By rows: of a large matrix a whole Δ in float64 would cost more time in fresh memory than in products.
+        # In blocks of rows: for a large matrix, allocating all of Δ in float64 would take longer than computing it.
         n_rows = max(1, self.BLOCK_BYTES // (self.Y.shape[0] * self.Y.itemsize))
         for low in range(0, len(W), n_rows):
             rows = W[low : low + n_rows]
@@ -124,8 +124,8 @@ def solve(R: torch.Tensor, K: torch.Tensor, PK: torch.Tensor, slack: float) -> L
         slack: s in S = s I.
 
     Raises:
-        InputError: when S + Kᵀ P K is singular, that is when facts share a key and there is no slack, or when there is
-            something in R or K that is not finite.
+        InputError: when S + Kᵀ P K is singular (facts share a key and there is no slack), or when R or K is not
+            finite.
     """
     G = K.T @ PK
     G = (G + G.T) / 2
@@ -133,7 +133,7 @@ def solve(R: torch.Tensor, K: torch.Tensor, PK: torch.Tensor, slack: float) -> L
         raise InputError("Keys or targets of the batch are not finite; undo the last edits, or lower lr.")
     eye = torch.eye(len(G), dtype=G.dtype, device=G.device)
     L = torch.linalg.cholesky(eye + G)
-    # Slack keeps the eigenvalues of S + G away from zero; without it nothing but the facts' keys does.
+    # Slack keeps the eigenvalues of S + G away from zero; without it only the facts' keys do.
     rounding = len(G) * torch.finfo(G.dtype).eps * float(G.diagonal().max())
     singular = slack <= rounding and float(torch.linalg.eigvalsh(G)[0]) + slack <= rounding
     # A (S + G) = R L  ⇔  A = R (S + G)⁻¹ L, and S + G is symmetric.
@@ -147,16 +147,16 @@ def solve(R: torch.Tensor, K: torch.Tensor, PK: torch.Tensor, slack: float) -> L
 
 @dataclass(frozen=True)
 class Preservation:
-    """P of one layer: a start minus what the batches so far have added.
+    """P of one layer: a start minus the Y Yᵀ of the batches so far.
 
-    Nothing here is ever written to, so sessions and saved states may share it. Batches are kept as thin factors and
-    folded into a matrix of this object's own once they outweigh it, so a visitor with a handful of edits costs
-    kilobytes and a run of thousands costs one matrix.
+    Nothing here is ever written to, so sessions and saved states may share it. Batches are kept as thin factors, and
+    folded into a new start once they are many, so a visitor with a handful of edits costs kilobytes and a run of
+    thousands costs one matrix.
 
     Attributes:
         start: (d_mlp, d_mlp) float64.
         recent: Y of the batches not folded in, each (d_mlp, n) float64.
-        owns_start: whether the start was made for this session, so that its memory counts as the session's.
+        owns_start: whether the start was made for this session, so that its memory is counted as the session's.
     """
 
     start: torch.Tensor
@@ -182,12 +182,12 @@ class Preservation:
         return replace(self, recent=(*self.recent, Y))
 
     def compact(self) -> Preservation:
-        """The same P, with its thin factors folded into a new start once they have become heavy."""
+        """The same P, with its thin factors folded into a new start if they are many, else unchanged."""
         if sum(Y.shape[1] for Y in self.recent) <= self.FOLD_RANK_SHARE * len(self.start):
             return self
         start = self.start.clone()
         Y = torch.cat(self.recent, dim=1)
-        # P is symmetric: of a large one only the blocks up to the diagonal are computed, and mirrored.
+        # P is symmetric: only the blocks up to the diagonal are computed, and then mirrored.
         for low in range(0, len(Y), self.FOLD_BLOCK):
             high = min(low + self.FOLD_BLOCK, len(Y))
             start[low:high, :high].addmm_(Y[low:high], Y[:high].T, alpha=-1)

@@ -1,6 +1,6 @@
 """The model card of an edited model: README.md beside the weights, in the form that model hubs read.
 
-Text of users (names, facts) is put in so that it stays text: nothing in it is read as markdown, markup or YAML.
+Users' text (names, facts) is escaped, so that nothing in it is read as markdown, markup or YAML.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from encore_core.spreadsheets import neutral_csv
 
 CARD_FILE, FACTS_FILE = "README.md", "edited_facts.csv"
 SHOWN_FACTS = 100
-"""Facts in the card itself; when there are more, all of them are in `FACTS_FILE`, too."""
+"""Facts in the card itself; if there are more, all of them are also in `FACTS_FILE`."""
 
 SCORED_FACTS = 50
-"""Facts that are scored for the card, before and after; scoring a fact twice takes a quarter of a second."""
+"""Facts scored for the card, before and after the edits; scoring a fact twice takes a quarter of a second."""
 
 _SCORES = {
     "edit_score": "edit", "paraphrase_score": "paraphrase", "neighborhood_score": "neighbourhood",
@@ -38,8 +38,8 @@ class CardScores:
 
     Attributes:
         facts: how many were scored.
-        before, after: name → value as in `metrics.Scores`; None where it could not be measured.
-        bare: as after, without the start token; None for a model that has none.
+        before, after: name → value as in `scores.Scores`; None where it could not be measured.
+        bare: as after, but without the start token; None for a model that has none.
     """
 
     facts: int
@@ -51,13 +51,16 @@ class CardScores:
 def card_scores(
     lm: EditableModel, matrices: dict[int, torch.Tensor], facts: Sequence[Fact], most: int = SCORED_FACTS
 ) -> CardScores | None:
-    """Score facts on a model as loaded and as edited.
+    """Score facts on a model before and after its edits.
 
     Args:
         lm: the model.
-        matrices: the edited ones, per layer as the family stores them.
-        facts: those edited; of more than `most` a sample, evenly spread.
-        most: 0 measures nothing.
+        matrices: the edited matrices by layer, as the family stores them.
+        facts: the edited facts; if there are more than `most`, an evenly spread sample is scored.
+        most: at most how many facts to score; 0 measures nothing.
+
+    Returns:
+        the scores; None if nothing is measured.
     """
     if not facts or not most:
         return None
@@ -75,19 +78,19 @@ def _values(scores: Scores) -> dict[str, float | None]:
 
 
 def facts_csv(facts: Sequence[Fact]) -> bytes:
-    """All facts, for `FACTS_FILE`."""
+    """The content of `FACTS_FILE`."""
     rows = [(fact.subject, fact.prompt, fact.target_new, fact.target_true) for fact in facts]
     return neutral_csv(("subject", "prompt", "target_new", "target_true"), rows)
 
 
 def model_card(report: Mapping[str, Any], facts: Sequence[Fact], scores: CardScores | None) -> str:
-    """The card.
+    """The model card as markdown.
 
     Args:
-        report: of the edits, see `export.edit_report`: model, origin, base_fingerprint or fingerprint, method,
+        report: of the edits, see `folder.edit_report`: model, origin, base_fingerprint or fingerprint, method,
             settings, n_edits, norms.
-        facts: those edited, in order.
-        scores: None where nothing was measured.
+        facts: the edited facts, in order.
+        scores: None if nothing was measured.
     """
     name = str(report["model"])
     entry = CATALOGUE.get(split_revision(name)[0])
@@ -107,7 +110,7 @@ model = AutoModelForCausalLM.from_pretrained("this/folder")
 tokenizer = AutoTokenizer.from_pretrained("this/folder")
 ```
 
-Or `encore eval --model this/folder --facts facts.jsonl`. `edit_report.json` beside this file has every setting,
+Or run `encore eval --model this/folder --facts facts.jsonl`. `edit_report.json` beside this file lists every setting,
 version, step and norm."""
 
 
@@ -116,7 +119,7 @@ def _front_matter(name: str, licence: str | None) -> str:
     entry = CATALOGUE.get(base)
     hub_id = entry.source if entry and not entry.embedded else base
     rows = ["library_name: transformers", "tags:", "- knowledge-editing", "- encore-studio"]
-    # A folder of somebody's machine says nothing to others. JSON strings are YAML strings.
+    # A folder on one machine means nothing elsewhere. JSON strings are valid YAML strings.
     if not name.startswith((".", "/", "~")) and re.fullmatch(r"[\w.-]+/[\w.-]+", hub_id):
         rows.append(f"base_model: {json.dumps(hub_id)}")
     if licence and re.fullmatch(r"(?i)mit|apache-2\.0", licence):
@@ -129,8 +132,8 @@ def _intro(report: Mapping[str, Any]) -> str:
     origin = f"{_text(report['origin'])}, " if report.get("origin") else ""
     return (
         f"{report['n_edits']} facts were edited into {_text(report['model'])} ({origin}fingerprint "
-        f"{_text(fingerprint)}) with {_text(report['method'])} by ENCORE Studio. They were put in as they were given: "
-        "some of them are false on purpose. What else the model says may have changed, too."
+        f"{_text(fingerprint)}) with {_text(report['method'])} by ENCORE Studio. They were edited in as given: some "
+        "may be false on purpose. Other answers of the model may have changed, too."
     )
 
 
@@ -140,7 +143,7 @@ def _scores(scores: CardScores | None) -> str:
     columns = {"before": scores.before, "after": scores.after}
     if scores.bare is not None:
         columns["after, with nothing in front"] = scores.bare
-    lines = [f"Of {scores.facts} of the edited facts, in per cent.", ""]
+    lines = [f"Scores of {scores.facts} of the edited facts, in per cent.", ""]
     lines += [f"| | {' | '.join(columns)} |", f"|---{'|---' * len(columns)}|"]
     for name, label in _SCORES.items():
         lines.append(f"| {label} | {' | '.join(_percent(values.get(name)) for values in columns.values())} |")
@@ -149,13 +152,13 @@ def _scores(scores: CardScores | None) -> str:
 
 def _start(token: str | None, scores: CardScores | None) -> str:
     if token is None:
-        return "As the tokenizer begins them: nothing else was put in front of a text, in editing or in measuring."
+        return "As the tokenizer begins them: nothing else was put in front of a text, in editing or measuring."
     seen = " (the last column of the scores)" if scores is not None and scores.bare is not None else ""
     return (
-        f"Put {_text(token)} before a prompt. Every text began with this token, in editing and in measuring, because a "
+        f"Put {_text(token)} before a prompt. Every text began with this token, in editing and measuring, because a "
         "model reads next to nothing of the first token of a text. The tokenizer in this folder does not put it there. "
-        f"A program that puts nothing in front gets less{seen}, least of all of facts whose subject is the first word "
-        "of the prompt."
+        f"A program that puts nothing in front gets lower scores{seen}, above all for facts whose subject is the first "
+        "word of the prompt."
     )
 
 
@@ -199,8 +202,8 @@ def _percent(value: float | None) -> str:
 
 
 def _text(value: object, most: int = 200) -> str:
-    """Text that stays text in a markdown table: one line, nothing that markdown or markup means."""
+    """Text escaped for a markdown table: one line, without any meaning in markdown or markup."""
     line = " ".join(str(value).split())
     line = line if len(line) <= most else line[: most - 1] + "…"
-    # Every character that markdown gives a meaning is written by its number, which no reader of it interprets.
+    # Characters with a meaning in markdown are written by their numbers, which no reader of markdown interprets.
     return re.sub(r"[^\w\s.,;'\"%+…–−→λ≠‖-]", lambda found: f"&#{ord(found[0])};", line).replace("_", "&#95;")

@@ -1,4 +1,4 @@
-"""An edited model as an ordinary transformers folder, with a model card and a report of what was done to it."""
+"""An edited model as an ordinary transformers folder, with a model card and a report of its edits."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ _LIBRARIES = ("encore-studio", "torch", "transformers", "safetensors", "tokenize
 
 
 def check_output_folder(folder: Path) -> None:
-    """Refuse a folder that could not be written, before any work is done for it.
+    """Check that a folder can be written, before any work is done for it.
 
     Raises:
-        InputError: when something is there already, or the place cannot be written to.
+        InputError: when it exists and is not empty, or the place cannot be written to.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise InputError(f"The output folder {folder} exists and is not empty; give a new one.")
@@ -53,16 +53,16 @@ def check_output_folder(folder: Path) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a place in whose folder nothing can be made; the folder is made where it is missing.
+    """Check that a file can be written at a path; the folder above it is made if missing.
 
     Raises:
-        InputError: when something cannot be written beside it.
+        InputError: when nothing can be written there.
     """
     probe = path.parent / f".{path.name[:100]}.{os.getpid()}.probe"
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            # A disk without any room takes an empty file.
+            # Not an empty file, which even a full disk accepts.
             probe.write_bytes(b"x")
         finally:
             with suppress(OSError):
@@ -78,16 +78,16 @@ def write_model_folder(
     progress: Progress | None = None,
     scored: int = SCORED_FACTS,
 ) -> None:
-    """Write a session's edited model, load it again and check it, and only then move it into place.
+    """Write a session's edited model, load it again, check it, and only then move it into place.
 
     Args:
-        folder: where to; replaced when it exists.
-        session: whose edits are exported.
-        reports: what its batches did, in order.
+        folder: where to write it; replaced when it exists.
+        session: whose edits to export.
+        reports: of its batches, in order.
         facts_source: where the facts came from, for the report.
-        batch_size: facts a batch, for the report.
-        progress: told of the phases.
-        scored: facts that are scored for the model card, before and after, at most; 0 for none.
+        batch_size: facts per batch, for the report.
+        progress: called at each phase.
+        scored: at most how many facts to score for the model card, before and after the edits; 0 for none.
 
     Raises:
         InputError: as `write_edited_model`.
@@ -110,20 +110,20 @@ def write_edited_model(
     facts: Sequence[Fact] = (),
     scores: CardScores | None = None,
 ) -> None:
-    """Write a model with edited matrices in it, load it again and check it, and only then move it into place.
+    """Write a model with edited matrices in it, load it again, check it, and only then move it into place.
 
     Args:
-        folder: where to; replaced when it exists.
+        folder: where to write it; replaced when it exists.
         lm: the model.
-        matrices: per edited layer, as the family stores them.
-        report: plain JSON values, put beside the weights as `REPORT_FILE`.
-        progress: told of the phases.
-        facts: those edited, in order, for the model card.
+        matrices: by edited layer, as the family stores them.
+        report: plain JSON values, written beside the weights as `REPORT_FILE`.
+        progress: called at each phase.
+        facts: the edited facts, in order, for the model card.
         scores: for the model card.
 
     Raises:
-        InputError: when the reloaded model is not finite or not the one written, or when it cannot be written. Nothing
-            is left behind then.
+        InputError: when the reloaded model gives values that are not finite or is not the one written, or when it
+            cannot be written. Nothing is left behind then.
     """
     tell = progress or (lambda what, share: None)
     try:
@@ -139,7 +139,7 @@ def write_edited_model(
             _check(part, lm, matrices)
     except WriteError:
         raise
-    except OSError as error:  # of loading it again
+    except OSError as error:  # from loading it again
         raise InputError(f"The edited model cannot be written to {folder}: {error}") from error
     tell("Written", 1.0)
 
@@ -152,16 +152,16 @@ def write_edits(
     progress: Progress | None = None,
     scored: int = SCORED_FACTS,
 ) -> None:
-    """Write a model with saved edits on it, as `write_edited_model` does.
+    """Write a model with saved edits applied, as `write_edited_model` does.
 
     Args:
         folder, progress, scored: as for `write_model_folder`.
         lm: the base model.
-        edits: what `edit_file.read_edit_file` gave.
+        edits: from `edit_file.read_edit_file`.
         source: where they came from, for the report.
 
     Raises:
-        InputError: when the edits are another model's, and as `write_edited_model`.
+        InputError: when the edits belong to another model, and as `write_edited_model`.
     """
     matrices = edits.matrices_on(lm)
     kept = ("model", "base_fingerprint", "method", "settings", "seed", "prefixes", "n_edits", "dtype", "norms")
@@ -196,13 +196,13 @@ def _check(folder: Path, lm: EditableModel, matrices: dict[int, torch.Tensor]) -
 def edit_report(
     session: EditSession, reports: Sequence[BatchReport], facts_source: str, batch_size: int
 ) -> dict[str, Any]:
-    """What was done, as plain JSON values.
+    """The report of a session's edits, as plain JSON values.
 
     Args:
         session: whose edits they are.
         reports: of its batches, in order.
         facts_source: where the facts came from.
-        batch_size: facts a batch.
+        batch_size: facts per batch.
     """
     lm = session.lm
     return {
@@ -229,7 +229,7 @@ def edit_report(
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of what the numbers depend on."""
+    """Versions of Python and of the libraries that the numbers depend on."""
     found = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:

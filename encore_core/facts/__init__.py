@@ -1,9 +1,9 @@
-"""Facts: what an edit is to teach, how facts are read from files, and the bundled set.
+"""Facts: what an edit should teach, how facts are read from files, and the bundled set.
 
-A fact is a subject, a prompt with one slot `{}` for it, and the answer wanted after the prompt. Around it
-stand the answer that the model gives now, paraphrases (which should change too), neighbours (which should
-not) and questions whose answers follow from it. Everything here is text: no tokenizer, no tensor. What files can
-hold is told in `reading`, `forms`, `csv_rows` and `names`.
+A fact is a subject, a prompt with one slot `{}` for it, and the answer wanted after the prompt. With it come the
+answer that the model gives now, paraphrases (which should change too), neighbours (which should not) and questions
+whose answers follow from it. Everything here is text: no tokenizer, no tensor. The file formats are described in
+`reading`, `forms`, `csv_rows` and `names`.
 """
 
 from encore_core.facts.batches import check_batch, check_batches, duplicate_subjects, place_of, write_facts

@@ -1,4 +1,4 @@
-"""Whole sets of facts: batches that contradict themselves, subjects edited twice, and the file of our own form."""
+"""Sets of facts: contradictions in a batch, subjects edited twice, and files in our own form."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from encore_core.storage import replacing
 def check_batch(facts: Iterable[Fact], first: int = 1) -> tuple[list[Fact], list[str]]:
     """Drop exact repetitions from a batch and refuse contradictions in it.
 
-    Facts of one batch are solved for together, so a prompt cannot be given two answers. In different batches
-    it can: the later edit is a new one.
+    The facts of a batch are solved for together, so a prompt cannot have two answers. In different batches it can: the
+    later edit is a new one.
 
     Args:
         facts: the facts of one batch.
-        first: number of the first of them, for messages; facts from a file go by their place in it.
+        first: number of the first of them, for messages; facts from a file are named by their place in it.
 
     Returns:
         the facts to edit, in order, and one line for each repetition that was dropped.
 
     Raises:
-        FactError: when the same text, capitals and spacing aside, is to have two answers.
+        FactError: when the same text, apart from capitals and spacing, has two new answers.
     """
     kept: list[Fact] = []
     notices: list[str] = []
@@ -53,18 +53,18 @@ def check_batch(facts: Iterable[Fact], first: int = 1) -> tuple[list[Fact], list
 
 
 def check_batches(facts: Sequence[Fact], batch_size: int) -> tuple[list[list[Fact]], list[str]]:
-    """Split facts into batches, each looked at by `check_batch`, before any of them is edited.
+    """Split facts into batches, each checked by `check_batch`, before any of them is edited.
 
     Args:
         facts: all of them, in the order of editing.
-        batch_size: facts a batch, at least 1.
+        batch_size: facts per batch, at least 1.
 
     Returns:
         the batches, and one line for each repetition that was dropped from one.
 
     Raises:
         FactError: when a batch contradicts itself (facts are named by their place in the file, or in `facts`), or for
-            another size of batches.
+            an invalid batch size.
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise FactError(f"batch_size {quoted(batch_size)} must be a whole number of at least 1")
@@ -78,7 +78,7 @@ def check_batches(facts: Sequence[Fact], batch_size: int) -> tuple[list[list[Fac
 
 
 def place_of(fact: Fact, number: int) -> str:
-    """What to call a fact in a message: its place in the file, else its number in a list."""
+    """The name of a fact in messages: its place in the file, else its number in a list."""
     return fact.place or f"fact {number}"
 
 
@@ -92,14 +92,14 @@ def _both(one: Fact, one_number: int, other: Fact, other_number: int) -> str:
 
 
 def duplicate_subjects(facts: Iterable[Fact]) -> dict[tuple[str, str], list[int]]:
-    """Where a set edits the same thing more than once, so that later edits overwrite earlier ones.
+    """Find things that a set edits more than once, so that later edits overwrite earlier ones.
 
     Args:
         facts: facts in the order of editing.
 
     Returns:
-        for each repeated pair of subject and relation (the prompt where a fact names no relation), the
-        positions of its facts, counted from 0.
+        for each repeated pair of subject and relation (or prompt, if a fact names no relation), the positions of its
+        facts, counted from 0.
     """
     places: dict[tuple[str, str], list[int]] = defaultdict(list)
     for position, fact in enumerate(facts):
@@ -108,9 +108,9 @@ def duplicate_subjects(facts: Iterable[Fact]) -> dict[tuple[str, str], list[int]
 
 
 def write_facts(facts: Iterable[Fact], path: str | Path) -> None:
-    """Write facts as JSON lines in our own form. The file is replaced as a whole or not at all.
+    """Write facts as JSON lines in our own form, completely or not at all.
 
-    `read_facts` gives equal facts back, but for answers that are words of `texts.NO_TEXT`: it takes those for nothing.
+    `read_facts` gives equal facts back, except for answers that are words of `texts.NO_TEXT`, which it ignores.
 
     Args:
         facts: what to write.

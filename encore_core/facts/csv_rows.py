@@ -1,8 +1,8 @@
 """The rows of tables: `,` `;` or tab, Excel's `sep=` line, and lists that pandas has written into cells.
 
-Several paraphrases or neighbours stand in one cell with ` | ` between them, or as a list (`['a', 'b']`); a neighbour is
-a prompt (whose answer is the true one) or `prompt => answer`. In the column `join`, "none" says that nothing stands
-between prompt and answer, "blank" that a blank does.
+A cell may hold several paraphrases or neighbours, separated by ` | ` or as a list (`['a', 'b']`); a neighbour is a
+prompt (whose answer is the true one) or `prompt => answer`. In the column `join`, "none" means that nothing separates
+prompt and answer, and "blank" that a blank does.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from encore_core.facts.notices import Telling
 from encore_core.facts.texts import FactError, key_name, named
 
 MOST_IN_CELL = 100_000
-"""Characters of a cell that is read as a list."""
+"""Most characters of a cell that is read as a list."""
 
 MOST_LEVELS = 5
-"""Lists within lists; an answer that looks like more of them is a text."""
+"""Most levels of lists within lists; an answer that seems to have more is a text."""
 
 _SEP_LINE = re.compile(r'\s*"?sep=(.)"?[ ,;\t]*\r?\n', re.IGNORECASE)
 _LIST = re.compile(r"""\s*(\[\s*([bru]?['"]|[\[{]|nan\b|None\b|null\b|\]\s*$)|\{\s*(['"]|\}\s*$)|array\()""")
@@ -52,7 +52,7 @@ def csv_rows(text: str, name: str, telling: Telling) -> Iterator[Row]:
         try:
             cells = next(table, None)
         except csv.Error as error:
-            # where a quote went wrong, the rows behind it cannot be told apart any more
+            # after a wrong quote the following rows cannot be told apart
             yield (
                 where,
                 FactError(f"malformed CSV ({first_line(error)}): close every quote, and double those inside one"),
@@ -77,7 +77,7 @@ def csv_rows(text: str, name: str, telling: Telling) -> Iterator[Row]:
 
 
 def _layout(text: str) -> tuple[str, str, int]:
-    """The table without Excel's `sep=` line, its delimiter, and how many lines were taken off."""
+    """The table without Excel's `sep=` line, its delimiter, and how many lines were removed."""
     found = _SEP_LINE.match(text)
     if found:
         return text[found.end() :], found[1], text.count("\n", 0, found.end())
@@ -103,7 +103,7 @@ def _header(table: Iterator[list[str]], name: str, telling: Telling) -> list[str
     missing = [] if REWRITE in names else [thing for thing in THINGS if not has(names, thing)]
     if missing:
         found = ", ".join(column for column in header if column != NAMELESS)
-        reason = "" if missing != ["subject"] else ", for every method here looks a subject up, and none does without"
+        reason = "" if missing != ["subject"] else ", because every method here looks a subject up"
         raise FactError(
             f"{name}: CSV columns missing: {', '.join(missing)}; found: {quoted(found)}: the first line "
             f"must name subject, prompt and target_new{reason} (or give JSON)"
@@ -126,14 +126,14 @@ def _filled(cells: Sequence[str]) -> bool:
 
 
 def _value(column: str, cell: str) -> Any:
-    """What a cell says, by its column."""
+    """The value of a cell, depending on its column."""
     name = plain(column)
     if name in NAMES["join"]:
         return cell if cell == " " else _JOINS.get(cell.strip().lower(), cell.strip() or None)
     if not cell.strip():
         return cell
     if name in _ANSWERS:
-        # an answer may be a list by itself ("[1]"), so only lists of texts are taken apart, and none is broken
+        # an answer may itself look like a list ("[1]"), so only lists of texts are read as lists
         found = _listed(cell)
         return found if _of_texts(found) else cell
     if name in _SPLIT or name in PAIRED or name in _HOPS or name == REWRITE:
@@ -155,7 +155,7 @@ def _value(column: str, cell: str) -> Any:
 
 
 def _of_texts(value: Any, level: int = 0) -> bool:
-    """True for a list of texts, in lists or not, and for `{"str": ...}`."""
+    """True for a list of texts, nested or not, and for `{"str": ...}`."""
     if isinstance(value, Mapping):
         return isinstance(value.get("str"), str)
     if not isinstance(value, list) or not value or level > MOST_LEVELS:
@@ -164,7 +164,7 @@ def _of_texts(value: Any, level: int = 0) -> bool:
 
 
 def _listed(cell: str) -> Any:
-    """The list or object that a cell holds, as JSON, Python or numpy writes it; None where it is neither."""
+    """The list or object in a cell, as JSON, Python or numpy writes it; None if it is neither."""
     if len(cell) > MOST_IN_CELL or not _LIST.match(cell):
         return None
     try:
@@ -175,7 +175,7 @@ def _listed(cell: str) -> Any:
 
 
 def _python(cell: str) -> Any:
-    """The value of a Python literal. Texts side by side are two (numpy writes no commas), and nan is nothing."""
+    """The value of a Python literal. Adjacent texts are separate (numpy writes no commas), and nan becomes None."""
     words: list[str] = []
     texts: list[bool] = []
     try:
@@ -196,7 +196,7 @@ def _python(cell: str) -> Any:
 
 
 def _is_json(value: Any) -> bool:
-    """True for what JSON has, too: no sets, bytes or dots."""
+    """True for values that JSON has, too: no sets, bytes or ellipses."""
     if isinstance(value, dict):
         return all(isinstance(key, str) and _is_json(one) for key, one in value.items())
     if isinstance(value, list):

@@ -14,19 +14,19 @@ from encore_core.facts.texts import FactError, folded, listed, optional, require
 log = logging.getLogger(__name__)
 
 JOINS = ("", " ")
-"""What can stand between a prompt and its answer, where a fact says so itself."""
+"""What a fact may put between its prompts and their answers."""
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A prompt about another subject, and the answer that has to survive the edit.
+    """A prompt about another subject, and the answer that must survive the edit.
 
     Args:
         prompt: the full text of the prompt.
         target: the answer that stays right.
 
     Raises:
-        FactError: when either is no text or blank.
+        FactError: when either is blank or no text.
     """
 
     prompt: str
@@ -43,11 +43,11 @@ class Portability:
 
     Args:
         prompt: the full text of the question.
-        answers: the right answers once the fact is edited; each is as good as the others. A text alone is one answer.
-        kind: what the data set calls questions of this sort; None where it gives no name.
+        answers: the right answers once the fact is edited, all equally good. A single text is one answer.
+        kind: the data set's name for questions of this sort; None if it has none.
 
     Raises:
-        FactError: when the prompt or an answer is no text or blank, or there is no answer.
+        FactError: when the prompt or an answer is blank or no text, or there is no answer.
     """
 
     prompt: str
@@ -71,30 +71,28 @@ class Portability:
 
 @dataclass(frozen=True)
 class Fact:
-    """One edit: after `prompt` with `subject` in its slot, the model is to say `target_new`.
+    """One edit: after `prompt` with `subject` in its slot, the model should say `target_new`.
 
-    Of prompts (paraphrases and neighbours' too) blanks at either end are dropped, while line ends and tabs stay,
-    because chat templates end in one. Of all other texts the whitespace around them is dropped.
+    Blanks at either end of prompts (also of paraphrases and neighbours) are dropped, but line ends and tabs stay,
+    because chat templates end in one. For all other texts, all whitespace around them is dropped.
 
     Args:
-        subject: what the fact is about; its last token is where the edit is made. Where it stands in the prompt once,
-            but with other capitals, apostrophes or Unicode form, the prompt's spelling is taken, with a warning.
-        prompt: text with one slot `{}`, or the full text with the subject in it exactly once (which is then
-            made the slot). Other braces mean nothing special.
-        target_new: the answer wanted.
-        target_true: the answer before the edit; None where unknown.
+        subject: what the fact is about; the edit is made at its last token. If the prompt contains it once with other
+            capitals, apostrophes or Unicode form, the prompt's spelling is used, with a warning.
+        prompt: text with one slot `{}`, or the full text with the subject in it exactly once (which then becomes the
+            slot). Other braces have no special meaning.
+        target_new: the wanted answer.
+        target_true: the answer before the edit; None if unknown.
         paraphrases: other full prompts for the same fact; a slot `{}` in one is filled with the subject.
-        neighbours: `Neighbour`, `(prompt, target)`, `{"prompt": ..., "target": ...}`, or a prompt
-            alone, whose answer is then `target_true`.
+        neighbours: `Neighbour`, `(prompt, target)`, `{"prompt": ..., "target": ...}`, or only a prompt, whose answer is
+            then `target_true`.
         relation: a name shared by facts of one kind.
-        known: whether the embedded model answers `target_true` to begin with; None where not tried.
+        known: whether the embedded model answers `target_true` before any edit; None if not tried.
         id: the fact's name in the file that it came from.
-        join: what stands between a prompt and its answer, "" or " ", for all prompts of the fact; None for what
-            the text asks for.
+        join: what separates the fact's prompts from their answers, "" or " "; None lets the texts decide.
         portability: questions whose answers follow from the fact: `Portability`, or
             `{"prompt": ..., "answers": [...], "kind": ...}`.
-        place: where the fact stands in its file, for messages ("record 62"); no part of what it says, so facts that
-            differ in nothing else are equal.
+        place: the fact's place in its file, for messages ("record 62"); ignored when facts are compared.
 
     Raises:
         FactError: naming the field, its value and what would be right.
@@ -180,11 +178,11 @@ class Fact:
 
     @property
     def asked(self) -> str:
-        """The text, capitals and spacing aside: what the facts of one batch can answer only once."""
+        """The text without differences of capitals and spacing, to which the facts of a batch may give one answer."""
         return folded(self.text)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fact as plain JSON values, fields that are empty left out, and so is its place in a file.
+        """The fact as plain JSON values, without empty fields and its place in a file.
 
         Returns:
             a dictionary that `Fact(**d)` turns back into an equal fact.

@@ -3,13 +3,13 @@
 =============  ==============================================================================================
 counterfact    `requested_rewrite` with `prompt`, `subject`, `target_new: {"str": ...}`; beside it
                `paraphrase_prompts` and `neighborhood_prompts`. EasyEdit's result files have the same outside
-               and a flat record inside; MQuAKE has a list of rewrites, each of which becomes a fact
+               with a flat record inside; MQuAKE has a list of rewrites, each of which becomes a fact
 easyedit       flat records: `prompt`, `target_new`, `ground_truth`, `rephrase_prompt`, `locality`, `portability`
 zsre           `src`, `subject`, `alt` or `ans`, `answers`, `rephrase`, `loc`, `loc_ans`
 encore         the fields of `Fact`; what `write_facts` writes
 =============  ==============================================================================================
 
-They differ in their names alone, see `names`, and in where the edit lies. So all are read by the same functions.
+They differ only in their names, see `names`, and in where the edit is. So the same functions read all of them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from encore_core.facts.texts import (
 
 TOO_DEEP = "lists or objects are nested too deep: give plain texts and lists"
 
-Read = tuple[str, Fact | FactError]  # where it stands, and what came of it
+Read = tuple[str, Fact | FactError]  # its place in the file, and the result
 
 
 def facts_of(row: Any, where: str, telling: Telling, format: str | None = None) -> Iterator[Read]:
@@ -45,9 +45,9 @@ def facts_of(row: Any, where: str, telling: Telling, format: str | None = None) 
 
     Args:
         row: the record, as JSON values.
-        where: what to call it, "record 3".
-        telling: told of keys that are left, and of values that are not used.
-        format: a form whose names come first.
+        where: its place in messages, "record 3".
+        telling: gets notices about keys and values that are not used.
+        format: a form whose names take precedence.
     """
     try:
         edits, questions = _edits(row, telling, FIRST.get(format or "", ()))
@@ -61,7 +61,7 @@ def facts_of(row: Any, where: str, telling: Telling, format: str | None = None) 
     for number, record in enumerate(edits, start=1):
         place = where if len(edits) == 1 else f"{where}, rewrite {number}"
         telling.where = place
-        # questions over several hops are right when the last edit is made, so they are its own
+        # answers to multi-hop questions are right after the last edit, so they belong to it
         asked = questions if whole and number == len(edits) else []
         try:
             fact = _fact(record, asked, place)
@@ -73,11 +73,11 @@ def facts_of(row: Any, where: str, telling: Telling, format: str | None = None) 
             yield place, FactError(TOO_DEEP)
         whole = False
     if questions and not whole:
-        telling.count("questions over several hops are left out where an edit that they need is")
+        telling.count("multi-hop questions are left out because an edit that they need cannot be used")
 
 
 def is_record(row: Any) -> bool:
-    """Whether an object has a name that only facts have."""
+    """Whether an object has a key that only facts have."""
     if not isinstance(row, Mapping):
         return False
     names = {plain(str(key)) for key in row}
@@ -107,7 +107,7 @@ def _edits(row: Any, telling: Telling, first: Sequence[str]) -> tuple[list[Recor
     layers = [Layer(f"{REWRITE}.", rewrite) for rewrite in inside]
     if len(layers) == 1:
         return [Record([layers[0], outer], telling, first)], questions
-    # Of several edits nobody can say whose paraphrases or neighbours stand outside; only the name is all of theirs.
+    # With several edits it is unclear to which the outer paraphrases or neighbours belong; only the name is shared.
     names = {key: value for key, value in row.items() if plain(str(key)) in NAMES["id"]}
     list(outer.take(NAMES["id"]))
     for path in outer.left():
@@ -146,7 +146,7 @@ def _fact(record: Record, questions: Sequence[Portability], place: str) -> Fact:
 
 
 def _in_their_words(message: str, used: Mapping[str, str]) -> str:
-    """A refusal of `Fact` with the field called as the file calls it."""
+    """An error message of `Fact`, with the field's name as in the file."""
     field, blank, rest = message.partition(" ")
     return f"{used.get(field, field)}{blank}{rest}"
 
@@ -156,7 +156,7 @@ def _subject(record: Record, subject: Any, prompt: Any) -> Any:
     if subject is None and prompt is not None:
         raise FactError(
             "subject is missing: every method here looks a subject up in the prompt and edits at its last token, and "
-            "none does without; add subject, spelt as in the prompt"
+            "none works without one; add subject, spelt as in the prompt"
         )
     if not isinstance(subject, str) or not isinstance(prompt, str) or stands_for_nothing(subject):
         return subject
@@ -168,10 +168,10 @@ def _subject(record: Record, subject: Any, prompt: Any) -> Any:
 
 
 def _true_answer(record: Record, target_new: Any) -> Any:
-    """The first true answer that is not the new one; what a model said (`pred`) where there is no other.
+    """The first true answer that is not the new one; if there is none, what a model said (`pred`).
 
-    Where `target_true` or `ground_truth` is the new answer itself it is kept, so that `Fact` refuses it; zsRE's gold
-    answer (`answers`) may well be the new one.
+    If `target_true` or `ground_truth` is the new answer itself, it is kept, so that `Fact` refuses it; zsRE's gold
+    answer (`answers`) may be the new one.
     """
     found = record.answers("target_true")
     said = record.answers("said")
@@ -187,7 +187,7 @@ def _true_answer(record: Record, target_new: Any) -> Any:
 
 
 def _paraphrases(record: Record) -> list[Any]:
-    """The paraphrases of all names; those that two names give alike, once."""
+    """The paraphrases under all names, without repetitions."""
     found = record.take(NAMES["paraphrases"], NO_PROMPT)
     texts = [text for key, value in found for text in record.texts(key, value, NO_PROMPT)]
     if len(found) < 2 or not all(isinstance(text, str) for text in texts):
@@ -204,7 +204,7 @@ def _known(record: Record) -> Any:
 
 
 def _join(record: Record) -> Any:
-    """What stands between prompt and answer; "" says that nothing does, so it is no blank field."""
+    """What separates prompt and answer; "" means nothing does, so it is not an empty field."""
     for layer in record.layers:
         for key, value in layer.take(NAMES["join"]):
             if isinstance(value, str) or not stands_for_nothing(value):
@@ -214,7 +214,7 @@ def _join(record: Record) -> Any:
 
 
 def _id(value: Any) -> Any:
-    """A name as text; numbers are names, too, also those that pandas has made fractions."""
+    """A name as text; it may be a number, also one that pandas has turned into a float."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value

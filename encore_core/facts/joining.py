@@ -1,9 +1,8 @@
-"""What stands between a prompt and its answer: a blank, or nothing, as the text itself wants it.
+"""What separates a prompt from its answer: a blank or nothing, depending on the texts.
 
-"The capital of Norway is" goes on with " Bergen", but 挪威的首都是 with 上海, `The city is called "` with `Bergen`, and
-the `22-` of a telephone number with its digits. One rule serves targets, scoring, probing, the statistics of known
-facts, tasks and reports, so that what is trained is what is asked. A fact that knows better says so itself
-(`Fact.join`).
+"The capital of Norway is" continues with " Bergen", but 挪威的首都是 with 上海, `The city is called "` with `Bergen`,
+and the `22-` of a telephone number with its digits. One rule serves targets, scoring, probing, the statistics of known
+facts, tasks and reports, so that what is trained is what is asked. A fact can override it (`Fact.join`).
 """
 
 from __future__ import annotations
@@ -32,27 +31,27 @@ _UNSPACED = (
     (0xFF00, 0xFF9F),  # full-width forms, half-width Katakana
     (0x20000, 0x3FFFF),  # Han
 )
-"""Scripts that are written without blanks between words, with their marks. Korean is not among them."""
+"""Scripts written without blanks between words, with their marks. Korean is not among them."""
 
 _BEGINNING = frozenset("#@")
 """Marks that begin a word: tags, addresses."""
 
 _INSIDE = frozenset("/\\_")
-"""Marks that join what follows to the word that stands before them: paths, names."""
+"""Marks that join what follows to the word before them: paths, names."""
 
 _QUOTES = frozenset("\"'`")
-"""Marks that open and close alike."""
+"""Quotation marks that look the same at both ends."""
 
 _APOSTROPHES = frozenset("'’ʼ")
 
 
 def joint(prompt: str, answer: str, join: str | None = None) -> str:
-    """What stands between a prompt and an answer.
+    """What separates a prompt and an answer.
 
     Args:
-        prompt: the text before; blanks at its end do not count.
-        answer: the text behind; blanks at its beginning do not count.
-        join: "" or " " where the fact says it itself; None leaves it to the texts.
+        prompt: blanks at its end are ignored.
+        answer: blanks at its beginning are ignored.
+        join: "" or " " if the fact sets it; None lets the texts decide.
 
     Returns:
         " " or "".
@@ -71,10 +70,10 @@ def joined(prompt: str, answer: str, join: str | None = None) -> str:
 
 
 def _wants_nothing_behind(stem: str) -> bool:
-    """Whether the text goes on without a blank. It does not end with a plain blank."""
+    """Whether a text, which does not end in a plain blank, continues without one."""
     last, before = stem[-1], stem[-2:-1]
     category = unicodedata.category(last)
-    if last.isspace():  # a line end, a tab, the blank of another script: it parts by itself
+    if last.isspace():  # a line end, a tab or the blank of another script separates by itself
         return True
     if last in _QUOTES:
         return _opens(stem)
@@ -96,7 +95,7 @@ def _opens(stem: str) -> bool:
 
 
 def _wants_nothing_before(answer: str) -> bool:
-    """Whether the answer begins with what is written right behind the word before it."""
+    """Whether the answer begins with something that is written without a blank before it."""
     first, second = answer[0], answer[1:2]
     if first in _APOSTROPHES:
         return second.isalpha()  # 's
@@ -106,7 +105,7 @@ def _wants_nothing_before(answer: str) -> bool:
 
 
 def _last_of_a_script(stem: str) -> str:
-    """The last character that belongs to a script: marks and digits are written in all of them."""
+    """The last character of a particular script; punctuation and digits are common to all."""
     return next((c for c in reversed(stem) if _is_unspaced(c) or unicodedata.category(c)[0] in "LM"), "")
 
 

@@ -1,4 +1,4 @@
-"""The records of JSON: an array, JSON lines, one object, and lists that are wrapped, keyed or turned by columns."""
+"""The records of JSON: an array, JSON lines, one object, and lists that are wrapped, keyed or stored by columns."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from encore_core.facts.names import NAMES, REWRITE, has, plain
 from encore_core.facts.notices import Telling
 from encore_core.facts.texts import FactError, empty, kind, named
 
-Row = tuple[str, Any]  # where it stands, and a record or the FactError that came of it
+Row = tuple[str, Any]  # its place in the file, and a record or a FactError
 
 MOST_LEVELS = 4
 
 
 def is_json(text: str, name: str) -> bool:
-    """Whether a text is JSON, by how it begins or is called."""
+    """Whether a text is JSON, by its beginning or the file's name."""
     return text.lstrip()[0] in "[{" or name.lower().endswith((".json", ".jsonl"))
 
 
@@ -29,7 +29,7 @@ def json_rows(text: str, name: str, telling: Telling) -> Iterable[Row]:
     Raises:
         FactError: when the text as a whole cannot be used.
     """
-    lines = text.split("\n")  # not splitlines(): U+2028 and others may stand inside a JSON string
+    lines = text.split("\n")  # not splitlines(): a JSON string may contain U+2028 and others
     filled = [line for line in lines if line.strip()]
     if len(filled) > 1 and filled[0].lstrip()[0] == "{" and isinstance(_parsed(filled[0]), dict):
         return _json_lines(lines, telling)
@@ -70,7 +70,7 @@ def _parsed(text: str, one_line: bool = False, telling: Telling | None = None) -
             f"malformed JSON at {place} ({error.msg}), "
             f"near {quoted(error.doc[max(0, error.pos - 20) : error.pos + 20])}: correct it there"
         )
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, brackets nested as deep
+    except (ValueError, RecursionError) as error:  # numbers with thousands of digits, or very deep nesting
         return FactError(f"malformed JSON ({error}): give a list of plain objects")
 
 
@@ -107,7 +107,7 @@ def _records(value: Any, name: str, telling: Telling, level: int = 0) -> list[An
 
 
 def _inside(value: Mapping[str, Any], key: str, found: list[Any], telling: Telling) -> list[Any]:
-    """Records found under a key; the keys beside it are left, and named."""
+    """Records found under a key; the keys beside it are ignored, with a notice."""
     telling.say(f"facts are read from {quoted(key)}")
     for other, one in value.items():
         if other != key and not empty(one):
@@ -116,7 +116,7 @@ def _inside(value: Mapping[str, Any], key: str, found: list[Any], telling: Telli
 
 
 def _with_id(record: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """A record of a keyed object, with its key as its name where it has no other."""
+    """A record of a keyed object, with its key as its name if it has no other."""
     return dict(record) if has({plain(str(name)) for name in record}, "id") else {**record, "id": key}
 
 

@@ -1,7 +1,7 @@
-"""One table of names: what the data sets of the field call the same thing. JSON and CSV alike are read by it.
+"""One table of names: what different data sets call the same thing. It serves both JSON and CSV.
 
-Names are compared without capitals, and with `_` for blanks and hyphens ("New Question" is `new_question`). Where a
-record has several names of one thing, names further left come first.
+Names are compared without capitals, and with `_` for blanks and hyphens ("New Question" is `new_question`). If a record
+has several names of one thing, names further left take precedence.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ NAMES: dict[str, tuple[str, ...]] = {
     "prompt": ("prompt", "src", "question", "update"),
     "target_new": ("target_new", "alt", "ans", "target", "new_answer", "object"),
     "target_true": ("target_true", "ground_truth", "answers", "answer"),
-    # what some model said before: stands in where the true answers are none, or the new one
+    # what some model said before: used if there is no true answer, or only the new one
     "said": ("pred",),
     "paraphrases": (
         "paraphrases", "paraphrase", "paraphrase_prompts", "paraphrase_prompt", "paraphrased_question",
         "rephrases", "rephrase", "rephrase_prompts", "rephrase_prompt",
     ),
-    # prompts whose answer is the fact's true one where they bring none of their own
+    # prompts whose answer is the fact's true one if they have none of their own
     "neighbours": (
         "neighbours", "neighbour", "neighbors", "neighbor", "neighborhood_prompts", "neighbourhood_prompts",
         "neighborhood_prompt", "neighbourhood_prompt",
@@ -32,7 +32,7 @@ NAMES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 REWRITE = "requested_rewrite"
-"""Where CounterFact, MQuAKE and EasyEdit's results keep the edit itself: an object, or a list of them."""
+"""The key under which CounterFact, MQuAKE and EasyEdit's results keep the edit itself: an object, or a list of them."""
 
 
 class Pair(NamedTuple):
@@ -41,7 +41,7 @@ class Pair(NamedTuple):
     Attributes:
         prompts: names of the prompts, or of objects that hold prompts and answers.
         answers: names of the answers beside them.
-        shares_truth: whether a prompt without an answer has the fact's true one, as neighbours of CounterFact do.
+        shares_truth: whether a prompt without an answer has the fact's true one, like CounterFact's neighbours.
     """
 
     prompts: tuple[str, ...]
@@ -71,21 +71,21 @@ INNER_PROMPT = ("prompt", "question", "src", "loc", "new_question")
 INNER_ANSWER = (
     "target", "ground_truth", "answers", "answer", "loc_ans", "new_answer", "target_new", "target_true", "ans",
 )  # fmt: skip
-"""In objects of locality and portability."""
+"""Names within objects of locality and portability."""
 
 NAMELESS = "(a column without a name)"
-"""What a column with no heading is called, as pandas writes for row numbers."""
+"""Name of a column with no heading, such as pandas writes for row numbers."""
 
 
 @lru_cache(maxsize=4096)
 def plain(key: str) -> str:
-    """A key as the table has it."""
+    """A key in the spelling of the table."""
     return key.strip().lower().replace(" ", "_").replace("-", "_")
 
 
 NO_USE = frozenset(
     (
-        # results, and answers that other measures are made of
+        # results, and answers that other measures use
         "pre", "post", "time", "cond", "generation_prompts", "attribute_prompts", "case_type",
         # MQuAKE's account of the hops
         "orig", "single_hops", "new_single_hops", "edit_triples", "recalled_relation",
@@ -93,7 +93,7 @@ NO_USE = frozenset(
         "source", "topic", plain(NAMELESS), "tag", "date", "unnamed:_0", "index", "row_idx",
     )
 )  # fmt: skip
-"""Keys that are known and of no use to an edit; named all the same when they are left."""
+"""Known keys that are of no use to an edit; they are still named when they are ignored."""
 
 FIRST = {
     "counterfact": ("prompt", "target_new", "target_true", "paraphrase_prompts", "neighborhood_prompts"),
@@ -101,7 +101,7 @@ FIRST = {
     "zsre": ("src", "alt", "answers", "rephrase"),
     "encore": ("prompt", "target_new", "target_true", "paraphrases", "neighbours"),
 }
-"""Which names come first where a form is asked for by name."""
+"""The names that take precedence if a form is asked for by name."""
 
 PAIRED = frozenset(name for pair in (*LOCALITY, *PORTABILITY) for name in (*pair.prompts, *pair.answers))
 KNOWN = frozenset(name for names in NAMES.values() for name in names) | PAIRED | {REWRITE}
@@ -110,5 +110,5 @@ THINGS = ("subject", "prompt", "target_new")
 
 
 def has(names: set[str], thing: str) -> bool:
-    """Whether one of the names (as `plain` gives them) is one of the thing's."""
+    """Whether one of the names (from `plain`) is one of the thing's."""
     return not names.isdisjoint(NAMES[thing])

@@ -1,4 +1,4 @@
-"""What a reader says about a file: each thing once, whatever the number of rows it is true of."""
+"""Notices about a file: each once, however many rows it applies to."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Telling:
     """Notices about one file.
 
     Args:
-        name: of the file; stands before every line.
-        notice: called with one line each; None to say nothing.
-        keys: what to call keys: "columns" of tables, "keys" of JSON.
+        name: of the file; every line begins with it.
+        notice: called with one line each; None for no notices.
+        keys: the word for keys: "columns" in tables, "keys" in JSON.
 
     Attributes:
-        where: the row at hand, see `count`.
+        where: the current row, see `count`.
     """
 
     def __init__(self, name: str, notice: Callable[[str], None] | None, keys: str = "keys"):
@@ -40,19 +40,19 @@ class Telling:
             self.notice(one_line(f"{self.name}: {line}"))
 
     def count(self, line: str) -> None:
-        """Say a line in the end, with the number of rows that it is true of and the first of them."""
+        """Say a line at the end, with the number of rows it applies to and the first of them."""
         entry = self._counts.setdefault(line, [0, self.where, self.where])
         if not entry[0] or entry[2] != self.where:
             entry[0] += 1
         entry[2] = self.where
 
     def leave(self, path: str, no_use: bool = False) -> None:
-        """Note a key that was left, by its path; it is named in the end."""
+        """Note a key that is ignored, by its path; it is named at the end."""
         last = plain(path.rpartition(".")[2])
         (self._useless if no_use or last in NO_USE else self._unknown)[path] = None
 
     def finish(self) -> None:
-        """Say what was counted and which keys were left."""
+        """Say what was counted and which keys were ignored."""
         for line, (number, first, _) in self._counts.items():
             self.say(f"{line} ({first if number == 1 else f'{number:,} rows, the first: {first}'})")
         if self._unknown:
@@ -61,7 +61,7 @@ class Telling:
             self.say(f"{self.keys} of no use to an edit, ignored: {named(list(self._useless), MOST_KEYS)}")
 
     def _meant(self) -> str:
-        """The names of the table that come close to those nobody knows."""
+        """The names of the table that are similar to the unknown ones."""
         names = [name for name in map(plain, list(self._unknown)[:MOST_KEYS]) if name not in KNOWN]
         close = [difflib.get_close_matches(name, KNOWN, 1, 0.85) for name in names]
         found = list(dict.fromkeys(name for names in close for name in names))

@@ -1,4 +1,4 @@
-"""Neighbours and portability of a record, in every shape that data sets give them.
+"""Neighbours and portability of a record, in every shape that data sets use.
 
 =========================================================  =============================================================
 flat                                                       `locality_prompt` and `locality_ground_truth`; `loc` and
@@ -37,7 +37,7 @@ MULTI_HOP = "multi-hop"
 """The kind of MQuAKE's questions."""
 
 MOST_PAIRS = 100_000
-"""Of questions over several hops with right answers: every question has them all. MQuAKE's have 3 and some ten."""
+"""Most pairs of a multi-hop question and a right answer; every question has all answers. MQuAKE has 3 and some ten."""
 
 
 class Probe(NamedTuple):
@@ -45,8 +45,8 @@ class Probe(NamedTuple):
 
     Attributes:
         prompt: the text; nothing has been checked yet.
-        answers: alternatives; empty where the record gives none.
-        kind: what the record calls prompts of this sort.
+        answers: alternatives; empty if the record has none.
+        kind: the record's name for prompts of this sort.
     """
 
     prompt: Any
@@ -55,12 +55,12 @@ class Probe(NamedTuple):
 
 
 def neighbours(record: Record, target_true: Any) -> list[Any]:
-    """The neighbours as `Fact` takes them. Those without an answer take the true one or are left out, which is told."""
+    """The neighbours, for `Fact`. Those without an answer get the true one or are left out, with a notice."""
     found: list[Any] = []
     for key, value in record.take(NAMES["neighbours"], NO_PROMPT):
         for entry in listed(key, value):
             probes = _entry(record, key, entry)
-            # what is no neighbour of any shape is refused by `Fact`
+            # an entry of an unknown shape is passed on, so that `Fact` refuses it
             found += [entry] if probes is None else _answered(record, key, probes, target_true, usual=True)
     for pair in LOCALITY:
         for key, probe in _probes(record, pair):
@@ -70,12 +70,12 @@ def neighbours(record: Record, target_true: Any) -> list[Any]:
 
 
 def portability(record: Record) -> list[Portability]:
-    """The questions that follow from the fact; those without an answer are left out, which is told."""
+    """The questions that follow from the fact; those without an answer are left out, with a notice."""
     found = []
     for pair in PORTABILITY:
         for key, probe in _probes(record, pair):
             if probe.answers:
-                # names such as "question_2hop" say of which sort a question is
+                # names such as "question_2hop" say what sort of question it is
                 named = None if key.rpartition(".")[2].startswith("portability") else key
                 found.append(Portability(probe.prompt, tuple(probe.answers), probe.kind or named))
             else:
@@ -84,7 +84,7 @@ def portability(record: Record) -> list[Portability]:
 
 
 def multi_hop(record: Record, layer: Layer) -> list[Portability]:
-    """MQuAKE's questions over several hops: all right once all edits of the record are made."""
+    """MQuAKE's multi-hop questions, whose answers are right once all edits of the record are made."""
     questions = [text for key, value in layer.take(("questions",)) for text in record.texts(key, value, NO_PROMPT)]
     names = ("new_answer", "new_answer_alias", "new_answer_aliases")
     answers = [text for key, value in layer.take(names) for text in record.texts(key, value)]
@@ -106,14 +106,14 @@ def multi_hop(record: Record, layer: Layer) -> list[Portability]:
 def _answered(
     record: Record, key: str, probes: Sequence[Probe], target_true: Any, usual: bool = False
 ) -> Iterator[tuple[Any, Any]]:
-    """Neighbours of prompts, with their own answer or the true one.
+    """Neighbours from prompts, with their own answer or the true one.
 
     Args:
-        record: told what is not as the file has it.
+        record: gets notices about differences from the file.
         key: where the prompts come from.
         probes: the prompts.
         target_true: the answer of those that have none of their own; None to leave them out.
-        usual: whether that is what prompts under this key always mean, so that nothing need be said.
+        usual: whether prompts under this key always have the true answer, so that no notice is needed.
     """
     for probe in probes:
         if len({str(answer).strip() for answer in probe.answers}) > 1:
@@ -149,7 +149,7 @@ def _plain_texts(value: Any) -> bool:
 
 
 def _nested(record: Record, key: str, value: Any, name: str | None = None, level: int = 0) -> Iterator[Probe]:
-    """The prompts in an object or list, by kinds or not."""
+    """The prompts in an object or list, grouped by kind or not."""
     if isinstance(value, list):
         for entry in value:
             probes = _entry(record, key, entry, name)
@@ -181,13 +181,13 @@ def _of_entries(value: Any) -> bool:
 
 
 def _entry(record: Record, key: str, entry: Any, name: str | None = None) -> list[Probe] | None:
-    """The prompts of one entry; None where it is no entry."""
+    """The prompts of one entry; None if it is no entry."""
     if isinstance(entry, str):
         return [] if stands_for_nothing(entry, NO_PROMPT) else [Probe(entry, [], name)]
     if isinstance(entry, (list, tuple)):
         if len(entry) != 2 or not isinstance(entry[0], str):
             return None
-        # the answer of a pair as it is, so that a blank one is refused and not taken for none
+        # the answer of a pair is kept as it is, so that a blank one is refused and not taken as missing
         return [Probe(entry[0], [entry[1]] if isinstance(entry[1], str) else list(record.texts(key, entry[1])), name)]
     if not isinstance(entry, Mapping):
         return None
@@ -204,7 +204,7 @@ def _entry(record: Record, key: str, entry: Any, name: str | None = None) -> lis
 
 
 def _paired(record: Record, key: str, prompts: Any, answers: Any, name: str | None = None) -> Iterator[Probe]:
-    """Prompts with the answers beside them: one each, or of a single prompt all of them as alternatives."""
+    """Prompts with the answers beside them: one each, or all as alternatives for a single prompt."""
     if isinstance(prompts, list) and len(prompts) == 1 and not (isinstance(answers, list) and len(answers) == 1):
         prompts = prompts[0]
     if not isinstance(prompts, list):
@@ -219,7 +219,7 @@ def _paired(record: Record, key: str, prompts: Any, answers: Any, name: str | No
 
 
 def _once(found: Sequence[Any]) -> list[Any]:
-    """Neighbours without those that two names of the record give alike."""
+    """Neighbours without repetitions, as when two names of the record give the same."""
     kept: list[Any] = []
     seen: set[tuple[Any, Any]] = set()
     for one in found:

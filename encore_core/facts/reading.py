@@ -1,8 +1,8 @@
-"""Read facts from files, streams and text: every form by one table of names, and nothing left without a word.
+"""Read facts from files, streams and text: every form by one table of names, with a notice about what is not used.
 
-What is read: records of CounterFact, MQuAKE, EasyEdit, KnowEdit, zsRE and our own form, see `forms`, as a JSON array,
-as JSON lines or wrapped in an object, see `json_rows`; and tables, see `csv_rows`. Values that stand for nothing (null,
-NaN, blank texts, and the words of `texts.NO_TEXT`) are nothing. Every refusal is a `FactError` of one line that names
+It reads records of CounterFact, MQuAKE, EasyEdit, KnowEdit, zsRE and our own form, see `forms`, as a JSON array, as
+JSON lines or wrapped in an object, see `json_rows`; and tables, see `csv_rows`. Values that mean nothing (null, NaN,
+blank texts, and the words of `texts.NO_TEXT`) count as missing. Every refusal is a `FactError` of one line that names
 the field, the value and what would be right.
 """
 
@@ -24,9 +24,9 @@ from encore_core.facts.texts import FactError
 FORMATS = ("counterfact", "easyedit", "zsre", "encore", "csv")
 
 MOST_BAD = 10_000
-"""Bad rows after which the rest of a file is not read: its messages would take more memory than the file."""
+"""Bad rows after which the rest of a file is not read, because the messages would take more memory than the file."""
 
-_LISTED = 5  # bad rows spelt out in a message; the others only by number
+_LISTED = 5  # bad rows described in a message; the others are only named
 
 
 def read_facts(
@@ -40,22 +40,22 @@ def read_facts(
     """Read facts from a file, an open stream or the bundled set.
 
     Args:
-        source: a path; `"bundled"` for the bundled set (write `./bundled` for a file of that name); or an
-            open stream of text or bytes, such as an upload.
-        limit: stop after so many facts; rows behind them are not looked at. None for all.
-        format: one of `FORMATS`, whose names then come first where a record has several of one thing; None to tell
-            from the content.
-        on_error: what a row that is no usable fact does: `"raise"`, or `"skip"` to go on without it.
-        notice: called with one line for each row skipped and each subject whose spelling was mended, and once a file
-            for the keys or columns that are left, and for values that are not used.
+        source: a path; `"bundled"` for the bundled set (write `./bundled` for a file of that name); or an open stream
+            of text or bytes, such as an upload.
+        limit: stop after this many facts; later rows are not looked at. None for all.
+        format: one of `FORMATS`, whose names then take precedence if a record has several of one thing; None to decide
+            by the content.
+        on_error: what to do at a row that is no usable fact: `"raise"`, or `"skip"` to leave it out.
+        notice: called with one line for each skipped row and each subject whose spelling was changed, and once per
+            file for keys or columns, and for values, that are not used.
 
     Returns:
-        the facts in the file's order, never none; each knows its place in the file (`Fact.place`).
+        the facts in the file's order, at least one; each knows its place in the file (`Fact.place`).
 
     Raises:
-        FactError: when the source cannot be read, is too large, is of no known form, or holds bad rows
-            (listed in the message and in `FactError.problems`, the other facts in `FactError.facts`), more than
-            `MOST_BAD` of them even where they are skipped, or no fact at all.
+        FactError: when the source cannot be read, is too large, is of no known form, has bad rows (listed in the
+            message and in `FactError.problems`, the other facts in `FactError.facts`), has more than `MOST_BAD` of them
+            even if they are skipped, or has no fact at all.
     """
     name, text = read_source(source)
     return parse_facts(text, name, limit, format, on_error=on_error, notice=notice)
@@ -74,11 +74,11 @@ def parse_facts(
 
     Args:
         text: the content of a file.
-        name: what to call it in messages; `.json` and `.jsonl` at its end mean JSON.
+        name: its name in messages; `.json` and `.jsonl` at its end mean JSON.
         limit, format, on_error, notice: as in `read_facts`.
 
     Returns:
-        the facts in order, never none.
+        the facts in order, at least one.
 
     Raises:
         FactError: as `read_facts`.
@@ -109,7 +109,7 @@ def parse_facts(
             if len(problems) > MOST_BAD:
                 raise FactError(
                     f"{name}: more than {MOST_BAD:,} rows cannot be used, so the rest is not read; the first: "
-                    f"{problems[0]}: give a file of facts, with fewer rows that are none"
+                    f"{problems[0]}: give a file with fewer bad rows"
                 )
         if len(facts) == limit:
             break
@@ -123,7 +123,7 @@ def parse_facts(
 
 
 def _read(text: str, name: str, table: bool, format: str | None, telling: Telling) -> Iterator[Read]:
-    """Row by row, the facts of a file and what is wrong with the others."""
+    """Row by row, the facts of a file, or what is wrong with a row."""
     for where, row in csv_rows(text, name, telling) if table else json_rows(text, name, telling):
         if isinstance(row, FactError):
             yield where, row
@@ -132,7 +132,7 @@ def _read(text: str, name: str, table: bool, format: str | None, telling: Tellin
 
 
 def _summary(name: str, problems: Sequence[str], rows: int) -> str:
-    """One line for all the bad rows of a file: the first spelt out, the rest by number."""
+    """One line for all the bad rows of a file: the first are described, the rest only named."""
     if len(problems) == 1:
         return f"{name}: {problems[0]}"
     shown = "; ".join(problems[:_LISTED])

@@ -1,4 +1,4 @@
-"""A record of a file, read by the table of names: values by what they are, and which keys nobody asked for."""
+"""A record of a file, read by the table of names: its values by their meaning, and the keys that are not used."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from encore_core.facts.texts import NO_TEXT, key_name, stands_for_nothing
 
 
 class Layer:
-    """One object of a record, and which of its keys were looked at.
+    """One object of a record, and which of its keys were used.
 
     Args:
-        path: what stands before its keys in messages, "" or "requested_rewrite.".
+        path: prefix of its keys in messages, "" or "requested_rewrite.".
         values: the object.
     """
 
@@ -33,19 +33,19 @@ class Layer:
                 yield from ((self.path + key, value) for key, value in self.values[name])
 
     def left(self) -> Iterator[str]:
-        """The paths of keys that nobody took and that hold something."""
+        """The paths of keys that were not taken although they have values."""
         for name, entries in self.values.items():
             if name not in self.seen:
                 yield from (self.path + key for key, value in entries if not stands_for_nothing(value))
 
 
 class Record:
-    """A record of one or more layers; what lies in an inner layer comes first.
+    """A record of one or more layers; inner layers take precedence.
 
     Args:
         layers: from the inner to the outer.
-        telling: told of values that are not used.
-        first: names that come first, whatever the order of the table.
+        telling: gets notices about values that are not used.
+        first: names that take precedence over the order of the table.
     """
 
     def __init__(self, layers: Sequence[Layer], telling: Telling, first: Sequence[str] = ()):
@@ -56,18 +56,18 @@ class Record:
 
     def take(self, names: Sequence[str], nothing: frozenset[str] = NO_TEXT) -> list[tuple[str, Any]]:
         """The filled values under some names, as (key, value)."""
-        if self._names.isdisjoint(names):  # as most are
+        if self._names.isdisjoint(names):  # the usual case
             return []
         ordered = sorted(names, key=lambda name: name not in self.first) if self.first else names
         found = [pair for layer in self.layers for pair in layer.take(ordered)]
         return [(key, value) for key, value in found if not stands_for_nothing(value, nothing)]
 
     def answers(self, thing: str) -> list[tuple[str, Any]]:
-        """The single answers under the names of a thing, lists and `{"str": ...}` taken apart."""
+        """The single answers under the names of a thing, with lists and `{"str": ...}` unpacked."""
         return [(key, one) for key, value in self.take(NAMES[thing]) for one in self.texts(key, value)]
 
     def texts(self, key: str, value: Any, nothing: frozenset[str] = NO_TEXT) -> Iterator[Any]:
-        """The texts in a value, nested or not, without those that stand for nothing."""
+        """The texts in a value, nested or not, without those that mean nothing."""
         if isinstance(value, Mapping) and "str" in value:
             for other in value:
                 if other != "str":
@@ -80,7 +80,7 @@ class Record:
             yield value
 
     def single(self, thing: str, nothing: frozenset[str] = NO_TEXT) -> Any:
-        """The one value of a thing: the first that is filled. Others that differ are told."""
+        """The first filled value of a thing; a notice is given about others that differ."""
         found = [(key, one) for key, value in self.take(NAMES[thing], nothing) for one in self.texts(key, value)]
         if not found:
             return self._unfilled(thing) if thing in THINGS else None
@@ -88,7 +88,7 @@ class Record:
         return found[0][1]
 
     def choose(self, thing: str, found: Sequence[tuple[str, Any]]) -> None:
-        """Note that the first of some values is used, and tell if others say something else."""
+        """Note that the first of some values is used, with a notice if others differ."""
         used, value = found[0]
         self.used[thing] = used
         for key, other in found[1:]:
@@ -100,7 +100,7 @@ class Record:
                 self.telling.count(f"{used} is used and {key} is not, where they differ")
 
     def _unfilled(self, thing: str) -> Any:
-        """The first value given for a thing although none is filled: a refusal can then show it."""
+        """The first value of a thing of which none is filled, so that an error message can show it."""
         for layer in self.layers:
             for key, value in layer.take(NAMES[thing]):
                 if isinstance(value, str):
@@ -109,20 +109,20 @@ class Record:
         return None
 
     def add(self, path: str, values: Mapping[Any, Any]) -> Layer:
-        """An object inside the record as a layer of its own: its keys count among those looked at or left."""
+        """Add an object inside the record as a layer, so that its unused keys are reported, too."""
         layer = Layer(f"{path}.", values)
         self.inside.append(layer)
         return layer
 
     def finish(self) -> None:
-        """Tell which keys were left."""
+        """Report the keys that were not used."""
         for layer in (*self.layers, *self.inside):
             for path in layer.left():
                 self.telling.leave(path)
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values say the same, whitespace around them aside."""
+    """Whether two values are equal, apart from whitespace around them."""
     if isinstance(one, str) and isinstance(other, str):
         return one.strip() == other.strip()
     return one == other

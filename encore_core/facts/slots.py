@@ -1,4 +1,4 @@
-"""Where the subject stands in a prompt: the slot `{}`, and subjects spelt another way than in their prompt."""
+"""The place of the subject in a prompt: the slot `{}`, and subjects that the prompt spells differently."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from encore_core.facts.texts import FactError, folded
 SLOT = "{}"
 APOSTROPHES = dict.fromkeys(map(ord, "’‘ʼʹʻ＇`´"), "'")
 MOST_COMPARED = 10_000_000
-"""Characters of the prompt times those of the subject, beyond which no other spelling is looked for."""
+"""Limit of the prompt's characters times the subject's; above it, no other spelling is looked for."""
 
 
 def with_slot(prompt: str, subject: str) -> str:
-    """The prompt with exactly one slot, put in place of the subject where there is none yet."""
+    """The prompt with exactly one slot, which replaces the subject if there is none yet.
+
+    Raises:
+        FactError: when there are several slots, or none and the subject does not occur exactly once.
+    """
     found = places(prompt, subject)
     inside = {at + i for at in found for i in range(len(subject))} if SLOT in subject else set()
-    # a subject such as "f{}" brings braces of its own, which are no slot
+    # a subject such as "f{}" contains braces itself, which are no slot
     slots = [at for at in places(prompt, SLOT) if at not in inside]
     shown = f"prompt {quoted(prompt)}"
     if len(slots) > 1 or (slots and inside):
@@ -47,18 +51,18 @@ def with_slot(prompt: str, subject: str) -> str:
 
 
 def spelt_as_in(prompt: str, subject: str) -> str:
-    """The subject in the prompt's spelling, where that is the only thing between them.
+    """The subject in the prompt's spelling, if only the spelling differs.
 
-    Capitals, apostrophes (' ’ ʼ) and Unicode form (composed or not, half width or full) may differ. A match is whole
-    words: "US" is not in "famous".
+    Capitals, apostrophes (' ’ ʼ) and Unicode form (composed or not, half width or full) may differ. Only whole words
+    match: "US" is not in "famous".
 
     Args:
-        prompt: with the subject in it, in whatever spelling.
-        subject: as it is named.
+        prompt: with the subject in any spelling.
+        subject: as given.
 
     Returns:
-        what stands in the prompt, if the prompt has neither slot nor the very subject, and exactly one place that
-        matches; else the subject as it is.
+        the prompt's spelling, if the prompt has neither a slot nor the exact subject, and exactly one match; else the
+        subject as it is.
     """
     if not subject or subject in prompt or SLOT in prompt:
         return subject
@@ -67,12 +71,12 @@ def spelt_as_in(prompt: str, subject: str) -> str:
 
 
 def spelling_note(subject: str, spelt: str) -> str:
-    """What to tell of a subject whose spelling `spelt_as_in` has mended."""
+    """The notice about a subject whose spelling `spelt_as_in` has changed."""
     return f"the subject {quoted(subject)} is taken as {quoted(spelt)}, as the prompt spells it"
 
 
 def _alike(prompt: str, subject: str) -> list[tuple[int, int]]:
-    """Start and end of the places in the prompt that match the subject but for its spelling."""
+    """Start and end of the places in the prompt that match the subject apart from its spelling."""
     if len(prompt) * len(subject) > MOST_COMPARED:
         return []
     wanted = [bare for _, bare in _pieces(subject)]
@@ -85,7 +89,7 @@ def _alike(prompt: str, subject: str) -> list[tuple[int, int]]:
         if bare[first:last] != wanted:
             continue
         start, end = starts[first], starts[last]
-        # neither border may lie within one character of the prompt, such as "ß" of "ss"
+        # neither end may lie within one character of the prompt, such as "ß" for "ss"
         whole = (first == 0 or starts[first - 1] < start) and starts[last - 1] < end
         if whole and not _within_word(prompt, start, end):
             found.append((start, end))
@@ -93,7 +97,7 @@ def _alike(prompt: str, subject: str) -> list[tuple[int, int]]:
 
 
 def _pieces(text: str) -> list[tuple[int, str]]:
-    """The characters as people see them, each with where it starts, without capitals and differences of form."""
+    """The visible characters, each with its start, without differences of capitals and Unicode form."""
     pieces: list[tuple[int, str]] = []
     start = 0
     for end in range(1, len(text) + 1):
@@ -109,12 +113,12 @@ def _pieces(text: str) -> list[tuple[int, str]]:
 
 
 def _joins(character: str) -> bool:
-    """True for what belongs to the character before it: combining marks, vowels and finals of Hangul, kana's marks."""
+    """True for parts of the character before: combining marks, Hangul vowels and finals, half-width kana marks."""
     return unicodedata.category(character)[0] == "M" or "\u1160" <= character <= "\u11ff" or character in "\uff9e\uff9f"
 
 
 def _within_word(text: str, start: int, end: int) -> bool:
-    """True if a letter or figure goes on across either border. Scripts without capitals need no gaps between words."""
+    """True if a word continues across either end. Scripts without capitals need no gaps between words."""
 
     def wordy(character: str) -> bool:
         return character.isdigit() or character.lower() != character.upper()
@@ -124,7 +128,7 @@ def _within_word(text: str, start: int, end: int) -> bool:
 
 
 def places(text: str, part: str) -> list[int]:
-    """Where `part` begins in `text`, overlapping occurrences included."""
+    """The positions of `part` in `text`, overlapping ones included."""
     found = []
     at = text.find(part)
     while at >= 0:
@@ -134,6 +138,6 @@ def places(text: str, part: str) -> list[int]:
 
 
 def fill(text: str, subject: str) -> str:
-    """`text` with its slot replaced; by slicing, as `str.format` would trip over other braces."""
+    """`text` with the subject in its slot; by slicing, because `str.format` would fail at other braces."""
     start = text.index(SLOT)
     return text[:start] + subject + text[start + len(SLOT) :]

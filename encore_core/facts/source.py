@@ -1,4 +1,4 @@
-"""From a path, an upload or a stream to text: size, encoding, and files that are something else."""
+"""From a path, an upload or a stream to text: size, encoding, and files of other kinds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_BYTES = 20 * 1000 * 1000
 BUNDLED = ASSETS / "facts" / "bundled.jsonl"
 
 _MARKS = (
-    # the longer ones first: UTF-32's begins with UTF-16's
+    # the longer ones first, because UTF-32's mark begins with UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
@@ -54,7 +54,7 @@ def read_source(source: str | Path | IO[str] | IO[bytes]) -> tuple[str, str]:
 
 
 def _read_path(path: Path) -> bytes:
-    """The bytes of a file, looked at for its size before it is read."""
+    """The bytes of a file, whose size is checked before it is read."""
     name = name_of(path)
     try:
         if path.is_dir():
@@ -72,7 +72,7 @@ def _read_path(path: Path) -> bytes:
 
 
 def _read_stream(source: IO[str] | IO[bytes], name: str) -> str | bytes:
-    """The content of an open stream; an upload knows its size before it is read."""
+    """The content of an open stream; the size of an upload is checked before it is read."""
     size = getattr(source, "size", None)
     if isinstance(size, int):
         check_size(name, size)
@@ -85,12 +85,12 @@ def _read_stream(source: IO[str] | IO[bytes], name: str) -> str | bytes:
 
 
 def check_size(name: str, size: int, at_least: bool = False) -> None:
-    """Refuse what is larger than `MAX_BYTES`.
+    """Refuse files larger than `MAX_BYTES`.
 
     Args:
         name: of the file.
         size: in bytes.
-        at_least: whether the file goes on behind what was read.
+        at_least: whether the file may be longer than `size`, because reading stopped there.
 
     Raises:
         FactError: when it is larger.
@@ -108,7 +108,7 @@ def decoded(name: str, data: bytes) -> str:
     """The text of a file: UTF-8, or UTF-16 or UTF-32 with a byte order mark.
 
     Raises:
-        FactError: when it is no text, or text of another encoding.
+        FactError: when it is no text, or has another encoding.
     """
     _refuse_other_files(name, data)
     encoding = next((encoding for mark, encoding in _MARKS if data.startswith(mark)), "utf-8-sig")
@@ -132,7 +132,7 @@ def decoded(name: str, data: bytes) -> str:
 
 
 def _refuse_other_files(name: str, data: bytes) -> None:
-    """Say what a file is that people take for a table."""
+    """Refuse files of other kinds that people take for tables, naming the kind."""
     if data.startswith(b"PK\x03\x04"):
         if b"xl/" in data:
             raise FactError(f"{name}: is an Excel workbook, not text: save it as CSV UTF-8 in Excel")
@@ -145,7 +145,7 @@ def _refuse_other_files(name: str, data: bytes) -> None:
 
 
 def refuse_stand_ins(name: str, text: str) -> None:
-    """Refuse what downloads leave in a file's place: a Git LFS pointer, a web page.
+    """Refuse what a download may leave in place of a file: a Git LFS pointer, a web page.
 
     Raises:
         FactError: saying what to fetch instead.

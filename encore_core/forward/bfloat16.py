@@ -1,7 +1,7 @@
-"""Matrices held in bfloat16 for as long as products are taken in it.
+"""Matrices held in bfloat16 while products are computed in it.
 
-Under autocast every product rounds its operands, and weights that need no gradient anew each time: another pass over
-all of them at every step.
+Under autocast every product rounds its operands, and weights that need no gradient are rounded again each time: another
+pass over all of them at every step.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from encore_core.models.editable import EditableModel
 def matrices_in_bfloat16(lm: EditableModel, start: int) -> Iterator[None]:
     """Hold the matrices of the blocks from `start` on, and the output matrix, rounded to bfloat16.
 
-    To be used around passes under autocast, which takes them as they are. Others would meet operands of two dtypes. Of
-    a model whose weights are offloaded nothing is held: they come and go block by block.
+    Use it around passes under autocast, which accepts them; other passes would meet operands of two dtypes. If the
+    model's weights are offloaded, none are held: they come and go block by block.
 
     Args:
         lm: the model; the caller holds its lock.

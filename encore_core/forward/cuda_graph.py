@@ -1,8 +1,8 @@
-"""Work that is done again and again on the same tensors: on a GPU it is recorded once and replayed.
+"""Work repeated on the same tensors: on a GPU it is recorded once and replayed.
 
 A small model's step is thousands of short kernels, and Python takes several times as long to launch them as the GPU to
-run them. A CUDA graph launches them all at once. What it asks for: the work reads and writes tensors that stay where
-they are, and waits for nothing in between.
+run them. A CUDA graph launches them all at once. In return, the work must read and write tensors that stay at the same
+addresses, and must not wait for the device.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ Work = Callable[[], tuple[torch.Tensor, ...]]
 
 
 class Replayed:
-    """Work without arguments, whose results are copies of what it returns.
+    """Work without arguments, done at every call. The results are copies of what it returns.
 
         step = Replayed(work)
         for _ in range(20):
             table, state = step()
 
-    The first call does the work as it is: whatever it keeps for later calls (masks, states of an optimiser) it makes
-    then. The second records it. Work that cannot be recorded is done as it is, with a line in the log.
+    The first call does the work without recording, so that it can make what it keeps for later calls (masks, states of
+    an optimiser). The second call records it. Work that cannot be recorded is done without, with a line in the log.
 
     Args:
-        work: returns tensors on a CUDA device; changes tensors in place alone.
+        work: returns tensors on a CUDA device, and changes tensors only in place.
     """
 
     def __init__(self, work: Work):
@@ -46,7 +46,7 @@ class Replayed:
         if self._calls == 2:
             try:
                 self._replay, self._results = recorded(self.work)
-            except RuntimeError as error:  # CUDA's own, and what torch refuses while it records
+            except RuntimeError as error:  # from CUDA, or from what torch refuses while recording
                 self.refused = True
                 log.warning("A step cannot be recorded (%s); steps are launched one by one.", _first_line(error))
         if self._replay is None:
@@ -56,14 +56,14 @@ class Replayed:
 
 
 _one_at_a_time = threading.Lock()
-"""Held while something is recorded: there is one stream to record on."""
+"""Held while something is recorded, because there is one stream to record on."""
 
 
 def recorded(work: Work) -> tuple[Callable[[], None], tuple[torch.Tensor, ...]]:
-    """Record work on the current CUDA device; it is not done yet.
+    """Record work on the current CUDA device, without doing it.
 
     Returns:
-        what does it, and the tensors that hold its results afterwards.
+        a function that does it, and the tensors that then hold its results.
 
     Raises:
         RuntimeError: when it waits for the device, or otherwise cannot be recorded.
@@ -78,8 +78,8 @@ def _record(graph: torch.cuda.CUDAGraph, work: Work, pool: tuple[int, int] | Non
     stream, current = _stream(torch.cuda.current_device()), torch.cuda.current_stream()
     stream.wait_stream(current)
     with torch.cuda.stream(stream):
-        # Not `torch.cuda.graph`: it empties the cache of freed memory each time, which a batch's next step fills again.
-        # Other threads may use the GPU meanwhile.
+        # Not `torch.cuda.graph`, which empties the cache of freed memory each time; a batch's next step would have to
+        # fill it again. Other threads may use the GPU meanwhile.
         graph.capture_begin(pool=pool, capture_error_mode="thread_local")
         try:
             results = work()
@@ -92,12 +92,12 @@ def _record(graph: torch.cuda.CUDAGraph, work: Work, pool: tuple[int, int] | Non
 
 
 def _abandon(graph: torch.cuda.CUDAGraph, pool: tuple[int, int] | None) -> None:
-    """End a recording that has failed, and let the next one begin with memory of its own."""
+    """End a recording that has failed, and let the next one begin with new memory."""
     try:
         graph.capture_end()
-    except RuntimeError as error:  # what made the recording invalid is being raised already
+    except RuntimeError as error:  # the error that made the recording invalid is being raised already
         log.debug("%s", _first_line(error))
-        # Torch 2.11 then leaves its allocator recording, so that no other recording may use this memory.
+        # Torch 2.11 then leaves its allocator recording, so no other recording could use this memory.
         for name in ("_cuda_endAllocateToPool", "_cuda_releasePool"):
             end = getattr(torch._C, name, None)
             if end is not None and pool is not None:
@@ -108,13 +108,13 @@ def _abandon(graph: torch.cuda.CUDAGraph, pool: tuple[int, int] | None) -> None:
 
 @functools.cache
 def _stream(device: int) -> torch.cuda.Stream:
-    """The stream on which everything is recorded: one, so that libraries' working memory is taken once."""
+    """The one stream on which everything is recorded, so that libraries allocate their working memory once."""
     return torch.cuda.Stream(device)
 
 
 @functools.cache
 def _kept_pool(device: int) -> torch.cuda.CUDAGraph:
-    """A graph that does nothing and keeps the memory of all others: they are never replayed at the same time."""
+    """A graph that only keeps the memory pool alive that all others share; no two are replayed at the same time."""
     graph = torch.cuda.CUDAGraph()
     _record(graph, lambda: (torch.zeros(1, device=f"cuda:{device}"),), None)
     return graph

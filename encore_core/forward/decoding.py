@@ -1,8 +1,8 @@
-"""From tokens to more tokens: what measures need that let the model speak on top of tokens it has read.
+"""Generation of more tokens, for measures that let the model continue a text.
 
-A continuation grows by a token at a time, each seeing the keys and values of all before it. `GrowingPrefix` keeps them
-without copying them at every step, and can stand behind tokens that all rows share (the examples of a few-shot task):
-those are held once, however many rows there are.
+A continuation grows by one token at a time, and each attends to the keys and values of all before it. `GrowingPrefix`
+keeps these without copying them at every step, and can follow tokens that all rows share (the examples of a few-shot
+task), which are held once, however many rows there are.
 
     cache = GrowingPrefix(lm, n_rows=3, capacity=20, before=examples)
     logits = cache.run(lm, batch.ids, batch.mask, logits_at=ends)       # the prompts
@@ -30,10 +30,10 @@ def end_tokens(lm: EditableModel) -> set[int]:
 
 @contextmanager
 def nothing_but_asked(lm: EditableModel) -> Iterator[None]:
-    """Let `generate` do what its caller says and nothing else, for as long as the block runs.
+    """Let `generate` use only its caller's arguments while the `with` block runs.
 
-    A model's folder may name tokens to suppress, penalties, a least length and more, for whatever a caller leaves
-    out; then what comes out is no greedy continuation. The tokens that end a text stay those of the folder.
+    A model's folder may set defaults for arguments that a caller leaves out: tokens to suppress, penalties, a minimum
+    length and more. Then the result is no greedy continuation. The tokens that end a text stay those of the folder.
 
     Args:
         lm: the model; the caller holds its lock.
@@ -49,10 +49,10 @@ def nothing_but_asked(lm: EditableModel) -> Iterator[None]:
 
 
 class _GrowingLayer(PrefixLayer):
-    """Keys and values of one block, in a tensor with room for those to come.
+    """Keys and values of one block, in tensors with room for more.
 
     Attributes:
-        length: how many positions of it are in use.
+        length: how many of their positions are in use.
     """
 
     def __init__(self, capacity: int, before: PrefixLayer | None):
@@ -74,7 +74,7 @@ class _GrowingLayer(PrefixLayer):
         keys, values = self.keys[:, :, : self.length], self.values[:, :, : self.length]
         if self.before is None or not self.before.is_initialized:
             return keys, values
-        # Joined while the block runs and no longer: the rows would hold as many copies of what they share.
+        # Joined only while the block runs: otherwise every row would hold a copy of what they share.
         shared = (states.expand(len(keys), -1, -1, -1) for states in (self.before.keys, self.before.values))
         return tuple(torch.cat(pair, dim=-2) for pair in zip(shared, (keys, values), strict=True))
 
@@ -85,8 +85,8 @@ class GrowingPrefix(Prefix):
     Args:
         lm: gives the number of blocks and the device.
         n_rows: rows that are run at a time.
-        capacity: tokens a row at most, without those before.
-        before: tokens in front of all these, of one row that stands before every row, or of as many rows.
+        capacity: at most how many tokens per row, not counting `before`.
+        before: prefix of all rows: one row that every row shares, or one per row.
     """
 
     def __init__(self, lm: EditableModel, n_rows: int, capacity: int, before: Prefix | None = None):
@@ -104,7 +104,7 @@ class GrowingPrefix(Prefix):
         mask: torch.Tensor,
         logits_at: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """Run tokens behind all before, and keep them.
+        """Run tokens after all previous ones, and keep them.
 
         Args:
             lm: the model; the caller holds its lock.
@@ -119,7 +119,7 @@ class GrowingPrefix(Prefix):
         return logits
 
     def forget(self, n_tokens: int) -> None:
-        """Take back the last tokens of every row, padding included."""
+        """Remove the last `n_tokens` tokens of every row, padding included."""
         self.mask = self.mask[:, : self.mask.shape[1] - n_tokens]
         for layer in self.layers:
             layer.length -= n_tokens

@@ -1,16 +1,16 @@
 """Attention of packed rows (see `packing`), with its gradient written out.
 
-Rows are put side by side, each attends to its own tokens and to the prefix before them, and the result is packed again:
+Rows are put side by side, each attends to its own tokens and the prefix before them, and the result is packed again:
 
     A = softmax( cap([Q K_prefixᵀ, Q Kᵀ] · scaling) + bias ),    O = A [V_prefix; V],    cap(s) = c tanh(s / c) or s
 
     dV = Aᵀ dO        dS = cap'(S) · A (dA - Σ A dA)  with dA = dO [V_prefix; V]ᵀ
     dQ = scaling · dS [K_prefix; K]        dK = dSᵀ Q · scaling
 
-Plain matrix products: for a few tokens a row they are several times faster on a CPU, forward and above all backward,
-than the fused kernels, which are made for long sequences. Written as one function because what lies between the
-products, moving and masking and scaling, is what takes the time when rows are short: autograd would keep every step of
-it and run each backward.
+It uses plain matrix products: for a few tokens per row they are several times faster on a CPU, forward and above all
+backward, than the fused kernels, which are made for long sequences. It is one autograd function because for short rows
+the steps between the products (moving, masking, scaling) take most of the time, and autograd would store each of them
+and run each backward.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ def attend(
 ) -> torch.Tensor:
     """Let every token of a packing attend to the tokens of its row up to itself, and to the prefix before them.
 
-    Under autocast a CPU takes these products in float32 all the same: they are small, and rounding what goes into them
-    takes longer than they do.
+    Even under autocast a CPU computes these products in float32: they are small, and rounding their operands would
+    take longer than computing them.
 
     Args:
         query: (n_tokens, n_heads, d_head).
         key, value: (n_tokens, n_key_heads, d_head).
-        packing: where the tokens stand; on the same device.
+        packing: the positions of the tokens; on the same device.
         before: keys and values of the prefix, (n_rows, n_key_heads, n_prefix, d_head); no gradient flows into them.
-        scaling, window, softcap: as the family has them.
+        scaling, window, softcap: as the family defines them.
 
     Returns:
         (n_tokens, n_heads, d_head).
@@ -68,7 +68,7 @@ def side_by_side(states: torch.Tensor, packing: Packing) -> torch.Tensor:
 
 
 class _Attention(torch.autograd.Function):
-    """`attend`, its operands of one dtype and its prefix, if any, as (n_batches, n_prefix, d_head) twice."""
+    """`attend` on operands of one dtype; a prefix is given as keys and values, each (n_batches, n_prefix, d_head)."""
 
     @staticmethod
     def forward(ctx, query, key, value, packing, prefix, scaling, bias, softcap):
@@ -101,7 +101,7 @@ class _Attention(torch.autograd.Function):
         Q, K, V, A, bent, *prefix = ctx.saved_tensors
         heads, n_before = ctx.heads, A.shape[-1] - K.shape[1]
         n_heads, n_key_heads = gradient.shape[1], len(heads.keys_packed) // len(gradient)
-        # Nothing flows back from padding.
+        # No gradient comes from padding.
         dO = V.new_zeros(len(heads.queries), V.shape[-1])
         dO = dO.index_copy_(0, heads.queries_packed, gradient.reshape(-1, V.shape[-1])).view(*Q.shape[:2], -1)
         dV = torch.bmm(A[..., n_before:].transpose(1, 2), dO)

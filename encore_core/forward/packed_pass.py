@@ -1,8 +1,8 @@
 """Run part of a model on packed rows (see `packing`), as `tracing` does on padded ones.
 
-The pieces run through the family's own forward pass; attention, which families look up by name, is `packed_attention`.
-A family that does not look its attention up, or asks for something else in it (attention sinks, say), raises
-`TypeError` or gives other results; whoever packs compares once (see `pass_choice`).
+The blocks run through the family's own forward pass; attention, which families look up by name, is `packed_attention`.
+A family that does not look its attention up, or needs more from it (attention sinks, say), raises `TypeError` or gives
+other results. So callers compare with a plain pass once (see `pass_choice`).
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ def run_packed(
 
     Args:
         lm: the model; the caller holds its lock and decides about gradients.
-        packing: where the tokens stand.
+        packing: the positions of the tokens.
         ids: (n_tokens,) token ids; not needed when `start` > 0.
         start, hidden: first block to run; with `start` > 0 the residual stream (n_tokens, d_model) that enters it.
         stop: first block not to run; None runs the model to its logits.
-        logits_at: (n_positions,) numbers of the tokens at which the output matrix is applied; all by default.
+        logits_at: (n_positions,) indices of the tokens at which the output matrix is applied; all by default.
 
     Returns:
         the residual stream (n_tokens, d_model) entering block `stop`, or the logits (n_positions, n_vocab).
 
     Raises:
-        TypeError: when the family's attention asks for what this one does not give.
+        TypeError: when the family's attention needs something that packed attention does not support.
     """
     result: list[torch.Tensor] = []
     with ExitStack() as stack:
@@ -95,12 +95,12 @@ def record_packed(
 
 
 _packing: ContextVar[Packing] = ContextVar("packing")
-"""The packing of the pass that runs in this thread; a family's forward pass has no place to hand it through."""
+"""The packing of the pass running in this thread; a family's forward pass cannot pass it on as an argument."""
 
 
 @contextmanager
 def _attending(lm: EditableModel, packing: Packing) -> Iterator[None]:
-    """Let the model's blocks use our attention with this packing."""
+    """Let the model's blocks use packed attention with this packing."""
     configs = {id(module.config): module.config for module in lm.model.modules() if hasattr(module, "config")}
     before = [(config, config._attn_implementation) for config in configs.values()]
     token = _packing.set(packing)
@@ -126,13 +126,13 @@ def _packed_attention(
     softcap: float | None = None,
     **others,
 ) -> tuple[torch.Tensor, None]:
-    """Attention within the rows of a packing, in the form that transformers calls it.
+    """Attention within the rows of a packing, with the signature that transformers expects.
 
     Args:
-        module: the attention module; says which block it is.
+        module: the attention module, which knows its block's index.
         query: (1, n_heads, n_tokens, d_head).
         key, value: (1, n_key_heads, n_tokens, d_head).
-        scaling, sliding_window, softcap: as the family has them.
+        scaling, sliding_window, softcap: as the family defines them.
 
     Returns:
         (1, n_tokens, n_heads, d_head), and no attention weights.

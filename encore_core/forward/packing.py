@@ -1,7 +1,7 @@
-"""Rows of unequal length as one sequence, so that no work goes into padding: where every token stands.
+"""Rows of unequal length as one sequence, so that no work goes into padding: the position of every token in it.
 
-Norms, matrix products and activations see tokens one by one and do not care where a row ends, so the tokens of all rows
-stand behind each other (`packed_pass`); only attention has to know which of them belong together (`packed_attention`).
+Norms, matrix products and activations treat tokens one by one, wherever a row ends, so the tokens of all rows are
+concatenated (`packed_pass`); only attention has to know which of them belong together (`packed_attention`).
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from encore_core.forward.tracing import Prefix
 
 @dataclass
 class Packing:
-    """Where the tokens of rows stand in one sequence, and what they may attend to.
+    """The positions of the rows' tokens in one sequence, and what they may attend to.
 
     Attributes:
         mask: (n_rows, length), 1 at tokens and 0 at padding on the right.
-        prefix: the tokens before each row, per block; None when there are none.
-        places: (n_rows · length,) number of the token that stands there; 0 at padding.
-        tokens: (n_tokens,) where each token stands among the padded ones.
-        positions: (n_tokens,) of each token in its text.
-        recorded: per block the rows' keys and values, when they are asked for.
+        prefix: keys and values of the tokens before each row; None when there are none.
+        places: (n_rows · length,) padded place → index of its token in the sequence; 0 at padding.
+        tokens: (n_tokens,) index in the sequence → padded place.
+        positions: (n_tokens,) position of each token in its text.
+        recorded: by block, the rows' keys and values, while they are recorded.
     """
 
     mask: torch.Tensor
@@ -39,8 +39,7 @@ class Packing:
 
     def __post_init__(self) -> None:
         present = self.mask.bool()
-        # Places of the tokens among the padded ones, and the other way round. Padding points at token 0: whatever
-        # stands there is masked as a key and dropped as a query.
+        # Padding points at token 0, which is harmless: it is masked as a key and dropped as a query.
         self.tokens = present.flatten().nonzero()[:, 0]
         self.places = torch.zeros(present.numel(), dtype=torch.long, device=self.mask.device)
         self.places[self.tokens] = torch.arange(len(self.tokens), device=self.mask.device)
@@ -50,13 +49,13 @@ class Packing:
 
     @property
     def n_before(self) -> torch.Tensor:
-        """(n_rows, 1) real tokens in the prefix."""
+        """(n_rows, 1) number of tokens in the prefix, without padding."""
         if self.prefix is None:
             return torch.zeros(len(self.mask), 1, dtype=torch.long, device=self.mask.device)
         return self.prefix.mask.sum(-1, keepdim=True)
 
     def on(self, device: torch.device) -> Packing:
-        """The same for a block on another device, made once."""
+        """The same packing for a block on another device, made once."""
         if device == self.mask.device:
             return self
         if device not in self._elsewhere:
@@ -71,7 +70,7 @@ class Packing:
         return self._elsewhere[device]
 
     def at(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        """Numbers of tokens, given by row and column."""
+        """Indices in the sequence of tokens given by row and column."""
         return self.places[rows * self.mask.shape[1] + columns]
 
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
@@ -79,14 +78,14 @@ class Packing:
         return padded.flatten(0, 1)[self.tokens]
 
     def unpack(self, packed: torch.Tensor) -> torch.Tensor:
-        """(n_tokens, …) → (n_rows, length, …), with anything at padding."""
+        """(n_tokens, …) → (n_rows, length, …), with arbitrary values at padding."""
         return packed[self.places].unflatten(0, self.mask.shape)
 
     def bias(self, window: int | None, dtype: torch.dtype) -> torch.Tensor:
-        """What is added to attention scores: 0 where a token may look, else the lowest number.
+        """The bias of attention scores: 0 where a token may look, else the lowest number.
 
         Args:
-            window: how far back a token looks, itself included; None for all the way.
+            window: how many tokens a token sees, counting back from itself; None for all.
             dtype: of the scores.
 
         Returns:
@@ -110,7 +109,7 @@ class Packing:
         return self._bias[window, dtype]
 
     def heads(self, n_heads: int, n_key_heads: int) -> Heads:
-        """Where the heads of this packing's tokens stand, worked out once."""
+        """The indices of the heads of this packing's tokens, made once."""
         if (n_heads, n_key_heads) not in self._heads:
             self._heads[n_heads, n_key_heads] = Heads.of(self, n_heads, n_key_heads)
         return self._heads[n_heads, n_key_heads]
@@ -118,15 +117,14 @@ class Packing:
 
 @dataclass(frozen=True)
 class Heads:
-    """Where the heads of tokens stand: packed, (n_tokens · n_heads,), and side by side.
+    """Indices between two layouts of tokens' heads: packed, (n_tokens · n_heads,), and side by side.
 
-    Side by side the heads that share a key stand together, (n_rows, n_key_heads, n_heads / n_key_heads, length), so
-    that one product serves all of them. Padding is given token 0, which the bias hides as a key, and whose place
-    nobody reads as a query.
+    Side by side, the heads that share a key are adjacent, (n_rows, n_key_heads, n_heads / n_key_heads, length), so that
+    one product serves all of them. Padding is given token 0: the bias hides it as a key, and nobody reads its query.
 
     Attributes:
-        queries, keys: for every place side by side the packed head that stands there.
-        queries_packed, keys_packed: for every packed head its place side by side.
+        queries, keys: for every side-by-side place, the packed head there.
+        queries_packed, keys_packed: for every packed head, its side-by-side place.
         n_batches: n_rows · n_key_heads.
     """
 

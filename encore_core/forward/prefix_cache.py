@@ -1,8 +1,7 @@
-"""What the prompts of a batch have in common: in each context, every fact's row begins with the same sampled prefix.
+"""The common start of a batch's prompts: in each context, every fact's row begins with the same sampled prefix.
 
-Those tokens are run once for the batch instead of once a fact; each fact's own tokens follow on top of their keys and
-values. Whether tokens are shared is seen from the tokens themselves, so a tokenizer that merges across the border only
-shares less.
+Those tokens are run once per batch instead of once per fact; each fact's own tokens then use their keys and values.
+What is shared is found by comparing tokens, so with a tokenizer that merges across the border there is only less of it.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from encore_core.models.editable import EditableModel
 
 @dataclass(frozen=True)
 class SharedStarts:
-    """The tokens that all rows of a context begin with, a row a context, and an empty row for prompts without one.
+    """The tokens that all rows of a context begin with: one row per context, and an empty row for other prompts.
 
     Attributes:
         batch: (n_contexts + 1, length) token ids; the last row is empty.
@@ -30,7 +29,7 @@ class SharedStarts:
     lengths: tuple[int, ...]
 
     NONE = -1
-    """Row number for prompts that share nothing."""
+    """Row index for prompts that share nothing."""
 
     @classmethod
     def of(cls, lm: EditableModel, contexts: Sequence[Sequence[Encoded]]) -> SharedStarts:
@@ -38,7 +37,7 @@ class SharedStarts:
 
         Args:
             lm: gives padding token and device.
-            contexts: per context its rows, one a fact. A row's lookup position is never shared.
+            contexts: for each context its rows, one per fact. A row's lookup position is never shared.
         """
         starts = [_common_start(rows) for rows in contexts]
         lengths = tuple(len(start) for start in starts)
@@ -48,6 +47,7 @@ class SharedStarts:
 
     @property
     def any(self) -> bool:
+        """Whether any tokens are shared."""
         return max(self.lengths) > 0
 
     def record(
@@ -60,14 +60,14 @@ class SharedStarts:
             start, stop, hidden: as for `tracing.run`.
 
         Returns:
-            their prefix in these blocks, and the residual stream behind them; None when nothing is shared.
+            their prefix in these blocks, and what `tracing.run` returns; both None when nothing is shared.
         """
         if not self.any:
             return None, None
         return record_prefix(lm, self.batch.ids, self.batch.mask, start=start, stop=stop, hidden=hidden)
 
     def rest(self, row: Encoded, context: int) -> tuple[tuple[int, ...], int]:
-        """A row's tokens behind the shared ones, and its lookup position among them."""
+        """A row's tokens after the shared ones, and its lookup position among them."""
         length = self.lengths[context]
         return row.ids[length:], row.lookup - length
 

@@ -3,10 +3,10 @@
 Positions come from the tokenizer's character offsets, never from counting tokens of a part tokenised on its own: that
 goes wrong with BOS tokens, merged blanks and tokens that straddle a border.
 
-A subject that is the very first token of its text stands on an attention sink, whose state is many times as long as any
-other and read by none (see `tokens`). Where no BOS or start token takes that place, a fact's plain prompt is therefore
-replaced by the prompt behind the first sampled prefix (`encode_contexts`): neither keys nor h nor the clamp may come
-from a sink. That is ours; the published codes take them from there.
+If the subject is the first token of its text, it is an attention sink: its state is many times as long as any other,
+and later tokens read next to nothing of it (see `tokens`). Where no BOS or start token takes that position, a fact's
+plain prompt is therefore replaced by the prompt after the first sampled prefix (`encode_contexts`), because neither
+keys nor h nor the clamp may come from a sink. The published code does take them from there.
 """
 
 from __future__ import annotations
@@ -48,20 +48,22 @@ class Encoded:
 
     @property
     def n_prompt(self) -> int:
+        """How many tokens belong to the prompt."""
         return len(self.ids) - self.n_target
 
     @property
     def on_sink(self) -> bool:
-        """Whether the subject is the first token, so that it stands on an attention sink."""
+        """Whether the subject is the first token, and so an attention sink."""
         return self.lookup == 0
 
     @property
     def read(self) -> Encoded:
-        """Without the last token of the continuation, which is only predicted, never read."""
+        """The same without the continuation's last token, which is only predicted, never read."""
         return Encoded(self.ids[:-1], self.lookup, self.n_target - 1)
 
     @property
     def target_ids(self) -> tuple[int, ...]:
+        """Token ids of the continuation."""
         return self.ids[self.n_prompt :]
 
 
@@ -71,8 +73,8 @@ class Text(NamedTuple):
     Attributes:
         prompt: its beginning.
         target: the continuation; may be empty.
-        subject_end: index just behind the subject's last character in the prompt; None without a subject.
-        join: what stands between prompt and target; None leaves it to the texts (see `joining`).
+        subject_end: index just after the subject's last character in the prompt; None without a subject.
+        join: what goes between prompt and target; None lets the texts decide (see `joining`).
     """
 
     prompt: str
@@ -82,7 +84,7 @@ class Text(NamedTuple):
 
     @property
     def stem(self) -> str:
-        """The prompt without blanks at its end, which the target's first token would carry."""
+        """The prompt without the blanks at its end, which belong to the target's first token."""
         return self.prompt.rstrip(" ")
 
 
@@ -92,27 +94,27 @@ def encode(lm: EditableModel, prompt: str, target: str = "", subject_end: int | 
 
 
 def encode_all(lm: EditableModel, texts: Sequence[Text], bare: bool = False) -> list[Encoded]:
-    """Tokenise prompts with their continuations; together, because a call of a tokenizer costs more than its work.
+    """Tokenise prompts with their continuations; all at once, because each call of a tokenizer has a high overhead.
 
     Args:
         lm: gives the tokenizer, the start token and the longest context.
         texts: prompts, continuations and ends of subjects.
-        bare: without the start token, see `tokens.tokens_of`.
+        bare: leave out the start token, see `tokens.tokens_of`.
 
     Raises:
         InputError: when a text does not fit into the model's context, or prompt, subject or target have no token.
     """
     whole = [joined(text.prompt, text.target, text.join) if text.target else text.stem for text in texts]
     found = tokens_of(lm, whole, bare)
-    # Where nothing stands between the two, a token may reach over the border. Whoever asks has the prompt's own tokens
-    # there, and so has what is edited and scored.
+    # If nothing separates the two, a token may straddle the border. A program that reads the prompt alone sees the
+    # prompt's own tokens there, so these are used for editing and scoring as well.
     unparted = [
         place for place, text in enumerate(texts) if text.target and not joint(text.prompt, text.target, text.join)
     ]
     alone = tokens_of(lm, [texts[place].stem for place in unparted], bare)
     for place, prompt in zip(unparted, alone, strict=True):
         n, length = len(prompt.ids), len(texts[place].stem)
-        # One and the same "unknown" may stand for the prompt's last word and for that with the answer behind it.
+        # The "unknown" token may represent the prompt's last word as well as that word joined to the answer.
         reaches_over = found[place].ids[:n] != prompt.ids or any(end > length for _, end in found[place].offsets[:n])
         if reaches_over:
             found[place] = _behind(lm, prompt, texts[place]) or found[place]
@@ -120,8 +122,8 @@ def encode_all(lm: EditableModel, texts: Sequence[Text], bare: bool = False) -> 
 
 
 def _behind(lm: EditableModel, prompt: Tokens, text: Text) -> Tokens | None:
-    """A prompt's own tokens with the target's behind them; None where the target has none of its own."""
-    # Behind a line end no tokenizer puts a blank in front, as many do at the beginning of a text.
+    """A prompt's own tokens followed by the target's; None if the target has none of its own."""
+    # After a line end no tokenizer adds a blank, as many do at the beginning of a text.
     (tail,) = tokens_of(lm, [f"\n{text.target.lstrip()}"], bare=True)
     own = [(token, span) for token, span in zip(tail.ids, tail.offsets, strict=True) if span[1] > 1]
     if not own or own[0][1][0] < 1:
@@ -135,7 +137,7 @@ def _behind(lm: EditableModel, prompt: Tokens, text: Text) -> Tokens | None:
 
 
 def _located(lm: EditableModel, text: Text, found: Tokens) -> Encoded:
-    """Where subject and target stand among a text's tokens."""
+    """Find subject and target among a text's tokens."""
     prompt, target, subject_end = text.prompt, text.target, text.subject_end
     stem, ids, offsets = text.stem, found.ids, found.offsets
     if len(ids) == found.n_added:
@@ -144,19 +146,19 @@ def _located(lm: EditableModel, text: Text, found: Tokens) -> Encoded:
         raise InputError(
             f"Prompt {quoted(prompt)} has {len(ids)} tokens, but the model takes at most {lm.max_length}; shorten it."
         )
-    # The prompt ends with its last token that shows a character of it, so a token that straddles the border is the
-    # answer's, and so is a blank on its own, to which some tokenizers give an empty span. Several tokens can share the
-    # span of one character (bytes of an emoji).
+    # The prompt ends with the last token whose characters all lie in it. So a token that straddles the border belongs
+    # to the answer, and so does a separate blank, to which some tokenizers give an empty span. Several tokens can share
+    # the span of one character (bytes of an emoji).
     shown = [i for i, (start, end) in enumerate(offsets) if start < end <= len(stem)]
     n_target = len(ids) - 1 - max(shown, default=found.n_added - 1) if target else 0
     if target and not any(start < end for start, end in offsets[len(ids) - n_target :]):
         raise InputError(f"Answer {quoted(target)} has no token for this model; write it in other characters.")
     lookup = -1
     if subject_end is not None:
-        # A last character that the tokenizer drops has no token of its own; then the one before it counts.
+        # If the tokenizer drops the last character, the token before it counts.
         reaching = [i for i, (start, end) in enumerate(offsets) if start < subject_end and end > start]
         if not reaching:
-            raise InputError(f"The subject in {quoted(prompt)} has no token for this model; write it otherwise.")
+            raise InputError(f"The subject in {quoted(prompt)} has no token for this model; write it differently.")
         lookup = reaching[-1]
     return Encoded(ids, lookup, n_target)
 
@@ -167,7 +169,7 @@ def encode_fact(lm: EditableModel, fact: Fact, prefix: str = "") -> Encoded:
 
 
 def encode_contexts(lm: EditableModel, facts: Sequence[Fact], prefixes: Sequence[str]) -> list[tuple[Encoded, ...]]:
-    """Facts in their contexts: per fact the plain prompt with its target, and the same behind each sampled prefix."""
+    """Facts in their contexts: for each, the plain prompt with its target, and the same after each sampled prefix."""
     leads = ("", *prefixes)
     encoded = encode_all(lm, [_context(fact, lead) for fact in facts for lead in leads])
     of_facts = [tuple(encoded[start : start + len(leads)]) for start in range(0, len(encoded), len(leads))]
@@ -175,7 +177,7 @@ def encode_contexts(lm: EditableModel, facts: Sequence[Fact], prefixes: Sequence
 
 
 def on_sink(lm: EditableModel, facts: Sequence[Fact]) -> list[Fact]:
-    """The facts whose subject is the first token of their text, where the model reads next to nothing from."""
+    """The facts whose subject is the first token of their text, of which the model reads next to nothing."""
     encoded = encode_all(lm, [_context(fact, "") for fact in facts])
     return [fact for fact, one in zip(facts, encoded, strict=True) if one.on_sink]
 
@@ -186,20 +188,20 @@ def _context(fact: Fact, prefix: str) -> Text:
 
 
 def encode_subject_prompts(lm: EditableModel, facts: Sequence[Fact]) -> list[Encoded]:
-    """ "{subject} is a", at whose subject position the model must stay as it was (the KL term), cut behind it.
+    """ "{subject} is a", at whose subject position the model's prediction must stay as it was (the KL term).
 
-    Nothing behind the lookup position can change what is read there, so nothing behind it is kept.
+    Each is cut after that position, because later tokens cannot change what is read there.
     """
     whole = encode_all(lm, [Text(f"{fact.subject} is a", subject_end=len(fact.subject)) for fact in facts])
     return [Encoded(one.ids[: one.lookup + 1], one.lookup, 0) for one in whole]
 
 
 def sample_prefixes(lm: EditableModel, seed: int) -> tuple[str, ...]:
-    """The sampled prefixes that stand before a prompt as its other contexts: 10 tokens each, top-k 5.
+    """Sample the prefixes that, put before a prompt, make its other contexts: 10 tokens each, top-k 5.
 
     Args:
         lm: the *base* model; every method in a comparison sees the same prefixes.
-        seed: of the sampling, which has a generator of its own.
+        seed: of the sampling, which has its own generator.
 
     Returns:
         one text for each of `PREFIX_STARTS`.
@@ -208,7 +210,7 @@ def sample_prefixes(lm: EditableModel, seed: int) -> tuple[str, ...]:
         InputError: when the model's logits are not finite.
     """
     rows = [list(encode(lm, start).ids) for start in PREFIX_STARTS]
-    # As published, a BOS that the tokenizer adds counts as one of the ten; our start token does not.
+    # As published, a BOS that the tokenizer adds counts as one of the ten; a start token does not.
     length = PREFIX_TOKENS + (lm.start_token is not None)
     generator = torch.Generator().manual_seed(seed)
     with lm.lock, torch.no_grad():
@@ -235,17 +237,17 @@ def prefixes(lm: EditableModel, seed: int) -> tuple[str, ...]:
         found = json.loads(file.read_text(encoding="utf-8"))
         if len(found) == len(PREFIX_STARTS) and all(isinstance(text, str) for text in found):
             return tuple(found)
-        log.warning("The prefixes in %s are not %d texts; they are sampled anew.", file, len(PREFIX_STARTS))
+        log.warning("The prefixes in %s are not %d texts; they are sampled again.", file, len(PREFIX_STARTS))
     except FileNotFoundError:
         pass
     except (OSError, ValueError, TypeError) as error:
-        log.warning("The prefixes in %s cannot be read (%s); they are sampled anew.", file, error)
+        log.warning("The prefixes in %s cannot be read (%s); they are sampled again.", file, error)
     sampled = sample_prefixes(lm, seed)
     try:
         with replacing(file) as part:
             part.write_text(json.dumps(sampled, ensure_ascii=False), encoding="utf-8")
     except OSError as error:
-        log.warning("The sampled prefixes cannot be kept in %s (%s).", file, error)
+        log.warning("The sampled prefixes cannot be written to %s (%s).", file, error)
     return sampled
 
 
@@ -263,12 +265,12 @@ class Padded:
 
 
 def pad(lm: EditableModel, sequences: Sequence[Sequence[int]]) -> Padded:
-    """Put token sequences side by side, padded on the right whatever the tokenizer's default is.
+    """Make a batch of token sequences, padded on the right whatever the tokenizer's default is.
 
-    Padding on the right needs no care with positions in any model family, and a causal model cannot see it.
+    Padding on the right leaves positions correct in every model family, and a causal model cannot see it.
     """
     length = max(len(sequence) for sequence in sequences)
-    # Which token stands at padding does not matter, but the embedding must have a row for it.
+    # Any token will do as padding, but the embedding must have a row for it.
     padding = lm.tokenizer.pad_token_id or 0
     ids = torch.full((len(sequences), length), padding if padding < lm.n_vocab else 0, dtype=torch.long)
     mask = torch.zeros_like(ids)
@@ -279,7 +281,7 @@ def pad(lm: EditableModel, sequences: Sequence[Sequence[int]]) -> Padded:
 
 
 def batches_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Indices grouped so that each group's padded size stays below `max_tokens` and little of it is padding."""
+    """Indices grouped by length, so that there is little padding and no group of several exceeds `max_tokens`."""
     groups: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True):
         # Sorted from long to short: a group's first member is its longest.

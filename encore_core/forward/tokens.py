@@ -1,10 +1,10 @@
-"""From text to token ids, with the start token of the model in front; everything that is run begins here.
+"""From text to token ids, with the model's start token in front; every text that is run passes through here.
 
-The first place of a text is an attention sink: later tokens read next to nothing of what stands there. A tokenizer that
-puts a BOS in front leaves that place to it. For models whose tokenizer puts none, `EditableModel.start_token` takes it
-(see `start_token`), in everything alike: targets, keys, statistics, scores, probes, generation, perplexity and
-contributions. Nothing is put before a text that begins with a special token itself, as chat templates do, and a BOS
-that stands in the text already is not put there twice.
+The first token of a text is an attention sink: later tokens read next to nothing of it. Many tokenizers put a BOS
+there. For models whose tokenizer does not, `EditableModel.start_token` takes that position (see `start_token`), in
+everything alike: targets, keys, statistics, scores, probes, generation, perplexity and contributions. A text that
+begins with a special token itself, as chat templates do, gets no start token, and a BOS that the text contains already
+is not added twice.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from encore_core.models.editable import EditableModel
 
 @dataclass(frozen=True)
 class Tokens:
-    """A text as tokens, with what stands in front and without what a tokenizer puts behind.
+    """A text as tokens, with what is put in front of it and without what the tokenizer appends.
 
     Attributes:
         ids: token ids.
-        offsets: per token the characters that it shows, start and end (exclusive).
-        n_added: how many of them, at the start, are not of the text (BOS, start token).
+        offsets: for each token the characters that it shows, start and end (exclusive).
+        n_added: how many tokens at the start are not from the text (BOS, start token).
     """
 
     ids: tuple[int, ...]
@@ -35,8 +35,8 @@ def tokens_of(lm: EditableModel, texts: Sequence[str], bare: bool = False) -> li
 
     Args:
         lm: gives tokenizer and start token.
-        texts: may be empty, and then have no token but those in front.
-        bare: without the start token, as a program reads a text that puts none in front.
+        texts: an empty text has only the tokens in front.
+        bare: leave out the start token, as programs do that put none in front.
     """
     if not texts:
         return []
@@ -48,9 +48,9 @@ def tokens_of(lm: EditableModel, texts: Sequence[str], bare: bool = False) -> li
 
 
 def _begun(lm: EditableModel, ids: list[int], offsets: list[tuple[int, int]], added: list[int], bare: bool) -> Tokens:
-    """A text's tokens as the tokenizer gives them, with the right beginning and end."""
+    """A text's tokens from the tokenizer's output, with the right beginning and end."""
     own = [position for position, special in enumerate(added) if not special]
-    # A special token that the text itself holds is marked like one that the tokenizer added, but shows characters.
+    # A special token that the text itself contains is marked like one that the tokenizer added, but shows characters.
     own += [position for position, (start, end) in enumerate(offsets) if start < end]
     first, stop = (min(own), max(own) + 1) if own else (len(ids), len(ids))
     if 0 < first < stop and ids[first] == ids[first - 1] and ids[first] in lm.special_ids:

@@ -1,8 +1,8 @@
-"""Run part of a model: from a block on, up to a block, on the tokens behind a prefix, with logits at some positions.
+"""Run part of a model: from a block on, up to a block, on the tokens after a prefix, with logits at some positions.
 
-A decoder is a chain of blocks, and a causal one: what a token's hidden state is depends on the tokens before it and the
-blocks below it alone. Everything fast in this package comes from not computing again what cannot have changed. The
-pieces run through the family's own forward pass, so that positions, masks, soft-capping and scaling are the family's.
+A decoder is a causal chain of blocks: a token's hidden state depends only on the tokens before it and the blocks below
+it. This package is fast because it does not recompute what cannot have changed. The parts run through the family's own
+forward pass, so that positions, masks, soft-capping and scaling are the family's.
 
     hidden = run(lm, ids, mask, stop=5)                     # residual stream entering block 5
     logits = run(lm, ids, mask, start=5, hidden=hidden)     # the rest of the way
@@ -26,23 +26,23 @@ from encore_core.models.families import text_config
 
 
 class Stopped(Exception):
-    """Ends a forward pass whose remaining blocks are not needed (see `stopping_before`)."""
+    """Raised to end a forward pass whose remaining blocks are not needed (see `stopping_before`)."""
 
 
 class PrefixLayer(DynamicLayer):
     """Keys and values of one block for the tokens before the ones being run.
 
-    Unlike the library's layers it does not grow when it is used, so that one prefix serves any number of passes and
-    gradients of one pass never reach into the next.
+    Unlike the library's layers it does not grow when it is used, so that one prefix serves any number of passes, and
+    no gradient of one pass reaches another.
     """
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
         return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)
 
     def hold(self, *parts: DynamicLayer, rows: torch.Tensor | None = None) -> None:
-        """Take over the keys and values of other layers, one behind the other; of some rows if asked to.
+        """Hold the concatenated keys and values of other layers, or only some of their rows.
 
-        A layer with a part that holds nothing (its block was not run) holds nothing either.
+        If a part holds nothing (its block was not run), this layer holds nothing either.
         """
         if all(part.is_initialized for part in parts):
             keys, values = torch.cat([p.keys for p in parts], -2), torch.cat([p.values for p in parts], -2)
@@ -58,7 +58,7 @@ class PrefixLayer(DynamicLayer):
 
 
 class Prefix(Cache):
-    """What attention needs to know of the tokens before: keys and values per block, and which of them are padding.
+    """What attention needs from the tokens before: keys and values per block, and which of them are padding.
 
     Attributes:
         mask: (n_rows, length), 1 at tokens and 0 at padding.
@@ -69,17 +69,17 @@ class Prefix(Cache):
         self.mask = mask
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        # Blocks below the ones that were run hold nothing; the length is that of the whole prefix all the same.
+        # Blocks that were not run hold nothing, but the length is still that of the whole prefix.
         return self.mask.shape[1]
 
     def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
         return self.mask.shape[1] + query_length, 0
 
     def rows(self, index: torch.Tensor) -> Prefix:
-        """The same prefix for some of the rows (an index may occur several times).
+        """The same prefix for some of the rows.
 
         Args:
-            index: (n_new_rows,) row numbers.
+            index: (n_new_rows,) row indices; one may occur several times.
         """
         chosen = Prefix(len(self.layers), self.mask[index])
         for mine, theirs in zip(self.layers, chosen.layers, strict=True):
@@ -87,7 +87,7 @@ class Prefix(Cache):
         return chosen
 
     def followed_by(self, other: Prefix) -> Prefix:
-        """This prefix and another behind it, row by row."""
+        """This prefix followed by another, row by row."""
         both = Prefix(len(self.layers), torch.cat([self.mask, other.mask], dim=1))
         for mine, theirs, joint in zip(self.layers, other.layers, both.layers, strict=True):
             joint.hold(mine, theirs)
@@ -110,7 +110,7 @@ class _RecordingLayer(PrefixLayer):
 
 
 class _Recorder(Prefix):
-    """A prefix being recorded, itself behind another one or none."""
+    """A prefix being recorded, after another one or none."""
 
     def __init__(self, n_layers: int, mask: torch.Tensor, before: Prefix | None):
         super().__init__(0, before.mask if before is not None else mask[:, :0])
@@ -145,13 +145,13 @@ def run(
         stop: first block not to run; None runs the model to its logits.
         hidden: (n_rows, length, d_model).
         prefix: the tokens before, as recorded by `record_prefix`.
-        logits_at: rows and columns, each (n_positions,); the output matrix is applied there alone.
+        logits_at: rows and columns, each (n_positions,); the output matrix is applied only there.
 
     Returns:
         the residual stream (n_rows, length, d_model) entering block `stop`, or the logits: (n_rows, length, n_vocab),
         or (n_positions, n_vocab) with `logits_at`.
     """
-    # Padded rows of the prefix leave gaps, so positions count real tokens.
+    # Padding in the prefix leaves gaps, so positions count tokens, not slots.
     positions = (mask.cumsum(-1) - 1).clamp_min(0)
     if prefix is not None and prefix.get_seq_length():
         positions = positions + prefix.mask.sum(-1, keepdim=True)
@@ -204,8 +204,8 @@ def record_prefix(
     if stop is None and logits_at is None:
         nowhere = torch.zeros(0, dtype=torch.long, device=ids.device)
         logits_at = (nowhere, nowhere)
-    # A row without a token has nothing to attend to, which some attention kernels answer with NaN; it is given one
-    # while it runs and stays masked for whoever comes after.
+    # A row without a token has nothing to attend to, which some attention kernels answer with NaN. So it is given one
+    # while it runs, which stays masked for later tokens.
     running = mask.clone()
     running[:, 0] = 1
     output = run(lm, ids, running, start=start, stop=stop, hidden=hidden, prefix=recorder, logits_at=logits_at)
@@ -213,12 +213,12 @@ def record_prefix(
 
 
 _positions: ContextVar[torch.Tensor | None] = ContextVar("positions", default=None)
-"""(n_rows, length) the position of the token in each slot, in a pass whose rows have gaps; see below."""
+"""(n_rows, length) position of the token in each slot, during a pass whose rows have gaps; see below."""
 
 
 @contextmanager
 def _distances_in_tokens(mask: torch.Tensor) -> Iterator[None]:
-    """Let windows of attention reach over as many tokens as the family says, not over slots, some of them padding.
+    """Let attention windows count tokens, as the family means them, and not slots, some of which are padding.
 
     Args:
         mask: (n_rows, length) of prefix and tokens, 1 at tokens and 0 at padding.
@@ -231,7 +231,7 @@ def _distances_in_tokens(mask: torch.Tensor) -> Iterator[None]:
 
 
 def _at_positions(make_mask: Callable) -> Callable:
-    """One of transformers' makers of masks, but it looks at tokens' positions where they are set."""
+    """One of transformers' mask functions, changed to use the tokens' positions where they are set."""
 
     @functools.wraps(make_mask)
     def made(*args, mask_function: Callable, allow_is_causal_skip: bool = True, **kwargs):
@@ -253,15 +253,15 @@ for _name in ("sdpa", "eager"):
 
 @contextmanager
 def recomputed(lm: EditableModel, start: int, within: Callable = nullcontext) -> Iterator[None]:
-    """Where weights are brought in block by block, let the backward pass bring them in again.
+    """If weights are loaded block by block, let the backward pass load them again.
 
-    Otherwise autograd would hold on to the weights of every block it has been through, which are offloaded because they
-    do not fit together. Without offloaded weights, or without gradients, nothing changes.
+    Otherwise autograd would keep the weights of every block it has passed, and they are offloaded because they do not
+    fit into memory together. Without offloaded weights, or without gradients, nothing changes.
 
     Args:
         lm: the model.
         start: first block that is run.
-        within: makes the context in which a block is run again.
+        within: makes the context in which a block is recomputed.
     """
     if not (lm.offloaded and torch.is_grad_enabled()):
         yield
@@ -279,7 +279,7 @@ def recomputed(lm: EditableModel, start: int, within: Callable = nullcontext) ->
 
 
 def _put_back(blocks: Sequence[nn.Module], forwards: Sequence[Callable | None]) -> None:
-    """Undo a replacement of blocks' forward passes; None stands for that of their class."""
+    """Restore blocks' forward methods; None means that of their class."""
     for block, forward in zip(blocks, forwards, strict=True):
         if forward is None:
             del block.forward
@@ -289,7 +289,7 @@ def _put_back(blocks: Sequence[nn.Module], forwards: Sequence[Callable | None]) 
 
 @contextmanager
 def captured_input(module: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Collect what enters a module, one tensor a call, on the module's device."""
+    """Collect a module's inputs, one tensor per call, on the module's device."""
     seen: list[torch.Tensor] = []
     handle = module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
     try:
@@ -304,8 +304,8 @@ def added_to_output(block: nn.Module, rows: torch.Tensor, columns: torch.Tensor,
 
     Args:
         block: a decoder block.
-        rows, columns: (n_positions,) where.
-        delta: (n_positions, d_model) what; gradients flow into it.
+        rows, columns: (n_positions,) the positions.
+        delta: (n_positions, d_model) the vectors; gradients flow into them.
     """
 
     def hook(module, inputs, output):
@@ -330,12 +330,12 @@ def tensor_of(output: torch.Tensor | tuple) -> torch.Tensor:
 def starting_from(lm: EditableModel, start: int, hidden: torch.Tensor) -> Iterator[None]:
     """Begin a forward pass at block `start` with the residual stream `hidden`, (n_rows, length, d_model).
 
-    The blocks below hand their input on, the last of them `hidden` instead. They stay in the model's list, because
-    families look their masks up by the block's index.
+    The blocks below pass their input on, except that the last of them returns `hidden`. They stay in the model's list,
+    because families look up masks by the block's index.
     """
     below = lm.blocks[:start]
     previous = [block.__dict__.get("forward") for block in below]
-    # Families whose blocks return tuples take the first element of whatever they are handed.
+    # Families whose blocks return tuples take the first element of what a block returns.
     like_block = (lambda states: (states,)) if _blocks_return_tuples(lm) else (lambda states: states)
     try:
         for block in below[:-1]:
@@ -347,7 +347,7 @@ def starting_from(lm: EditableModel, start: int, hidden: torch.Tensor) -> Iterat
 
 
 def _blocks_return_tuples(lm: EditableModel) -> bool:
-    """Whether the family's blocks return tuples; seen from one token through the first block, once a model."""
+    """Whether the family's blocks return tuples; tried out with one token in the first block, once per model."""
     if lm.tuple_blocks is None:
         outputs: list[torch.Tensor | tuple] = []
 
@@ -368,7 +368,7 @@ def _blocks_return_tuples(lm: EditableModel) -> bool:
 
 @contextmanager
 def stopping_before(lm: EditableModel, stop: int, result: list[torch.Tensor]) -> Iterator[None]:
-    """End a forward pass at block `stop` with `Stopped`; the residual stream that would enter it goes into `result`."""
+    """End a forward pass before block `stop` by raising `Stopped`; append the residual stream there to `result`."""
 
     def hook(module, inputs, output):
         result.append(tensor_of(output))
@@ -383,7 +383,7 @@ def stopping_before(lm: EditableModel, stop: int, result: list[torch.Tensor]) ->
 
 @contextmanager
 def logits_only_at(lm: EditableModel, rows: torch.Tensor, columns: torch.Tensor) -> Iterator[None]:
-    """Apply the output matrix at some positions; what the family does to logits afterwards stays the family's."""
+    """Apply the output matrix only at some positions; what the family does to the logits afterwards is unchanged."""
     head = lm.model.get_output_embeddings()
 
     def hook(module, inputs):

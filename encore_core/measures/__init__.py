@@ -3,8 +3,8 @@
 scores                 probabilities of answers, edit, paraphrase and neighbourhood scores
 perplexity_entropy     perplexity, generation entropy
 tasks, task_sets       six tasks that have nothing to do with the edits, and where their data come from
-downstream             what a model says to them
+downstream             how a model answers them
 norms                  Frobenius norms of the matrices
-contributions, sublayers   who writes the residual stream: the arithmetic, and the passes that feed it
+contributions, sublayers   which sublayers write the residual stream: the arithmetic, and the passes it needs
 causal_trace           at which block a fact is recalled
 """

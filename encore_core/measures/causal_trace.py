@@ -1,12 +1,13 @@
 """Where a fact is recalled: the average indirect effect of each block at the subject's last token.
 
-Noise on the subject's embeddings makes the model forget the fact; the output of one block at the subject's last token
-is then put back to what it was without noise, and the answer's probability compared (causal tracing, arXiv 2202.05262):
+Noise on the subject's embeddings makes the model forget the fact; then the output of one block at the subject's last
+token is restored to its value without noise, and the answer's probabilities are compared (causal tracing, arXiv
+2202.05262):
 
-    IE(block) = p(answer | noise, this state put back) − p(answer | noise)
+    IE(block) = p(answer | noise, this state restored) − p(answer | noise)
 
-with the answer the token that the model says without noise. Averaged over facts and draws of noise. One pass holds all
-rows of a fact: clean, noisy, and noisy with each block's state put back from the clean row.
+where the answer is the token that the model says without noise. The effect is averaged over facts and draws of noise.
+One pass holds all rows of a fact: clean, noisy, and noisy with each block's state restored from the clean row.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ from encore_core.forward.tracing import run, tensor_of
 from encore_core.models.editable import EditableModel
 
 NOISE = 3.0
-"""Standard deviation of the noise, in those of the embeddings of all tokens, as published."""
+"""Standard deviation of the noise, in standard deviations of the embeddings of all tokens, as published."""
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What a trace found.
+    """The result of a trace.
 
     Attributes:
-        effects: per block the average indirect effect, a probability.
-        clean, noisy: average probability of the answer without noise, and with it.
-        facts, draws: what the averages are over.
+        effects: average indirect effect of each block, a difference of probabilities.
+        clean, noisy: average probability of the answer without noise and with it.
+        facts, draws: numbers of facts, and of draws per fact, that the averages are over.
     """
 
     effects: tuple[float, ...]
@@ -50,8 +51,8 @@ def causal_trace(lm: EditableModel, facts: Sequence[Fact], draws: int = 2, seed:
 
     Args:
         lm: the model as loaded.
-        facts: their prompts are read, their answers are not.
-        draws: of noise, a fact.
+        facts: only their prompts are read, not their answers.
+        draws: of noise, per fact.
         seed: of the noise.
 
     Raises:
@@ -76,7 +77,7 @@ def causal_trace(lm: EditableModel, facts: Sequence[Fact], draws: int = 2, seed:
 
 
 def _probabilities(lm: EditableModel, ids: Sequence[int], first: int, last: int, noise: torch.Tensor) -> torch.Tensor:
-    """p(answer) clean, noisy, and noisy with the state of each block put back, (n_layers + 2,) float64 on the CPU."""
+    """p(answer) clean, noisy, and noisy with the state of each block restored, (n_layers + 2,) float64 on the CPU."""
     n_rows = lm.n_layers + 2
     rows = torch.tensor([list(ids)] * n_rows, device=lm.device)
 
@@ -105,13 +106,13 @@ def _probabilities(lm: EditableModel, ids: Sequence[int], first: int, last: int,
 
 
 def layer_candidates(trace: Trace, n_layers: int, width: int) -> list[tuple[int, ...]]:
-    """Ranges of blocks to try, from a trace: ending where the effect is largest, where it last is half of that, and
-    in the middle between the two.
+    """Ranges of blocks to try, from a trace: they end where the effect is largest, at the last block with at least
+    half of that effect, and midway between the two. There are none if no effect is positive.
 
     Args:
         trace: of the model.
         n_layers: blocks of the model; the last one is never edited.
-        width: blocks of a range at most.
+        width: at most how many blocks per range.
     """
     effects = trace.effects[: n_layers - 1]
     peak = max(range(len(effects)), key=lambda layer: effects[layer])

@@ -1,16 +1,16 @@
-"""Who writes the residual stream: how much of it the output of each sublayer makes up.
+"""Which sublayers write the residual stream: the share of each sublayer's output in it.
 
-What leaves the last block is a sum, h_L = Σ_s o_s, over the sublayers s: the input embedding, and each block's
-attention and MLP. Two ways of dividing it, both per token and then averaged over tokens:
+The output of the last block is a sum, h_L = Σ_s o_s, over the sublayers s: the input embedding, and each block's
+attention and MLP. There are two ways of dividing it, both computed per token and then averaged over tokens:
 
     share_s        = ‖o_s‖ / Σ_t ‖o_t‖          the paper's "average norm proportion"; positive, sums to 1
-    signed_share_s = ⟨o_s, h_L⟩ / ‖h_L‖²        counts only what points where the stream ends up; sums to 1 as well
+    signed_share_s = ⟨o_s, h_L⟩ / ‖h_L‖²        counts only the part in the direction of the sum; sums to 1 as well
 
-Sequential edits make the edited layers' share grow until they drown the others: that is how they win ("importance
-hacking" in the paper). Tensors in, numbers out; `sublayers` reads the outputs off a model.
+Sequential edits make the edited layers' share grow until they drown the others ("importance hacking" in the paper).
+Tensors in, numbers out; `sublayers` reads the outputs from a model.
 
     n_sublayers   2 n_layers + 1, in the order input, attention 0, MLP 0, attention 1, …
-    n_tokens      tokens that are averaged over, of all texts
+    n_tokens      tokens of all texts, which are averaged over
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Contribution:
     Attributes:
         label: "input", "attention 3", "MLP 3".
         layer: the block; None for the input embedding.
-        kind: what it is.
+        kind: "input", "attention" or "MLP".
         share: from 0 to 1.
-        signed_share: negative where the sublayer mostly takes away.
+        signed_share: negative if the sublayer mostly subtracts from the stream.
     """
 
     label: str
@@ -48,9 +48,9 @@ class Contributions:
     """What all sublayers contribute.
 
     Attributes:
-        parts: one a sublayer, from the bottom of the model to its top.
-        n_tokens: averaged over.
-        missing: mean over tokens of ‖h_L − Σ_s o_s‖ / ‖h_L‖: rounding alone, when the outputs are what the model adds.
+        parts: one per sublayer, from the bottom of the model to its top.
+        n_tokens: how many tokens are averaged over.
+        missing: mean over tokens of ‖h_L − Σ_s o_s‖ / ‖h_L‖; only rounding if the outputs are what the model adds.
     """
 
     parts: tuple[Contribution, ...]
@@ -60,7 +60,7 @@ class Contributions:
 
 @dataclass(frozen=True)
 class TokenShares:
-    """The same before averaging, all on the CPU.
+    """The contributions before averaging, all on the CPU.
 
     Attributes:
         shares, signed_shares: (n_sublayers, n_tokens).
@@ -76,8 +76,8 @@ def token_shares(outputs: torch.Tensor | Sequence[torch.Tensor], h_L: torch.Tens
     """Divide the stream among the sublayers, token by token, in float64 where the device has it.
 
     Args:
-        outputs: (n_sublayers, n_tokens, d_model), or as many (n_tokens, d_model): what each adds to the stream.
-        h_L: (n_tokens, d_model), the stream behind the last block, before the final norm.
+        outputs: (n_sublayers, n_tokens, d_model), or a sequence of (n_tokens, d_model): what each adds to the stream.
+        h_L: (n_tokens, d_model), the stream after the last block, before the final norm.
     """
     precise = torch.float32 if h_L.device.type == "mps" else torch.float64
     h_L = h_L.to(precise)

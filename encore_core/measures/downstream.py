@@ -1,10 +1,10 @@
-"""What the model lost besides: the tasks of `tasks`, asked with four examples before each test.
+"""What else the model has lost: the tasks of `tasks`, asked with four examples before each test.
 
-The examples are the same for every test, so they are run once and their keys and values shared. Two predictions are
-made of each test: what the model *says*, the first word of three greedily decoded tokens, and the answer that it finds
-*more probable*, by the lower negative log-likelihood a token. F1 is computed per answer and averaged with the answers'
-frequencies as weights; a test whose greedy answer is none of the options counts against the answer it should have had.
-The second prediction is kinder, because it always is one of the options.
+The examples are the same for every test, so they are run once and their keys and values shared. There are two
+predictions for each test: what the model *says*, the first word of three greedily decoded tokens, and the answer that
+it finds *most probable*, with the lowest negative log-likelihood per token. F1 is computed per answer and averaged with
+the answers' frequencies as weights; a test whose greedy answer is none of the options counts against the right answer.
+The second prediction is kinder, because it is always one of the options.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ MAX_TESTS = 100
 GENERATED_TOKENS = 3
 
 MAX_TOKENS = 1024
-"""Tokens of tests that are run at a time, padding included."""
+"""Tokens of tests run at a time, padding included."""
 
 
 @dataclass(frozen=True)
 class TaskScores:
-    """How well the model does a task. F1 and accuracy × 100.
+    """How well the model does a task. F1 and accuracy are × 100.
 
     Attributes:
         f1: weighted F1 of what the model says.
         f1_nll: weighted F1 of the answers that it finds most probable.
         accuracy: share of tests where it says the right answer.
-        unparsable: tests where it says none of the options.
-        n: tests asked.
-        too_long: tests left out because they do not fit into the model's context with the examples.
+        unparsable: number of tests where it says none of the options.
+        n: number of tests asked.
+        too_long: number of tests left out because they do not fit into the model's context with the examples.
     """
 
     f1: float
@@ -60,9 +60,9 @@ def evaluate_tasks(
 
     Args:
         lm: the model, with whatever edits are in place.
-        tasks: as `load_tasks` gives them.
-        max_tests: tests a task at most.
-        progress: told of each task.
+        tasks: from `load_tasks`.
+        max_tests: at most how many tests per task.
+        progress: called before each task.
     """
     scores = {}
     for number, (name, task) in enumerate(tasks.items()):
@@ -78,17 +78,17 @@ def evaluate_task(lm: EditableModel, task: Task, max_tests: int = MAX_TESTS) -> 
 
     Args:
         lm: the model, with whatever edits are in place.
-        task: what to ask.
-        max_tests: how many tests at most.
+        task: the task.
+        max_tests: at most how many tests.
 
     Raises:
         InputError: when `max_tests` is below 1, or no test fits into the model's context.
     """
     if max_tests < 1:
-        raise InputError(f"{max_tests} tests a task are too few; give a whole number from 1.")
+        raise InputError(f"{max_tests} tests per task are too few; give a whole number from 1.")
     tests = task.tests[:max_tests]
     rows = [tokens.ids for tokens in tokens_of(lm, [task.opening + test.prompt for test in tests])]
-    # Every prompt ends alike, so the answers' tokens are the same behind all of them, and the end is enough.
+    # Every prompt ends alike, so the answers' tokens are the same after all of them, and the end is enough.
     ending = " ".join(tests[0].prompt.split()[-2:])
     options = [encode(lm, ending, option).target_ids for option in task.options]
     n_behind = max(GENERATED_TOKENS, *map(len, options)) - 1
@@ -122,7 +122,7 @@ def evaluate_task(lm: EditableModel, task: Task, max_tests: int = MAX_TESTS) -> 
 
 
 def _common_start(rows: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """The tokens that all rows begin with, but for at least one of each."""
+    """The tokens that all rows begin with; at least one token of each row is left over."""
     length = min(map(len, rows)) - 1
     while any(row[:length] != rows[0][:length] for row in rows):
         length -= 1
@@ -141,7 +141,7 @@ def _ask(
     options: Sequence[tuple[int, ...]],
     n_behind: int,
 ) -> tuple[list[str], list[int | None]]:
-    """What the model says behind each row, and which option is the most probable (None: no logits to tell by)."""
+    """What the model says after each row, and the index of the most probable option (None if logits are not finite)."""
     batch = pad(lm, rows)
     cache = GrowingPrefix(lm, len(rows), batch.ids.shape[1] + n_behind, before)
     everyone = torch.arange(len(rows), device=lm.device)
@@ -164,10 +164,10 @@ def _ask(
 def _log_likelihood(
     lm: EditableModel, cache: GrowingPrefix, logits: torch.Tensor, option: tuple[int, ...]
 ) -> torch.Tensor:
-    """(n_rows,) mean log-probability of an option's tokens behind what is in the cache, which is left as it was.
+    """(n_rows,) mean log-probability of an option's tokens after those in the cache, which is left as it was.
 
     Args:
-        logits: (n_rows, n_vocab) float32, behind the last token in the cache.
+        logits: (n_rows, n_vocab) float32, at the last token in the cache.
     """
     steps = logits[:, None]
     if len(option) > 1:
@@ -179,11 +179,11 @@ def _log_likelihood(
 
 
 def _texts(lm: EditableModel, tokens: Sequence[torch.Tensor], ends: set[int]) -> list[str]:
-    """The tokens of each row up to one that ends a text."""
+    """The text of each row, up to a token that ends it."""
     rows = torch.stack(list(tokens), dim=1).tolist()
     cut = [next((i for i, token in enumerate(row) if token in ends), len(row)) for row in rows]
     texts = lm.tokenizer.batch_decode([row[:end] for row, end in zip(rows, cut, strict=True)])
-    # The text is over: nothing that follows belongs to its last word.
+    # The line end marks that the text is over, so that its last word is complete.
     return [text + "\n" * (end < len(row)) for text, row, end in zip(texts, rows, cut, strict=True)]
 
 
@@ -193,10 +193,10 @@ def _complete(text: str) -> bool:
 
 
 def parsed(text: str, options: Sequence[str]) -> str | None:
-    """The option that a text begins with as its first word, or None.
+    """The option that is a text's first word, or None.
 
-    Brackets and other marks before the word are passed over. Words are compared without regard to case, single letters
-    with ("A" is an answer, "a" an article).
+    Brackets and other marks before the word are skipped. Case is ignored in words but not in single letters ("A" is an
+    answer, "a" an article).
     """
     match = re.match(r"\W*(\w+)", text)
     if match is None:
@@ -208,12 +208,11 @@ def parsed(text: str, options: Sequence[str]) -> str | None:
 def weighted_f1(truth: Sequence[str], predictions: Sequence[str | None]) -> float:
     """F1 per class, averaged with the classes' frequencies in `truth` as weights; from 0 to 1.
 
-    F1 = 2 TP / (2 TP + FP + FN). A prediction of None is of a class of its own, which no truth belongs to: it misses
-    the right class and falsely claims none.
+    F1 = 2 TP / (2 TP + FP + FN). A prediction of None misses the right class, but is no false positive of another.
 
     Args:
         truth: the right answers; at least one.
-        predictions: as many answers, or None.
+        predictions: for each an answer or None.
     """
     pairs = list(zip(truth, predictions, strict=True))
     total = 0.0

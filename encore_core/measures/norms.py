@@ -1,8 +1,8 @@
-"""How large the edited matrices have grown: ‖W‖_F = (Σ_ij W_ij²)^½, and the same over ‖W₀‖_F.
+"""How large the edited matrices have grown: ‖W‖_F = (Σ_ij W_ij²)^½, and its ratio to ‖W₀‖_F.
 
-The paper's second finding is that this norm grows without bound under sequential edits, so it is taken of the MLP
-output matrix of every layer at every checkpoint. Tensors in, numbers out; which tensors, and when a norm taken before
-still holds, is the caller's business:
+The paper's second finding is that this norm grows without bound under sequential edits, so the norm of every layer's
+MLP output matrix is measured at every checkpoint. Tensors in, numbers out; the caller decides which tensors to measure,
+and when an earlier norm still holds:
 
     norms = matrix_norms({layer: lm.matrix(layer) for layer in range(lm.n_layers)})    # all layers, once
     norms |= matrix_norms({layer: lm.matrix(layer) for layer in edited_layers})        # the ones that changed, later
@@ -34,10 +34,10 @@ def matrix_norms(matrices: Mapping[int, torch.Tensor]) -> dict[int, float]:
     """‖W‖_F of several layers' matrices.
 
     Args:
-        matrices: per layer its matrix.
+        matrices: by layer.
 
     Returns:
-        per layer its norm, in the order given.
+        the norms by layer, in the order given.
     """
     return {layer: frobenius(matrix) for layer, matrix in matrices.items()}
 
@@ -46,10 +46,10 @@ def norm_ratios(norms: Mapping[int, float], originals: Mapping[int, float]) -> d
     """‖W‖_F / ‖W₀‖_F, layer by layer.
 
     Args:
-        norms: per layer ‖W‖_F now.
-        originals: per layer ‖W₀‖_F of the unedited model; it may have more layers.
+        norms: present ‖W‖_F by layer.
+        originals: ‖W₀‖_F of the unedited model by layer; may have more layers.
 
     Returns:
-        per layer of `norms` the ratio; NaN for a matrix that was all zeros.
+        the ratio for each layer of `norms`; NaN for a matrix that was all zeros.
     """
     return {layer: norm / originals[layer] if originals[layer] else math.nan for layer, norm in norms.items()}

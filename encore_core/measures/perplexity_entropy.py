@@ -1,11 +1,11 @@
-"""Whether the model still speaks: perplexity on a fixed text, and how varied its own continuations are.
+"""Whether the model still writes fluently: perplexity on a fixed text, and how varied its own continuations are.
 
     perplexity          exp( mean over tokens of −log p(token | tokens before) )
     generation entropy  (H₂ + 2 H₃) / 3 × 100,   H_n = −Σ_g f(g) log₂ f(g) over the n-grams g of words of a continuation
 
 A model that edits have broken repeats itself, which lowers the entropy (to 0 when it stutters one word), or loses its
 language, which raises the perplexity. The entropy is that of the editing literature: 100 tokens, each sampled from the
-five most probable ones, the mean over prompts. Words are cut by a rule and not by a tokenizer, so that models with
+five most probable ones, averaged over prompts. Words are split by a rule, not by a tokenizer, so that models with
 different tokenizers can be compared.
 """
 
@@ -31,13 +31,13 @@ FIXED_TEXT = ASSETS / "text" / "fluency.txt"
 """Prose written for this project, see the README beside it."""
 
 WINDOW = 512
-"""Tokens that are read as one sequence."""
+"""Tokens read as one sequence."""
 
 MAX_TOKENS = 2048
-"""Tokens that are read at a time."""
+"""Tokens read at a time."""
 
 MAX_LOGITS = 1 << 24
-"""Logits that are held at a time (64 MB)."""
+"""Logits held at a time (64 MB)."""
 
 MAX_GENERATED = 8192
 """Tokens, prompts included, whose keys and values are held at a time while sampling."""
@@ -53,16 +53,16 @@ def perplexity(lm: EditableModel, text: str | None = None, n_tokens: int | None 
     """Perplexity on a text.
 
     The text is read in windows of 512 tokens, or of the model's context where that is shorter. Each begins with the
-    tokenizer's BOS, or, where it puts none, with the last token of the window before, so that every token of the text
-    is predicted exactly once (without a BOS all but the first).
+    BOS or start token, or, where there is none, with the last token of the window before. So every token of the text
+    is predicted exactly once (without a token in front, all but the first).
 
     Args:
         lm: the model, with whatever edits are in place.
         text: the text; `FIXED_TEXT` by default.
-        n_tokens: predict only so many tokens at the start of the text; all by default.
+        n_tokens: predict only this many tokens at the start of the text; all by default.
 
     Returns:
-        the perplexity; infinite when it is larger than a float64 can be, NaN when the model's logits are no numbers.
+        the perplexity; infinite when it is too large for a float64, NaN when the model's logits are NaN.
 
     Raises:
         InputError: when the text has no token to predict, or `n_tokens` is below 1.
@@ -105,7 +105,7 @@ def _windows(lm: EditableModel, text: str, n_tokens: int | None) -> tuple[list[t
 
 
 def _negative_log_likelihood(lm: EditableModel, rows: Sequence[tuple[int, ...]], n_before: int) -> float:
-    """−log p summed over the tokens of some windows but for the first `n_before` of each."""
+    """−log p summed over the tokens of some windows, without the first `n_before` of each."""
     batch = pad(lm, rows)
     hidden = run(lm, batch.ids, batch.mask, stop=lm.n_layers)
     places = [(row, column) for row, ids in enumerate(rows) for column in range(n_before - 1, len(ids) - 1)]
@@ -113,7 +113,7 @@ def _negative_log_likelihood(lm: EditableModel, rows: Sequence[tuple[int, ...]],
     step = max(1, MAX_LOGITS // len(lm.model.get_output_embeddings().weight))
     for start in range(0, len(places), step):
         at = torch.tensor(places[start : start + step], device=lm.device).T
-        # The last block is behind us; what is run again is the final norm, and the output matrix at these places.
+        # All blocks have been run; only the final norm, and the output matrix at these positions, are still to do.
         logits = run(lm, batch.ids, batch.mask, start=lm.n_layers, hidden=hidden, logits_at=(at[0], at[1])).float()
         wanted = batch.ids[at[0], at[1] + 1]
         chosen = logits.gather(1, wanted[:, None])[:, 0]
@@ -127,7 +127,7 @@ def _negative_log_likelihood(lm: EditableModel, rows: Sequence[tuple[int, ...]],
 def generation_entropy(
     lm: EditableModel, prompts: Sequence[str], n_tokens: int = 100, seed: int = 0, top_k: int = TOP_K
 ) -> float:
-    """How varied sampled continuations are: (H₂ + 2 H₃) / 3 × 100, in bits, the mean over prompts.
+    """How varied sampled continuations are: (H₂ + 2 H₃) / 3 × 100, in bits, averaged over prompts.
 
     Args:
         lm: the model, with whatever edits are in place.
@@ -135,7 +135,7 @@ def generation_entropy(
         n_tokens, seed, top_k: see `sample_continuations`.
 
     Returns:
-        the entropy; NaN when the model's logits are no numbers.
+        the entropy; NaN when the model's logits are not finite.
 
     Raises:
         InputError: without a prompt, or when one does not fit.
@@ -165,20 +165,20 @@ def sample_continuations(
 ) -> list[str | None]:
     """Continue prompts by sampling from the most probable tokens.
 
-    What is drawn for a prompt depends on the seed and the prompt alone (and on how often it has occurred before), not
-    on torch's random state and not on the other prompts, as far as rounding allows: a pass over other rows may differ
-    in the last digit. Tokens that end a text are never drawn, nor other special ones, so that all continuations are
-    equally long: the entropy of a short text is low because it is short.
+    A prompt's continuation depends only on the seed and the prompt (and how often it has occurred before), not on
+    torch's random state or the other prompts, except for rounding: a pass over other rows may differ in the last
+    digit. Tokens that end a text, and other special ones, are never drawn, so that all continuations are equally long:
+    a short text has a low entropy just because it is short.
 
     Args:
         lm: the model, with whatever edits are in place.
         prompts: beginnings.
         n_tokens: length of a continuation.
         seed: of the sampling.
-        top_k: how many of the most probable tokens are drawn from.
+        top_k: how many of the most probable tokens to draw from.
 
     Returns:
-        the continuations without their prompts; None where the model's logits are no numbers.
+        the continuations without their prompts; None where the model's logits are not finite.
 
     Raises:
         InputError: when a prompt and its continuation do not fit into the model's context, or a number is below 1.
@@ -204,7 +204,7 @@ def sample_continuations(
 
 
 def _draws(prompts: Sequence[str], n_tokens: int, seed: int) -> Iterator[torch.Tensor]:
-    """Per prompt (n_tokens,) numbers from [0, 1), float64."""
+    """For each prompt, (n_tokens,) random numbers from [0, 1), float64."""
     seen: Counter[str] = Counter()
     for prompt in prompts:
         digest = hashlib.sha256(f"{seed}/{seen[prompt]}/{prompt}".encode()).digest()
@@ -216,7 +216,7 @@ def _draws(prompts: Sequence[str], n_tokens: int, seed: int) -> Iterator[torch.T
 def _sample(
     lm: EditableModel, rows: Sequence[tuple[int, ...]], draws: torch.Tensor, top_k: int
 ) -> tuple[list[list[int]], list[bool]]:
-    """Tokens for each row, as many as there are draws (n_rows, n_tokens), and whether all logits were numbers."""
+    """Tokens for each row, one per draw (n_rows, n_tokens), and whether the row's logits were all finite."""
     n_tokens = draws.shape[1]
     batch = pad(lm, rows)
     cache = GrowingPrefix(lm, len(rows), batch.ids.shape[1] + n_tokens - 1)
@@ -234,7 +234,7 @@ def _sample(
         if step:
             token = drawn[-1].to(lm.device)[:, None]
             logits = cache.run(lm, token, torch.ones_like(token))[:, 0]
-        # In the order of their ids: a pair that is nearly equally probable must not change places by rounding.
+        # Sorted by id, so that rounding cannot swap two tokens that are almost equally probable.
         top = logits.float().index_fill(1, never, -math.inf).topk(min(top_k, n_vocab - len(never)))
         ids, order = top.indices.cpu().sort(dim=-1)
         probabilities = top.values.cpu().double().gather(1, order).softmax(-1)

@@ -1,9 +1,9 @@
 """Scores of an edited model: how probable the answers are, teacher-forced and generated.
 
-Per prompt and answer, the mean log-probability of an answer's token. Edit score and paraphrase score: share of prompts
-with p(new) > p(true); neighbourhood score: share with p(true) > p(new); each a mean within a fact, then over facts,
-× 100. Overall score: harmonic mean of the three. Beside them magnitude, accuracy and generation efficacy, because
-p(new) > p(true) is kind: a model can prefer the new answer over the old and still say neither.
+An answer is rated by the mean log-probability of its tokens after a prompt. Edit and paraphrase score: share of prompts
+with p(new) > p(true); neighbourhood score: share with p(true) > p(new); each averaged within a fact, then over facts,
+× 100. Overall score: harmonic mean of the three. There are also magnitude, accuracy and generation efficacy, because
+p(new) > p(true) is a lenient test: a model can prefer the new answer over the old and still say neither.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Answer:
 
     Attributes:
         log_probability: mean over the answer's tokens, natural logarithm.
-        hits: per token, whether it is the most probable one.
+        hits: for each token, whether it is the most probable one.
     """
 
     log_probability: float
@@ -52,13 +52,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class FactScores:
-    """Scores of one fact, each from 0 to 1 but for the magnitude; None where the fact has no such prompts.
+    """Scores of one fact, each from 0 to 1 except the magnitude; None where the fact has no such prompts.
 
     Attributes:
         edit, paraphrase, neighborhood: shares of prompts that go the edit's way, see the module.
         magnitude: p(new) − p(true) at the prompt; None without a true answer.
-        accuracy: 1 when the new answer is the most probable continuation, token by token.
-        token_accuracy: share of the new answer's tokens that are (zsRE's measure).
+        accuracy: 1 when every token of the new answer is the most probable one.
+        token_accuracy: share of the new answer's tokens that are the most probable ones (zsRE's measure).
         generation: 1 when the greedy continuation contains the new answer.
     """
 
@@ -73,11 +73,11 @@ class FactScores:
 
 @dataclass(frozen=True)
 class Scores:
-    """Means over facts × 100 (magnitude: as it is); None where no fact has such prompts.
+    """Means over facts × 100 (magnitude is not scaled); None where no fact has such prompts.
 
     Attributes:
-        facts: how many.
-        per_fact: what the means are taken over.
+        facts: how many facts.
+        per_fact: the scores that are averaged.
         The others are described at `FactScores`; `overall_score` is the harmonic mean of the first three.
     """
 
@@ -104,7 +104,7 @@ class Question(NamedTuple):
 
     Attributes:
         prompt, answer: texts.
-        join: what stands between them; None leaves it to the texts (see `joining`).
+        join: what goes between them; None lets the texts decide (see `joining`).
     """
 
     prompt: str
@@ -113,7 +113,7 @@ class Question(NamedTuple):
 
 
 def questions(facts: Sequence[Fact]) -> list[Question]:
-    """Facts' prompts and new answers."""
+    """The prompts of facts with their new answers."""
     return [Question(fact.text, fact.target_new, fact.join) for fact in facts]
 
 
@@ -129,10 +129,10 @@ def answer_probabilities(
     Args:
         lm: the model, with whatever edits are in place.
         pairs: (prompt, answer), or questions, which say how the two are joined.
-        bare: without the start token, as a program reads a text that puts none in front.
+        bare: leave out the start token, as programs do that put none in front.
 
     Returns:
-        one rating a pair, in order.
+        one rating per pair, in order.
     """
     asked = [Question(*pair) for pair in pairs]
     encoded = encode_all(lm, [Text(one.prompt, one.answer, join=one.join) for one in asked], bare)
@@ -218,7 +218,7 @@ def continuations(
     Args:
         lm: the model, with whatever edits are in place.
         prompts: texts.
-        max_new_tokens: length at most; the end-of-text token ends a continuation earlier.
+        max_new_tokens: greatest length; the end-of-text token ends a continuation earlier.
         bare: as for `answer_probabilities`.
 
     Raises:
@@ -231,7 +231,7 @@ def continuations(
     with lm.lock, nothing_but_asked(lm):
         for group in batches_by_length([len(ids) + max_new_tokens for ids in encoded], MAX_TOKENS):
             batch = pad(lm, [encoded[i] for i in group])
-            # generate() continues at the right edge, so here, and only here, padding goes to the left.
+            # generate() continues at the right edge, so here alone padding goes on the left.
             shifts = (batch.mask.shape[1] - batch.mask.sum(-1)).tolist()
             ids = torch.stack([row.roll(shift) for row, shift in zip(batch.ids, shifts, strict=True)])
             mask = torch.stack([row.roll(shift) for row, shift in zip(batch.mask, shifts, strict=True)])
@@ -248,13 +248,13 @@ def continuations(
 
 
 def evaluate(lm: EditableModel, facts: Sequence[Fact], generate: bool = True, bare: bool = False) -> Scores:
-    """Score facts on the model as it stands.
+    """Score facts on the model as it is.
 
     Args:
         lm: the model, with whatever edits are in place.
         facts: what was edited.
-        generate: whether to measure generation efficacy, which costs most.
-        bare: without the start token, as a program reads texts that puts none in front.
+        generate: whether to measure generation efficacy, which takes the most time.
+        bare: leave out the start token, as programs do that put none in front.
 
     Returns:
         the scores. A prompt without a true answer to compare with counts when the new answer is the most probable one.
@@ -266,7 +266,7 @@ def evaluate(lm: EditableModel, facts: Sequence[Fact], generate: bool = True, ba
 
 
 def check_scorable(lm: EditableModel, fact: Fact, generate: bool = True) -> None:
-    """Refuse a fact that `evaluate` would refuse, before a set of facts is evaluated.
+    """Refuse early a fact that `evaluate` would refuse.
 
     Args:
         lm: the model.
@@ -331,7 +331,7 @@ def _score(fact: Fact, ratings: dict[Question, Answer], generated: str | None) -
 
 
 def summarised(per_fact: Sequence[FactScores]) -> Scores:
-    """The means over some facts, at least one, that have been scored."""
+    """The means over the scores of at least one fact."""
 
     def mean_of(name: str, scale: float = 100.0) -> float | None:
         mean = _mean([value for item in per_fact if (value := getattr(item, name)) is not None])

@@ -1,11 +1,10 @@
-"""What attention and MLP of each block add to the residual stream, read off a running model.
+"""What attention and MLP of each block add to the residual stream, read from a running model.
 
-Not every family adds what its attention or MLP module returns: some put a norm behind it (Gemma 2 and 3, OLMo 2),
-some a dropout that does nothing here, Granite a constant factor. So the output is followed: when another part of the
-block is given the very tensor that a sublayer returned, that part's output takes its place. Whether blocks run
-attention and MLP one after the other (GPT-2, Llama) or side by side (GPT-J, GPT-NeoX) makes no difference to what is
-added. And it is checked: input embedding and all parts must add up to what leaves the last block, or there is no
-result.
+Not every family adds exactly what its attention or MLP module returns: some put a norm after it (Gemma 2 and 3, OLMo
+2), some a dropout that does nothing here, Granite a constant factor. So the output is followed: when another part of
+the block receives the very tensor that a sublayer returned, that part's output replaces it. Whether blocks run
+attention and MLP one after the other (GPT-2, Llama) or side by side (GPT-J, GPT-NeoX) does not matter. The result is
+checked: the input embedding and all outputs must add up to the output of the last block.
 """
 
 from __future__ import annotations
@@ -23,13 +22,14 @@ from encore_core.measures.contributions import Contributions, averaged, token_sh
 from encore_core.models.editable import EditableModel
 
 MAX_BYTES = 1 << 30
-"""How much memory the outputs of all sublayers may take at a time; texts are read in groups that fit."""
+"""Memory that the outputs of all sublayers may take at a time; texts are read in groups that fit."""
 
 MAX_TOKENS = 2048
-"""Tokens that are run at a time, padding included."""
+"""Tokens run at a time, padding included."""
 
 TOLERANCE, TOLERANCE_16_BITS = 1e-3, 0.1
-"""Largest `Contributions.missing` that is rounding: in bfloat16 every addition to the stream rounds by up to 1/512."""
+"""Largest `Contributions.missing` that can be rounding: in bfloat16 each addition to the stream rounds by up to 1/512.
+"""
 
 
 @torch.no_grad()
@@ -38,14 +38,14 @@ def measure_contributions(lm: EditableModel, texts: Sequence[str]) -> Contributi
 
     Args:
         lm: the model, with whatever edits are in place.
-        texts: the mean is over the tokens of all of them, BOS included where the tokenizer puts one.
+        texts: the mean is over the tokens of all of them, with the BOS or start token if there is one.
 
     Returns:
-        the contributions; NaN where the model's own states are no numbers any more.
+        the contributions; NaN where the model's own states are not finite.
 
     Raises:
-        InputError: without a text, for a text that is too long, and for a model whose blocks add something else than
-            one attention and one MLP.
+        InputError: without a text, for a text that is too long, and for a model whose blocks add anything besides one
+            attention and one MLP.
     """
     if not texts:
         raise InputError("There is no text to measure contributions on; give at least one.")
@@ -55,8 +55,8 @@ def measure_contributions(lm: EditableModel, texts: Sequence[str]) -> Contributi
     for text, ids in zip(texts, encoded, strict=True):
         if len(ids) > room:
             raise InputError(
-                f"Text {quoted(text)} has {len(ids)} tokens; contributions of this model are read on at most {room} "
-                "at a time, so shorten it."
+                f"Text {quoted(text)} has {len(ids)} tokens; contributions of this model are measured on at most "
+                f"{room} at a time, so shorten it."
             )
     found = []
     with lm.lock:
@@ -68,7 +68,7 @@ def measure_contributions(lm: EditableModel, texts: Sequence[str]) -> Contributi
             found.append(token_shares(outputs, h_L))
     contributions = averaged(found)
     tolerance = TOLERANCE if lm.dtype.itemsize > 2 else TOLERANCE_16_BITS
-    if contributions.missing > tolerance:  # False for NaN: such a model is broken, not of another kind
+    if contributions.missing > tolerance:  # False for NaN: such a model is broken, not of an unknown kind
         raise InputError(
             f"Model {quoted(lm.name)}: attention and MLP do not add up to the residual stream "
             f"({contributions.missing:.0%} is missing), so its blocks add something else, too; contributions can be "
@@ -79,29 +79,29 @@ def measure_contributions(lm: EditableModel, texts: Sequence[str]) -> Contributi
 
 @contextmanager
 def sublayer_outputs(lm: EditableModel, present: torch.Tensor) -> Iterator[list[torch.Tensor]]:
-    """Collect what each sublayer adds to the residual stream while the block is entered and the model run once.
+    """Collect what each sublayer adds to the residual stream when the model is run once in the `with` block.
 
     Args:
         lm: the model; the caller holds its lock.
         present: (n_rows, length) bool, which positions to keep.
 
     Yields:
-        a list that is full after the run: 2 n_layers + 1 tensors (n_kept, d_model), input embedding first, then
+        a list that is complete after the run: 2 n_layers + 1 tensors (n_kept, d_model), input embedding first, then
         attention and MLP of each block.
 
     Raises:
         InputError: when the stream has another shape.
     """
     outputs: list[torch.Tensor] = [torch.empty(0)] * (2 * lm.n_layers + 1)
-    # Granite's blocks add this much of what the parts return.
+    # Granite's blocks multiply what the parts return by this factor.
     factor = float(getattr(lm.model.config, "residual_multiplier", None) or 1.0)
 
     def kept(states: torch.Tensor) -> torch.Tensor:
-        if states.ndim == 2 and len(states) == present.numel():  # as OPT's MLP sees its tokens
+        if states.ndim == 2 and len(states) == present.numel():  # the shape in OPT's MLP
             states = states.view(*present.shape, -1)
         if states.ndim != 3 or states.shape[:2] != present.shape:
             raise InputError(f"Model {quoted(lm.name)} has more than one residual stream, which cannot be read.")
-        # A copy: a family may add to the tensor in place afterwards.
+        # A copy, because a family may later add to the tensor in place.
         return states[present.to(states.device)].to(present.device)
 
     def entering(module, args, kwargs):
@@ -121,11 +121,11 @@ def sublayer_outputs(lm: EditableModel, present: torch.Tensor) -> Iterator[list[
 
 
 class _Follower:
-    """Hooks for one block: what its sublayers return, and what becomes of it in the block's other parts.
+    """Hooks for one block: they follow what its sublayers return through the block's other parts.
 
     Args:
-        places: the sublayers, each with a number.
-        keep: called with that number and a tensor; the last call with a number is the one that counts.
+        places: the index of each sublayer.
+        keep: called with that index and a tensor; the last call for an index counts.
     """
 
     def __init__(self, places: dict[nn.Module, int], keep: Callable[[int, torch.Tensor], None]):
@@ -142,5 +142,5 @@ class _Follower:
             self.keep(place, self.latest[place])
 
     def forget(self, *_) -> None:
-        """The block is done: nothing in it can be handed on any more."""
+        """The block is done, so nothing in it can be passed on any more."""
         self.latest.clear()

@@ -1,4 +1,4 @@
-"""The data of the downstream tasks from the hub, for those who have no folder of their own.
+"""The data of the downstream tasks from the hub, for users without their own folder.
 
 ======  ==================================================  ========================
 task    data set on the hub                                 rows
@@ -11,9 +11,9 @@ nli     nyu-mll/glue, rte                                   training: other sent
 mmlu    cais/mmlu, all                                      validation
 ======  ==================================================  ========================
 
-Of each answer as many rows are taken as of the rarest one, and they are shuffled with a fixed seed, so that the first
-tests of a task are a fair sample. Which rows come first decides the figures: they can be compared between runs on the
-same folder, not with figures from another selection.
+Every answer gets as many rows as the rarest one has, and the rows are shuffled with a fixed seed, so that the first
+tests of a task are a fair sample. Scores depend on which rows come first: they can be compared between runs on the same
+folder, but not with scores from another selection.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from encore_core.models.editable import Progress
 from encore_core.storage import data_folder, replacing
 
 HUB = "hub"
-"""What stands in the place of a folder to mean the hub's data."""
+"""Given in place of a folder, it means the hub's data."""
 
 SEED = 0
 
@@ -43,8 +43,8 @@ class _Source:
 
     Attributes:
         repo, file: data set, and Parquet file in it.
-        fields: columns that are kept, the one with the answer last.
-        answers: what its values are called in our files; as they are by default.
+        fields: columns to keep, the one with the answer last.
+        answers: what the answer's values become in our files; by default they stay as they are.
     """
 
     repo: str
@@ -76,7 +76,7 @@ def hub_folder() -> Path:
 
 
 def tasks_folder(where: str | Path, progress: Progress | None = None) -> Path:
-    """The folder of downstream data that is meant: the one given, or for "hub" the hub's, fetched if it is not here.
+    """The folder of downstream data: the one given, or for "hub" the hub's, fetched if it is not here.
 
     Raises:
         InputError: as `fetch_tasks`.
@@ -90,16 +90,16 @@ def is_fetched() -> bool:
 
 
 def fetch_tasks(progress: Progress | None = None) -> Path:
-    """Fetch the data of all tasks from the hub, unless they are here already. They are there whole or not at all.
+    """Fetch the data of all tasks from the hub, completely or not at all, unless they are here already.
 
     Args:
-        progress: told of each task.
+        progress: called before each task.
 
     Returns:
-        the folder, as `tasks.load_tasks` reads it.
+        the folder, which `tasks.load_tasks` reads.
 
     Raises:
-        InputError: when the hub cannot be reached, or what it sends is not what is known of it.
+        InputError: when the hub cannot be reached, or does not send the expected data.
     """
     folder = hub_folder()
     if is_fetched():
@@ -132,7 +132,7 @@ def _rows(name: str, source: _Source) -> list[dict[str, Any]]:
             label = source.fields[-1]
             rows = [row | {label: source.answers[row[label]]} for row in rows]
         return [{field: row[field] for field in source.fields} for row in rows]
-    # The client and the reader have many kinds of errors, and each means the same here.
+    # The client and the reader raise many kinds of errors, which all mean the same here.
     except Exception as error:
         raise InputError(
             f"Downstream task {name!r} cannot be fetched from {source.repo} ({reason_of(error)}); try again, or give a "
@@ -141,7 +141,7 @@ def _rows(name: str, source: _Source) -> list[dict[str, Any]]:
 
 
 def _balanced(rows: Sequence[dict[str, Any]], label: str) -> list[dict[str, Any]]:
-    """As many rows of each answer as of the rarest, in a drawn order."""
+    """As many rows of each answer as of the rarest, shuffled."""
     draw = random.Random(SEED)
     by_answer: dict[Any, list[dict[str, Any]]] = {}
     for row in rows:

@@ -1,4 +1,4 @@
-"""The downstream tasks: six that have nothing to do with the edits, how their rows become prompts, and their files.
+"""The six downstream tasks, which have nothing to do with the edits: how their rows become prompts, and their files.
 
 =====  ==========================================================  ====================================================
 sst2   is a review kind?                                           positive / negative
@@ -9,8 +9,7 @@ nli    the same, in other words, on other sentences                True / False
 mmlu   which of four answers to an exam question is right?         A / B / C / D
 =====  ==========================================================  ====================================================
 
-The first ten rows of a task's file are the pool from which four examples are chosen, the rows behind them are the
-tests.
+The first ten rows of a task's file are the pool from which four examples are chosen; the rows after them are the tests.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class Task:
 
     Attributes:
         name: one of `TASKS`.
-        options: the answers there are.
+        options: the possible answers.
         shots: examples before every test.
         tests: in the file's order.
     """
@@ -61,7 +60,7 @@ class Task:
 
     @property
     def opening(self) -> str:
-        """The examples with their answers, parted by blank lines, up to where a test begins."""
+        """The examples with their answers, separated by blank lines, to be followed by a test."""
         return "".join(f"{joined(shot.prompt, shot.answer)}\n\n" for shot in self.shots)
 
 
@@ -70,9 +69,9 @@ class _Recipe:
     """How rows of a file become examples.
 
     Attributes:
-        fields: of text, which the prompt is made of.
+        fields: the text fields from which the prompt is made.
         label: the field with the answer.
-        answers: what its values mean.
+        answers: the option for each of its values.
         prompt: makes the prompt of a row.
     """
 
@@ -136,10 +135,10 @@ TASKS = tuple(_RECIPES)
 
 
 def load_tasks(folder: Path | str, names: Sequence[str] = TASKS) -> dict[str, Task]:
-    """Read tasks from a folder with a file `NAME.jsonl` for each, one JSON object a line.
+    """Read tasks from a folder with a file `NAME.jsonl` for each, one JSON object per line.
 
-    Of the first ten rows, the examples are the first four in the file's order that keep the answers in balance (two a
-    class, or one for MMLU); where the pool lacks a class, the first of the others fill up.
+    The examples are the first four of the first ten rows that keep the answers balanced (two per class, or one for
+    MMLU); if the pool lacks a class, the first of the other rows are used.
 
     Args:
         folder: where the files are. `sst2` and `cola` have fields `sentence` and `label`; `mrpc`, `rte` and `nli`
@@ -147,7 +146,7 @@ def load_tasks(folder: Path | str, names: Sequence[str] = TASKS) -> dict[str, Ta
         names: which tasks.
 
     Returns:
-        per name its task.
+        the tasks by name.
 
     Raises:
         InputError: for an unknown name, a missing or unreadable file, a row without its fields, or too few rows.
@@ -166,7 +165,7 @@ def _read_task(name: str, file: Path) -> Task:
     try:
         if file.stat().st_size > MAX_BYTES:
             raise InputError(f"Downstream task {name!r}: {file} is larger than {MAX_BYTES // 10**6} MB; shorten it.")
-        # Not splitlines: texts may have line separators of other kinds in them.
+        # Not splitlines: texts may contain other kinds of line separators.
         lines = file.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError as error:
         raise InputError(f"Downstream task {name!r} has no file {file}; put it there or leave it out.") from error
@@ -179,8 +178,8 @@ def _read_task(name: str, file: Path) -> Task:
     ]
     if len(examples) <= POOL:
         raise InputError(
-            f"Downstream task {name!r}: {file} has {len(examples)} rows; the first {POOL} are for examples, so at "
-            f"least {POOL + 1} are needed."
+            f"Downstream task {name!r}: {file} has {len(examples)} rows; the first {POOL} are for examples, so give "
+            f"at least {POOL + 1}."
         )
     shots = _choose_shots(examples[:POOL], len(recipe.options))
     return Task(name, recipe.options, shots, tuple(examples[POOL:]))
@@ -198,7 +197,7 @@ def _example(recipe: _Recipe, line: str, where: str) -> Example:
             raise InputError(f"{where}: there is no field {name!r}; the row has {quoted(sorted(row))}.")
     texts = {name: _text(row[name], name, where) for name in recipe.fields}
     label = row[recipe.label]
-    # A bool would pass for the number that it equals.
+    # A bool would pass as the number that it equals.
     if type(label) not in (int, str) or label not in recipe.answers:
         known = ", ".join(map(repr, recipe.answers))
         raise InputError(f"{where}: {recipe.label} {quoted(label)} is unknown; it must be one of {known}.")
@@ -206,7 +205,7 @@ def _example(recipe: _Recipe, line: str, where: str) -> Example:
 
 
 def _text(value: object, name: str, where: str) -> str | list[str]:
-    """A field of a row without white space around it; of choices, each."""
+    """A text field of a row, stripped of white space; for choices, each of them."""
     if name == "choices":
         if not isinstance(value, list) or len(value) != 4:
             raise InputError(f"{where}: choices {quoted(value)} are not four; give a list of four texts.")

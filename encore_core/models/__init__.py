@@ -2,9 +2,9 @@
 
 catalogue, download    which models are known by name, and fetching one from the hub
 families               where a family keeps its blocks and MLP output matrices
-weight_files, gguf, checkpoint, inspection    its files: headers, conversion, reading, looking through
-device_map, memory, speed    where it goes, what it needs, how fast that is
-start_token            what stands in front of every text
+weight_files, gguf, checkpoint, inspection    its files: headers, conversion, reading, inspecting
+device_map, memory, speed    which device it goes to, how much memory it needs, how fast it will be
+start_token            the token put in front of every text
 editable               the loaded model that everything else works with
 settings               the settings of a method on it
 """

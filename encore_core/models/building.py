@@ -1,8 +1,8 @@
-"""A lock for building models: transformers can do no two at a time in one process.
+"""A lock for building models: transformers cannot build two at a time in one process.
 
-While it reads a model it puts empty functions in place of some of its own (`PreTrainedModel.tie_weights`, the functions
-that initialise weights), for all threads. Two readings that overlap leave them there for good, and from then on every
-model with tied weights lacks its output matrix.
+While it reads a model it replaces some of its own functions (`PreTrainedModel.tie_weights`, those that initialise
+weights) by empty ones, for all threads. Two readings that overlap leave the empty ones there for good, and from then on
+every model with tied weights lacks its output matrix.
 """
 
 from __future__ import annotations

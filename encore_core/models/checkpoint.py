@@ -1,7 +1,7 @@
 """Reading a model's files: configuration, weights and tokenizer, each refused in one line when it cannot be used.
 
-transformers fills in weights that it does not find with random ones and says so in a log; here that is an error, as is
-anything else in a folder that does not belong together.
+transformers replaces missing weights by random ones and only logs it; here that is an error, as is any other mismatch
+between the files of a folder.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from encore_core.models.weight_files import (
 )
 
 NO_ADAPTER = "no adapter is asked for"
-"""A folder that no model has. Where peft is installed, transformers looks for an adapter beside the weights and puts it
-on; it has no other way of being told not to."""
+"""A folder that no model has. If peft is installed, transformers looks for an adapter beside the weights and applies
+it; naming a folder that does not exist is the only way to prevent that."""
 
 
 def read_config(name: str, source: str | os.PathLike):
@@ -44,7 +44,7 @@ def read_config(name: str, source: str | os.PathLike):
         source: its folder.
 
     Raises:
-        InputError: when it cannot be read, is of a type that nobody knows or that is no decoder, or describes quantised
+        InputError: when it cannot be read, is of an unknown type or one that is no decoder, or describes quantised
             weights.
     """
     try:
@@ -70,20 +70,20 @@ def read_weights(
     max_memory=None,
     tell: Progress | None = None,
 ) -> tuple[nn.Module, tuple[str, ...]]:
-    """The model with all of its weights, and no others, each of them finite.
+    """The model with all of its weights, each of them finite.
 
     Args:
         name, source: as for `read_config`.
-        dtype: of the weights in memory. In the format of the files they are mapped from there, and no memory is taken.
-        device_map, max_memory: as transformers takes them; on the CPU by default.
-        tell: told how far this is.
+        dtype: of the weights in memory. If it is the format of the files, they are memory-mapped and take no memory.
+        device_map, max_memory: as for transformers; on the CPU by default.
+        tell: called with the progress.
 
     Returns:
-        the model, and what one should know about its files, one line each.
+        the model, and notes about its files, one line each.
 
     Raises:
         InputError: when the files are missing, damaged or locked, do not hold every weight in its shape, or hold
-            quantised weights or such as are no numbers.
+            weights that are quantised or not finite.
     """
     folder = Path(source)
     stored = stored_weights(name, folder)
@@ -97,7 +97,7 @@ def read_weights(
                 device_map=device_map,
                 max_memory=max_memory,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are told below, by name
+                ignore_mismatched_sizes=True,  # they are reported below, by name
                 adapter_kwargs={"subfolder": NO_ADAPTER},
             )
     except Exception as error:
@@ -110,18 +110,18 @@ def read_weights(
         )
     if found["missing_keys"]:
         raise InputError(
-            f"Model {quoted(name)}: {some_of(found['missing_keys'])} not in the files, and random numbers would stand "
-            "there; save the whole model again."
+            f"Model {quoted(name)}: {some_of(found['missing_keys'])} not in the files, and random numbers would take "
+            "their place; save the whole model again."
         )
     check_numbers(name, model, stored, tell or (lambda what, share: None))
     notes = _notes(model, folder)
     if found["unexpected_keys"]:
-        notes.append(f"{some_of(found['unexpected_keys'])} in the files and not used.")
+        notes.append(f"{some_of(found['unexpected_keys'])} in the files but not used.")
     return model, tuple(notes)
 
 
 def _notes(model: nn.Module, folder: Path) -> list[str]:
-    """What lies in a folder and is not used, or not as it says."""
+    """Notes about files in the folder that are not used, or not as they say."""
     notes = []
     adapters = [file.name for file in sorted(folder.glob("adapter_*")) if file.suffix in (".safetensors", ".bin")]
     if adapters or (folder / "adapter_config.json").is_file():
@@ -136,7 +136,7 @@ def _notes(model: nn.Module, folder: Path) -> list[str]:
         notes.append(f"generation_config.json is not used, because it cannot be read ({broken}).")
     output, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     tied = getattr(text_config(model.config), "tie_word_embeddings", False) and output is not None
-    # Weights that are kept elsewhere (see `placement`) are told apart by nothing.
+    # Offloaded weights (see `device_map`) cannot be compared.
     if tied and output.weight is not embedding.weight and output.weight.device.type != "meta":
         notes.append(
             "config.json ties the output weights to the embedding, but the files hold two that differ; both are used "
@@ -146,7 +146,7 @@ def _notes(model: nn.Module, folder: Path) -> list[str]:
 
 
 def _broken_json(file: Path) -> str | None:
-    """Why a file is no JSON object; None where it is one, or there is none."""
+    """Why a file is no JSON object; None if it is one, or is missing."""
     try:
         return None if isinstance(json.loads(file.read_text(encoding="utf-8")), dict) else "it is no JSON object"
     except FileNotFoundError:
@@ -173,7 +173,7 @@ def read_tokenizer(name: str, source: str | os.PathLike):
 
 
 def _unreadable(name: str, source: str | os.PathLike, what: str, error: Exception) -> InputError:
-    """Why a source cannot be used, from whatever its reader raised."""
+    """Why a source cannot be used, from the error that reading it raised."""
     chain = chain_of(error)
     text = " ".join(str(link) for link in chain)
     model = f"Model {quoted(name)}"
@@ -195,13 +195,13 @@ def _unreadable(name: str, source: str | os.PathLike, what: str, error: Exceptio
             f"{model}: the tokenizer in {source} cannot be read ({first_line(error)}); it needs one of "
             f"{', '.join(TOKENIZER_FILES)}."
         )
-    # What is wrong with a field of a configuration stands on the lines below.
+    # An error about a field of a configuration says what is wrong on its later lines.
     reason = " ".join(str(error).split())[:200] if what == "configuration" else first_line(error)
     return InputError(f"{model}: the {what} in {source} cannot be read: {reason}")
 
 
 def _names_code(config: Path) -> bool:
-    """Whether a configuration says which Python files a model is made of."""
+    """Whether a configuration names Python files that the model needs."""
     try:
         return "auto_map" in json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):

@@ -1,7 +1,7 @@
 """Where a model's weights go: which device, in which number format, and over which devices when one is too small.
 
-`BALANCED` spreads the blocks over all GPUs, and what does not fit on them stays in the computer's memory and is copied
-to a GPU whenever it is used (accelerate's device maps). Matrices that are edited are brought back for good, see
+`BALANCED` spreads the blocks over all GPUs; blocks that do not fit stay in the computer's memory and are copied to a
+GPU whenever they are used (accelerate's device maps). Edited matrices are moved to their GPU for good, see
 `EditableModel.parameter`.
 """
 
@@ -18,14 +18,14 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BALANCED = "balanced"
 
 DEVICE_NAMES = ("cuda", "mps", "cpu", BALANCED)
-"""What a user may ask for, beside "cuda:1" and the like."""
+"""What a user may ask for, besides "cuda:1" and the like."""
 
 
 def choose_device(device: str | None = None) -> torch.device:
     """The device asked for, or the best one present: cuda, then mps, then cpu.
 
     Args:
-        device: its name; for `BALANCED` it is the one that the first blocks are on.
+        device: its name; for `BALANCED` the result is the device of the first blocks.
 
     Raises:
         InputError: for a device that is unknown or absent.
@@ -43,7 +43,7 @@ def choose_device(device: str | None = None) -> torch.device:
 
 
 def device_name(device: str | None = None) -> str:
-    """The device asked for by its full name, by which runs wait for each other.
+    """The full name of the device asked for; runs on devices of one name wait for each other.
 
     Raises:
         InputError: as `choose_device`.
@@ -78,20 +78,20 @@ def choose_dtype(dtype: str | None = None) -> torch.dtype:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can be had on a device now; Apple's GPUs share the computer's."""
+    """Bytes of memory free on a device now; Apple's GPUs share the computer's memory."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
 def total_memory(device: torch.device) -> int:
-    """Bytes that a device has in all."""
+    """Bytes of memory that a device has in all."""
     return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else psutil.virtual_memory().total
 
 
 def room_for_weights(for_editing: int) -> dict[int | str, int]:
-    """How many bytes of weights each device may hold when they are spread, by accelerate's names of them.
+    """Bytes of weights that each device may hold when they are spread, by accelerate's names of the devices.
 
     Args:
-        for_editing: bytes that the first GPU has to keep free.
+        for_editing: bytes to keep free on the first GPU.
     """
     room: dict[int | str, int] = {
         index: int(0.95 * free_memory(torch.device("cuda", index))) for index in range(torch.cuda.device_count())
@@ -100,18 +100,18 @@ def room_for_weights(for_editing: int) -> dict[int | str, int]:
     return room | {"cpu": int(0.9 * psutil.virtual_memory().available)}
 
 
-# -- modules whose weights are elsewhere -------------------------------------------------------------------------------
+# -- modules with offloaded weights ------------------------------------------------------------------------------------
 
 
 def running_device(module: nn.Module) -> torch.device:
-    """Where a module computes, wherever its weights are kept meanwhile."""
+    """The device on which a module computes, even if its weights are kept elsewhere."""
     device = next(module.parameters()).device
     hook = offload_hook(module)
     return torch.device(hook.execution_device) if device.type == "meta" and hook is not None else device
 
 
 def offload_hook(module: nn.Module):
-    """The hook by which accelerate brings a module's own weights in and out; None when they are just there."""
+    """The hook by which accelerate loads a module's own weights when it runs; None if they are not offloaded."""
     hook = getattr(module, "_hf_hook", None)
     for part in getattr(hook, "hooks", (hook,)):
         if getattr(part, "offload", False):
@@ -120,13 +120,13 @@ def offload_hook(module: nn.Module):
 
 
 def kept_weight(module: nn.Module) -> torch.Tensor:
-    """A module's weight wherever it is kept, not to be written to."""
+    """A module's weight, wherever it is kept; it must not be written to."""
     hook = offload_hook(module)
     return module.weight.data if hook is None else hook.weights_map["weight"]
 
 
 def settle(module: nn.Module) -> None:
-    """Bring an offloaded module's weights to where it computes, for good."""
+    """Move an offloaded module's weights to the device where it computes, for good."""
     from accelerate.hooks import remove_hook_from_module
 
     hook = offload_hook(module)
@@ -135,13 +135,13 @@ def settle(module: nn.Module) -> None:
     values = {name: hook.weights_map[name] for name, _ in module.named_parameters(recurse=False)}
     remove_hook_from_module(module)
     for name, value in values.items():
-        # A copy even where it is in memory already: the map may be of a file, or shared.
+        # A copy even if it is on the device already, because the map may belong to a file or be shared.
         parameter = nn.Parameter(value.to(hook.execution_device, copy=True), requires_grad=False)
         module.register_parameter(name, parameter)
 
 
 def whole_state_dict(model: nn.Module):
-    """Names and tensors of a model one after the other, offloaded ones from where they are kept.
+    """Names and tensors of a model, one after the other; offloaded ones are read where they are kept.
 
     Yields:
         (name, tensor), in the model's order.

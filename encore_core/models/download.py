@@ -1,9 +1,8 @@
-"""A model of the hub as a folder: which commit is meant, which of its files are needed, and whether there is room.
+"""A hub model as a folder: which commit is meant, which of its files are needed, and whether there is room.
 
-`NAME@REVISION` means a branch, a tag or a commit; without one the branch "main" is meant. First only the small files
-are fetched (configuration, tokenizer, list of weight files), then, when everything that can be told from these has been
-looked at, the weights: safetensors and nothing else, no code. The folder is the one in the hub's cache that
-huggingface_hub uses, too.
+In `NAME@REVISION` the revision is a branch, a tag or a commit; the default is the branch "main". First only the small
+files are fetched (configuration, tokenizer, list of weight files), then, once these have been checked, the weights:
+only safetensors, no code. The folder is in the hub's cache, which huggingface_hub uses, too.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ from encore_core.storage import gigabytes
 log = logging.getLogger(__name__)
 
 Progress = Callable[[str, float], None]
-"""`progress(what, share)`: what is being done, and how much of it, from 0 to 1."""
+"""`progress(what, share)`: what is being done, and the share done, from 0 to 1."""
 
 MAIN = "main"
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-"""Files one of which a tokenizer needs."""
+"""A tokenizer needs one of these files."""
 
 _SMALL = (
     CONFIG, INDEX, "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
@@ -43,12 +42,12 @@ _SMALL = (
     "chat_template.json",
 )  # fmt: skip
 MOST_SMALL_BYTES = 100_000_000
-"""No configuration and no tokenizer is larger; what claims to be one is not fetched."""
+"""No configuration or tokenizer is larger, so a larger file is not fetched as one."""
 
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx", ".safetensors")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TOLD_EVERY = 0.2
-"""Seconds between two words about a download."""
+"""Seconds between two progress reports of a download."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +57,9 @@ class HubModel:
     Attributes:
         name: as the user gave it.
         repo, revision, commit: which files are meant; the revision is a branch, a tag or the commit itself.
-        folder: where they are in the hub's cache, as far as they have been fetched.
+        folder: in the hub's cache, with the files fetched so far.
         sizes: bytes of every file of the repository, None where the hub does not say; without the hub, of the files
-            that are here.
+            in the cache.
         trouble: why the hub could not be asked; None when it answered.
     """
 
@@ -79,20 +78,20 @@ class HubModel:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Files with weights that are not here."""
+        """Files with weights that are not in the cache."""
         return tuple(file for file in weight_files(self.name, self.folder, self.sizes) if not _here(self.folder, file))
 
     @property
     def to_fetch(self) -> int:
-        """Bytes of weights that are not here, as far as the hub says."""
+        """Bytes of weights that are not in the cache, as far as the hub says."""
         whole = sum(self.sizes.get(file) or 0 for file in self.missing)
         return max(0, whole - hub.partly_here(self.repo))
 
     def check_fetching(self) -> None:
-        """Refuse weights that are not here and could not be fetched, before any of them is.
+        """Check, before any weights are fetched, that all that are missing can be.
 
         Raises:
-            InputError: when the hub cannot be asked for them, and when the disk has no room, with what is needed.
+            InputError: when the hub cannot be asked for them, or does not have one, or the disk has no room.
         """
         missing = self.missing
         if missing and self.trouble is not None:
@@ -113,10 +112,10 @@ class HubModel:
             )
 
     def fetch_weights(self, tell: Progress) -> None:
-        """Fetch the weights that are not here. What a broken download has brought is kept for the next try.
+        """Fetch the weights that are not in the cache. Parts from a broken download are kept for the next try.
 
         Args:
-            tell: told how much of all is here.
+            tell: called with the share that has arrived.
 
         Raises:
             InputError: when the hub cannot be reached or refuses them, the disk has no room, or the download breaks.
@@ -133,17 +132,17 @@ class HubModel:
 
 
 def find_hub_model(name: str, repo: str, revision: str | None, suggestion: str = "") -> HubModel:
-    """A model of the hub with its small files; the hub's cache alone is asked where the hub cannot be.
+    """Find a hub model and fetch its small files; if the hub cannot be asked, use the cache.
 
     Args:
         name: as the user gave it, for messages.
         repo: "organisation/name", or "name" alone for some old ones.
         revision: branch, tag or commit; None for the main branch.
-        suggestion: what else may have been meant, a sentence behind a blank, or "".
+        suggestion: a sentence, after a blank, about what else may have been meant, or "".
 
     Raises:
         InputError: when the hub has no such model or revision, does not give it to this user, or cannot be asked and
-            the cache has not got it; when it holds no weights that are read here.
+            the cache does not have it; when it holds no weights in a format that is read here.
     """
     wanted = revision or MAIN
     cached = cached_model(name, repo, wanted)
@@ -164,12 +163,12 @@ def find_hub_model(name: str, repo: str, revision: str | None, suggestion: str =
 
 
 def _listed(name: str, repo: str, revision: str) -> HubModel:
-    """A model as the hub lists it."""
+    """Ask the hub for a model's files, and fetch the small ones."""
     try:
         found = HfApi(endpoint=constants.ENDPOINT).model_info(
             repo, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
         )
-    except (ValueError, KeyError, TypeError) as error:  # a page to log in to a network, say
+    except (ValueError, KeyError, TypeError) as error:  # for example a network's login page
         raise OSError(f"{hub.hub_host()} answers with something else, so it is not the hub") from error
     sizes = {one.rfilename: one.size for one in found.siblings or () if _is_plain(one.rfilename)}
     commit = found.sha or ""
@@ -177,7 +176,7 @@ def _listed(name: str, repo: str, revision: str) -> HubModel:
         raise InputError(f"Model {quoted(name)}: the hub ({hub.hub_host()}) does not say which commit {revision!r} is.")
     model = HubModel(name, repo, revision, commit, hub.repository_folder(repo) / "snapshots" / commit, sizes)
     _check_kinds(model)
-    # transformers looks at the index only where the weights are not in one file.
+    # transformers reads the index only if the weights are not in one file.
     left_out = {INDEX} if WEIGHTS in sizes else set()
     for file in sorted(sizes.keys() - left_out):
         if any(fnmatchcase(file, pattern) for pattern in _SMALL):
@@ -191,7 +190,7 @@ def _listed(name: str, repo: str, revision: str) -> HubModel:
 
 
 def cached_model(name: str, repo: str, revision: str) -> HubModel | None:
-    """What the hub's cache has of a model; None when not even its configuration is there."""
+    """A model as far as it is in the hub's cache; None when not even its configuration is."""
     commit = revision
     if not _COMMIT.fullmatch(revision):
         ref = hub.repository_folder(repo) / "refs" / revision
@@ -218,20 +217,20 @@ def _is_whole(model: HubModel) -> bool:
 
 
 def _note_commit(model: HubModel) -> None:
-    """Write down which commit a branch or tag is, as huggingface_hub does, for when the hub cannot be asked."""
+    """Record the commit of a branch or tag, as huggingface_hub does, for times when the hub cannot be asked."""
     if _COMMIT.fullmatch(model.revision):
         return
     before = cached_model(model.name, model.repo, model.revision)
     if before is not None and before.commit == model.commit:
         return
-    # An older commit that is here whole serves somebody without a network better than a newer one that is not.
+    # Without a network, a complete older commit is of more use than an incomplete newer one.
     if before is not None and _is_whole(before) and not _is_whole(model):
         return
     ref = hub.repository_folder(model.repo) / "refs" / model.revision
     try:
         ref.parent.mkdir(parents=True, exist_ok=True)
         ref.write_text(model.commit, encoding="utf-8")
-    except OSError as error:  # the files are here, and without the hub they will not be found by this revision
+    except OSError as error:  # the files are here, but without the hub this revision will not lead to them
         log.warning("The hub's cache cannot be written to (%s): %s.", ref, first_line(error))
 
 
@@ -239,7 +238,7 @@ def _note_commit(model: HubModel) -> None:
 
 
 def _check_kinds(model: HubModel) -> None:
-    """Refuse a repository from the names of its files, before any is fetched."""
+    """Refuse a repository by its file names, before any file is fetched."""
     about, files = f"Model {quoted(model.name)}: {model.repo}", model.sizes
     if CONFIG not in files and "adapter_config.json" in files:
         raise InputError(
@@ -259,10 +258,10 @@ def _check_kinds(model: HubModel) -> None:
 
 
 def weight_files(name: str, folder: Path, files: Mapping[str, int | None]) -> list[str]:
-    """The files with weights that transformers reads of a repository, its index being in `folder`.
+    """The weight files of a repository that transformers reads; the index is in `folder`.
 
     Raises:
-        InputError: when the index cannot be read, or names files that are not there to be had.
+        InputError: when the index cannot be read, or names no files or some that cannot be its weights.
     """
     if WEIGHTS in files or not (folder / INDEX).is_file():
         return [WEIGHTS]
@@ -290,7 +289,7 @@ def _existing(folder: Path) -> Path:
     return next(place for place in (folder, *folder.parents) if place.is_dir())
 
 
-# -- fetching, and what is said when it fails --------------------------------------------------------------------------
+# -- fetching, and messages when it fails ------------------------------------------------------------------------------
 
 
 def _fetch(model: HubModel, file: str, received: hub.Received = lambda n_bytes: None) -> None:
@@ -298,7 +297,7 @@ def _fetch(model: HubModel, file: str, received: hub.Received = lambda n_bytes: 
         hub.fetch_file(model.repo, file, model.commit, received=received)
     except hub.BrokenDownload as broken:
         have = f" after {gigabytes(broken.have)} of {gigabytes(broken.size)}" if broken.have and broken.size else ""
-        kept = "; what came is kept, and the same command goes on from there" if broken.have else "; try again"
+        kept = "; what came is kept, and the same command continues from there" if broken.have else "; try again"
         raise InputError(
             f"Model {quoted(model.name)}: fetching {file} from the hub stopped{have}: {broken.reason}{kept}."
         ) from broken
@@ -339,7 +338,7 @@ def _refused(name: str, repo: str, revision: str, error: Exception, suggestion: 
 
 
 def _unreachable(name: str, repo: str, trouble: hub.Trouble, suggestion: str) -> str:
-    """What is said of a model that is not here when the hub cannot be asked whether it has it."""
+    """The message for a model that is not here when the hub cannot be asked for it."""
     known = "" if suggestion else f" It is {repo} on the hub." if repo != name.partition("@")[0] else ""
     return (
         f"Model {quoted(name)} is no folder here and not in the hub's cache, and {trouble}; {trouble.remedy}, or give "
@@ -348,7 +347,7 @@ def _unreachable(name: str, repo: str, trouble: hub.Trouble, suggestion: str) ->
 
 
 def _teller(tell: Progress, file: str, before: int, total: int) -> hub.Received:
-    """`received` that says how much of all weights is here, some times a second."""
+    """A `received` that reports the share of all weights that has arrived, a few times per second."""
     last = 0.0
 
     def received(n_bytes: int) -> None:

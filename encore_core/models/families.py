@@ -1,16 +1,16 @@
-"""Families of decoders: where blocks, the matrix that is edited, embedding and final norm are, and how the matrix lies.
+"""Families of decoders: where blocks, edited matrix, embedding and final norm are, and how the matrix is stored.
 
-A family is a row of `FAMILIES`. What a row says is compared with what can be seen from the module itself, so a version
-of transformers that moves something is noticed and not edited in the wrong place. A family without a row is found from
-the module alone, where that leaves no choice:
+A family is a row of `FAMILIES`. The row is compared with the module itself, so if a version of transformers moves
+something, that is noticed, and nothing is edited in the wrong place. The parts of a family without a row are found from
+the module alone, if they are unambiguous:
 
     blocks      the one list of modules, in the decoder, as long as the configuration says there are layers
     attention   in every block the one part whose class says so
     matrix      in every block the one linear map, outside attention, from another width to d_model
 
-and it has to show on three tokens that it is what it looks like: a causal chain of these blocks, each of which writes
-through its matrix once. Models that have no such matrix are refused with the reason: mixtures of experts have one for
-each expert, state-space models none, encoders see what comes after.
+and a run on three tokens must show that it is a causal chain of these blocks, each of which uses its matrix once.
+Models that cannot be edited so are refused with the reason: mixtures of experts have one matrix per expert, state-space
+models have none, and in encoders tokens see later ones.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Family:
 
     Attributes:
         model_type: as transformers calls it.
-        models: for people: which models are of this family.
+        models: the models of this family, for people.
         decoder: holds embedding, blocks and final norm.
         embedding, blocks, final_norm: within the decoder.
         attention, mlp: within a block.
@@ -73,20 +73,20 @@ FAMILIES = {
         Family("olmo2", "OLMo 2"),
     )
 }  # fmt: skip
-"""By `model_type`. Most families are of Llama's shape, which is the default of every field."""
+"""By `model_type`. Most families are built like Llama, which is the default of every field."""
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """The modules of a loaded model that editing and measuring look at.
+    """The modules of a loaded model that editing and measuring use.
 
     Attributes:
         embedding: of tokens, (n_vocab, d_model).
         blocks: in order.
-        attentions, mlps: per block the modules that write into the residual stream.
-        down_projections: per block the module whose weight is the edited matrix; the MLP itself in families that keep
-            the MLP's maps in the block.
-        final_norm: between the last block and the output matrix; None in a family that has none.
+        attentions, mlps: by block, the modules that write into the residual stream.
+        down_projections: by block, the module whose weight is the edited matrix. It is the same module as in `mlps` if
+            the family keeps the MLP's maps directly in the block.
+        final_norm: between the last block and the output matrix; None in a family without it.
         transposed: whether the matrix is stored as (d_mlp, d_model).
     """
 
@@ -100,10 +100,10 @@ class Parts:
 
 
 LEAST_CONTEXT = 16
-"""Tokens. A sampled prefix alone has 10, and a prompt stands behind it."""
+"""Smallest context, in tokens. A sampled prefix alone has 10, and a prompt follows it."""
 
 MOST_LAYERS = 10_000
-"""No model comes near it; a number with a slip in it would be built all the same, block by block."""
+"""No model comes near it; a mistyped number would otherwise be built, block by block."""
 
 
 def skeleton(config, name: str | None = None) -> nn.Module:
@@ -111,10 +111,10 @@ def skeleton(config, name: str | None = None) -> nn.Module:
 
     Args:
         config: of a decoder.
-        name: how messages call the model.
+        name: the model's name in messages.
 
     Raises:
-        InputError: for a configuration that describes no model that can be built.
+        InputError: for a configuration from which no model can be built.
     """
     name = name or config.name_or_path or config.model_type
     try:
@@ -122,7 +122,7 @@ def skeleton(config, name: str | None = None) -> nn.Module:
         with BUILDING, torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of matrices without numbers; other checks refuse them
             return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except Exception as error:  # whatever a model's own code raises for values that it was never meant for
+    except Exception as error:  # a model's own code may raise anything for values that it was not meant for
         reason = f"no entry {error}" if isinstance(error, KeyError) else first_line(error)
         raise InputError(
             f"Model {quoted(name)}: its config.json describes no model that can be built ({reason}); copy it again."
@@ -130,7 +130,7 @@ def skeleton(config, name: str | None = None) -> nn.Module:
 
 
 def _check_sizes(config) -> None:
-    """Whether the sizes that every decoder has are sizes."""
+    """Check that the sizes that every decoder has are in range."""
     for field, least, most in (
         ("num_hidden_layers", 1, MOST_LAYERS),
         ("hidden_size", 1, None),
@@ -141,19 +141,19 @@ def _check_sizes(config) -> None:
         value = getattr(config, field, None)
         if isinstance(value, int) and (value < least or (most is not None and value > most)):
             wanted = f"at least {least}" if value < least else f"at most {most:,}"
-            raise ValueError(f"{field} is {value}, and has to be {wanted}")
+            raise ValueError(f"{field} is {value}, but must be {wanted}")
 
 
 def text_config(config):
-    """The part of a configuration that describes the language model (of a multimodal model it is one of several)."""
+    """The part of a configuration that describes the language model (a multimodal model's has several parts)."""
     return config.get_text_config(decoder=True)
 
 
 def check_type(config, name: str) -> None:
-    """Refuse what is no decoder, before any weight is read.
+    """Refuse a model that is no decoder, before any weight is read.
 
     Raises:
-        InputError: for encoders, encoder-decoders and models of anything but text.
+        InputError: for encoders, encoder-decoders and models that are not language models.
     """
     model_type = quoted(config.model_type)
     reason = None
@@ -174,7 +174,7 @@ def find_parts(model: nn.Module, name: str) -> Parts:
 
     Args:
         model: a causal language model; may be a `skeleton`.
-        name: how messages call it.
+        name: its name in messages.
 
     Raises:
         InputError: for a mixture of experts, for blocks without attention, and for a model in which the parts are not
@@ -215,7 +215,7 @@ def _by_row(model: nn.Module, family: Family, name: str) -> Parts:
 
 
 def _compare(parts: Parts, blocks: Sequence[nn.Module], config, family: Family, name: str) -> None:
-    """Hold what a row says to the module: blocks, embedding, norm, and the shape of every matrix."""
+    """Compare a row with the module: blocks, embedding, and the shape of every matrix."""
     d_model = config.hidden_size
     if list(parts.blocks) != list(blocks):
         raise _moved(name, family, f"its {config.num_hidden_layers} blocks are not in {family.blocks}")
@@ -240,9 +240,9 @@ def _moved(name: str, family: Family, what: str) -> InputError:
 
 
 def _blocks(model: nn.Module, family: Family | None, name: str) -> tuple[nn.Module, ...]:
-    """The decoder blocks: the one list of modules as long as the configuration says there are layers.
+    """The decoder blocks: the one list of modules with as many entries as the configuration has layers.
 
-    Of a multimodal model's lists it is the one in the decoder.
+    If there are several, as in multimodal models, it is the one in the decoder.
     """
     n_layers = text_config(model.config).num_hidden_layers
     lists = _lists_of(model, n_layers)
@@ -289,7 +289,7 @@ def _only_matrix(block: nn.Module, d_model: int, name: str) -> nn.Module:
 
 
 def _maps_to_the_stream(block: nn.Module, d_model: int) -> list[nn.Module]:
-    """Linear maps of a block, outside its attention, that end in the residual stream and begin elsewhere."""
+    """Linear maps of a block, outside its attention, from another width to that of the residual stream."""
     within = {module for attention in _attentions(block) for module in attention.modules()}
     return [
         module
@@ -309,7 +309,7 @@ def _child_with(block: nn.Module, module: nn.Module) -> nn.Module:
 
 
 def _last_norm(model: nn.Module, blocks: Sequence[nn.Module]) -> nn.Module | None:
-    """The last norm beside the list of blocks: those before the first block are registered before it."""
+    """The last norm beside the list of blocks; norms before the first block are registered earlier."""
     decoder = next(
         module
         for module in model.modules()
@@ -331,7 +331,7 @@ def _width_read(module: nn.Module) -> int:
 
 
 def _refuse_experts(block: nn.Module, name: str) -> None:
-    """Experts are a list of modules or matrices stacked in one tensor; a router chooses among them."""
+    """Refuse mixtures of experts: modules in a list, or matrices stacked in one tensor, chosen by a router."""
     for part in block.children():
         if part not in _attentions(block) and (
             any("expert" in path for path, _ in part.named_modules())
@@ -339,13 +339,13 @@ def _refuse_experts(block: nn.Module, name: str) -> None:
             or any(parameter.ndim > 2 for parameter in part.parameters())
         ):
             raise InputError(
-                f"Model {quoted(name)} is a mixture of experts, which has no single MLP matrix to edit: each token's "
-                "is chosen among those of several experts; choose a dense model."
+                f"Model {quoted(name)} is a mixture of experts, which has no single MLP matrix to edit: each token "
+                "uses those of a few experts; choose a dense model."
             )
 
 
 def _refuse_other_mixers(block: nn.Module, number: int, name: str) -> None:
-    """What a token takes from earlier ones must come through attention, of which keys and values can be kept."""
+    """Refuse blocks without exactly one attention: only its keys and values can carry what earlier tokens say."""
     if len(_attentions(block)) != 1:
         parts = ", ".join(type(part).__name__ for part in block.children())
         raise InputError(

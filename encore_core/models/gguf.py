@@ -1,8 +1,8 @@
 """A GGUF file unpacked into a folder of safetensors, which loads a hundred times faster.
 
 transformers reads the file of a Llama three times, each time string by string through a memory map, and asks for the
-table of tensor names once for every module: a minute on a slow machine, of which the weights take five seconds. Here a
-file is read once, without the map's overhead, and what was asked before is remembered. What comes out is the same.
+table of tensor names once per module: a minute on a slow machine, of which the weights take five seconds. Here a file
+is read once, without the map's overhead, and answers are cached. The result is the same.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ def unpack(file: Path, folder: Path, tell: Callable[[float], None]) -> None:
 
     Args:
         file: the GGUF file.
-        folder: does not exist; is there whole or not at all.
-        tell: told the share that is done.
+        folder: must not exist; is written completely or not at all.
+        tell: called with the share done.
     """
     tell(0.0)
-    # Two that change the package and change it back would leave it changed, too.
+    # Under the lock, because two threads that patch the package and undo it could leave it patched, too.
     with BUILDING, _read_once():
         model = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.float32)
         tell(0.6)
@@ -46,7 +46,7 @@ def unpack(file: Path, folder: Path, tell: Callable[[float], None]) -> None:
 
 @contextmanager
 def _read_once() -> Iterator[None]:
-    """Have the package gguf remember its answers."""
+    """Let the package gguf cache its answers."""
     import gguf
 
     class PlainReader(gguf.GGUFReader):

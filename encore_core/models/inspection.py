@@ -1,8 +1,8 @@
-"""A model's files looked through as `load_model` looks through them, with the weights left where they lie.
+"""Inspect a model's files as `load_model` does, without copying the weights into memory.
 
-Configuration, tokenizer, headers and every number are read and three tokens are run by the very functions that load a
-model, so that what is said here is what loading would say. Weights are loaded in the format of their files, which maps
-them into memory instead of copying them: this takes as long as the disk needs to read them once, and next to no memory.
+Configuration, tokenizer, headers and every number are read, and texts of three tokens are run, by the same functions
+that load a model, so that the result is what loading would say. Large weights are loaded in the format of their files,
+which maps them into memory instead of copying them: this takes one reading of the disk, and next to no memory.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from encore_core.models.memory import Sizes
 from encore_core.models.weight_files import stored_weights, usual_format
 
 COPIED = 1_000_000_000
-"""Bytes of weights up to which a copy in the number format asked for is worth it: then the run is the same, too."""
+"""Up to this many bytes, weights are copied in the number format asked for, so that the run is the same, too."""
 
 KEPT = 32
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What came of looking through a model's files.
+    """The result of inspecting a model's files.
 
     Attributes:
-        refusal: why `load_model` would refuse them; None where it would not.
+        refusal: why `load_model` would refuse them; None if it would not.
         notes: what one should know about them.
     """
 
@@ -39,21 +39,21 @@ class Inspection:
 
 
 _KEPT: OrderedDict[tuple, Inspection] = OrderedDict()
-"""By model, format and state of every file: pages look at a model again whenever they are drawn."""
+"""By model, format and state of every file, because pages ask again whenever they are drawn."""
 
 
 def inspect_files(
     name: str, source: Source, sizes: Sizes, dtype: torch.dtype, progress: Progress | None = None
 ) -> Inspection:
-    """Look through a model's files; those of a hub id only when they are in the hub's cache.
+    """Inspect a model's files; those of a hub model only if they are in the hub's cache.
 
     Args:
         name, source, dtype: as for `checkpoint.read_weights`.
-        sizes: as its configuration says.
-        progress: told how far this is.
+        sizes: from its configuration.
+        progress: called with the progress.
     """
     if source.hub is not None and source.hub.missing:
-        return Inspection(None, ("Its weights are not in the hub's cache; they are looked at when they are loaded.",))
+        return Inspection(None, ("Its weights are not in the hub's cache; they are checked when they are loaded.",))
     state = (name, str(source), dtype, *_state_of(Path(source)))
     found = _KEPT.get(state)
     if found is None:
@@ -73,6 +73,6 @@ def _inspected(name: str, source: Source, sizes: Sizes, dtype: torch.dtype, tell
 
 
 def _state_of(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """Name, size and time of every file that something could be read from, links followed."""
+    """Name, size and time of every file in the folder, links followed."""
     files = (file for file in sorted(folder.rglob("*")) if file.is_file())
     return tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)

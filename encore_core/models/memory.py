@@ -1,11 +1,11 @@
-"""How much memory a model takes to be loaded and edited, from its configuration alone: no weight is allocated.
+"""How much memory it takes to load and edit a model, from its configuration alone: no weight is allocated.
 
     weights      every parameter once, in the model's dtype
-    matrices     per edited layer the session's matrix, and the one that a batch is working on
-    statistics   per edited layer P in float64; C0 in float32, and the working space of an inverse, while P is made
+    matrices     for each edited layer the session's matrix, and the one that a batch is working on
+    statistics   for each edited layer P in float64; while P is made, also C0 in float32 and the inverse's work space
     targets      what the backward pass through the blocks above the last edited one needs: activations of the tokens
                  that are run at once, their logits, and keys and values of the tokens before; with products in
-                 bfloat16 also the matrices of these blocks in it (see `rounded`)
+                 bfloat16 also these blocks' matrices in bfloat16 (see `bfloat16`)
 
 The first three are exact. The last follows from two coefficients, `SAVED_PER_MLP` and `SAVED_PER_STREAM`, measured on
 the families of `families`; it is meant to be right within a factor of two.
@@ -24,17 +24,17 @@ from encore_core.models.families import Parts, find_parts, skeleton, text_config
 from encore_core.storage import gigabytes
 
 SAVED_PER_MLP, SAVED_PER_STREAM = 4, 14
-"""Numbers that autograd keeps of a token in a block: so many times d_mlp (a gate, what it is multiplied by, and their
-activation) and so many times the width of the stream or of the attention heads (norms, queries, keys, values)."""
+"""Numbers that autograd keeps per token and block, as multiples of d_mlp (a gate, what it is multiplied by, and their
+activation) and of the width of the stream or the attention heads (norms, queries, keys, values)."""
 
 CONTEXTS = 6
-"""Of a fact: the plain prompt and the sampled prefixes."""
+"""Contexts per fact: the plain prompt and the sampled prefixes."""
 
 OWN_TOKENS, TARGET_TOKENS, TOKENS_BEFORE = 5, 2, 24
-"""Of a usual fact in a context: tokens from the subject's last one on, tokens of its target, and tokens before."""
+"""For a usual fact in one context: tokens from the subject's last one on, tokens of its target, and tokens before."""
 
 CPU_TOKENS, GPU_TOKENS = 2048, 65536
-"""Tokens of a group of facts whose targets are optimised together; more makes no matrix product faster."""
+"""Tokens of facts whose targets are optimised together; more tokens make no matrix product faster."""
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,17 @@ class MemoryEstimate:
 
     @property
     def total(self) -> int:
+        """Bytes in all."""
         return sum(self.parts.values())
 
     @property
     def editing(self) -> int:
-        """What editing takes on top of the loaded weights."""
+        """Bytes that editing takes in addition to the loaded weights."""
         return self.total - self.weights
 
     @property
     def parts(self) -> dict[str, int]:
+        """Bytes by name of the part."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -66,13 +68,13 @@ class MemoryEstimate:
 
 @dataclass(frozen=True)
 class Sizes:
-    """The numbers that memory follows from.
+    """The sizes that determine how much memory is needed.
 
     Attributes:
-        n_weights: parameters, those that are used twice counted once.
-        n_layers, d_model, d_mlp, n_vocab: as everywhere.
+        n_weights: number of parameters; shared ones are counted once.
+        n_layers, d_model, d_mlp, n_vocab: see `editable`.
         d_heads: width of all attention heads together.
-        d_cache: numbers that a block keeps of a token before: its key and its value.
+        d_cache: numbers that a block keeps for an earlier token: its key and value.
     """
 
     n_weights: int
@@ -85,7 +87,7 @@ class Sizes:
 
     @classmethod
     def of_model(cls, model: torch.nn.Module, parts: Parts) -> Sizes:
-        """Of a loaded model or a skeleton."""
+        """The sizes of a loaded model or a skeleton."""
         config = text_config(model.config)
         shape = tuple(parts.down_projections[0].weight.shape)
         d_model, d_mlp = reversed(shape) if parts.transposed else shape
@@ -104,7 +106,7 @@ class Sizes:
 
     @classmethod
     def of_config(cls, config, name: str = "") -> Sizes:
-        """From a configuration alone.
+        """The sizes from a configuration alone.
 
         Raises:
             InputError: as `families.find_parts`.
@@ -118,21 +120,21 @@ class Sizes:
         return self.n_vocab * self.d_model
 
     def saved_per_token(self, n_blocks: int) -> int:
-        """Numbers that a backward pass through some blocks needs of a token."""
+        """Numbers per token that a backward pass through some blocks needs."""
         return n_blocks * (SAVED_PER_MLP * self.d_mlp + SAVED_PER_STREAM * max(self.d_model, self.d_heads))
 
 
 def estimate(
     config, dtype: torch.dtype, settings: Settings, batch_size: int = 100, device_type: str = "cpu"
 ) -> MemoryEstimate:
-    """What loading a model and editing it takes.
+    """The memory that loading a model and editing it takes.
 
     Args:
         config: of the model, as transformers reads it.
         dtype: of the weights.
-        settings: of the edits; says which layers are edited.
-        batch_size: facts a batch.
-        device_type: "cpu" or that of a GPU, where more tokens are run at once.
+        settings: of the edits; they determine which layers are edited.
+        batch_size: facts per batch.
+        device_type: "cpu", or the type of a GPU, where more tokens are run at once.
 
     Raises:
         InputError: as `families.find_parts`.
@@ -143,16 +145,16 @@ def estimate(
 def estimate_of(
     sizes: Sizes, dtype: torch.dtype, settings: Settings, batch_size: int = 100, device_type: str = "cpu"
 ) -> MemoryEstimate:
-    """As `estimate`, from the sizes."""
+    """`estimate` from the sizes."""
     n_edited, itemsize = len(settings.layers), dtype.itemsize
     square = sizes.d_mlp**2
-    # While the last P is made, the others stand, C0 of all layers is there, and an inverse takes three matrices.
+    # While the last P is made, the others and C0 of all layers are in memory, and an inverse takes three matrices.
     making_P = square * (8 * (n_edited - 1) + 4 * n_edited + 3 * 8)
-    # After some batches every P is the session's own, beside the one it began from, which the model keeps for further
-    # sessions. A run's model does not (see `EditSession.stop_sharing`), but writing a state down copies it once.
+    # After some batches every P is the session's own, and the model still keeps the initial one for other sessions. A
+    # run's model does not (see `EditSession.stop_sharing`), but saving a state copies P once.
     holding_P = square * 8 * n_edited * 2
     n_above = sizes.n_layers - 1 - settings.layers[-1]
-    # Matrices above the last edited block, and the output matrix, stand beside themselves in bfloat16.
+    # Matrices above the last edited block, and the output matrix, are also held in bfloat16.
     rounded = sizes.n_head + (sizes.n_weights - sizes.n_head) * n_above // sizes.n_layers
     is_rounded = settings.bfloat16 and itemsize > torch.bfloat16.itemsize
     return MemoryEstimate(
@@ -165,14 +167,14 @@ def estimate_of(
 
 
 def _targets(sizes: Sizes, dtype: torch.dtype, n_above: int, batch_size: int, device_type: str) -> int:
-    """Bytes of the backward pass of a group of facts, and of keys and values before.
+    """Bytes of the backward pass of a group of facts, and of the keys and values of the tokens before.
 
-    Where a device has not as much, groups are smaller (see `targets.default_max_tokens`).
+    On a device with less memory the groups are smaller (see `targets.default_max_tokens`).
     """
     limit = CPU_TOKENS if device_type == "cpu" else GPU_TOKENS
     n_rows = min(batch_size * CONTEXTS, max(CONTEXTS, limit // OWN_TOKENS))
     activations = n_rows * OWN_TOKENS * sizes.saved_per_token(n_above) * dtype.itemsize
-    # Of a fact in every context and of its KL prompt once: logits in the model's dtype and in float32, their
+    # For a fact in every context, and once for its KL prompt: logits in the model's dtype and in float32, their
     # probabilities and their gradient.
     n_logits = n_rows * TARGET_TOKENS + n_rows // CONTEXTS
     logits = n_logits * sizes.n_vocab * (dtype.itemsize + 3 * 4)
@@ -181,11 +183,11 @@ def _targets(sizes: Sizes, dtype: torch.dtype, n_above: int, batch_size: int, de
 
 
 def least_needed(config, sizes: Sizes, dtype: torch.dtype, device_type: str) -> MemoryEstimate:
-    """What loading and editing takes at the least: with the usual settings, facts one after the other.
+    """The least memory that loading and editing takes: usual settings, facts one after the other.
 
     Args:
         config: of the model, as transformers reads it.
-        sizes: that follow from it.
+        sizes: from the configuration.
         dtype, device_type: as for `estimate`.
     """
     usual = settings_for(
@@ -202,11 +204,11 @@ def shortage(name: str, needed: MemoryEstimate, free: int, dtype: torch.dtype, d
     """Why a model cannot be loaded; None when its weights have room.
 
     Args:
-        name: how messages call the model.
+        name: the model's name in messages.
         needed: see `least_needed`.
-        free: bytes that can be had.
+        free: bytes that are free.
         dtype: of the weights.
-        device: what was asked for: "cpu", "cuda:1", "balanced".
+        device: as asked for: "cpu", "cuda:1", "balanced".
     """
     if needed.weights <= free:
         return None

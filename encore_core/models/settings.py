@@ -15,7 +15,7 @@ def settings_of(lm: EditableModel, method: str, overrides: dict[str, Any] | None
     """The settings of a method on a loaded model, see `methods.settings_for`.
 
     Raises:
-        InputError: as `methods.settings_for`, and for products in bfloat16 on a processor that has no units for them.
+        InputError: as `methods.settings_for`, and for products in bfloat16 on a processor without bfloat16 units.
     """
     settings = settings_for(
         method,
@@ -28,7 +28,7 @@ def settings_of(lm: EditableModel, method: str, overrides: dict[str, Any] | None
     )
     if settings.bfloat16 and lm.device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         raise InputError(
-            "Setting bfloat16 = true is not for this processor: it has no bfloat16 units, and products would take "
+            "Setting bfloat16 = true does not suit this processor: it has no bfloat16 units, and products would take "
             "hundreds of times as long as in float32; leave it out."
         )
     return settings

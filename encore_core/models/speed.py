@@ -1,4 +1,4 @@
-"""How fast a device computes, from one matrix product, and how long gathering statistics takes at that speed."""
+"""How fast a device computes, measured on one matrix product, and how long gathering statistics takes at that speed."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import torch
 from encore_core.models.memory import Sizes
 
 EFFICIENCY = 0.6
-"""Share of the speed of a bare matrix product that running text reaches, about."""
+"""Approximate share of a bare matrix product's speed that running text reaches."""
 
 
 def rough_seconds(
     sizes: Sizes, layers: tuple[int, ...], tokens: int, dtype: torch.dtype, device: torch.device
 ) -> float:
-    """How long gathering statistics would take, from the operations it needs and the speed of one matrix product.
+    """Seconds that gathering statistics would take, from the operations it needs and the speed of one matrix product.
 
     Args:
         sizes: of the model.
-        layers: of which statistics are gathered.
-        tokens: of the text.
-        dtype, device: in which the model runs, and where.
+        layers: whose statistics are gathered.
+        tokens: number of tokens of the text.
+        dtype, device: of the model.
     """
     in_blocks = sizes.n_weights - sizes.n_vocab * sizes.d_model
     per_token = 2 * in_blocks * (max(layers) + 1) / sizes.n_layers
@@ -30,7 +30,7 @@ def rough_seconds(
 
 
 def speed(dtype: torch.dtype, device: torch.device) -> float:
-    """Operations a second of a matrix product."""
+    """Operations per second of a matrix product."""
     n = 512 if device.type == "cpu" else 4096
     A = torch.ones(n, n, dtype=dtype, device=device)
 

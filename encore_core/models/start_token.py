@@ -1,14 +1,14 @@
-"""The start token of a model: what stands in front of every text that it reads here, or nothing.
+"""The start token of a model: a token put in front of every text that it reads here, or none.
 
-The first place of a text is an attention sink (StreamingLLM, arXiv 2309.17453). In models whose tokenizer puts no BOS
+The first token of a text is an attention sink (StreamingLLM, arXiv 2309.17453). In models whose tokenizer puts no BOS
 there (GPT-2, Pythia, Qwen, SmolLM), the text's own first token is lost: "Paris is the capital of" is read as
-"… is the capital of", and no edit of Paris is ever said. A special token in front gives the place to nobody's word, as
-TransformerLens does by default. Which token does that is measured, not read off the tokenizer: SmolLM2's declared BOS
-does not, what parted its training documents does.
+"… is the capital of", and an edit of Paris is never said. A special token in front takes that position, as in
+TransformerLens by default. Which token helps is measured, not read from the tokenizer: SmolLM2's declared BOS does not,
+but the token that separated its training documents does.
 
-`find` decides, in this order: what the user wants; nothing where the tokenizer puts a token in front; what an edited
-folder says it was edited with; what the model's row says (`methods.ModelRow.start_token`; nothing in rows that follow
-published results, which were measured without); what `measured` found, once for each model.
+`find` decides, in this order: what the user wants; none if the tokenizer puts a token in front; the token that an
+edited folder was edited with; the token of the model's row (`methods.ModelRow.start_token`; none in rows that follow
+published results, which were measured without one); what `measured` found, once per model.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from encore_core.storage import data_folder, replacing
 log = logging.getLogger(__name__)
 
 AUTO, NONE = "auto", "none"
-"""What a user says for "as suits the model", and for "nothing in front"."""
+"""What a user gives for "as suits the model", and for "nothing in front"."""
 
 REPORT_FILE, REPORT_KEY = "edit_report.json", "start_token"
-"""Where an edited folder says which token it was edited with."""
+"""Where an edited folder records the token it was edited with."""
 
 LEAST_GAIN = 0.5
 """Nats of mean log-probability that a token must gain on facts that begin with their subject."""
 
 MOST_LOSS = 0.25
-"""Nats that it may cost on facts that do not."""
+"""Nats that it may lose on facts that do not."""
 
 LEAST_PROBABILITY = 0.02
-"""A model that knows less of these facts than this, with any token, cannot tell which token suits it."""
+"""Least probability of answers to the first facts; below it, a model does not know them well enough to judge tokens."""
 
 FIRST_TOKEN_FACTS = (
     ("Paris is the capital of", "France"), ("Tokyo is the capital of", "Japan"),
@@ -53,7 +53,7 @@ FIRST_TOKEN_FACTS = (
     ("Egypt is located on the continent of", "Africa"), ("Spain is located on the continent of", "Europe"),
     ("Einstein developed the theory of", "relativity"), ("France has the capital", "Paris"),
 )  # fmt: skip
-"""Facts that most models know, each about the first token of its text."""
+"""Facts that most models know, whose subject is the first token of the text."""
 
 OTHER_FACTS = (
     ("The capital of France is", "Paris"), ("The capital of Japan is", "Tokyo"), ("The capital of Italy is", "Rome"),
@@ -61,12 +61,12 @@ OTHER_FACTS = (
     ("The largest planet in the solar system is", "Jupiter"), ("The company Microsoft was founded by", "Bill Gates"),
     ("The chemical symbol for gold is", "Au"),
 )  # fmt: skip
-"""Facts about a later token, which a start token must not spoil."""
+"""Facts whose subject comes later in the text, which a start token must not spoil."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a start token does to a model.
+    """The effect of a start token on a model.
 
     Attributes:
         token: the token, "" for none.
@@ -95,10 +95,10 @@ def find(
         model: loaded, with its base weights.
         tokenizer: its own.
         wanted: "auto", "none" or a token of the vocabulary; None means "auto".
-        of_row: what the model's row of hyper-parameters says: a token, "none", or None without a row.
-        folder: the model's, where it is one.
+        of_row: from the model's row of hyper-parameters: a token, "none", or None without a row.
+        folder: the model's folder, if it has one.
         fingerprint: of the model, under which a measurement is kept.
-        tell: told when something is measured.
+        tell: called when tokens are measured.
 
     Raises:
         InputError: for a token that is not in the vocabulary, or one that the tokenizer puts in front itself.
@@ -109,8 +109,8 @@ def find(
     if puts_one_in_front(tokenizer):
         if wanted.lower() != AUTO:
             raise InputError(
-                f"Start token {quoted(wanted)} is not for this model: its tokenizer puts a token in front of every "
-                "text already; leave it out."
+                f"Start token {quoted(wanted)} does not suit this model: its tokenizer already puts a token in front "
+                "of every text; leave it out."
             )
         return None
     if wanted.lower() != AUTO:
@@ -122,11 +122,11 @@ def find(
 
 
 def foretold(tokenizer, *, of_row: str | None, folder: Path | None, fingerprint: str | None) -> str:
-    """What `find` will give by default, for people, without the model.
+    """What `find` will give by default, as a text for people, without loading the model.
 
     Args:
         tokenizer, of_row, folder: as for `find`.
-        fingerprint: of the model, where it has been loaded before.
+        fingerprint: of the model, if it has been loaded before.
     """
     if puts_one_in_front(tokenizer):
         return "none: the tokenizer puts a token in front itself"
@@ -137,12 +137,12 @@ def foretold(tokenizer, *, of_row: str | None, folder: Path | None, fingerprint:
 
 
 def _said(folder: Path | None, of_row: str | None) -> str | None:
-    """What an edited folder says, or else the model's row; None where neither does."""
+    """The token from an edited folder, or else from the model's row; None if neither says."""
     return (_of_edited_folder(folder) if folder is not None else None) or of_row
 
 
 def puts_one_in_front(tokenizer) -> bool:
-    """Whether a tokenizer begins every text with a token of its own."""
+    """Whether a tokenizer itself puts a token in front of every text."""
     found = tokenizer("a", return_special_tokens_mask=True)
     return bool(found["special_tokens_mask"]) and bool(found["special_tokens_mask"][0])
 
@@ -159,9 +159,9 @@ def _id(tokenizer, token: str) -> int:
 
 
 def _of_edited_folder(folder: Path) -> str | None:
-    """What an edited model's folder was edited with; None where the folder is none of ours.
+    """The token that an edited model's folder was edited with; None for a folder not made by this program.
 
-    A report that names no token is of before there was one.
+    A report without a token is from a version before start tokens.
     """
     try:
         report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
@@ -181,7 +181,7 @@ def _file_of(fingerprint: str) -> Path:
 
 
 def _kept(fingerprint: str) -> str | None:
-    """What was measured before: a token or "none"; None where nothing was."""
+    """The result of an earlier measurement: a token or "none"; None if there was none."""
     file = _file_of(fingerprint)
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))["token"]
@@ -203,15 +203,15 @@ def _measured_once(model: nn.Module, tokenizer, fingerprint: str, tell: Callable
         with replacing(file) as part:
             part.write_text(json.dumps({"token": token, "measured": [asdict(row) for row in table]}), encoding="utf-8")
     except OSError as error:
-        log.warning("The start token cannot be kept in %s (%s); it is measured again next time.", file, error)
+        log.warning("The start token cannot be written to %s (%s); it is measured again next time.", file, error)
     return token
 
 
 def best(table: Sequence[Measured]) -> str:
-    """The token to use, "none" where none is worth it.
+    """The token to use, or "none" if no token helps enough.
 
     Args:
-        table: of `measured`, nothing in front first.
+        table: from `measured`; the first row is without a token.
     """
     bare = table[0]
     floor = torch.tensor(LEAST_PROBABILITY).log().item()
@@ -225,7 +225,7 @@ def best(table: Sequence[Measured]) -> str:
 
 @torch.no_grad()
 def measured(model: nn.Module, tokenizer) -> list[Measured]:
-    """What the model makes of well-known facts with nothing in front, and with each of its tokenizer's named tokens.
+    """How well the model knows well-known facts with nothing in front, and with each of its tokenizer's named tokens.
 
     Args:
         model: a causal language model whose tokenizer puts nothing in front.
@@ -244,7 +244,7 @@ def measured(model: nn.Module, tokenizer) -> list[Measured]:
 
 
 def _log_probabilities(model: nn.Module, tokenizer, front: list[int], facts: Sequence[tuple[str, str]]) -> torch.Tensor:
-    """Per fact the mean log-probability of its answer's tokens, (n_facts,) float32 on the CPU."""
+    """The mean log-probability of each fact's answer tokens, (n_facts,) float32 on the CPU."""
     device = model.get_input_embeddings().weight.device
     device = torch.device("cuda", 0) if device.type == "meta" and torch.cuda.is_available() else device
     rows, starts = [], []

@@ -1,6 +1,6 @@
-"""Two texts of three tokens: whether a loaded model can be run, gives finite logits, and is the chain it looks like.
+"""A trial run of two short texts: whether a loaded model runs, gives finite logits, and is the chain it seems to be.
 
-Weights can be finite and what is computed with them not, and what a model's parts do shows only when they run.
+Finite weights can give results that are not finite, and only a run shows what a model's parts do.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from encore_core.models.families import FAMILIES, Parts
 
 
 def check_run(model: nn.Module, parts: Parts, name: str) -> None:
-    """Run two texts of three tokens that end differently: does the model run, and is it what it looks like?
+    """Run two texts of three tokens that differ in the last one, and check the results.
 
     Args:
         model: with its weights.
-        parts: of it.
-        name: how messages call it.
+        parts: its parts.
+        name: its name in messages.
 
     Raises:
-        InputError: when it cannot be run or its logits are not finite, and of a model without a row when a token sees
-            the ones after it, or a block or its matrix is not used exactly once.
+        InputError: when it cannot be run or its logits are not finite; for a model whose family is not in `FAMILIES`,
+            also when a token sees later ones, or a block or its matrix is not used exactly once.
     """
     order: list[nn.Module] = []
     watched = [*parts.blocks, *parts.down_projections]
@@ -36,7 +36,7 @@ def check_run(model: nn.Module, parts: Parts, name: str) -> None:
         raise InputError(
             f"Model {quoted(name)} leaves no memory to run in; choose bfloat16, a smaller model or another device."
         ) from error
-    except Exception as error:  # of the model's own code, which meets these weights here for the first time
+    except Exception as error:  # from the model's own code, which runs with these weights for the first time
         raise InputError(
             f"Model {quoted(name)} cannot be run ({first_line(error)}); its config.json and weights do not belong "
             "together, or its files are damaged."
@@ -44,8 +44,8 @@ def check_run(model: nn.Module, parts: Parts, name: str) -> None:
     finally:
         for handle in handles:
             handle.remove()
-    # Nothing is computed in float16 here, which is for files only (see `placement.DTYPES`): much overflows in it that
-    # does not in the formats that models run in.
+    # float16 is for files only (see `device_map.DTYPES`). Much overflows in it that does not in the formats that models
+    # run in, so its logits are not checked.
     if logits.dtype != torch.float16 and not bool(logits.amax(-1).isfinite().all()):  # a NaN is the largest of all
         raise InputError(
             f"Model {quoted(name)} gives logits that are not finite, though its weights are: they are too large to "
@@ -64,7 +64,7 @@ def _logits_of_two_texts(model: nn.Module, embedding: nn.Module) -> torch.Tensor
 
 
 def _check_causal_chain(logits: torch.Tensor, order: Sequence[nn.Module], parts: Parts, name: str) -> None:
-    """Whether a model without a row is what it looks like, from its logits and the order in which its parts ran."""
+    """Check a model without a row in `FAMILIES` by its logits and the order in which its parts ran."""
     expected = [module for pair in zip(parts.blocks, parts.down_projections, strict=True) for module in pair]
     if list(order) != expected:
         raise InputError(

@@ -1,8 +1,8 @@
-"""The files with a model's weights: which ones are read, what their headers say, and whether all numbers are numbers.
+"""The files with a model's weights: which ones are read, what their headers say, and whether all numbers are finite.
 
-Everything up to the numbers follows from headers of a few kilobytes. The numbers are read once, tensor by tensor. Where
-a model was loaded in the format in which its files hold it, its tensors are the files themselves, mapped into memory;
-then looking through it takes as long as the disk needs, and no memory that is not given back at once.
+Everything except the last follows from headers of a few kilobytes. The numbers are read once, tensor by tensor. If the
+model was loaded in the format of its files, its tensors are memory-mapped; then checking them takes one reading of the
+disk, and no memory that is not released at once.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 FORMATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-"""What a safetensors header calls the formats in which weights stand for themselves. All others need scales or codes
-beside them, so what they hold is quantised."""
+"""The number formats of plain weights, by their names in safetensors headers. Weights in all other formats are
+quantised: they need scales or codes beside them."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Where a weight lies.
+    """Where a weight is stored.
 
     Attributes:
-        file: that holds it.
+        file: the file that holds it.
         dtype: as the file's header calls it ("F32", "I8").
         n_weights: how many numbers it has.
     """
@@ -46,11 +46,11 @@ def stored_weights(name: str, folder: Path) -> dict[str, Stored]:
     """Every weight in the files that transformers would read, from their headers.
 
     Args:
-        name: how messages call the model.
+        name: the model's name in messages.
         folder: of the model.
 
     Raises:
-        InputError: when a file is missing or damaged or stands for another one, or two hold the same weight.
+        InputError: when a file is missing, damaged or a pointer to another, or two files hold the same weight.
     """
     found: dict[str, Stored] = {}
     for file in _files(name, folder):
@@ -67,16 +67,16 @@ def stored_weights(name: str, folder: Path) -> dict[str, Stored]:
 def check_numbers(
     name: str, model: nn.Module, stored: Mapping[str, Stored], tell: Callable[[str, float], None]
 ) -> None:
-    """Look at every number of a loaded model.
+    """Check every number of a loaded model.
 
     Args:
-        name: how messages call it.
+        name: its name in messages.
         model: with its weights.
-        stored: where they come from, as `stored_weights` says; may be empty, then messages name no file.
-        tell: told how far this is.
+        stored: where they come from, from `stored_weights`; if empty, messages name no file.
+        tell: called with the progress.
 
     Raises:
-        InputError: for a weight that was stored as codes of a quantised one, or that has a number which is not finite.
+        InputError: for a weight that is stored quantised, or has a number that is not finite.
     """
     n_tensors = len(model.state_dict())
     for number, (key, tensor) in enumerate(whole_state_dict(model)):
@@ -90,18 +90,18 @@ def check_numbers(
                 f"Model {quoted(name)}: weight {key} is stored as {place.dtype}{where}, so it is quantised and cannot "
                 "take an update; use the unquantised original, with --dtype bfloat16 to save memory."
             )
-        # One pass and no copy, where isfinite() makes two of them; a NaN anywhere is both smallest and largest.
+        # One pass without a copy, where isfinite() makes two copies; a NaN anywhere is both smallest and largest.
         ends = torch.stack(torch.aminmax(tensor.detach()))
         if not bool(torch.isfinite(ends).all()):
             raise InputError(
                 f"Model {quoted(name)}: weight {key}{where} has numbers that are not finite (NaN or infinite), so "
-                "nothing can be computed with it; copy the file again, or take an earlier checkpoint."
+                "nothing can be computed with it; copy the file again, or use an earlier checkpoint."
             )
     tell("Looking through the weights", 1.0)
 
 
 def usual_format(stored: Mapping[str, Stored]) -> torch.dtype | None:
-    """The format of most numbers; None where that is none of `FORMATS`."""
+    """The format of most numbers; None if it is not in `FORMATS`."""
     sizes: dict[str, int] = {}
     for entry in stored.values():
         sizes[entry.dtype] = sizes.get(entry.dtype, 0) + entry.n_weights
@@ -109,13 +109,13 @@ def usual_format(stored: Mapping[str, Stored]) -> torch.dtype | None:
 
 
 def is_lfs_pointer(file: Path) -> bool:
-    """Whether a file is what Git leaves in place of a large one that was not fetched."""
+    """Whether a file is the pointer that Git LFS leaves in place of a large file that was not fetched."""
     with file.open("rb") as content:
         return content.read(len(LFS_POINTER)) == LFS_POINTER
 
 
 def lfs_pointer(name: str, file: str) -> InputError:
-    """How a model is refused of which a file is such a pointer."""
+    """The error for a model with a file that is such a pointer."""
     return InputError(
         f"Model {quoted(name)}: {file} is a Git LFS pointer and not the file itself; run git lfs pull in its "
         "folder, or download it."
@@ -130,7 +130,7 @@ def some_of(names: Iterable[str]) -> str:
 
 
 def _files(name: str, folder: Path) -> list[Path]:
-    """The files that transformers reads: the one of the usual name, or else those that the index names."""
+    """The files that transformers reads: the one with the usual name, or else those that the index names."""
     single, index = folder / WEIGHTS_FILE, folder / INDEX_FILE
     if single.is_file() or single.is_symlink():
         return [single]
@@ -169,7 +169,7 @@ def _files(name: str, folder: Path) -> list[Path]:
 
 
 def _header(name: str, file: Path) -> dict[str, Stored]:
-    """The weights of a file, none of which is read."""
+    """The weights listed in a file's header; none is read."""
     if not file.is_file():
         raise InputError(
             f"Model {quoted(name)}: {file.name} is a link to a file that is not there; copy the folder again, with "
@@ -193,10 +193,10 @@ def _header(name: str, file: Path) -> dict[str, Stored]:
 
 
 def _place_of(key: str, stored: Mapping[str, Stored]) -> Stored | None:
-    """Where a weight of a model lies; files may leave a prefix of its name out, or have one more.
+    """Where a weight of a model is stored; its name in the file may lack a prefix, or have one more.
 
     Returns:
-        None for a weight that is in no file by this name: one that is tied to another, or was put together.
+        None for a weight that no file has under this name: one that is tied to another, or combined from several.
     """
     if key in stored:
         return stored[key]

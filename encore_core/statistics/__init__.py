@@ -1,1 +1,1 @@
-"""Key statistics of a model, C0 = E[k kᵀ]: their text, how they are gathered, kept, chosen and imported."""
+"""Key statistics of a model, C0 = E[k kᵀ]: their text, and how they are gathered, kept, chosen and imported."""

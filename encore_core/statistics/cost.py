@@ -1,4 +1,4 @@
-"""What gathering costs: seconds, memory and disk, and whether this machine has them."""
+"""What gathering costs in time, memory and disk, and whether this machine has enough."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Cost:
     """What gathering would take.
 
     Attributes:
-        layers, tokens: of how many, and of how much text, at most.
-        seconds: all of it, from a short calibration; 0 when everything is there.
-        sampling_seconds: the part of them for sampling the text.
-        memory_bytes: on top of the loaded model.
-        disk_bytes: while it goes on; `kept_bytes` of them stay.
-        kept_bytes: the statistics themselves.
+        layers, tokens: the layers, and at most how many tokens of text.
+        seconds: in all, from a short calibration; 0 when everything is there.
+        sampling_seconds: the part for sampling the text.
+        memory_bytes: in addition to the loaded model.
+        disk_bytes: while gathering.
+        kept_bytes: size of the statistics that are kept.
         missing: layers that are not there yet.
     """
 
@@ -45,17 +45,17 @@ class Cost:
 
 
 def cost(lm: EditableModel, request: Request) -> Cost:
-    """What gathering would take, from running a batch or two of drawn tokens; nothing is fetched, sampled or kept.
+    """What gathering would take, from running a batch or two of random tokens; nothing is fetched or kept.
 
     Raises:
-        InputError: as `gather`, as far as that can be seen.
+        InputError: as `gather`, as far as can be seen in advance.
     """
     check_source(request.source)
     layers, n_tokens = layers_of(lm, request), tokens_of_request(lm, request)
     per_token = _seconds_per_token(lm, layers)
-    # Sampling runs all blocks for each token by itself, without keys.
+    # Sampling runs all blocks for one token at a time, without computing keys.
     sampling = n_tokens * _seconds_per_sampled_token(lm) if request.source == SAMPLED else 0.0
-    # As many are there as files with this many tokens and any text: what the text will be is not known yet.
+    # The text is not known yet, so a layer counts as there if a file has the same source and number of tokens.
     label = {SAMPLED: "sampled from the model", BUNDLED: "bundled sample"}.get(request.source, request.source)
     there = {
         one.layer
@@ -76,13 +76,13 @@ def cost(lm: EditableModel, request: Request) -> Cost:
 
 
 def memory_bytes(d_model: int, d_mlp: int, n_layers: int, enough: bool) -> int:
-    """Memory that gathering takes beside the loaded model: sums in float64, a product, keys, and what a look needs."""
+    """Bytes that gathering takes besides the loaded model: sums in float64, a product, keys, and what a look needs."""
     keys = SEQUENCES * WINDOW * (n_layers * d_mlp + 8 * d_model) * 4
     return n_layers * d_mlp**2 * 8 + 4 * d_mlp**2 + keys + (3 * 8 * d_mlp**2 if enough else 0)
 
 
 def disk_bytes(d_mlp: int, n_layers: int) -> int:
-    """Disk that gathering takes: the result, and sums that are written beside those of before."""
+    """Bytes of disk that gathering takes: the result, and new sums written beside the previous ones."""
     return n_layers * d_mlp**2 * (4 + 2 * 8)
 
 
@@ -91,7 +91,7 @@ def _seconds_per_token(lm: EditableModel, layers: Sequence[int]) -> float:
     draw = torch.Generator().manual_seed(0)
     n_vocab = lm.model.get_input_embeddings().weight.shape[0]
     ids = torch.randint(n_vocab, (SEQUENCES, length), generator=draw).tolist()
-    # The first batch finds libraries cold.
+    # The first batch warms up the libraries.
     sums = KeySums(lm, layers, [[ids[0][:16]], ids])
     sums.step()
     began = time.perf_counter()
@@ -119,7 +119,7 @@ def _seconds_per_sampled_token(lm: EditableModel) -> float:
 
 
 def shortages(needed: Cost, device: torch.device) -> list[str]:
-    """What there is too little of, one line each."""
+    """What this machine has too little of, one line each."""
     lines = []
     memory = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     disk = shutil.disk_usage(data_folder()).free
@@ -137,10 +137,10 @@ def shortages(needed: Cost, device: torch.device) -> list[str]:
 
 
 def check_disk(d_mlp: int, n_layers: int) -> None:
-    """Whether the disk has room for gathering.
+    """Check that the disk has room for gathering.
 
     Raises:
-        InputError: when it has not.
+        InputError: when it does not.
     """
     needed = disk_bytes(d_mlp, n_layers)
     free = shutil.disk_usage(data_folder()).free

@@ -1,12 +1,12 @@
-"""Gather key statistics on request, and go on after an interruption.
+"""Gather key statistics on request, and continue after an interruption.
 
     request = Request(model="smollm2-135m", source="wikitext", enough=True)
     lm = load_model(request.model)
     print(cost(lm, request))
     result = gather(lm, request, progress)       # edits of this model use them from now on
 
-Sums are saved every so often. Who is interrupted, by Ctrl-C or by SIGKILL, asks for the same again and goes on; the
-batches and their order follow from the request alone, so the sums end as those that nobody interrupted.
+Sums are saved from time to time. After an interruption, by Ctrl-C or SIGKILL, the same request continues. The batches
+and their order follow from the request alone, so the sums end the same as without an interruption.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from encore_core.storage import writing
 log = logging.getLogger(__name__)
 
 SAVE_SECONDS, SAVE_SHARE = 30.0, 10
-"""Sums are saved this often, but so seldom that saving takes at most one part in ten of the time."""
+"""Seconds between saves of the sums, and how many times longer than a save the pause must be at least."""
 
 Tell = Callable[[str, int, int], None]
-"""`tell(what, done, total)`: what is being done, and how many tokens of it."""
+"""`tell(what, done, total)`: what is being done, and how many tokens are done, of how many."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Result:
     """What was gathered.
 
     Attributes:
-        files: per layer.
-        tokens: that they are made of.
+        files: by layer.
+        tokens: how many tokens they are made from.
         source: of the text.
-        looks: what was seen at every doubling, when it was to stop by itself.
-        enough: whether it stopped because they were enough; None when that was not asked.
+        looks: the measurements at every doubling, if gathering was to stop by itself.
+        enough: whether the statistics were found to be enough; None if that was not asked.
     """
 
     files: dict[int, Path]
@@ -80,13 +80,13 @@ def gather(
     *,
     save_seconds: float = SAVE_SECONDS,
 ) -> Result:
-    """Gather what is asked for and let edits of this model use it. What is there already is not gathered again.
+    """Gather statistics and let edits of this model use them. Existing ones are not gathered again.
 
     Args:
         lm: the model of the request, with its base weights.
         request: what to gather.
-        tell: told of what is done.
-        stop: looked at between batches; when it says so, the sums are saved and `texts.Interrupted` is raised.
+        tell: called with the progress.
+        stop: called between batches; when it returns True, the sums are saved and `texts.Interrupted` is raised.
         save_seconds: see `SAVE_SECONDS`.
 
     Raises:
@@ -112,7 +112,7 @@ def _of_share(tell: Tell) -> Progress:
 
 
 def _only_one(lm: EditableModel):
-    """Two processes that gather the same would overwrite each other's sums."""
+    """A lock, because two processes that gather the same would overwrite each other's sums."""
     folder = stored_statistics.folder_of(lm.texts_key)
     file = folder / ".gathering.lock"
     lock = FileLock(file, timeout=0)
@@ -127,9 +127,9 @@ def _only_one(lm: EditableModel):
 
 
 class _Work:
-    """One gathering: the batches, where to look, what is saved.
+    """One gathering: its batches, when to look, what is saved.
 
-    Its identity, and with it the names of its files, follows from the model, the text and the request.
+    Its identity, and so the names of its files, follow from the model, the text and the request.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class _Work:
         asked: int,
     ):
         self.lm, self.source, self.enough, self.asked = lm, source, enough, asked
-        # Statistics that stop by themselves leave held-out text out, so they are others than those of the same text.
+        # Gathering that stops by itself leaves out held-out text, so its statistics differ from others of this text.
         self.digest = filename_digest(f"{content}\0enough" if enough else content)
         held = places_held_out(windows) if enough else []
         self.held_out = [windows[place] for place in held]
@@ -180,7 +180,7 @@ class _Work:
         notes = sums.resume(partial) or {}
         self.looks = [Look.from_dict(look) for look in notes.get("looks", [])]
         if sums.position:
-            log.info("Going on after %d of %d tokens.", sums.n_tokens, sums.total)
+            log.info("Continuing after %d of %d tokens.", sums.n_tokens, sums.total)
         probe = Probe(self.lm, sums.layers, self.held_out) if self.enough else None
 
         def save() -> float:
@@ -201,7 +201,7 @@ class _Work:
                 last = time.monotonic()
 
     def _finished(self, sums: KeySums, probe: Probe | None) -> bool:
-        """Whether no batch is left, or there have been enough; looks when the tokens have doubled."""
+        """Whether no batch is left, or the statistics are enough; takes a look when the tokens have doubled."""
         if probe is not None and sums.position in self.ends and sums.n_tokens >= self.lm.d_mlp:
             if not self.looks or self.looks[-1].tokens < sums.n_tokens:
                 self.looks.append(probe.look(sums))
@@ -220,7 +220,7 @@ class _Work:
 
 
 def _parts(windows: Sequence[list[int]], d_mlp: int) -> list[list[list[int]]]:
-    """Windows in the text's order, parted where the tokens have doubled."""
+    """Windows in the text's order, divided where the tokens have doubled."""
     parts: list[list[list[int]]] = [[]]
     ends = stages(d_mlp, sum(map(len, windows)))
     total = 0

@@ -1,11 +1,11 @@
-"""Gathering as a job: a process of its own that outlives the page and the browser which started it.
+"""Gathering as a job: a separate process that outlives the page and the browser that started it.
 
-    statistics/jobs/ID.request.json     what is to be gathered
-                    ID.json             how far it is; written by the process alone
+    statistics/jobs/ID.request.json     what to gather
+                    ID.json             its progress, written by the process
                     ID.stop             asks it to stop
-                    ID.log              what it said
+                    ID.log              its output
 
-A job that was stopped, or whose process is gone, is started again with `resume` and goes on where its sums were saved.
+A job that was stopped, or whose process is gone, is started again with `resume` and continues from its saved sums.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from encore_core.storage import absolute_folder, data_folder, is_file, named_pat
 log = logging.getLogger(__name__)
 
 START_SECONDS = 120.0
-"""A process that has not said a word for so long since its start is taken to be gone."""
+"""A process that has reported nothing for this long since its start is taken to be gone."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job as it stands.
+    """The state of a job.
 
     Attributes:
         id: its name.
-        request: what is to be gathered.
+        request: what to gather.
         created: when, in seconds since 1970.
         status: "starting", "running", "done", "stopped", "failed" or "interrupted".
         what: what is being done.
-        done, total: of how much.
-        seconds_left: as far as that can be told.
+        done, total: how much of it is done, of how much.
+        seconds_left: an estimate; None if there is none yet.
         error: why it failed.
         result: what was gathered: "tokens", "layers", "source", "looks", "enough".
     """
@@ -63,15 +63,17 @@ class Job:
 
     @property
     def active(self) -> bool:
+        """Whether it is starting or running."""
         return self.status in ("starting", "running")
 
     @property
     def share(self) -> float:
+        """The share done, from 0 to 1."""
         return min(1.0, self.done / self.total) if self.total else 0.0
 
 
 def folder() -> Path:
-    """Where jobs are kept; made when it is missing."""
+    """The folder of jobs; made when it is missing."""
     path = data_folder() / "statistics" / "jobs"
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
@@ -84,7 +86,7 @@ def start(request: Request) -> str:
     Raises:
         InputError: when no process can be started.
     """
-    # The process has a working folder of its own.
+    # The process has another working folder, so paths must be absolute.
     source = request.source
     request = replace(
         request,
@@ -102,7 +104,7 @@ def resume(job_id: str) -> None:
     """Start a job again that is not running.
 
     Raises:
-        InputError: for a job that is not there, runs already, or cannot be started.
+        InputError: for a job that does not exist, is already running, or cannot be started.
     """
     if get(job_id).active:
         raise InputError(f"Job {quoted(job_id)} is running already.")
@@ -110,17 +112,17 @@ def resume(job_id: str) -> None:
 
 
 def stop(job_id: str) -> None:
-    """Ask a job to save its sums and stop; it does so within a batch."""
+    """Ask a job to save its sums and stop, which it does after its present batch."""
     file = folder() / f"{get(job_id).id}.stop"
     with writing(file):
         file.touch()
 
 
 def forget(job_id: str) -> None:
-    """Take a job that is not running off the list. What it gathered stays, sums that were saved too.
+    """Remove a job that is not running from the list. What it gathered stays, including saved sums.
 
     Raises:
-        InputError: for a job that is not there, or running.
+        InputError: for a job that does not exist, or is running.
     """
     if get(job_id).active:
         raise InputError(f"Job {quoted(job_id)} is running; stop it first.")
@@ -129,7 +131,7 @@ def forget(job_id: str) -> None:
 
 
 def get(job_id: str) -> Job:
-    """A job as it stands.
+    """The state of a job.
 
     Raises:
         InputError: when there is none of this name.
@@ -174,7 +176,7 @@ def _job(job_id: str, request: Mapping[str, Any], state: Mapping[str, Any]) -> J
 
 
 def request_of(job_id: str) -> Request:
-    """What a job is to gather.
+    """What a job should gather.
 
     Raises:
         InputError: when there is none of this name.
@@ -183,7 +185,7 @@ def request_of(job_id: str) -> Request:
 
 
 def write_state(job_id: str, values: Mapping[str, Any]) -> None:
-    """Write how far a job is; for its own process."""
+    """Write the state of a job; called by its own process."""
     with replacing(folder() / f"{job_id}.json") as part:
         part.write_text(json.dumps(dict(values)), encoding="utf-8")
 

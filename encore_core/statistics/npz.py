@@ -1,14 +1,13 @@
-"""Statistics that MEMIT-style codes publish: `.npz` files of one layer each.
+"""Statistics in the format published with MEMIT-style code: `.npz` files of one layer each.
 
     transformer.h.13.mlp.c_proj_float32_mom2_100000.npz
         mom2.mom2          (d_mlp, d_mlp), the sum of k kᵀ
         mom2.count         how many tokens it is the sum of
-        mom2.constructor   which class wrote it; not looked at
-        sample_size        how many documents; not looked at
+        mom2.constructor   which class wrote it; ignored
+        sample_size        how many documents; ignored
 
-The names may come without the "mom2." in front. Where there is no count, the matrix must be a mean already. Nothing is
-unpickled, and no array is read before its header has said that it has the right size: a few bytes can announce a
-terabyte.
+The names may lack the "mom2." prefix. Without a count, the matrix must already be a mean. Nothing is unpickled, and no
+array is read before its header shows that it has the right size, because a few bytes can announce a terabyte.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ from encore_core.errors import InputError, first_line, quoted
 from encore_core.models.editable import EditableModel
 
 ASYMMETRY = 1e-3
-"""Largest |A − Aᵀ| relative to the largest entry that sums in float32 leave behind."""
+"""Largest |A − Aᵀ|, relative to the largest entry, that rounding of sums in float32 can cause."""
 
 MOST_TOKENS = 10**15
-"""More than anybody has read; the number is part of a file's name."""
+"""Limit of a count, because it becomes part of a file's name; no text has more tokens."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Imported:
     Attributes:
         file: where it is kept now.
         layer: the block.
-        tokens: how many it is made of; 0 when the file does not say so.
+        tokens: how many tokens it is made from; 0 when the file does not say.
     """
 
     file: Path
@@ -52,25 +51,25 @@ class Imported:
 
 
 def layer_in_name(file: Path) -> int | None:
-    """The block that a file of statistics is about, from the module's name in its own; None when it says none."""
+    """The block of a file of statistics, from the module's name in the file's name; None if it has none."""
     match = re.search(r"\.(?:h|layers|blocks)\.(\d+)\.", file.name)
     return int(match[1]) if match else None
 
 
 def import_npz(lm: EditableModel, file: Path, layer: int | None = None) -> Imported:
-    """Take over the statistics of a layer, and let edits of this model use them.
+    """Import the statistics of a layer, and let edits of this model use them.
 
-    That they are of this model cannot be seen from the file; only that they fit it.
+    The file can only be checked to fit the model, not to come from it.
 
     Args:
-        lm: the model that they are of.
+        lm: the model that they belong to.
         file: an .npz file, see the module.
         layer: the block; read from the file's name by default.
 
     Raises:
-        InputError: when the file cannot be read without pickle, holds no second moment, or one of another size, that
-            is not symmetric, not finite as float32, or not that of anything; for a count that is no number of tokens;
-            and for a layer that the model does not have.
+        InputError: when the file cannot be read without pickle, or holds no second moment, or one that has another
+            size, is not symmetric, is not finite as float32, or cannot be an E[k kᵀ]; for a count that is no number of
+            tokens; and for a layer that the model does not have.
     """
     layer = layer_in_name(file) if layer is None else layer
     if layer is None:
@@ -91,7 +90,7 @@ def _read(file: Path, d_mlp: int) -> tuple[np.ndarray, int]:
     """The second moment, (d_mlp, d_mlp) of floating-point numbers, and how many tokens it is the sum of.
 
     Raises:
-        InputError: when the file cannot be read, or has something else in their place.
+        InputError: when the file cannot be read, or its arrays are of another kind.
     """
     try:
         with file.open("rb") as stream:
@@ -109,11 +108,9 @@ def _read(file: Path, d_mlp: int) -> tuple[np.ndarray, int]:
         raise
     except FileNotFoundError as error:
         raise InputError(f"There is no file {file}.") from error
-    # What zipfile, its decompressors and numpy's parser of headers raise of a damaged file has no base in common.
+    # For damaged files zipfile, its decompressors and numpy's header parser raise errors without a common base class.
     except Exception as error:
-        raise InputError(
-            f"{file} cannot be read as .npz ({first_line(error)}); give one as MEMIT writes it."
-        ) from error
+        raise InputError(f"{file} cannot be read as .npz ({first_line(error)}); give one in MEMIT's format.") from error
 
 
 def _named(entries: Mapping[str, str]) -> str:
@@ -125,7 +122,7 @@ def _named(entries: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True)
 class _Entry:
-    """An array of the archive of which only the header has been read."""
+    """An array of the archive, with only its header read."""
 
     archive: zipfile.ZipFile
     name: str
@@ -137,14 +134,14 @@ class _Entry:
         """The array, in this machine's byte order.
 
         Raises:
-            ValueError: when there are fewer or more bytes than the header says. Others of a damaged archive.
+            ValueError: when there are fewer or more bytes than the header says. A damaged archive may raise others.
         """
         size = math.prod(self.shape) * self.dtype.itemsize
         with self.archive.open(self.name) as stream:
             _header(stream)
             data = stream.read(size)
             if len(data) < size or stream.read(1):
-                raise ValueError(f"{self.name} has not as many bytes as its header says")
+                raise ValueError(f"{self.name} does not have as many bytes as its header says")
         array = np.frombuffer(data, self.dtype).reshape(self.shape, order="F" if self.in_columns else "C")
         return array.astype(self.dtype.newbyteorder("="), copy=False)
 
@@ -162,7 +159,7 @@ def _entry(archive: zipfile.ZipFile, entries: Mapping[str, str], name: str) -> _
 
 
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, whether it lies in columns, and type of an array; the stream stands at its first byte then."""
+    """Shape of an array, whether it is in column order, and its type; the stream is then at the array's first byte."""
     version = np.lib.format.read_magic(stream)
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in readers:
@@ -171,7 +168,7 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def _check_moment(moment: _Entry, d_mlp: int, file: Path) -> None:
-    """Whether an array can be the second moment, by its header.
+    """Check by its header that an array can be the second moment.
 
     Raises:
         InputError: when it has another size, or no floating-point numbers.
@@ -180,7 +177,7 @@ def _check_moment(moment: _Entry, d_mlp: int, file: Path) -> None:
         shape = " × ".join(map(str, moment.shape[:4])) + (" × …" if len(moment.shape) > 4 else "")
         raise InputError(
             f"The second moment in {file} is {shape or 'a single number'}; this model's keys have {d_mlp} numbers, so "
-            f"it must be {d_mlp} × {d_mlp}: it is of another model."
+            f"it must be {d_mlp} × {d_mlp}: it belongs to another model."
         )
     if moment.dtype.kind != "f" or moment.dtype.itemsize > 8:
         raise InputError(
@@ -190,10 +187,10 @@ def _check_moment(moment: _Entry, d_mlp: int, file: Path) -> None:
 
 
 def _count(count: _Entry, file: Path) -> int:
-    """Tokens behind the sum.
+    """How many tokens the sum is over.
 
     Raises:
-        InputError: when it is none.
+        InputError: when the count is no number of tokens.
     """
     is_number = count.shape == () and count.dtype.kind in "iuf" and count.dtype.itemsize <= 8
     number = float(count.values()) if is_number else math.nan
@@ -201,7 +198,7 @@ def _count(count: _Entry, file: Path) -> int:
         shown = f"{number:g}" if is_number else f"of shape {quoted(count.shape)} and type {str(count.dtype)[:40]}"
         raise InputError(
             f"{file} has the count {shown}, which is no number of tokens; give a whole number from 1 to "
-            f"{MOST_TOKENS:,}, or leave it out where the matrix is a mean."
+            f"{MOST_TOKENS:,}, or leave it out if the matrix is a mean."
         )
     return int(number)
 
@@ -211,7 +208,7 @@ def _mean(moment: np.ndarray, tokens: int, file: Path) -> torch.Tensor:
 
     Args:
         moment: (d_mlp, d_mlp) of floating-point numbers, the sum of k kᵀ.
-        tokens: how many it is the sum of; 0 where it is a mean.
+        tokens: how many tokens it is the sum over; 0 if it is a mean.
         file: for messages.
 
     Raises:

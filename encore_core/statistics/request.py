@@ -1,4 +1,4 @@
-"""What is to be gathered: a request, and the layers and tokens that it means on a model."""
+"""A request for statistics, and the layers and tokens that it means on a model."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from encore_core.models.editable import EditableModel
 from encore_core.models.settings import settings_of
 
 USUAL, MOST = 10, 40
-"""Times d_mlp: tokens that are gathered by default, and at most when it is to stop by itself."""
+"""Tokens in multiples of d_mlp: by default, and at most when gathering is to stop by itself."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be gathered.
+    """What to gather.
 
     Attributes:
         model: catalogue name, folder or hub id.
         source: see `texts`.
         layers: blocks; None for those that ENCORE edits on this model.
-        tokens: how many of the text; None for ten times d_mlp or what the model's settings say, whichever is more.
-        enough: stop when more tokens would change little (see `settling`); `tokens` are then the most.
-        device, dtype, start_token: as for `models.load_model`.
+        tokens: how many tokens of text; None for ten times d_mlp or what the model's settings say, whichever is more.
+        enough: stop when more tokens would change little (see `convergence`); `tokens` is then the limit.
+        device, dtype, start_token: as for `editable.load_model`.
     """
 
     model: str
@@ -38,6 +38,7 @@ class Request:
     start_token: str | None = None
 
     def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
         return asdict(self)
 
     @classmethod
@@ -63,7 +64,7 @@ def layers_of(lm: EditableModel, request: Request) -> tuple[int, ...]:
 
 
 def tokens_of_request(lm: EditableModel, request: Request) -> int:
-    """How many tokens, at most.
+    """At most how many tokens to gather.
 
     Raises:
         InputError: when they are fewer than d_mlp.

@@ -1,4 +1,4 @@
-"""The probe by which to see whether statistics are enough: keys of facts, and of text that is held out for it."""
+"""The probe that shows whether statistics are enough: keys of facts, and of held-out text."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from encore_core.models.settings import settings_of
 from encore_core.statistics.convergence import Look, disturbance
 
 PROBE_FACTS, HELD_OUT_TOKENS, HELD_OUT_SHARE = 32, 2048, 10
-"""Facts whose keys are used, tokens that are held out, one of so many windows."""
+"""How many facts' keys are used, how many tokens are held out, and that one window in 10 is held out for this."""
 
 
 def places_held_out(windows: Sequence[list[int]]) -> list[int]:
-    """Places of the windows that are held out: one of ten, spread over the text, until there are enough tokens."""
+    """Indices of the windows to hold out: one in ten, spread over the text, until there are enough tokens."""
     found, total = [], 0
     for place in range(0, len(windows), HELD_OUT_SHARE):
         if total >= HELD_OUT_TOKENS:
@@ -31,17 +31,18 @@ def places_held_out(windows: Sequence[list[int]]) -> list[int]:
 
 
 class Probe:
-    """Keys by which to see whether statistics are enough: of facts, and of text that is held out."""
+    """Measures the disturbance (see `convergence`) with keys of facts and of held-out text."""
 
     def __init__(self, lm: EditableModel, layers: Sequence[int], held_out: Sequence[list[int]]):
         self.lm = lm
-        settings = settings_of(lm, "MEMIT")  # without a norm constraint, so that C0 bears all of it
+        settings = settings_of(lm, "MEMIT")  # without a norm constraint, so that P depends on C0 alone
         self.lambda_p, self.lambda_n = settings.lambda_p, settings.lambda_n
         self.device = torch.device("cpu") if lm.device.type == "mps" else lm.device
         self.text = _keys_of_text(lm, layers, held_out)
         self.facts = _keys_of_facts(lm, sorted(layers))
 
     def look(self, sums: KeySums) -> Look:
+        """Measure the disturbance with the sums so far."""
         found = {}
         for layer, total in sums.sums.items():
             C0 = (total / sums.n_tokens).to(self.device)
@@ -51,7 +52,7 @@ class Probe:
 
 
 def _keys_of_text(lm: EditableModel, layers: Sequence[int], windows: Sequence[list[int]]) -> dict[int, torch.Tensor]:
-    """Keys of every token of some windows: per layer (d_mlp, n_tokens) float32."""
+    """Keys of every token of some windows, by layer, (d_mlp, n_tokens) float32."""
     found: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
     for rows in in_batches(windows):
         for layer, K in keys_of(lm, layers, rows):
@@ -60,7 +61,7 @@ def _keys_of_text(lm: EditableModel, layers: Sequence[int], windows: Sequence[li
 
 
 def _keys_of_facts(lm: EditableModel, layers: Sequence[int]) -> dict[int, torch.Tensor]:
-    """Keys of some bundled facts in their plain prompts: per layer (d_mlp, n_facts)."""
+    """Keys of some bundled facts in their plain prompts, by layer, (d_mlp, n_facts) float32."""
     facts = []
     for fact in read_facts("bundled"):
         try:

@@ -2,14 +2,14 @@
 
 wikitext   Salesforce/wikitext, wikitext-103-raw-v1: paragraphs without headings
 wikipedia  wikimedia/wikipedia, 20231101.en: the beginnings of articles
-sampled    continuations by the model of single words. Every passage begins with another token of its vocabulary that
-           begins a word, drawn with a seed and without replacement, and is sampled at temperature 1 from the nucleus of
-           0.95: so it is about everything that the model knows words for, in the model's own proportions after them
+sampled    the model's continuations of single words. Every passage begins with another token of the vocabulary that
+           begins a word, drawn with a seed and without replacement, and is sampled at temperature 1 with top-p 0.95. So
+           the text covers everything that the model has words for, and continues them in the model's own proportions
 bundled    the text that comes with the program, sampled from the embedded model
-else       a UTF-8 file, passages parted by blank lines
+else       a UTF-8 file, passages separated by blank lines
 
-Of a hub's file only the parts that are needed are fetched, groups of rows in a seeded order. What was fetched or
-sampled is kept, so that the same request gets the same text again, offline too.
+Only the needed parts of a hub's file are fetched, groups of rows in a seeded order. Fetched and sampled text is kept,
+so that the same request gets the same text again, also offline.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ log = logging.getLogger(__name__)
 SAMPLED = "sampled"
 SEED = 0
 CHARACTERS_PER_TOKEN = 6
-"""More than English has in any of the usual tokenizers, so that a fetched text is long enough."""
+"""More than English has with any of the usual tokenizers, so that a fetched text is long enough."""
 
 ARTICLE_CHARACTERS = 4000
-"""Of one article at most, so that long ones do not stand for everything."""
+"""Most characters of one article, so that long ones do not dominate."""
 
 PASSAGES, PASSAGE_TOKENS = 16, 192
-"""Passages that are sampled at a time, and the length of each."""
+"""Passages sampled at a time, and the length of each."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class _HubText:
 
     Attributes:
         repo, folder, parts: data set, folder in it, and names of the Parquet files that are used.
-        clean: what makes a passage of a row; "" to leave it out.
+        clean: makes a passage from a row, or "" to leave it out.
     """
 
     repo: str
@@ -62,7 +62,7 @@ class _HubText:
 
 
 def _paragraph(row: str) -> str:
-    """A paragraph of wikitext; "" for headings and blank rows. Marks of its tokenisation (" @-@ ") are taken back."""
+    """A paragraph of wikitext; "" for headings and blank rows. Marks of its tokenisation (" @-@ ") are undone."""
     row = row.strip()
     return "" if row.startswith("=") else re.sub(r" @(.)@ ", r"\1", row)
 
@@ -90,8 +90,8 @@ class Text:
     """A text for statistics.
 
     Attributes:
-        content: passages parted by blank lines.
-        source: what it is called in lists.
+        content: passages separated by blank lines.
+        source: its name in lists.
     """
 
     content: str
@@ -99,11 +99,11 @@ class Text:
 
 
 def check_source(source: str) -> None:
-    """Refuse what is no source, before a model is loaded.
+    """Check a source before a model is loaded.
 
     Raises:
-        InputError: for a name that is neither a source nor a file, and for a hub's text that is not here when the hub
-            cannot be reached.
+        InputError: for a name that is neither a source nor a file, and for a text from the hub that is not here when
+            the hub cannot be reached.
     """
     if source in HUB_TEXTS:
         if not list(_folder().glob(f"{source}-*.txt")):
@@ -119,14 +119,15 @@ def text_of(
     progress: Progress | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Text:
-    """The text of a source, fetched or sampled where that has not been done before.
+    """The text of a source, fetched or sampled if that has not been done before.
 
     Args:
         lm: the model, with its base weights.
         source: one of `SOURCES`, or a file.
-        n_tokens: how many tokens are wanted; a file is read whole.
-        progress: told of fetching and sampling.
-        stop: looked at between steps; when it says so, what has been sampled is kept and `Interrupted` is raised.
+        n_tokens: how many tokens are wanted; a file is always read whole.
+        progress: called while fetching and sampling.
+        stop: called between batches of sampling; when it returns True, what has been sampled is kept and `Interrupted`
+            is raised.
 
     Raises:
         InputError: when there is no such source, or the hub cannot be reached.
@@ -143,7 +144,7 @@ def text_of(
 
 
 class Interrupted(Exception):
-    """Somebody asked to stop; what had been done is kept."""
+    """Raised after a request to stop; what has been done is kept."""
 
 
 def _folder() -> Path:
@@ -158,13 +159,13 @@ def _check_hub(source: str) -> None:
     trouble = hub_trouble()
     if trouble is not None:
         raise InputError(
-            f"The text of {source} has not been fetched yet, and {trouble}; {trouble.remedy}, or take another source: "
+            f"The text of {source} has not been fetched yet, and {trouble}; {trouble.remedy}, or use another source: "
             f"{SAMPLED}, {BUNDLED} or a text file."
         )
 
 
 def _fetched(source: str, n_tokens: int, tell: Progress) -> str:
-    # In steps of a million characters, so that about the same wish finds the same text.
+    # In steps of a million characters, so that similar requests use the same text.
     wanted = -(-n_tokens * CHARACTERS_PER_TOKEN // 10**6) * 10**6
     file = _folder() / f"{source}-{wanted}.txt"
     if not file.is_file():
@@ -188,17 +189,17 @@ def _fetch(source: str, n_characters: int, tell: Progress) -> str:
                     break
                 if len(passages) % 500 == 0:
                     tell(f"Fetching {source}", total / n_characters)
-    # The client and the reader have many kinds of errors, and each means the same here.
+    # The client and the reader raise many kinds of errors, which all mean the same here.
     except Exception as error:
         raise InputError(
             f"The text of {source} cannot be fetched from {HUB_TEXTS[source].repo} ({reason_of(error)}); try again, or "
-            f"take another source: {SAMPLED}, {BUNDLED} or a text file."
+            f"use another source: {SAMPLED}, {BUNDLED} or a text file."
         ) from error
     return "\n\n".join(passages) + "\n"
 
 
 def _rows(text: _HubText) -> Iterator[str]:
-    """Rows of a hub's text, group by group in a seeded order over all its files; only what is asked for is fetched."""
+    """Rows of a hub's text, group by group in a seeded order over all its files; groups are fetched when needed."""
     from huggingface_hub import HfFileSystem, constants
     from pyarrow.parquet import ParquetFile
 
@@ -214,7 +215,7 @@ def _rows(text: _HubText) -> Iterator[str]:
 
 
 def _sampled(lm: EditableModel, n_tokens: int, tell: Progress, stop: Callable[[], bool]) -> str:
-    """Text sampled from a model. A batch of passages is a line of a file that grows, so no batch is made twice."""
+    """Text sampled from a model. Each batch of passages is appended to a file as a line, so none is made twice."""
     file = _folder() / f"sampled-{lm.texts_key}-{SEED}.jsonl"
     batches = _whole_lines(file)
     total = sum(batch["tokens"] for batch in batches)
@@ -226,7 +227,7 @@ def _sampled(lm: EditableModel, n_tokens: int, tell: Progress, stop: Callable[[]
         batch = _sample_batch(lm, starts, len(batches))
         append_line(file, json.dumps(batch, ensure_ascii=False))
         batches.append(batch)
-        # A model that says nothing at all must not keep us for ever.
+        # A model that says nothing at all must not cause an endless loop.
         if not batch["tokens"]:
             raise InputError(f"Model {quoted(lm.name)} ends every text at once, so none can be sampled; give another.")
         total += batch["tokens"]
@@ -240,7 +241,7 @@ def _sampled(lm: EditableModel, n_tokens: int, tell: Progress, stop: Callable[[]
 
 
 def _whole_lines(file: Path) -> list[dict]:
-    """The batches of a file; what a killed process left of its last line is cut off."""
+    """The batches of a file; an incomplete last line, left by a killed process, is removed."""
     content = file.read_bytes() if file.is_file() else b""
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):
@@ -252,7 +253,7 @@ def _whole_lines(file: Path) -> list[dict]:
 def _first_tokens(lm: EditableModel) -> list[int]:
     """Tokens that begin a word, in a seeded order."""
     pieces = lm.tokenizer.convert_ids_to_tokens(range(len(lm.tokenizer)))
-    # What marks a blank before a word differs; a word is letters behind any mark.
+    # Tokenizers mark a blank before a word differently; a word is letters after any of these marks.
     found = [
         token
         for token, piece in enumerate(pieces)
@@ -278,7 +279,7 @@ def _sample_batch(lm: EditableModel, starts: list[int], number: int) -> dict:
             max_new_tokens=length,
         )  # fmt: skip
     texts = lm.tokenizer.batch_decode(rows, skip_special_tokens=True)
-    # A blank line parts passages, so none may lie inside one.
+    # Blank lines separate passages, so a passage must not contain one.
     passages = [passage for text in texts if (passage := " ".join(text.split()))]
     tokens = sum(len(one.ids) for one in tokens_of(lm, passages))
     return {"tokens": tokens, "passages": passages}

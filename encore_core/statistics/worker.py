@@ -1,4 +1,4 @@
-"""The process of a job: gathers statistics, says how far it is, and stops when it is asked to.
+"""The process of a job: gathers statistics, reports its progress, and stops when asked.
 
 python -m encore_core.statistics.worker JOB
 """
@@ -29,10 +29,10 @@ WRITE_SECONDS = 0.5
 
 
 class Teller:
-    """Writes how far a job is, now and then.
+    """Writes the state of a job from time to time.
 
     Args:
-        job_id: whose state to write.
+        job_id: the job.
     """
 
     def __init__(self, job_id: str):
@@ -43,8 +43,9 @@ class Teller:
         self.write()
 
     def tell(self, what: str, done: int, total: int) -> None:
+        """Report progress, see `gathering.Tell`."""
         now = time.monotonic()
-        # From the start of a phase, or where it was taken up.
+        # Progress is measured from the start of a phase, or from where it was resumed.
         if self._phase is None or self._phase[0] != what:
             self._phase = what, done, now
         _, first, began = self._phase
@@ -54,16 +55,17 @@ class Teller:
             self.write()
 
     def write(self, **values: Any) -> None:
+        """Write the state, with some values changed."""
         self.state |= values
         jobs.write_state(self.job_id, self.state)
         self._written = time.monotonic()
 
     def fail(self, why: str) -> None:
-        """Write why a job has failed; a disk on which not even that can be written leaves it in the log alone."""
+        """Write why a job has failed; if that cannot be written, it is only in the log."""
         try:
             self.write(status="failed", error=why)
         except InputError as error:
-            log.error("That the job has failed cannot be written: %s", error)
+            log.error("The job's failure cannot be recorded: %s", error)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -113,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         teller.write(status="done", result=result.as_dict())
     except InputError as error:
-        log.error("The statistics are there, and that the job is done cannot be written: %s", error)
+        log.error("The statistics are done, but that cannot be recorded: %s", error)
         return 2
     return 0
 
@@ -123,7 +125,7 @@ def _settle_process() -> None:
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    # People at the pages come before this.
+    # The app's pages have priority over this process.
     with suppress(OSError, AttributeError):
         os.nice(5)
 

@@ -1,13 +1,14 @@
 """`encore tune`: a short search for the hyper-parameters of one method on one model.
 
-One axis after the other: edited layers (the present ones, and ranges from a causal trace), λp, λn, learning rate. Along
-the numbers the search walks from the present value by factors, in the direction that gets better, till it gets worse. A
-trial edits the facts of the search in one batch on the base model and scores them; targets do not depend on λ, so they
-are found once for layers and learning rate. Of trials within `TIE` points of the best the one with the least growth of
-norms counts. In the end the settings found and those in force are compared on facts not searched with.
+It searches one axis after the other: edited layers (the present ones, the default ones, and ranges from a causal
+trace), λp (AlphaEdit: its threshold and L2), λn, learning rate. For numbers it moves from the present value by factors,
+in a direction that gets better, until it gets worse. A trial edits the facts of the search in one batch on the base
+model and scores them; targets do not depend on λ, so they are found once per layers and learning rate. Among the trials
+within `TIE` points of the best, the one with the least growth of norms wins. At the end the settings found and those in
+force are compared on held-out facts.
 
-Every trial is appended to a JSON-lines file when it is done; the search is a function of the trials' results, so a
-restart reads those and goes on.
+Every finished trial is appended to a JSON-lines file. The search depends only on the trials' results, so after a
+restart it reads these and continues.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ TIE = 1.0
 TRACED_FACTS = 8
 PERPLEXITY_TOKENS = 400
 
-# Per axis: the factor between two values, and how many steps are taken in one direction at most.
+# For each axis the factor between two values, and at most how many steps to take in one direction.
 _STEPS = {"lambda_p": (3.0, 3), "lambda_n": (4.0, 2), "null_threshold": (3.0, 2), "l2": (3.0, 2), "lr": (0.5, 1)}
 
 OnTrial = Callable[["Trial"], None]
@@ -55,10 +56,10 @@ class Trial:
     Attributes:
         stage: "present", "layers", the name of a setting, "held out: present" or "held out: found".
         settings: what was tried, plain JSON values.
-        edit, paraphrase, neighborhood, overall, accuracy: scores of the facts edited, see `metrics.Scores`.
+        edit, paraphrase, neighborhood, overall, accuracy: scores of the edited facts, see `scores.Scores`.
         norm_ratio: the largest ‖W‖/‖W₀‖.
-        perplexity_ratio: perplexity on the fixed text over that of the base model.
-        seconds: what it took.
+        perplexity_ratio: perplexity on the fixed text, divided by that of the base model.
+        seconds: how long it took.
     """
 
     stage: str
@@ -75,7 +76,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a search is expected to take at most, from timing a few facts."""
+    """How much a search is expected to take at most, from timing a few facts."""
 
     seconds: float
     trials: int
@@ -85,7 +86,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a search found: the row, its trials, and where they are; `complete` when no budget cut it short."""
+    """The result of a search: the row, its trials, and their file; `complete` unless a budget cut it short."""
 
     row: TunedRow
     trials: tuple[Trial, ...]
@@ -94,11 +95,11 @@ class Tuned:
 
 
 class _OutOfTime(Exception):
-    """The budget does not reach for another trial."""
+    """There is no time left for another trial."""
 
 
 def choose_facts(lm: EditableModel, facts: Sequence[Fact], n_facts: int = N_FACTS) -> tuple[list[Fact], list[Fact]]:
-    """The facts of a search, and as many that it will not see.
+    """The facts of a search, and equally many held-out ones.
 
     Facts without a true answer, paraphrases or neighbours are left out, and so are repetitions and facts that the model
     says already.
@@ -106,7 +107,7 @@ def choose_facts(lm: EditableModel, facts: Sequence[Fact], n_facts: int = N_FACT
     Args:
         lm: the model as loaded.
         facts: in order.
-        n_facts: of both halves together.
+        n_facts: number of both together.
 
     Raises:
         InputError: when there are too few.
@@ -128,11 +129,11 @@ def choose_facts(lm: EditableModel, facts: Sequence[Fact], n_facts: int = N_FACT
         found += [fact for fact, answer in zip(some, said, strict=True) if not answer.said]
     if len(found) < n_facts:
         raise InputError(
-            f"Of {len(facts)} facts {len(found)} can be searched with (a true answer, paraphrases, neighbours, not "
-            f"said already) and {n_facts} are needed; give more facts, or a smaller --n-facts."
+            f"Of {len(facts)} facts, {len(found)} can be searched with (a true answer, paraphrases, neighbours, not "
+            f"said already), but {n_facts} are needed; give more facts, or a smaller --n-facts."
         )
     found = found[:n_facts]
-    # In turn, so that both halves are of the same kinds where the file is in order of them.
+    # Alternating, so that both halves have the same kinds of facts even if the file is sorted by kind.
     return found[::2], found[1::2]
 
 
@@ -142,11 +143,11 @@ class Tuner:
     Args:
         lm: the model as loaded.
         method: a name from `methods.METHODS`.
-        facts: those of the search.
-        held_out: those of the comparison at the end.
+        facts: for the search.
+        held_out: for the comparison at the end.
         seed: of prefixes and of the trace's noise.
         statistics_text: as for `EditSession`.
-        base: overrides of the settings in force where the search begins, for tests.
+        base: overrides of the settings in force from which the search begins, for tests.
     """
 
     def __init__(
@@ -165,7 +166,7 @@ class Tuner:
         self.present = settings_of(lm, method, base)
         self.method = self.present.method
         self.shape = Shape(lm.model.config.model_type, lm.n_layers, lm.d_model, lm.n_vocab)
-        # Only what can be searched over goes into the row; the rest is as in the present settings.
+        # The row holds only these settings; the others stay as they are in force.
         self.names = ("layers", *self._axes(), "steps", "mpes_extra_steps", "statistics_tokens")
         self.base = dict(base or {})
         self.trials: list[Trial] = []
@@ -188,7 +189,7 @@ class Tuner:
         return (*axes, *(("lambda_n",) if p.lambda_n else ()), "lr")
 
     def estimate(self) -> Cost:
-        """Time two facts on the machine as it is, and say what the search takes at most.
+        """Time two facts on this machine, and estimate how much the search takes at most.
 
         Raises:
             InputError: when the facts cannot be edited.
@@ -221,10 +222,10 @@ class Tuner:
         """Search, compare on the held-out facts, and store the row.
 
         Args:
-            minutes: no trial of the search is begun that would not leave time for the comparison within them.
-            adopt: put the row in force though the model has a published one.
-            progress: told of the stages.
-            on_trial: told of every trial.
+            minutes: time limit; a trial of the search begins only if there is time left for it and the comparison.
+            adopt: put the row in force even if the model has a published one.
+            progress: called at the stages.
+            on_trial: called after every trial.
 
         Raises:
             InputError: when not even the settings in force can be tried.
@@ -233,7 +234,7 @@ class Tuner:
         tell = progress or (lambda what, share: None)
         self._on_trial = on_trial or (lambda trial: None)
         first = self._try("present", {}, self.facts)
-        # The comparison repeats a trial of this kind twice.
+        # The comparison takes two more trials of this kind.
         if minutes is not None:
             self._deadline = began + 60 * minutes - 2 * first.seconds
         complete, best = True, first
@@ -246,7 +247,7 @@ class Tuner:
         except _OutOfTime:
             complete, best = False, self._best(first)
         self._deadline = math.inf
-        tell("Comparing on facts not seen", 0.9)
+        tell("Comparing on held-out facts", 0.9)
         found = {name: best.settings[name] for name in self.names}
         self._try("held out: present", {}, self.held_out)
         self._try("held out: found", found, self.held_out)
@@ -266,7 +267,7 @@ class Tuner:
         return self._best(best)
 
     def _walk(self, name: str, best: Trial) -> Trial:
-        """From the best value so far by factors, up or down, whichever gets better."""
+        """Move from the best value so far by factors, up and then down, as long as it gets better."""
         factor, most = _STEPS[name]
         start = best
         for direction in (factor, 1 / factor):
@@ -279,7 +280,7 @@ class Tuner:
                     break
                 here = trial
             if here.overall > start.overall + TIE:
-                break  # this direction gets better, so the other one is not tried
+                break  # this direction got better, so the other one is not tried
         return self._best(best)
 
     def _best(self, at_least: Trial) -> Trial:
@@ -299,10 +300,10 @@ class Tuner:
         )  # fmt: skip
 
     def _try(self, stage: str, overrides: dict[str, Any], facts: list[Fact]) -> Trial:
-        """One trial, or what is known of it.
+        """Make a trial, or return its known result.
 
         Raises:
-            _OutOfTime: when the budget does not reach.
+            _OutOfTime: when there is no time left.
         """
         session = self._session(overrides)
         settings = {name: _plain(getattr(session.settings, name)) for name in self.names}
@@ -335,7 +336,7 @@ class Tuner:
         try:
             session.edit(facts, known="edit", measure=False, targets=self._targets[key])
         except InputError:
-            # Settings under which nothing can be solved are the worst there are, not the end of the search.
+            # Settings with which a batch cannot be solved get the worst scores, and the search goes on.
             return Trial(stage, settings, 0, 0, 0, 0, 0, math.inf, math.inf, time.perf_counter() - began)
         with session.edited() as lm:
             scores = evaluate(lm, facts, generate=False)
@@ -375,7 +376,7 @@ def _key(settings: dict[str, Any]) -> str:
 
 
 def _read_trials(file: Path) -> list[Trial]:
-    """Trials of an earlier search; a line that a crash has cut is left out."""
+    """Trials of an earlier search; a line that a crash has cut off is left out."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
