@@ -6,5 +6,5 @@ actions         what can be done with it
 settings_table  its settings
 downloads       its files
 edited_model    the model with its edits in it
-following       drawing the page anew while runs go on
+following       redrawing the page while runs go on
 """
