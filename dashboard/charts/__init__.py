@@ -1,7 +1,7 @@
 """Every figure that the pages draw, made from data frames; nothing here knows streamlit or torch.
 
 chart          traces and layouts, for wide pages, for narrow ones and for phones
-text           what may stand in a chart
+text           text that is safe in a chart
 panels         panels with shared axes
 probes         the Edit page: answers before and after, next tokens, growth of the edited matrices
 runs           norms and scores of runs over edits
