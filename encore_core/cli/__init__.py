@@ -1,7 +1,7 @@
 """The command `encore`: edit a model, score it, run thousands of edits, list the catalogue.
 
-Exit code 0; 1 when `encore doctor` finds something wrong; 2 with one line on standard error that says what was wrong
-with the input. Results go to standard output or to files; progress goes to standard error.
+Exit code 0; 1 when `encore doctor` finds something wrong; 2 when the input is wrong, with one line on standard
+error that says why. Results go to standard output or to files; progress goes to standard error.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = options.command(options)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read the output has seen enough (`encore runs list | head`).
+        # The reader of the output has stopped reading (`encore runs list | head`).
         _give_up_output()
     except InputError as error:
         return _refused(error)
     except OSError as error:
-        # A disk that is full, a file that cannot be opened: the system's affair, and no defect to show the stack of.
+        # A full disk or a file that cannot be opened is the system's problem, not a defect that needs a traceback.
         logging.getLogger(__name__).info("The error was raised here:", exc_info=error)
         place = f"{error.filename}: " if error.filename is not None else ""
         return _refused(f"{place}{error.strerror or error}.")
@@ -55,26 +55,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _take_any_character() -> None:
-    """Have standard output and error take every character, whatever encoding the terminal or the pipe has: one that
-    it cannot show is written as an escape, and no result is lost for the sake of a dash."""
+    """Let standard output and error take every character, whatever the encoding of the terminal or pipe. A character
+    that it cannot show is written as an escape, so that no result is lost because of a dash."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # whoever calls this as a function may have put something else there
+        if hasattr(stream, "reconfigure"):  # a caller may have replaced the stream
             stream.reconfigure(errors="backslashreplace")
 
 
 def _refused(why: object) -> int:
-    """Say in one line why nothing came of it. Returns the exit code."""
+    """Say in one line why the command was refused. Returns the exit code."""
     try:
         sys.stdout.flush()
     except OSError:
         _give_up_output()
-    with suppress(OSError):  # where not even that can be written the exit code says it
+    with suppress(OSError):  # if not even that can be written, the exit code says it
         print(f"encore: {' '.join(str(why).split())}", file=sys.stderr)
     return EXIT_BAD_INPUT
 
 
 def _give_up_output() -> None:
-    """The interpreter is not to try once more, at its end, to write what standard output has not taken."""
+    """Keep the interpreter from trying again, at its end, to write what standard output has not taken."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -26,13 +26,11 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "app",
         help="serve the studio",
         description="Serve the studio to this machine, or with --address to others. ENCORE_HOME, ENCORE_MODEL and "
-        "ENCORE_CONFIG mean what they mean to the other commands and to make app; Ctrl-C ends it, runs go on.",
+        "ENCORE_CONFIG mean the same as for the other commands and make app. Ctrl-C ends it; runs go on.",
     )
-    parser.add_argument("--address", metavar="IP", help="to listen at; 0.0.0.0 for all (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, metavar="N", help="to listen at (default: 8501)")
-    parser.add_argument(
-        "--home", metavar="DIR", help="data folder (default: ENCORE_HOME, or where the system wants it)"
-    )
+    parser.add_argument("--address", metavar="IP", help="address to listen at; 0.0.0.0 for all (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, metavar="N", help="port to listen at (default: 8501)")
+    parser.add_argument("--home", metavar="DIR", help="data folder (default: ENCORE_HOME, or the system's usual place)")
     parser.add_argument("--verbose", action="store_true", help="log what is done")
     parser.set_defaults(command=serve)
 
@@ -41,7 +39,7 @@ def serve(options: argparse.Namespace) -> int:
     """Serve until Ctrl-C. Returns the server's exit code.
 
     Raises:
-        InputError: when the address or the port cannot be had, or the data folder cannot be made.
+        InputError: when the address or the port cannot be used, or the data folder cannot be made.
     """
     if options.home is not None:
         os.environ["ENCORE_HOME"] = str(Path(options.home).expanduser().absolute())
@@ -50,13 +48,13 @@ def serve(options: argparse.Namespace) -> int:
     settings["server.address"] = options.address or settings["server.address"]
     settings["server.port"] = settings["server.port"] if options.port is None else options.port
     check_address(settings["server.address"], settings["server.port"])
-    # What this folder happens to hold is not for the server to import.
+    # The server must not import modules from the current folder.
     environment = ENVIRONMENT | os.environ | {"PYTHONSAFEPATH": "1"}
     try:
         return subprocess.run(
             [sys.executable, "-m", "streamlit", "run", str(SERVER), *flags(settings)], env=environment
         ).returncode
-    except KeyboardInterrupt:  # the server has had it as well, and has ended
+    except KeyboardInterrupt:  # the server has received it, too, and has ended
         return 0
 
 
@@ -70,7 +68,7 @@ def flattened(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[s
 
 
 def flags(settings: Mapping[str, Any]) -> list[str]:
-    """Settings as options of `streamlit run`, which takes a list as the same option several times."""
+    """Settings as options of `streamlit run`; a list becomes the same option several times."""
     return [
         f"--{name}={str(one).lower() if isinstance(one, bool) else one}"
         for name, value in settings.items()
@@ -79,17 +77,17 @@ def flags(settings: Mapping[str, Any]) -> list[str]:
 
 
 def check_address(address: str, port: int) -> None:
-    """Whether a server may listen there; Streamlit says so only after it has imported everything.
+    """Check that a server can listen there; Streamlit would say so only after it has imported everything.
 
     Raises:
-        InputError: when the port is no port or is taken, or the address is none of this machine's.
+        InputError: when the port is invalid or taken, or the address is not one of this machine.
     """
     if not 1 <= port <= 65535:
         raise InputError(f"Port {port} is not between 1 and 65535.")
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
-            # As servers do: a port that was just let go of may be taken again.
+            # As servers do: a port that was just released may be used again.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(place)
     except socket.gaierror as error:

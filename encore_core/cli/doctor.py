@@ -23,9 +23,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="what is installed, which devices, how much room; whether a model can be edited",
         description="Exit code 0 when all is well, 1 with what is wrong otherwise.",
     )
-    parser.add_argument("--model", help="whether this one can be edited here, and at what cost; all its files are read")
+    parser.add_argument("--model", help="whether this model can be edited here, and at what cost; reads all its files")
     parser.add_argument("--device", metavar="D", help="where it would be loaded (default: the best one present)")
-    parser.add_argument("--dtype", metavar="T", help="in which number format (default float32)")
+    parser.add_argument("--dtype", metavar="T", help="its number format (default float32)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--verbose", action="store_true", help="log what is done")
     parser.set_defaults(command=_doctor)
@@ -39,7 +39,7 @@ def _doctor(options: argparse.Namespace) -> int:
             with Bar("Looking") as bar:
                 check = check_model(options.model, options.device, options.dtype, bar.share)
         except InputError as error:
-            # What is asked is whether it can be edited, and this is the answer.
+            # The question is whether it can be edited, and this is the answer.
             refused = str(error)
     problems = [*report.problems, *(check.problems if check else ()), *([refused] if refused else [])]
     if options.json:

@@ -27,7 +27,7 @@ def add_facts_options(parser: argparse.ArgumentParser, **facts: object) -> None:
 
 
 def facts_of(options: argparse.Namespace, limit: int | None = None) -> list[Fact]:
-    """The facts that the options name; what the reader leaves is told.
+    """The facts that the options name; the reader's notices are printed.
 
     Raises:
         InputError: as `read_facts`; where other rows could be used, it says so.
@@ -52,13 +52,13 @@ def _standard_input() -> io.BytesIO:
 def fitting(
     lm: EditableModel, facts: Sequence[Fact], prefixes: Sequence[str], options: argparse.Namespace, scored: bool
 ) -> list[Fact]:
-    """The facts that the model can take, found out before any is edited.
+    """The facts that the model can take, checked before any is edited.
 
     Args:
         lm: the model.
         facts: from `facts_of`.
-        prefixes: of the session; they make prompts longer.
-        options: with --skip-bad, others are left out with a notice.
+        prefixes: the session's sampled ones; they make prompts longer.
+        options: with --skip-bad, the others are left out with a notice.
         scored: whether their paraphrases and neighbours will be run, too.
 
     Raises:

@@ -12,7 +12,7 @@ from encore_core.models.editable import DTYPES
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but with one line on standard error instead of the usage and a line."""
+    """argparse, but an error is one line on standard error, without the usage."""
 
     def error(self, message: str) -> None:
         raise InputError(f"{message} (see {self.prog} --help)")
@@ -27,14 +27,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device",
         metavar="D",
-        help="cuda, cuda:1, mps, cpu, or balanced: over all GPUs, what does not fit there kept in the computer's "
-        "memory and copied to a GPU when it is used (default: the best one present)",
+        help="cuda, cuda:1, mps, cpu, or balanced: over all GPUs; what does not fit stays in the computer's "
+        "memory and is copied to a GPU when it is used (default: the best one present)",
     )
     parser.add_argument("--dtype", metavar="T", help=f"{' or '.join(DTYPES)} (default float32)")
     parser.add_argument(
         "--start-token",
         metavar="T",
-        help='what stands in front of every text: "none", a token of the vocabulary, or "auto" (default): nothing '
+        help='what is put in front of every text: "none", a token of the vocabulary, or "auto" (default): nothing '
         "where the tokenizer puts a token there itself, else what suits the model",
     )
     parser.add_argument("--verbose", action="store_true", help="log what is done")

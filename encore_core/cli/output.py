@@ -15,7 +15,7 @@ def notice(text: str) -> None:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: "45 s", "12 min", "3 h 20 min"."""
+    """Seconds as text: "45 s", "12 min", "3 h 20 min"."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -23,7 +23,7 @@ def duration(seconds: float) -> str:
 
 
 def some_layers(layers: Iterable[int]) -> str:
-    """Layers as people write them: "6-10", "6, 8"."""
+    """Layers as text: "6-10", "6, 8"."""
     listed = list(layers)
     if len(listed) > 2 and listed == list(range(listed[0], listed[-1] + 1)):
         return f"{listed[0]}-{listed[-1]}"
@@ -31,7 +31,7 @@ def some_layers(layers: Iterable[int]) -> str:
 
 
 class Bar:
-    """A progress bar on standard error; silent when nobody watches."""
+    """A progress bar on standard error; silent unless that is a terminal."""
 
     def __init__(self, label: str, total: float = 1.0, unit: str | None = None):
         counted = unit is not None
@@ -62,7 +62,7 @@ class Bar:
         self.bar.update(n)
 
     def at(self, n: int, what: str) -> None:
-        """Show how many are done in all, and what is going on."""
+        """Show how many are done in total, and the current activity."""
         self.bar.set_postfix_str(what, refresh=False)
         self.bar.n = n
         self.bar.refresh()

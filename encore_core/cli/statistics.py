@@ -35,21 +35,23 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     add_model_options(parser)
     parser.add_argument(
-        "--source", metavar="S", help=f"{', '.join(SOURCES)} or a text file; gathers, and lets edits use the result"
+        "--source",
+        metavar="S",
+        help=f"{', '.join(SOURCES)} or a text file; gather, and let edits use the result",
     )
-    parser.add_argument("--layers", metavar="L", help='for example "6-10" or "6,7,8" (default: those that are edited)')
-    parser.add_argument("--tokens", type=positive, metavar="N", help="of the text (default: ten times d_mlp or more)")
+    parser.add_argument("--layers", metavar="L", help='for example "6-10" or "6,7,8" (default: the edited ones)')
+    parser.add_argument("--tokens", type=positive, metavar="N", help="how many (default: ten times d_mlp or more)")
     parser.add_argument(
-        "--enough", action="store_true", help="stop when more tokens would change little; --tokens is then the most"
+        "--enough", action="store_true", help="stop when more tokens would change little; --tokens is then the maximum"
     )
     parser.add_argument("--estimate", action="store_true", help="only say what it would cost")
     parser.add_argument(
         "--import", dest="npz", type=Path, metavar="FILE", help="take over an .npz file as MEMIT publishes them"
     )
     parser.add_argument("--layer", type=int, metavar="L", help="of the imported file (default: from its name)")
-    parser.add_argument("--list", action="store_true", dest="listing", help="what is there, of all models")
+    parser.add_argument("--list", action="store_true", dest="listing", help="list what is there, for all models")
     parser.add_argument(
-        "--forget", action="store_true", help="let edits of this model use the bundled sample again; deletes nothing"
+        "--forget", action="store_true", help="make edits of this model use the bundled sample again; deletes nothing"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON value")
     parser.set_defaults(command=_statistics)
@@ -119,7 +121,7 @@ def _gather(options: argparse.Namespace) -> None:
 
 @contextmanager
 def _stoppable() -> Iterator[Any]:
-    """Ctrl-C and SIGTERM end what goes on within a batch, with its sums saved; a second Ctrl-C ends it at once."""
+    """Ctrl-C and SIGTERM stop the work within a batch, with its sums saved; a second Ctrl-C ends it at once."""
     asked = threading.Event()
 
     def ask(number: int, _frame: object) -> None:
@@ -168,13 +170,13 @@ def _layers(text: str | None) -> tuple[int, ...] | None:
 
 
 def _said(needed: Cost) -> str:
-    """A cost in a line."""
+    """A cost in one line."""
     if not needed.missing:
         return f"All of it is there already: layers {some_layers(needed.layers)}, {needed.tokens:,} tokens."
     sampling = f" ({duration(needed.sampling_seconds)} of them sampling text)" if needed.sampling_seconds else ""
     return (
         f"Layers {some_layers(needed.layers)}, at most {needed.tokens:,} tokens: about {duration(needed.seconds)}"
-        f"{sampling}, {gigabytes(needed.memory_bytes)} of memory beside the model, "
+        f"{sampling}, {gigabytes(needed.memory_bytes)} of memory besides the model, "
         f"{gigabytes(needed.disk_bytes)} of disk meanwhile and {gigabytes(needed.kept_bytes)} afterwards."
     )
 

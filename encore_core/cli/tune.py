@@ -27,10 +27,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
                       help=f"facts to use, half of them for the comparison at the end (default {N_FACTS})")  # fmt: skip
     tune.add_argument("--seed", type=seed, default=0, metavar="S", help="of prefixes and noise (default 0)")
     tune.add_argument("--statistics", metavar="FILE", help="as for encore edit")
-    tune.add_argument("--minutes", type=_minutes, metavar="M", help="stop searching in time to be done in M minutes")
+    tune.add_argument("--minutes", type=_minutes, metavar="M", help="stop the search so that all is done in M minutes")
     tune.add_argument("--adopt", action="store_true",
                       help="use the row from now on even where the model has a validated one")  # fmt: skip
-    tune.add_argument("--estimate", action="store_true", help="say what it would take, and stop")
+    tune.add_argument("--estimate", action="store_true", help="only say what it would cost")
     tune.add_argument("--forget", action="store_true", help="remove the row that was found before, and stop")
     tune.add_argument("--json", action="store_true", help="print one JSON object")
     tune.set_defaults(command=_tune)
