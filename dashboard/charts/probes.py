@@ -157,7 +157,7 @@ def _draw_marks(
 
 
 class _Lines:
-    """Line segments as the points of one trace, with a gap behind each."""
+    """Line segments as the points of one trace, with a gap after each."""
 
     def __init__(self) -> None:
         self.x: list[float | None] = []

@@ -28,7 +28,7 @@ def show(
     commands: Sequence[str] = (),
     revision: str = "",
 ) -> None:
-    """Draw a chart with its heading, and offer what is behind it.
+    """Draw a chart with its heading, and offer its data and code.
 
     Args:
         make: as for `chart_cache.chart`; called again, in light colours, when a file is asked for.

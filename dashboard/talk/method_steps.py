@@ -46,7 +46,7 @@ STEPS = (
             r"k = \tfrac12\Big(k_{\mathrm{plain}} + \tfrac15\textstyle\sum_{c=1}^{5} k_c\Big)",
         ),
         "ℓ: layer · a: what attention writes · h: the residual stream after the layer · k for an edit: at the "
-        "subject's last token, of the plain prompt and its mean behind five sampled prefixes c.",
+        "subject's last token, of the plain prompt and its mean after five sampled prefixes c.",
     ),
     Step(
         "target",
@@ -65,7 +65,7 @@ STEPS = (
             r" + \omega\,\frac{\lVert\delta\rVert}{\lVert h\rVert^2}",
             r"z = h + \delta",
         ),
-        "y: the new answer · c: the prompt, plain and behind five sampled prefixes · KL: at the subject in “{subject} "
+        "y: the new answer · c: the prompt, plain and after five sampled prefixes · KL: at the subject in “{subject} "
         "is a” · β: KL factor · ω: weight decay · after every step ‖δ‖ is cut to a set share of ‖h‖.",
     ),
     Step(

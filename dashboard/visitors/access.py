@@ -64,7 +64,7 @@ def check_files(what: str) -> None:
     if not limits.may_name_files(st.get_option("server.address")):
         raise InputError(
             f"{what} cannot be named here: this server serves other machines and takes no names of its own files. "
-            "Whoever runs it can allow that, with machine_files in encore.toml."
+            "Its operator can allow that, with machine_files in encore.toml."
         )
 
 

@@ -89,7 +89,7 @@ def files_of(lm: EditableModel, rows: Rows, n_tokens: int, text: Path | None) ->
 
 
 def used(places: Mapping[int, Path]) -> Rows:
-    """The contents of the files that a session has read.
+    """A row for each file that a session has read, see `Rows`.
 
     Raises:
         InputError: when one can no longer be read.

@@ -87,7 +87,7 @@ def _end(store: RunStore, run: RunInfo) -> int:
         raise InputError(f"Run {run.id} is {run.status}; only a run that has ended can be recorded.")
     end = run.done if run.status == "done" else max(store.measured(run.id), default=0)
     if not end:
-        raise InputError(f"Run {run.id} is {run.status} and nothing was measured behind its first batch.")
+        raise InputError(f"Run {run.id} is {run.status} and nothing was measured after its first batch.")
     return end
 
 

@@ -73,7 +73,7 @@ def _check_limits(edits: EditFile) -> None:
         raise InputError(
             f"The edit file has the seed {quoted(values['seed'])}; it must be a whole number from 0 to {SEEDS[-1]}."
         )
-    # Every later edit would be made behind each of them.
+    # Every later edit would be made after each of them.
     if len(values["prefixes"]) > len(PREFIX_STARTS):
         raise InputError(
             f"The edit file has {len(values['prefixes'])} sampled prefixes, and edits are made with "

@@ -200,7 +200,7 @@ def _said(fact: Fact, rows, visitor: Visitor, colours, edited: bool) -> None:
 
 
 def _details(fact: Fact, rows, visitor: Visitor, colours) -> None:
-    """The figures behind the pictures: table, scores, norms."""
+    """The figures of the charts: table, scores, norms."""
     edited = visitor.after is not visitor.before
     with st.container(border=True, key="card_details"):
         table, scores, norms = st.tabs(["Table", "Scores", "Matrix norms"], key="details", on_change="rerun")

@@ -36,7 +36,7 @@ def cards(pair: Pair) -> None:
         chart_card.show(
             partial(charts.distributions, shown),
             key="overfitting probabilities",
-            heading="How sure the model is made of edited facts",
+            heading="How sure the model becomes of edited facts",
             aside="p of the answer, diamond: the mean",
             alt="Distributions of the probability of edited facts with and without MPES and of facts that the model "
             "knows by itself; their means are in the table below.",

@@ -238,7 +238,9 @@ def cancel(store: RunStore, run_id: str) -> Message:
         InputError: when it is over already, or gone.
     """
     run = store.cancel(run_id)
-    return Message("info", f"{run_id} is cancelled. It can be resumed." if run.ended else f"{run_id} is told to stop.")
+    return Message(
+        "info", f"{run_id} is cancelled. It can be resumed." if run.ended else f"{run_id} has been told to stop."
+    )
 
 
 def resume(store: RunStore, run_id: str) -> Message:
