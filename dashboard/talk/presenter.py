@@ -59,7 +59,7 @@ def leave() -> None:
 
 
 def read_address() -> None:
-    """Switch on what the address asks for, unless we wrote it there: then a lecturer's link was opened."""
+    """Switch on what the address asks for, unless we wrote it there ourselves."""
     for name, key in ADDRESSED.items():
         if st.query_params.get(name) == "1" != links.said_everywhere(name):
             st.session_state[key] = True

@@ -21,7 +21,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "doctor",
         help="what is installed, which devices, how much room; whether a model can be edited",
-        description="Exit code 0 when all is well, 1 with what is wrong otherwise.",
+        description="Exit code 0 when all is well, otherwise 1 and a list of problems.",
     )
     parser.add_argument("--model", help="whether this model can be edited here, and at what cost; reads all its files")
     parser.add_argument("--device", metavar="D", help="where it would be loaded (default: the best one present)")
