@@ -32,10 +32,10 @@ from typing import Any
 
 from encore_core import processes
 from encore_core.editing.session import EditSession
-from encore_core.runs import RunStore, opening, runner, worker
+from encore_core.runs import RunStore, runner, session_of_run, worker
 from encore_core.runs.database import Database
+from encore_core.runs.heartbeat import Pulse
 from encore_core.runs.measuring import Measurer
-from encore_core.runs.pulse import Pulse
 
 PHASES = ("fork", "getting ready", "resume", "edit", "checkpoint", "measure", "end", "commit")
 BETWEEN = "between these"
@@ -116,7 +116,7 @@ def _put_on(marks: _Marks) -> None:
     marks.around(runner._Execution, "_save", "checkpoint")
     marks.around(Measurer, "measure", "measure")
     marks.around(runner, "save_matrices", "end")
-    for module in (runner, opening):
+    for module in (runner, session_of_run):
         marks.around(module, "remove_others", lambda folder, keep: "end" if keep == () else "checkpoint")
     writing = Database.writing
 

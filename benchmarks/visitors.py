@@ -33,8 +33,8 @@ import psutil
 from browser_visits import browsers, served
 from visits import Found, against_alone, driven
 
-from dashboard.reading.bundled import bundled_facts
-from dashboard.visitors.loading import DEFAULT_METHOD
+from dashboard.reading.bundled_facts import bundled_facts
+from dashboard.visitors.model_loading import DEFAULT_METHOD
 from dashboard.visitors.models import DEFAULT_MODEL, models
 from encore_core.facts import Fact
 from encore_core.models.editable import EditableModel

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from dashboard.visitors.loading import Loading
+from dashboard.visitors.model_loading import Loading
 from dashboard.visitors.models import Models
 from dashboard.visitors.visitor import Visitor, overrides_of
 from encore_core.editing.session import EditSession

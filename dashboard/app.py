@@ -12,7 +12,7 @@ from streamlit.navigation.page import StreamlitPage
 from dashboard import links, page_list
 from dashboard.browser import navigation_roles
 from dashboard.elements import figure, theme, waiting, widgets
-from dashboard.talk import fresh_start, lesson_play, presenter, tour
+from dashboard.talk import lesson_play, presenter, reset_everything, tour
 from dashboard.visitors import access, browser_session
 from dashboard.visitors.models import models
 from dashboard.visitors.visitor import Visitor
@@ -57,8 +57,8 @@ def shown(page: StreamlitPage) -> None:
         sidebar = st.container()
         st.button("Present", key="present", icon=":material/slideshow:", width="stretch", on_click=presenter.begin,
                   help="Large type, no sidebar, Page Down and Page Up to move, Esc to leave.")  # fmt: skip
-        fresh_start.offer("reset_everything", width="stretch")
-    fresh_start.say()
+        reset_everything.offer("reset_everything", width="stretch")
+    reset_everything.say()
     tour.card(page)
     if "visitor" not in st.session_state and page.url_path not in WITH_MODEL:
         sidebar.caption("The model is loaded by the first page that uses it.")

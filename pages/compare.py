@@ -11,17 +11,17 @@ import streamlit as st
 from dashboard import links, page_list
 from dashboard.charts.palette import LIGHT
 from dashboard.elements import layer_choice, run_picker, theme, widgets
-from dashboard.parts.runs_compared import checkpoints, costs, files, run_charts, score_table, skeleton
+from dashboard.parts.runs_compared import checkpoints, costs, files, page_frame, run_charts, score_table
 from dashboard.parts.runs_compared.view import View
 from dashboard.reading import run_frames
 from dashboard.reading.run_words import SUBSETS
 from dashboard.talk import presenter
 from dashboard.visitors.messages import Message
-from dashboard.visitors.session_state import remembered
+from dashboard.visitors.widget_state import remembered
 from encore_core.runs import RunInfo
 
 
-def restore(asked: skeleton.Asked, known: skeleton.Known) -> None:
+def restore(asked: page_frame.Asked, known: page_frame.Known) -> None:
     """Set the page's controls to what a link asks for. What does not exist is left out; missing runs are named."""
     first = {name: values[0] for name, values in asked.items() if values}
     run_picker.restore(asked, known)
@@ -52,7 +52,7 @@ def cover(view: View) -> links.View:
     return {"run": view.ids}
 
 
-def draw(runs: Sequence[RunInfo]) -> skeleton.Drawn:
+def draw(runs: Sequence[RunInfo]) -> page_frame.Drawn:
     """Everything below the choice of runs."""
     if len(runs) == 1:
         widgets.notice(Message("info", "This is only one run; pick another one to compare it with."))
@@ -76,7 +76,7 @@ def draw(runs: Sequence[RunInfo]) -> skeleton.Drawn:
 
 
 st.title(page_list.question("compare"), anchor=False)
-skeleton.show(
+page_frame.show(
     "compare",
     ask="Pick two to four runs",
     none_yet="Start some on the Run page; their curves appear here as they grow.",

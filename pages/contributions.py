@@ -19,7 +19,7 @@ from dashboard.elements import chart_card, run_picker, widgets
 from dashboard.reading import findings, run_frames
 from dashboard.visitors import browser_session
 from dashboard.visitors.messages import Message
-from dashboard.visitors.session_state import remembered
+from dashboard.visitors.widget_state import remembered
 from encore_core.errors import InputError
 from encore_core.measures.contributions import Contributions
 from encore_core.measures.sublayers import measure_contributions

@@ -9,16 +9,16 @@ import streamlit as st
 from dashboard import page_list
 from dashboard.charts import downstream as charts
 from dashboard.elements import run_picker, widgets
-from dashboard.parts.runs_compared import skeleton, task_card, task_data, task_table
+from dashboard.parts.runs_compared import page_frame, task_card, task_data, task_table
 from dashboard.parts.runs_compared.view import View
 from dashboard.reading import run_frames
 from dashboard.visitors.messages import Message
-from dashboard.visitors.session_state import remembered
+from dashboard.visitors.widget_state import remembered
 from encore_core.errors import InputError
 from encore_core.runs import RunInfo
 
 
-def restore(asked: skeleton.Asked, known: skeleton.Known) -> None:
+def restore(asked: page_frame.Asked, known: page_frame.Known) -> None:
     """Set the page's controls to what a link asks for; unknown values are ignored."""
     run_picker.restore(asked, known)
     metric = next(iter(asked.get("metric", ())), "")
@@ -26,7 +26,7 @@ def restore(asked: skeleton.Asked, known: skeleton.Known) -> None:
         st.session_state["downstream_metric"] = metric
 
 
-def draw(runs: Sequence[RunInfo]) -> skeleton.Drawn:
+def draw(runs: Sequence[RunInfo]) -> page_frame.Drawn:
     """Everything below the choice of runs. The tasks' data are offered below whatever goes wrong here."""
     try:
         _draw(runs)
@@ -70,7 +70,7 @@ def _tell_without(runs: Sequence[RunInfo]) -> None:
 
 
 st.title(page_list.question("downstream"), anchor=False)
-skeleton.show(
+page_frame.show(
     "downstream",
     ask="Pick one to four runs",
     none_yet="Start some on the Run page, with the data of the tasks; their curves appear here as they grow.",

@@ -12,12 +12,12 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import links, page_list
-from dashboard.elements import presenting, widgets
+from dashboard.elements import presentation_mode, widgets
 from dashboard.parts.edit import actions, fact_form, history, method_form, prediction, results
-from dashboard.reading.bundled import bundled_facts
+from dashboard.reading.bundled_facts import bundled_facts
 from dashboard.talk import presenter
 from dashboard.visitors import browser_session
-from dashboard.visitors.loading import DEFAULT_METHOD
+from dashboard.visitors.model_loading import DEFAULT_METHOD
 from encore_core.errors import InputError
 from encore_core.methods import METHODS
 
@@ -115,7 +115,7 @@ def main() -> None:
     if st.session_state.pop("edits_just_loaded", False):
         # Before the fields are drawn, so that they show the settings that the edits were made with.
         method_form.restore_settings(visitor, visitor.session.settings, visitor.session.seed)
-    parts = arranged_for_a_class() if presenting.is_on() else arranged()
+    parts = arranged_for_a_class() if presentation_mode.is_on() else arranged()
     with parts.editor:
         fact_form.pick_facts()
         ready = method_form.pick_method(visitor)

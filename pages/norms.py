@@ -8,14 +8,14 @@ import streamlit as st
 
 from dashboard import page_list
 from dashboard.elements import chart_card, layer_choice, run_picker, widgets
-from dashboard.parts.runs_compared import checkpoints, norm_cards, skeleton
+from dashboard.parts.runs_compared import checkpoints, norm_cards, page_frame
 from dashboard.parts.runs_compared.view import View
 from dashboard.reading import findings, run_frames
 from dashboard.visitors.messages import Message
 from encore_core.runs import RunInfo
 
 
-def restore(asked: skeleton.Asked, known: skeleton.Known) -> None:
+def restore(asked: page_frame.Asked, known: page_frame.Known) -> None:
     """Set the page's controls to what a link asks for; invalid values are ignored."""
     run_picker.restore(asked, known)
     layer_choice.restore("norms", asked)
@@ -23,7 +23,7 @@ def restore(asked: skeleton.Asked, known: skeleton.Known) -> None:
         checkpoints.restore_several(asked["at"])
 
 
-def draw(runs: Sequence[RunInfo]) -> skeleton.Drawn:
+def draw(runs: Sequence[RunInfo]) -> page_frame.Drawn:
     """Everything below the choice of runs."""
     norms = run_frames.read("norms", runs)
     there = set(norms["run"])
@@ -56,7 +56,7 @@ def draw(runs: Sequence[RunInfo]) -> skeleton.Drawn:
 
 
 st.title(page_list.question("norms"), anchor=False)
-skeleton.show(
+page_frame.show(
     "norms",
     ask="Pick one to four runs",
     none_yet="Start some on the Run page; their norms appear here.",

@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard import links, page_list
 from dashboard.elements import widgets
-from dashboard.parts.runs import choice, following, record
+from dashboard.parts.runs import choice, refreshing, run_record
 from dashboard.reading import run_frames
 from dashboard.visitors.messages import Message
 from encore_core.errors import InputError
@@ -28,11 +28,11 @@ def main() -> None:
     if opened is not None:
         try:
             store = run_frames.store_of(opened)
-            record.show(store, store.get(opened.id), runs)
+            run_record.show(store, store.get(opened.id), runs)
         except InputError as error:  # deleted in another tab, between the lines above
             widgets.problem(error)
     links.write("runs", {"run": opened.id if opened is not None else ""})
-    following.follow(runs)
+    refreshing.follow(runs)
 
 
 main()

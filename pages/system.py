@@ -22,8 +22,8 @@ from dashboard.elements import widgets
 from dashboard.reading.run_words import duration, short_model, size
 from dashboard.server import limits
 from dashboard.server.device_queue import EDIT, READ, QueueState
-from dashboard.visitors.loading import Loading
 from dashboard.visitors.messages import Message
+from dashboard.visitors.model_loading import Loading
 from dashboard.visitors.models import models
 from dashboard.visitors.visitor import Visitor
 from encore_core.errors import InputError

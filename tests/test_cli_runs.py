@@ -18,7 +18,7 @@ from encore_core.editing.session import EditSession
 from encore_core.errors import InputError
 from encore_core.facts import write_facts
 from encore_core.runs import RunStore, series
-from encore_core.runs.pulse import Pulse
+from encore_core.runs.heartbeat import Pulse
 
 SETTINGS = [f"--set={name}={value}" for name, value in tiny_runs.SETTINGS.items() if name != "lambda_n"]
 FEW = ["--measure=subsets=sample", "--measure=sample_facts=3", "--measure=generate=false", "--measure=perplexity=false",

@@ -27,7 +27,7 @@ from encore_core.cli import runs as cli_runs
 from encore_core.editing import covariance, edit_file, stored_statistics
 from encore_core.errors import InputError
 from encore_core.facts import write_facts
-from encore_core.runs import RunStore, state
+from encore_core.runs import RunStore, resume_state
 from encore_core.runs import worker as worker_module
 from encore_core.statistics import jobs
 from encore_core.statistics import worker as statistics_worker
@@ -46,7 +46,7 @@ class Disk:
     """Writes are counted, and one of them fails in the middle. Those of the libraries are counted as ours are."""
 
     WRITERS = ((stored_statistics, "save_file"), (edit_file, "save_file"), (covariance, "save_file"),
-               (state, "save_file"), (modeling_utils, "safe_save_file"))  # fmt: skip
+               (resume_state, "save_file"), (modeling_utils, "safe_save_file"))  # fmt: skip
 
     def __init__(self, monkeypatch, error: tuple[int, str] = FULL):
         self.error, self.written, self.fails_at = error, 0, -1

@@ -28,7 +28,7 @@ from dashboard.elements import widgets
 from dashboard.visitors.models import models
 from encore_core.models.settings import settings_of
 from encore_core.runs import RunStore
-from encore_core.tables import neutral_csv
+from encore_core.spreadsheets import neutral_csv
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(path.stem for path in (ROOT / "pages").glob("*.py"))

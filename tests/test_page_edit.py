@@ -15,7 +15,7 @@ from streamlit.runtime.scriptrunner import StopException
 from streamlit.testing.v1 import AppTest
 from tiny_pages import APP, errors, figures, markup, opened
 
-from dashboard.charts.text import label
+from dashboard.charts.labels import label
 from dashboard.visitors.models import models
 from dashboard.visitors.visitor import Visitor
 
@@ -230,7 +230,7 @@ def test_hostile_text_can_be_edited():
 
 
 def test_charts_know_neither_streamlit_nor_torch():
-    code = "import sys, dashboard.charts.probes; print({'streamlit', 'torch'} & set(sys.modules))"
+    code = "import sys, dashboard.charts.answers; print({'streamlit', 'torch'} & set(sys.modules))"
     root = Path(APP).parent.parent
     told = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "set()"

@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 from tiny_pages import IDS, address_of, errors, figures, markup, opened, pressed, words
 
 from dashboard import app as frame
-from dashboard.elements import presenting
+from dashboard.elements import presentation_mode
 from dashboard.talk import presenter
 from dashboard.talk.method_steps import STEPS
 from dashboard.visitors.visitor import Visitor
@@ -81,8 +81,8 @@ def test_in_a_lesson_it_goes_through_the_lessons_steps():
 
 def test_charts_are_larger_for_a_class():
     plain, large = (figures(opened("norms", **query))[0]["layouts"]["wide"] for query in ({}, {"present": "1"}))
-    assert large["height"] == pytest.approx(presenting.LARGER * plain["height"])
-    assert large["font"]["size"] == pytest.approx(presenting.LARGER * plain["font"]["size"])
+    assert large["height"] == pytest.approx(presentation_mode.LARGER * plain["height"])
+    assert large["font"]["size"] == pytest.approx(presentation_mode.LARGER * plain["font"]["size"])
 
 
 # -- play --------------------------------------------------------------------------------------------------------------

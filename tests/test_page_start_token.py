@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 from test_page_edit import own_fact
 from tiny_pages import markup, opened
 
-from dashboard.charts.text import percent
+from dashboard.charts.labels import percent
 from dashboard.visitors.models import models
 from encore_core.measures.scores import answer_probabilities
 

@@ -21,7 +21,7 @@ from encore_core.models.editable import load_model
 from encore_core.runs import MeasurePlan, RunPlan, RunStore, prepare, series
 from encore_core.runs.compare import differences
 from encore_core.runs.export import command_line, export_edits, export_model, export_run, series_csv, settings_of_run
-from encore_core.runs.state import load_matrices
+from encore_core.runs.resume_state import load_matrices
 
 METHODS = ("ENCORE", "MEMIT")
 

@@ -20,7 +20,7 @@ from encore_core.models.editable import load_model
 from encore_core.runs import MeasurePlan, RunInfo, RunStore, prepare
 from encore_core.runs.compare import differences
 from encore_core.runs.export import command_line
-from encore_core.runs.pulse import Stopped
+from encore_core.runs.heartbeat import Stopped
 from encore_core.runs.schema import LATER_COLUMNS
 from encore_core.statistics.npz import import_npz
 

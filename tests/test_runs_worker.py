@@ -32,12 +32,12 @@ from encore_core.runs import (
     series,
     start_worker,
 )
-from encore_core.runs import state as state_module
+from encore_core.runs import resume_state as state_module
 from encore_core.runs import worker as worker_module
 from encore_core.runs.fact_order import batch_ends
+from encore_core.runs.heartbeat import Pulse, Stopped
 from encore_core.runs.measuring import Measurer
-from encore_core.runs.pulse import Pulse, Stopped
-from encore_core.runs.state import EDITED_FILE, load_matrices, weights_digest
+from encore_core.runs.resume_state import EDITED_FILE, load_matrices, weights_digest
 
 FEWEST = MeasurePlan(subsets=(), perplexity=False, generation_entropy=False, contributions=False, share_cap=None)
 

@@ -12,10 +12,10 @@ import tiny_runs
 from tiny_pages import opened
 from visits import driven
 
-from dashboard.reading.probes import Readings
+from dashboard.reading.model_readings import Readings
 from dashboard.server import device_queue
 from dashboard.server.device_queue import Place
-from dashboard.visitors.loading import Loading
+from dashboard.visitors.model_loading import Loading
 from dashboard.visitors.models import models as server_models
 from dashboard.visitors.visitor import Visitor
 from encore_core.editing.session import EditSession

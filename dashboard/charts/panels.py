@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from dashboard.charts.chart import Chart, Traces
+from dashboard.charts.labels import FONT
 from dashboard.charts.palette import Palette
-from dashboard.charts.text import FONT
 
 _TOP, _BOTTOM, _LEFT, _RIGHT = 78, 54, 66, 16
 _MODE_BAR = 32  # on narrow pages the legend is below it

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from dashboard.charts.chart import Chart
+from dashboard.charts.labels import label
 from dashboard.charts.palette import DASHES, Palette
 from dashboard.charts.panels import Panels
-from dashboard.charts.text import label
 
 NARROW_NAME = 22
 """Longest name, in characters, above half a narrow page."""

@@ -10,7 +10,7 @@ from dashboard.elements import widgets
 from dashboard.reading import run_frames
 from dashboard.reading.run_words import MOST_COMPARED, label, newest_comparison
 from dashboard.visitors.messages import Message
-from dashboard.visitors.session_state import remembered
+from dashboard.visitors.widget_state import remembered
 from encore_core.errors import InputError
 from encore_core.runs import RunInfo
 from encore_core.runs.compare import differences

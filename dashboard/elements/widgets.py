@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from dashboard.reading.model_check import STANDINGS
+from dashboard.reading.model_check_rows import STANDINGS
 from dashboard.visitors.messages import Message
 from dashboard.visitors.visitor import Visitor
 from encore_core.errors import InputError

@@ -11,7 +11,7 @@ import streamlit as st
 
 from dashboard.server import limits
 from dashboard.server.device_queue import DeviceQueue
-from dashboard.visitors.loading import Loading
+from dashboard.visitors.model_loading import Loading
 from dashboard.visitors.visitor import Visitor
 
 DEFAULT_MODEL = "smollm2-135m"

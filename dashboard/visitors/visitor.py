@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, Literal
 
-from dashboard.reading.probes import Readings
+from dashboard.reading.model_readings import Readings
 from dashboard.server import device_queue, limits
 from dashboard.server.device_queue import Place
-from dashboard.visitors.loading import DEFAULT_METHOD, Loading
+from dashboard.visitors.applying_edits import Dropped, Job, apply, done_message, refused_message, stopped_message
 from dashboard.visitors.messages import Message
-from dashboard.visitors.work import Dropped, Job, apply, done_message, refused_message, stopped_message
+from dashboard.visitors.model_loading import DEFAULT_METHOD, Loading
 from encore_core.editing.session import EditSession
 from encore_core.errors import InputError
 from encore_core.facts import Fact, check_batches

@@ -13,9 +13,9 @@ from encore_core.cli.fact_files import HELP, add_facts_options, facts_of, fittin
 from encore_core.cli.options import add_model_options, count, overrides, positive, seed
 from encore_core.cli.output import Bar, notice, teller
 from encore_core.editing.batch import batched
+from encore_core.editing.batch_report import BatchReport
 from encore_core.editing.covariance import text_named
 from encore_core.editing.edit_file import EditFile, edit_file_of, read_edit_file, write_edit_file
-from encore_core.editing.report import BatchReport
 from encore_core.editing.session import EditSession
 from encore_core.errors import InputError, quoted
 from encore_core.export.card import SCORED_FACTS

@@ -2,7 +2,7 @@
 
 The pieces run through the family's own forward pass; attention, which families look up by name, is `packed_attention`.
 A family that does not look its attention up, or asks for something else in it (attention sinks, say), raises
-`TypeError` or gives other results; whoever packs compares once (see `target_path`).
+`TypeError` or gives other results; whoever packs compares once (see `pass_choice`).
 """
 
 from __future__ import annotations

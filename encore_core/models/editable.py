@@ -88,7 +88,7 @@ class EditableModel:
         offloaded: whether some weights are kept elsewhere and brought in when they are used (see `placement`).
         notes: what one should know about its files, one line each (see `checkpoint.read_weights`).
         lock: held by whoever runs the model or has edited weights in it.
-        checked_paths: per block index, the fastest target pass that agrees with the plain one (see `target_path`).
+        checked_paths: per block index, the fastest target pass that agrees with the plain one (see `pass_choice`).
         refuses_replay: whether a step of the target optimisation could not be recorded on the GPU (see `cuda_graph`).
         shared: what sessions on this model have in common and is costly to make (see `editing.shared`).
         tuple_blocks: whether the blocks return tuples; None until somebody needs to know (see `tracing`).

@@ -25,7 +25,7 @@ from encore_core.editing.covariance import text_named
 from encore_core.editing.session import EditSession
 from encore_core.errors import InputError
 from encore_core.measures.downstream import evaluate_tasks
-from encore_core.measures.fluency import generation_entropy, perplexity
+from encore_core.measures.perplexity_entropy import generation_entropy, perplexity
 from encore_core.measures.scores import evaluate
 from encore_core.measures.sublayers import measure_contributions
 from encore_core.measures.tasks import load_tasks

@@ -10,9 +10,9 @@ from typing import Any
 
 from encore_core.errors import InputError, quoted
 from encore_core.runs.database import Database
-from encore_core.runs.liveness import reconcile, seems_dead
 from encore_core.runs.rows import RunInfo
 from encore_core.runs.schema import LATER_COLUMNS
+from encore_core.runs.worker_liveness import reconcile, seems_dead
 
 
 def all_runs(database: Database, search: str = "") -> list[RunInfo]:

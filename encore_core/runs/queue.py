@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from encore_core.errors import InputError
 from encore_core.runs.database import Database, StoreError, as_json
 from encore_core.runs.facts_file import fact_lines
+from encore_core.runs.folders import facts_file, run_folder, slug
 from encore_core.runs.lookup import get
-from encore_core.runs.places import facts_file, run_folder, slug
 from encore_core.runs.preparing import PreparedRun
 from encore_core.runs.rows import RESUMABLE, RunInfo
 from encore_core.storage import replacing

@@ -18,16 +18,16 @@ from collections import deque
 import torch
 
 from encore_core import processes
-from encore_core.editing.report import BatchReport, EditedFact, EditProgress
+from encore_core.editing.batch_report import BatchReport, EditedFact, EditProgress
 from encore_core.editing.session import EditSession
 from encore_core.runs.fact_order import batch_ends, checkpoints
+from encore_core.runs.heartbeat import Pulse, Stopped
 from encore_core.runs.measuring import Measurer
 from encore_core.runs.model_keeper import ModelKeeper
-from encore_core.runs.opening import check_facts, note_statistics, open_session, restore
 from encore_core.runs.ownership import LostRun
-from encore_core.runs.pulse import Pulse, Stopped
+from encore_core.runs.resume_state import remove_others, save_matrices, save_state
 from encore_core.runs.rows import BatchRecord, Claim, RunInfo, TargetRow, TrajectoryRow
-from encore_core.runs.state import remove_others, save_matrices, save_state
+from encore_core.runs.session_of_run import check_facts, note_statistics, open_session, restore
 from encore_core.runs.store import RunStore
 from encore_core.runtime import return_freed_memory
 

@@ -23,7 +23,7 @@ from typing import Any
 from filelock import FileLock
 
 from encore_core.facts import Fact
-from encore_core.runs import labels, liveness, lookup, ownership, places, queue, series_rows
+from encore_core.runs import folders, labels, lookup, ownership, queue, series_rows, worker_liveness
 from encore_core.runs.database import Database
 from encore_core.runs.facts_file import facts_of
 from encore_core.runs.preparing import PreparedRun
@@ -52,17 +52,17 @@ class RunStore:
 
     def folder_of(self, run_id: str) -> Path:
         """The folder of a run's files."""
-        return places.run_folder(self.folder, run_id)
+        return folders.run_folder(self.folder, run_id)
 
     def log_file(self, run_id: str) -> Path:
-        return places.log_file(self.folder, run_id)
+        return folders.log_file(self.folder, run_id)
 
     def worker_log(self, device: str) -> Path:
-        return places.worker_log(self.folder, device)
+        return folders.worker_log(self.folder, device)
 
     def device_lock(self, device: str) -> FileLock:
         """The lock that the worker of a device holds while it lives."""
-        return places.device_lock(self.folder, device)
+        return folders.device_lock(self.folder, device)
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
@@ -76,7 +76,7 @@ class RunStore:
 
     def facts(self, run_id: str) -> list[Fact]:
         """The facts of a run, in order."""
-        return facts_of(self.get(run_id), places.facts_file(self.folder, run_id))
+        return facts_of(self.get(run_id), folders.facts_file(self.folder, run_id))
 
     def read_log(self, run_id: str, n_lines: int = 200) -> str:
         """The last lines of a run's log; empty before its start.
@@ -124,15 +124,15 @@ class RunStore:
 
     def has_worker(self, device: str) -> bool:
         """Whether a worker of the device is alive. (It may be about to end, see `launch.start_worker`.)"""
-        return liveness.has_worker(self.database, device)
+        return worker_liveness.has_worker(self.database, device)
 
     def reconcile(self) -> list[str]:
         """Mark runs as interrupted whose worker was killed, or whose machine has restarted."""
-        return liveness.reconcile(self.database)
+        return worker_liveness.reconcile(self.database)
 
     def abandon(self, device: str) -> list[str]:
         """Mark the runs of a device whose status is still running. The caller holds the device's lock, so none is."""
-        return liveness.abandon(self.database, device)
+        return worker_liveness.abandon(self.database, device)
 
     # -- what a worker does --------------------------------------------------------------------------------------------
 

@@ -6,11 +6,11 @@ import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from dashboard.elements import fact_rows, widgets
-from dashboard.reading.bundled import bundled_facts
+from dashboard.reading.bundled_facts import bundled_facts
 from dashboard.server import limits
 from dashboard.visitors import browser_session
 from dashboard.visitors.messages import Message
-from dashboard.visitors.session_state import remembered
+from dashboard.visitors.widget_state import remembered
 from encore_core.errors import InputError
 from encore_core.facts import MAX_BYTES, SLOT, Fact, Neighbour, parse_facts, read_facts, spelling_note, spelt_as_in
 

@@ -9,7 +9,7 @@ import streamlit as st
 
 from dashboard.charts import learn as charts
 from dashboard.elements import chart_card, widgets
-from dashboard.parts.learn import asking, own_fact
+from dashboard.parts.learn import compute_button, own_fact
 from dashboard.parts.learn.anatomy import Anatomy, take_apart
 from dashboard.reading.run_words import duration
 from dashboard.visitors import browser_session
@@ -24,10 +24,12 @@ def show() -> None:
         history = browser_session.current().session.history if "visitor" in st.session_state else ()
         # The result is about the visitor's last batch, so the number of batches is enough to know it by.
         if history:
-            found = asking.ask("anatomy", "Take the last edit apart", len(history), lambda visitor, _: apart(visitor))
+            found = compute_button.ask(
+                "anatomy", "Take the last edit apart", len(history), lambda visitor, _: apart(visitor)
+            )
         else:
             fact = own_fact.pick()
-            found = asking.ask(
+            found = compute_button.ask(
                 "anatomy",
                 "Make this edit and take it apart",
                 1,
@@ -39,7 +41,7 @@ def show() -> None:
             _shown(found)
 
 
-def made(visitor: Visitor, fact: Fact, tell: asking.Show) -> Anatomy:
+def made(visitor: Visitor, fact: Fact, tell: compute_button.Show) -> Anatomy:
     """Make an edit on the visitor's model, unless there is one (made in another tab), and take the last one apart.
 
     Raises:

@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard.elements import widgets
 from dashboard.parts.models import tuning
-from dashboard.reading import model_check
+from dashboard.reading import model_check_rows
 from dashboard.visitors.messages import Message
 from encore_core.methods import METHODS
 from encore_core.model_check import ModelCheck
@@ -15,7 +15,7 @@ from encore_core.tuned_rows import Shape, find_row
 
 def answer(check: ModelCheck) -> None:
     """Whether it can be edited here, and why not."""
-    widgets.tiles(model_check.tiles(check))
+    widgets.tiles(model_check_rows.tiles(check))
     for line in check.problems:
         widgets.problem(line)
     for line in check.notes:
@@ -33,10 +33,10 @@ def details(check: ModelCheck) -> None:
     with left, st.container(border=True, key="card_memory"):
         widgets.heading("Memory", "by part")
         columns = [("Part", "name"), ("", "about"), ("Needed", "right")]
-        widgets.table(columns, model_check.memory_rows(check), "Memory by part")
+        widgets.table(columns, model_check_rows.memory_rows(check), "Memory by part")
     with right, st.container(border=True, key="card_hyper"):
         widgets.heading("Hyper-parameters of ENCORE", f"{check.settings.standing}: {check.source}")
-        widgets.table([("Setting", ""), ("Value", "right")], model_check.settings_rows(check), "Hyper-parameters")
+        widgets.table([("Setting", ""), ("Value", "right")], model_check_rows.settings_rows(check), "Hyper-parameters")
 
 
 def tuned(check: ModelCheck) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.elements import widgets
-from dashboard.visitors.session_state import KEEP, remembered
+from dashboard.visitors.widget_state import KEEP, remembered
 from encore_core.editing import stored_statistics
 from encore_core.model_check import ModelCheck, check_model
 from encore_core.models.catalogue import CATALOGUE, is_ready

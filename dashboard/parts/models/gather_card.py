@@ -8,10 +8,10 @@ import streamlit as st
 
 from dashboard.elements import widgets
 from dashboard.parts.models.jobs_card import attempt
-from dashboard.reading import model_check
+from dashboard.reading import model_check_rows
 from dashboard.visitors import access
 from dashboard.visitors.messages import Message
-from dashboard.visitors.session_state import KEEP, remembered
+from dashboard.visitors.widget_state import KEEP, remembered
 from encore_core.errors import InputError
 from encore_core.model_check import ModelCheck
 from encore_core.models.device_map import choose_device
@@ -100,8 +100,8 @@ def _request(
                 f"{n_tokens:,} tokens say too little about {check.d_mlp:,} directions; give at least "
                 f"{2 * check.d_mlp:,}."
             )
-        st.caption(model_check.cost_line(check, len(layers), n_tokens, enough, source == SAMPLED))
-        for line in shortages(model_check.needed(check, layers, n_tokens, enough), choose_device(device)):
+        st.caption(model_check_rows.cost_line(check, len(layers), n_tokens, enough, source == SAMPLED))
+        for line in shortages(model_check_rows.needed(check, layers, n_tokens, enough), choose_device(device)):
             widgets.notice(Message("warning", line))
     except InputError as error:
         widgets.problem(error)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import streamlit as st
 
 from dashboard.elements import widgets
-from dashboard.reading import model_check
+from dashboard.reading import model_check_rows
 from dashboard.visitors import access
 from dashboard.visitors.messages import Message
 from encore_core.errors import InputError
@@ -35,8 +35,8 @@ def _jobs(name: str, busy: bool) -> None:
         widgets.heading("Gathering", "of this model")
         for job in mine[:SHOWN_JOBS]:
             with st.container(key=f"job_{job.id}"):
-                st.html(widgets.rich("<b>{words}</b><br>{state}", words=model_check.job_words(job),
-                                     state=model_check.job_state(job)))  # fmt: skip
+                st.html(widgets.rich("<b>{words}</b><br>{state}", words=model_check_rows.job_words(job),
+                                     state=model_check_rows.job_state(job)))  # fmt: skip
                 if job.active:
                     st.progress(job.share)
                 _steer(job)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.elements import widgets
-from dashboard.reading import model_check
+from dashboard.reading import model_check_rows
 from encore_core.editing import stored_statistics
 from encore_core.model_check import ModelCheck
 from encore_core.statistics.convergence import TOLERANCE
@@ -23,7 +23,7 @@ def statistics(check: ModelCheck) -> None:
             ("Made", "name"),
             ("", "name"),
         ]
-        widgets.table(columns, model_check.statistics_rows(check), "Key statistics of the edited layers")
+        widgets.table(columns, model_check_rows.statistics_rows(check), "Key statistics of the edited layers")
         looks = next((one.used.looks for one in check.statistics if one.used and one.used.looks), ())
         if looks:
             with st.expander("Were they enough?", key="models_looks"):
@@ -32,7 +32,7 @@ def statistics(check: ModelCheck) -> None:
                     f"Enough is when doubling the tokens changes it by less than {TOLERANCE:.0%} at every layer."
                 )
                 columns = [("Tokens", "right"), ("Disturbance", "right"), ("Change", "right")]
-                widgets.table(columns, model_check.looks_rows(looks), "Disturbance against tokens")
+                widgets.table(columns, model_check_rows.looks_rows(looks), "Disturbance against tokens")
         if any(one.used and one.used.chosen for one in check.statistics):
             st.button(
                 "Use the bundled sample again", key="models_forget", on_click=_forget_choice, args=(check.name,),

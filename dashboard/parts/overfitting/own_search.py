@@ -12,13 +12,13 @@ import streamlit as st
 
 from dashboard.charts import overfitting as charts
 from dashboard.elements import chart_card, widgets
-from dashboard.parts.overfitting.searches import LOSS_COLUMNS, STOPPING, WITHOUT, fact_tiles
-from dashboard.reading.bundled import bundled_facts
+from dashboard.parts.overfitting.search_pairs import LOSS_COLUMNS, STOPPING, WITHOUT, fact_tiles
+from dashboard.reading.bundled_facts import bundled_facts
 from dashboard.reading.run_words import duration, short_model
 from dashboard.visitors import browser_session
 from dashboard.visitors.messages import Message
-from dashboard.visitors.session_state import remembered
-from encore_core.editing.report import EditProgress
+from dashboard.visitors.widget_state import remembered
+from encore_core.editing.batch_report import EditProgress
 from encore_core.errors import InputError
 from encore_core.facts import Fact
 

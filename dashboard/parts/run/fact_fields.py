@@ -10,11 +10,11 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from dashboard.elements import fact_rows, widgets
-from dashboard.reading.bundled import bundled_facts
+from dashboard.reading.bundled_facts import bundled_facts
 from dashboard.server import limits
 from dashboard.visitors import access
 from dashboard.visitors.messages import Message
-from dashboard.visitors.session_state import KEEP, remembered
+from dashboard.visitors.widget_state import KEEP, remembered
 from encore_core.errors import InputError
 from encore_core.facts import MAX_BYTES, Fact, parse_facts, read_facts
 from encore_core.runs import RunPlan

@@ -26,7 +26,7 @@ from dashboard.reading.run_words import (
 from dashboard.visitors import access
 from dashboard.visitors.messages import Message
 from dashboard.visitors.models import models
-from dashboard.visitors.session_state import remembered
+from dashboard.visitors.widget_state import remembered
 from encore_core.errors import InputError
 from encore_core.runs import RunInfo, RunStore, start_worker
 from encore_core.runs.rows import RESUMABLE

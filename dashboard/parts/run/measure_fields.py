@@ -10,7 +10,7 @@ from streamlit.delta_generator import DeltaGenerator
 from dashboard.elements import widgets
 from dashboard.reading.run_words import SUBSETS
 from dashboard.visitors import access
-from dashboard.visitors.session_state import KEEP, remembered
+from dashboard.visitors.widget_state import KEEP, remembered
 from encore_core.errors import InputError
 from encore_core.runs import MeasurePlan
 

@@ -10,7 +10,7 @@ from dashboard import links
 from dashboard.elements import widgets
 from dashboard.parts.run import live
 from dashboard.visitors.messages import Message
-from dashboard.visitors.session_state import remembered
+from dashboard.visitors.widget_state import remembered
 from encore_core.runs import RunInfo, RunStore
 
 

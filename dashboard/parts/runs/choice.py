@@ -11,7 +11,7 @@ from dashboard.elements import widgets
 from dashboard.reading import run_frames
 from dashboard.reading.run_words import duration, label, moment, short_model, status_line
 from dashboard.visitors.messages import Message
-from dashboard.visitors.session_state import remembered
+from dashboard.visitors.widget_state import remembered
 from encore_core.runs import RunInfo
 
 ROW = 37  # height of a row of the table in pixels

@@ -7,7 +7,7 @@ import streamlit as st
 from dashboard.elements import widgets
 from dashboard.visitors import access
 from dashboard.visitors.messages import Message
-from dashboard.visitors.session_state import remembered
+from dashboard.visitors.widget_state import remembered
 from encore_core.errors import InputError
 from encore_core.runs import RunInfo, RunStore
 from encore_core.runs.export import export_model

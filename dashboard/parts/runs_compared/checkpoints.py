@@ -9,7 +9,7 @@ import streamlit as st
 
 from dashboard.charts import norm_layers
 from dashboard.talk import presenter
-from dashboard.visitors.session_state import remembered
+from dashboard.visitors.widget_state import remembered
 
 ONE, ONE_USUAL = "compare_at", "compare_end"
 SEVERAL, SEVERAL_USUAL = "norms_at", "norms_usual_at"

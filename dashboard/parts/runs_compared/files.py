@@ -7,15 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 import streamlit as st
 
 from dashboard.charts.chart import Chart
-from dashboard.reading import report, run_frames
+from dashboard.reading import html_report, run_frames
 from encore_core.runs import RunInfo
 from encore_core.runs.compare import differences
-from encore_core.tables import neutral_csv
+from encore_core.spreadsheets import neutral_csv
 
 
 def offer(
     runs: Sequence[RunInfo],
-    table: report.Table,
+    table: html_report.Table,
     light: Callable[[], Mapping[str, Chart]],
     link: str,
 ) -> None:
@@ -51,7 +51,7 @@ def offer(
             )
             st.download_button(
                 "Report, one HTML file",
-                lambda: report.comparison(runs, light(), table, differences(runs), link),
+                lambda: html_report.comparison(runs, light(), table, differences(runs), link),
                 "comparison.html",
                 "text/html",
                 on_click="ignore",

@@ -8,14 +8,14 @@ import pandas as pd
 
 from dashboard.elements import widgets
 from dashboard.parts.runs_compared.view import View
-from dashboard.reading import report
-from dashboard.reading.at_checkpoints import AtCheckpoints
+from dashboard.reading import html_report
 from dashboard.reading.run_words import SUBSETS, Measure
+from dashboard.reading.scores_at_checkpoint import AtCheckpoints
 
 
-def draw(view: View, rows: Sequence[Sequence[object]]) -> report.Table:
+def draw(view: View, rows: Sequence[Sequence[object]]) -> html_report.Table:
     """Draw the table of these rows, as `rows_of` makes them; the same for files."""
-    table = report.Table(
+    table = html_report.Table(
         ("Measure", *view.names, "What it is"),
         [[_plain(cell) for cell in row] for row in rows],
         f"After {view.at:,} edits; scores on {SUBSETS[view.subset]}",

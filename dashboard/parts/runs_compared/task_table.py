@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from dashboard.parts.runs_compared.view import View
-from dashboard.reading.at_checkpoints import AtCheckpoints
+from dashboard.reading.scores_at_checkpoint import AtCheckpoints
 
 
 def rows_of(view: View, frame: pd.DataFrame, raw: pd.DataFrame, titles: Mapping[str, str]) -> list[list]:

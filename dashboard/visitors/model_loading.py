@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from dashboard.reading.probes import Readings
+from dashboard.reading.model_readings import Readings
 from dashboard.server.device_queue import DeviceQueue
 from encore_core.editing.session import EditSession
 from encore_core.errors import InputError

@@ -22,10 +22,10 @@ from encore_core.forward.prompts import encode_contexts, encode_subject_prompts
 from encore_core.methods import MARKS
 from encore_core.models.editable import EditableModel
 from encore_core.runs import key_statistics
+from encore_core.runs.heartbeat import Pulse
 from encore_core.runs.model_keeper import ModelKeeper
-from encore_core.runs.pulse import Pulse
+from encore_core.runs.resume_state import load_state, remove_others
 from encore_core.runs.rows import Claim, RunInfo
-from encore_core.runs.state import load_state, remove_others
 from encore_core.runs.store import RunStore
 
 log = logging.getLogger(__name__)

@@ -10,15 +10,15 @@ import streamlit as st
 
 from dashboard.charts import learn as charts
 from dashboard.elements import chart_card, widgets
-from dashboard.parts.learn import asking
-from dashboard.parts.learn.trial import EXTRA, NO_MPES, Choice, Trial, attempt, facts_for
-from dashboard.reading.bundled import bundled_facts
+from dashboard.parts.learn import compute_button
+from dashboard.parts.learn.sandbox import EXTRA, NO_MPES, Choice, Trial, attempt, facts_for
+from dashboard.reading.bundled_facts import bundled_facts
 from dashboard.reading.run_words import duration
 from dashboard.server import device_queue
 from dashboard.visitors import browser_session
 from dashboard.visitors.messages import Message
-from dashboard.visitors.session_state import remembered
 from dashboard.visitors.visitor import Visitor
+from dashboard.visitors.widget_state import remembered
 from encore_core.facts import Fact
 from encore_core.models.settings import settings_of
 
@@ -59,7 +59,7 @@ def show() -> None:
         if own is not None:
             st.caption(f"That is {chosen_settings(own, choice).name}; this model's own value of λn is {own:g}.")
 
-        asking.button("trial", "Compute", lambda visitor, tell: compute(visitor, choice, facts, tell))
+        compute_button.button("trial", "Compute", lambda visitor, tell: compute(visitor, choice, facts, tell))
         with st.expander("The facts"):
             rows = [(fact.text, fact.target_true or "–", fact.target_new) for fact in facts]
             widgets.table([("Prompt", ""), ("True answer", ""), ("New answer", "")], rows, "The facts of the sandbox")
@@ -97,7 +97,7 @@ def trials() -> dict[Choice, Trial]:
     return kept[1]
 
 
-def compute(visitor: Visitor, chosen: tuple[str, str], facts: Sequence[Fact], tell: asking.Show) -> None:
+def compute(visitor: Visitor, chosen: tuple[str, str], facts: Sequence[Fact], tell: compute_button.Show) -> None:
     """Compute what was chosen, unless that was done before.
 
     Raises:

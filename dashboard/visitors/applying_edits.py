@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dashboard.charts.text import percent
+from dashboard.charts.labels import percent
 from dashboard.server import device_queue
 from dashboard.visitors.messages import Message
-from encore_core.editing.report import BatchReport, EditProgress
+from encore_core.editing.batch_report import BatchReport, EditProgress
 from encore_core.editing.session import EditSession
 from encore_core.errors import InputError
 from encore_core.facts import Fact

@@ -14,7 +14,7 @@ from filelock import Timeout
 
 from encore_core import processes
 from encore_core.runs.database import Database, lock_errors_told
-from encore_core.runs.places import device_lock
+from encore_core.runs.folders import device_lock
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from dashboard.charts.chart import Chart, Traces
+from dashboard.charts.labels import FONT, label, percent
 from dashboard.charts.palette import Palette
-from dashboard.charts.text import FONT, label, percent
 
 _HEADING, _LABEL, _LANE, _GAP = 40, 27, 25, 15  # heights in pixels of what the probability chart stacks
 _BETWEEN = 0.16  # gap between the two lists of next words, for the words of the right one
