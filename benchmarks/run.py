@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--device")
     parser.add_argument("--dtype")
     parser.add_argument("--facts", default="bundled", help="facts file; 'bundled' by default")
-    parser.add_argument("--batch", type=int, default=100, help="facts a batch")
+    parser.add_argument("--batch", type=int, default=100, help="facts per batch")
     parser.add_argument("--plain", type=int, default=8, help="facts that the plain loop is given")
     parser.add_argument(
         "--plain-mpes", type=int, default=50, help="the same for ENCORE, whose stopping steps are compared"

@@ -1,1 +1,1 @@
-"""What the pages share: state, widgets, charts and the look. Imports go encore_core → dashboard → pages."""
+"""What the pages share: state, widgets, charts and the style. Imports go encore_core → dashboard → pages."""

@@ -1,6 +1,6 @@
 """The frame around the pages, which `asgi.py` serves.
 
-A page is one file in `pages/` and one entry in `page_list`. Pages that only look at runs open without waiting for a
+A page is one file in `pages/` and one entry in `page_list`. Pages that only show runs open without waiting for a
 model.
 """
 
@@ -56,7 +56,7 @@ def shown(page: StreamlitPage) -> None:
             lesson_play.bar()
         sidebar = st.container()
         st.button("Present", key="present", icon=":material/slideshow:", width="stretch", on_click=presenter.begin,
-                  help="Large type, no sidebar, Page Down and Page Up to go on and back, Esc to leave.")  # fmt: skip
+                  help="Large type, no sidebar, Page Down and Page Up to move, Esc to leave.")  # fmt: skip
         reset_everything.offer("reset_everything", width="stretch")
     reset_everything.say()
     tour.card(page)
@@ -81,7 +81,7 @@ def shown(page: StreamlitPage) -> None:
 
 
 def _progress_in(place):
-    """A way to show how a model's loading gets on: words and a bar."""
+    """A function that shows the progress of a model's loading: words and a bar."""
 
     def show(what: str, share: float) -> None:
         with place.container():

@@ -1,11 +1,11 @@
-"""The server: `streamlit run dashboard/asgi.py` serves `app.py` with what a page alone cannot give.
+"""The server: `streamlit run dashboard/asgi.py` serves `app.py` with what a page alone cannot do.
 
 headers     what a browser may load and who may frame the app, see `HEADERS`
 libraries   torch and transformers are imported while the server waits for its first visitor, not by that visitor
-plotly.js   from an address of its own, which browsers keep
-first paint what is to be seen while scripts are being read (see `browser.first_paint`), unless it is switched off
-clicks      are done once, however often a browser delivers them (see `browser.click_deduplication`)
-errors      what goes wrong inside a page is logged under a number; the visitor is shown the number and nothing else
+plotly.js   has its own address, which browsers cache
+first paint shows something while scripts are being read (see `browser.first_paint`), unless it is switched off
+clicks      count once, however often a browser delivers them (see `browser.click_deduplication`)
+errors      inside a page are logged under a number; the visitor sees only the number
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 async def plotly(request: Request) -> FileResponse:
-    """plotly.js. Its name carries its version, so browsers may keep it for good."""
+    """plotly.js. Its name contains its version, so browsers may keep it for good."""
     return FileResponse(
         figure.LIBRARY,
         media_type="text/javascript",
@@ -43,7 +43,7 @@ async def plotly(request: Request) -> FileResponse:
 
 
 def tell(error: Exception) -> bool:
-    """Log what went wrong inside a page under a number, and show the visitor that number."""
+    """Log an error inside a page under a number, and show the visitor that number."""
     from dashboard.elements import widgets
     from dashboard.visitors.messages import Message as Notice
 
@@ -55,7 +55,7 @@ def tell(error: Exception) -> bool:
 
 
 def import_libraries() -> None:
-    """Import what takes seconds, so that the first visitor does not wait for it."""
+    """Import the slow libraries, so that the first visitor does not wait for them."""
     for name in (
         "dashboard.reading.run_frames",
         "dashboard.visitors.browser_session",

@@ -1,4 +1,4 @@
-"""Links to a view: what a page shows stands in its address, and an address opened later shows it again."""
+"""Links to a view: a page's address says what it shows, and an address opened later shows it again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 View = Mapping[str, str | Sequence[str]]
 
 EVERYWHERE = ("present", "predict", "tour", "give")
-"""Parameters that are no page's own: they stay when one goes from page to page."""
+"""Parameters that belong to no single page: they stay from page to page."""
 
 _EVERYWHERE = "in every address"
 _ON_THE_WAY = "addresses on the way to the browser"
@@ -19,10 +19,10 @@ _PAGE = "page of the address"
 
 
 def catch_up(page: str) -> None:
-    """Put the address right where the browser had not heard of the last one yet when it asked for this run.
+    """Correct the address where the browser had not received the last one yet when it asked for this run.
 
-    Whoever changes two things in quick succession sends the second change with the address from before the first; taken
-    at its word it would bring back what was shown then. Called before anything reads the address.
+    After two quick changes the browser sends the second one with the address from before the first, which would bring
+    back the old view. Call this before anything reads the address.
 
     Args:
         page: the page that is shown, as in the address.
@@ -37,7 +37,7 @@ def catch_up(page: str) -> None:
 
 
 def go(page: str, view: View) -> None:
-    """Show a view of a page, be it one that this page has just left.
+    """Show a view of a page, even one that this page has just left.
 
     Args:
         page: the page's file, as `st.switch_page` takes it.
@@ -48,13 +48,13 @@ def go(page: str, view: View) -> None:
 
 
 def opened(page: str) -> dict[str, list[str]] | None:
-    """The view that the address asks for, when it is news to the page: a link was opened, or the browser went back.
+    """The view that the address asks for, when it is new to the page: a link was opened, or the browser went back.
 
     Args:
         page: names the page.
 
     Returns:
-        query parameters, each a list; None when the address says what the page wrote there itself, or nothing.
+        query parameters, each a list; None when the address is empty, or is what the page wrote itself.
     """
     asked = {name: values for name, values in _now().items() if name not in EVERYWHERE}
     return asked if asked and asked != st.session_state.get(_key(page)) else None
@@ -73,7 +73,7 @@ def write(page: str, view: View) -> None:
 
 
 def everywhere(view: View) -> None:
-    """Set what the addresses of all pages say from now on, the present one's included.
+    """Set what the addresses of all pages say from now on, including the current one.
 
     Args:
         view: values by name, of those in `EVERYWHERE`.
@@ -84,12 +84,12 @@ def everywhere(view: View) -> None:
 
 
 def said_everywhere(name: str) -> str:
-    """What all addresses say of one of the names in `EVERYWHERE`; "" for nothing."""
+    """The value of one of the names in `EVERYWHERE` in all addresses; "" for none."""
     return next(iter(_everywhere().get(name, ())), "")
 
 
 def address(view: View) -> str:
-    """The whole address of a view of the page that is shown."""
+    """The full address of a view of the current page."""
     return f"{st.context.url or ''}?{urlencode(_lists(view) | _everywhere(), doseq=True)}"
 
 

@@ -1,4 +1,4 @@
-"""The pages: what each is called, and the question that it answers. Knows no streamlit."""
+"""The pages: their titles, and the question that each answers. Knows no streamlit."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ ENTRIES = {entry.name: entry for entries in GROUPS.values() for entry in entries
 
 
 def question(name: str) -> str:
-    """What a page answers."""
+    """The question that a page answers."""
     return ENTRIES[name].question
 
 
 def script(name: str) -> str:
-    """A page's file as Streamlit wants it: from the folder of `app.py`."""
+    """A page's file as Streamlit takes it: relative to the folder of `app.py`."""
     return Path(os.path.relpath(PAGES / f"{name}.py", Path(__file__).parent)).as_posix()

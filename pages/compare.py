@@ -22,7 +22,7 @@ from encore_core.runs import RunInfo
 
 
 def restore(asked: page_frame.Asked, known: page_frame.Known) -> None:
-    """Set the page's controls to what a link asks for. What it asks for and is not there is said, and left out."""
+    """Set the page's controls to what a link asks for. What does not exist is left out; missing runs are named."""
     first = {name: values[0] for name, values in asked.items() if values}
     run_picker.restore(asked, known)
     layer_choice.restore("compare", asked)
@@ -32,7 +32,7 @@ def restore(asked: page_frame.Asked, known: page_frame.Known) -> None:
 
 
 def pick(runs: Sequence[RunInfo], norms: pd.DataFrame) -> View:
-    """What the controls say. The choice of facts is drawn further below, at the chart that scores them."""
+    """Read the controls. The choice of facts is drawn further below, at the chart that scores them."""
     scale, layers = layer_choice.pick("compare", runs, norms)
     there = run_frames.read("checkpoints", runs)["edits"].unique()
     at = checkpoints.pick_one(sorted(int(edits) for edits in there))
@@ -41,12 +41,12 @@ def pick(runs: Sequence[RunInfo], norms: pd.DataFrame) -> View:
 
 
 def address_of(view: View) -> links.View:
-    """What a link to a view says."""
+    """The query of a link to a view."""
     return {"run": view.ids, **layer_choice.view("compare"), "at": str(view.at), "facts": view.subset}
 
 
 def cover(view: View) -> links.View:
-    """Ask the room for its guess, in place of the answer."""
+    """Ask the room to guess before the answer is shown."""
     question = f"After {max(run.done for run in view.runs):,} edits, which model still works best?"
     presenter.cover("compare", view.ids, question, list(dict.fromkeys(view.names)))
     return {"run": view.ids}
@@ -55,7 +55,7 @@ def cover(view: View) -> links.View:
 def draw(runs: Sequence[RunInfo]) -> page_frame.Drawn:
     """Everything below the choice of runs."""
     if len(runs) == 1:
-        widgets.notice(Message("info", "This is one run alone; pick another one to compare it with."))
+        widgets.notice(Message("info", "This is only one run; pick another one to compare it with."))
     if presenter.covers("compare", [run.id for run in runs]):
         return cover(View(tuple(runs))), ()
     norms = run_frames.read("norms", runs)
@@ -67,7 +67,7 @@ def draw(runs: Sequence[RunInfo]) -> page_frame.Drawn:
     address = address_of(view)
     with st.container(border=True, key="card_table"):
         table = score_table.draw(view, score_table.rows_of(view, scores, measures))
-        light = partial(run_charts.charts_of, view, norms, scores, measures, LIGHT)  # for a file is read in the light
+        light = partial(run_charts.charts_of, view, norms, scores, measures, LIGHT)  # downloads use the light theme
         files.offer(runs, table, light, links.address(address))
     with st.container(border=True, key="card_costs"):
         widgets.heading("The runs", "and what they took")

@@ -1,6 +1,6 @@
-"""Do the edited layers dominate the residual stream? What each sublayer adds to it, before above after.
+"""Do the edited layers dominate the residual stream? What each sublayer adds to it, before (top) and after (bottom).
 
-Of stored checkpoints, and of any text on the model of the Edit page, which is loaded only when somebody asks for it.
+For stored checkpoints, and for any text on the Edit page's model, which is loaded only on request.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ KEEP = {"persist_state": "session"}
 
 
 def restore(asked: Mapping[str, Sequence[str]], known: Mapping[str, RunInfo]) -> None:
-    """Set the page's controls to what a link asks for; nonsense is left out."""
+    """Set the page's controls to what a link asks for; invalid values are ignored."""
     run_picker.restore(asked, known)
     first = {name: values[0] for name, values in asked.items() if values}
     if first.get("value") in VALUES:
@@ -53,7 +53,7 @@ def restore(asked: Mapping[str, Sequence[str]], known: Mapping[str, RunInfo]) ->
 
 
 def pick_shown(runs: Sequence[RunInfo], lines: Sequence[Line]) -> list[RunInfo]:
-    """One of the runs, or all of them."""
+    """Pick one of the runs, or all of them."""
     names = {line.run: line.name for line in lines} | ({ALL: "all of them"} if len(runs) > 1 else {})
     if remembered("contributions_run", runs[0].id) not in names:
         st.session_state["contributions_run"] = runs[0].id
@@ -74,14 +74,14 @@ def pick_value() -> str:
     remembered("contributions_value", "share")
     st.segmented_control(
         "What is measured", list(VALUES), key="contributions_value", format_func=VALUES.get, required=True,
-        help="Share: the length of what a sublayer adds, of the lengths of all (the paper's average norm proportion). "
-        "Signed share: only what points where the stream ends up counts; all together make 1.", **KEEP,
+        help="Share: the length of what a sublayer adds, over the sum for all (the paper's average norm proportion). "
+        "Signed share: only the component along the final stream counts; all add up to 1.", **KEEP,
     )  # fmt: skip
     return st.session_state["contributions_value"]
 
 
 def pick_checkpoints(there: Sequence[int]) -> tuple[int, int | str]:
-    """The two checkpoints; "last" is the last one of each run, also of one that goes on."""
+    """Pick two checkpoints; "last" is the latest of each run, even of one in progress."""
     choices = {"before": list(there), "after": [LAST, *reversed(there)]}
     for name, known in choices.items():
         if remembered(f"contributions_{name}", known[0]) not in known:
@@ -97,7 +97,7 @@ def pick_checkpoints(there: Sequence[int]) -> tuple[int, int | str]:
 
 
 def pair_of(line: Line, there: Sequence[int], before: int, after: int | str) -> Pair:
-    """The checkpoints of a run that come nearest to those wanted, and are not behind them."""
+    """A run's last checkpoints at or before those wanted; its first where there is none."""
     wanted_after = there[-1] if after == LAST else after
     found = [max((at for at in there if at <= wanted), default=there[0]) for wanted in (before, wanted_after)]
     return Pair(line, *found)
@@ -107,7 +107,7 @@ def pair_of(line: Line, there: Sequence[int], before: int, after: int | str) -> 
 
 
 def stored(runs: Sequence[RunInfo], value: str) -> dict[str, str | list[str]]:
-    """Contributions of the chosen runs; returns what a link says of them."""
+    """Show the contributions of the chosen runs; return the query of a link to them."""
     asked_for = {"run": [run.id for run in runs]}
     measured = run_frames.read("contributions", runs)
     there = {run: sorted(int(at) for at in part["edits"].unique()) for run, part in measured.groupby("run", sort=False)}
@@ -136,7 +136,7 @@ def stored(runs: Sequence[RunInfo], value: str) -> dict[str, str | list[str]]:
 
 
 def depths(measured: pd.DataFrame, pairs: Sequence[Pair]) -> list[str]:
-    """A word on models of unequal depth."""
+    """A note where the models differ in depth."""
     names = [(pair.line.name, int(measured["layer"][measured["run"] == pair.line.run].max()) + 1) for pair in pairs]
     if len({depth for _, depth in names}) < 2:
         return []
@@ -147,7 +147,7 @@ def depths(measured: pd.DataFrame, pairs: Sequence[Pair]) -> list[str]:
 def bars(
     measured: pd.DataFrame, pairs: Sequence[Pair], value: str, key: str, commands: Sequence[str], aside: str = ""
 ) -> None:
-    """The two charts of some runs: before above after, and the difference."""
+    """The two charts of some runs: before (top) and after (bottom), and the difference."""
     panels = charts.moments(measured, pairs)
     rows = charts.shown(measured, panels, value)
     names = ", ".join(pair.line.name for pair in pairs)
@@ -155,7 +155,7 @@ def bars(
     chart_card.show(
         partial(charts.bars, rows, panels, value=value),
         key=f"{key} before and after",
-        heading="Before above after" if len(panels) > 1 else "As loaded",
+        heading="Before (top) and after (bottom)" if len(panels) > 1 else "As loaded",
         aside=aside or f"{VALUES[value]} of each sublayer, mean over the tokens of a fixed text",
         alt=f"The {VALUES[value]} of every sublayer, edited layers red and hatched: {names}. Its figures are in the "
         "CSV file below.",
@@ -236,7 +236,7 @@ def live(value: str) -> None:
 
 
 def measure(text: str) -> None:
-    """Measure on a text, and remember it until the model or its edits are others."""
+    """Measure on a text, and remember it until the model or its edits change."""
     st.session_state.pop("contributions_found", None)
     if not text.strip():
         raise InputError("The text is blank; write at least one word.")
@@ -244,20 +244,20 @@ def measure(text: str) -> None:
     place = st.empty()
     visitor = browser_session.visitor(lambda what, share: place.progress(min(1.0, max(0.0, share)), text=f"{what} …"))
     place.empty()
-    with st.spinner("Measuring; waits while somebody else edits on this model …"):
+    with st.spinner("Measuring; waits while somebody else edits this model …"):
         with visitor.session.pristine() as lm:
             found = {0: measure_contributions(lm, [text])}
         if visitor.session.n_edits:
             with visitor.session.edited() as lm:
                 found[visitor.session.n_edits] = measure_contributions(lm, [text])
-    # Readings are others as soon as the model or its edits are.
+    # The readings are replaced as soon as the model or its edits change.
     st.session_state["contributions_found"] = (visitor.after, text, found)
     if not was_there:
-        st.rerun()  # the frame shows its choice of models from now on
+        st.rerun()  # from now on the frame shows its choice of models
 
 
 def show_measured(text: str, value: str) -> None:
-    """What was measured last, if it is still so."""
+    """Show what was measured last, if it still holds."""
     if "contributions_found" not in st.session_state:
         return
     visitor = browser_session.current()
@@ -315,7 +315,7 @@ def main() -> None:
 def pick_runs(known: Mapping[str, RunInfo]) -> list[RunInfo]:
     """The runs of the shared choice."""
     if not known:
-        words = "No run has come to its first checkpoint yet. Start some on the Run page, or measure a text below."
+        words = "No run has reached its first checkpoint yet. Start some on the Run page, or measure a text below."
         widgets.notice(Message("info", words))
         return []
     runs = run_picker.pick(known)

@@ -19,7 +19,7 @@ from encore_core.runs import RunInfo
 
 
 def restore(asked: page_frame.Asked, known: page_frame.Known) -> None:
-    """Set the page's controls to what a link asks for; what is not there is left out."""
+    """Set the page's controls to what a link asks for; unknown values are ignored."""
     run_picker.restore(asked, known)
     metric = next(iter(asked.get("metric", ())), "")
     if metric in task_card.METRICS:
@@ -63,8 +63,8 @@ def _tell_without(runs: Sequence[RunInfo]) -> None:
     widgets.notice(
         Message(
             "info",
-            f"No downstream task was asked in {names}. Say where the tasks' data are when a run is started: on the "
-            "Run page under what is measured, or with --downstream. Below is how to get them.",
+            f"No downstream task was asked in {names}. Say where the tasks' data are when you start a run: on the "
+            "Run page under what is measured, or with --downstream. How to get them is described below.",
         )
     )
 

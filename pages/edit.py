@@ -30,7 +30,7 @@ LONGEST_IN_LINK = 1000
 def restore(asked: Mapping[str, Sequence[str]]) -> None:
     """Take what a link asks for: an example by its id, or a fact that was typed; a method; a prompt to try.
 
-    Anything else is left out, and texts are cut where no link of ours would have them longer.
+    Anything else is ignored. Texts are cut to the length that our own links keep to.
     """
     first = {name: values[0][:LONGEST_IN_LINK] for name, values in asked.items() if values}
     wanted = first.get("fact")
@@ -50,7 +50,7 @@ def restore(asked: Mapping[str, Sequence[str]]) -> None:
 
 
 def view() -> dict[str, str]:
-    """What a link says of the page: the fact in the editor, the method, the prompt that is tried.
+    """The query of a link to the page: the fact in the editor, the method, the prompt to try.
 
     A table is left out: it may be a file. So are paraphrases and neighbours that are too long for an address.
     """
@@ -66,7 +66,7 @@ def view() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Parts:
-    """Where the parts of the page stand; `fact` is for the fact as a sentence, where the editor is out of sight."""
+    """The containers of the page's parts; `fact` holds the fact as a sentence where the editor is out of sight."""
 
     strip: DeltaGenerator
     editor: DeltaGenerator
@@ -77,7 +77,7 @@ class Parts:
 
 
 def arranged() -> Parts:
-    """What is picked on the left, what comes of it on the right."""
+    """Choices on the left, results on the right."""
     strip = st.container(key="status")
     st.title(page_list.question("edit"), anchor=False)
     left, right = st.container(key="edit_columns").columns([5, 8], gap="medium")
@@ -87,7 +87,7 @@ def arranged() -> Parts:
 
 
 def arranged_for_a_class() -> Parts:
-    """Buttons and results first, as wide as the page; what was picked before the talk stands below."""
+    """Buttons and results first, as wide as the page; what was picked before the talk is below."""
     st.title(page_list.question("edit"), anchor=False)
     fact, pressed, came_of_it = st.container(), st.container(), st.container(key="results")
     with st.expander("Fact, method and edits", icon=":material/edit_note:", key="class_editor"):
@@ -96,7 +96,7 @@ def arranged_for_a_class() -> Parts:
 
 
 def the_fact() -> None:
-    """The fact in the editor as a sentence; how many there are, of a table."""
+    """The fact in the editor as a sentence; for a table, how many more there are."""
     try:
         facts = fact_form.facts_in_editor()
     except InputError as error:
@@ -113,7 +113,7 @@ def main() -> None:
     if asked is not None:
         restore(asked)
     if st.session_state.pop("edits_just_loaded", False):
-        # Before there are fields: they show the settings that the edits were made with.
+        # Before the fields are drawn, so that they show the settings that the edits were made with.
         method_form.restore_settings(visitor, visitor.session.settings, visitor.session.seed)
     parts = arranged_for_a_class() if presentation_mode.is_on() else arranged()
     with parts.editor:

@@ -1,6 +1,6 @@
 """How does editing work, and how does ENCORE mend it? The method in seven steps, each with an element to try.
 
-The page is read without a model; what uses one asks for it with a button.
+The page needs no model; parts that use one load it at the press of a button.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ELEMENTS: Mapping[str, Callable[[], list[RunInfo] | None]] = {
 
 
 def restore(asked: Mapping[str, Sequence[str]]) -> None:
-    """Set the page to what a link asks for; nonsense is left out."""
+    """Set the page to what a link asks for; invalid values are ignored."""
     first = {name: values[0] for name, values in asked.items() if values}
     if first.get("step") in BY_KEY:
         st.session_state[STEP] = first["step"]
@@ -56,7 +56,7 @@ def restore(asked: Mapping[str, Sequence[str]]) -> None:
 
 
 def view(step: Step, runs: Sequence[RunInfo]) -> dict[str, str | list[str]]:
-    """What a link says of the page as it stands."""
+    """The query of a link to the page as it is."""
     said: dict[str, str | list[str]] = {"step": step.key}
     if step.key in FIELDS:
         said |= own_fact.view()
@@ -98,7 +98,7 @@ def explain(step: Step) -> None:
 
 
 def go_on(step: Step) -> None:
-    """To the step before and the one after."""
+    """Buttons to the previous and the next step."""
     place = STEPS.index(step)
     left, right = st.columns(2)
     for column, key, to, words, icon in (

@@ -1,4 +1,4 @@
-"""Which lesson do I give? The lesson plans, one of them step by step, and files of them to print."""
+"""Which lesson do I give? The lesson plans, a lesson step by step, and its files to print."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from dashboard.talk.lessons import MAX_BYTES, Lesson, LessonStep, read
 from dashboard.visitors.messages import Message
 from encore_core.errors import InputError
 
-MOST_OWN = 5  # plans of one's own that a session keeps; the oldest goes first
+MOST_OWN = 5  # uploaded plans that a session keeps; the oldest goes first
 
 EXAMPLE = "one-edit"
 
 
 def restore(asked: Mapping[str, list[str]], known: Mapping[str, Lesson]) -> None:
-    """Give the lesson that a link asks for, at its step; nonsense is left out."""
+    """Open the lesson that a link names, at its step; invalid values are ignored."""
     key, step = (next(iter(asked.get(name, ())), "") for name in ("lesson", "step"))
     if key not in known:
         return
@@ -57,7 +57,7 @@ def listed(known: Mapping[str, Lesson]) -> None:
 
 
 def outline(lesson: Lesson) -> str:
-    """The steps with the minutes in which they begin, as markup."""
+    """The steps with the minutes at which they begin, as markup."""
     items = "".join(
         widgets.rich("<li><b>{at}</b><span>{title}</span></li>", at=f"{start:g} min", title=step.title)
         for step, start in zip(lesson.steps, lesson.starts(), strict=False)
@@ -78,7 +78,7 @@ def files(key: str, lesson: Lesson) -> None:
 
 
 def upload(known: Mapping[str, Lesson]) -> None:
-    """A plan of one's own."""
+    """The upload of the visitor's own plan."""
     with st.expander("A lesson of your own", icon=":material/upload:"):
         st.html(
             "<p>A lesson plan is one text file in TOML. Take the file of a lesson above (“Print or copy”), change it "
@@ -97,7 +97,7 @@ def upload(known: Mapping[str, Lesson]) -> None:
             widgets.problem(error)
             return
         key = f"own-{hashlib.sha256(data).hexdigest()[:12]}"
-        # An upload stands in its field until it is taken out; it is kept once, so that it can be removed.
+        # An upload stays in its field until it is cleared. It is taken once, so that "Remove" has an effect.
         if st.session_state.get("lesson_taken") != given.file_id:
             st.session_state["lesson_taken"] = given.file_id
             own = st.session_state.setdefault(lesson_play.OWN, {})
@@ -105,7 +105,7 @@ def upload(known: Mapping[str, Lesson]) -> None:
             for oldest in list(own)[:-MOST_OWN]:
                 del own[oldest]
             st.rerun()
-        widgets.notice(Message("success", f"Read: {lesson.title}, {len(lesson.steps)} steps. It stands in the list."))
+        widgets.notice(Message("success", f"Read: {lesson.title}, {len(lesson.steps)} steps. It is in the list."))
 
 
 # -- a lesson that is given --------------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ def given(key: str, lesson: Lesson, place: int) -> None:
         widgets.heading(lesson.title, f"{lesson.minutes:g} minutes")
         lesson_play.clock()
         timetable(lesson, place)
-        st.button("Start the clock anew", key="lesson_again", on_click=lesson_play.begin, args=(key, place))
+        st.button("Restart the clock", key="lesson_again", on_click=lesson_play.begin, args=(key, place))
         files(key, lesson)
         st.button("All lessons", key="lesson_all", on_click=lesson_play.end, icon=":material/list:")
     if lesson.tasks or lesson.questions:
@@ -137,7 +137,7 @@ def given(key: str, lesson: Lesson, place: int) -> None:
 
 
 def opener(step: LessonStep) -> None:
-    """The link to the step's page, and what can be looked for there."""
+    """The link to the step's page, and what to look for there."""
     query = {name: list(values) for name, values in step.view.query.items()}
     st.page_link(
         step.view.file, label="**Open this step's page**", icon=":material/open_in_browser:", query_params=query
@@ -145,7 +145,7 @@ def opener(step: LessonStep) -> None:
     st.html(widgets.rich('<p class="es-link"><code>{link}</code></p>', link=lesson_files.link_of(step.view)))
     if step.see:
         listed = ", ".join(f"“{text}”" for text in step.see)
-        st.html(widgets.rich('<p class="es-link">On the page then: {listed}</p>', listed=listed))
+        st.html(widgets.rich('<p class="es-link">On that page: {listed}</p>', listed=listed))
 
 
 def move(column, key: str, words: str, to: int, lesson: Lesson) -> None:
@@ -155,7 +155,7 @@ def move(column, key: str, words: str, to: int, lesson: Lesson) -> None:
 
 
 def timetable(lesson: Lesson, place: int) -> None:
-    """The steps with their minutes; the present one is marked by weight and sign."""
+    """The steps with their minutes; the current one is marked by weight and sign."""
     items = ""
     for number, (step, start) in enumerate(zip(lesson.steps, lesson.starts(), strict=False)):
         items += widgets.rich(
@@ -182,7 +182,7 @@ def tasks(lesson: Lesson) -> None:
             )
     rows = [(number, one.text, one.answer or "–") for number, one in enumerate(lesson.questions, start=1)]
     if rows:
-        widgets.table([("#", "right"), ("Question", ""), ("What would be right", "")], rows, "The answer sheet")
+        widgets.table([("#", "right"), ("Question", ""), ("Right answer", "")], rows, "The answer sheet")
 
 
 def main() -> None:
@@ -203,7 +203,7 @@ def main() -> None:
         return
     key, lesson, place = now
     given(key, lesson, place)
-    # A plan of one's own is in this session alone, so a link to it would lead nowhere.
+    # The visitor's own plan exists in this session alone, so a link to it would lead nowhere.
     is_own = key in st.session_state.get(lesson_play.OWN, {})
     links.write("lessons", {} if is_own else {"lesson": key, "step": str(place + 1)})
 

@@ -1,4 +1,4 @@
-"""Where does the growth land? Norms of the edited matrices over edits, and of every layer's at some checkpoints."""
+"""Where does the growth land? Norms of the edited matrices over edits, and of all matrices at some checkpoints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from encore_core.runs import RunInfo
 
 
 def restore(asked: page_frame.Asked, known: page_frame.Known) -> None:
-    """Set the page's controls to what a link asks for; nonsense is left out."""
+    """Set the page's controls to what a link asks for; invalid values are ignored."""
     run_picker.restore(asked, known)
     layer_choice.restore("norms", asked)
     if "at" in asked:

@@ -18,13 +18,13 @@ from encore_core.runs import RunInfo
 
 
 def restore(asked: Mapping[str, Sequence[str]], pairs: Mapping[str, Pair], known: Mapping[str, RunInfo]) -> None:
-    """Choose the pair and the fact that a link asks for. A run that is not there is said."""
+    """Choose the pair and the fact that a link asks for. Missing runs are named."""
     wanted = list(dict.fromkeys(asked.get("run", ())))
     missing = [run for run in wanted if run not in known]
     if missing:
         named = ", ".join(missing[:4])
         st.session_state["overfitting_missing"] = f"The link names runs that are not in this store: {named}."
-    # The pair in which most of them are; of several the first.
+    # The pair with most of them; on a tie the first.
     found = max(pairs, key=lambda key: sum(run.id in wanted for run in pairs[key].runs), default=None)
     if found is not None and any(run.id in wanted for run in pairs[found].runs):
         st.session_state["overfitting_pair"] = found
@@ -61,7 +61,7 @@ def main() -> None:
             Message(
                 "info",
                 "No run has edited anything yet. Start MEMIT and MEMIT+MPES on the Run page, on the same facts, and "
-                "they are set side by side here. Below, a single fact can be tried at once.",
+                "they are shown side by side here. Below, you can try a single fact at once.",
             )
         )
     own_search.card()
@@ -77,7 +77,7 @@ def of_pair(pair: Pair) -> None:
         widgets.notice(
             Message(
                 "info",
-                f"There is no run {counterpart} MPES on the same facts, batches and seed, so this one stands alone.",
+                f"There is no run {counterpart} MPES on the same facts, batches and seed, so this one is shown alone.",
             )
         )
     elif not pair.clean:

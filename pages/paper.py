@@ -1,4 +1,4 @@
-"""Does it match what was published? The paper's tables, beside what runs of this program came to."""
+"""Does it match what was published? The paper's tables, beside the results of this program's runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DEVICES = {"cpu": "a processor", "cuda": "a GPU", "mps": "a GPU (mps)"}
 
 
 def restore(asked: Mapping[str, Sequence[str]], known: Mapping[str, RunInfo]) -> None:
-    """Set the page's controls to what a link asks for. What it asks for and is not there is left out."""
+    """Set the page's controls to what a link asks for. What does not exist is left out."""
     first = {name: values[0] for name, values in asked.items() if values}
     if first.get("dataset", "") in DATASETS:
         st.session_state["paper_dataset"] = first.get("dataset", "")
@@ -44,7 +44,7 @@ def restore(asked: Mapping[str, Sequence[str]], known: Mapping[str, RunInfo]) ->
 
 
 def pick_table() -> tuple[int, list[str], list[str]]:
-    """The table to look at, the models (of none all) and the rows of it that are asked for."""
+    """Pick the table, its models (none means all) and its rows."""
     remembered("paper_dataset", "")
     remembered("paper_table", paper_tables.DEFAULT_TABLE)
     above = st.container()
@@ -65,7 +65,7 @@ def pick_table() -> tuple[int, list[str], list[str]]:
     number = st.session_state["paper_table"]
     models, rows = paper_tables.choices(number)
     for key, choices in (("paper_models", models), ("paper_methods", rows)):
-        # What another table has and this one has not is no choice here.
+        # Choices that only another table offers are dropped.
         st.session_state[key] = [value for value in remembered(key, []) if value in choices]
     with middle:
         st.multiselect("Models", models, key="paper_models", placeholder="all of them", persist_state="session")
@@ -76,7 +76,7 @@ def pick_table() -> tuple[int, list[str], list[str]]:
 
 
 def pick_runs(known: Mapping[str, RunInfo]) -> list[RunInfo]:
-    """The runs to set against the paper: at first one a method, ablations too, of the comparison looked at last."""
+    """Pick runs to compare with the paper: at first one per method, ablations too, of the comparison viewed last."""
     remembered("paper_runs", [run.id for run in comparison(known)])
     st.session_state["paper_runs"] = [run for run in st.session_state["paper_runs"] if run in known]
     st.multiselect(
@@ -84,7 +84,7 @@ def pick_runs(known: Mapping[str, RunInfo]) -> list[RunInfo]:
         list(known),
         key="paper_runs",
         format_func=lambda run: label(known[run]),
-        placeholder="none; pick runs to set against the paper",
+        placeholder="none; pick runs to compare with the paper",
         persist_state="session",
     )
     missing = st.session_state.pop("paper_runs_missing", [])
@@ -94,7 +94,7 @@ def pick_runs(known: Mapping[str, RunInfo]) -> list[RunInfo]:
 
 
 def comparison(known: Mapping[str, RunInfo]) -> list[RunInfo]:
-    """The newest run of each method that belongs with the runs looked at on other pages, or else with the newest."""
+    """The newest run of each method that belongs with the runs chosen on other pages, or else with the newest."""
     chosen = [known[run] for run in st.session_state.get("chosen_runs", ()) if run in known]
     anchors = chosen or newest_comparison(list(known.values()))
     if not anchors:
@@ -151,8 +151,8 @@ def draw(number: int, frame: pd.DataFrame, rows: Sequence[str], runs: Sequence[R
         partial(paper_charts.dots, drawn, panels, rows, sources),
         key=f"paper table {number}",
         heading=f"Table {number}: {TABLES[number].title}",
-        aside=f"{paper_tables.SOURCE}; full marks published, hollow ones {HERE}",
-        alt=f"The figures of table {number} by method; they stand in the table below.",
+        aside=f"{paper_tables.SOURCE}; filled marks: published, hollow marks: {HERE}",
+        alt=f"The figures of table {number} by method; they are in the table below.",
         frame=frame.drop(columns=["row", "shown"]),
         commands=chart_card.commands_of(used),
         revision=str(number),
@@ -160,7 +160,7 @@ def draw(number: int, frame: pd.DataFrame, rows: Sequence[str], runs: Sequence[R
 
 
 def figures_table(frame: pd.DataFrame, rows: Sequence[str], quantities: Sequence[str]) -> None:
-    """Published figures and ours, line by line: a method, and under it each model, ours last and marked."""
+    """Published figures and ours, grouped by method: a line per model, ours last and marked."""
     lines = []
     for row in rows:
         of_row = frame[frame["row"] == row]
@@ -186,15 +186,15 @@ def figures_table(frame: pd.DataFrame, rows: Sequence[str], quantities: Sequence
 
 
 def verdict(number: int, paper: pd.DataFrame, here: pd.DataFrame) -> str:
-    """One sentence on whether what came out here goes the way the paper's figures go; "" where nothing is compared."""
+    """One sentence on how often our comparisons come out as the paper's do; "" where nothing is compared."""
     found = paper_tables.agreement(number, paper, here)
     if not found:
         return ""
     parts = [f"{alike} of {compared} for {model}" for model, alike, compared in found]
     what = "with and without MPES" if number in paper_tables.OVERFITTING else "of two methods on one measure"
     return (
-        f"Comparisons {what} that come out here as in the paper: {', '.join(parts)}. Small differences are noise, in "
-        "the samples here above all."
+        f"Comparisons {what} that come out here as in the paper: {', '.join(parts)}. Small differences are noise, "
+        "above all in the samples here."
     )
 
 
@@ -213,7 +213,7 @@ def differences(runs: Sequence[RunInfo]) -> list[list[str]]:
     return [
         ["Model", PAPER_MODELS, all_of(models)],
         ["Edits", "up to 10,000, one batch after another", all_of([f"{run.done:,}" for run in runs])],
-        ["Facts in a batch", "100", all_of(planned("batch_size"))],
+        ["Facts per batch", "100", all_of(planned("batch_size"))],
         ["Facts", "CounterFact (tables 1 to 8), zsRE (9 to 14)", all_of([short_model(f) for f in planned("facts")])],
         ["Scored on", "as the authors chose", f"{all_of(samples)} of the facts edited so far, drawn at random"],
         ["Computed on", "GPUs", all_of([DEVICES.get(run.device.split(":")[0], run.device) for run in runs])],
@@ -229,7 +229,7 @@ def main() -> None:
     try:
         known = run_picker.measured_runs()
     except InputError as error:
-        # The paper's figures are there all the same.
+        # The paper's figures can still be shown.
         widgets.problem(error)
         known = {}
     asked = links.opened("paper")
@@ -242,8 +242,8 @@ def main() -> None:
         widgets.notice(
             Message(
                 "info",
-                "Nothing has been measured here yet: what you see are the paper's figures alone. Start runs on the Run "
-                "page, and they stand beside them.",
+                "Nothing has been measured here yet, so you see only the paper's figures. Start runs on the Run page, "
+                "and their results appear beside them.",
             )
         )
     try:
@@ -264,7 +264,7 @@ def main() -> None:
 
 
 def compared(number: int, models: Sequence[str], rows: Sequence[str], runs: Sequence[RunInfo]) -> None:
-    """The table as chart and as table, what stands against it here, and what makes the two differ."""
+    """The table as chart and as table, beside our figures, and why the two differ."""
     run_picker.warn_of_differences(runs)
     paper = paper_tables.filtered(number, models, rows)
     here = paper_tables.measured(
@@ -291,12 +291,12 @@ def compared(number: int, models: Sequence[str], rows: Sequence[str], runs: Sequ
                 [("", "name"), ("In the paper", ""), ("Here", "")], differences(runs), "The paper's runs and those here"
             )
         told = [*paper_tables.without_counterpart(number, rows, runs, here), *counterparts(quantities, here)]
-        told.append("The paper's norms, contributions and downstream F1 are curves, in no table: see those pages.")
+        told.append("The paper shows norms, contributions and downstream F1 as curves, not in tables: see those pages.")
         st.html("<ul>" + "".join(widgets.rich("<li>{text}</li>", text=text) for text in told) + "</ul>")
 
 
 def counterparts(quantities: Sequence[str], here: pd.DataFrame) -> list[str]:
-    """What stands here in the place of each quantity, those of one kind in one sentence."""
+    """What is measured here for each quantity; quantities of one kind share a sentence."""
     kinds: dict[str, list[str]] = {}
     for name in quantities:
         if name in set(here["quantity"]):

@@ -1,4 +1,4 @@
-"""Start and watch 100 to 10,000 sequential edits: a plan, what it will cost, and the runs as they go on."""
+"""Start and watch 100 to 10,000 sequential edits: a plan, its cost, and the runs in progress."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CHOICES = {"order": ("run_order", ORDERS), "known": ("run_known", KNOWN)}
 
 
 def restore(asked: Mapping[str, Sequence[str]]) -> None:
-    """Fill the plan with what a link asks for, and watch the run that it names; nonsense is left out."""
+    """Fill the plan with what a link asks for, and watch the run that it names; invalid values are ignored."""
     first = {name: values[0] for name, values in asked.items() if values}
     methods = [method for method in dict.fromkeys(asked.get("method", ())) if method in METHODS]
     if methods:
@@ -46,7 +46,7 @@ def restore(asked: Mapping[str, Sequence[str]]) -> None:
 
 
 def view() -> dict[str, str | list[str]]:
-    """What a link says of the page: the plan where it is not the usual one, and the run that is watched."""
+    """The query of a link to the page: what differs from the usual plan, and the run that is watched."""
     shown = st.session_state
     said: dict[str, str | list[str]] = {}
     if shown["run_methods"] != list(MAIN_METHODS):
@@ -92,7 +92,7 @@ def new_runs(visitor: Visitor, store: RunStore) -> None:
             args=(store, runs),
         )
         if not runs:
-            st.caption("Complete the plan above; what is missing or wrong is said there.")
+            st.caption("Complete the plan above; it says what is missing or wrong.")
 
 
 def main() -> None:

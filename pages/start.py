@@ -1,6 +1,6 @@
-"""What happens to a model that is edited again and again? Three ways in, and the answer of the recorded runs at once.
+"""What happens to a model that is edited again and again? Three ways in, and the recorded runs' answer.
 
-This page opens without a model, and reads nothing but norms.
+This page opens without a model, and reads only norms.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from encore_core.errors import InputError
 from encore_core.methods import METHODS
 from encore_core.runs import RunInfo
 
-# What the paper calls so, in four sentences.
+# The paper's term, explained in four sentences.
 IMPORTANCE_HACKING = (
     "Every batch of edits adds to the matrices of a few layers; unless something holds them back, their norms grow "
     "with each addition, while all other matrices stay as they were.",
@@ -29,8 +29,8 @@ IMPORTANCE_HACKING = (
     "the running sum that the model reads its answer from.",
     "That is how edited facts win: the edited layers decide the answer, and what the other layers contribute, the rest "
     "of the model's knowledge and skills, is drowned out.",
-    "ENCORE has two remedies: it stops optimising a fact once its answer is the most probable one (MPES), lest it be "
-    "overfitted, and it puts a price on the norm in the least-squares problem that gives the update.",
+    "ENCORE has two remedies: it stops optimising a fact once its answer is the most probable one (MPES), to avoid "
+    "overfitting, and it penalises the norm in the least-squares problem that gives the update.",
 )
 
 RULE = "Δ = R (S + Kᵀ P K)⁻¹ Kᵀ P        W ← W + Δ        P ← P − P K (I + Kᵀ P K)⁻¹ Kᵀ P"
@@ -38,7 +38,7 @@ PAPER = "https://arxiv.org/abs/2502.01636"
 
 
 def shown_runs(groups: Sequence[list[RunInfo]]) -> tuple[list[RunInfo], bool]:
-    """Recorded runs, or else the visitor's own newest comparison; if recorded.
+    """Recorded runs, or else the visitor's own newest comparison; and whether they are recorded.
 
     Raises:
         InputError: when a store cannot be read.
@@ -52,7 +52,7 @@ def shown_runs(groups: Sequence[list[RunInfo]]) -> tuple[list[RunInfo], bool]:
 
 
 def ways_in(runs: Sequence[RunInfo]) -> None:
-    """What to do first: one card each; in `runs` one can watch a collapse."""
+    """What to do first, a card each; `runs` are those that show a collapse."""
     for column, way in zip(st.columns(len(start_content.WAYS)), start_content.WAYS, strict=True):
         with column, st.container(border=True, height="stretch", gap=None, key=f"way {way.page}"):
             st.page_link(
@@ -65,7 +65,7 @@ def ways_in(runs: Sequence[RunInfo]) -> None:
 
 
 def curves(runs: Sequence[RunInfo], are_recorded: bool) -> None:
-    """The norms of the edited matrices, all methods on the same axes, with the sentence that they come to."""
+    """The norms of the edited matrices, all methods on the same axes, with a sentence that sums them up."""
     norms = run_frames.read("norms", runs)
     said = start_content.answer(norms, runs)
     if said:
@@ -96,7 +96,7 @@ def explanation() -> None:
     with st.container(border=True, key="card_methods"):
         widgets.heading("The methods", "one update rule; a method is a row of numbers")
         widgets.verbatim(RULE)
-        st.caption("R: what is missing to the target states · K: keys of a batch · P: inverse of all to be preserved.")
+        st.caption("R: residuals to the target states · K: keys of a batch · P: inverse of all to be preserved.")
         rows = [[name, METHODS[name].summary] for name in MAIN_METHODS]
         widgets.table([("Method", "name"), ("What it does", "")], rows, "The four methods")
         st.page_link(PAPER, label="The paper: arXiv 2502.01636", icon=":material/open_in_new:")
@@ -124,7 +124,7 @@ def main() -> None:
             widgets.problem(error)
     elif trouble is None:
         widgets.notice(
-            Message("info", "No runs have been recorded with this copy of the program, and none of yours has come to a "
+            Message("info", "No runs have been recorded with this copy of the program, and none of yours has reached a "
                             "checkpoint yet. Start one on the Run page; its curves appear here.")
         )  # fmt: skip
         st.page_link(page_list.script("run"), label="Start a run", icon=":material/play_circle:")

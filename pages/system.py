@@ -1,6 +1,6 @@
 """Who uses this server, and what does it hold? Visitors, the line for the device, memory, disk, limits, versions.
 
-Of other visitors it says how many there are and what they take together, and nothing of what they do.
+It shows how many other visitors there are and what they take together, but not what they do.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from encore_core.version import __version__
 
 POLL_SECONDS = 2.0
 DISK_SECONDS = 20.0
-"""How long the size of a folder is remembered: all of its files are looked at for it."""
+"""How long the size of a folder is remembered, because finding it visits every file."""
 
 KINDS = {EDIT: "a batch of edits", READ: "reading answers"}
 PACKAGES = ("torch", "transformers", "streamlit", "plotly", "safetensors", "tokenizers")
@@ -41,9 +41,9 @@ LIMITS = {
     "visitors": "Visitors at a time",
     "edits": "Edits on a visitor's model",
     "facts": "Facts at once",
-    "batch": "Facts a batch",
-    "prompts": "Paraphrases and neighbours of a fact",
-    "characters": "Characters of a text",
+    "batch": "Facts per batch",
+    "prompts": "Paraphrases and neighbours per fact",
+    "characters": "Characters per text",
     "upload_mb": "Upload, MB",
 }
 
@@ -52,12 +52,12 @@ LIMITS = {
 
 
 def weight_bytes(lm: EditableModel) -> int:
-    """What the base weights take, those that are used twice counted once."""
+    """Bytes of the base weights; those used twice count once."""
     return sum(parameter.nbytes for parameter in lm.model.parameters())
 
 
 def cost_of_one(visitors: Sequence[Visitor]) -> tuple[str, str]:
-    """What a visitor costs, and how that is known: measured on those who have edits, or else what edits would take."""
+    """What a visitor costs, and how we know: measured on those with edits, or else what edits would take."""
     held = [n_bytes for n_bytes in (visitor.session.nbytes() for visitor in visitors) if n_bytes]
     if held:
         who = f"the {len(held)} with edits" if len(held) > 1 else "the one with edits"
@@ -72,7 +72,7 @@ def cost_of_one(visitors: Sequence[Visitor]) -> tuple[str, str]:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Size of all files in a folder; one that goes while it is looked at counts nothing."""
+    """Size of all files in a folder; one that vanishes meanwhile counts as nothing."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -89,7 +89,7 @@ def store_bytes(folder: str) -> int:
 
 
 def device_memory(device: str) -> str:
-    """Free and all memory of a device, for people."""
+    """Free and total memory of a device, as text."""
     if device.startswith("cuda"):
         import torch
 
@@ -101,7 +101,7 @@ def device_memory(device: str) -> str:
 
 
 def versions() -> list[tuple[str, str]]:
-    """Name → version of what matters here."""
+    """(name, version) of the packages that matter here."""
     rows = [("ENCORE Studio", __version__), ("Python", platform.python_version())]
     for name in PACKAGES:
         try:
@@ -116,7 +116,7 @@ def versions() -> list[tuple[str, str]]:
 
 @st.fragment(run_every=POLL_SECONDS)
 def now() -> None:
-    """Everything that changes by itself."""
+    """Everything that updates by itself."""
     shared = models()
     visitors, mine = list(shared.visitors), st.session_state.get("visitor")
     tiles(visitors, mine, shared.queues())
@@ -141,25 +141,25 @@ def tiles(visitors: Sequence[Visitor], mine: Visitor | None, queues: dict) -> No
                 "",
             ),
             ("One more visitor costs", cost, how, ""),
-            ("This program holds", size(psutil.Process().memory_info().rss), "resident memory, all in all", ""),
+            ("This program holds", size(psutil.Process().memory_info().rss), "resident memory in total", ""),
         ]
     )
 
 
 def line(queues: dict) -> None:
-    """The lines for the devices."""
+    """Who waits for each device."""
     rows = []
     for device, queue in queues.items():
         now: QueueState = queue.state()
         running = "–" if now.running is None else f"{KINDS[now.running.kind]}, for {duration(now.running.seconds)}"
         longest = duration(now.waiting[0].seconds) if now.waiting else "–"
-        expected = [f"{duration(now.expected[kind])} {words}" for kind, words in ((EDIT, "a fact"), (READ, "a reading"))
+        expected = [f"{duration(now.expected[kind])} per {unit}" for kind, unit in ((EDIT, "fact"), (READ, "reading"))
                     if kind in now.expected]  # fmt: skip
         rows.append(
             (device, device_memory(device), running, f"{len(now.waiting)}", longest, " · ".join(expected) or "–")
         )
     with st.container(border=True, key="card_line"):
-        widgets.heading("Device", "one batch of edits or one page's readings at a time, in the order of asking")
+        widgets.heading("Device", "one batch of edits or one page's readings at a time, first come, first served")
         if not rows:
             widgets.notice(Message("info", f"No model is loaded yet. Memory: {device_memory('cpu')}."))
             return
@@ -184,7 +184,7 @@ def loaded(loadings: Sequence[Loading], visitors: Sequence[Visitor]) -> None:
     if not rows:
         return
     with st.container(border=True, key="card_models"):
-        widgets.heading("Models", "loaded once, for all visitors; nobody's edits are in them")
+        widgets.heading("Models", "loaded once for all visitors, without anybody's edits")
         columns = [
             ("Model", "name"), ("Device", "name"), ("Format", "name"), ("Weights", "right"),
             ("Shared statistics", "right"), ("Visitors", "right"),
@@ -200,9 +200,9 @@ def held(visitors: Sequence[Visitor], mine: Visitor | None) -> None:
     if mine is not None:
         rows.insert(0, ("You", f"{mine.session.n_edits:,}", size(mine.session.nbytes())))
     with st.container(border=True, key="card_held"):
-        widgets.heading("Edits", "bytes of the edited matrices and of what undoing needs, counted now")
+        widgets.heading("Edits", "memory of the edited matrices and of what undo needs, counted now")
         widgets.table([("Whose", "name"), ("Edits", "right"), ("Memory", "right")], rows, "Memory that edits take")
-        st.caption("A visitor who leaves is forgotten two minutes later, and what they held is free again.")
+        st.caption("A visitor who leaves is forgotten two minutes later, and their memory is freed.")
 
 
 def disk() -> None:
@@ -237,7 +237,7 @@ def rules() -> None:
         else:
             rows = [(LIMITS[name], f"{value:,}") for name, value in asdict(found.visitors).items()]
             rows += [
-                ("Edits of a run", f"{found.runs.edits:,}"),
+                ("Edits per run", f"{found.runs.edits:,}"),
                 ("Runs that wait or run", f"{found.runs.queued:,}"),
                 ("Access code for runs", "asked for" if found.runs.access_code else "none"),
                 ("Files of this machine may be named", "yes" if _files_allowed() else "no"),

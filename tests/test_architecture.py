@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,16 @@ def test_no_two_modules_import_each_other():
 def test_no_two_folders_import_each_other():
     arrows = {(place(name)[1], place(other)[1]) for name in MODULES for other in ours(name)}
     assert not [(one, two) for one, two in arrows if one != two and (two, one) in arrows]
+
+
+@pytest.mark.parametrize("name", [name for name, file in MODULES.items() if file.name == "__init__.py"])
+def test_a_folder_lists_its_files_or_none(name):
+    """Where a package's docstring says what is in it, it names every file, and no other."""
+    text = ast.get_docstring(TREES[name]) or ""
+    listed = re.findall(r"^ *([a-z_0-9]+(?:, [a-z_0-9]+)*) {2,}\S", text, re.MULTILINE)
+    named = {word for words in listed for word in words.split(", ")}
+    inside = {other.rpartition(".")[2] for other in MODULES if other.rpartition(".")[0] == name}
+    assert not named or named == inside - {"__main__"}
 
 
 def test_sizes(capsys):

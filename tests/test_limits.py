@@ -120,7 +120,7 @@ def test_a_file_that_is_no_text(given, tmp_path):
     ("facts", "batch_size", "n_edits", "wanted"),
     [
         (9, 2, 0, "9 facts at once; this server takes up to 8"),
-        (8, 4, 0, "4 facts a batch; this server takes up to 3"),
+        (8, 4, 0, "4 facts per batch; this server takes up to 3"),
         (3, 99, 0, None),  # a batch is never larger than what there is
         (8, 3, 13, "13 edits are on your model, and 8 more go beyond this server's limit of 20"),
         (8, 3, 12, None),

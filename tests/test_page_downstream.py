@@ -196,7 +196,7 @@ def test_curves_and_table_hold_what_the_store_holds(made, ids):
         assert f"{values.loc[last].mean():.1f}" in rows_of(app)["Mean of the tasks"][0]
     assert rows_of(app)["Edits"] == [f"0 → {last}"] * 2
     assert "of 18" in rows_of(app)["Answers that are no option"][0]
-    assert "3 tests a task: one test is 33.3 points" in words(app)
+    assert "3 tests per task: one test is 33.3 points" in words(app)
     assert app.query_params["metric"] == ["accuracy"] or app.query_params["metric"] == "accuracy"
 
 

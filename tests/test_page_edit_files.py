@@ -179,7 +179,7 @@ def test_what_goes_beyond_a_limit_is_refused(given):  # noqa: F811
     given("[visitors]\nedits = 2\n")
     assert "limit of 2" in refusal(edit_files.session_of, content, lm)
     given("[visitors]\nbatch = 2\n")
-    assert "3 facts a batch" in refusal(edit_files.session_of, content, lm)
+    assert "3 facts per batch" in refusal(edit_files.session_of, content, lm)
     given("[visitors]\ncharacters = 4\n")
     assert "this server takes up to 4" in refusal(edit_files.session_of, content, lm)
     given("[visitors]\nupload_mb = 1\n")

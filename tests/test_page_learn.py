@@ -323,7 +323,7 @@ def test_an_edit_that_is_refused_is_one_line(tiny_settings):
 
 @pytest.mark.parametrize("step", ["again", "breaks"])
 def test_without_runs_the_steps_about_runs_say_so(step):
-    assert "No run has come to its first checkpoint yet" in words(opened("learn", step=step))
+    assert "No run has reached its first checkpoint yet" in words(opened("learn", step=step))
 
 
 def test_figures_of_the_runs_are_those_of_the_store(with_recorded, monkeypatch):

@@ -132,7 +132,7 @@ def test_gathering_goes_on_without_the_page(tiny_folder, statistics_text):
     app.number_input(key="models_tokens").set_value(700).run()
     assert "700 tokens, 10.9 × d_mlp" in said(app)
     app.button(key="models_start").click().run()
-    assert "It goes on without this page" in words(app) and "◌ starting" in words(app) and not errors(app)
+    assert "It runs on without this page" in words(app) and "◌ starting" in words(app) and not errors(app)
     [job] = jobs.jobs()
     assert job.request.layers == (0, 1) and job.request.tokens == 700
     app.button(key=f"stop {job.id}").click().run()

@@ -119,7 +119,7 @@ def test_it_says_so_when_runs_differ_in_layer_or_when_other_layers_move():
 def test_a_norm_that_is_no_number_is_said(broken):
     frame = norms_frame()
     frame.loc[(frame["run"] == "a") & (frame["layer"] == 1) & (frame["edits"] == 100), "ratio"] = broken
-    assert "layer 1, whose norm is no number any more" in findings.growth(frame, LINES, 100)
+    assert "layer 1, whose norm is no longer a number" in findings.growth(frame, LINES, 100)
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------

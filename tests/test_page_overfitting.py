@@ -283,7 +283,7 @@ def test_another_fact_and_another_pair_are_in_the_address(ids):
 
 def test_bad_links(ids):
     app = opened("overfitting", run=["gone-1"], fact="77")
-    assert "gone-1" in words(app) and "Of fact 77 the steps were not kept" in words(app) and figures(app)
+    assert "gone-1" in words(app) and "The steps of fact 77 were not kept" in words(app) and figures(app)
     assert figures(opened("overfitting", run=[ids["mpes"]], fact="-3", junk="x"))
 
 

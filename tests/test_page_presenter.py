@@ -137,7 +137,7 @@ def test_what_an_edit_did_is_covered_and_its_message_too():
     assert figures(app) and "reveal" not in keys(app)  # nothing is edited yet: nothing to predict
     pressed(app, "apply")
     assert "What does it say now?" in words(app) and not figures(app)
-    assert "Done. What came of it is covered." in words(app) and "Applied." not in words(app) and "%" not in words(app)
+    assert "Done. The result is covered." in words(app) and "Applied." not in words(app) and "%" not in words(app)
     pressed(app, "reveal")
     assert figures(app) and "Applied." in words(app)
     pressed(app, "undo")

@@ -120,7 +120,7 @@ def test_rows_without_evidence_and_searches_without_time_are_shown_as_they_are(r
     assert "holds no trials" in words(app) and not errors(app)
     store_row(replace(row, evidence=EVIDENCE | {"trials": [TRIALS[0], *TRIALS[-2:]], "trace": None}))
     app = page_of(tiny_folder)
-    assert "no other value in the time there was" in words(app) and "cut short" in words(app) and not errors(app)
+    assert "no other value in the time allowed" in words(app) and "cut short" in words(app) and not errors(app)
 
 
 def test_the_doctor_says_how_settings_stand(row, tiny_folder, capsys):

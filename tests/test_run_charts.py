@@ -126,7 +126,7 @@ def test_the_chosen_checkpoint_is_marked_in_every_panel(at):
     chart = run_charts.norms(norms_frame(), LINES, LIGHT, at=at)
     marks = [trace for trace in chart.figure.data if trace.x is not None and list(trace.x) == [at, at]]
     assert [trace.xaxis for trace in marks] == ["x", "x2", "x3", "x4"]
-    assert not shapes(chart)  # a line of the layout would blow the range of a logarithmic axis
+    assert not shapes(chart)  # a line of the layout would stretch the range of a logarithmic axis
 
 
 def shapes(chart) -> list:

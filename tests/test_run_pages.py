@@ -274,9 +274,9 @@ def test_a_run_is_renamed_and_tagged_and_a_bad_name_is_refused(ids, store):
 def test_deleting_asks_once(ids, store):
     app = opened("runs", run=ids["failed"])
     app.button(key="record_delete").click().run()
-    assert "cannot be taken back" in words(app)
+    assert "cannot be undone" in words(app)
     app.button(key="delete_no").click().run()
-    assert "cannot be taken back" not in words(app) and store.get(ids["failed"])
+    assert "cannot be undone" not in words(app) and store.get(ids["failed"])
     app.button(key="record_delete").click().run()
     app.button(key="delete_yes").click().run()
     assert not app.exception and "is deleted" in words(app)
@@ -535,7 +535,7 @@ def test_sizes(n, told):
 def test_what_was_not_measured_is_told(ids, store):
     lines = run_words.left_out(['{"scores": "cost"}', "{}", '{"scores": "cost", "entropy": "the text is too long."}'])
     assert len(lines) == 2 and "scores: left out at 2 of 3" in lines[0] and "cap" in lines[0]
-    assert lines[1].endswith("for the text is too long.")
+    assert lines[1].endswith("checkpoints: the text is too long.")
     app = opened("runs", run=ids["failed"])
     app.session_state["record_tabs"] = "Notices and log"
     app.run()

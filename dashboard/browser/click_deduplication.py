@@ -1,9 +1,9 @@
-"""One press of a button, one deed.
+"""One press of a button, one action.
 
-A browser sends a press with its next message, and takes it back when that has gone. A page that looks for news by
-itself (a fragment with a timer) sends messages of its own in between, and what has been pressed stands in them, too: a
-busy browser, whose timer is overdue, delivers the press twice, and Streamlit does twice what the button is for. So
-presses are taken out of the timers' messages; they come with the browser's own.
+A browser sends a press with its next message, and clears it once that is sent. A page that polls (a fragment with a
+timer) sends its own messages in between, and they contain the press, too: a busy browser, whose timer is overdue,
+delivers the press twice, and Streamlit acts twice. So presses are removed from the timers' messages; they still arrive
+with the browser's own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit.proto.BackMsg_pb2 import BackMsg
 
 PRESSES = ("trigger_value", "string_trigger_value", "chat_input_value", "json_trigger_value")
-"""How Streamlit calls what is true for one message."""
+"""Streamlit's names for values that are set for one message only."""
 
 
 class SinglePresses:
@@ -37,7 +37,7 @@ class SinglePresses:
 
 
 def of_timer_without_presses(sent: bytes) -> bytes:
-    """A browser's message, and if a timer sent it, without what has been pressed; what cannot be read, as it is."""
+    """A browser's message; without presses if a timer sent it, and unchanged if it cannot be read."""
     try:
         message = BackMsg.FromString(sent)
     except DecodeError:

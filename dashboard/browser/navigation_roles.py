@@ -1,4 +1,4 @@
-"""Mends the list of pages in the sidebar for those who hear it.
+"""Repairs the list of pages in the sidebar for screen readers.
 
 Streamlit puts the sections of its navigation between a list and the list's items, so a screen reader announces a list
 without items, and items without a list. Links inside a navigation need neither role, so both are set to be ignored.
@@ -18,7 +18,7 @@ const mend = () => {
 
 export default function () {
   mend();
-  // For as long as the page is open: Streamlit makes the list anew while it starts.
+  // For as long as the page is open: Streamlit makes the list again while it starts.
   if (window.esNavigation) return;
   window.esNavigation = new MutationObserver(mend);
   window.esNavigation.observe(document.body, { childList: true, subtree: true });
@@ -32,5 +32,5 @@ def _component():
 
 
 def mend() -> None:
-    """Once a page, wherever; nothing is seen of it."""
+    """Repair the list; call once per page, anywhere. It is invisible."""
     _component()(key="navigation mended")

@@ -1,7 +1,9 @@
 """Every figure that the pages draw, made from data frames; nothing here knows streamlit or torch.
 
 chart          traces and layouts, for wide pages, for narrow ones and for phones
-labels         what may stand in a chart
+labels         text that is safe in a chart
+palette        the colours
+enlarged       the same for a projector
 panels         panels with shared axes
 answers        the Edit page: answers before and after, next tokens, growth of the edited matrices
 runs           norms and scores of runs over edits

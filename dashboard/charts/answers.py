@@ -12,7 +12,7 @@ from dashboard.charts.labels import FONT, label, percent
 from dashboard.charts.palette import Palette
 
 _HEADING, _LABEL, _LANE, _GAP = 40, 27, 25, 15  # heights in pixels of what the probability chart stacks
-_BETWEEN = 0.16  # the two lists of next words, for the words of the right one
+_BETWEEN = 0.16  # gap between the two lists of next words, for the words of the right one
 
 SECTIONS = {
     "rewrite": "Should change",
@@ -23,7 +23,7 @@ SECTIONS = {
 
 
 def _layout(colours: Palette, height: int, **more: Any) -> dict[str, Any]:
-    """What all layouts here have in common, and what is one's own."""
+    """What all layouts here have in common, and what is specific to one."""
     return {
         "height": height,
         "paper_bgcolor": "rgba(0,0,0,0)",
@@ -35,7 +35,7 @@ def _layout(colours: Palette, height: int, **more: Any) -> dict[str, Any]:
 
 
 def probabilities(rows: pd.DataFrame, colours: Palette, edited: bool) -> Chart:
-    """How probable both answers to each prompt were, and are: one lane an answer, hollow mark to filled mark.
+    """How probable both answers to each prompt were, and are: one lane per answer, hollow mark to filled mark.
 
     Args:
         rows: as `probes.observe` makes them.
@@ -46,7 +46,7 @@ def probabilities(rows: pd.DataFrame, colours: Palette, edited: bool) -> Chart:
     for row in rows.itertuples():
         lanes.add(row)
     traces = Traces()
-    # Lines are traces with gaps: every shape would be an element of the page.
+    # Lines are traces with gaps, because every shape would be an element of the page.
     lanes.ticks.draw(traces, {"color": colours.line, "width": 1, "dash": "dot"})
     lanes.tracks.draw(traces, {"color": colours.line, "width": 2})
     for which, marks in lanes.points.items():
@@ -83,7 +83,7 @@ def probabilities(rows: pd.DataFrame, colours: Palette, edited: bool) -> Chart:
 
 
 class _Lanes:
-    """Prompts stacked from the top, each with a lane an answer, and headings where a section begins.
+    """Prompts stacked from the top, each with a lane per answer, and headings where a section begins.
 
     Attributes:
         y: where the next prompt begins; the height of all in the end.
@@ -116,7 +116,7 @@ class _Lanes:
         for which, answer in (("new", row.new), ("true", row.true)):
             if answer is not None:
                 self._add_lane(which, answer, getattr(row, f"{which}_before"), getattr(row, f"{which}_after"))
-        for share in (0.25, 0.5, 0.75):  # beside the lanes only, lest they cross the text
+        for share in (0.25, 0.5, 0.75):  # beside the lanes only, so that they do not cross the text
             self.ticks.add(share, share, lanes_from, self.y)
         self.y += _GAP
 
@@ -157,7 +157,7 @@ def _draw_marks(
 
 
 class _Lines:
-    """Line segments as the points of one trace, with a gap behind each."""
+    """Line segments as the points of one trace, with a gap after each."""
 
     def __init__(self) -> None:
         self.x: list[float | None] = []
@@ -180,7 +180,7 @@ def _text(x: float, y: float, text: str, colour: str, size: int) -> dict:
 
 
 def next_tokens(tokens: pd.DataFrame, colours: Palette) -> Chart:
-    """The most probable next tokens, before beside after, bars of the two answers in their colours.
+    """The most probable next tokens, before (left) and after (right), bars of the two answers in their colours.
 
     Args:
         tokens: columns `moment` ("before", "after"), `rank`, `token`, `probability`, `role` ("new", "true" or "").

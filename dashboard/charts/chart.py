@@ -1,7 +1,7 @@
 """A chart: traces, and their layouts for wide pages, for narrow ones and for phones, as plotly's JSON has them.
 
-Plain values: plotly's own classes check whatever they are given, which takes a tenth to a third of a second a chart.
-What is drawn in the browser is checked there; `Chart.figure` has it checked here, for files and tests.
+They are plain values: plotly's own classes check all that they are given, which takes a tenth to a third of a second
+per chart. The browser checks what it draws; `Chart.figure` checks it here, for files and tests.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 
 
 class Traces(list[dict[str, Any]]):
-    """Traces, to be added one by one as plotly's figures take them."""
+    """Traces, added one by one in the form that plotly's figures take."""
 
     def scatter(self, **trace: Any) -> None:
         self.append({"type": "scatter", **trace})
@@ -24,15 +24,15 @@ class Traces(list[dict[str, Any]]):
         self.append({"type": "bar", **trace})
 
 
-@dataclass(frozen=True, eq=False)  # equal to itself alone: comparing charts takes as long as making them
+@dataclass(frozen=True, eq=False)  # equal only to itself: comparing charts takes as long as making them
 class Chart:
     """The same traces in two or three arrangements.
 
     Attributes:
         traces: each with its type.
         wide: the layout.
-        narrow_layout: what `dashboard.elements.figure` takes when there is little room.
-        slim_layout: what it takes on a phone; the narrow one where there is none.
+        narrow_layout: what `dashboard.elements.figure` uses when there is little room.
+        slim_layout: what it uses on a phone; the narrow one where there is none.
     """
 
     traces: Sequence[Mapping[str, Any]]
@@ -42,12 +42,12 @@ class Chart:
 
     @property
     def layouts(self) -> tuple[dict[str, Any], ...]:
-        """All there are, the widest first, to be changed alike by whoever makes the chart."""
+        """All layouts, the widest first, so that the maker of a chart can change them alike."""
         return self.wide, self.narrow_layout, *([] if self.slim_layout is None else [self.slim_layout])
 
     @cached_property
     def figure(self) -> go.Figure:
-        """The chart as plotly's classes have it."""
+        """The chart in plotly's own classes."""
         # Explicit: Streamlit's default template has placeholder colours, which an exported figure would keep.
         return go.Figure(self.traces, {"template": "none"} | self.wide)
 

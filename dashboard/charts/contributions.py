@@ -1,4 +1,4 @@
-"""Who writes the residual stream: a bar for each sublayer, before above after, edited layers red and hatched."""
+"""Who writes the residual stream: a bar per sublayer, before (top) and after (bottom); edited layers red, hatched."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Moment:
     Attributes:
         line: the run; the first of them where all look alike.
         edits: the checkpoint.
-        all_alike: whether it stands for every run.
+        all_alike: whether it represents every run.
     """
 
     line: Line
@@ -45,7 +45,7 @@ class Moment:
 
 
 def moments(frame: pd.DataFrame, pairs: Sequence[Pair]) -> list[Moment]:
-    """The panels from top to bottom: of each run before above after; what is before once, where it is one for all.
+    """The panels from top to bottom: each run before and after; only one "before" where it is the same for all.
 
     Args:
         frame: columns run, edits, sublayer, share.
@@ -114,7 +114,7 @@ def differences(frame: pd.DataFrame, pairs: Sequence[Pair], value: str) -> pd.Da
 def bars(
     rows: pd.DataFrame, panels: Sequence[Moment], colours: Palette, *, value: str = "share", height: int = 190
 ) -> Chart:
-    """A bar for each sublayer from the input up, one panel a moment, all with the same axes.
+    """A bar for each sublayer from the input up, one panel per moment, all with the same axes.
 
     Args:
         rows: as `shown` gives them.
@@ -134,7 +134,7 @@ def bars(
 def change(
     rows: pd.DataFrame, pairs: Sequence[Pair], colours: Palette, *, value: str = "share", height: int = 190
 ) -> Chart:
-    """After minus before, a bar for each sublayer, one panel a run.
+    """After minus before, a bar for each sublayer, one panel per run.
 
     Args:
         rows: as `differences` gives them.
@@ -175,7 +175,7 @@ def _drawn(
     height: int,
 ) -> Chart:
     highest = max((int(part["sublayer"].max()) for part in parts if len(part)), default=0)
-    # A layer's tick stands between its attention and its MLP.
+    # A layer's tick is between its attention and its MLP.
     ticks = tuple((2 * layer + 1.5, str(layer)) for layer in range(0, highest // 2, TICK_EVERY))
     panels = Panels(titles, colours, height, Along("layer", "", ticks))
     looks = {
@@ -211,7 +211,7 @@ def _drawn(
         y_title,
         shared_y=True,
         columns=(1, 1),
-        # Bars stand side by side: the hover names the one that is pointed at.
+        # Bars are side by side: the hover names the one under the pointer.
         more={"hovermode": "closest", "barmode": "overlay"},
         x_axes={"rangemode": "normal", "showgrid": False},
         y_axes={"zeroline": True, "zerolinecolor": colours.muted, "tickformat": ".3~p", "nticks": 5},

@@ -1,4 +1,4 @@
-"""Downstream tasks over edits: one panel a task, their mean, and perplexity; a line a run."""
+"""Downstream tasks over edits: one panel per task, their mean, and perplexity; a line per run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def in_panels(downstream: pd.DataFrame, measures: pd.DataFrame, metric: str) -> 
     tasks = downstream.loc[downstream["metric"] == metric, ["run", "edits", "task", "value"]]
     tasks = tasks.rename(columns={"task": "metric"}).astype({"metric": str})
     at = tasks.groupby(["run", "edits"], sort=False, as_index=False)
-    # A mean over fewer tasks than before would jump for no reason of the model's.
+    # A mean over fewer tasks than before would jump although the model has not changed.
     means = at["value"].agg(value="mean", n="count")
     means = means[means["n"] == means.groupby("run")["n"].transform("max")].assign(metric=MEAN)
     perplexity = measures.loc[measures["metric"] == PERPLEXITY, columns].astype({"metric": str})

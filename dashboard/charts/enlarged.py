@@ -1,4 +1,4 @@
-"""A chart for a projector: its layout with larger type, and as much more room around it."""
+"""A chart for a projector: its layout with larger type, and more room in proportion."""
 
 from __future__ import annotations
 

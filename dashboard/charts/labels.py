@@ -1,5 +1,5 @@
-"""Text in charts. Whatever people or models wrote goes through `label` before Plotly draws it: it reads some HTML
-tags, and LaTeX between dollar signs, in every text.
+"""Text in charts. All that people or models wrote goes through `label` before Plotly draws it, because Plotly reads
+some HTML tags, and LaTeX between dollar signs, in every text.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ def label(text: str, width: int = 60) -> str:
         head = (width - 1) * 3 // 5
         line = line[:head].rstrip() + "…" + line[len(line) - (width - 1 - head) :].lstrip()
     escaped = html.escape(line, quote=False).replace("$", "&#36;")
-    return f"\u2068{escaped}\u2069"  # isolated, so that right-to-left text does not reorder what stands beside it
+    return f"\u2068{escaped}\u2069"  # isolated, so that right-to-left text does not reorder what is beside it
 
 
 def percent(value: float) -> str:
-    """A probability for people: two digits that matter, never a false 0 or 100."""
+    """A probability as text: two significant digits, never a false 0 or 100."""
     if value < 0.0005:
         return "<0.1\u202f%"
     if 0.9995 <= value < 1:

@@ -1,4 +1,4 @@
-"""Pictures of the Learn page: what is missing to the targets, layer by layer, and what settings cost and bring."""
+"""Pictures of the Learn page: the distance to the targets, layer by layer, and what settings cost and gain."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def missing(frame: pd.DataFrame, colours: Palette, height: int = 240) -> Chart:
 
 
 def trade_off(frame: pd.DataFrame, newest: str, colours: Palette, height: int = 300) -> Chart:
-    """Scores against the growth of the norm: a panel a score, a point for each of the settings tried.
+    """Scores against the growth of the norm: a panel per score, a point for each choice of settings.
 
     Args:
         frame: name, growth, edit, paraphrase, neighbourhood, mpes (whether targets stopped early).

@@ -28,7 +28,7 @@ def norms(
     scale: str = "ratio",
     height: int = 320,
 ) -> Chart:
-    """Frobenius norms against layer: one panel a run, with the same axes; a line a checkpoint.
+    """Frobenius norms against layer: one panel per run, with the same axes; a line per checkpoint.
 
     The matrices of edited layers are red diamonds on every line, filled at the last checkpoint.
 
@@ -63,7 +63,7 @@ class _Stroke:
     Attributes:
         at: edits of the checkpoint.
         number: of the checkpoint among those drawn, from 0.
-        is_last: whether none comes after it.
+        is_last: whether it is the last one.
         dash, shade: of the line.
     """
 
@@ -88,7 +88,7 @@ def _strokes(checkpoints: Sequence[int], colours: Palette) -> list[_Stroke]:
 
 
 def _draw(panels: Panels, number: int, part: pd.DataFrame, value: str, stroke: _Stroke, legend: set[str]) -> None:
-    """The line of one checkpoint in a panel; `legend` has what stands in the legend already."""
+    """The line of one checkpoint in a panel; `legend` holds what is already in the legend."""
     panels.scatter(
         number,
         x=part["layer"],

@@ -1,6 +1,6 @@
 """Early stopping: an optimisation step by step, probabilities of many facts, and how many steps were taken.
 
-With and without MPES differ in colour and in dash or hatch; what is neither is grey.
+With and without MPES differ in colour and in dash or hatch; anything else is grey.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dashboard.charts.palette import Palette
 from dashboard.charts.panels import Along, Panels
 
 HILL = 0.72
-"""Height of a hill, where 1 is the distance of two."""
+"""Height of a hill, where 1 is the distance between two."""
 
 HILL_POINTS = 200
 BANDWIDTH = 0.025  # of the kernel, in probability
@@ -29,7 +29,7 @@ TERMS = {
     "kl": "KL term",
     "decay": "Weight decay",
 }
-"""Column of a trajectory → title of its panel: the probability, the loss, and the three terms that it is the sum of."""
+"""Column of a trajectory → title of its panel: the probability, the loss, and the three terms that make up the loss."""
 
 STEPS = Along("step", "step %{x:,d}")
 
@@ -53,7 +53,7 @@ class Arm:
 
 
 def steps(frame: pd.DataFrame, arms: Sequence[Arm], colours: Palette, height: int = 250) -> Chart:
-    """One optimisation step by step: a panel for the probability, the loss and each of its terms, a line an arm.
+    """One optimisation step by step: a panel for the probability, the loss and each of its terms, a line per arm.
 
     Args:
         frame: arm, step, probability, loss, nll, kl, decay; the last step of an arm is where it stopped.
@@ -101,13 +101,13 @@ def steps(frame: pd.DataFrame, arms: Sequence[Arm], colours: Palette, height: in
 
 
 def hill(values: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """How densely values lie, smoothed by a Gaussian kernel, from the least of them to the greatest.
+    """The density of values, smoothed by a Gaussian kernel, from the smallest to the largest.
 
     Args:
         values: one or more.
 
     Returns:
-        where, and how densely, 1 at the densest place; both of `HILL_POINTS`.
+        places and densities, both (HILL_POINTS,); the density is 1 at its highest.
     """
     there = values.dropna().to_numpy(dtype=float)
     at = np.linspace(there.min(), there.max(), HILL_POINTS)
@@ -116,7 +116,7 @@ def hill(values: pd.Series) -> tuple[np.ndarray, np.ndarray]:
 
 
 def distributions(groups: Sequence[tuple[Arm, pd.Series]], colours: Palette) -> Chart:
-    """Probabilities of many facts: a hill an arm, a diamond at its mean.
+    """Probabilities of many facts: a hill per arm, a diamond at its mean.
 
     Args:
         groups: arms with their facts' probabilities, from the top down.
@@ -167,7 +167,7 @@ def distributions(groups: Sequence[tuple[Arm, pd.Series]], colours: Palette) -> 
 
 
 def step_counts(groups: Sequence[tuple[Arm, pd.Series]], colours: Palette) -> Chart:
-    """After how many steps facts stopped: share of facts for each number of steps, a bar an arm.
+    """After how many steps facts stopped: share of facts for each number of steps, a bar per arm.
 
     Args:
         groups: arms with their facts' numbers of steps.

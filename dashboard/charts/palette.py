@@ -11,9 +11,9 @@ class Palette:
     """The colours of one theme.
 
     Attributes:
-        ink, muted: text, and text that stands back.
-        line, panel: hairlines, and surfaces that stand off the background.
-        new, true: marks of the answer wanted and of the answer before.
+        ink, muted: text, and less prominent text.
+        line, panel: hairlines, and surfaces that differ from the background.
+        new, true: marks of the new answer and of the true one.
         good, bad, warn: text of verdicts; always with a symbol and a word beside it.
         edited: bars of edited layers.
         highlight: behind the subject in its prompt.
@@ -49,7 +49,7 @@ class Palette:
         return self.methods.get(name, self.muted)
 
     def layers(self, n: int) -> list[str]:
-        """n colours along the ramp, the lowest layer first; of one layer the strongest."""
+        """n colours along the ramp, the lowest layer first; for one layer the strongest."""
         if n == 1:
             return [self.ramp[-1]]
         return [_along(self.ramp, place / (n - 1)) for place in range(n)]

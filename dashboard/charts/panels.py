@@ -13,20 +13,20 @@ from dashboard.charts.labels import FONT
 from dashboard.charts.palette import Palette
 
 _TOP, _BOTTOM, _LEFT, _RIGHT = 78, 54, 66, 16
-_MODE_BAR = 32  # on narrow pages the legend stands below it
-# A row's height, and what surely fits into one; wide pages have one row in any case.
+_MODE_BAR = 32  # on narrow pages the legend is below it
+# A row's height, and a width that surely fits into one; wide pages always have one row.
 _LEGEND_ROW, _LEGEND_WIDTHS = 28, (None, 340, 240)
-_TITLE = 38  # above each row of panels but the first, whose titles stand in the top margin
+_TITLE = 38  # above each row of panels but the first, whose titles are in the top margin
 
 
 @dataclass(frozen=True)
 class Along:
-    """What panels run along.
+    """The horizontal axis of panels.
 
     Attributes:
         title: below each panel.
-        hover: what the hover says of a place.
-        ticks: places that have a tick, with its text; where plotly likes them by default.
+        hover: the hover's text for a place.
+        ticks: places of ticks, with their texts; plotly chooses them by default.
     """
 
     title: str
@@ -39,7 +39,7 @@ EDITS = Along("edits", "after %{x:,d} edits")
 
 @dataclass(frozen=True)
 class _Up:
-    """What panels have upwards, and which labels are left out, see `Panels.finished`."""
+    """The vertical axis of panels, and which labels are left out; see `Panels.finished`."""
 
     title: str
     shared: bool
@@ -50,7 +50,7 @@ class _Up:
 
 @dataclass(frozen=True)
 class _Grid:
-    """Where panels stand, in shares of the room for all: rows and columns, and the gaps between them."""
+    """Where panels are, in shares of the room for all: rows and columns, and the gaps between them."""
 
     n_columns: int
     n_rows: int
@@ -72,7 +72,7 @@ class _Grid:
 
 
 class Panels:
-    """Panels side by side, in rows; which panel has which axes does not depend on how many stand in a row."""
+    """Panels side by side, in rows; which axes a panel has does not depend on how many are in a row."""
 
     def __init__(self, titles: Sequence[tuple[str, str]], colours: Palette, height: int, along: Along = EDITS):
         self.titles, self.colours, self.height = list(titles), colours, height  # titles for wide pages and for narrow
@@ -84,7 +84,7 @@ class Panels:
         return {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
 
     def scatter(self, number: int, **trace: Any) -> None:
-        """Draw a scatter trace in a panel; what it is made of, as plotly has it."""
+        """Draw a scatter trace in a panel, given in plotly's terms."""
         self.traces.scatter(**trace, **self.axes(number))
 
     def bar(self, number: int, **trace: Any) -> None:
@@ -92,7 +92,7 @@ class Panels:
         self.traces.bar(**trace, **self.axes(number))
 
     def mark(self, number: int, at: int | None, values: pd.Series) -> None:
-        """A vertical line over the range of some values, as a trace: it takes no part in the legend or the hover."""
+        """A vertical line over the range of some values, as a trace that is in neither the legend nor the hover."""
         finite = values[values.abs() < float("inf")].dropna()
         if at is None or finite.empty:
             return
@@ -120,17 +120,17 @@ class Panels:
         x_axes: Mapping[str, object] | None = None,
         y_axes: Mapping[str, object] | None = None,
     ) -> Chart:
-        """The figure, with at most `columns[0]` panels a row, a layout with at most `columns[1]`, and one with one.
+        """The figure, with at most `columns[0]` panels per row, a layout with at most `columns[1]`, one with one.
 
-        Axes of the panels in `hundred` go from 0 to 100. With `outer_labels` what is along an axis is written once for
-        panels below each other and, of those, for panels beside each other: every text takes its time to be drawn.
-        `more` is for the layout in the end, `x_axes` and `y_axes` for each of its axes.
+        Axes of the panels in `hundred` go from 0 to 100. With `outer_labels`, an axis is labelled once for panels below
+        each other, and those from 0 to 100 once for panels beside each other: every text takes time to draw.
+        `more` is added to the finished layout, `x_axes` and `y_axes` for each of its axes.
         """
         layouts: list[dict[str, Any]] = []
         up = _Up(y_title, shared_y, log, hundred, outer_labels)
         for most, legend_width in zip((*columns, 1), _LEGEND_WIDTHS, strict=True):
             n_rows = -(-len(self.titles) // most)
-            # Four panels in two rows stand as two and two, not as three and one.
+            # Four panels in two rows are two and two, not three and one.
             n_columns = -(-len(self.titles) // n_rows)
             layout = self._layout(n_columns, legend_width, up)
             for number in range(len(self.titles)):
@@ -193,7 +193,7 @@ class Panels:
         }
 
     def _x_axis(self, number: int, grid: _Grid, up: _Up) -> dict:
-        """What a panel runs along."""
+        """The horizontal axis of a panel."""
         left, _ = grid.corner(number)
         colours = self.colours
         axis = {
@@ -221,7 +221,7 @@ class Panels:
         return axis
 
     def _y_axis(self, number: int, grid: _Grid, up: _Up) -> dict:
-        """What a panel has upwards."""
+        """The vertical axis of a panel."""
         _, top = grid.corner(number)
         column = number % grid.n_columns
         colours = self.colours
@@ -249,7 +249,7 @@ class Panels:
 
 
 def _title(text: str, left: float, top: float) -> dict:
-    """What stands above the panel whose upper left corner is there."""
+    """The title above the panel with this upper left corner."""
     return {
         "text": text,
         "x": left,

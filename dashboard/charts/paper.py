@@ -1,4 +1,4 @@
-"""The paper's tables as dots: a panel a quantity, a row a method, a mark a model, and hollow what was measured here."""
+"""The paper's tables as dots: a panel per quantity, a row per method, a mark per model, hollow if measured here."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def dots(
         frame: row, quantity, source, value, shown (the figure in words).
         panels: the quantities.
         rows: methods, the first at the top.
-        sources: what the marks stand for, in the legend's order → whether it was measured here.
+        sources: names of the marks, in the legend's order → whether it was measured here.
         colours: the theme's.
     """
     height = max(LEAST_HEIGHT, ROW_HEIGHT * len(rows))
@@ -83,13 +83,13 @@ def dots(
 
 
 def _shifts(n: int) -> list[float]:
-    """How far the marks of a row stand above and below its middle, lest they cover each other."""
+    """How far the marks of a row are above and below its middle, so that they do not cover each other."""
     step = min(0.3, 0.66 / max(n, 1))
     return [((n - 1) / 2 - number) * step for number in range(n)]
 
 
 def _looks(sources: Mapping[str, bool], colours: Palette) -> dict[str, dict]:
-    """A mark each: published ones full, in blues and by shape; those measured here hollow."""
+    """A mark for each source: published ones filled, in blues and by shape; those measured here hollow."""
     theirs = [source for source, is_ours in sources.items() if not is_ours]
     shades = colours.layers(len(theirs)) if theirs else []
     looks: dict[str, dict] = {
@@ -103,7 +103,7 @@ def _looks(sources: Mapping[str, bool], colours: Palette) -> dict[str, dict]:
 
 
 def _along_values(layout: dict[str, Any], panels: Sequence[Panel], rows: Sequence[str], colours: Palette) -> None:
-    """Turn panels over edits into panels over values, with a method a row."""
+    """Turn panels over edits into panels over values, with a method per row."""
     names = [label(row, WIDEST_NAME) for row in reversed(rows)]
     longest = max((min(len(row), WIDEST_NAME) for row in rows), default=0)
     layout["hovermode"] = "closest"

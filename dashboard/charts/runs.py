@@ -13,15 +13,15 @@ from dashboard.charts.palette import DASHES, Palette
 from dashboard.charts.panels import Panels
 
 NARROW_NAME = 22
-"""Characters of a name above half a narrow page."""
+"""Longest name, in characters, above half a narrow page."""
 
 SCALES = ("ratio", "linear", "log")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up")
 MARKED_POINTS = 12
-"""Lines of at most so many points have a mark on each: every mark is an element of the page, which takes its time."""
+"""Lines of at most this many points have a mark on each: every mark is an element of the page, which takes time."""
 
 TOLD_APART_POINTS = 40
-"""The same where the marks tell runs of one method apart."""
+"""The same where the marks distinguish runs of one method."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Line:
     Attributes:
         run: its id, as in the frames.
         method: gives colour and dash.
-        name: what stands above its panel and in the legend.
+        name: above its panel and in the legend.
         layers: its edited blocks.
-        repeat: which of several runs of one method it is, from 0; told apart by the marks.
+        repeat: which of several runs of one method it is, from 0; the marks distinguish them.
     """
 
     run: str
@@ -53,7 +53,7 @@ def norms(
     at: int | None = None,
     height: int = 320,
 ) -> Chart:
-    """Frobenius norms of the matrices against edits: one panel a run, with the same axes; a line a layer.
+    """Frobenius norms of the matrices against edits: one panel per run, with the same axes; a line per layer.
 
     Args:
         frame: columns run, edits, layer, norm, ratio.
@@ -61,7 +61,7 @@ def norms(
         colours: the theme's.
         scale: "ratio" for ‖W‖/‖W₀‖, "linear" or "log" for the norm itself.
         layers: those to draw; the edited ones of each run by default. Layers that a run does not edit are grey.
-        at: edits where a vertical line stands.
+        at: edits marked by a vertical line.
         height: of a row of panels in pixels.
     """
     value = "ratio" if scale == "ratio" else "norm"
@@ -82,7 +82,7 @@ def norms(
         if scale == "ratio" and len(of_run):
             _draw_as_loaded(panels, number, of_run["edits"], legend)
         drawn.append(of_run[of_run["layer"].isin(shown)][value])
-    # As tall in every panel: they share their axis.
+    # Equally tall in every panel, because they share their axis.
     values = pd.concat(drawn) if drawn else pd.Series(dtype=float)
     for number, of_run in enumerate(drawn):
         if len(of_run):
@@ -121,7 +121,7 @@ def _draw_layer(
 
 
 def _draw_as_loaded(panels: Panels, number: int, edits: pd.Series, legend: set[object]) -> None:
-    """The level of the model as loaded. A trace: a line of the layout would blow the range of a logarithmic axis."""
+    """The level of the model as loaded. A trace: a line of the layout would stretch the range of a logarithmic axis."""
     panels.scatter(
         number,
         x=[edits.min(), max(edits.max(), 1)],
@@ -146,14 +146,14 @@ def scores(
     at: int | None = None,
     height: int = 230,
 ) -> Chart:
-    """Whatever was measured, against edits: one panel a measure, a line a run.
+    """Measures against edits: one panel per measure, a line per run.
 
     Args:
         frame: columns run, edits, metric, value. Scores from 0 to 100 share their axis; perplexity has its own.
         lines: the runs.
         titles: metric → title of its panel, in order.
         colours: the theme's.
-        at: edits where a vertical line stands.
+        at: edits marked by a vertical line.
         height: of a row of panels in pixels.
     """
     panels = Panels([(f"<b>{title}</b>",) * 2 for title in titles.values()], colours, height)
@@ -188,10 +188,10 @@ def scores(
 
 
 def panel_title(line: Line, colours: Palette, width: int) -> str:
-    """What stands above a run's panel: its name in its method's colour."""
+    """The title of a run's panel: its name in its method's colour."""
     return f'<span style="color:{colours.method(line.method)}"><b>{label(line.name, width)}</b></span>'
 
 
 def _mode(part: pd.DataFrame, most: int) -> str:
-    """How a line is drawn: with a mark on each point, where there are at most so many."""
+    """How a line is drawn: with a mark on each point, where there are few enough."""
     return "lines+markers" if len(part) <= most else "lines"

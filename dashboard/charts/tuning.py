@@ -11,14 +11,14 @@ from dashboard.charts.palette import Palette
 from dashboard.charts.panels import Along, Panels
 
 SCORES = {"overall": "Overall", "edit": "Edit", "paraphrase": "Paraphrase", "neighborhood": "Neighbourhood"}
-"""Score → its name in the legend; drawn from the last to the first, so that the first lies on top."""
+"""Score → its name in the legend; drawn from the last to the first, so that the first is on top."""
 
 _DASHES = {"overall": "solid", "edit": "dash", "paraphrase": "dot", "neighborhood": "dashdot"}
 TICK_EVERY = 4
 
 
 def searched(frame: pd.DataFrame, titles: Mapping[str, str], colours: Palette, height: int = 240) -> Chart:
-    """Scores against the values tried: a panel a setting, values side by side in order, the one taken as a diamond.
+    """Scores against the values tried: a panel per setting, values side by side in order, the chosen one as a diamond.
 
     Args:
         frame: setting, place (0, 1, … in order of the values), value (as text), taken, and a column for each of
@@ -64,7 +64,7 @@ def searched(frame: pd.DataFrame, titles: Mapping[str, str], colours: Palette, h
 
 
 def recalled(frame: pd.DataFrame, colours: Palette, height: int = 200) -> Chart:
-    """How much of the answer each block brings back: a bar a block, edited ones red and hatched.
+    """How much of the answer each block restores: a bar per block, edited ones red and hatched.
 
     Args:
         frame: layer, effect (a probability), edited.

@@ -11,7 +11,7 @@ from dashboard.server import limits
 from dashboard.visitors import access
 
 WRONG_SECONDS = 1.0
-"""What a wrong code costs."""
+"""The wait after a wrong code."""
 
 
 def ask_code() -> bool:
@@ -19,7 +19,7 @@ def ask_code() -> bool:
     if access.may_start():
         return True
     with st.form("access_code_form", border=False):
-        st.text_input("Access code", type="password", key="access_code", help="Whoever runs this server knows it.")
+        st.text_input("Access code", type="password", key="access_code", help="Ask the person who runs this server.")
         if st.form_submit_button("Unlock"):
             given = st.session_state["access_code"] or ""
             if limits.is_code(given):

@@ -1,6 +1,6 @@
-"""Charts are made once: for the next visitor who asks for the same, or the next rerun, the finished one is handed out.
+"""Charts are made once: the next visitor or rerun that asks for the same one gets the finished chart.
 
-A chart of many lines takes some hundredths of a second to be made and written as JSON.
+A chart of many lines takes some hundredths of a second to make and to write as JSON.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from dashboard.charts.palette import Palette
 
 KEPT = 200
 MOST_ROWS = 50_000
-"""Of longer frames Streamlit tells contents apart by a sample of their rows, so their charts are always made."""
+"""Streamlit compares longer frames by a sample of their rows, so their charts are always made again."""
 
 
 def chart(make: partial[Chart], colours: Palette) -> Chart:
-    """A chart in some colours, from what was kept if the same function has drawn the same values before.
+    """A chart in some colours, from the cache if the same function has drawn the same values before.
 
     Args:
         make: a function of `dashboard.charts` with everything that it needs but `colours`.
         colours: of the theme.
 
     Returns:
-        the chart, which others may be shown, too: not to be changed.
+        the chart. Others may be shown the same one, so do not change it.
     """
     if any(len(frame) > MOST_ROWS for frame in _frames([*make.args, *make.keywords.values()])):
         return make(colours=colours)

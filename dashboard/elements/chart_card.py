@@ -1,4 +1,4 @@
-"""A chart and what belongs to it: heading, the data it shows, a file of it, and the command that makes them anew."""
+"""A chart and what belongs to it: heading, its data, a file of it, and the command that reproduces the data."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def show(
     commands: Sequence[str] = (),
     revision: str = "",
 ) -> None:
-    """Draw a chart with its heading, and offer what is behind it.
+    """Draw a chart with its heading, and offer its data and code.
 
     Args:
-        make: as for `kept_charts.chart`; called again, in light colours, when a file is asked for.
+        make: as for `chart_cache.chart`; called again, in light colours, when a file is asked for.
         key: of the element, and the file's name.
         heading, aside: above it.
-        alt: what it shows, for those who hear it; says where its figures stand as a table.
+        alt: what it shows, for screen readers; says where its figures are in a table.
         frame: the rows that it shows.
-        commands: that make these data anew, see `commands_of`.
+        commands: that reproduce these data, see `commands_of`.
         revision: the reader's zoom is kept as long as this stays the same.
     """
     widgets.heading(heading, aside)
@@ -61,14 +61,14 @@ def show(
             width="stretch",
             key=f"html of {key}",
         )
-        st.caption("As PNG or SVG: the two buttons at its top right.")
+        st.caption("As PNG or SVG: the two buttons at the chart's top right.")
         if commands:
-            st.caption("The command that makes these data anew")
+            st.caption("The command that reproduces these data")
             st.code("\n".join(commands), language=None, wrap_lines=True)
 
 
 def commands_of(runs: Sequence[RunInfo]) -> list[str]:
-    """The commands that repeat some runs; of a run that another version wrote, why there is none."""
+    """The commands that repeat some runs; for a run that another version wrote, why there is none."""
     found = []
     for run in runs:
         try:

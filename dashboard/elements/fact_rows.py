@@ -32,10 +32,10 @@ class Rows:
 
 
 def read_rows(read: Callable[[Callable[[str], None]], list[Fact]]) -> Rows:
-    """Read facts such that bad rows do not hide the good ones.
+    """Read facts so that bad rows do not hide the good ones.
 
     Args:
-        read: reads them, and tells what it is given of what it leaves.
+        read: reads them, and passes notices to the function it is given.
 
     Raises:
         InputError: when nothing in the file can be used.
@@ -61,7 +61,7 @@ def offer(bad: FactError) -> bool:
     if n_bad > SHOWN_ROWS:
         lines.append(f"and {n_bad - SHOWN_ROWS:,} more")
     place = st.container()
-    # The box belongs to what is wrong: another file, with other bad rows, asks anew.
+    # The box belongs to what is wrong: another file, with other bad rows, asks again.
     chosen = st.checkbox(f"Use the other {n_good:,}", key=_key(bad), persist_state="session")
     head = f"{n_bad:,} of {n_good + n_bad:,} rows {'are left out' if chosen else 'cannot be used'}:"
     with place:

@@ -1,9 +1,9 @@
 """A Plotly figure that is changed in place: new data, a moved marker or a resized page keep the reader's zoom.
 
-`st.plotly_chart` makes a new element whenever the data change. This component hands what is new to `Plotly.react`
-instead, with a plotly.js that comes with the program, so nothing is fetched from anywhere else. The library is a
-component of its own, lest it travel with every change: it fetches plotly.js from where `asgi` serves it, or, where
-`app.py` is served without that, holds it.
+`st.plotly_chart` makes a new element whenever the data change. This component hands the changes to `Plotly.react`
+instead, with the plotly.js that comes with the program, so nothing is fetched from anywhere else. The library is a
+component of its own, so that it does not travel with every change. It fetches plotly.js from `asgi`, or holds it where
+`app.py` is served without `asgi`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ ADDRESS = f"studio/{LIBRARY.name}"
 """Where `asgi` serves plotly.js, relative to the app's own address."""
 
 NARROW = 760
-"""Charts narrower than so many pixels take their layout for narrow pages."""
+"""Charts narrower than this many pixels use the layout for narrow pages."""
 
 SLIM = 420
-"""Charts narrower than so many pixels take their layout for phones."""
+"""Charts narrower than this many pixels use the layout for phones."""
 
 _DRAW = """
 const ready = async () => { while (!window.Plotly) await new Promise((next) => setTimeout(next, 40)); };
@@ -49,7 +49,7 @@ const draw = async (node) => {
   const { data, layouts, revision, narrow, slim, bar } = JSON.parse(spec);
   const little = width < slim && layouts.slim || layouts.narrow;
   const layout = structuredClone(width < narrow ? little : layouts.wide);
-  // Made once: a configuration with other functions in it is another one, for which Plotly makes a new plot.
+  // Made once: for a configuration with other functions Plotly makes a new plot.
   node.esConfig ??= {
     displaylogo: false, displayModeBar: bar, showSendToCloud: false, showEditInChartStudio: false,
     modeBarButtonsToRemove: ['toImage', 'select2d', 'lasso2d', 'autoScale2d', 'sendChartToCloud', 'sendDataToCloud'],
@@ -71,7 +71,7 @@ const fromSight = (node) => {
 
 const pause = () => new Promise((next) => {
   requestAnimationFrame(() => setTimeout(next));
-  setTimeout(next, 200);  // of a tab that is not seen nothing is painted, and no frame comes
+  setTimeout(next, 200);  // a hidden tab is not painted, and no frame comes
 });
 
 const drawAll = async () => {
@@ -82,7 +82,7 @@ const drawAll = async () => {
       const [node] = [...queue.waiting].sort((one, other) => fromSight(one) - fromSight(other));
       queue.waiting.delete(node);
       try { await draw(node); } catch (error) {
-        if (node.isConnected) reportError(error);  // the others are drawn all the same
+        if (node.isConnected) reportError(error);  // the others are still drawn
       }
       if (queue.waiting.size) await pause();
     }
@@ -147,7 +147,7 @@ def serve_library() -> None:
 
 @cache
 def _components():
-    """The library and the figure, registered once a process."""
+    """The library and the figure, registered once per process."""
     held = f"if (!window.Plotly) {{\n{plotly_source()}\n}}\nexport default () => {{}};"
     library = st.components.v2.component("encore_studio.plotly", html="<span></span>", js=_FETCH if _served else held)
     figure = st.components.v2.component(
@@ -157,7 +157,7 @@ def _components():
 
 
 def load_library() -> None:
-    """Bring plotly.js to the browser, once a page: in front of it, so that it is read while the page is being made."""
+    """Bring plotly.js to the browser once per page, ahead of it, so that it loads while the page is being made."""
     _components()[0](key="plotly library")
 
 
@@ -167,9 +167,9 @@ def draw(chart: Chart, *, key: str, alt: str, revision: str = "", has_bar: bool 
     Args:
         chart: from `dashboard.charts`.
         key: of the element.
-        alt: what it shows, for those who hear it.
+        alt: what it shows, for screen readers.
         revision: the reader's zoom is kept as long as this stays the same.
-        has_bar: whether there are buttons for zoom and files at its top right; a chart that has none is not zoomed.
+        has_bar: whether there are buttons for zoom and files at its top right; without them it is not zoomed.
     """
     scale = presentation_mode.scale()
     drawn, height = _spec(chart, scale)
@@ -199,7 +199,7 @@ def _spec(chart: Chart, scale: float) -> tuple[str, float]:
 
 
 def as_json(value: object) -> str:
-    """JSON as plotly writes it: numbers that are none become null, arrays are packed."""
+    """JSON as plotly writes it: NaN and infinity become null, arrays are packed."""
     from plotly.io.json import to_json_plotly
 
     return to_json_plotly(value)

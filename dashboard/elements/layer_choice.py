@@ -15,7 +15,7 @@ LAYERS = {"edited": "edited layers", "last": "last edited", "all": "all layers",
 
 
 def restore(page: str, asked: Mapping[str, Sequence[str]]) -> None:
-    """Set the controls of a page to what a link asks for (`scale=`, `layers=`, `layer=`); nonsense is left out."""
+    """Set a page's controls to what a link asks for (`scale=`, `layers=`, `layer=`); invalid values are ignored."""
     for name, choices in (("scale", SCALES), ("layers", LAYERS)):
         wanted = next(iter(asked.get(name, ())), None)
         if wanted in choices:
@@ -25,12 +25,12 @@ def restore(page: str, asked: Mapping[str, Sequence[str]]) -> None:
 
 
 def pick(page: str, runs: Sequence[RunInfo], norms: pd.DataFrame) -> tuple[str, list[int] | None]:
-    """The scale, and the layers to draw: None for the edited ones of each run, which are drawn if none is chosen, too.
+    """Pick the scale and the layers to draw: None for each run's edited ones, which are also drawn if none is chosen.
 
     Args:
         page: names it; the controls' keys begin with it.
         runs: those shown.
-        norms: with a column layer, of the layers that there are.
+        norms: has a column `layer` with all layers there are.
     """
     remembered(f"{page}_scale", "ratio")
     remembered(f"{page}_layers", "edited")
@@ -54,7 +54,7 @@ def _chosen_one_by_one(key: str, there: list[int], at_first: list[int]) -> list[
 
 
 def view(page: str) -> dict[str, str | list[str]]:
-    """What a link to the page says of them."""
+    """The query of a link to the scale and layers."""
     shown = st.session_state
     some = shown.get(f"{page}_layer", ()) if shown[f"{page}_layers"] == "some" else ()
     return {

@@ -5,10 +5,10 @@ from __future__ import annotations
 import streamlit as st
 
 ON = "presenting"
-"""In the session state."""
+"""Its key in the session state."""
 
 LARGER = 1.3
-"""Type and charts grow by so much."""
+"""The factor by which type and charts grow."""
 
 
 def is_on() -> bool:
@@ -17,5 +17,5 @@ def is_on() -> bool:
 
 
 def scale() -> float:
-    """What charts are enlarged by."""
+    """The factor by which charts are enlarged."""
     return LARGER if is_on() else 1.0

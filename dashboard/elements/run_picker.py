@@ -1,4 +1,4 @@
-"""Choosing runs: pages that look at several runs share one choice, so that it goes along from page to page."""
+"""Choosing runs: pages that look at several runs share one choice, which goes along from page to page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FOLLOW_SECONDS = 2.0
 
 
 def measured_runs() -> dict[str, RunInfo]:
-    """Runs that have come to their first checkpoint, by id: the store's own, then the recorded ones.
+    """Runs that have reached their first checkpoint, by id: the store's own, then the recorded ones.
 
     Raises:
         InputError: when the store cannot be read.
@@ -28,7 +28,7 @@ def measured_runs() -> dict[str, RunInfo]:
 
 
 def restore(asked: Mapping[str, Sequence[str]], known: Mapping[str, RunInfo]) -> None:
-    """Choose the runs that a link asks for (`run=`). One that is not there is said by `pick`, and left out."""
+    """Choose the runs that a link asks for (`run=`). Missing ones are left out, and `pick` names them."""
     if "run" in asked:
         wanted = list(dict.fromkeys(asked["run"]))
         st.session_state["chosen_runs"] = [run for run in wanted if run in known][:MOST_COMPARED]
@@ -40,10 +40,10 @@ def pick(known: Mapping[str, RunInfo], placeholder: str = "Pick one to four runs
 
     Args:
         known: runs that can be chosen, by id, as `measured_runs` gives them.
-        placeholder: what stands where nothing is chosen.
+        placeholder: shown while nothing is chosen.
     """
     remembered("chosen_runs", [run.id for run in newest_comparison(list(known.values()))])
-    # One that was deleted in another tab is no choice any more.
+    # One that was deleted in another tab can no longer be chosen.
     st.session_state["chosen_runs"] = [run for run in st.session_state["chosen_runs"] if run in known]
     st.multiselect(
         "Runs",
@@ -62,20 +62,20 @@ def pick(known: Mapping[str, RunInfo], placeholder: str = "Pick one to four runs
 
 
 def warn_of_differences(runs: Sequence[RunInfo]) -> None:
-    """Say in plain sight what besides the method differs."""
+    """Warn of what differs besides the method."""
     found = differences(runs)
     if found:
         lines = "\n".join(f"{entry}" for entry in found)
         widgets.notice(
             Message(
                 "warning",
-                f"These runs differ in more than their method, so do not put it down to the method alone.\n{lines}",
+                f"These runs differ in more than their method, so it alone does not explain the results.\n{lines}",
             )
         )
 
 
 def follow(runs: Sequence[RunInfo]) -> None:
-    """Draw the page anew whenever one of the runs that go on has come to a checkpoint or ended."""
+    """Redraw the page whenever a run in progress reaches a checkpoint or ends."""
     if not all(run.ended for run in runs):
         _followed(runs)
 

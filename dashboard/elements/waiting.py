@@ -1,4 +1,4 @@
-"""What a visitor sees who waits for the device: the place in line, about how long it takes, and a way out."""
+"""What a visitor sees while waiting for the device: the place in line, about how long it takes, and a way out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dashboard.server.device_queue import Place, ordinal
 
 @contextmanager
 def shown() -> Iterator[None]:
-    """Whatever the block waits for, the visitor is told where it stands, in a box that stays in sight."""
+    """While the block waits, show the visitor's place in line, in a box that stays in sight."""
     with st.container(key="place_in_line"):
         box = _Box()
     visitor = st.session_state.get("visitor")
@@ -40,7 +40,7 @@ class _Box:
         """Show a place; None clears the box.
 
         Raises:
-            InputError: when the visitor does not want to wait any more.
+            InputError: when the visitor no longer wants to wait.
         """
         if place is None:
             self._words.empty()
@@ -50,8 +50,8 @@ class _Box:
         visitor = st.session_state.get("visitor")
         if visitor is not None:
             visitor.check_waiting(place)
-        # Drawn anew each time though the words may be the same: that is when Streamlit ends the script of a visitor
-        # who has left, or has clicked on something.
+        # Redrawn each time, even with the same words: that is when Streamlit ends the script of a visitor who has left,
+        # or has clicked on something.
         left = str(place).partition(" · ")[2]
         self._words.html(
             widgets.rich(
@@ -63,7 +63,7 @@ class _Box:
         )
         if not self._told and visitor is not None:
             self._times += 1
-            # A widget's key may be used once a run, and a page may wait more than once.
+            # A widget's key may be used once per run, and a page may wait more than once.
             self._button.button("Stop waiting", key=f"stop_waiting_{self._times}", on_click=visitor.leave_line)
             self._told = True
 

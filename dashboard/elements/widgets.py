@@ -28,7 +28,7 @@ def rich(template: str, **values: object) -> str:
 
 
 def plain(text: str) -> str:
-    """Text for a label that Streamlit reads as markdown, such that it is shown as it is.
+    """Text for a label that Streamlit reads as markdown, so that it is shown as it is.
 
     Punctuation is escaped. Addresses, mail addresses and `:icons:` are found in text that has been unescaped already,
     so an invisible joiner breaks them.
@@ -38,7 +38,7 @@ def plain(text: str) -> str:
 
 
 def problem(error: InputError | str) -> None:
-    """What is wrong, beside what it is about."""
+    """Show what is wrong, beside what it is about."""
     notice(Message("error", str(error)))
 
 
@@ -70,7 +70,7 @@ def heading(text: str, aside: str = "") -> None:
 
 
 def verbatim(text: str) -> None:
-    """Text as it is, in the type of a program's. `st.code` would bring half a second of a highlighter along."""
+    """Text as it is, in a monospaced font. `st.code` would load a highlighter, which takes half a second."""
     st.html(rich('<pre class="es-verbatim" dir="auto">\n{text}</pre>', text=text))
 
 
@@ -124,13 +124,13 @@ def sentence(fact: Fact) -> None:
 
 
 def table(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[object]], caption: str) -> None:
-    """A real table, readable by everybody's software. A cell may be a `(text, tone)` pair.
+    """A real table, which screen readers can read. A cell may be a `(text, tone)` pair.
 
     Args:
         columns: (heading, alignment) with alignment "", "right", "figures" or "name" (which never break), or "about"
-            (left out of narrow pages).
+            (left out on narrow pages).
         rows: cells; all are shown as text.
-        caption: what the table holds, for those who hear it.
+        caption: what the table holds, for screen readers.
     """
     head = "".join(rich('<th scope="col" class="es-{how}">{text}</th>', how=how, text=text) for text, how in columns)
     body = ""
@@ -148,8 +148,8 @@ def table_markup(content: str, caption: str, kind: str = "") -> str:
 
     Args:
         content: markup of its head and body.
-        caption: what the table holds, for those who hear it.
-        kind: a class of its own.
+        caption: what the table holds, for screen readers.
+        kind: an additional class.
     """
     return (
         rich('<div class="es-scroll" tabindex="0" role="group" aria-label="{caption}">', caption=caption)

@@ -1,4 +1,4 @@
-"""What runs would cost, before they start: calibrations of this server, and what the machine has to offer."""
+"""What runs would cost, before they start: calibrations on this server, and what the machine has free."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Show = Callable[[str, float], None]
 
 
 class _NotCalibrated(Exception):
-    """Says from within a calibration's progress that it would have to be made first."""
+    """Raised from a calibration's progress: it would have to be made first."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,12 @@ def known_cost(lm: EditableModel, runs: Sequence[PreparedRun]) -> Cost | None:
 
 
 def measured_cost(lm: EditableModel, runs: Sequence[PreparedRun], show: Show) -> Cost:
-    """The cost of some runs, with whatever calibration is missing made now: seconds a method.
+    """The cost of some runs, making the missing calibrations now: some seconds per method.
 
     Args:
         lm: their model, loaded.
         runs: which.
-        show: told how it gets on.
+        show: gets the progress.
 
     Raises:
         InputError: when the facts or the settings cannot be used.
@@ -98,7 +98,7 @@ def measured_cost(lm: EditableModel, runs: Sequence[PreparedRun], show: Show) ->
 
 
 def shortages(cost: Cost, folder: Path) -> list[str]:
-    """What this machine has too little of, one line each.
+    """What this machine has too little of, one line per shortage.
 
     Args:
         cost: of the runs.

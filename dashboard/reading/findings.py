@@ -1,4 +1,4 @@
-"""What one sees in charts, in sentences computed from the same frames."""
+"""What charts show, in sentences computed from the same frames."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dashboard.charts.contributions import Pair, moment
 from dashboard.charts.runs import Line
 
 STILL = 5e-5
-"""A ratio of norms that is off 1 by less has not moved, in the four digits that are shown."""
+"""A ratio of norms that differs from 1 by less than this has not moved in the four digits shown."""
 
 
 # -- norms -------------------------------------------------------------------------------------------------------------
@@ -24,7 +24,7 @@ def growth(norms: pd.DataFrame, lines: Sequence[Line], at: int) -> str:
     Args:
         norms: columns run, edits, layer, ratio.
         lines: the runs.
-        at: edits; of a run that has no such checkpoint the last one before it.
+        at: edits; for a run without such a checkpoint, the last one before it.
     """
     found = [_grown(norms, line, at) for line in lines]
     told = [one for one in found if one is not None]
@@ -69,7 +69,7 @@ def _grown(norms: pd.DataFrame, line: Line, at: int) -> _Growth | None:
 
 
 def _by(ratio: float) -> str:
-    """A ratio as a change: "by 15.9 %"; what shrank says so."""
+    """A ratio as a change: "by 15.9 %"; negative for a matrix that shrank."""
     if abs(ratio - 1) < STILL:
         return "not at all"
     return f"by {100 * (ratio - 1):.2g} %" if abs(ratio - 1) < 0.1 else f"by {100 * (ratio - 1):.1f} %"
@@ -77,7 +77,7 @@ def _by(ratio: float) -> str:
 
 def _most(one: _Growth) -> str:
     if not math.isfinite(one.ratio):
-        return f"layer {one.layer}, whose norm is no number any more"
+        return f"layer {one.layer}, whose norm is no longer a number"
     return f"layer {one.layer}, {_by(one.ratio)}"
 
 
@@ -86,7 +86,7 @@ def _others(told: Sequence[_Growth]) -> str:
     if worst.moved < STILL:
         return "The layers that are not edited did not move."
     if not math.isfinite(worst.moved):
-        return f"Under {worst.name} even layers that are not edited have norms that are no number any more."
+        return f"Under {worst.name} even layers that are not edited have norms that are no longer numbers."
     return f"The layers that are not edited moved by at most {100 * worst.moved:.2g} % ({worst.name})."
 
 
@@ -95,12 +95,12 @@ def _others(told: Sequence[_Growth]) -> str:
 
 @dataclass(frozen=True)
 class Standing:
-    """The edited layers among all sublayers, for one run. Shares are NaN where the model's states are no numbers.
+    """The edited layers among all sublayers, for one run. Shares are NaN where the model's states are not finite.
 
     Attributes:
         pair: the run and its checkpoints.
-        before, after: what the edited MLPs make up together.
-        n_edited, n_gained: edited MLPs, and those of them that make up more after than before.
+        before, after: the share of all edited MLPs together.
+        n_edited, n_gained: edited MLPs, and those of them whose share is larger after than before.
         sublayers: how many there are.
         place: rank of the largest edited MLP after the edits, from 1.
         largest_edited, largest: labels of the largest edited MLP, and of the largest sublayer of all.
@@ -127,7 +127,7 @@ class Standing:
 
 
 def standing(frame: pd.DataFrame, pair: Pair, value: str) -> Standing:
-    """How much the edited layers' MLPs make up, and how they rank.
+    """The share of the edited layers' MLPs, and how they rank.
 
     Args:
         frame: columns run, edits, sublayer, label, kind, layer, and the value's.
@@ -163,7 +163,7 @@ def dominance(found: Standing, value_name: str) -> str:
     line, layers = found.pair.line, blocks(found.pair.line.layers)
     after = moment(found.pair.after)
     if not found.is_number:
-        return f"{line.name}: the model's states are no numbers any more {after}, so nothing can be said of shares."
+        return f"{line.name}: the model's states are no longer numbers {after}, so there are no shares to compare."
     text = f"{line.name}: the edited MLPs of {layers} make up {_percent(found.after)} of the stream {after}"
     if found.pair.after != found.pair.before:
         text += f", {_percent(found.before)} {moment(found.pair.before)} ({found.n_gained} of {found.n_edited} gained)"

@@ -1,6 +1,6 @@
 """A comparison, or one chart, as an HTML file that needs nothing else: charts, table, settings, differences, commands.
 
-plotly.js is in it once. Whatever people typed is escaped by `html.escape`, or by plotly's own JSON, which writes `<` as
+It holds plotly.js once. All that people typed is escaped by `html.escape`, or by plotly's own JSON, which writes `<` as
 an escape within scripts.
 """
 
@@ -56,14 +56,14 @@ def comparison(
     differences: Sequence[Difference],
     link: str,
 ) -> bytes:
-    """The file.
+    """The file of a comparison.
 
     Args:
         runs: those compared.
         charts: heading → chart, in light colours.
         table: the scores.
         differences: what differs between the runs besides the method.
-        link: address of the view that it was made from.
+        link: address of the view it was made from.
     """
     parts = [
         "<h1>Which method survives?</h1>",
@@ -76,7 +76,7 @@ def comparison(
         parts += [f"<h2>{_text(heading)}</h2>", _drawn(chart, number)]
     parts += [f"<h2>{_text(table.caption)}</h2>", _table(table)]
     parts += ["<h2>Runs</h2>", _table(_facts_of(runs)), "<h2>Settings</h2>", _table(_settings_of(runs))]
-    parts.append("<h2>Commands that repeat them</h2>")
+    parts.append("<h2>Commands that repeat these runs</h2>")
     parts.append(f"<pre>{_text(chr(10).join(_command(run) for run in runs))}</pre>")
     return _page(", ".join(run.method for run in runs), parts)
 
@@ -87,7 +87,7 @@ def single(heading: str, aside: str, chart: Chart, commands: Sequence[str]) -> b
     Args:
         heading, aside: above it.
         chart: in light colours.
-        commands: that make its data anew.
+        commands: that reproduce its data.
     """
     parts = [
         f"<h1>{_text(heading)}</h1>",
@@ -95,7 +95,7 @@ def single(heading: str, aside: str, chart: Chart, commands: Sequence[str]) -> b
         _drawn(chart, 0),
     ]
     if commands:
-        parts += ["<h2>The command that makes these data anew</h2>", f"<pre>{_text(chr(10).join(commands))}</pre>"]
+        parts += ["<h2>The command that reproduces these data</h2>", f"<pre>{_text(chr(10).join(commands))}</pre>"]
     return _page(heading, parts)
 
 

@@ -23,7 +23,7 @@ STANDINGS = {
     "tuned here": ("✓", "good", "on this model, by encore tune"),
     "untested": ("▲", "warn", "on this model"),
 }
-"""What is known of hyper-parameters: symbol, tone, and on which model."""
+"""What is known about hyper-parameters: symbol, tone, and on which model."""
 JOB_STATUS = {
     "starting": ("◌", "starting", ""),
     "running": ("▶", "running", "good"),
@@ -38,7 +38,7 @@ Row = tuple[object, ...]
 
 
 def memory_rows(check: ModelCheck) -> list[Row]:
-    """Memory by part, and what there is."""
+    """Memory by part, and what is free."""
     rows: list[Row] = [(*PARTS[part], size(n_bytes)) for part, n_bytes in check.memory.parts.items()]
     enough = check.memory.total <= check.free
     rows.append(("Together", "to edit 100 facts at a time", size(check.memory.total)))
@@ -72,7 +72,7 @@ def tiles(check: ModelCheck) -> list[tuple[str, str, str, str]]:
 
 
 def statistics_rows(check: ModelCheck) -> list[Row]:
-    """Per edited layer what edits use, then what else there is."""
+    """For each edited layer the statistics that edits use, then others that there are."""
     rows: list[Row] = []
     for one in check.statistics:
         if one.used is None:
@@ -97,13 +97,13 @@ def settings_rows(check: ModelCheck) -> list[Row]:
 
 
 def cost_line(check: ModelCheck, n_layers: int, tokens: int, enough: bool, samples: bool) -> str:
-    """What gathering would take, roughly; the command says it exactly."""
+    """What gathering would take, roughly; the command gives it exactly."""
     seconds = check.statistics_seconds * tokens / check.statistics_tokens
     memory = memory_bytes(check.d_model, check.d_mlp, n_layers, enough)
-    sampling = " Sampling the text comes on top, and takes several times as long." if samples else ""
+    sampling = " Sampling the text comes on top and takes several times as long." if samples else ""
     return (
         f"{'At most' if enough else 'About'} {tokens:,} tokens, {tokens / check.d_mlp:.1f} × d_mlp: roughly "
-        f"{duration(seconds)} beside loading, {size(memory)} of memory beside the weights, "
+        f"{duration(seconds)} besides loading, {size(memory)} of memory besides the weights, "
         f"{size(disk_bytes(check.d_mlp, n_layers))} of disk.{sampling}"
     )
 
@@ -124,7 +124,7 @@ def needed(check: ModelCheck, layers: Sequence[int], tokens: int, enough: bool) 
 
 
 def job_words(job: Job) -> str:
-    """A job in a line: what, and how it stands."""
+    """What a job gathers, in a line."""
     request = job.request
     layers = f"layers {', '.join(map(str, request.layers))}" if request.layers else "the usual layers"
     tokens = f", {request.tokens:,} tokens" if request.tokens else ""
@@ -146,7 +146,7 @@ def job_state(job: Job) -> str:
 
 
 def looks_rows(looks: Sequence[Mapping[str, object]]) -> list[Row]:
-    """What was seen at every doubling of the tokens."""
+    """The disturbance at every doubling of the tokens."""
     rows: list[Row] = []
     before: Look | None = None
     for values in looks:

@@ -1,7 +1,7 @@
-"""What a model says, asked once: readings that are remembered, and the rows that charts and tables show.
+"""What a model says, asked once: cached readings, and the rows that charts and tables show.
 
-"Before" is always the model as loaded, never an edited one; its readings are shared by all visitors. "After" is the
-model with one visitor's edits, remembered until those change.
+"Before" is always the model as loaded; all visitors share its readings. "After" is the model with one visitor's edits;
+its readings are kept until those change.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ VERDICTS = {
     "changed": ("✓", "changed", "good", "changed as wanted"),
     "unchanged": ("✗", "not changed", "bad", "did not change, should have"),
     "kept": ("✓", "stayed", "good", "stayed as it should"),
-    "weakened": ("▲", "weakened", "warn", "ahead still, at under half its probability"),
+    "weakened": ("▲", "weakened", "warn", "still ahead, at under half its probability"),
     "lost": ("✗", "lost", "bad", "changed, should not have"),
     "unknown": ("○", "not known", "", "not known to begin with"),
     "waiting": ("○", "not edited", "", "not edited yet"),
@@ -38,8 +38,8 @@ class Readings:
     """Answers of one model state, each asked for once.
 
     Args:
-        running: gives the model in that state, under its lock.
-        limit: readings kept; the least recently used go first.
+        running: yields the model in that state, under its lock.
+        limit: readings kept; the least recently used are dropped first.
     """
 
     def __init__(self, running: Callable[[], AbstractContextManager[EditableModel]], limit: int = 20_000):
@@ -71,7 +71,7 @@ class Readings:
         )[0]
 
     def scores(self, facts: Sequence[Fact]) -> scores.Scores:
-        """`metrics.evaluate` of some facts, generation included."""
+        """`scores.evaluate` of some facts, generation included."""
         return self._all([("scores", *facts)], lambda lm, keys: [scores.evaluate(lm, k[1:]) for k in keys])[0]
 
     def _all(self, keys: Sequence[tuple], ask: Callable[[EditableModel, list[tuple]], Iterable]) -> list:
@@ -107,7 +107,7 @@ def observe(fact: Fact, before: Readings, after: Readings, *, is_edited: bool, f
         fact: what to ask about.
         before: the model as loaded.
         after: the model with the visitor's edits; the same object when there are none.
-        is_edited: whether this very fact is among them, so that a change is to be expected.
+        is_edited: whether this very fact is among them, so that a change is expected.
         free: a prompt of the visitor's own; may be empty.
 
     Returns:
@@ -146,7 +146,7 @@ def observe(fact: Fact, before: Readings, after: Readings, *, is_edited: bool, f
             }
         )
     table = pd.DataFrame(rows)
-    # pandas would turn a missing answer into NaN, which no reader of the table expects.
+    # pandas would turn a missing answer into NaN, which readers of the table do not expect.
     return table.astype(object).where(table.notna(), None)
 
 
@@ -166,7 +166,7 @@ def _verdict(kind, new_was, new_now, true_was, true_now, is_edited: bool, any_ed
 
 
 def tokens_table(prompt: str, fact: Fact, before: Readings, after: Readings) -> pd.DataFrame:
-    """The most probable next tokens of a prompt as `charts.probes.next_tokens` wants them."""
+    """The most probable next tokens of a prompt as `charts.probes.next_tokens` takes them."""
     rows = []
     for moment, readings in (("before", before), ("after", after)) if after is not before else (("before", before),):
         for rank, (token, probability) in enumerate(readings.next_tokens(prompt), start=1):

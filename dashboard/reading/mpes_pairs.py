@@ -19,7 +19,7 @@ KNOWN_MODEL = "smollm2-135m"
 
 @dataclass(frozen=True)
 class Pair:
-    """A run without MPES and one with it on the same facts; one of them is None where there is no such run.
+    """A run without MPES and one with it on the same facts; either is None where there is no such run.
 
     Attributes:
         clean: whether the two differ in MPES alone.
@@ -48,7 +48,7 @@ def pairs_of(runs: Sequence[RunInfo]) -> list[Pair]:
     """Every pair, whole and clean ones first, otherwise in the order of the runs; then runs without a counterpart.
 
     Args:
-        runs: as they are to be preferred.
+        runs: in order of preference.
     """
     begun = [run for run in runs if run.done]
     whole = []
@@ -58,7 +58,7 @@ def pairs_of(runs: Sequence[RunInfo]) -> list[Pair]:
         others = [other for other in begun if stops_early(other) and belongs(other) == belongs(run)]
         clean = [other for other in others if _row(other) == _row(run)]
         whole += [Pair(run, other) for other in clean]
-        # ENCORE is MEMIT with MPES and the norm constraint: while targets are sought, MPES is the difference.
+        # ENCORE is MEMIT with MPES and the norm constraint: the search for targets differs only in MPES.
         if run.method == "MEMIT":
             whole += [Pair(run, other, clean=False) for other in others if other.method == "ENCORE"]
     whole.sort(key=lambda pair: not pair.clean)
@@ -68,7 +68,7 @@ def pairs_of(runs: Sequence[RunInfo]) -> list[Pair]:
 
 
 def _row(run: RunInfo) -> tuple[object, ...]:
-    """What makes up a run's method besides MPES."""
+    """What defines a run's method besides MPES."""
     method = METHODS[run.method]
     return method.preservation, method.norm_constraint, method.equality
 
@@ -85,7 +85,7 @@ def common_facts(frame: pd.DataFrame, pair: Pair) -> pd.DataFrame:
 
 
 def seconds_by_phase(timings: pd.DataFrame, run: str) -> dict[str, float]:
-    """Seconds an edit by phase, the median of the batches (see `run_reading.seconds_of_edits`).
+    """Seconds per edit by phase, the median over batches (see `run_frames.seconds_of_edits`).
 
     Args:
         timings: run, edits, phase, seconds, facts.
@@ -97,7 +97,7 @@ def seconds_by_phase(timings: pd.DataFrame, run: str) -> dict[str, float]:
 
 
 def known_facts(run: RunInfo) -> tuple[str, pd.Series] | None:
-    """Probabilities of true answers that the model of a run says by itself, of facts like the run's.
+    """Probabilities of true answers that a run's model gives by itself, for facts like the run's.
 
     Returns:
         where the facts are from, and the probabilities; None for another model, or where nothing was recorded.

@@ -1,6 +1,6 @@
-"""The paper's tables as frames, in words, and what of them was measured here. Knows no streamlit.
+"""The paper's tables as frames, in words, and what was measured here of them. Knows no streamlit.
 
-Published and measured figures stand in rows of their own; nothing here takes a mean over both.
+Published and measured figures have separate rows; nothing here averages over both.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FILE = ASSETS / "paper" / "tables.csv"
 SOURCE = "arXiv 2502.01636"
 HERE = "measured here"
 PUBLISHED = "published"
-DEFAULT_TABLE = 4  # every method, and of the paper's models the one nearest in size to the embedded one
+DEFAULT_TABLE = 4  # every method, on the paper's model nearest in size to the embedded one
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Table:
     Attributes:
         number: in the paper.
         title: in words.
-        about: how it is to be read.
+        about: how to read it.
     """
 
     number: int
@@ -41,7 +41,7 @@ class Table:
 
 _SCORES = (
     "After sequential edits. Scores from 0 to 100, higher is better; entropy of what the model writes, × 100 bits: "
-    "a low one means that it repeats itself."
+    "low when it repeats itself."
 )
 _ZSRE = (
     "zsRE counts the tokens of an answer that are the most probable ones, which is harder than being more probable "
@@ -55,8 +55,8 @@ TABLES = {
         Table(
             1,
             "Overfitting: probability of edited facts, with and without MPES",
-            "An edited fact should not be surer than facts which the model knows by itself. MPES stops the "
-            "optimisation early, which saves time, too.",
+            "The model should not be surer of an edited fact than of facts that it knows by itself. MPES stops "
+            "the optimisation early, which also saves time.",
         ),
         Table(2, "Early stopping (MPES) added to each method, Llama models", _SCORES),
         Table(3, "From MEMIT to ENCORE, one remedy at a time, Llama models", _SCORES),
@@ -81,11 +81,11 @@ class Quantity:
 
     Attributes:
         name: as in the data.
-        title: for people.
+        title: its name for readers.
         axis: "hundred" from 0 to 100, "one" from 0 to 1, or "zero" from 0.
-        digits: behind the decimal point, of what was measured here; published figures stay as they were printed.
-        here: what stands here in its place; empty where nothing does.
-        is_setting: whether somebody chose it.
+        digits: after the decimal point, for what was measured here; published figures stay as printed.
+        here: what is measured here instead; empty where nothing is.
+        is_setting: whether it was chosen, not measured.
     """
 
     name: str
@@ -97,7 +97,7 @@ class Quantity:
 
 
 _SAMPLE = "the same score, on a sample of the facts edited so far"
-_KNOWN = "mean over facts of the same kind that the model says by itself, before any edit"
+_KNOWN = "mean over facts of the same kind that the model knows by itself, before any edit"
 _STOPPED = "probability when the optimisation stopped, before the matrices were changed; a mean over all edited facts"
 _SECONDS = "the whole edit on this run's processor: target, keys and update"
 
@@ -125,12 +125,12 @@ PAIRED = {
     "edited_fact_prob_without_mpes": "edited_fact_prob_with_mpes",
     "seconds_per_edit_without_mpes": "seconds_per_edit_with_mpes",
 }
-"""Columns of table 1 that are to be compared with each other."""
+"""Columns of table 1 to compare with each other."""
 
 
 @cache
 def published() -> pd.DataFrame:
-    """Every figure of the paper's tables. Shared: not to be changed.
+    """Every figure of the paper's tables. Shared: do not change it.
 
     Returns:
         table, dataset, model, method (as printed), row (the method as this program calls it), quantity, value.
@@ -141,13 +141,13 @@ def published() -> pd.DataFrame:
 
 
 def row_of(printed: str) -> str:
-    """A method of the paper by this program's name, where there is one."""
+    """This program's name for a method of the paper, where there is one."""
     name = printed.replace(" + ", "+")
     return "MEMIT+norm" if name in ("Norm-Constraint", "Norm Constraint", "MEMIT+Norm-Const") else name
 
 
 def filtered(number: int, models: Sequence[str] = (), rows: Sequence[str] = ()) -> pd.DataFrame:
-    """A table, or those of its lines that are asked for; of what is left empty all."""
+    """A table, or only the lines for some models and rows; an empty filter means all."""
     frame = published()
     frame = frame[frame["table"] == number]
     for column, wanted in (("model", models), ("row", rows)):
@@ -178,14 +178,14 @@ def measured(
     seconds: Mapping[str, float | None],
     rows: Sequence[str],
 ) -> pd.DataFrame:
-    """What stands here where the paper has a table's figures.
+    """What was measured here for a table of the paper.
 
     Args:
         number: of the table.
-        runs: to take it from.
-        scores: run, edits, metric, value, as `run_reading.scores` gives it.
+        runs: where it was measured.
+        scores: run, edits, metric, value, as `run_frames.scores` gives it.
         targets: run, probability, as the series `targets`; read for table 1 alone.
-        seconds: a run's id → seconds an edit; for table 1 alone.
+        seconds: a run's id → seconds per edit; for table 1 alone.
         rows: of the table, after filters; runs of other methods are left out.
 
     Returns:
@@ -204,14 +204,14 @@ def measured(
             values = _settings(run)
         elif number in ZSRE_SCORES or last is None:
             values = {}
-        else:  # at the last checkpoint that has it, leaving out the unedited model
+        else:  # at the last checkpoint that has it, without the unedited model
             values = {name: (value, at) for name in names for value, at in [last.last(run.id, name)] if at}
         found += [(run.id, row, quantity, value, edits) for quantity, (value, edits) in values.items()]
     return pd.DataFrame(found, columns=["run", "row", "quantity", "value", "edits"])
 
 
 def row_of_run(number: int, run: RunInfo) -> str:
-    """The row of a table that a run stands in."""
+    """The row of a table that a run belongs to."""
     if number in OVERFITTING:
         base, _, remedy = run.method.partition("+")
         return run.method if remedy == "norm" else base
@@ -244,14 +244,15 @@ def _settings(run: RunInfo) -> dict[str, tuple[float, int]]:
 
 
 def agreement(number: int, paper: pd.DataFrame, here: pd.DataFrame) -> list[tuple[str, int, int]]:
-    """How many comparisons come out here as they were published, for each of the paper's models.
+    """How many comparisons come out here as published, for each of the paper's models.
 
-    Of two methods, which has the higher value; in table 1, with or without MPES. Ties on either side do not count.
+    A comparison asks which of two methods has the higher value; in table 1, with or without MPES. Ties on either side
+    do not count.
 
     Args:
         number: of the table.
         paper: as `filtered` gives it.
-        here: as `measured` gives it, of one run a method; of several the first is taken.
+        here: as `measured` gives it, of one run per method; of several the first is taken.
 
     Returns:
         model, comparisons that come out alike, comparisons made.
@@ -278,7 +279,7 @@ def _by_place(frame: pd.DataFrame) -> dict[tuple[str, str], float]:
 
 
 def _comparisons(number: int, places: Mapping[tuple[str, str], float]) -> list[tuple[tuple, tuple]]:
-    """Pairs of places whose order means something."""
+    """Pairs of places whose order is meaningful."""
     if number in SETTINGS:
         return []
     if number in OVERFITTING:
@@ -300,14 +301,14 @@ def without_counterpart(number: int, rows: Sequence[str], runs: Sequence[RunInfo
     told = []
     if number in OVERFITTING:
         told.append(
-            "p of edited facts is not quite the same thing on both sides: here it is read when the optimisation stops, "
+            "p of edited facts is not quite the same on both sides: here it is read when the optimisation stops, "
             "before the matrices are changed."
         )
         if runs and "original_fact_prob" not in set(here["quantity"]):
             told.append("p of known facts was not measured for these runs' models.")
     if number in ZSRE_SCORES:
         told.append(
-            "Nothing here stands against this table: zsRE's scores count tokens of the answer, and runs here are "
+            "Nothing here compares with this table: zsRE's scores count tokens of the answer, and runs here are "
             "scored as CounterFact's are, by which of two answers is more probable."
         )
         return told
@@ -319,12 +320,12 @@ def without_counterpart(number: int, rows: Sequence[str], runs: Sequence[RunInfo
         told.append(f"Not among the runs here: {', '.join(missing)}.")
     others = sorted({run.method for run in runs if row_of_run(number, run) not in rows})
     if others:
-        told.append(f"Measured here and not in this table as shown: {', '.join(others)}.")
+        told.append(f"Measured here, but not in this table as shown: {', '.join(others)}.")
     return told
 
 
 def shown_value(quantity: str, value: float, is_ours: bool) -> str:
-    """A figure for people: published ones with the digits they were printed with."""
+    """A figure as text: published ones with the digits they were printed with."""
     if is_ours and not QUANTITIES[quantity].is_setting:
         return f"{value:,.{QUANTITIES[quantity].digits}f}"
     return f"{value:,.10g}"

@@ -1,4 +1,4 @@
-"""What pages read of runs, cached by how far each run has come: a page that is drawn again reads nothing twice."""
+"""What pages read of runs, cached by each run's progress: a page that is drawn again reads nothing twice."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LONGEST_NAME = 28
 
 
 def all_runs(search: str = "") -> list[RunInfo]:
-    """The store's own runs, the newest first, and behind them the recorded ones, the longest first.
+    """The store's own runs, the newest first, then the recorded ones, the longest first.
 
     Args:
         search: as for `RunStore.runs`.
@@ -46,11 +46,11 @@ def version(run: RunInfo) -> tuple[object, ...]:
 
 
 def read(name: str, runs: Sequence[RunInfo]) -> pd.DataFrame:
-    """A series of some runs, as `encore_core.runs.series` has it. Shared between visitors: not to be changed.
+    """A series of some runs, as `encore_core.runs.series` has it. Shared between visitors: do not change it.
 
     Args:
         name: from `series.ALL`.
-        runs: their rows stand below each other in this order; column `run` holds plain texts.
+        runs: their rows follow each other in this order; column `run` holds plain strings.
     """
     return _joined([_series(str(_folder(run)), run.recorded, name, version(run)) for run in runs])
 
@@ -59,28 +59,28 @@ def scores(runs: Sequence[RunInfo], subset: str) -> pd.DataFrame:
     """Scores of a subset, perplexity and the like, and the largest growth of an edited matrix, in one frame.
 
     Returns:
-        run, edits, metric, value; metrics as in `runs_view.MEASURES`.
+        run, edits, metric, value; metrics as in `run_words.MEASURES`.
     """
     return _joined([_scores(str(_folder(run)), run.recorded, version(run), run.layers, subset) for run in runs])
 
 
 def seconds_of_edits(run: RunInfo) -> float | None:
-    """Seconds an edit took, the median of the batches: a machine that was paused or busy for some does not count.
+    """Seconds per edit, the median over batches, so that a machine paused or busy for some of them does not count.
 
-    Of more batches than a series has points, that of stretches of them. None as long as no batch has been done.
+    With more batches than a series has points, the median over stretches of them. None until a batch has been done.
     """
-    # Batches come without checkpoints, too.
+    # A batch can end without a checkpoint.
     return _seconds(str(_folder(run)), run.recorded, (*version(run), run.done))
 
 
 def csv(name: str, runs: Sequence[RunInfo]) -> bytes:
-    """Every row of a series of some runs as CSV, harmless in a spreadsheet."""
+    """Every row of a series of some runs as CSV, safe in a spreadsheet."""
     frames = [series.every_row(store_of(run), name, [run.id]).astype({"run": str}) for run in runs]
     return series.as_csv(_joined(frames))
 
 
 def lines(runs: Sequence[RunInfo]) -> list[Line]:
-    """Runs as charts draw them; names tell apart those of one method."""
+    """Runs as charts draw them; names distinguish those of one method."""
     seen: dict[str, int] = {}
     methods = [run.method for run in runs]
     found = []
@@ -110,7 +110,7 @@ def known_measures(frame: pd.DataFrame) -> list[Measure]:
 
 @st.cache_resource(show_spinner=False, max_entries=KEPT_FRAMES)
 def _series(folder: str, recorded: bool, name: str, key: tuple[object, ...]) -> pd.DataFrame:
-    # cache_resource hands out the object itself, without a copy; nobody here changes it.
+    # cache_resource returns the object itself, not a copy; nothing here changes it.
     frame = series.ALL[name](RunStore(folder, read_only=recorded), [str(key[0])])
     return frame.astype({"run": str})
 

@@ -1,4 +1,4 @@
-"""Runs in words: what the pages call them, how they stand, and which belong together. Knows no streamlit."""
+"""Runs in words: their names on the pages, their state, and which belong together. Knows no streamlit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from encore_core.runs import RunInfo
 
 MAIN_METHODS = ("MEMIT", "AlphaEdit", "EMMET", "ENCORE")
 MOST_COMPARED = 4
-COSTLY = "cost"  # why a part was left out, see `encore_core.runs.measuring`
+COSTLY = "cost"  # the reason that a part was left out, see `encore_core.runs.measuring`
 
 STATUS = {
     "queued": ("○", "queued", ""),
@@ -24,7 +24,7 @@ STATUS = {
 """Status → symbol, word, tone."""
 
 RECORDED_MARK = "◆ recorded"
-"""In place of the status of a run that comes with the program."""
+"""Shown instead of the status of a run that comes with the program."""
 
 PHASES = {
     "loading": "loading the model",
@@ -38,7 +38,7 @@ PHASES = {
 """Phase of a worker, or of a batch → what it does."""
 
 EDITING = ("targets", "keys", "update")
-"""Phases of an edit; saving and measuring are none."""
+"""Phases of an edit; saving and measuring are not."""
 
 SUBSETS = {
     "sample": "all edited so far (a sample)",
@@ -54,9 +54,9 @@ class Measure:
 
     Attributes:
         name: as in the store.
-        title, about: for people.
-        best: "high", "low", "one" for what is nearest to 1, or "" where neither is better.
-        digits: behind the decimal point.
+        title, about: for readers.
+        best: "high", "low", "one" for nearest to 1, or "" where neither is better.
+        digits: after the decimal point.
         series: table of the store: "scores", "measures", "downstream" or "norms".
     """
 
@@ -82,11 +82,11 @@ MEASURES = (
     ),
 )
 STRIP = ("edit_score", "paraphrase_score", "neighborhood_score", "perplexity")
-"""What is drawn over edits, side by side."""
+"""The measures drawn over edits, side by side."""
 
 
 def status_line(run: RunInfo) -> str:
-    """How a run stands, in a few words with a symbol."""
+    """The state of a run, in a few words with a symbol."""
     if run.recorded:
         return RECORDED_MARK
     symbol, word, _ = STATUS[run.status]
@@ -97,7 +97,7 @@ def status_line(run: RunInfo) -> str:
 
 
 def doing(run: RunInfo) -> str:
-    """What a running run does at this moment; empty for others."""
+    """What a run is doing right now; empty unless it is running."""
     if run.status != "running":
         return ""
     detail = run.detail
@@ -115,12 +115,12 @@ def doing(run: RunInfo) -> str:
 
 
 def seconds_an_edit(seconds: float) -> str:
-    """Seconds of an edit, or of a phase of it, with a digit more where a fast machine needs it."""
+    """Seconds per edit, or of one of its phases, with one more digit where a fast machine needs it."""
     return f"{seconds:.2f}" if seconds >= 0.1 else f"{seconds:.3f}"
 
 
 def label(run: RunInfo) -> str:
-    """A run's name for a list: method, edits, what it is called, how it ended unless well, id."""
+    """A run's name for a list: method, edits, its own name, its status unless done, id."""
     stopped = run.status not in ("done", "queued", "running")
     parts = [run.method, f"{f'{run.done:,} of ' if stopped else ''}{run.n_edits:,} edits"]
     parts += [] if _is_plain(run) else [run.name]
@@ -129,12 +129,12 @@ def label(run: RunInfo) -> str:
 
 
 def named(run: RunInfo) -> str:
-    """A run's name for a table that says the rest in other columns: method, what it is called, id."""
+    """A run's name for a table with the rest in other columns: method, its own name, id."""
     return " · ".join([run.method, *([] if _is_plain(run) else [run.name]), run.id])
 
 
 def _is_plain(run: RunInfo) -> bool:
-    """Whether nobody has given the run a name of its own."""
+    """Whether the run has no name of its own."""
     return run.name == f"{run.method}, {run.n_edits} edits"
 
 
@@ -155,7 +155,7 @@ def belongs(run: RunInfo) -> tuple[object, ...]:
 
 
 def newest_comparison(runs: Sequence[RunInfo]) -> list[RunInfo]:
-    """The newest finished runs that belong together, one a method, in the methods' order; else what has begun.
+    """The newest finished runs that belong together, one per method, in the methods' order; else those begun.
 
     Args:
         runs: the newest first.
@@ -172,7 +172,7 @@ def newest_comparison(runs: Sequence[RunInfo]) -> list[RunInfo]:
 
 
 def together_with(run: RunInfo, runs: Sequence[RunInfo]) -> list[RunInfo]:
-    """A run and the newest ones that belong to it, one a method, in the methods' order.
+    """A run and the newest ones that belong to it, one per method, in the methods' order.
 
     Args:
         run: one of them.
@@ -187,7 +187,7 @@ def together_with(run: RunInfo, runs: Sequence[RunInfo]) -> list[RunInfo]:
 
 
 def in_order(runs: Sequence[RunInfo]) -> list[RunInfo]:
-    """Runs in the order of their methods, ENCORE last, ablations behind it."""
+    """Runs in the order of their methods: ENCORE after the other main ones, then ablations."""
     place = {method: number for number, method in enumerate(MAIN_METHODS)}
     return sorted(runs, key=lambda run: (place.get(run.method, len(place)), run.method, run.created))
 
@@ -196,21 +196,21 @@ def left_out(told: Sequence[str]) -> list[str]:
     """What was not measured, one line for each part and reason.
 
     Args:
-        told: of each checkpoint, what `series.checkpoints` has as left_out.
+        told: for each checkpoint, `left_out` from `series.checkpoints`.
     """
     counts: dict[tuple[str, str], int] = {}
     for text in told:
         for part, reason in json.loads(text).items():
             counts[part, reason] = counts.get((part, reason), 0) + 1
     return [
-        f"{part}: left out at {count} of {len(told)} checkpoints, "
-        + ("for measuring would have gone beyond its cap." if reason == COSTLY else f"for {reason}")
+        f"{part}: left out at {count} of {len(told)} checkpoints"
+        + (", because measuring would have exceeded its cap." if reason == COSTLY else f": {reason}")
         for (part, reason), count in counts.items()
     ]
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds for people: "42 s", "3 min 20 s", "2 h 05 min", "1 d 4 h"."""
+    """Seconds as text: "42 s", "3 min 20 s", "2 h 05 min", "1 d 4 h"."""
     if seconds is None:
         return "–"
     if seconds < 10:
@@ -227,7 +227,7 @@ def duration(seconds: float | None) -> str:
 
 
 def size(n_bytes: float) -> str:
-    """Bytes for people, in decimal units: "840 MB", "2.4 GB"."""
+    """Bytes as text, in decimal units: "840 MB", "2.4 GB"."""
     for unit in ("kB", "MB", "GB"):
         n_bytes /= 1000
         if n_bytes < 1000:
@@ -236,7 +236,7 @@ def size(n_bytes: float) -> str:
 
 
 def moment(at: float | None) -> str:
-    """A time of the clock, with the day unless it is today's; "–" for never."""
+    """A time of day, with the date unless it is today; "–" for never."""
     if at is None:
         return "–"
     then = time.localtime(at)

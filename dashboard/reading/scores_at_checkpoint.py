@@ -1,4 +1,4 @@
-"""What runs had measured at a checkpoint, looked up in a frame of scores. Knows no streamlit."""
+"""What runs measured up to a checkpoint, looked up in a frame of scores. Knows no streamlit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 
 class AtCheckpoints:
-    """Values of a frame by run, metric and edits, sorted once: looked up in the frame, each would take milliseconds.
+    """Values of a frame by run, metric and edits, sorted once: a look-up in the frame would take milliseconds each.
 
     Args:
         frame: columns run, edits, metric, value.
@@ -21,7 +21,7 @@ class AtCheckpoints:
         self._rows = there.groupby([there["run"].astype(str), there["metric"].astype(str)], sort=False).indices
 
     def last(self, run: str, metric: str, at: float = math.inf) -> tuple[float | None, int | None]:
-        """A value at the last checkpoint of a run that is not behind `at`, and which one that is.
+        """The value at a run's last checkpoint up to `at`, and that checkpoint; (None, None) where there is none.
 
         Args:
             run: id.

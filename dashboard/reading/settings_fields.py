@@ -1,4 +1,4 @@
-"""The settings of a method as fields: what they are called, what they mean, how they are typed."""
+"""The settings of a method as fields: their labels, their meaning, how they are typed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Setting:
 
     Attributes:
         name: as in `methods.Settings`.
-        label, about: for people.
+        label, about: for readers.
         step: of the field's arrows; None for text.
     """
 
@@ -25,7 +25,7 @@ class Setting:
 
 SETTINGS = (
     Setting("layers", "Edited layers", "Blocks whose MLP output matrix is changed, e.g. 6-10 or 6,7,8.", None),
-    Setting("lambda_p", "λp, preservation", "How strongly what the matrix did before is kept.", 100.0),
+    Setting("lambda_p", "λp, preservation", "How strongly the matrix keeps what it did before.", 100.0),
     Setting("lambda_n", "λn, norm constraint", "How strongly the matrix is kept from growing.", 5.0),
     Setting("epsilon", "ε, slack", "EMMET's slack for batches of more than one fact.", 0.05),
     Setting("null_threshold", "Null-space threshold", "AlphaEdit: eigenvalues of C0 below it count as unused.", 0.01),
@@ -37,10 +37,10 @@ SETTINGS = (
         1,
     ),
     Setting("steps", "Steps at most", "Optimisation steps for the target of each fact.", 1),
-    Setting("lr", "Learning rate", "Of the optimisation of targets.", 0.1),
+    Setting("lr", "Learning rate", "For the optimisation of targets.", 0.1),
     Setting("clamp", "Clamp", "Longest change of the hidden state, as a share of its length.", 0.05),
     Setting("weight_decay", "Weight decay", "Pull of the change towards zero.", 0.1),
-    Setting("kl_factor", "KL factor", "How strongly what is said about the subject in general is kept.", 0.0125),
+    Setting("kl_factor", "KL factor", "How strongly general statements about the subject are kept.", 0.0125),
     Setting("statistics_tokens", "Tokens for C0", "Length of the general text behind C0.", 1000),
 )
 
@@ -67,7 +67,7 @@ def layers_text(layers: tuple[int, ...]) -> str:
 
 
 def as_text(settings: Settings, name: str) -> str:
-    """A setting's value on a model as text: in a table, or for an empty field to show."""
+    """A setting's value on a model as text: in a table, or shown in an empty field."""
     value = getattr(settings, name)
     if name == "layers":
         return layers_text(value)

@@ -1,6 +1,6 @@
-"""What the Start page says: the ways in, which recorded runs it opens with, and the sentence that they come to.
+"""What the Start page says: the ways in, which recorded runs it opens with, and the sentence that sums them up.
 
-Two draw it: the page, and `first_look` while the page is on its way. Knows no streamlit.
+The page draws it, and so does `first_look` while the page is loading. Knows no streamlit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Way:
     """A way in.
 
     Attributes:
-        title, about: for people.
+        title, about: for readers.
         page: name of the page that it leads to.
         icon: beside the title.
         with_runs: whether the page opens with the longest runs.
@@ -52,7 +52,7 @@ WAYS = (
     ),
     Way(
         "Read the method",
-        "What was published, beside what was measured here; the update rule stands below.",
+        "Published figures beside those measured here; the update rule is below.",
         "paper",
         ":material/article:",
     ),
@@ -60,7 +60,7 @@ WAYS = (
 
 
 def recorded_groups() -> list[list[RunInfo]]:
-    """The main methods' recorded runs, in the methods' order; those of as many edits on one kind of device together.
+    """The main methods' recorded runs, in the methods' order; grouped by number of edits and kind of device.
 
     Raises:
         InputError: when the store cannot be read.
@@ -74,12 +74,12 @@ def recorded_groups() -> list[list[RunInfo]]:
 
 
 def broadest(groups: Sequence[list[RunInfo]]) -> list[RunInfo]:
-    """The recorded runs of most methods, and among such the longest; none where none are recorded."""
+    """The group of recorded runs with the most methods, and of those the longest; empty where none are recorded."""
     return max(groups, key=lambda runs: (len(runs), runs[0].done), default=[])
 
 
 def longest(groups: Sequence[list[RunInfo]], otherwise: list[RunInfo]) -> list[RunInfo]:
-    """The recorded runs of two methods or more that went furthest, in which a collapse shows most."""
+    """The group of recorded runs of two methods or more that went furthest; a collapse shows most in it."""
     several = [runs for runs in groups if len(runs) > 1]
     return max(several, key=lambda runs: min(run.done for run in runs)) if several else otherwise
 
@@ -89,7 +89,7 @@ def growth_at_end(norms: pd.DataFrame, runs: Sequence[RunInfo]) -> tuple[int, li
 
     Args:
         norms: columns run, edits, layer, ratio.
-        runs: those to tell about.
+        runs: which.
 
     Returns:
         edits; method and growth, the largest first. 0 edits and nothing where the runs have no checkpoint in common.
@@ -123,5 +123,5 @@ def answer(norms: pd.DataFrame, runs: Sequence[RunInfo]) -> str:
 
 
 def of_edited_layers(norms: pd.DataFrame, runs: Sequence[RunInfo]) -> pd.DataFrame:
-    """The rows of layers that some of the runs edit, which are those that the page draws."""
+    """The rows of layers that at least one run edits; the page draws these."""
     return norms[norms["layer"].isin({layer for run in runs for layer in run.layers})]

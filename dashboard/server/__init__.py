@@ -1,1 +1,1 @@
-"""What one server owes many visitors: the line for a device, limits, and the headers of its answers."""
+"""What a server needs for many visitors: the line for a device, limits, and the headers of its answers."""

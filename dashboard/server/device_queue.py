@@ -1,11 +1,10 @@
-"""A fair line for a device: who asked first goes first, and those who wait are told where they stand.
+"""A fair line for a device: first come, first served, and those who wait are told their place.
 
-A `DeviceQueue` takes the place of the lock of every model on its device (`EditableModel.lock`), so nothing can run a
-model past it. A turn lasts for one batch of edits, or for the readings that a page asks for together; whoever wants
-another turn stands at the end of the line again. So a visitor with ten batches holds up one with a single edit by one
-batch at the most. Threads that wait do so in the order in which they came, and are told of their place through the
-function that `tell_waiting` was given; when that raises, as Streamlit's functions do in the thread of a visitor who has
-left or has clicked on something else, the place is given up.
+A `DeviceQueue` replaces the lock of every model on its device (`EditableModel.lock`), so nothing can run a model past
+it. A turn lasts for one batch of edits, or for the readings that a page asks for together; for another turn a thread
+goes to the end of the line. So a visitor with ten batches delays one with a single edit by one batch at most. Threads
+wait in the order in which they came. The function given to `tell_waiting` is told their place; when it raises, as
+Streamlit's functions do in the thread of a visitor who has left or clicked on something else, the place is given up.
 """
 
 from __future__ import annotations
@@ -22,19 +21,19 @@ from encore_core.runtime import return_freed_memory
 
 READ, EDIT = "reading", "edit"
 TOLD_SECONDS = 0.5
-"""How often those who wait are told where they stand."""
+"""Seconds between two reports to those who wait."""
 
 _WEIGHT = 0.3
-"""How much the newest turn counts in what a turn of its kind is expected to take."""
+"""Weight of the newest turn in the expected time of its kind."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where somebody stands who waits.
+    """The place of somebody who waits.
 
     Attributes:
-        number: 1 for whoever is next.
-        seconds: until the turn comes, as far as turns like those before it were ever measured; None otherwise.
+        number: 1 for the next one.
+        seconds: expected until the turn comes; None while a kind of turn before it has not been measured.
         waited: seconds so far.
     """
 
@@ -49,7 +48,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Turn:
-    """A turn as others may see it: `kind` of work, and `seconds` that it has run, or waited."""
+    """A turn as others may see it: `kind` of work, and `seconds` it has run, or waited."""
 
     kind: str
     seconds: float
@@ -57,13 +56,13 @@ class Turn:
 
 @dataclass(frozen=True)
 class QueueState:
-    """What goes on at a device.
+    """The state of a device.
 
     Attributes:
         running: whose turn it is; None when the device is free.
         waiting: those in line, in order.
         finished: turns so far.
-        expected: kind → seconds that a unit of such work is expected to take (a fact, or a page's readings).
+        expected: kind → expected seconds per unit of such work (a fact, or a page's readings).
     """
 
     running: Turn | None
@@ -87,25 +86,25 @@ _work: ContextVar[tuple[str, int]] = ContextVar("what a turn is for", default=(R
 
 
 def tell_waiting(tell: Teller | None) -> None:
-    """From now on, whenever this thread waits for a device, tell it where it stands, twice a second.
+    """From now on, whenever this thread waits for a device, report its place twice a second.
 
     Args:
-        tell: given the place, and None when the turn has come; whatever it raises gives the place up. None to be told
-            nothing.
+        tell: gets the place, and None when the turn has come; if it raises, the place is given up. None for no
+            reports.
     """
     _teller.set(tell)
 
 
 @contextmanager
 def work(kind: str, units: int = 1) -> Iterator[None]:
-    """Say what the turns are for that this thread takes in the block, so that others can be told how long they take.
+    """Declare what this thread's turns in the block are for, so that others can be told how long they take.
 
-    After edits the memory that they used goes back to the system: every visitor's script runs in threads of its own,
-    and the C allocator would keep for each thread what it freed last.
+    After edits, the memory that they used is returned to the system: every visitor's script runs in its own threads,
+    and the C allocator would keep each thread's last freed memory.
 
     Args:
         kind: `READ` or `EDIT`.
-        units: how much of it a turn is, such as the facts of a batch.
+        units: the size of a turn, such as the number of facts of a batch.
     """
     before = _work.set((kind, max(1, units)))
     try:
@@ -117,7 +116,7 @@ def work(kind: str, units: int = 1) -> Iterator[None]:
 
 
 class DeviceQueue:
-    """A reentrant lock that is passed on in the order in which it was asked for. Used by `with`, as a lock is."""
+    """A reentrant lock that is passed on in the order of the requests. Used with `with`, like a lock."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -158,7 +157,7 @@ class DeviceQueue:
             self._finish()
 
     def state(self) -> QueueState:
-        """What goes on, without a word on who it is."""
+        """The state of the device, without names."""
         now = time.monotonic()
         with self._changed:
             running = self._running
@@ -172,17 +171,17 @@ class DeviceQueue:
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _mine(self) -> bool:
-        # Without the condition: nobody but this thread can make this true or false.
+        # Needs no condition: only this thread can make this true or false.
         running = self._running
         return running is not None and running.thread == threading.get_ident()
 
     def _wait(self, ticket: _Ticket, seconds: float | None) -> bool:
-        """Whether it is the ticket's turn, at the latest after so many seconds."""
+        """Whether it is the ticket's turn, after waiting for at most `seconds`."""
         with self._changed:
             return self._changed.wait_for(lambda: self._running is ticket, seconds)
 
     def _place(self, ticket: _Ticket) -> Place | None:
-        """None when its turn has come meanwhile."""
+        """The place of a ticket; None when its turn has come meanwhile."""
         now = time.monotonic()
         with self._changed:
             if ticket not in self._line:
@@ -200,7 +199,7 @@ class DeviceQueue:
         return None if expected is None else expected * ticket.units
 
     def _pass_on(self) -> None:
-        """Give the device to whoever is next, if it is free. The caller holds the condition."""
+        """Give the device to the next in line, if it is free. The caller holds the condition."""
         if self._running is None and self._line:
             self._running, self._depth = self._line.popleft(), 1
             self._running.since = time.monotonic()

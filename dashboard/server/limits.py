@@ -1,7 +1,7 @@
-"""What one visitor may take of a server that many use: limits from one file, checked where things begin.
+"""What one visitor may take of a shared server: limits from one file, checked where work begins.
 
 The file is `encore.toml` in the folder of the program, or the one that ENCORE_CONFIG names; what it leaves out is as in
-`Limits`. Widgets may show a limit beforehand, but what holds is what is asked here, on the server.
+`Limits`. Widgets may show a limit beforehand, but only the check here, on the server, counts.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from encore_core.resources import LIMITS
 
 FILE = LIMITS
 CODE_LENGTH = 6
-"""Fewest characters of an access code: a shorter one is guessed."""
+"""Fewest characters of an access code: a shorter one could be guessed."""
 
 
 @dataclass(frozen=True)
 class VisitorLimits:
-    """Of one visitor, but for `visitors`. All are whole numbers from 1; see `encore.toml` for what they mean."""
+    """Per visitor, except `visitors`. All are whole numbers from 1; `encore.toml` explains them."""
 
     visitors: int = 200
     edits: int = 10_000
@@ -41,13 +41,13 @@ class VisitorLimits:
 
 @dataclass(frozen=True)
 class RunLimits:
-    """Of runs.
+    """Limits of runs.
 
     Attributes:
         edits: of one run.
         queued: runs that wait or run at a time.
-        access_code: asked for before a run is started; "" for none. It stands in the file as it is: whoever can read
-            the file may start runs anyway, and a code that a class is told would not be kept by a digest.
+        access_code: asked for before a run is started; "" for none. The file holds it in plain text: those who can read
+            the file may start runs anyway, and a digest would not protect a code that a whole class knows.
         machine_files: whether visitors may name files of this machine: "yes", "no" or "loopback".
     """
 
@@ -69,11 +69,11 @@ class Limits:
 
 
 def limits() -> Limits:
-    """The limits as the file says now.
+    """The limits that the file gives now.
 
     Raises:
-        InputError: when the file cannot be read, or something in it cannot be used. A server with limits that nobody
-            can read must not go on without any.
+        InputError: when the file cannot be read, or something in it cannot be used. A server whose limits
+            cannot be read must not run without any.
     """
     named = os.environ.get("ENCORE_CONFIG")
     file = Path(named).expanduser() if named else FILE
@@ -130,7 +130,7 @@ def _check(file: str, section: str, key: str, value: Any, usual: Any) -> None:
     what, place = f"{file}: {key}", f"in [{section}]"
     if key == "access_code":
         if not isinstance(value, str) or 0 < len(value.strip()) < CODE_LENGTH or value != value.strip():
-            # The code itself is nobody's business, so it is not in the message.
+            # The code is secret, so it is not in the message.
             raise InputError(
                 f"{what} {place} must be a text of at least {CODE_LENGTH} characters without blanks around it, "
                 'or "" for none.'
@@ -169,7 +169,7 @@ def check_text(what: str, text: str) -> None:
 
 
 def check_fact(fact: Fact) -> None:
-    """Whether a fact is short enough, and has not too many prompts.
+    """Whether a fact is short enough and does not have too many prompts.
 
     Raises:
         InputError: naming what is too much.
@@ -206,7 +206,7 @@ def check_edits(facts: Sequence[Fact], batch_size: int, n_edits: int) -> None:
 
     Args:
         facts: all of them.
-        batch_size: so many at a time.
+        batch_size: how many at a time.
         n_edits: on the visitor's model already.
 
     Raises:
@@ -217,7 +217,7 @@ def check_edits(facts: Sequence[Fact], batch_size: int, n_edits: int) -> None:
         raise InputError(f"{len(facts):,} facts at once; this server takes up to {most.facts:,}. Give fewer.")
     largest = min(batch_size, len(facts))
     if largest > most.batch:
-        raise InputError(f"{largest:,} facts a batch; this server takes up to {most.batch:,}. Make batches smaller.")
+        raise InputError(f"{largest:,} facts per batch; this server takes up to {most.batch:,}. Make batches smaller.")
     if n_edits + len(facts) > most.edits:
         raise InputError(
             f"{n_edits:,} edits are on your model, and {len(facts):,} more go beyond this server's limit of "
@@ -231,7 +231,7 @@ def check_runs(n_edits: Sequence[int], n_active: int) -> None:
     """Whether runs may be queued.
 
     Args:
-        n_edits: of each.
+        n_edits: of each run.
         n_active: runs that wait or run already.
 
     Raises:
@@ -249,12 +249,12 @@ def check_runs(n_edits: Sequence[int], n_active: int) -> None:
 
 
 def needs_code() -> bool:
-    """Whether a run is started only by those who know the access code."""
+    """Whether starting a run needs the access code."""
     return bool(limits().runs.access_code)
 
 
 def is_code(text: str) -> bool:
-    """Whether a text is the access code. Takes as long for a wrong one as for the right one."""
+    """Whether a text is the access code. A wrong one takes as long as the right one."""
     given, wanted = text.strip().encode("utf-8", "surrogatepass"), limits().runs.access_code.encode()
     return hmac.compare_digest(given, wanted)
 

@@ -17,16 +17,16 @@ FIRST_LOOK = ASSETS / "first_look" / "script.js"
 
 
 def inline_scripts(page: Path) -> list[str]:
-    """Digests of the scripts that stand in the page, Streamlit's and ours, as a content security policy names them."""
+    """Digests of the page's inline scripts, Streamlit's and ours, as a content security policy names them."""
     found = re.findall(r"<script>(.*?)</script>", page.read_text(encoding="utf-8"), re.DOTALL)
     found.append(FIRST_LOOK.read_text(encoding="utf-8"))
     return [f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in found]
 
 
 def content_security_policy() -> str:
-    """Nothing is loaded from anywhere else, no text becomes a script, and only this server's own pages frame it.
+    """Nothing is loaded from other servers, no text becomes a script, and only this server's own pages frame it.
 
-    Streamlit brings the scripts of components as blobs; it and Plotly write styles into the page.
+    Streamlit loads the scripts of components as blobs; it and Plotly write styles into the page.
     """
     own_page = Path(st.__file__).parent / "static" / "index.html"
     rules = {

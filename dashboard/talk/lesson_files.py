@@ -1,6 +1,6 @@
 """A lesson plan as HTML files to print: the plan for the lecturer, and the answer sheet for students.
 
-Each is one file that needs nothing else. Whatever the plan says is escaped. Knows no streamlit.
+Each is one file that needs nothing else. All text of the plan is escaped. Knows no streamlit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ section {{ break-inside: avoid; }} code {{ font-size: .9em; overflow-wrap: anywh
 
 
 def plan(lesson: Lesson) -> bytes:
-    """The lecturer's plan: every step with its minutes, then the tasks, then what would be right."""
+    """The lecturer's plan: every step with its minutes, then the tasks, then the answers."""
     parts = [_head(lesson, "Lesson plan")]
     for number, (step, start) in enumerate(zip(lesson.steps, lesson.starts(), strict=False), start=1):
         parts.append(_step(number, step, start))
@@ -57,7 +57,7 @@ def _step(number: int, step: LessonStep, start: float) -> str:
         ("Say", step.say),
         ("Ask", step.ask),
         ("Press", ", then ".join(step.press)),
-        ("To be seen", step.watch),
+        ("Look for", step.watch),
     )
     told = "".join(f"<p><b>{name}:</b> {_text(text)}</p>" for name, text in rows if text)
     span = f"minute {start:g} to {start + step.minutes:g}"

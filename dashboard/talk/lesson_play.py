@@ -37,19 +37,19 @@ def known() -> dict[str, Lesson]:
 
 
 def begin(key: str, place: int = 0) -> None:
-    """Give a lesson, from a step on; the clock starts, and so does the loading of the model, lest the class wait."""
+    """Start a lesson at a step, the clock, and the loading of the model, so that the class need not wait."""
     st.session_state[PLAYED], st.session_state[STARTED] = key, time.time()
     models.usual_model()
     go(place)
 
 
 def go(place: int) -> None:
-    """To a step of the lesson that is being given."""
+    """Go to a step of the lesson that is being given."""
     st.session_state[PLACE] = place
 
 
 def end() -> None:
-    """Give no lesson any more."""
+    """End the lesson."""
     for key in (PLAYED, PLACE, STARTED):
         st.session_state.pop(key, None)
 
@@ -64,9 +64,9 @@ def played() -> tuple[str, Lesson, int] | None:
 
 
 def read_address() -> None:
-    """Go on with the lesson that the address names, unless it is what was written there before; nonsense is left out.
+    """Go on with the lesson that the address names, unless we wrote it there; invalid values are ignored.
 
-    So a page that is loaded anew is still in the lesson. Its edits are gone: they live as long as the page does.
+    So a reloaded page is still in the lesson. Its edits are gone: they live only as long as the page.
     """
     asked = st.query_params.get(ADDRESSED, "")
     key, _, step = asked.rpartition(".")
@@ -76,7 +76,7 @@ def read_address() -> None:
 
 
 def addressed() -> dict[str, str]:
-    """What every address says of it. A plan of one's own is in this session alone, so no address could name it."""
+    """What every address says of the lesson; nothing of a visitor's own plan, which exists in this session alone."""
     now = played()
     return {} if now is None or now[0] in st.session_state.get(OWN, {}) else {ADDRESSED: f"{now[0]}.{now[2] + 1}"}
 
@@ -87,7 +87,7 @@ def open_step(step: LessonStep) -> None:
 
 
 def pace(lesson: Lesson, place: int, seconds: float) -> str:
-    """How the time compares with the plan.
+    """The time so far, and how it compares with the plan unless it is on time.
 
     Args:
         lesson: the plan.
@@ -97,12 +97,10 @@ def pace(lesson: Lesson, place: int, seconds: float) -> str:
     starts = lesson.starts()
     low, high = 60 * starts[place], 60 * starts[place + 1]
     if seconds > high:
-        told = f"{duration(seconds - high)} behind the plan"
-    elif seconds < low:
-        told = f"{duration(low - seconds)} ahead of the plan"
-    else:
-        told = "in time"
-    return f"{duration(seconds)} so far, {told}"
+        return f"{duration(seconds)}, {duration(seconds - high)} behind the plan"
+    if seconds < low:
+        return f"{duration(seconds)}, {duration(low - seconds)} ahead of the plan"
+    return duration(seconds)
 
 
 @st.fragment(run_every=CLOCK_SECONDS)
@@ -117,7 +115,7 @@ def clock() -> None:
 
 
 def bar() -> None:
-    """In the sidebar: where the lesson stands, and on to the next step; nothing when no lesson is given."""
+    """In the sidebar: the step of the lesson, and buttons to move on; nothing when no lesson is given."""
     now = played()
     if now is None:
         return
@@ -138,8 +136,8 @@ def bar() -> None:
 
 
 def notes(step: LessonStep) -> None:
-    """What to say, to ask and to press, and what is to be seen."""
-    rows = (("Say", step.say), ("Ask", step.ask), ("Press", ", then ".join(step.press)), ("To be seen", step.watch))
+    """What to say, to ask and to press, and what to look for."""
+    rows = (("Say", step.say), ("Ask", step.ask), ("Press", ", then ".join(step.press)), ("Look for", step.watch))
     st.html(
         '<dl class="es-notes">'
         + "".join(

@@ -1,8 +1,8 @@
 """Lesson plans: what a lecturer says, asks, opens and shows, read from TOML files and checked. Knows no streamlit.
 
 TOML because a lecturer writes it in any editor: texts of several lines without escapes, comments, and an error has a
-line number; Python reads it without another package, and nothing in it can be run. `assets/lessons/README.md` tells
-lecturers what stands where. Texts are plain text: whoever shows them escapes them.
+line number; Python reads it without another package, and nothing in it can be run. `assets/lessons/README.md`
+explains the fields to lecturers. Texts are plain text: the code that shows them escapes them.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ class LessonStep:
 
     Attributes:
         title: its name.
-        minutes: that it takes.
+        minutes: how long it takes.
         say: what to say.
         ask: what to ask the class before anything is pressed; may be empty.
         view: the page that it opens.
         press: buttons to press there, in order.
-        watch: what is to be seen then; may be empty.
-        see: texts that stand on the page then, word for word.
+        watch: what to look for then; may be empty.
+        see: texts that the page shows then, word for word.
     """
 
     title: str
@@ -84,7 +84,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Question:
-    """A question on the answer sheet: how many lines it has for the answer, and what would be right (may be empty)."""
+    """A question on the answer sheet: how many lines it has for the answer, and the right answer (may be empty)."""
 
     text: str
     lines: int
@@ -110,7 +110,7 @@ class Lesson:
     source: str
 
     def starts(self) -> list[float]:
-        """Minute in which each step begins by the plan, and the one in which the last one ends."""
+        """The planned minute at which each step begins, and the one at which the last step ends."""
         found = [0.0]
         for step in self.steps:
             found.append(found[-1] + step.minutes)
@@ -230,13 +230,13 @@ def view_of(link: str) -> View:
         close = difflib.get_close_matches(page, pages(), n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"pages: {', '.join(pages())}."
         raise InputError(f"leads to the page {quoted(page)}, which there is none of; {hint}")
-    # Streamlit keeps names that begin so for itself.
+    # Streamlit reserves names that begin like this.
     state = {name: tuple(values) for name, values in query.items() if not name.startswith("embed")}
     return View(page, state)
 
 
 class _Table:
-    """A table of the file that is read field by field; every refusal says where it stands."""
+    """A table of the file that is read field by field; every refusal says where the problem is."""
 
     def __init__(self, values: Mapping[str, Any], where: str):
         self.values, self.where = values, where

@@ -17,7 +17,7 @@ class Step:
         short: in the list of steps.
         title: its heading.
         text: paragraphs.
-        equations: LaTeX, one a line.
+        equations: LaTeX, one per line.
         symbols: what the symbols stand for.
     """
 
@@ -46,7 +46,7 @@ STEPS = (
             r"k = \tfrac12\Big(k_{\mathrm{plain}} + \tfrac15\textstyle\sum_{c=1}^{5} k_c\Big)",
         ),
         "ℓ: layer · a: what attention writes · h: the residual stream after the layer · k for an edit: at the "
-        "subject's last token, of the plain prompt and its mean behind five sampled prefixes c.",
+        "subject's last token, of the plain prompt and its mean after five sampled prefixes c.",
     ),
     Step(
         "target",
@@ -55,7 +55,7 @@ STEPS = (
         (
             "Which value would make the model say the new answer? That is found by gradient descent, before any matrix "
             "is touched: a vector δ is added to the hidden state at the subject's last token, in the last layer that "
-            "will be edited, and turned until the answer becomes probable.",
+            "will be edited, and adjusted until the answer becomes probable.",
             "Two penalties hold it back: what the model says about the subject in general must stay (the KL term), and "
             "δ must stay short (weight decay, and a clamp on its length). The state found, z = h + δ, is the target.",
         ),
@@ -65,7 +65,7 @@ STEPS = (
             r" + \omega\,\frac{\lVert\delta\rVert}{\lVert h\rVert^2}",
             r"z = h + \delta",
         ),
-        "y: the new answer · c: the prompt, plain and behind five sampled prefixes · KL: at the subject in “{subject} "
+        "y: the new answer · c: the prompt, plain and after five sampled prefixes · KL: at the subject in “{subject} "
         "is a” · β: KL factor · ω: weight decay · after every step ‖δ‖ is cut to a set share of ‖h‖.",
     ),
     Step(
@@ -73,8 +73,8 @@ STEPS = (
         "The update",
         "The least-squares update",
         (
-            "Now W is changed so that the keys K of a batch of facts give what is missing to their targets, the "
-            "residuals R, while whatever else the matrix does is disturbed as little as possible. That is a "
+            "Now W is changed so that the keys K of a batch of facts also give the residuals R, what is missing to "
+            "their targets, while everything else the matrix does is disturbed as little as possible. That is a "
             "least-squares problem, and its solution is one formula.",
             "The residual is spread: the first of m edited layers takes 1/m of what is missing, the next one 1/(m−1) "
             "of what is missing then, and the last one all that is left.",
@@ -83,7 +83,7 @@ STEPS = (
             r"\Delta = R\,\big(S + K^{\top} P K\big)^{-1} K^{\top} P \qquad W \leftarrow W + \Delta",
             r"R = \frac{z - h}{m - j} \qquad P = (\lambda_p C_0 + \lambda_n I)^{-1}",
         ),
-        "K: keys of the batch, one column a fact · R: residuals · S: slack, I for all methods but EMMET (εI) · P: "
+        "K: keys of the batch, one column per fact · R: residuals · S: slack, I for all methods but EMMET (εI) · P: "
         "inverse of everything to be preserved · C₀: mean of k kᵀ over general text · j: layers done so far.",
     ),
     Step(
@@ -93,7 +93,7 @@ STEPS = (
         (
             "The next batch starts from the matrix that the last one left. The keys of facts edited before join what "
             "is to be preserved: P becomes smaller in their directions, by the same formula as in recursive least "
-            "squares, so that nothing has to be solved anew.",
+            "squares, so that nothing has to be solved again.",
             "Every method preserves earlier edits in this way here. What differs is where P begins and how far targets "
             "are pushed, and that decides how fast the matrices grow.",
         ),
@@ -110,8 +110,8 @@ STEPS = (
             "vectors, so a growing share of the residual stream comes from the few edited layers. The paper calls "
             "this importance hacking: edited facts win because the edited layers outvote the rest.",
             "The price is paid elsewhere. What the other layers know is drowned out: neighbours of edited facts go "
-            "wrong, text becomes less probable, and facts that were edited first can be forgotten. How much of it has "
-            "happened in the runs below, their figures say.",
+            "wrong, text becomes less probable, and facts that were edited first can be forgotten. The figures below "
+            "show how much of it has happened in these runs.",
         ),
         (
             r"\mathrm{share}_s = \operatorname*{mean}_{\mathrm{tokens}}"
@@ -127,7 +127,7 @@ STEPS = (
         (
             "Without a reason to stop, the search for a target goes on until the answer is nearly certain. No fact "
             "that the model learned by itself is held with such certainty: the edited fact is overfitted, and its "
-            "target lies further away than it had to.",
+            "target lies further away than necessary.",
             "Most-Probable Early Stopping ends the search as soon as every token of the answer is the most probable "
             "one in every context, plus a few extra steps. Targets lie nearer, R is smaller, and so is Δ.",
         ),

@@ -1,8 +1,8 @@
 """Presenting: large type, no sidebar, a bar with keys for next, previous, play and the covered answer.
 
-What the bar moves through: the steps of the lesson that is being given; else those of the Learn page; else the pages in
-their order. Play moves the slider over edits of the page that has one. Whether somebody presents stands in every
-address, so a slide deck's link opens the page as the lecturer had it.
+The bar moves through the steps of the lesson that is being given, or else through the pages in their order, with the
+Learn page step by step. Play moves a page's slider over edits. Every address says whether one presents, so a slide
+deck's link opens the page as the lecturer had it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PLAYED, _PLAYING, _NEXT, _REVEALED = "played over", "playing since", "played to
 _BEGUN, _MOVE = "presenting has just begun", "presenter's way asked for"
 
 Way = Callable[[], None] | None
-"""Goes to what lies before or after; None where nothing does."""
+"""Goes to the previous or next place; None where there is none."""
 
 _FOCUS = """
 export default function ({ data }) {
@@ -48,18 +48,18 @@ export default function ({ data }) {
 
 
 def begin() -> None:
-    """Present from here on. The page Lessons has the lecturer's notes, so its lesson's step is opened instead."""
+    """Start to present. The page Lessons shows the lecturer's notes, so the lesson's step is opened instead."""
     st.session_state[ON] = st.session_state[_BEGUN] = True
 
 
 def leave() -> None:
-    """Present no more; predictions end with it."""
+    """Stop presenting; this ends predictions, too."""
     for key in (ON, PREDICT, _PLAYING, _NEXT, _REVEALED):
         st.session_state.pop(key, None)
 
 
 def read_address() -> None:
-    """Switch on what the address asks for, unless it is what was written there before: a lecturer's link was opened."""
+    """Switch on what the address asks for, unless we wrote it there ourselves."""
     for name, key in ADDRESSED.items():
         if st.query_params.get(name) == "1" != links.said_everywhere(name):
             st.session_state[key] = True
@@ -86,20 +86,20 @@ def covers(place: str, answer: object) -> bool:
     """Whether an answer stays covered: predictions are asked for, and this answer has not been shown yet.
 
     Args:
-        place: where it stands.
-        answer: tells it from others that come to stand there.
+        place: where it is shown.
+        answer: distinguishes it from other answers shown there.
     """
     return is_predicting() and st.session_state.get(_REVEALED, {}).get(place) != answer
 
 
 def cover(place: str, answer: object, question: str, choices: Sequence[str]) -> None:
-    """What stands in the place of a covered answer: the question that the class votes on by show of hands.
+    """Show, in place of a covered answer, the question that the class votes on by show of hands.
 
     Args:
         place: as for `covers`.
         answer: as for `covers`.
         question: what to vote on.
-        choices: for what.
+        choices: what to vote for.
     """
     with st.container(border=True, key="covered"):
         _put_to_the_vote(question, choices)
@@ -133,11 +133,11 @@ def _reveal(place: str, answer: object) -> None:
 
 
 def plays_over(key: str, checkpoints: Sequence[int]) -> bool:
-    """Offer a slider to the play button. To be called before the slider is made, which may be moved by it.
+    """Offer a slider to the play button. Call it before the slider is made, because it may move it.
 
     Args:
         key: of the slider's value in the session.
-        checkpoints: where it can stand, in order.
+        checkpoints: its positions, in order.
 
     Returns:
         whether it has been moved.
@@ -151,7 +151,7 @@ def plays_over(key: str, checkpoints: Sequence[int]) -> bool:
 
 
 def _play() -> None:
-    """Go on from where the slider stands, and from the first checkpoint when it stands at the last one."""
+    """Go on from where the slider is, and from the first checkpoint when it is at the last one."""
     key, checkpoints = st.session_state[_PLAYED]
     st.session_state[_PLAYING] = time.monotonic()
     if st.session_state.get(key) == checkpoints[-1]:
@@ -180,7 +180,7 @@ def _go_on_playing() -> None:
 
 
 def ready(pages: Sequence[Any], page: Any) -> None:
-    """Before a page runs: on to what was asked for; nothing can be played until a page says so; the look.
+    """Before a page runs: move on if that was asked for, offer nothing to play until a page does, and set the style.
 
     Args:
         pages: all pages in order, as of `st.Page`.
@@ -201,7 +201,7 @@ def ready(pages: Sequence[Any], page: Any) -> None:
 
 
 def bar(pages: Sequence[Any], page: Any) -> None:
-    """Below the page: where one is, and what moves it.
+    """Below the page: the current place, and buttons to move.
 
     Args:
         pages: all pages in order, as of `st.Page`.
@@ -211,7 +211,7 @@ def bar(pages: Sequence[Any], page: Any) -> None:
         return
     words, before, after = _way(pages, page)
     with st.container(key="presenter", horizontal=True, vertical_alignment="center"):
-        # Noted, and done before the page runs that is being left.
+        # Noted, and done before the page that is being left runs again.
         st.button("Previous", key="present_back", icon=":material/arrow_back:", shortcut="PageUp",
                   disabled=before is None, on_click=_move, args=(-1,))  # fmt: skip
         st.html(widgets.rich('<p class="es-where">{words}</p>', words=words))
@@ -222,7 +222,7 @@ def bar(pages: Sequence[Any], page: Any) -> None:
             _go_on_playing()
         elif len(st.session_state.get(_PLAYED, (None, ()))[1]) > 1:
             st.button("Play", key="present_play", icon=":material/play_arrow:", shortcut="P", on_click=_play)
-        # No switch: a field that has the focus would take the keys.
+        # Not a toggle: a field that has the focus would take the keys.
         st.button("Predict first", key="present_predict", on_click=_switch_predictions,
                   icon=":material/check_box:" if is_predicting() else ":material/check_box_outline_blank:")  # fmt: skip
         reset_everything.offer("present_reset", "Reset")
@@ -232,7 +232,7 @@ def bar(pages: Sequence[Any], page: Any) -> None:
 
 @cache
 def _focus():
-    """Gives the page the focus when another one is shown, so that arrow keys scroll it and no button takes a key."""
+    """Gives a newly shown page the focus, so that arrow keys scroll it and no button takes a key."""
     return st.components.v2.component("encore_studio.focus", html="<span></span>", js=_FOCUS)
 
 
@@ -241,7 +241,7 @@ def _move(by: int) -> None:
 
 
 def _way(pages: Sequence[Any], page: Any) -> tuple[str, Way, Way]:
-    """Where one is in words, and what lies before and after: a step of a lesson or of the Learn page, or a page."""
+    """The current place in words, and the ones before and after: a step of a lesson or of the Learn page, or a page."""
     lesson = lesson_play.played()
     if lesson is not None:
         _, plan, place = lesson

@@ -1,4 +1,4 @@
-"""Reset everything: whatever a visitor has done in this browser session is taken back, and it is said what that was."""
+"""Reset everything: take back what a visitor has done in this browser session, and say what that was."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SAID = "what the reset did"
 
 
 def offer(key: str, words: str = "Reset everything", width: Literal["content", "stretch"] = "content") -> None:
-    """The button. It leads to the page that the app opens with: fields that stay on the screen keep what is in them.
+    """The button. It leads to the opening page, because fields that stay on the screen would keep what is in them.
 
     Args:
         key: of the button.
-        words: on what opens to show it, lest one hit it by mistake.
-        width: of what opens.
+        words: on the popover that holds it, so that nobody hits it by mistake.
+        width: of the popover.
     """
     with st.popover(words, icon=":material/restart_alt:", key=f"offer {key}", width=width):
         st.html("<p>Takes your edits back, ends the lesson and the tour, and forgets what was typed and picked.</p>")
@@ -42,8 +42,8 @@ def say() -> None:
 def everything() -> None:
     """Take back the visitor's edits and empty the session.
 
-    It cannot fail: a visitor that cannot be put back to the beginning is dropped, and enters anew. The model that is
-    loaded stays, and so do runs, which belong to everybody.
+    It cannot fail: a visitor that cannot be reset is dropped, and enters again. The loaded model stays, and so do runs,
+    which belong to everybody.
     """
     visitor: Visitor | None = st.session_state.get("visitor")
     lesson, on_tour = bool(st.session_state.get(lesson_play.PLAYED)), tour.place() is not None
@@ -71,6 +71,6 @@ def _renewed(visitor: Visitor) -> tuple[int, bool]:
         n_edits = visitor.session.n_edits
         visitor.renew()
     except Exception:
-        log.exception("a visitor could not be reset and enters anew")
+        log.exception("a visitor could not be reset and enters again")
         return 0, False
     return n_edits, True

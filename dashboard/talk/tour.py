@@ -1,7 +1,7 @@
-"""A guided tour of the app, in a card above the page: it can be left, and taken up again where it was left.
+"""A guided tour of the app, in a card above the page; it can be left and resumed.
 
-It is written as a lesson plan is, in `assets/tour.toml`. Which step one is at stands in every address, so the tour goes
-on after the page has been loaded anew, and a link to it can be kept.
+It is written like a lesson plan, in `assets/tour.toml`. Every address holds the current step, so the tour goes on after
+a reload, and a link to it can be kept.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def plan() -> Lesson:
 
 
 def place() -> int | None:
-    """The step one is at, from 0; None when nobody is on the tour."""
+    """The current step, from 0; None when the visitor is not on the tour."""
     return st.session_state[_PLACE] if st.session_state.get(_ON) else None
 
 
 def read_address() -> None:
-    """Take the tour at the step that the address asks for, unless it is the one that was written there before."""
+    """Take the tour at the step that the address asks for, unless we wrote it there."""
     asked = st.query_params.get(ADDRESSED, "")
     if asked == links.said_everywhere(ADDRESSED) or not (asked.isdecimal() and len(asked) < 4):
         return
@@ -48,13 +48,13 @@ def read_address() -> None:
 
 
 def addressed() -> dict[str, str]:
-    """What every address says of it."""
+    """What every address says of the tour."""
     here = place()
     return {} if here is None else {ADDRESSED: str(here + 1)}
 
 
 def offer() -> None:
-    """The button that begins the tour, or goes on with it; nothing while one is on it."""
+    """The button that begins the tour, or goes on with it; nothing during the tour."""
     if place() is not None:
         return
     left_at = st.session_state.get(_PLACE, 0)
@@ -64,7 +64,7 @@ def offer() -> None:
 
 
 def leave() -> None:
-    """Off the tour. The step is kept, but for the last one, after which it begins anew."""
+    """Leave the tour. The step is kept, except for the last one, after which the tour begins again."""
     st.session_state[_ON] = False
     if st.session_state[_PLACE] + 1 == len(plan().steps):
         st.session_state[_PLACE] = 0
@@ -77,7 +77,7 @@ def open_at(to: int) -> None:
 
 
 def card(page: Any) -> None:
-    """Above the page: what is to be seen on it, and on to the next step; nothing when one is not on the tour.
+    """Above the page: what to see on it, and buttons to move; nothing when the visitor is not on the tour.
 
     Args:
         page: the one that is shown.

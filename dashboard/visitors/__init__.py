@@ -2,8 +2,8 @@
 
 model_loading    a model being loaded, for everybody who waits for it
 models           the models of this server, each loaded once
-visitor          one visitor: edits, what is being done, what is looked at
-applying_edits   applying the batches that a visitor has lined up
+visitor          one visitor: edits, the work at hand, what is shown
+applying_edits   applying a visitor's batches
 messages         what a visitor is told about an action
 browser_session  the visitor of this browser session
 widget_state     what widgets keep in the session state

@@ -1,6 +1,6 @@
 """What this session may do: start runs once it has given the access code, and name files where that is allowed.
 
-Asked where things begin, by whoever begins them. The field that asks for the code is in `elements.access_code`.
+Checked by the code that starts such work. The field that asks for the code is in `elements.access_code`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ GIVEN = "access code given"  # in the session state, which never leaves the serv
 
 
 def may_start() -> bool:
-    """Whether this session may start runs. One that gave the code may not any more when the code has changed.
+    """Whether this session may start runs. A session that gave the code loses this when the code changes.
 
     Raises:
         InputError: when the limits cannot be read.
@@ -29,7 +29,7 @@ def may_start() -> bool:
 
 
 def check_start() -> None:
-    """Whether this session may start runs, and other work that goes on for long.
+    """Check that this session may start runs and other long work.
 
     Raises:
         InputError: when it has not given the access code.
@@ -39,11 +39,11 @@ def check_start() -> None:
 
 
 def check_runs(store: RunStore, n_edits: list[int]) -> None:
-    """Whether this session may queue runs.
+    """Check that this session may queue runs.
 
     Args:
         store: where they would go.
-        n_edits: of each.
+        n_edits: of each run.
 
     Raises:
         InputError: without the access code, and when they go beyond a limit.
@@ -53,10 +53,10 @@ def check_runs(store: RunStore, n_edits: list[int]) -> None:
 
 
 def check_files(what: str) -> None:
-    """Whether visitors may name files and folders of this machine.
+    """Check that visitors may name files and folders of this machine.
 
     Args:
-        what: is to be named, for the message.
+        what: the thing to be named, for the message.
 
     Raises:
         InputError: when they may not.
@@ -64,12 +64,12 @@ def check_files(what: str) -> None:
     if not limits.may_name_files(st.get_option("server.address")):
         raise InputError(
             f"{what} cannot be named here: this server serves other machines and takes no names of its own files. "
-            "Whoever runs it can allow that, with machine_files in encore.toml."
+            "Its operator can allow that, with machine_files in encore.toml."
         )
 
 
 def check_model(name: str) -> None:
-    """Whether a model may be loaded by this name: one that is known, or from the hub; a folder as far as allowed.
+    """Check that a model may be loaded by this name: one that is known, or from the hub; a folder only if allowed.
 
     Raises:
         InputError: for a folder where folders may not be named.
@@ -82,5 +82,5 @@ def check_model(name: str) -> None:
 
 
 def _is_path(name: str) -> bool:
-    """Whether a name is of a folder rather than of the hub, where names are one or two words, and a revision."""
+    """Whether a name is a folder and not a hub id, which is one or two words and an optional revision."""
     return re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(@\w[\w./+-]*)?", name) is None or os.path.lexists(name)

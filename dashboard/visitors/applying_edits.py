@@ -1,4 +1,4 @@
-"""Applying the batches that a visitor has lined up, and the words for where that stands."""
+"""Applying a visitor's batches, and the words for the progress and the outcome."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from encore_core.methods import Settings
 
 @dataclass
 class Job:
-    """Batches that are being applied; what a rerun of the page interrupts is taken up again by the next run.
+    """Batches that are being applied; if a rerun of the page interrupts them, the next run resumes.
 
     Attributes:
         batches: all of them.
-        known: what happens to facts that the model says already, as in `EditSession.edit`.
+        known: what to do with facts that the model already says, as in `EditSession.edit`.
         at: index of the batch to apply next.
         n_edited: facts edited so far.
-        notices: what the user should know when all is done.
+        notices: for the user, when all is done.
     """
 
     batches: list[list[Fact]]
@@ -36,7 +36,7 @@ class Job:
 
 
 class Dropped(Exception):
-    """The batches that a script applies are no longer wanted: they were stopped, or others are in their place."""
+    """The batches that a script applies are no longer wanted: they were stopped, or replaced by others."""
 
 
 def apply(
@@ -47,12 +47,12 @@ def apply(
     is_wanted: Callable[[], bool],
     edits_changed: Callable[[], None],
 ) -> BatchReport:
-    """Apply the batches of a job that are left, each as a turn of its own at the device.
+    """Apply the remaining batches of a job, each as a separate turn at the device.
 
     Args:
-        job: what is lined up; it is kept up to date while batches are applied.
+        job: the batches; it is updated while they are applied.
         session: takes the edits.
-        show: told the words and the share for a progress bar.
+        show: gets the words and the share for a progress bar.
         is_wanted: whether the visitor still wants this job.
         edits_changed: called when a batch has been applied.
 
@@ -60,13 +60,13 @@ def apply(
         the report of the last batch.
 
     Raises:
-        Dropped: when the job is not wanted any more.
+        Dropped: when the job is no longer wanted.
         InputError: when a batch cannot be edited.
     """
     n_batches = len(job.batches)
 
     def go_on(progress: EditProgress) -> None:
-        # Stopping interrupts the script as a rule; one that has missed it must not go on behind the visitor's back.
+        # Stopping usually interrupts the script; one that missed it must not go on unnoticed.
         if not is_wanted():
             raise Dropped
         show(*_progress(progress, job.at + 1, n_batches, session.settings))
@@ -79,7 +79,7 @@ def apply(
         batch, number = job.batches[job.at], job.at + 1
         with device_queue.work(device_queue.EDIT, len(batch)):
             report = session.edit(batch, known=job.known, on_progress=go_on)
-        # No call to Streamlit between these lines: a rerun could otherwise apply the batch twice.
+        # Do not call Streamlit between these lines: a rerun could apply the batch twice.
         job.at = number
         job.n_edited += sum(1 for item in report.edited if item.target)
         job.notices += report.notices
@@ -102,7 +102,7 @@ def _progress(p: EditProgress, number: int, n_batches: int, settings: Settings) 
 
 
 def done_message(job: Job, last: BatchReport) -> Message:
-    """What is said when all batches are on the model; `last` is the report of the last one."""
+    """The message when all batches are on the model; `last` is the report of the last one."""
     notices = " ".join(job.notices[:3]) + (f" … and {len(job.notices) - 3} more." if len(job.notices) > 3 else "")
     if not job.n_edited:
         return Message("warning", f"Nothing was edited. {notices}".strip())
@@ -117,7 +117,7 @@ def done_message(job: Job, last: BatchReport) -> Message:
 
 
 def refused_message(job: Job, error: InputError) -> Message:
-    """What is said when a batch cannot be edited: which one, why, and what is on the model."""
+    """The message when a batch cannot be edited: which one, why, and what is on the model."""
     n_batches = len(job.batches)
     where = f"Batch {job.at + 1} of {n_batches}: " if n_batches > 1 else ""
     so_far = f" The {job.at} batches before it are on the model." if job.at else ""
@@ -125,5 +125,5 @@ def refused_message(job: Job, error: InputError) -> Message:
 
 
 def stopped_message(n_batches: int) -> Message:
-    """What is said when the visitor has stopped a job after some of its batches."""
+    """The message when the visitor has stopped a job after some of its batches."""
     return Message("info", f"Stopped. Batches applied before that: {n_batches}.")

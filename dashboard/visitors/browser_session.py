@@ -15,7 +15,7 @@ def visitor(show: Callable[[str, float], None]) -> Visitor:
     """This browser session's `Visitor`, made on its first run.
 
     Args:
-        show: told how the loading of the model gets on.
+        show: gets the progress of loading the model.
 
     Raises:
         InputError: when the model cannot be loaded.
@@ -31,5 +31,5 @@ def visitor(show: Callable[[str, float], None]) -> Visitor:
 
 
 def current() -> Visitor:
-    """The visitor of a page: the frame has made it before any page runs."""
+    """The visitor of a page; the frame makes it before any page that uses a model runs."""
     return st.session_state["visitor"]

@@ -1,4 +1,4 @@
-"""A model being loaded, on a thread of its own: a visitor who leaves does not stop it for those who wait."""
+"""A model being loaded, on its own thread: a visitor who leaves does not stop it for the others."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ log = logging.getLogger(__name__)
 
 DEFAULT_METHOD = "ENCORE"
 EXPECTED_PARTS = 6
-"""Of getting a model ready: unpacking, loading and looking through it, its statistics, prefixes, and the check of the
+"""Parts of getting a model ready: unpacking, loading and inspecting it, its statistics, prefixes, and the check of the
 fast pass."""
 
 
 class Loading:
-    """A model being loaded, or loaded: where it stands, for everybody who waits for it.
+    """A model being loaded, or loaded: its progress, for everybody who waits for it.
 
     Attributes:
-        what, share: what is being done, and how much of it, from 0 to 1.
+        what, share: what is being done, and the share of it done, from 0 to 1.
         lm: the model once it is there. Its lock is the line for its device.
         before: readings of the model as loaded, shared by all visitors.
         error: one line on why it could not be loaded.
@@ -46,7 +46,7 @@ class Loading:
         try:
             lm = load_model(name, device, dtype, progress=self._tell)
             lm.lock = self._queue_of(str(lm.device))
-            # The statistics belong to getting ready: the first edit is then as fast as any other.
+            # Prepare the statistics now, so that the first edit is as fast as any other.
             EditSession(lm, DEFAULT_METHOD).prepare(self._tell)
             self.before = Readings(lambda: _pristine(lm))
             self.lm = lm
@@ -59,8 +59,8 @@ class Loading:
             self.done.set()
 
     def _tell(self, what: str, share: float) -> None:
-        """What is being done, and a bar that never goes back, whatever the parts of it say of themselves."""
-        # Behind a colon stands how far a part is.
+        """Update the words and a bar that never goes back, whatever progress the parts report."""
+        # After a colon comes the progress of a part.
         if what.partition(":")[0] != self.what.partition(":")[0]:
             self._parts += 1
             self._from = self.share
@@ -69,7 +69,7 @@ class Loading:
         self.share = max(self.share, self._from + left * share / max(2, EXPECTED_PARTS - self._parts))
 
     def wait(self, show: Callable[[str, float], None]) -> None:
-        """Return when it is done; meanwhile tell where it stands a few times a second."""
+        """Return when it is done; meanwhile report the progress a few times a second."""
         while not self.done.wait(0.2):
             show(self.what, self.share)
 

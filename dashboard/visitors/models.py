@@ -16,14 +16,14 @@ from dashboard.visitors.visitor import Visitor
 
 DEFAULT_MODEL = "smollm2-135m"
 KEPT_MODELS = 2
-"""Loaded models that the server keeps for the next visitor, beside those in use."""
+"""Loaded models that the server keeps for the next visitor, besides those in use."""
 
 
 class Models:
     """The models of this server, each loaded once, and who uses them.
 
     Attributes:
-        visitors: those there are. Held weakly: a visitor ends with the session in which it is.
+        visitors: all there are. Held weakly: a visitor ends with its session.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Models:
             return dict(self._queues)
 
     def loadings(self) -> list[Loading]:
-        """Models that are loaded, or being loaded, those included that only visitors hold any more."""
+        """Models that are loaded or being loaded, including those that only visitors still hold."""
         with self._lock:
             kept = list(self._loadings.values())
         return list(dict.fromkeys([*kept, *(visitor.loading for visitor in list(self.visitors))]))
@@ -61,7 +61,7 @@ class Models:
             return newcomer
 
     def get(self, name: str, device: str = "auto", dtype: str = "auto") -> Loading:
-        """The loading of a model, begun now if it was not before. One that failed is tried again."""
+        """The loading of a model, started now if it was not before. A failed one is tried again."""
         key = (name, device, dtype)
         with self._lock:
             known = self._loadings.get(key)
@@ -81,5 +81,5 @@ def models() -> Models:
 
 
 def usual_model() -> Loading:
-    """The loading of the model that visitors begin with, begun now if it was not before."""
+    """The loading of the model that visitors begin with, started now if it was not before."""
     return models().get(os.environ.get("ENCORE_MODEL") or DEFAULT_MODEL)

@@ -1,4 +1,4 @@
-"""One visitor: the edits on the model, what is being done, and what is looked at.
+"""One visitor: the edits on the model, the work at hand, and what is shown.
 
 The edits live in an `EditSession`; nobody else's script ever sees it.
 """
@@ -28,15 +28,15 @@ log = logging.getLogger(__name__)
 
 
 class Visitor:
-    """One browser session: its edits, what is being done, and what it looks at.
+    """One browser session: its edits, the work at hand, and what it shows.
 
     Attributes:
         loading: the model it uses.
         session: its edits of that model.
         job: the batches being applied, if any.
         message: the outcome of the last action.
-        asked: what a button has asked for and the page has not done yet.
-        left_line: whether it does not want to wait for the device; whatever would make it wait is then refused.
+        asked: what a button has asked for and the page has still to do.
+        left_line: whether it refuses to wait for the device; work that would make it wait is then refused.
         draft, shown: the fact in the editor when the page last ran, and the fact that the results are about.
     """
 
@@ -51,13 +51,13 @@ class Visitor:
         self.use(loading)
 
     def renew(self) -> None:
-        """Put everything back to how it was when the visitor came; the model stays."""
+        """Reset everything to how it was when the visitor came; the model stays."""
         self.message = self.draft = self.shown = self.asked = None
         self.left_line = False
         self.use(self.loading)
 
     def use(self, loading: Loading) -> None:
-        """Change to a model that has been loaded; edits of the one before are dropped."""
+        """Change to another loaded model; edits on the previous one are dropped."""
         self.loading = loading
         self.start_over(settings_of(loading.lm, DEFAULT_METHOD), seed=0)
 
@@ -83,7 +83,7 @@ class Visitor:
 
     @property
     def edited_facts(self) -> list[Fact]:
-        """Every fact that is on the model, in order, the last edit of each only."""
+        """Every fact that is on the model, in order, only the last edit of each."""
         found: dict[tuple[str, str], Fact] = {}
         for batch in self.session.history:
             for item in batch.report.edited:
@@ -102,11 +102,11 @@ class Visitor:
     # -- actions -------------------------------------------------------------------------------------------------------
 
     def begin(self, facts: Sequence[Fact], batch_size: int, known: Literal["refuse", "skip"]) -> None:
-        """Line facts up for editing.
+        """Queue facts for editing.
 
         Raises:
             InputError: when a batch of them cannot be edited, when they go beyond a limit of this server, or while
-                others are being edited; nothing has been begun then.
+                others are being edited. Nothing is begun then.
         """
         if self.job is not None:
             raise InputError("Your edits before these are still being applied; wait for them, or stop them.")
@@ -116,11 +116,11 @@ class Visitor:
         self.job = Job(batches, known, notices=notices)
 
     def work(self, show: Callable[[str, float], None]) -> None:
-        """Apply what is lined up, telling where it stands. Afterwards there is a message, and no job.
+        """Apply the job, reporting its progress. Afterwards there is a message, and no job.
 
-        Every batch is a turn of its own at the device, and stands in line for it.
+        Every batch is a separate turn at the device, and waits in line for it.
         """
-        # When a browser comes back, its script may begin again before the one before has noticed that it is to end.
+        # When a browser comes back, its script may start again before the previous one has noticed that it must end.
         while not self._at_work.acquire(timeout=device_queue.TOLD_SECONDS):
             show("Finishing what was begun before", 0.0)
         try:
@@ -146,10 +146,10 @@ class Visitor:
                                    "The reason is in the server's log."))  # fmt: skip
 
     def _end(self, job: Job, message: Message) -> bool:
-        """A piece of work is over. When it is no longer the visitor's, neither its job nor what is said is touched.
+        """End a job with a message. If the job is no longer the visitor's, neither job nor message is touched.
 
         Returns:
-            whether it was the visitor's.
+            whether the job was the visitor's.
         """
         if self.job is not job:
             self._correct_count(job)
@@ -158,28 +158,28 @@ class Visitor:
         return True
 
     def _correct_count(self, job: Job) -> None:
-        """A batch may have come to its end after Stop had told how many there were."""
+        """Correct the message of Stop: a batch may have ended after it was counted."""
         if self.message == stopped_message(job.at - 1):
             self.message = stopped_message(job.at)
 
     def cancel(self) -> None:
-        """Stop the batches that are being applied; those that are done stay."""
+        """Stop the job; batches that are done stay."""
         if self.job is not None:
             done = self.job.at
             self.job = None
             self.message = stopped_message(done)
 
     def leave_line(self) -> None:
-        """Stop waiting for the device: edits that wait are dropped, and what a page wants to read is not read."""
+        """Stop waiting for the device: edits that wait are dropped, and pages do not read what they would wait for."""
         self.left_line = True
         self.cancel()
 
     def ask_again(self) -> None:
-        """Stand in line again."""
+        """Join the line again."""
         self.left_line = False
 
     def check_waiting(self, place: Place) -> None:
-        """Whether it still wants to wait; for `device_queue.tell_waiting`.
+        """Check that it still wants to wait; for `device_queue.tell_waiting`.
 
         Raises:
             InputError: when it does not.
@@ -203,7 +203,7 @@ class Visitor:
         self.message = Message("success", f"{what}. {rest}")
 
     def load(self, session: EditSession) -> None:
-        """Take over a session on the visitor's model, with edits that were kept, in place of the one there is.
+        """Replace the session by another one on the visitor's model, with saved edits.
 
         Raises:
             InputError: while edits are being applied.
@@ -233,5 +233,5 @@ class Visitor:
 
 
 def overrides_of(settings: Settings) -> dict[str, Any]:
-    """Settings as overrides. Those equal to the table's values leave them validated, so all can be handed over."""
+    """Settings as overrides. Values equal to the table's leave it validated, so all can be passed on."""
     return {item.name: getattr(settings, item.name) for item in fields(Settings) if item.name in SETTABLE}

@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 
 KEEP: dict[str, Any] = {"persist_state": "session"}
-"""Of a widget: its value is there when the visitor comes back to the page."""
+"""Argument of a widget: its value is still there when the visitor comes back to the page."""
 
 
 def remembered(key: str, value: Any) -> Any:

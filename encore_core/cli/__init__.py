@@ -1,7 +1,7 @@
 """The command `encore`: edit a model, score it, run thousands of edits, list the catalogue.
 
-Exit code 0; 1 when `encore doctor` finds something wrong; 2 with one line on standard error that says what was wrong
-with the input. Results go to standard output or to files; progress goes to standard error.
+Exit code 0; 1 when `encore doctor` finds something wrong; 2 when the input is wrong, with one line on standard
+error that says why. Results go to standard output or to files; progress goes to standard error.
 """
 
 from __future__ import annotations

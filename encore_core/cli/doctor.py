@@ -27,7 +27,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--model", help="check whether this model can be edited here, and at what cost; reads all its files"
     )
     parser.add_argument("--device", metavar="D", help="where it would be loaded (default: the best one present)")
-    parser.add_argument("--dtype", metavar="T", help="in which number format (default float32)")
+    parser.add_argument("--dtype", metavar="T", help="its number format (default float32)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--verbose", action="store_true", help="log what is done")
     parser.set_defaults(command=_doctor)

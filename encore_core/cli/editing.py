@@ -49,14 +49,14 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help=f"facts scored for the model card, before and after, at most (default {SCORED_FACTS}; 0 for none)",
     )  # fmt: skip
     edit.add_argument("--limit", type=positive, metavar="N", help="only the first N facts")
-    edit.add_argument("--batch-size", type=positive, default=100, metavar="B", help="facts a batch (default 100)")
+    edit.add_argument("--batch-size", type=positive, default=100, metavar="B", help="facts per batch (default 100)")
     edit.add_argument("--seed", type=seed, default=0, metavar="S", help="of the sampled prefixes (default 0)")
     edit.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting; repeatable")
     edit.add_argument(
         "--known",
         choices=("skip", "edit", "refuse"),
         default="skip",
-        help="facts that the model says already: skip them with a notice, edit them all the same, or refuse",
+        help="facts that the model already says: skip them with a notice, edit them anyway, or refuse",
     )
     edit.add_argument(
         "--statistics",
@@ -89,7 +89,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _edit(options: argparse.Namespace) -> None:
-    # Everything that can be wrong is looked at before the model is loaded.
+    # Check everything that can be wrong before the model is loaded.
     facts = facts_of(options, options.limit)
     check_batches(facts, options.batch_size)
     find_method(options.method)
@@ -105,13 +105,13 @@ def _edit(options: argparse.Namespace) -> None:
         seed=options.seed,
         settings=settings,
         statistics_text=text_named(options.statistics),
-        # Batches are remembered where they are to be written; without, thousands of edits take no more memory than one.
+        # The history is kept only if it will be written; without it, thousands of edits take no more memory than one.
         keep_history=options.edits_out is not None,
     )
     with Bar("Preparing") as bar:
         session.prepare(bar.share)
     notice(f"Key statistics of {session.statistics}.")
-    # What only the model's tokenizer can tell comes out before the first batch is edited, too.
+    # Problems that only the model's tokenizer can show are also found before the first batch is edited.
     fit = fitting(lm, facts, session.prefixes, options, scored=options.out is not None and options.scored > 0)
     if len(fit) < len(facts):
         check_batches(fit, options.batch_size)
@@ -151,7 +151,7 @@ def _edit_batches(session: EditSession, facts: Sequence[Fact], options: argparse
     """Edit the facts, batch after batch.
 
     Raises:
-        InputError: when the model says all of them already.
+        InputError: when the model already says all of them.
     """
     reports = []
     with Bar("Editing", total=len(facts), unit="fact") as bar:
@@ -236,7 +236,7 @@ def _models(options: argparse.Namespace) -> None:
 
 
 def reads_texts(lm: EditableModel) -> str:
-    """How a model's texts begin, for people."""
+    """How a model's texts begin, in a sentence."""
     if lm.start_text is not None:
         return f"Every text begins with the start token {lm.start_text}, in editing and in scoring."
     return "Nothing is put in front of a text but what the tokenizer puts there."

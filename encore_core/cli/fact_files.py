@@ -55,8 +55,8 @@ def fitting(
     Args:
         lm: the model.
         facts: from `facts_of`.
-        prefixes: of the session; they make prompts longer.
-        options: with --skip-bad, others are left out with a notice.
+        prefixes: the session's sampled ones; they make prompts longer.
+        options: with --skip-bad, the others are left out with a notice.
         scored: whether their paraphrases and neighbours will be run, too.
 
     Raises:

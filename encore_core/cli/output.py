@@ -63,7 +63,7 @@ class Bar:
         self.bar.update(n)
 
     def at(self, n: int, what: str) -> None:
-        """Show how many are done in all, and what is going on."""
+        """Show how many are done in total, and the current activity."""
         self.bar.set_postfix_str(what, refresh=False)
         self.bar.n = n
         self.bar.refresh()

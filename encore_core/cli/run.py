@@ -1,7 +1,7 @@
 """`encore run`: start long runs, or say what they would cost.
 
-A run is done by a worker, a process of its own (see `runs.worker`); what is done here is to submit and to watch. So
-closing the terminal does not end a run. Ctrl-C does: it leaves the run interrupted with its state saved, to be resumed.
+A worker, a separate process (see `runs.worker`), does the run; this command only submits and watches it. So closing the
+terminal does not end a run. Ctrl-C does: it leaves the run interrupted with its state saved, so that it can be resumed.
 """
 
 from __future__ import annotations
@@ -33,21 +33,26 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     run.add_argument("--method", default="ENCORE", metavar="M,…", help=f"one or more of {', '.join(METHODS)}")
     add_facts_options(run, required=True)
     run.add_argument("--edits", type=positive, metavar="N", help="facts to edit (default: all of the file)")
-    run.add_argument("--batch-size", type=positive, default=50, metavar="B", help="facts a batch (default 50)")
+    run.add_argument("--batch-size", type=positive, default=50, metavar="B", help="facts per batch (default 50)")
     run.add_argument(
         "--checkpoint-every", type=positive, metavar="K", help="edits between checkpoints (default: a tenth of the run)"
     )
-    run.add_argument("--name", default="", help="what to call it (default: method and size)")
-    run.add_argument("--order", choices=ORDERS, default="file", help="the first facts of the file, or drawn from all")
+    run.add_argument("--name", default="", help="its name (default: method and size)")
+    run.add_argument("--order", choices=ORDERS, default="file", help="the first facts of the file, or a shuffle of all")
     run.add_argument("--seed", type=seed, default=0, metavar="S", help="of order, prefixes and samples (default 0)")
     run.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="[METHOD:]NAME=VALUE",
-        help="override a setting, of all methods or of one; repeatable",
+        help="override a setting, for all methods or for one; repeatable",
     )
-    run.add_argument("--known", choices=KNOWN, default="edit", help="facts that the model says already (default edit)")
+    run.add_argument(
+        "--known",
+        choices=KNOWN,
+        default="edit",
+        help="what to do with facts that the model already says (default edit)",
+    )
     run.add_argument(
         "--statistics",
         "--statistics-text",
@@ -61,7 +66,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="what is measured, for example sample_facts=100, contributions=false, share_cap=none; repeatable",
+        help="what to measure, for example sample_facts=100, contributions=false, share_cap=none; repeatable",
     )
     run.add_argument("--detach", action="store_true", help="do not wait: the run goes on by itself")
     run.add_argument("--dry-run", action="store_true", help="only say what it would cost")
@@ -95,7 +100,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def plans_of(options: argparse.Namespace) -> list[RunPlan]:
-    """A plan for each method asked for, alike but for the method and its settings."""
+    """A plan for each method asked for; they differ only in the method and its settings."""
     names = [find_method(name).name for name in options.method.split(",")]
     if len(set(names)) < len(names):
         raise InputError(f"--method {quoted(options.method)} names a method twice; name each once.")

@@ -20,7 +20,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     runs = commands.add_parser("runs", help="list, show, resume, cancel, delete and export runs")
     actions = runs.add_subparsers(required=True, metavar="ACTION")
 
-    listing = actions.add_parser("list", help="which runs there are")
+    listing = actions.add_parser("list", help="list the runs")
     listing.add_argument("search", nargs="*", help="words that occur in id, name, tags, method, model or status")
     listing.add_argument("--json", action="store_true", help="print one JSON array")
     listing.set_defaults(command=_list)
@@ -36,7 +36,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     resume.add_argument("--json", action="store_true", help="print one JSON array")
     resume.set_defaults(command=_resume)
 
-    cancel = actions.add_parser("cancel", help="take runs out of the queue, or stop them within a batch")
+    cancel = actions.add_parser("cancel", help="take runs out of the queue, or stop them within the current batch")
     cancel.add_argument("id", nargs="+")
     cancel.set_defaults(command=_cancel)
 
@@ -116,7 +116,7 @@ def _cancel(options: argparse.Namespace) -> None:
     store = RunStore(options.store)
     for run_id in options.id:
         run = store.cancel(run_id)
-        said = "cancelled" if run.ended else "being cancelled; the batch at hand is given up"
+        said = "cancelled" if run.ended else "being cancelled; the current batch is dropped"
         print(f"{run.id} is {said}", file=sys.stderr)
 
 

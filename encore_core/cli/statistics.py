@@ -42,7 +42,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--tokens", type=positive, metavar="N", help="how many tokens of text (default: ten times d_mlp or more)"
     )
     parser.add_argument(
-        "--enough", action="store_true", help="stop when more tokens would change little; --tokens is then the most"
+        "--enough", action="store_true", help="stop when more tokens would change little; --tokens is then the maximum"
     )
     parser.add_argument("--estimate", action="store_true", help="only print what it would cost")
     parser.add_argument(
@@ -51,7 +51,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--layer", type=int, metavar="L", help="of the imported file (default: from its name)")
     parser.add_argument("--list", action="store_true", dest="listing", help="list the statistics of all models")
     parser.add_argument(
-        "--forget", action="store_true", help="let edits of this model use the bundled sample again; deletes nothing"
+        "--forget", action="store_true", help="make edits of this model use the bundled sample again; deletes nothing"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON value")
     parser.set_defaults(command=_statistics)
@@ -176,7 +176,7 @@ def _said(needed: Cost) -> str:
     sampling = f" ({duration(needed.sampling_seconds)} of them sampling text)" if needed.sampling_seconds else ""
     return (
         f"Layers {some_layers(needed.layers)}, at most {needed.tokens:,} tokens: about {duration(needed.seconds)}"
-        f"{sampling}, {gigabytes(needed.memory_bytes)} of memory beside the model, "
+        f"{sampling}, {gigabytes(needed.memory_bytes)} of memory besides the model, "
         f"{gigabytes(needed.disk_bytes)} of disk meanwhile and {gigabytes(needed.kept_bytes)} afterwards."
     )
 

@@ -1,4 +1,4 @@
-"""Watching runs from a terminal: a bar for each, Ctrl-C, workers that do not begin, and how they have ended."""
+"""Watching runs from a terminal: a bar for each, Ctrl-C, workers that do not start, and how runs ended."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from encore_core.runs.store import RunStore
 
 POLL_SECONDS = 0.5
 STARTS = 2
-"""How often a worker is started for a run that nobody takes, before the user is told."""
+"""How often to start a worker for a run that none takes before telling the user."""
 
 
 class Workers:
-    """Starts workers for a queue, and again when one ends before it has taken anything."""
+    """Starts workers for a queue, and restarts one that ends before it has taken a run."""
 
     def __init__(self, store: RunStore):
         self.store = store
@@ -28,13 +28,13 @@ class Workers:
         self.starts: Counter[str] = Counter()
 
     def ensure(self, device: str) -> None:
-        """See to it that a worker serves the device.
+        """Make sure that a worker serves the device.
 
         Raises:
             InputError: when workers have been started and none lives, with what the last one said.
         """
         process = self.processes.get(device)
-        # A worker takes some seconds to begin.
+        # A worker takes some seconds to start.
         if (process is not None and process.poll() is None) or self.store.has_worker(device):
             return
         if self.starts[device] == STARTS:
@@ -48,7 +48,7 @@ class Workers:
 
 
 def watch(store: RunStore, ids: Sequence[str], workers: Workers) -> None:
-    """A bar for each run until all have ended. Ctrl-C interrupts those that have not."""
+    """Show a bar for each run until all have ended. Ctrl-C interrupts the rest."""
     try:
         for run_id in ids:
             _follow(store, run_id, workers)
@@ -70,7 +70,7 @@ def _follow(store: RunStore, run_id: str, workers: Workers) -> None:
 
 
 def activity(run: RunInfo) -> str:
-    """What a run does, in a few words."""
+    """What a run is doing, in a few words."""
     detail = run.detail
     if run.status == "queued":
         return f"place {run.position} in the queue"
@@ -80,7 +80,7 @@ def activity(run: RunInfo) -> str:
     if "step" in detail and detail.get("phase") == "targets":
         words[0] += f", step {detail['step']}"
     if "seconds_per_edit" in detail:
-        words.append(f"{detail['seconds_per_edit']:.2f} s an edit")
+        words.append(f"{detail['seconds_per_edit']:.2f} s per edit")
         words.append(f"{duration(detail['seconds_left'])} left")
     return " · ".join(words)
 
@@ -103,7 +103,7 @@ def _interrupt(store: RunStore, ids: Sequence[str]) -> None:
 
 
 def tell_ends(store: RunStore, ids: Sequence[str]) -> None:
-    """Say which runs ended otherwise than done.
+    """Say which runs ended without being done.
 
     Raises:
         InputError: when one has failed.

@@ -12,5 +12,6 @@ batch_measures, batch_report   what is measured before and after a batch; what i
 session                one person's edits of one model: prepare, edit, undo, save
 session_contents, session_state    what a session holds, replaced as a whole; its state, for continuing elsewhere
 shared_by_sessions     what sessions on one model share: sampled prefixes, initial P
+comparison             the same facts with several methods
 edit_file, edit_file_values   a session's edits as a file
 """

@@ -1,42 +1,44 @@
-"""Long runs: thousands of sequential edits that survive whatever happens to the process, the terminal and the machine.
+"""Long runs: thousands of sequential edits that survive the loss of the process, the terminal or the machine.
 
-What a run is to do:
+What a run will do:
 
     plan            the plan and its fields
     preparing       a plan checked against facts, model and machine: a run that can start
-    fact_order      which facts, in which batches, with which checkpoints; `facts_file` keeps them
+    fact_order      which facts, in which batches, with which checkpoints
+    facts_file      the facts of a run, copied when it is submitted
     key_statistics  which key statistics it uses
     estimate        what it will cost
 
 Where it is kept:
 
     store           runs, their queue and their series, in one SQLite file: `RunStore`, which others use
-    database, schema, rows, folders     the file, its tables, what stands in them, and what lies beside it
-    lookup, queue, labels, worker_liveness, ownership, series_rows     what `RunStore` is asked for, by subject
+    database, schema, rows, folders     the file, its tables, their rows, and the files beside it
+    lookup, queue, labels, worker_liveness, ownership, series_rows     the work of `RunStore`, by subject
 
 How it is done:
 
-    worker          the process that serves a device's queue; `launch` starts it
+    worker, launch  the process that serves a device's queue, and starting it
     model_keeper    its model, kept from one run to the next
-    runner          one run from where it stands to its end; `session_of_run` is what comes before its first batch
-    heartbeat       signs of life, and whether the run is to stop
+    runner          one run from its saved state to its end
+    session_of_run  what comes before its first batch
+    heartbeat       signs of life, and whether the run must stop
     measuring       what is measured at its checkpoints
-    resume_state    what it needs to go on, on disk
+    resume_state    what it needs to resume, on disk
 
-What comes of it:
+What it yields:
 
     series          the series as pandas frames
     compare         what differs between runs that are compared
-    export          what leaves the store
+    export          files made from the store
     recorded        runs that come with the program
 
-How a run is started:
+To start a run:
 
     ready = prepare(RunPlan(method="ENCORE", n_edits=200, batch_size=20))
     [run_id] = (store := RunStore()).submit([ready])
     start_worker(store, ready.plan.device)
 
-and how it is looked at: `store.get(run_id)`, `series.norms(store, [run_id])`.
+and to look at it: `store.get(run_id)`, `series.norms(store, [run_id])`.
 """
 
 from encore_core.runs.launch import start_worker

@@ -1,4 +1,4 @@
-"""Whether runs can be compared: what else than the method differs between them."""
+"""Whether runs can be compared: what differs between them besides the method."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from encore_core.runs.rows import RunInfo
 
 @dataclass(frozen=True)
 class Difference:
-    """Something that a comparison should have in common and does not.
+    """Something that should be the same in a comparison but is not.
 
     Attributes:
         what: "facts", "order", "seed", …
-        values: of each run, in order, as text.
+        values: for each run, in order, as text.
     """
 
     what: str
@@ -26,10 +26,10 @@ class Difference:
 
 
 def differences(runs: Sequence[RunInfo]) -> list[Difference]:
-    """What differs between runs that a fair comparison has in common, the gravest first.
+    """What differs between runs but should be the same in a fair comparison, the gravest first.
 
     Args:
-        runs: two or more; of fewer nothing differs.
+        runs: two or more; with fewer nothing differs.
     """
 
     def planned(run: RunInfo, name: str) -> str:
@@ -38,7 +38,7 @@ def differences(runs: Sequence[RunInfo]) -> list[Difference]:
     loaded = all(run.fingerprint for run in runs)
     # What is compared, and how it is shown.
     compared = (
-        # A model that has not been loaded yet can only be told by its name.
+        # A model that has not been loaded yet is known only by its name.
         ("model", lambda run: run.fingerprint if loaded else run.model, lambda run: _base(run.model)),
         ("facts", lambda run: run.facts_digest, lambda run: f"{run.n_edits} of {_base(planned(run, 'facts'))}"),
         ("order", lambda run: run.order_digest, lambda run: planned(run, "order")),
@@ -56,18 +56,18 @@ def differences(runs: Sequence[RunInfo]) -> list[Difference]:
         if len(set(keys)) < 2:
             continue
         texts = [(shown or key)(run) for run in runs]
-        if len(set(texts)) == 1:  # told apart by content alone
+        if len(set(texts)) == 1:  # only their content differs
             texts = [f"{text} ({value[:8]})" for text, value in zip(texts, keys, strict=True)]
         found.append(Difference(what, tuple(texts)))
-    # Other facts are in another order, of course.
+    # Different facts always have a different order.
     kinds = {entry.what for entry in found}
     return [entry for entry in found if entry.what != "order" or "facts" not in kinds]
 
 
 def _statistics_of(runs: Sequence[RunInfo]) -> Callable[[RunInfo], str]:
-    """By what runs' key statistics are told apart: what they have used; while one has used none, what they asked for.
+    """What distinguishes runs' key statistics: those they used; while one has used none, those they asked for.
 
-    Of layers that all of them edit the content decides; runs without a layer in common are told apart by text and size.
+    For layers that all of them edit, the content decides; runs without a common layer are compared by text and size.
     """
     if not all(run.statistics_used for run in runs):
         return lambda run: run.statistics
@@ -82,5 +82,5 @@ def _statistics_of(runs: Sequence[RunInfo]) -> Callable[[RunInfo], str]:
 
 
 def _base(path: str) -> str:
-    """The last part of a path; folders on somebody's machine say little."""
+    """The last part of a path; the folders above it say little."""
     return path.rstrip("/").rpartition("/")[2] or path

@@ -1,7 +1,7 @@
-"""The database of a folder of runs: opening it, its version, transactions, and what its errors mean to people.
+"""The database of a folder of runs: opening it, its version, transactions, and clear messages for its errors.
 
-What is written in one transaction is there as a whole or not at all, whatever happens to the process. WAL mode lets
-readers read while a worker writes.
+A transaction is written as a whole or not at all, whatever happens to the process. WAL mode lets readers read while a
+worker writes.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ BUSY_SECONDS = 30.0
 
 
 class StoreError(InputError):
-    """The store cannot be read or written: disk full, damaged, locked or of a newer version. One line, as ever."""
+    """The store cannot be read or written: disk full, damaged, locked or of a newer version. One line."""
 
 
 class Database:
-    """The file `runs.sqlite` in a folder of runs. Holds no connection: each use opens one of its own.
+    """The file `runs.sqlite` in a folder of runs. Holds no connection: each use opens its own.
 
     Args:
-        folder: where it lies, absolute; made when it is missing.
-        read_only: look at a database that never changes. It must be there, and no file is made beside it.
+        folder: its folder, absolute; made when it is missing.
+        read_only: open a database that never changes. It must exist, and no file is made beside it.
 
     Raises:
         StoreError: when the folder cannot be written, or holds a damaged store or one of a newer version.
@@ -59,9 +59,9 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection for as long as the block takes."""
+        """A connection for the duration of the block."""
         with self._clear_errors():
-            # Immutable: SQLite then looks for no other files and takes no locks, so the folder may be read-only, too.
+            # Immutable: SQLite then opens no other files and takes no locks, so the folder may be read-only, too.
             uri = f"{self.file.as_uri()}{'?mode=ro&immutable=1' if self.read_only else ''}"
             db = sqlite3.connect(uri, timeout=BUSY_SECONDS, isolation_level=None, uri=True)
             try:
@@ -75,11 +75,11 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction: all of it or nothing."""
+        """A transaction: all or nothing."""
         if self.read_only:
             raise InputError("Recorded runs come with the program and cannot be changed; start a run of your own.")
         with self.reading() as db:
-            # Taken at once: a transaction that first reads and then wants to write could be refused in the middle.
+            # Take the lock at once: a transaction that first reads and then writes could be refused in the middle.
             db.execute("BEGIN IMMEDIATE")
             try:
                 yield db
@@ -115,13 +115,13 @@ class Database:
         except Timeout as error:
             raise StoreError(f"The store {self.file} is being made by another process; try again.") from error
         except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError):
-            raise  # defects of ours
+            raise  # our own defects
         except sqlite3.DatabaseError as error:
             raise StoreError(self._said(error)) from error
 
     def _said(self, error: sqlite3.DatabaseError) -> str:
-        """One line about an error of the database, which is told by its number: texts are the library's own affair."""
-        # The lowest byte is the kind; those above it say more of some kinds.
+        """One line about an error of the database, chosen by its code, because the library may change its texts."""
+        # The lowest byte is the kind; the higher ones refine some kinds.
         code = (getattr(error, "sqlite_errorcode", None) or sqlite3.SQLITE_ERROR) & 0xFF
         if code == sqlite3.SQLITE_FULL:
             return f"The disk of {self.folder} is full; free some space and try again."
@@ -136,7 +136,7 @@ class Database:
 
 @contextmanager
 def lock_errors_told(folder: Path) -> Iterator[None]:
-    """A lock that cannot be taken because its file cannot be written is said; `Timeout` is the caller's to hear."""
+    """Report a lock whose file cannot be written as a `StoreError`; the caller handles `Timeout`."""
     try:
         yield
     except Timeout:
@@ -148,5 +148,5 @@ def lock_errors_told(folder: Path) -> Iterator[None]:
 
 
 def as_json(value: Any) -> str:
-    """A value as it stands in a column."""
+    """A value as it is stored in a column."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False)

@@ -1,11 +1,11 @@
-"""What a run will cost in time, memory and disk, told before it starts.
+"""What a run will cost in time, memory and disk, estimated before it starts.
 
-    calibration = calibrate(lm, prepared)         # a few facts edited and measured for the watch, then thrown away
+    calibration = calibrate(lm, prepared)         # times a few facts edited and measured, then discards them
     cost = estimate(prepared, calibration)
 
-A calibration is kept in the data folder, under everything that it depends on, so it is made once for each model, method
-and machine. Times of a batch are taken to grow in proportion to its facts, which is on the safe side: larger batches
-share more work.
+A calibration is kept in the data folder under a digest of all that it depends on, so it is made once for each model,
+method and machine. The time of a batch is assumed to grow in proportion to its facts, which is on the safe side: larger
+batches share more work.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ log = logging.getLogger(__name__)
 
 CALIBRATION_VERSION = 2
 CALIBRATED_FACTS = 4
-"""Facts edited and scored for the watch."""
+"""Facts edited and scored for the timing."""
 
 CALIBRATED_TOKENS = 256
-"""Tokens of the fixed text that are read for the watch."""
+"""Tokens of the fixed text read for the timing."""
 
 CALIBRATED_SAMPLES = 10
-"""Tokens that are sampled for the watch, behind each prompt."""
+"""Tokens sampled after each prompt for the timing."""
 
 CALIBRATED_TESTS = 2
-"""Tests of each downstream task that are asked for the watch; running the task's examples counts with them."""
+"""Tests of each downstream task for the timing; running the task's examples is included."""
 
 FIXED_TEXT_TOKENS = 2500
-"""About as many as the fixed text has, whatever the tokenizer."""
+"""Approximate length of the fixed text, whatever the tokenizer."""
 
 PROCESS_BYTES = 500_000_000
 """Resident memory of a worker without a model: Python, torch and transformers."""
@@ -67,12 +67,12 @@ class Calibration:
 
     Attributes:
         fact_seconds: to find the target of a fact and read its keys.
-        batch_seconds: to update the layers, once a batch.
+        batch_seconds: to update the layers, once per batch.
         scored_fact_seconds: to score a fact.
         perplexity_seconds, contributions_seconds, entropy_seconds: of these parts of measuring.
-        downstream_test_seconds: of one test of each task; 0 without data.
+        downstream_test_seconds: for one test of each task; 0 without data.
         matrices_bytes: of the edited matrices.
-        preservation_bytes: of P of all edited layers.
+        preservation_bytes: of all edited layers' P.
         sizes: of the model, from which memory follows.
         dtype: of its weights, as torch calls it.
         device_type: "cpu", "cuda" or "mps".
@@ -93,10 +93,10 @@ class Calibration:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Calibration:
-        """As `asdict` has made it.
+        """The calibration from what `asdict` made.
 
         Raises:
-            TypeError, KeyError: when it is of another version of the program.
+            TypeError, KeyError: when another version of the program made it.
         """
         return cls(**values | {"sizes": Sizes(**values["sizes"])})
 
@@ -106,7 +106,7 @@ class Estimate:
     """What a run is expected to cost.
 
     Attributes:
-        seconds: all in all, without loading the model.
+        seconds: in total, without loading the model.
         editing_seconds: of them editing and saving.
         measuring_seconds: of them measuring, the plan's cap taken into account.
         capped: whether the cap will leave parts of some checkpoints out.
@@ -125,14 +125,14 @@ class Estimate:
 
 
 def calibrate(lm: EditableModel, run: PreparedRun, progress: Progress | None = None) -> Calibration:
-    """Time a few facts of a run on its model; at once when it was done before.
+    """Time a few facts of a run on its model; immediate when a calibration is stored.
 
-    The model is left as it was found, whatever edits somebody has in it.
+    The model is left as it was, with whatever edits are in it.
 
     Args:
         lm: the run's model, loaded.
         run: what would be run.
-        progress: told of the phases.
+        progress: gets the phases.
 
     Raises:
         InputError: when the facts or the settings cannot be used.
@@ -254,7 +254,7 @@ def _measure(lm: EditableModel, run: PreparedRun, tell: Progress) -> Calibration
 
 
 def _seconds(take: Callable[[], object]) -> float:
-    """How long something takes; nothing when this model does not take it, because the run will leave it out, too."""
+    """Seconds that something takes; 0 when this model refuses it, because the run will leave it out, too."""
     began = time.perf_counter()
     try:
         take()

@@ -1,4 +1,4 @@
-"""What leaves the store: series as CSV, the settings as JSON, the edits as a file, the edited model as a folder."""
+"""Files made from the store: series as CSV, the settings as JSON, the edits as a file, the edited model as a folder."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def export_run(
 
     Args:
         store: where the run is.
-        run_id: which.
+        run_id: which run.
         folder: must not exist or be empty.
         with_model: whether to write the edited model, too: as it is at the end, or as it was last saved.
-        progress: told of the phases of writing the model.
+        progress: gets the phases of writing the model.
         with_edits: whether to write its edits as an edit file, too (see `export_edits`).
 
     Returns:
@@ -80,7 +80,7 @@ def export_run(
 
 
 def series_csv(store: RunStore, name: str, ids: Sequence[str]) -> bytes:
-    """Every row of a series of some runs as CSV, harmless in a spreadsheet.
+    """Every row of a series of some runs as CSV, safe in a spreadsheet.
 
     Args:
         store: where the runs are.
@@ -88,7 +88,7 @@ def series_csv(store: RunStore, name: str, ids: Sequence[str]) -> bytes:
         ids: of the runs.
 
     Raises:
-        InputError: for a name that is no series.
+        InputError: for an unknown series.
     """
     if name not in series.ALL:
         raise InputError(f"Unknown series {quoted(name)}; choose one of {', '.join(series.ALL)}.")
@@ -101,7 +101,7 @@ def settings_of_run(run: RunInfo) -> dict[str, Any]:
 
 
 def command_line(plan: RunPlan) -> str:
-    """The `encore run` that repeats a plan, as one types it in a shell."""
+    """The `encore run` command that repeats a plan, quoted for a shell."""
     words = ["encore", "run", "--model", plan.model, "--method", plan.method, "--facts", plan.facts]
     words += ["--edits", str(plan.n_edits)] if plan.n_edits else []
     words += ["--batch-size", str(plan.batch_size)]
@@ -135,7 +135,7 @@ def export_model(store: RunStore, run_id: str, folder: Path, progress: Progress 
     Args:
         store, run_id: which run.
         folder: where to; must not exist or be empty.
-        progress: told of the phases.
+        progress: gets the phases.
 
     Returns:
         how many facts have been edited in it.
@@ -162,14 +162,14 @@ def export_model(store: RunStore, run_id: str, folder: Path, progress: Progress 
 
 
 def export_edits(store: RunStore, run_id: str, path: Path, progress: Progress | None = None) -> int:
-    """Write a run's edits as an edit file, which is put back onto the base model (see `edit_file`).
+    """Write a run's edits as an edit file, which can be applied to the base model (see `edit_file`).
 
     Long runs keep no history, so it holds the edited matrices.
 
     Args:
         store, run_id: which run.
-        path: the file; one that is there is replaced.
-        progress: told of the phases.
+        path: the file; an existing one is replaced.
+        progress: gets the phases.
 
     Returns:
         how many facts have been edited.
@@ -183,7 +183,7 @@ def export_edits(store: RunStore, run_id: str, path: Path, progress: Progress | 
         "method": run.method,
         "settings": {name: value for name, value in run.settings.items() if name in SETTABLE},
         "seed": run.plan.seed,
-        "prefixes": [],  # nobody goes on from matrices alone
+        "prefixes": [],  # edits cannot be continued from matrices alone
         "n_edits": edits,
     }
     write_edit_file(path, matrices_file(values, matrices, store.facts(run.id)[:edits]), versions())
@@ -206,13 +206,13 @@ def _edited(
             f"The model {quoted(plan.model)} has changed since run {run.id} was started (fingerprint {lm.fingerprint}, "
             f"then {run.fingerprint}); put the model back to export the run."
         )
-    # A saved state holds sums that are finer than a 16-bit model's weights.
+    # A saved state holds sums that are more precise than a 16-bit model's weights.
     matrices = {layer: matrix.to(lm.parameter(layer).device, lm.dtype) for layer, matrix in matrices.items()}
     return lm, matrices, run.n_edits if edits is None else edits
 
 
 def _run_scores(store: RunStore, run: RunInfo) -> CardScores | None:
-    """What the run itself has measured of a sample of its facts, first and last."""
+    """The run's own scores of a sample of its facts, first and last."""
     frame = series.every_row(store, "scores", [run.id])
     frame = frame[frame["subset"] == "sample"]
     if frame.empty:

@@ -10,7 +10,7 @@ from encore_core.facts import Fact
 
 
 def choose_facts(facts: Sequence[Fact], n: int, order: str, seed: int) -> list[Fact]:
-    """The facts of a run: the first n of the file, or of a seeded shuffling of all of it.
+    """The facts of a run: the first n of the file, or of a seeded shuffle of all of it.
 
     In either case a longer run begins with the facts of a shorter one.
     """
@@ -23,21 +23,21 @@ def choose_facts(facts: Sequence[Fact], n: int, order: str, seed: int) -> list[F
 def arranged(facts: Sequence[Fact], batch_size: int) -> tuple[list[Fact], list[str]]:
     """Facts in an order in which no batch holds two answers to one prompt, or one edit twice.
 
-    Facts of a batch are solved together, so such facts cannot stand in one batch; in different batches the later edit
-    is a new one. CounterFact has a few of them. One that comes too early is put off: each fact goes into the first
+    Facts of a batch are solved together, so such facts cannot be in one batch; in different batches the later edit
+    is a new one. CounterFact has a few of them. One that comes too early is postponed: each fact goes into the first
     batch that has room and does not have its prompt.
 
     Args:
         facts: in the order wanted.
-        batch_size: facts a batch.
+        batch_size: facts per batch.
 
     Returns:
-        the facts in their new order, and one line for each that was put off.
+        the facts in their new order, and one line for each that was postponed.
     """
     batches: list[list[Fact]] = []
     notices: list[str] = []
     latest: dict[str, int] = {}  # the last batch that has a prompt
-    filling = 0  # the first batch that is not full; no batch behind it is
+    filling = 0  # the first batch that is not full; no later one is
     for fact in facts:
         before = latest.get(fact.asked, -1)
         if before >= filling:
@@ -57,7 +57,7 @@ def arranged(facts: Sequence[Fact], batch_size: int) -> tuple[list[Fact], list[s
 def batch_ends(facts: Sequence[Fact], batch_size: int) -> list[int]:
     """Where the batches of a run end, in facts from its start; the last entry is the number of facts.
 
-    Batches are full but for the last, or last ones where nothing was left that could fill them (see `arranged`).
+    Batches are full except the last, or the last few where no fact was left that fits them (see `arranged`).
     """
     ends: list[int] = []
     prompts: set[str] = set()
@@ -80,5 +80,5 @@ def checkpoints(ends: Iterable[int], every: int) -> list[int]:
 
 
 def _where(fact: Fact) -> str:
-    """Where a fact stands in its file, for the middle of a sentence."""
+    """The place of a fact in its file, for the middle of a sentence."""
     return f" ({fact.place})" if fact.place else ""

@@ -1,13 +1,13 @@
-"""Where things lie in a folder of runs.
+"""The files in a folder of runs.
 
     runs.sqlite             rows of runs, and their series
-    device-<device>.lock    held by the worker of that device as long as it lives; the system frees it
+    device-<device>.lock    held by the worker of that device while it lives; the system frees it
     worker-<device>.log     what workers say outside a run
     <run id>/facts.jsonl    the facts of the run, in order
-    <run id>/log.txt        what happened in it
-    <run id>/state-*.safetensors, edited.safetensors    see `resume_state`
+    <run id>/log.txt        the run's log
+    <run id>/state-*.safetensors, edited.safetensors    see `state`
 
-Devices and methods are written in names of files as `slug` writes them.
+In file names, devices and methods are written as `slug` gives them.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def worker_log(folder: Path, device: str) -> Path:
 
 
 def device_lock(folder: Path, device: str) -> FileLock:
-    """The lock that the worker of a device holds as long as it lives."""
+    """The lock that the worker of a device holds while it lives."""
     return FileLock(folder / f"device-{slug(device)}.lock")
 
 
 def slug(text: str) -> str:
-    """Text as part of a file's name."""
+    """Text as part of a file name."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "run"

@@ -1,4 +1,4 @@
-"""A run's pulse: signs of life and what it does, told to the store, and asked for there whether it is to stop."""
+"""A run's pulse: it reports signs of life and progress to the store, and asks there whether to stop."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Stopped(Exception):
 
 
 class Pulse:
-    """Tells the store every second that a run lives and what it does, and hears from it whether it is to stop.
+    """Tells the store every second that a run is alive and what it does, and learns from it whether to stop.
 
-    A thread of its own, so that a long step of the run does not look like its death.
+    It has its own thread, so that a long step of the run does not look like its death.
 
         with Pulse(store, claim) as pulse:
             pulse.tell(phase="editing", step=3)
@@ -48,7 +48,7 @@ class Pulse:
         self._thread.join()
 
     def tell(self, **detail: Any) -> None:
-        """Say what the run does; values that stay are kept, None takes one away."""
+        """Say what the run does; other values are kept, None removes one."""
         merged = self._detail | detail
         self._detail = {name: value for name, value in merged.items() if value is not None and _is_plain(value)}
 
@@ -57,7 +57,7 @@ class Pulse:
         self._stop = self._stop or stop
 
     def show(self, what: str, share: float) -> None:
-        """Say how far a phase is, from 0 to 1, and go on, or not.
+        """Report the share of a phase that is done, from 0 to 1; raise if the run must stop.
 
         Raises:
             Stopped, LostRun: as `check`.
@@ -66,7 +66,7 @@ class Pulse:
         self.check()
 
     def check(self) -> None:
-        """Go on, or not.
+        """Raise if the run must stop.
 
         Raises:
             Stopped: when the run has been asked to stop.
@@ -85,15 +85,15 @@ class Pulse:
                 self._lost = True
                 return
             except StoreError as error:
-                # A full disk or a busy store is the run's to meet, in its own transactions.
+                # The run itself will report a full disk or a busy store, in its own transactions.
                 log.warning("No sign of life could be written: %s", error)
             except Exception:
-                # Whatever it is, the next beat is tried: a run that hears nothing any more cannot be stopped.
+                # In any case try the next beat: a run that no longer hears the store cannot be stopped.
                 log.exception("No sign of life could be written.")
             else:
                 self._stop = self._stop or stop
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether JSON takes a value; a loss that is not a number it does not."""
+    """Whether JSON takes a value; it does not take a loss that is NaN or infinite."""
     return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))

@@ -1,9 +1,9 @@
 """Which key statistics a run was submitted with, and which it has used.
 
-A model's weights are not loaded when a run is submitted, so what it is to use is written down by what decides it: the
-digest of a text, or the name of a file that was chosen for the model. The worker looks again when the run begins. It
-uses just that, whatever has been chosen since, or refuses to begin with what has changed; then it writes down what it
-has read. A run that goes on takes all that came of its statistics from its saved state.
+A model's weights are not loaded when a run is submitted, so the store records what decides its statistics: the digest
+of a text, or the name of a file that was chosen for the model. When the run begins, the worker uses exactly that,
+whatever has been chosen since, or refuses to begin and says what has changed; then it records what it has read. A
+resumed run takes everything that was computed from its statistics from its saved state.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from encore_core.errors import InputError
 from encore_core.models.editable import EditableModel
 
 Rows = Sequence[Mapping[str, Any]]
-"""One row a layer, plain JSON values. Wanted: "layer", and "text" (digest) or "file" (name), "source" and "tokens";
+"""One row per layer, plain JSON values. Wanted: "layer", and "text" (digest) or "file" (name), "source" and "tokens";
 used: "layer", "file", "source", "tokens" (read; 0 when an imported file does not say), "content" (SHA-256 of C0)."""
 
 
 def wanted(model: str, layers: Iterable[int], text: Path | None) -> Rows:
-    """What a run is to use, as things stand.
+    """What a run will use, as of now.
 
     Args:
-        model: as the plan names it; by that what was chosen for it is found.
+        model: its name in the plan, by which the chosen statistics are found.
         layers: blocks that are edited.
-        text: what the plan gives, see `covariance.text_named`.
+        text: from the plan, see `covariance.text_named`.
 
     Raises:
         InputError: when the text cannot be read.
@@ -50,12 +50,12 @@ def wanted(model: str, layers: Iterable[int], text: Path | None) -> Rows:
 
 
 def recorded_digest(content: str) -> str:
-    """16 hex digits of a text: what a run records of it. In names of files stands a shorter one, `filename_digest`."""
+    """16 hex digits of a text, as a run records them. File names hold a shorter one, `filename_digest`."""
     return hashlib.sha256(content.encode("utf-8")).hexdigest()[:16]
 
 
 def files_of(lm: EditableModel, rows: Rows, n_tokens: int, text: Path | None) -> dict[int, Path]:
-    """Per layer the file with the statistics that were wanted, there or to be gathered from the text.
+    """Per layer the file with the wanted statistics; it exists, or will be gathered from the text.
 
     Args:
         lm: the model, loaded.
@@ -78,7 +78,7 @@ def files_of(lm: EditableModel, rows: Rows, n_tokens: int, text: Path | None) ->
     if of_text:
         place = text or SAMPLED_TEXT
         found |= files_used(lm, list(of_text), n_tokens, place)
-        # Behind the line above, which reads the text as well: what it read was what is looked at here.
+        # After the line above, which also reads the text, so that what it read is what is checked here.
         now = recorded_digest(read_text(place))
         for then in set(of_text.values()) - {now}:
             raise InputError(
@@ -89,10 +89,10 @@ def files_of(lm: EditableModel, rows: Rows, n_tokens: int, text: Path | None) ->
 
 
 def used(places: Mapping[int, Path]) -> Rows:
-    """What stands in the files that a session has read.
+    """A row for each file that a session has read, see `Rows`.
 
     Raises:
-        InputError: when one cannot be read any more.
+        InputError: when one can no longer be read.
     """
     rows = []
     for layer, file in sorted(places.items()):
@@ -104,13 +104,13 @@ def used(places: Mapping[int, Path]) -> Rows:
 
 
 def described(rows: Rows) -> str:
-    """What was used, for people: "wikitext, 29,874 tokens", with the layers where they differ in it."""
+    """What was used, in words: "wikitext, 29,874 tokens", with the layers where they differ."""
     of_each = {row["layer"]: words(row) for row in rows}
     return next(iter(of_each.values())) if len(set(of_each.values())) == 1 else by_layers(of_each)
 
 
 def by_layers(said: Mapping[int, str]) -> str:
-    """What is said of each layer, for all layers: "layers 6, 7: wikitext, 29,874 tokens"."""
+    """The words for each layer, grouped: "layers 6, 7: wikitext, 29,874 tokens"."""
     return "; ".join(
         f"layers {', '.join(str(layer) for layer, of_layer in said.items() if of_layer == text)}: {text}"
         for text in dict.fromkeys(said.values())
@@ -118,6 +118,6 @@ def by_layers(said: Mapping[int, str]) -> str:
 
 
 def words(row: Mapping[str, Any]) -> str:
-    """Where a layer's statistics come from, and of how much text they are made."""
+    """The source of a layer's statistics, and how many tokens were read."""
     tokens = row["tokens"]
     return f"{row['source'] or 'some text'}, {f'{tokens:,} tokens' if tokens else 'number of tokens not known'}"

@@ -1,4 +1,4 @@
-"""What people call a run: its name and its tags."""
+"""A run's name and its tags."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST_TAGS = 20
 
 
 def rename(database: Database, run_id: str, name: str) -> RunInfo:
-    """Call a run otherwise.
+    """Rename a run.
 
     Raises:
         InputError: for a name that is empty, too long or not one line.
@@ -26,7 +26,7 @@ def rename(database: Database, run_id: str, name: str) -> RunInfo:
 
 
 def tag(database: Database, run_id: str, tags: Sequence[str]) -> RunInfo:
-    """Give a run these tags, in place of those it had.
+    """Replace a run's tags.
 
     Raises:
         InputError: for tags that are empty, too long or too many.

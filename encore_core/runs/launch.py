@@ -1,4 +1,4 @@
-"""Start workers: processes of their own that outlive whoever started them."""
+"""Start workers: separate processes that outlive the one that started them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from encore_core.runs.store import RunStore
 
 
 def start_worker(store: RunStore, device: str) -> subprocess.Popen | None:
-    """See to it that a worker serves the queue of a device.
+    """Make sure that a worker serves the queue of a device.
 
-    A worker that is about to end looks at the queue once more after it has let go of its lock, so a run submitted
-    before this call is always taken: by the worker that is there, or by the one started here.
+    A worker that is about to end checks the queue once more after it has released its lock, so a run submitted before
+    this call is always taken: by the existing worker, or by the one started here.
 
     Args:
         store: whose queue.
         device: as in the plans, prepared ("cpu", "cuda:0").
 
     Returns:
-        the process, or None when there is a worker already.
+        the process, or None when there is already a worker.
 
     Raises:
         StoreError: when no process can be started.

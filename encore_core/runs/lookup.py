@@ -1,4 +1,4 @@
-"""Looking at runs: all of them, those with some words, or one by its id."""
+"""Looking up runs: all of them, those with some words, or one by its id."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from encore_core.runs.worker_liveness import reconcile, seems_dead
 def all_runs(database: Database, search: str = "") -> list[RunInfo]:
     """All runs, the newest first.
 
-    Runs whose worker is gone are found here and marked, so that nobody ever sees one "running" that is not.
+    Runs whose worker is gone are found and marked here, so that none is ever shown as "running" that is not.
 
     Args:
         search: words; each must occur in the run's id, name, tags, method, model or status.

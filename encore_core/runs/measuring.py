@@ -7,8 +7,8 @@
     entropy         of sampled continuations of prompts of the sample
     downstream      the six tasks
 
-Which facts and texts these are is drawn from the plan's seed and never from the moment, so that runs of one comparison,
-and a run that was killed and resumed, measure the same.
+The facts and texts depend only on the plan's seed, so that runs of one comparison, and a run that was killed and
+resumed, measure the same.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 Take = Callable[[EditableModel, EditSession], list[tuple]]
 
 COSTLY = "cost"
-"""Why a part was left out: measuring it would have gone beyond the cap."""
+"""Reason for leaving a part out: measuring it would have exceeded the cap."""
 
 PASSAGES = 8
 PASSAGE_CHARACTERS = 400
@@ -47,7 +47,7 @@ ENTROPY_TOKENS = 100
 
 
 class Measurer:
-    """Measures one run. The norms of the unedited matrices are taken once.
+    """Measures one run. The norms of the unedited matrices are measured once.
 
     Args:
         plan: of the run, prepared.
@@ -61,7 +61,7 @@ class Measurer:
         with session.pristine() as lm:
             self.original_norms = matrix_norms({layer: lm.matrix(layer) for layer in range(lm.n_layers)})
             self.passages = passages(lm)
-        # Every fact has a rank; a sample of some facts is those of lowest rank, so that samples change little.
+        # Every fact has a rank; a sample takes the facts of lowest rank, so that samples change little.
         ranks = list(range(len(facts)))
         random.Random(plan.seed).shuffle(ranks)
         self.ranks = ranks
@@ -82,9 +82,9 @@ class Measurer:
             session: with the edits made so far.
             edits: facts handled so far; the end of a batch, or 0.
             budget: seconds that all checkpoints but the first may take so far. Each part but the norms may use an equal
-                share, so that a costly one is measured less often than a cheap one, but not never; one that would go
-                beyond its share is left out.
-            spent: seconds that each part took at each checkpoint before, the first one's in front.
+                share, so that a costly part is measured less often than a cheap one, but not never; one that would
+                exceed its share is left out.
+            spent: seconds that each part took at each earlier checkpoint, in order.
             tell: called with the name of each part before it is measured; may raise to stop.
         """
         parts = self._parts(edits, tell)
@@ -96,7 +96,7 @@ class Measurer:
         share = budget / max(1, len(parts) - 1)
         with session.edited() as lm:
             for part, (table, take) in parts.items():
-                # Norms cost milliseconds, and are what the run is about.
+                # Norms cost milliseconds, and are the point of the run.
                 before = spent.get(part, [])
                 if part != "norms" and sum(before[1:]) + sum(before[-1:]) > share:
                     left_out[part] = COSTLY
@@ -106,14 +106,14 @@ class Measurer:
                 try:
                     found[table] += take(lm, session)
                 except InputError as error:
-                    # A part that this model does not take is no reason to lose the rest.
+                    # A part that this model refuses is no reason to lose the rest.
                     log.warning("Not measured after %d edits: %s: %s", edits, part, error)
                     left_out[part] = str(error)
                 seconds[part] = time.perf_counter() - began
         return CheckpointRecord(edits=edits, seconds=seconds, left_out=left_out, **found)
 
     def _parts(self, edits: int, tell: Callable[[str], None]) -> dict[str, tuple[str, Take]]:
-        """The parts wanted, the most telling first: per part the table of its rows, and how they are found."""
+        """The wanted parts, the most important first: for each the table and the maker of its rows."""
         wanted = self.plan.measure
         parts = {"norms": ("norms", self._norms)}
         if wanted.subsets:
@@ -136,7 +136,7 @@ class Measurer:
         return [(layer, norm, ratios[layer]) for layer, norm in norms.items()]
 
     def subsets(self, edits: int) -> dict[str, list[int]]:
-        """Places of the facts that are scored after so many edits, by subset.
+        """Places of the facts that are scored after `edits` edits, by subset.
 
         At 0 edits they are the facts to come: of all of the run's, and of its first batch.
         """
@@ -200,7 +200,7 @@ class Measurer:
 
 def passages(lm: EditableModel) -> list[str]:
     """Passages of the fixed text for contributions, each short enough for the model, whatever its tokenizer."""
-    # No token is shorter than a character, and a few are added around.
+    # No token is shorter than a character, and a few special ones are added.
     longest = min(PASSAGE_CHARACTERS, lm.max_length - 8)
     try:
         text = FIXED_TEXT.read_text(encoding="utf-8")

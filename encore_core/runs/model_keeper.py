@@ -10,8 +10,8 @@ from encore_core.storage import is_folder, named_path
 class ModelKeeper:
     """Keeps the last model loaded for the next run on it.
 
-    What sessions share on a model was computed by so many threads, and another number of them may sum in another
-    order: a model is kept for runs of the same number only. A folder that has changed is loaded anew.
+    What sessions share on a model was computed with a certain number of threads, and another number may sum in another
+    order, so a model is kept only for runs with the same number. A folder that has changed is loaded again.
     """
 
     def __init__(self) -> None:
@@ -22,18 +22,18 @@ class ModelKeeper:
         """The model of a plan.
 
         Raises:
-            InputError: as `models.load_model`.
+            InputError: as `load_model`.
         """
         key = (plan.model, plan.device, plan.dtype, plan.start_token, threads, _stamp(plan.model))
         if key != self._key:
-            self._key, self._lm = None, None  # the old one goes before the new one comes
+            self._key, self._lm = None, None  # free the old model before the new one is loaded
             self._lm = load_model(plan.model, plan.device, plan.dtype, progress, plan.start_token)
             self._key = key
         return self._lm
 
 
 def _stamp(name: str) -> tuple | None:
-    """What tells whether a model folder's files are still the ones that were loaded; None for models by name."""
+    """Changes when a model folder's files are no longer the ones that were loaded; None for models by name."""
     if not is_folder(name):
         return None
     folder = named_path(name)

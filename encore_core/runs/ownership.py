@@ -1,6 +1,6 @@
-"""A run belongs to the worker that has taken it: taking it, signs of life, and letting go.
+"""A run belongs to the worker that has taken it: taking it, signs of life, and releasing it.
 
-Whoever writes to a run says with its claim that the run is its own, and the transaction looks whether it still is.
+A process that writes to a run presents its claim, and the transaction checks that the run is still its own.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def owned(database: Database, claim: Claim) -> Iterator[sqlite3.Connection]:
 
 
 def beat(database: Database, claim: Claim, detail: Mapping[str, Any]) -> str | None:
-    """Say that the run lives and what it does. Returns "cancel" or "interrupt" when it is to stop.
+    """Record that the run is alive and what it does. Returns "cancel" or "interrupt" when it must stop.
 
     Raises:
         LostRun: when the run is no longer the caller's.
@@ -79,13 +79,13 @@ def note(database: Database, claim: Claim, **columns: Any) -> None:
 def finish(
     database: Database, claim: Claim, status: str, error: str | None = None, weights_digest: str | None = None
 ) -> None:
-    """Let go of a run.
+    """Release a run.
 
     Args:
         claim: the caller's right to it.
         status: how it ended.
         error: one line, when something went wrong.
-        weights_digest: of the edited matrices, when it is done; its saved states are not needed any more then.
+        weights_digest: of the edited matrices, when it is done; its saved states are then no longer needed.
 
     Raises:
         LostRun: when the run is no longer the caller's.

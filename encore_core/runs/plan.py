@@ -2,7 +2,7 @@
 
     plan = RunPlan(method="ENCORE", facts="bundled", n_edits=200, batch_size=20)
 
-What needs a look at the facts, the model or the machine is checked when a plan is prepared, see `preparing`.
+Checks that need the facts, the model or the machine happen when a plan is prepared, see `preparing`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from encore_core.models.start_token import AUTO, NONE
 
 PLAN_VERSION = 2
 """Version of a plan's JSON form; raised when its fields change their meaning. Version 1 had no `start_token`: nothing
-was put in front of texts then, and nothing is when such a run goes on."""
+was put in front of texts, and nothing is when such a run is resumed."""
 
 ORDERS = ("file", "shuffled")
 KNOWN = ("edit", "skip")
@@ -33,22 +33,22 @@ MOST_EDITS = 1_000_000
 
 @dataclass(frozen=True)
 class MeasurePlan:
-    """What is measured at the checkpoints of a run. Norms of all layers are always among it: they cost next to nothing.
+    """What is measured at the checkpoints of a run. Norms of all layers are always included: they cost next to nothing.
 
     Attributes:
         subsets: which facts are scored, from `SUBSETS`; empty for none.
         sample_facts: size of the sample of the facts edited so far.
-        batch_facts: at most so many facts of the newest and of the first batch.
+        batch_facts: facts of the newest and of the first batch, at most.
         generate: whether scores contain generation efficacy, their most costly part.
         perplexity: whether to measure it on the fixed text.
         generation_entropy: whether to sample continuations and measure their entropy.
         contributions: whether to measure what each sublayer adds to the residual stream.
         downstream: folder with the data of the downstream tasks, or "hub" for the hub's; None to leave them out.
-        downstream_tests: tests a task at most.
-        share_cap: measuring between the first and the last checkpoint stops short of this share of the seconds spent
-            editing so far, each part of an equal share of it; None for no cap. The first and the last checkpoint are
+        downstream_tests: tests per task, at most.
+        share_cap: measuring between the first and the last checkpoint takes less than this share of the seconds spent
+            editing so far, divided equally among the parts; None for no cap. The first and the last checkpoint are
             measured in full.
-        trajectory_facts: of so many facts, spread over the run, every step of the target optimisation is kept.
+        trajectory_facts: for how many facts, spread over the run, every step of the target optimisation is kept.
 
     Raises:
         InputError: for a value that the field cannot take.
@@ -82,31 +82,31 @@ class MeasurePlan:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a run is to do.
+    """What a run will do.
 
     Attributes:
         method: a name from `methods.METHODS`.
         model: catalogue name, folder or hub id.
         facts: a file that `facts.read_facts` takes, or "bundled".
-        n_edits: facts to edit; None for all there are.
+        n_edits: facts to edit; None for all.
         batch_size: facts solved together.
         checkpoint_every: edits between checkpoints; None for a tenth of the run. A checkpoint falls on the end of the
-            batch that reaches it; 0 edits and the last one are checkpoints always.
-        name: how people call it; made of method and size when it is empty.
+            batch that reaches it; 0 edits and the last one are always checkpoints.
+        name: its name for readers; made from method and size if empty.
         order: "file" takes the first facts of the file, "shuffled" draws from all of them.
-        seed: of the shuffling, of the sampled prefixes, and of what is drawn for measuring.
+        seed: for shuffling, sampled prefixes, and samples for measuring.
         overrides: settings that replace the method's, see `methods.SETTABLE`.
-        known: facts that the model says already: "edit" them too (then all methods see the same facts), or "skip".
+        known: for facts that the model already says: "edit" them too (then all methods see the same facts), or "skip".
         device: "cpu", "cuda", "cuda:1", "mps", "balanced"; None for the best one present.
         dtype: "float32" or "bfloat16"; None for float32.
-        start_token: what stands in front of every text: "auto", "none" or a token, see `start_token`.
+        start_token: what is put in front of every text: "auto", "none" or a token, see `start_token`.
         statistics_text: text file for C0, or "bundled" for the bundled sample; None for the statistics that were chosen
             for the model (see `statistics`), and the bundled sample where none were.
         measure: what is measured at checkpoints.
 
     Raises:
-        InputError: for a value that the field cannot take. What needs a look at the facts, the model or the machine is
-            refused by `preparing.prepare`.
+        InputError: for a value that the field cannot take. Checks that need the facts, the model or the machine are
+            made by `preparing.prepare`.
     """
 
     method: str = "ENCORE"
@@ -185,7 +185,7 @@ class RunPlan:
 
 
 def _putter(instance: object):
-    """Frozen dataclasses are written to while they are made, and then no more."""
+    """A setter for a frozen dataclass, for use only while it is made."""
     return lambda name, value: object.__setattr__(instance, name, value)
 
 

@@ -1,10 +1,10 @@
-"""Preparing a run: a plan is checked against its facts, its model and this machine, and nothing is left to choose.
+"""Preparing a run: a plan is checked against its facts, its model and this machine, and every choice is made.
 
-    ready = prepare(plan)                    # reads the facts, looks at the model's configuration
+    ready = prepare(plan)                    # reads the facts and the model's configuration
     [run_id] = RunStore().submit([ready])
 
-Facts are chosen here, once, and copied into the run's folder, so that nothing that happens to the file afterwards
-changes the run. All methods of a comparison get the same facts in the same order, whatever the model says already.
+Facts are chosen here, once, and copied into the run's folder, so that later changes to the file do not change the run.
+All methods of a comparison get the same facts in the same order, whatever the model already says.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ DUPLICATES_NAMED = 5
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A plan that can start: checked against facts, model and machine, with nothing left to choose.
+    """A plan that can start: checked against facts, model and machine, with every choice made.
 
     Attributes:
         plan: with every open choice made (number of edits, checkpoints, name, device, dtype).
         facts: what will be edited, in order; the batches are `batch_ends(facts, plan.batch_size)`.
-        settings: of the method on this model.
+        settings: the method's on this model.
         notices: what the user should know before the start, one line each.
-        facts_digest: of the facts whatever their order, 16 hex digits.
-        order_digest: of the facts in their order, that is of the file in the run's folder.
-        statistics: what C0 is to be made of, in words: digest of the text and number of tokens at most.
+        facts_digest: of the facts regardless of order, 16 hex digits.
+        order_digest: of the facts in their order, which is that of the file in the run's folder.
+        statistics: what C0 will be computed from, in words: digest of the text and number of tokens at most.
         statistics_wanted: the same for the worker, see `key_statistics.wanted`.
     """
 
@@ -60,13 +60,13 @@ class PreparedRun:
 def prepare(plan: RunPlan, facts: Sequence[Fact] | None = None, progress: Progress | None = None) -> PreparedRun:
     """Check a plan against its facts, its model and this machine, and choose what it will edit.
 
-    The model's weights are not loaded, so this takes a second; the embedded model is unpacked if it never was.
+    The model's weights are not loaded, so this takes a second; the embedded model is unpacked on first use.
 
     Args:
         plan: what is wanted.
         facts: the content of `plan.facts` where the caller has read it already (an upload, or several methods on one
             file); read from there by default.
-        progress: told of the unpacking, and of fetching the downstream tasks.
+        progress: gets the unpacking, and the fetching of downstream tasks.
 
     Raises:
         InputError: unreadable facts, fewer facts than edits, unknown model, method, setting, device or dtype, settings
@@ -91,7 +91,7 @@ def prepare(plan: RunPlan, facts: Sequence[Fact] | None = None, progress: Progre
     chosen, moved = arranged(choose_facts(read, n_edits, plan.order, plan.seed), plan.batch_size)
     done = replace(
         plan,
-        # The worker has a working folder of its own.
+        # The worker has another working folder.
         model=plan.model if plan.model in CATALOGUE else absolute_folder(plan.model),
         statistics_text=_absolute_text(plan.statistics_text),
         measure=replace(plan.measure, downstream=tasks and str(tasks.absolute())),
@@ -117,7 +117,7 @@ def prepare(plan: RunPlan, facts: Sequence[Fact] | None = None, progress: Progre
 
 
 def _number_of_edits(plan: RunPlan, n_facts: int) -> int:
-    """How many edits the plan means, where there are so many facts.
+    """The number of edits of a plan, given the number of facts.
 
     Raises:
         InputError: when there are fewer facts than edits, or none.
@@ -163,7 +163,7 @@ def _absolute_text(name: str | None) -> str | None:
 
 
 def _statistics(wanted: key_statistics.Rows, n_tokens: int) -> tuple[str, list[str]]:
-    """What C0 is to be made of, in words, and a line about it where it was chosen."""
+    """What C0 will be computed from, in words, and a line about it where it was chosen."""
     if not any("file" in row for row in wanted):
         return f"{wanted[0]['text']}, {n_tokens} tokens", []
     of_each = {

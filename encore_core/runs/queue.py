@@ -1,6 +1,6 @@
-"""The queue: runs are put into it, asked to stop, put back and forgotten.
+"""The queue: runs are added, asked to stop, put back and deleted.
 
-Status is changed by comparing and setting in one transaction, so that of two that want it one gets it. How a worker
+Status is compared and set in one transaction, so that only one of two competing processes succeeds. How a worker
 takes a run from the queue is in `ownership`.
 """
 
@@ -20,7 +20,7 @@ from encore_core.runs.preparing import PreparedRun
 from encore_core.runs.rows import RESUMABLE, RunInfo
 from encore_core.storage import replacing
 
-_ID_LETTERS = "23456789abcdefghjkmnpqrstvwxyz"  # none that are mistaken for each other
+_ID_LETTERS = "23456789abcdefghjkmnpqrstvwxyz"  # without letters that look alike
 
 
 def submit(database: Database, runs: Sequence[PreparedRun]) -> list[str]:
@@ -38,7 +38,7 @@ def submit(database: Database, runs: Sequence[PreparedRun]) -> list[str]:
     ids: list[str] = []
     try:
         for run in runs:
-            # Only a folder that was made here is removed here when something goes wrong.
+            # On failure only folders made here are removed.
             ids.append(_new_folder(database, run.plan.method))
             with replacing(facts_file(database.folder, ids[-1])) as part:
                 part.write_text("".join(fact_lines(run.facts)), encoding="utf-8", newline="\n")
@@ -63,11 +63,11 @@ def submit(database: Database, runs: Sequence[PreparedRun]) -> list[str]:
 
 
 def _new_folder(database: Database, method: str) -> str:
-    """Draw an id that no run has, and make its folder. Making it decides between processes that draw the same."""
+    """Draw an unused id, and make its folder. Making it decides between processes that draw the same id."""
     while True:
         run_id = f"{slug(method)}-{''.join(secrets.choice(_ID_LETTERS) for _ in range(4))}"
         with database.reading() as db:
-            # Of a run whose folder was removed by hand the row is still there.
+            # A run whose folder was removed by hand still has its row.
             if db.execute("SELECT 1 FROM runs WHERE id = ?", (run_id,)).fetchone():
                 continue
         try:
@@ -81,7 +81,7 @@ def cancel(database: Database, run_id: str) -> RunInfo:
     """Take a run out of the queue, or ask its worker to stop it (which it does within a batch).
 
     Raises:
-        InputError: when it is over already.
+        InputError: when it has already ended.
     """
     return _ask_to_stop(database, run_id, "cancel", "cancelled")
 
@@ -90,7 +90,7 @@ def interrupt(database: Database, run_id: str) -> RunInfo:
     """Like `cancel`, but the run is then interrupted: meant to be resumed.
 
     Raises:
-        InputError: when it is over already.
+        InputError: when it has already ended.
     """
     return _ask_to_stop(database, run_id, "interrupt", "interrupted")
 
@@ -116,10 +116,10 @@ def _ask_to_stop(database: Database, run_id: str, stop: str, status: str) -> Run
 
 
 def resume(database: Database, run_id: str) -> RunInfo:
-    """Put a run that was interrupted, cancelled or has failed at the end of the queue again.
+    """Put a run that was interrupted, cancelled or has failed back at the end of the queue.
 
     Raises:
-        InputError: when it is of another status.
+        InputError: when it has another status.
     """
     run = get(database, run_id)
     with database.writing() as db:
@@ -137,7 +137,7 @@ def resume(database: Database, run_id: str) -> RunInfo:
 
 
 def delete(database: Database, run_id: str) -> None:
-    """Forget a run, its series and its files.
+    """Delete a run, its series and its files.
 
     Raises:
         InputError: while it is running.

@@ -3,9 +3,9 @@
     assets/recorded/
         runs.sqlite          the runs and their series; opened without locks, never written
         <run id>/facts.jsonl the facts, of runs on the bundled ones only
-        README.md, make.py   how they were made, and what makes them again
+        README.md, make.py   how they were made, and the script that makes them again
 
-Their ids say what they are ("recorded-encore-1000"), so that a link to them holds wherever the program runs.
+Their ids are fixed ("recorded-encore-1000"), so that a link to them works wherever the program runs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from encore_core.storage import replacing
 RECORDED = ASSETS / "recorded"
 NOT_KEPT = ("states",)
 FORGOTTEN = {"owner": None, "pid": None, "host": None, "boot_id": None, "heartbeat": None, "stop": None}
-"""Columns of a run that speak of the machine and the process it ran on."""
+"""Columns of a run about its machine and process."""
 
 
 def recorded_runs() -> RunStore | None:
@@ -40,13 +40,13 @@ def recorded_runs() -> RunStore | None:
 
 
 def record(store: RunStore, names: Mapping[str, str], folder: Path) -> list[str]:
-    """Put runs that have ended into the recorded store, in place of those that had the ids before.
+    """Put runs that have ended into the recorded store, replacing those with the same ids.
 
-    Of one that was stopped what it did up to its last checkpoint is recorded, so that it ends with everything measured.
+    A run that was stopped is recorded up to its last checkpoint, so that it ends with everything measured.
 
     Args:
         store: where they are.
-        names: run id → id that it is recorded by.
+        names: run id → its id in the recorded store.
         folder: of the recorded store.
 
     Returns:
@@ -64,7 +64,7 @@ def record(store: RunStore, names: Mapping[str, str], folder: Path) -> list[str]
             shutil.copyfile(file, part)
         db = sqlite3.connect(part, isolation_level=None)
         try:
-            # A file that is opened as immutable has no log of writes beside it.
+            # A file that is opened as immutable must have no write-ahead log beside it.
             db.execute("PRAGMA journal_mode = DELETE")
             db.execute("PRAGMA foreign_keys = ON")
             bring_up_to_date(db)
@@ -82,19 +82,19 @@ def record(store: RunStore, names: Mapping[str, str], folder: Path) -> list[str]
 
 
 def _end(store: RunStore, run: RunInfo) -> int:
-    """After how many edits what is recorded of a run ends."""
+    """The number of edits at which the recording of a run ends."""
     if not run.ended:
         raise InputError(f"Run {run.id} is {run.status}; only a run that has ended can be recorded.")
     end = run.done if run.status == "done" else max(store.measured(run.id), default=0)
     if not end:
-        raise InputError(f"Run {run.id} is {run.status} and nothing was measured behind its first batch.")
+        raise InputError(f"Run {run.id} is {run.status} and nothing was measured after its first batch.")
     return end
 
 
 def _copy(db: sqlite3.Connection, run: RunInfo, new_id: str, end: int) -> None:
-    """Copy a run's row and series up to `end` edits, without what would tell of the machine."""
+    """Copy a run's row and series up to `end` edits, without what identifies the machine."""
     db.execute("DELETE FROM runs WHERE id = ?", (new_id,))
-    # By name: columns that were added later stand in another order than in a store that was made with them.
+    # By name, because columns that were added later have another order than in a store made with them.
     found = db.execute("SELECT * FROM source.runs WHERE number = ?", (run.number,))
     row = dict(zip([column[0] for column in found.description], found.fetchone(), strict=True))
     row |= {"number": None, "id": new_id, "plan": json.dumps(_shown_plan(run.plan_json)), "detail": "{}", **FORGOTTEN}
@@ -113,7 +113,7 @@ def _copy(db: sqlite3.Connection, run: RunInfo, new_id: str, end: int) -> None:
 
 
 def _shown_plan(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """A plan whose files are called by their names alone: the folders of one machine mean nothing on another."""
+    """A plan with only the names of its files, because the folders of one machine mean nothing on another."""
 
     def named(path: str | None) -> str | None:
         return path and Path(path).name

@@ -1,8 +1,8 @@
 """The state of a run on disk: written whole or not at all, checked before it is used.
 
 A state file is a safetensors file: the session's tensors, and its other values as JSON in the file's metadata. It is
-forced to the disk under its final name before the store's cursor moves to it, so that the cursor always points to a
-state that is there, even after a power cut; and its digest stands in the store, so that a damaged one is found out.
+forced to the disk under its final name before the store's cursor moves to it, so that the cursor always points to an
+existing state, even after a power cut. Its digest is in the store, so that a damaged state is detected.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ def save_state(folder: Path, edits: int, session: EditSession) -> SavedState:
 
 
 def load_state(folder: Path, saved: Sequence[SavedState], session: EditSession) -> int:
-    """Restore a session from the newest saved state that is whole.
+    """Restore a session from the newest saved state that is intact.
 
     Args:
         folder: of the run.
         saved: its states, the newest first.
-        session: what takes the state over.
+        session: restored to the state.
 
     Returns:
         after how many edits the state was saved.
@@ -133,8 +133,8 @@ def weights_digest(matrices: Mapping[int, torch.Tensor]) -> str:
 
 
 def remove_others(folder: Path, keep: Sequence[str]) -> None:
-    """Remove what nothing needs: older states, those to which the cursor was never moved, and what a process that was
-    killed in the middle of a write has left (".tmp…" is safetensors' own)."""
+    """Remove files that nothing needs: older states, those to which the cursor was never moved, and the remains of a
+    process killed in the middle of a write (".tmp…" is safetensors' own)."""
     for path in folder.glob("state-*.safetensors"):
         if path.name not in keep:
             path.unlink(missing_ok=True)
@@ -171,7 +171,7 @@ def _force_to_disk(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some file systems have no fsync for folders, and then there is nothing to be done.
+        # Some file systems have no fsync for folders, and then nothing can be done.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:

@@ -1,4 +1,4 @@
-"""What stands in the store, row by row: runs, and what is recorded of their batches and checkpoints."""
+"""The rows of the store: runs, and the records of their batches and checkpoints."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class RunInfo:
     Attributes:
         number: the row's key, with which series are stored.
         id: short name, unique in the store.
-        name, tags: as people call it.
+        name, tags: given by the user.
         created, started, finished: when; None where not yet.
         plan_json, settings: what it does, as plain JSON values.
-        notices: what was said before the start.
+        notices: shown before the start.
         facts_digest, order_digest, statistics, statistics_wanted: see `preparing.PreparedRun`.
-        statistics_used: a row for each edited layer, see `key_statistics.used`; empty before the first edit, and of
+        statistics_used: a row for each edited layer, see `key_statistics.used`; empty before the first edit, and for
             runs of earlier versions.
         start_token: the token in front of every text, once the model is loaded; empty for none.
         device: where it runs.
@@ -35,11 +35,11 @@ class RunInfo:
         stop: "cancel" or "interrupt" when it has been asked to stop.
         error: one line on what went wrong.
         cursor: edits saved, from which a resumed run goes on.
-        done: edits made, those since the last saved state included.
-        skipped: facts skipped because the model says them already.
-        editing_seconds, measuring_seconds: spent so far, by what remains recorded.
+        done: edits made, including those since the last saved state.
+        skipped: facts skipped because the model already says them.
+        editing_seconds, measuring_seconds: spent so far, summed over what is recorded.
         pid, host, boot_id, heartbeat: of the worker that has it, or had it last.
-        detail: what it does now: "phase", "done", "total", "step", "loss", "seconds_per_edit", "seconds_left".
+        detail: its current activity: "phase", "done", "total", "step", "loss", "seconds_per_edit", "seconds_left".
         fingerprint: of the model's weights, once loaded.
         threads: of torch.
         versions, commit: of libraries and code.
@@ -110,7 +110,7 @@ class RunInfo:
 
     @property
     def in_front(self) -> str:
-        """What stands in front of every text: a token, or "nothing"; before the model is loaded, what was asked for."""
+        """What is put in front of every text: a token, or "nothing"; before the model is loaded, what was asked for."""
         if self.start_token or self.fingerprint:
             return self.start_token[0] if self.start_token else "nothing"
         return f"asked for: {self.plan_json.get('start_token', 'none')}"
@@ -124,7 +124,7 @@ class RunInfo:
 
     @property
     def statistics_size(self) -> str:
-        """How much text its key statistics are made of: what was read, or at most so much where nothing was yet."""
+        """How much text its key statistics are computed from: what was read, or the limit before that."""
         read = {row["tokens"] for row in self.statistics_used}
         if not read:
             return f"up to {self.settings.get('statistics_tokens', 0):,} tokens"
@@ -134,7 +134,7 @@ class RunInfo:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing will happen to it unless somebody asks for it."""
+        """Whether nothing more will happen to it unless somebody resumes it."""
         return self.status not in ("queued", "running")
 
     def as_dict(self) -> dict[str, Any]:
@@ -173,7 +173,7 @@ class SavedState:
 
 @dataclass(frozen=True)
 class TargetRow:
-    """What the target optimisation of one fact came to; with `step` one evaluation of it (a trajectory's row).
+    """The result of one fact's target optimisation.
 
     Attributes:
         fact: place in the run's facts, from 0.
@@ -195,7 +195,7 @@ class TargetRow:
 
 @dataclass(frozen=True)
 class TrajectoryRow:
-    """One evaluation of a fact's loss while its target was sought."""
+    """One evaluation of a fact's loss during the search for its target."""
 
     fact: int
     step: int
@@ -215,7 +215,7 @@ class BatchRecord:
         facts, skipped: in this batch.
         seconds: by phase.
         targets, trajectories: rows of its facts.
-        resident_bytes, peak_bytes: the worker's memory, see `machine.memory_bytes`.
+        resident_bytes, peak_bytes: the worker's memory, see `processes.memory_bytes`.
         device_peak_bytes: the accelerator's, None without one.
     """
 
@@ -242,7 +242,7 @@ class CheckpointRecord:
         measures: (metric, value).
         downstream: (task, metric, value).
         seconds: by part.
-        left_out: parts that were left out, and why: "cost" for the cap on measuring, or what went wrong.
+        left_out: parts that were left out, with the reason: "cost" for the cap on measuring, or what went wrong.
     """
 
     edits: int

@@ -1,11 +1,11 @@
-"""One run from where it stands to its end: edit, record, save, measure, and stop when asked.
+"""One run from its saved state to its end: edit, record, save, measure, and stop when asked.
 
     checkpoint 0 → [batch → record → save when due → measure when due] → … → done
 
-What a batch did is recorded when it ends, for those who watch; what a resumed run goes on from is the last saved state,
-and what was recorded behind it is dropped then. State is saved at every checkpoint, every few minutes and when the run
-is stopped, always before the checkpoint is measured, so that a process killed while it measures has lost no edit.
-What comes before the first batch is in `session_of_run`.
+A batch is recorded when it ends, for those who watch. A resumed run goes on from the last saved state, and drops what
+was recorded after it. State is saved at every checkpoint, every few minutes and when the run is stopped, always before
+the checkpoint is measured, so that a process killed while it measures loses no edit.
+What comes before the first batch is in `opening`.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from encore_core.runtime import return_freed_memory
 log = logging.getLogger(__name__)
 
 SAVE_SECONDS = 300.0
-"""State is saved at the end of a batch when the last time was longer ago, whatever the checkpoints are."""
+"""State is saved at the end of a batch when the last save is older than this, whatever the checkpoints are."""
 
 RECENT_BATCHES = 5
-"""Batches from which speed and time left are told."""
+"""Batches from which speed and time left are estimated."""
 
 
 def execute(
@@ -56,19 +56,19 @@ def execute(
         claim: the caller's right to it.
         pulse: of the run, beating.
         models: gives its model.
-        threads: of torch, for a run that starts; one that goes on takes the number it was started with.
+        threads: of torch, for a new run; a resumed one uses the number it was started with.
         save_seconds: see `SAVE_SECONDS`.
 
     Raises:
         Stopped: when it was asked to stop; its state is saved.
-        InputError: whatever is wrong with its facts, model, state or disk. The run is as it was.
+        InputError: when its facts, model, state or disk cannot be used. The run is as it was.
         LostRun: when another process has taken it.
     """
     _Execution(store, claim, pulse, models, threads, save_seconds).run()
 
 
 class _Execution:
-    """A run in the making: what `execute` keeps while it is at it."""
+    """A run in progress: what `execute` keeps while it works."""
 
     def __init__(
         self, store: RunStore, claim: Claim, pulse: Pulse, models: ModelKeeper, threads: int, save_seconds: float
@@ -114,7 +114,7 @@ class _Execution:
         remove_others(self.folder, ())
 
     def _batch(self, session: EditSession, end: int) -> None:
-        """Edit the facts up to `end`, record it, and save when it is time to."""
+        """Edit the facts up to `end`, record the batch, and save when it is time to."""
         start = self.done
         facts = self.facts[start:end]
 
@@ -133,7 +133,7 @@ class _Execution:
         self.pulse.check()
         began = time.perf_counter()
         report = session.edit(facts, known=self.plan.known, measure=False, on_progress=tell)
-        # What a batch's longest texts took is not kept for the rest of the run; memory that still grows is a leak.
+        # Do not keep the memory of a batch's longest texts for the rest of the run; what still grows is a leak.
         return_freed_memory()
         self.store.record_batch(self.claim, self._record(report, start, end, session))
         self.recent.append((end - start, time.perf_counter() - began))
@@ -141,7 +141,7 @@ class _Execution:
         self._tell_speed()
         for notice in report.notices:
             log.info("%s", notice)
-        log.info("%d edits, %.2f s an edit.", end, self.recent[-1][1] / self.recent[-1][0])
+        log.info("%d edits, %.2f s per edit.", end, self.recent[-1][1] / self.recent[-1][0])
         if end in self.checkpoints or time.monotonic() - self.saved_at > self.save_seconds:
             self._save(session)
 
@@ -166,7 +166,7 @@ class _Execution:
     def _save(self, session: EditSession) -> None:
         began = time.perf_counter()
         self.pulse.tell(phase="saving")
-        # Only the newest state stays beside the one being written: a state of a large model is large.
+        # Keep only the newest state beside the one being written: a state of a large model is large.
         remove_others(self.folder, [state.file for state in self.store.states(self.claim.id)[:1]])
         saved = save_state(self.folder, self.done, session)
         self.store.record_state(self.claim, saved, time.perf_counter() - began)

@@ -1,4 +1,4 @@
-"""The tables of the store. Series rows are keyed by run and place, so that none can be there twice."""
+"""The tables of the store. Series rows are keyed by run and place, so that none can occur twice."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sqlite3
 SCHEMA_VERSION = 2
 
 LATER_COLUMNS = ("statistics_wanted", "statistics_used", "start_token")
-"""Columns of runs that stores of version 1 do not have; the recorded runs are such a store. They hold JSON lists."""
+"""Columns of runs that stores of version 1 do not have; the recorded runs are in such a store. They hold JSON lists."""
 
 SCHEMA = """
 CREATE TABLE runs (
@@ -121,7 +121,7 @@ BY_EDITS = (
     "batches", "timings", "targets", "trajectories", "checkpoints", "measuring", "norms", "scores", "contributions",
     "measures", "downstream", "states",
 )  # fmt: skip
-"""Tables whose rows belong to a number of edits, and go when the run goes back behind it."""
+"""Tables whose rows belong to a number of edits, and are deleted when the run goes back to fewer."""
 
 END_AT = """
 UPDATE runs SET cursor = ?2, done = ?2,
@@ -130,11 +130,11 @@ UPDATE runs SET cursor = ?2, done = ?2,
     measuring_seconds = (SELECT coalesce(sum(seconds), 0) FROM measuring WHERE run = ?1)
 WHERE number = ?1
 """
-"""A run's own row when its series have been cut: its number, and the edits behind which no rows are left."""
+"""Corrects a run's own row after its series were cut. Values: its number, and the edits after which no rows remain."""
 
 
 def bring_up_to_date(db: sqlite3.Connection) -> None:
-    """Make the tables of a new store, or what one of an earlier version lacks. The caller is the only one to do so."""
+    """Make the tables of a new store, or add what an earlier version lacks. Only one process may do this at a time."""
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version == SCHEMA_VERSION:
         return

@@ -1,6 +1,6 @@
 """The series of runs as pandas frames: what the pages draw and what `export` writes.
 
-Every frame begins with the column `run` (the run's id, categorical) and, but for `targets` and `trajectories`, the
+Every frame begins with the column `run` (the run's id, categorical) and, except `targets` and `trajectories`, the
 column `edits`: facts handled so far; 0 is the model as it was loaded. Rows are in order of run, then place. Frames
 without rows have all their columns. A line of more than `max_points` points is thinned, its extremes and both ends
 kept; `max_points=None` gives every row.
@@ -48,7 +48,7 @@ def scores(
     metrics: Sequence[str] | None = None,
     max_points: int | None = MAX_POINTS,
 ) -> pd.DataFrame:
-    """Scores of facts, see `metrics.Scores`.
+    """Scores of facts, see `measures.scores.Scores`.
 
     At 0 edits they are those of the unedited model on the facts to come: the sample of all of the run's facts, and its
     first batch (which is the newest one, too).
@@ -72,7 +72,7 @@ def scores(
 def contributions(
     store: RunStore, ids: Sequence[str], edits: Sequence[int] | None = None, max_points: int | None = MAX_POINTS
 ) -> pd.DataFrame:
-    """What each sublayer adds to the residual stream, see `contributions` in the engine.
+    """What each sublayer adds to the residual stream, see `measures.contributions`.
 
     Args:
         store, ids, max_points: as for `norms`; a line is run and sublayer.
@@ -108,7 +108,7 @@ def downstream(store: RunStore, ids: Sequence[str], max_points: int | None = MAX
 
 
 def checkpoints(store: RunStore, ids: Sequence[str]) -> pd.DataFrame:
-    """Which checkpoints have been measured, and what the cap on measuring left out at them.
+    """Which checkpoints have been measured, and what was left out at them.
 
     Returns:
         run, edits, left_out (a JSON object: part and why, "cost" or an error), seconds (spent on measuring).
@@ -123,7 +123,7 @@ def checkpoints(store: RunStore, ids: Sequence[str]) -> pd.DataFrame:
 
 
 def measuring(store: RunStore, ids: Sequence[str]) -> pd.DataFrame:
-    """What measuring took.
+    """The time that measuring took.
 
     Returns:
         run, edits, part, seconds.
@@ -132,7 +132,7 @@ def measuring(store: RunStore, ids: Sequence[str]) -> pd.DataFrame:
 
 
 def timings(store: RunStore, ids: Sequence[str], max_points: int | None = MAX_POINTS) -> pd.DataFrame:
-    """What editing took, by phase. Of long runs neighbouring batches are added up.
+    """The time that editing took, by phase. In long runs neighbouring batches are added up.
 
     Returns:
         run, edits (at the end of the batch or batches), phase, seconds, facts (edited in that time, so that
@@ -151,7 +151,7 @@ def timings(store: RunStore, ids: Sequence[str], max_points: int | None = MAX_PO
 
 
 def memory(store: RunStore, ids: Sequence[str], max_points: int | None = MAX_POINTS) -> pd.DataFrame:
-    """The worker's memory at the end of batches; of long runs the most of neighbouring batches.
+    """The worker's memory at the end of batches; in long runs the maximum of neighbouring batches.
 
     Returns:
         run, edits, resident_bytes, peak_bytes (since the worker's start), device_peak_bytes.
@@ -186,7 +186,7 @@ def target_means(store: RunStore, ids: Sequence[str], max_points: int | None = M
 
 
 def trajectories(store: RunStore, ids: Sequence[str], facts: Sequence[int] | None = None) -> pd.DataFrame:
-    """The target optimisation step by step, of the facts of which it was kept (`MeasurePlan.trajectory_facts`).
+    """The target optimisation step by step, for the facts for which it was kept (`MeasurePlan.trajectory_facts`).
 
     Args:
         store, ids: as for `norms`.
@@ -217,13 +217,13 @@ ALL: dict[str, Callable[..., pd.DataFrame]] = {
 
 
 def every_row(store: RunStore, name: str, ids: Sequence[str]) -> pd.DataFrame:
-    """A series without anything left out or added up."""
+    """A series with every row, neither thinned nor added up."""
     thinning = name not in ("checkpoints", "measuring", "targets", "trajectories")
     return ALL[name](store, ids, **({"max_points": None} if thinning else {}))
 
 
 def as_csv(frame: pd.DataFrame) -> bytes:
-    """A frame as CSV, harmless in a spreadsheet; missing values are empty cells."""
+    """A frame as CSV, safe in a spreadsheet; missing values are empty cells."""
     cells = frame.astype(object).where(frame.notna(), None)
     return neutral_csv(list(frame.columns), cells.itertuples(index=False, name=None))
 
@@ -236,11 +236,11 @@ def thinned(
 ) -> pd.DataFrame:
     """A frame whose lines have at most `max_points` points each, with the extremes of y and both ends kept.
 
-    A line's points are parted into equal stretches, of each of which its lowest and its highest point stay.
+    A line's points are divided into equal stretches; the lowest and highest point of each stay.
 
     Args:
         frame: with the columns below, ordered by x within each line.
-        line: columns that tell lines apart.
+        line: columns that distinguish lines.
         x, y: names of columns.
         max_points: 4 or more, or None to keep all.
     """
@@ -257,7 +257,7 @@ def thinned(
             kept.append(places)
             continue
         values = frame[y].to_numpy(dtype=float, na_value=np.nan)[places]
-        # Two points a stretch, and the two ends.
+        # Two points per stretch, and the two ends.
         stretches = np.array_split(np.arange(len(places)), (max_points - 2) // 2)
         chosen = {0, len(places) - 1}
         for stretch in stretches:
@@ -278,14 +278,14 @@ def _read(
     condition: str = "",
     values: Sequence[object] = (),
 ) -> pd.DataFrame:
-    """Rows of a table that belong to some runs. Names come from this module alone; values are bound."""
+    """Rows of a table that belong to some runs. Names come only from this module; values are bound."""
     ids = list(dict.fromkeys(ids))
     numbers = _numbers(store, ids)
     sql = (
         f"SELECT run, {', '.join(columns)} FROM {table} WHERE run IN ({', '.join(map(str, numbers))}) {condition} "
         "ORDER BY run"
     )
-    # The primary keys begin with run and place, so this order costs no sorting.
+    # The primary keys begin with run and place, so this order needs no sorting.
     _, rows = store.query(sql + f", {columns[0]}", values)
     return _framed(numbers, ids, columns, rows)
 
@@ -351,7 +351,7 @@ def _column(name: str, values: Sequence):
     import pandas as pd
 
     if name in _TEXTS:
-        # Of the few distinct texts each is stored once: building and grouping by codes is many times quicker.
+        # Store each of the few distinct texts once: building and grouping by codes is many times quicker.
         codes: dict[str, int] = {}
         numbers = np.fromiter((codes.setdefault(value, len(codes)) for value in values), np.int32, len(values))
         return pd.Categorical.from_codes(numbers, categories=list(codes))

@@ -1,7 +1,7 @@
-"""The rows of a run's series and of its saved states: what its worker records, and what of it is there.
+"""The rows of a run's series and of its saved states: writing and reading them.
 
-They are keyed by run and place, so that none can be there twice. What is written while a batch ends and what is written
-at a checkpoint are one transaction each: a process that is killed leaves the one before or the one after.
+They are keyed by run and place, so that none can occur twice. A batch and a checkpoint are one transaction each, so a
+killed process leaves all of it or nothing.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ def record_batch(database: Database, claim: Claim, batch: BatchRecord) -> None:
 
 
 def record_state(database: Database, claim: Claim, state: SavedState, seconds: float) -> None:
-    """Move the cursor to a state that is on disk. The state before it is kept as a fallback, older ones are not.
+    """Move the cursor to a state that is on disk. The previous state is kept as a fallback, older ones are not.
 
     Args:
         claim: the caller's right to the run.
         state: what was saved.
-        seconds: what saving took; counted beside the batch's phases.
+        seconds: what saving took; counted with the batch's phases.
 
     Raises:
         LostRun: when the run is no longer the caller's.
@@ -103,7 +103,7 @@ def record_checkpoint(database: Database, claim: Claim, checkpoint: CheckpointRe
 
 
 def rewind(database: Database, claim: Claim, edits: int) -> None:
-    """Go back to the state after so many edits: whatever was recorded behind it is dropped.
+    """Go back to the state after `edits` edits: drop what was recorded later.
 
     Raises:
         LostRun: when the run is no longer the caller's.
@@ -132,7 +132,7 @@ def measured(database: Database, run_id: str) -> set[int]:
 
 
 def part_seconds(database: Database, run_id: str) -> dict[str, list[float]]:
-    """What each part of measuring took, at each checkpoint at which it was measured, in order."""
+    """Seconds of each part of measuring, at each checkpoint at which it was measured, in order."""
     run = get(database, run_id)
     with database.reading() as db:
         rows = db.execute("SELECT part, seconds FROM measuring WHERE run = ? ORDER BY edits", (run.number,))

@@ -1,7 +1,7 @@
-"""What comes before a run's first batch: a session on its model, brought to where the run stands, and facts that fit.
+"""What comes before a run's first batch: a session on its model, restored to the saved state, and facts that fit.
 
-What a run was started with is compared here with what there is now. A run that is resumed goes on with the same model,
-settings and key statistics, or it is refused with what has changed.
+What a run was started with is compared here with what there is now. A resumed run goes on with the same model, settings
+and key statistics, or it is refused with a message on what has changed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def open_session(
     Args:
         store: where the run is.
         claim: the caller's right to it.
-        info: its row as it was when it was claimed.
+        info: its row when it was claimed.
         pulse: of the run.
         models: gives its model.
         threads: of torch.
@@ -81,7 +81,7 @@ def open_session(
         fingerprint=lm.fingerprint,
         start_token=[lm.start_text] if lm.start_text is not None else [],
         threads=threads,
-        # The commit that a name of the hub meant: a branch moves on.
+        # The commit behind a hub name, because a branch moves on.
         versions=versions() | ({"model": lm.origin} if lm.origin else {}),
         code_commit=processes.commit(),
     )
@@ -97,7 +97,7 @@ def _statistics(store: RunStore, info: RunInfo, lm: EditableModel) -> tuple[Path
     """
     text = text_named(info.plan.statistics_text)
     if info.statistics_used and store.states(info.id):
-        # The saved state holds what was made of them, so they need not even be there any more.
+        # The saved state holds what was computed from them, so they need not exist any more.
         folder = statistics_folder(lm.texts_key)
         return text or SAMPLED_TEXT, {row["layer"]: folder / row["file"] for row in info.statistics_used}
     if not info.statistics_wanted:  # submitted by an earlier version of the program
@@ -107,7 +107,7 @@ def _statistics(store: RunStore, info: RunInfo, lm: EditableModel) -> tuple[Path
 
 
 def restore(store: RunStore, claim: Claim, pulse: Pulse, session: EditSession) -> int:
-    """Bring the session to where the run stands. Returns the number of facts handled."""
+    """Restore the session to the run's saved state. Returns the number of facts handled."""
     folder = store.folder_of(claim.id)
     saved = store.states(claim.id)
     edits = load_state(folder, saved, session) if saved else 0
@@ -120,7 +120,7 @@ def restore(store: RunStore, claim: Claim, pulse: Pulse, session: EditSession) -
 
 
 def check_facts(session: EditSession, facts: Sequence[Fact], done: int, pulse: Pulse) -> None:
-    """Refuse facts behind the first `done` that cannot be edited: now, and not after hours when their turn comes.
+    """Refuse facts after the first `done` that cannot be edited: now, not hours later when their turn comes.
 
     Raises:
         InputError: naming the first of them.
@@ -133,7 +133,7 @@ def check_facts(session: EditSession, facts: Sequence[Fact], done: int, pulse: P
         try:
             _check_editable(lm, some, longest)
         except InputError:
-            # One of them; which one, only each by itself tells.
+            # Find out which of them it is.
             for place, fact in enumerate(some, start):
                 try:
                     _check_editable(lm, [fact], longest)
@@ -144,13 +144,13 @@ def check_facts(session: EditSession, facts: Sequence[Fact], done: int, pulse: P
 
 
 def _check_editable(lm: EditableModel, facts: Sequence[Fact], longest_prefix: str) -> None:
-    """Whether all texts by which facts are edited can be made of tokens and fit the model."""
+    """Check that all texts with which facts are edited can be tokenised and fit the model."""
     encode_contexts(lm, facts, (longest_prefix,))
     encode_subject_prompts(lm, facts)
 
 
 def note_statistics(store: RunStore, claim: Claim, session: EditSession, done: int) -> None:
-    """Write down what the session has read; of a run that goes on that was done when it began."""
+    """Record the statistics that the session has read; for a resumed run this was done when it began."""
     if not done:
         store.note(claim, statistics_used=key_statistics.used(session.statistics_files))
     if used := store.get(claim.id).statistics_used:

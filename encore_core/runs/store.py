@@ -1,17 +1,17 @@
 """The store: every run, its queue and its series, in one SQLite file that any number of processes may read and write.
 
-A run is queued, running, interrupted, cancelled, failed or done. `RunStore` is what others use; what it does is done in
+A run is queued, running, interrupted, cancelled, failed or done. Others use only `RunStore`; the work is done in
 
     database        opening the file, transactions, errors
-    places          where the files of runs, logs and locks lie
-    lookup          looking at runs
-    queue           putting runs in, stopping, resuming and deleting them
+    places          the files of runs, logs and locks
+    lookup          looking up runs
+    queue           adding, stopping, resuming and deleting runs
     labels          names and tags
     liveness        which workers live, and runs whose worker is gone
-    ownership       a worker takes a run, shows that it lives, and lets go
+    ownership       a worker takes a run, shows that it is alive, and releases it
     series_rows     what it records of the run
 
-and what a method takes and refuses stands there with the function of its name.
+and the function of the same name there documents a method's arguments and errors.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class RunStore:
     """The runs in a folder. Objects are cheap and hold no connection; any thread and process may have its own.
 
     Args:
-        folder: where the store lives; `runs` in the data folder by default. Made when it is missing.
-        read_only: look at a store that never changes, see `recorded`. It must be there, and no file is made beside it.
+        folder: of the store; `runs` in the data folder by default. Made when it is missing.
+        read_only: open a store that never changes, see `recorded`. It must exist, and no file is made beside it.
 
     Raises:
         StoreError: when the folder cannot be written, or holds a damaged store or one of a newer version.
@@ -61,7 +61,7 @@ class RunStore:
         return folders.worker_log(self.folder, device)
 
     def device_lock(self, device: str) -> FileLock:
-        """The lock that the worker of a device holds as long as it lives."""
+        """The lock that the worker of a device holds while it lives."""
         return folders.device_lock(self.folder, device)
 
     # -- looking -------------------------------------------------------------------------------------------------------
@@ -105,25 +105,25 @@ class RunStore:
         return queue.interrupt(self.database, run_id)
 
     def resume(self, run_id: str) -> RunInfo:
-        """Put a run that was interrupted, cancelled or has failed at the end of the queue again."""
+        """Put a run that was interrupted, cancelled or has failed back at the end of the queue."""
         return queue.resume(self.database, run_id)
 
     def delete(self, run_id: str) -> None:
-        """Forget a run, its series and its files."""
+        """Delete a run, its series and its files."""
         queue.delete(self.database, run_id)
 
     def rename(self, run_id: str, name: str) -> RunInfo:
-        """Call a run otherwise."""
+        """Rename a run."""
         return labels.rename(self.database, run_id, name)
 
     def tag(self, run_id: str, tags: Sequence[str]) -> RunInfo:
-        """Give a run these tags, in place of those it had."""
+        """Replace a run's tags."""
         return labels.tag(self.database, run_id, tags)
 
     # -- whether workers live ------------------------------------------------------------------------------------------
 
     def has_worker(self, device: str) -> bool:
-        """Whether a worker of the device lives. (It may be about to end, see `launch.start_worker`.)"""
+        """Whether a worker of the device is alive. (It may be about to end, see `launch.start_worker`.)"""
         return worker_liveness.has_worker(self.database, device)
 
     def reconcile(self) -> list[str]:
@@ -131,7 +131,7 @@ class RunStore:
         return worker_liveness.reconcile(self.database)
 
     def abandon(self, device: str) -> list[str]:
-        """Mark the runs of a device that are still called running. The caller holds the device's lock, so none is."""
+        """Mark the runs of a device whose status is still running. The caller holds the device's lock, so none is."""
         return worker_liveness.abandon(self.database, device)
 
     # -- what a worker does --------------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ class RunStore:
         return ownership.claim(self.database, device)
 
     def beat(self, claim: Claim, detail: Mapping[str, Any]) -> str | None:
-        """Say that the run lives and what it does. Returns "cancel" or "interrupt" when it is to stop."""
+        """Record that the run is alive and what it does. Returns "cancel" or "interrupt" when it must stop."""
         return ownership.beat(self.database, claim, detail)
 
     def note(self, claim: Claim, **columns: Any) -> None:
@@ -149,7 +149,7 @@ class RunStore:
         ownership.note(self.database, claim, **columns)
 
     def finish(self, claim: Claim, status: str, error: str | None = None, weights_digest: str | None = None) -> None:
-        """Let go of a run."""
+        """Release a run."""
         ownership.finish(self.database, claim, status, error, weights_digest)
 
     def states(self, run_id: str) -> list[SavedState]:
@@ -157,7 +157,7 @@ class RunStore:
         return series_rows.states(self.database, run_id)
 
     def rewind(self, claim: Claim, edits: int) -> None:
-        """Go back to the state after so many edits: whatever was recorded behind it is dropped."""
+        """Go back to the state after `edits` edits: drop what was recorded later."""
         series_rows.rewind(self.database, claim, edits)
 
     def record_batch(self, claim: Claim, batch: BatchRecord) -> None:
@@ -165,7 +165,7 @@ class RunStore:
         series_rows.record_batch(self.database, claim, batch)
 
     def record_state(self, claim: Claim, state: SavedState, seconds: float) -> None:
-        """Move the cursor to a state that is on disk. The state before it is kept as a fallback, older ones are not."""
+        """Move the cursor to a state that is on disk. The previous state is kept as a fallback, older ones are not."""
         series_rows.record_state(self.database, claim, state, seconds)
 
     def record_checkpoint(self, claim: Claim, checkpoint: CheckpointRecord) -> None:
@@ -177,7 +177,7 @@ class RunStore:
         return series_rows.measured(self.database, run_id)
 
     def part_seconds(self, run_id: str) -> dict[str, list[float]]:
-        """What each part of measuring took, at each checkpoint at which it was measured, in order."""
+        """Seconds of each part of measuring, at each checkpoint at which it was measured, in order."""
         return series_rows.part_seconds(self.database, run_id)
 
 

@@ -1,8 +1,8 @@
-"""The worker: takes queued runs of one device, one after the other, in a process of its own.
+"""The worker: does the queued runs of one device, one after the other, in a separate process.
 
     python -m encore_core.runs.worker --store FOLDER --device cpu
 
-It holds the lock of its device as long as it lives, keeps the model between runs, and ends when the queue has been
+It holds the lock of its device while it lives, keeps the model between runs, and ends when the queue has been
 empty for a while. A run that fails does not end it. SIGTERM (a machine that shuts down) and Ctrl-C save the run's state
 and leave it interrupted.
 """
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 IDLE_SECONDS = 5.0
 POLL_SECONDS = 0.3
 LOCK_SECONDS = 5.0
-"""How long to wait for the device's lock: whoever looks whether a worker lives has it for a moment."""
+"""How long to wait for the device's lock: a check whether a worker lives holds it for a moment."""
 
 STATUS_AFTER = {"cancel": "cancelled", "interrupt": "interrupted"}
 
@@ -69,16 +69,16 @@ class Worker:
         self._pulse: Pulse | None = None
 
     def end(self) -> None:
-        """End soon: the run at hand saves its state and is interrupted. Safe in a signal handler."""
+        """End soon: the current run saves its state and is interrupted. Safe in a signal handler."""
         self._ending.set()
         if self._pulse is not None:
             self._pulse.ask("interrupt")
 
     def serve(self) -> None:
-        """Run what is queued until nothing has been for a while. Returns at once when another worker does that.
+        """Do queued runs until the queue has been empty for a while. Returns at once when another worker serves it.
 
         Raises:
-            StoreError: when the store cannot be written any more.
+            StoreError: when the store can no longer be written.
         """
         lock = self.store.device_lock(self.device)
         while True:
@@ -97,12 +97,12 @@ class Worker:
                 self._serve_queue()
             finally:
                 lock.release()
-            # Whoever submitted a run before the lock was free relied on this worker.
+            # A process that submitted a run before the lock was free relied on this worker.
             if self._ending.is_set() or not self._waiting():
                 return
 
     def _tidy(self) -> None:
-        """What a killed worker may have left: runs that are not running, files that nobody needs."""
+        """Tidy up after a killed worker: runs that are not running, files that nothing needs."""
         self.store.abandon(self.device)
         for run in self.store.runs():
             if run.status == "done":
@@ -157,7 +157,7 @@ class Worker:
                 self._finish(claim, status, error)
 
     def _finish(self, claim: Claim, status: str, error: str | None) -> None:
-        """Write how a run ended; with patience, because the very disk may be full."""
+        """Write how a run ended; retry, because the disk may be full."""
         for attempt in range(3):
             try:
                 with suppress(LostRun):
@@ -173,18 +173,18 @@ class Worker:
 
 class _RunLog(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
-        """A line that a full disk does not take is lost; the run itself says what it cannot write."""
+        """Drop a line that a full disk does not take; the run itself reports what it cannot write."""
 
 
 @contextmanager
 def _logged_to(path: Path) -> Iterator[None]:
-    """What the engine says goes into a run's log while the block runs."""
+    """Send the engine's messages to a run's log while the block runs."""
     engine = logging.getLogger("encore_core")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handler: logging.Handler = _RunLog(path, encoding="utf-8")
     except OSError as error:
-        # A run that cannot have a log will hardly have a state; that is said where it matters.
+        # A run that cannot write a log can hardly save a state; that is reported where it matters.
         log.warning("%s cannot be written: %s", path, error)
         handler = logging.NullHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -212,8 +212,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m encore_core.runs.worker", description=__doc__.splitlines()[0])
     parser.add_argument("--store", required=True, type=Path, help="folder of the store")
     parser.add_argument("--device", required=True, help="cpu, mps, cuda:0, …")
-    parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS, help="wait so long with an empty queue")
-    parser.add_argument("--save-seconds", type=float, default=SAVE_SECONDS, help="save a run's state this often")
+    parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS, help="seconds to wait with an empty queue")
+    parser.add_argument(
+        "--save-seconds", type=float, default=SAVE_SECONDS, help="seconds between saved states of a run"
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     _settle_process(options.device)
@@ -230,19 +232,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         log.error("%s", error)
         return 2
-    except OSError as error:  # of the lock, the log, or whatever else is written beside runs
+    except OSError as error:  # from the lock, the log, or other files beside the runs
         log.error("The worker of %s ends: %s", options.device, error)
         return 2
     return 0
 
 
 def _settle_process(device: str) -> None:
-    """What is the whole process's: its manners towards others, and that equal input gives equal bits."""
+    """Settings of the whole process: quiet libraries, low priority, and equal bits for equal input."""
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    # People at the pages come before a run of hours on the same cores.
+    # Visitors of the pages come before a long run on the same cores.
     with suppress(OSError, AttributeError):
         os.nice(5)
     if device.startswith("cuda"):

@@ -1,7 +1,7 @@
 """Which workers live, and runs whose worker is gone.
 
 A worker holds the lock of its device from before it takes a run until it ends, and the system frees the lock of a
-process that dies in whatever way. So whoever gets the lock knows that no run of the device is running.
+process however it dies. So a process that gets the lock knows that no run of the device is running.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from encore_core.runs.folders import device_lock
 log = logging.getLogger(__name__)
 
 SILENT_SECONDS = 15.0
-"""A running run that has not been heard of for so long is looked at: its worker may be gone."""
+"""A running run that has been silent for this long is checked: its worker may be gone."""
 
 FOREIGN_SILENT_SECONDS = 600.0
 """The same for a run of another machine on a shared folder, whose lock may not be visible from here."""
 
 
 def has_worker(database: Database, device: str) -> bool:
-    """Whether a worker of the device lives. (It may be about to end, see `launch.start_worker`.)
+    """Whether a worker of the device is alive. (It may be about to end, see `launch.start_worker`.)
 
     Raises:
         StoreError: when the lock's file cannot be written.
@@ -42,7 +42,7 @@ def has_worker(database: Database, device: str) -> bool:
 
 
 def seems_dead(row: sqlite3.Row) -> bool:
-    """Whether a running run's worker should be looked for."""
+    """Whether a running run's worker should be checked."""
     if row["status"] != "running":
         return False
     if time.time() - row["heartbeat"] > SILENT_SECONDS:
@@ -65,7 +65,7 @@ def reconcile(database: Database) -> list[str]:
         lock = device_lock(database.folder, device)
         try:
             lock.acquire(timeout=0)
-        except OSError:  # Timeout is one: a worker lives, or the folder is read-only and nobody can say
+        except OSError:  # including Timeout: a worker is alive, or the folder is read-only and we cannot know
             continue
         try:
             marked += abandon(database, device)
@@ -75,7 +75,7 @@ def reconcile(database: Database) -> list[str]:
 
 
 def abandon(database: Database, device: str) -> list[str]:
-    """Mark the runs of a device that are still called running. The caller holds the device's lock, so none is.
+    """Mark the runs of a device whose status is still running. The caller holds the device's lock, so none is.
 
     Returns:
         their ids.

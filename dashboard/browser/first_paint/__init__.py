@@ -3,10 +3,10 @@
     page            the middleware that puts it into Streamlit's page
     first_look      the list of pages and the title and, on Start, the recorded curves
     static_chart    curves as markup
-    preload         scripts of Streamlit that are named early
+    preload         Streamlit's scripts that the page names early
 
-All of it goes with one switch: ENCORE_FIRST_PAINT=off serves Streamlit's page as it is. What it gains is measured by
-`benchmarks/pages.py` (benchmarks/RESULTS.md).
+One switch turns it off: ENCORE_FIRST_PAINT=off serves Streamlit's page as it is. `benchmarks/pages.py` measures what it
+gains (benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def is_on() -> bool:
 
 
 def middleware() -> list[Middleware]:
-    """What the server puts around Streamlit for it; nothing when it is switched off."""
+    """The middleware that it needs around Streamlit; none when it is switched off."""
     if not is_on():
         return []
     from dashboard.browser.first_paint.page import EarlyPage

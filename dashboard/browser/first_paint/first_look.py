@@ -1,9 +1,9 @@
-"""What a browser shows while the app's scripts are being read: the page's list and title and, on Start, the curves.
+"""What a browser shows while the app's scripts are being read: the list of pages, the title and, on Start, the curves.
 
 Streamlit's page is empty until some hundred scripts have been read and a first answer has come, one and a half to three
-seconds on a plain computer. This markup comes with the page itself and stands where the app will stand; its script
-takes it away when the page is there. It says nothing that the page does not say, and needs no visitor's choices. It is
-inert: what is pressed is pressed on the app behind it, and who hears the page hears the app alone.
+seconds on a plain computer. This markup comes with the page itself, in the place of the app; its script removes it
+when the page is there. It shows nothing that the page does not, and needs no visitor's choices. It is inert: presses go
+to the app behind it, and screen readers read only the app.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SURROUNDINGS = {
     LIGHT.page: "--es-side:#F3F5F8;--es-side-line:#E8ECF1;--es-here:rgb(146 164 200 / 25%);",
     DARK.page: "--es-side:#161D25;--es-side-line:#232C36;--es-here:rgb(159 177 198 / 25%);",
 }
-"""Of the sidebar, which Streamlit draws: by .streamlit/config.toml, and what it makes of that."""
+"""Colours of the sidebar, which Streamlit derives from .streamlit/config.toml."""
 
 
 def markup(path: str, query: str = "") -> str:
@@ -39,8 +39,8 @@ def markup(path: str, query: str = "") -> str:
         query: of the address, as it was sent.
 
     Returns:
-        markup for the body; "" for what is no page of ours and where the app looks otherwise: while presenting, on a
-        tour, in a lesson, and inside another page.
+        markup for the body; "" where the path is no page of ours, and where the app looks different: while presenting,
+        on a tour, in a lesson, and inside another page.
     """
     name = path.rstrip("/").rpartition("/")[2] or "start"
     asked = parse_qs(query, keep_blank_values=True)
@@ -53,7 +53,7 @@ _drawn: dict[str, str] = {}
 
 
 def make_ready() -> None:
-    """Draw the curves, for which libraries and runs have to be read: no visitor waits for that.
+    """Draw the curves ahead of time, because reading libraries and runs takes long.
 
     Until then, and where they cannot be drawn, Start has its title like any other page.
     """
@@ -70,7 +70,7 @@ def _titled(name: str) -> str:
 
 
 def _page(entry: Entry, body: str, colours: Sequence[str] = ("", "")) -> str:
-    """The markup of a page: its place among all, and what stands on it; `colours` are variables, light and dark."""
+    """The markup of a page: the list of pages, and the page's body; `colours` are variables, light and dark."""
     variables = [f"{palette.css().removeprefix(':root{').removesuffix('}')}{_SURROUNDINGS[palette.page]}{more}"
                  for palette, more in zip((LIGHT, DARK), colours, strict=True)]  # fmt: skip
     style = (FOLDER / "style.css").read_text(encoding="utf-8")
@@ -78,7 +78,7 @@ def _page(entry: Entry, body: str, colours: Sequence[str] = ("", "")) -> str:
         f"<style>#es-first{{{variables[0]}}}#es-first.es-dark{{{variables[1]}}}"
         f"@media (prefers-color-scheme:dark){{#es-first:not(.es-light){{{variables[1]}}}}}{style}</style>"
         f'<div id="es-first" inert>{_page_titles(entry)}<div class="es-first-page">{body}</div></div>'
-        # Nothing would take it away, and Streamlit's page says what is missing.
+        # Without scripts nothing would remove it, and Streamlit's page says what is missing.
         f"<noscript><style>#es-first{{display:none}}</style></noscript><script>{SCRIPT}</script>"
     )
 
@@ -94,7 +94,7 @@ def _page_titles(current: Entry) -> str:
 
 
 def _start() -> tuple[str, tuple[str, str]]:
-    """What stands on Start, with the recorded curves, and the variables that hold their colours, light and dark."""
+    """The body of Start, with the recorded curves, and the variables that hold their colours, light and dark."""
     from dashboard.browser.first_paint import static_chart
     from dashboard.charts import runs as run_charts
     from dashboard.elements import figure

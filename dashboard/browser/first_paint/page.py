@@ -1,4 +1,4 @@
-"""Streamlit's page with what is to be seen first in it, and the names of what will be asked for.
+"""Streamlit's page with the first look in it, and the names of the scripts that will be needed.
 
 The browser then reads plotly.js and the scripts of the elements that pages have (see `preload`) while the page is being
 made.
@@ -39,7 +39,7 @@ class EarlyPage:
                 body += message.get("body", b"")
                 if message.get("more_body", False):
                     return
-                if ROOT not in body:  # a file that somebody downloads
+                if ROOT not in body:  # a download
                     await send(start)
                     await send({"type": "http.response.body", "body": body})
                     start = None
@@ -48,7 +48,7 @@ class EarlyPage:
                 page = body.replace(b"</head>", self.TAGS + b"</head>", 1)
                 page = page.replace(ROOT, look.encode() + ROOT, 1)
                 headers = MutableHeaders(scope=start)
-                # The page is another one than Streamlit's file, and changes with the library.
+                # The page differs from Streamlit's file, and changes with the library.
                 for name in ("etag", "last-modified", "accept-ranges"):
                     del headers[name]
                 headers["content-length"] = str(len(page))
@@ -64,6 +64,6 @@ class EarlyPage:
         ):
             await self.app(scope, receive, send)
             return
-        # Streamlit's own middleware would pack the page before it comes here; it is small.
+        # Streamlit's own middleware would compress the page before it comes here; it is small.
         unpacked = [(name, value) for name, value in scope["headers"] if name != b"accept-encoding"]
         await self.app({**scope, "headers": unpacked}, receive, with_tag)

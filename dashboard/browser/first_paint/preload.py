@@ -1,7 +1,7 @@
-"""Which of Streamlit's scripts the pages load, so that a browser can be told before it finds out by itself.
+"""Which of Streamlit's scripts the pages load, so that the browser knows before it finds out by itself.
 
-Streamlit's page names the scripts of its frame. What draws an element is asked for when the first element of its kind
-arrives, and what that one imports when it has been read: waves of requests, at the end of which stands our chart.
+Streamlit's page names the scripts of its frame. The script of an element is requested when the first element of its
+kind arrives, and its imports when it has been read: waves of requests, with our chart at the end.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import streamlit as st
 
 ELEMENTS = ("BidiComponent", "Button", "ButtonGroup", "Html", "Multiselect", "PageLink", "Selectbox")
-"""What nearly every page of ours has; the names are those of Streamlit's files, without their digests."""
+"""Elements of nearly every page; the names are those of Streamlit's files, without their digests."""
 
 STATIC = Path(st.__file__).parent / "static"
 
@@ -21,10 +21,10 @@ _IMPORT = re.compile(r"""(?:from|import)\s*["']\./([\w.-]+\.js)["']""")
 
 
 def scripts(elements: Sequence[str] = ELEMENTS, static: Path = STATIC) -> list[str]:
-    """Names of the elements' scripts and of all that they import, but for those that the page names itself.
+    """Names of the elements' scripts and of all that they import, except those that the page names itself.
 
     Args:
-        elements: names of files without digests; those that there is no file of are left out.
+        elements: names of files without digests; those without a file are left out.
         static: Streamlit's folder of files for browsers.
     """
     folder = static / "static" / "js"

@@ -1,8 +1,8 @@
-"""A chart of lines as plain markup, for where no script has been loaded yet.
+"""A chart of lines as plain markup, for a browser that has loaded no script yet.
 
-Panels stand where Plotly will put them, by the layouts of the chart: wide, narrow, or for phones, as the container's
-width is. Lines are drawn in a box of 1,000 by 1,000 that is stretched over its panel; strokes and dots keep their form.
-Colours come as CSS variables, so that one text serves light and dark pages.
+Panels are where Plotly will put them, by the layouts of the chart: wide, narrow, or for phones, depending on the
+container's width. Lines are drawn in a box of 1,000 by 1,000 that is stretched over its panel; strokes and dots keep
+their form. Colours come as CSS variables, so that one text serves light and dark pages.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _AROUND = 0.05
 """Room around lines, in shares of an axis, and around their dots in pixels, as Plotly leaves it."""
 _DOT_ROOM = 1.6 / 2
 _TYPICAL_WIDTH = 230
-"""Of a panel in pixels; only how much room is left beside the last dots depends on it."""
+"""Width of a panel in pixels; only the room beside the last dots depends on it."""
 _DASHES = {"dot": "2 3", "dash": "7 5"}
 
 
@@ -32,10 +32,10 @@ def markup(chart: Chart, titles: Sequence[str], colours: Sequence[str], narrow: 
         chart: from `dashboard.charts`; its traces are lines, and its panels share their axes.
         titles: markup above each panel.
         colours: a CSS colour for each trace.
-        narrow, slim: containers narrower than so many pixels take the narrow layout, and the one for phones.
+        narrow, slim: containers narrower than this many pixels use the narrow layout, and the one for phones.
 
     Returns:
-        markup with a style sheet of its own; it is as wide as its container.
+        markup with its own style sheet; it is as wide as its container.
     """
     figure = chart.figure
     panels = sorted({_number(trace.xaxis) for trace in figure.data})
@@ -68,7 +68,7 @@ def markup(chart: Chart, titles: Sequence[str], colours: Sequence[str], narrow: 
 
 
 def ticks(low: float, high: float, most: int) -> list[float]:
-    """Round places on an axis, at distances of 1, 2 or 5 times a power of ten, about as many as wanted."""
+    """Round values on an axis, 1, 2 or 5 times a power of ten apart, about as many as wanted."""
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))
     step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
@@ -82,7 +82,7 @@ def _number(axis: str | None) -> int:
 
 
 def _ranges(figure: go.Figure) -> tuple[tuple[float, float], tuple[float, float]]:
-    """What the axes show, all panels the same: as far as the lines go and their dots need; x from 0."""
+    """The ranges of the axes, the same for all panels: as far as the lines go and their dots need; x from 0."""
     x = np.concatenate([np.asarray(trace.x, dtype=float) for trace in figure.data])
     y = np.concatenate([np.asarray(trace.y, dtype=float) for trace in figure.data])
     dot = max((trace.marker.size for trace in figure.data if "markers" in (trace.mode or "")), default=0) * _DOT_ROOM
@@ -156,7 +156,7 @@ def _legend(figure: go.Figure, colours: Sequence[str]) -> str:
 
 
 def _placed(layout: go.Layout, panels: Sequence[int]) -> str:
-    """Rules that put the legend and every panel where a layout has them."""
+    """CSS rules that put the legend and every panel where a layout has them."""
     margin = layout.margin
     inner = layout.height - margin.t - margin.b
     rules = [f".es-still{{height:{layout.height}px}}", f".es-still-legend{{left:{margin.l}px;right:{margin.r}px}}"]

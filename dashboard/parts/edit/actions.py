@@ -1,4 +1,4 @@
-"""Apply, Undo and Reset: a press is noted, and done by the next run of the page."""
+"""Apply, Undo and Reset: a press is noted, and the next run of the page carries it out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from encore_core.errors import InputError
 
 
 def buttons(visitor: Visitor, ready: bool) -> DeltaGenerator:
-    """Apply, Undo, Reset and how they went. Returns the place for the progress of a job."""
+    """Draw Apply, Undo, Reset and their outcome. Returns the place for the progress of a job."""
     busy = visitor.job is not None
     with st.container(key="actions"):
         st.button(
@@ -36,16 +36,16 @@ def buttons(visitor: Visitor, ready: bool) -> DeltaGenerator:
         if busy:
             st.button("Stop", key="stop", on_click=visitor.cancel, width="stretch")
         is_given_away = is_covered(visitor) and visitor.message is not None and visitor.message.kind == "success"
-        widgets.notice(Message("success", "Done. What came of it is covered.") if is_given_away else visitor.message)
+        widgets.notice(Message("success", "Done. The result is covered.") if is_given_away else visitor.message)
     return place
 
 
 def _ask(visitor: Visitor, what: Literal["apply", "undo", "reset"]) -> None:
-    """Note what a button asks for, as its callback.
+    """Note what a button asks for; this is its callback.
 
-    The run of the page that a press begins is not sure to come to the button: another run can end it before, and one
-    that is begun by Ctrl+Enter in a field not yet sent redraws the form of a typed fact alone. So a press is noted, and
-    done by the next run of the whole page; not in the callback, which cannot show that one stands in line.
+    The page run that a press starts may never reach the button: another run can end it first, and Ctrl+Enter in a
+    field that was not sent yet redraws only the form of a typed fact. So a press is noted, and the next run of the
+    whole page carries it out. The callback itself could not show that the visitor waits in line.
     """
     visitor.asked = what
 
@@ -59,7 +59,7 @@ def _do_asked(visitor: Visitor, ready: bool) -> None:
         visitor.reset()
     elif ready:
         _begin(visitor)
-    # No call to Streamlit, nor its session state, before this line: a rerun could otherwise do the same twice.
+    # Call neither Streamlit nor its session state before this line: a rerun could do the same work twice.
     visitor.asked = None
     st.rerun()
 

@@ -1,4 +1,4 @@
-"""The facts to edit: an example, one that is typed, or a table that is pasted or uploaded."""
+"""The facts to edit: an example, a typed fact, or a pasted or uploaded table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_TABLE = 1000
 
 
 def pick_facts() -> None:
-    """The card in which facts are picked, typed or pasted. What it holds is read by `facts_in_editor`."""
+    """The card in which facts are picked, typed or pasted. `facts_in_editor` reads what it holds."""
     remembered("source", "Example")
     for name, value in _as_fields(bundled_facts()[0]).items():
         remembered(name, value)
@@ -48,7 +48,7 @@ def _as_fields(fact: Fact) -> dict[str, str]:
         "prompt": fact.prompt,
         "target_new": fact.target_new,
         "target_true": fact.target_true or "",
-        # With the slot in them they follow when somebody types another subject.
+        # With the slot in them they follow when the visitor types another subject.
         "paraphrases": "\n".join(text.replace(fact.subject, SLOT, 1) for text in fact.paraphrases),
         "neighbours": "\n".join(f"{n.prompt} => {n.target}" for n in fact.neighbours),
     }
@@ -105,17 +105,17 @@ def _own_fact() -> None:
     keep = {"live": True, "persist_state": "session"}
     st.text_input("Subject", key="subject", placeholder="France", **keep)
     st.text_input("Prompt", key="prompt", placeholder="The capital of {} is", **keep,
-                  help="The text before the answer, with {} or the subject itself once in it.")  # fmt: skip
+                  help="The text before the answer, with {} or the subject in it once.")  # fmt: skip
     left, right = st.columns(2)
     left.text_input("New answer", key="target_new", placeholder="Rome", **keep)
     right.text_input("True answer (optional)", key="target_true", placeholder="Paris", **keep)
     with st.expander("Paraphrases and neighbours", key="more_prompts", on_change="rerun"):
         st.text_area(
-            "Paraphrases, one a line", key="paraphrases", height=90, persist_state="session",
+            "Paraphrases, one per line", key="paraphrases", height=90, persist_state="session",
             help="Other ways to ask the same. They should change, too.",
         )  # fmt: skip
         st.text_area(
-            "Neighbours, one a line: prompt => answer", key="neighbours", height=150, persist_state="session",
+            "Neighbours, one per line: prompt => answer", key="neighbours", height=150, persist_state="session",
             help="Similar questions about other things. Their answers should stay.",
         )  # fmt: skip
     left, right = st.columns(2)
@@ -192,8 +192,8 @@ def _table() -> None:
     remembered("limit", 100)
     remembered("batch_size", 20)
     left.number_input("Use the first … facts", 1, MAX_TABLE, key="limit", persist_state="session")
-    right.number_input("Facts a batch", 1, MAX_TABLE, key="batch_size", persist_state="session",
-                       help="Facts of a batch are solved for together; Undo takes back one batch.")  # fmt: skip
+    right.number_input("Facts per batch", 1, MAX_TABLE, key="batch_size", persist_state="session",
+                       help="The facts of a batch are edited together; Undo takes back one batch.")  # fmt: skip
     try:
         rows = table_rows()
     except InputError as error:

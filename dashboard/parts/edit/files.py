@@ -1,7 +1,7 @@
 """A visitor's edits as a file: handed out, and taken back.
 
-What is uploaded is checked here, on the server: it must be whole, made on the visitor's model, and within the limits.
-Nothing of it names a file: it is written under a name of ours into a folder of its own, which is gone afterwards.
+Uploads are checked here, on the server: they must be intact, made on the visitor's model, and within the limits. An
+upload never names a file: it is written under our own name into a temporary folder.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from encore_core.models.editable import EditableModel
 from encore_core.storage import writing
 
 NAME = "encore-edits.safetensors"
-"""What a browser calls the file."""
+"""The file's name in the browser."""
 
 SEEDS = range(2**31)
 
@@ -33,10 +33,10 @@ def as_bytes(session: EditSession) -> bytes:
     with session.lm.lock:
         edits = edit_file_of(session)
         if edits.form == "matrices":
-            # The next batch may be added to the session's matrices where they lie; factors are never written to.
+            # The next batch may be added to the session's matrices in place; factors are never written to.
             tensors = {name: tensor.clone() for name, tensor in edits.tensors.items()}
             edits = EditFile(edits.values, tensors)
-    # Hashing and writing take a while, and the device is nobody's meanwhile.
+    # Hashing and writing take a while; the device is free meanwhile.
     with TemporaryDirectory() as folder:
         file = Path(folder) / NAME
         write_edit_file(file, edits, versions())
@@ -54,7 +54,7 @@ def session_of(uploaded: bytes, lm: EditableModel) -> EditSession:
         InputError: for a file that is too large, damaged, no edit file or without history, for edits that were made on
             another model, and for more of anything than a visitor of this server may have.
     """
-    # What was read stays mapped into memory for a moment, and some systems do not remove such a file.
+    # What was read stays mapped into memory for a moment, and some systems refuse to remove such a file.
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         file = Path(folder) / "uploaded file"
         with writing(file):
@@ -73,7 +73,7 @@ def _check_limits(edits: EditFile) -> None:
         raise InputError(
             f"The edit file has the seed {quoted(values['seed'])}; it must be a whole number from 0 to {SEEDS[-1]}."
         )
-    # Every edit from then on would be made behind each of them.
+    # Every later edit would be made after each of them.
     if len(values["prefixes"]) > len(PREFIX_STARTS):
         raise InputError(
             f"The edit file has {len(values['prefixes'])} sampled prefixes, and edits are made with "

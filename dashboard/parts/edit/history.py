@@ -53,19 +53,19 @@ def saved_edits(visitor: Visitor) -> None:
             )  # fmt: skip
             if not keeps_history(visitor.session):
                 st.caption(
-                    "So many edits are kept as the edited matrices alone: encore apply puts them onto the model, and "
+                    "This many edits are kept only as edited matrices: encore apply puts them onto the model, but "
                     "they cannot be loaded here again."
                 )
         upload = st.file_uploader(
             "An edit file made on this model, here or by encore edit --edits-out",
-            # A file that has been loaded is taken out of the box, which only another key does.
+            # Only a new key empties the box once a file has been loaded.
             key=f"edits_upload {st.session_state.get('edits_loaded', 0)}",
             max_upload_size=MAX_BYTES // 1_000_000,
         )
         if upload is not None and n_edits:
             these = f"the {n_edits} edits" if n_edits != 1 else "the edit"
             widgets.notice(Message("warning", f"Loading takes back {these} on your model now."))
-        # No callback, as for Undo: it may have to stand in line.
+        # Not a callback, as for Undo: it may have to wait in line.
         if st.button("Load edits", key="edits_load", width="stretch", disabled=busy or upload is None):
             _load_edits(visitor, upload.getvalue())
 

@@ -17,7 +17,7 @@ MAIN_METHODS = ("ENCORE", "MEMIT", "EMMET", "AlphaEdit")
 
 
 def pick_method(visitor: Visitor) -> bool:
-    """The card in which the method and its settings are picked. Returns whether they can be applied as they stand."""
+    """The card in which the method and its settings are picked. Returns whether they can be applied as they are."""
     names = [*MAIN_METHODS, *(name for name in METHODS if name not in MAIN_METHODS)]
     remembered("method", visitor.session.settings.method)
     remembered("seed", visitor.session.seed)
@@ -50,7 +50,7 @@ def pick_method(visitor: Visitor) -> bool:
 
 
 def _settings_key(visitor: Visitor, method: str, name: str) -> str:
-    # A model and a method have settings of their own, and what was typed for one is not lost by looking at another.
+    # Each model and method has its own settings, so looking at another one loses nothing that was typed.
     return f"setting {visitor.lm.fingerprint} {method} {name}"
 
 
@@ -83,17 +83,17 @@ def _settings_form(visitor: Visitor, method: str) -> dict[str, object]:
             if overrides[name] is None:  # an emptied field means the model's own value
                 overrides[name] = value
     columns[(place + 1) % 2].number_input("Seed", 0, 2**31 - 1, key="seed", step=1, persist_state="session",
-                                          help="Of the sampled prefixes before prompts.")  # fmt: skip
+                                          help="For the prefixes sampled before prompts.")  # fmt: skip
     key = _settings_key(visitor, method, "sequential")
     remembered(key, table.sequential)
     overrides["sequential"] = st.toggle("Later batches preserve earlier edits", key=key, persist_state="session")
-    st.caption("On by default for every method, MEMIT too: so does the authors' code.")
+    st.caption("On by default for every method, MEMIT too, as in the authors' code.")
     st.button("Back to the model's own settings", on_click=restore_settings, args=(visitor, table, 0))
     return overrides
 
 
 def restore_settings(visitor: Visitor, settings: Settings, seed: int) -> None:
-    """Fill the method's card with some settings."""
+    """Fill the method's card with the given settings."""
     st.session_state["method"], st.session_state["seed"] = settings.method, seed
     for name in (*(setting.name for setting in SETTINGS), "sequential"):
         value = getattr(settings, name)

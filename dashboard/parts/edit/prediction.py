@@ -14,7 +14,7 @@ def _answer(visitor: Visitor) -> tuple[int, int]:
 
 
 def is_covered(visitor: Visitor) -> bool:
-    """Whether the class is still to predict what the edits on the model did."""
+    """Whether the class has yet to predict what the edits on the model did."""
     return visitor.session.n_edits > 0 and presenter.covers("edit", _answer(visitor))
 
 
@@ -22,15 +22,15 @@ def _choices(fact: Fact) -> list[str]:
     """What a class can vote for."""
     return [
         f"{fact.target_new}, however it is asked; its neighbours are as before.",
-        f"{fact.target_new}, but not in all other words; its neighbours are as before.",
-        f"{fact.target_new} in exactly these words, and in no others.",
-        f"{fact.target_new}, and of its neighbours, too.",
+        f"{fact.target_new}, but not in every other wording; its neighbours are as before.",
+        f"{fact.target_new} in exactly these words only.",
+        f"{fact.target_new}, and for its neighbours, too.",
         "What it said before.",
     ]
 
 
 def predict(visitor: Visitor) -> None:
-    """The question in the place of the results."""
+    """The question in place of the results."""
     fact = visitor.edited_facts[-1]
     words = f"The model has been told: {fact.text} {fact.target_new}. What does it say now?"
     presenter.cover("edit", _answer(visitor), words, _choices(fact))

@@ -77,7 +77,7 @@ def show(visitor: Visitor) -> None:
 
 
 def _beginning(fact: Fact, visitor: Visitor) -> None:
-    """How texts begin in these figures, and what a program gets that begins them otherwise."""
+    """How texts begin in these figures, and what a program gets without the start token."""
     lm, pair = visitor.lm, [Question(fact.text, fact.target_new, fact.join)]
     if lm.start_text is not None:
         [measured], [bare] = (
@@ -94,7 +94,7 @@ def _beginning(fact: Fact, visitor: Visitor) -> None:
             Message(
                 "warning",
                 f"{fact.subject} is the first token of this prompt, and the model reads next to nothing of the first "
-                "token of a text. It will hardly say the new answer when asked so: put other words before the subject.",
+                "token of a text. It will hardly give the new answer here: put other words before the subject.",
             )
         )
 
@@ -114,7 +114,7 @@ def _pick_shown(visitor: Visitor) -> Fact | None:
     if visitor.shown not in options:
         visitor.shown = options[0]
     if len(options) > 1:
-        # The widget's key changes with its options, for a fact picked elsewhere has to show up in it.
+        # The widget's key changes with its options, because a fact picked elsewhere must show up in it.
         chosen = st.selectbox(
             "Show",
             range(len(options)),
@@ -165,7 +165,7 @@ def _headline(fact: Fact, rows, edited: bool) -> None:
 
 
 def _said(fact: Fact, rows, visitor: Visitor, colours, edited: bool) -> None:
-    """What the model goes on to say after one of the prompts, and which words it weighed."""
+    """How the model continues one of the prompts, and which words it weighed."""
     with st.container(border=True, key="card_said"):
         widgets.heading("What it says", "most probable words, one after the other")
         prompts = list(dict.fromkeys(rows.prompt))
@@ -200,7 +200,7 @@ def _said(fact: Fact, rows, visitor: Visitor, colours, edited: bool) -> None:
 
 
 def _details(fact: Fact, rows, visitor: Visitor, colours) -> None:
-    """The figures behind the pictures: table, scores, norms."""
+    """The figures of the charts: table, scores, norms."""
     edited = visitor.after is not visitor.before
     with st.container(border=True, key="card_details"):
         table, scores, norms = st.tabs(["Table", "Scores", "Matrix norms"], key="details", on_change="rerun")

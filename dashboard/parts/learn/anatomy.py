@@ -1,7 +1,7 @@
 """An edit taken apart: K, R, S + KᵀPK, Δ and the norms of every edited layer. Knows no streamlit.
 
-A session keeps of a batch its targets z and, per layer, Δ = A Yᵀ. The rest is computed again by the engine's own
-functions, on the matrices as they were before the batch: keys and hidden states layer by layer. P itself is not kept,
+A session keeps only a batch's targets z and, per layer, Δ = A Yᵀ. The engine's own functions compute the rest again on
+the matrices as they were before the batch: keys and hidden states, layer by layer. P itself is not kept,
 but Y = P K L⁻ᵀ with L Lᵀ = I + KᵀPK, so KᵀY = L − L⁻ᵀ; L⁻ᵀ is upper triangular with the diagonal 1/l, which gives L,
 and KᵀPK = L Lᵀ − I.
 """
@@ -29,7 +29,7 @@ class LayerEdit:
         key_norm, residual_norm, delta_norm: ‖K‖, ‖R‖, ‖Δ‖.
         system_range: smallest and largest eigenvalue of S + KᵀPK.
         missing: ‖z − h‖ before the layer was changed, mean over the batch's facts.
-        error: largest relative difference between A as the session keeps it and R (S + KᵀPK)⁻¹ L as computed here.
+        error: relative difference between A as the session keeps it and R (S + KᵀPK)⁻¹ L as computed here.
         norm_before, norm_after: ‖W‖.
     """
 
@@ -55,7 +55,7 @@ class Anatomy:
     Attributes:
         facts: that it edited.
         number: which batch of the session it was, from 1.
-        layers: one entry a layer, in order.
+        layers: one entry per layer, in order.
         left: ‖z − h‖ after all layers, mean over the facts.
         seconds: that the batch took, by phase.
     """
@@ -81,7 +81,7 @@ def take_apart(session: EditSession) -> Anatomy:
             for j, layer in enumerate(settings.layers):
                 K, h = (tensor.double().cpu() for tensor in (reader.keys(layer), reader.states(layer)))
                 found.append(_layer(last, layer, K, z - h, len(settings.layers) - j, settings.slack(len(facts))))
-                # The matrix is a copy of ours, and takes the very update that the session's took.
+                # The matrix is our own copy, and takes the same update as the session's did.
                 last.updates[layer].add_to(lm.oriented(layer, matrices[layer]))
                 if layer != settings.layers[-1]:
                     reader.advance(layer, settings.layers[j + 1])
@@ -91,7 +91,7 @@ def take_apart(session: EditSession) -> Anatomy:
 
 
 def _before_last(session: EditSession) -> dict[int, torch.Tensor]:
-    """The session's matrices as they were before its last batch, made anew: per layer as the family stores them."""
+    """The session's matrices as they were before its last batch, made again: per layer as the family stores them."""
     sums = Sums.added_up(session.lm, [batch.updates for batch in session.history[:-1]])
     sums.begin(session.lm, session.settings.layers)
     return sums.run

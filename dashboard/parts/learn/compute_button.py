@@ -1,4 +1,4 @@
-"""A button that has the model compute something, and what it found: kept until the model or its edits are others."""
+"""A button that has the model compute something, and what it found: kept until the model or its edits change."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Found:
 
     Attributes:
         about: what it was computed for.
-        readings: the visitor's readings then; others stand there once the model or its edits have changed.
+        readings: the visitor's readings then; they are replaced once the model or its edits have changed.
         result: what came out.
     """
 
@@ -62,7 +62,7 @@ def button(key: str, words: str, work: Callable[[Visitor, Show], None], *, disab
     Args:
         key: names it in the session.
         words: on the button; without a model it says that one is loaded first.
-        work: computes and keeps something; told how to show what is done.
+        work: computes and keeps something; it is given a function that shows progress.
         disabled: whether there is nothing to compute.
     """
     is_there = "visitor" in st.session_state
@@ -72,18 +72,18 @@ def button(key: str, words: str, work: Callable[[Visitor, Show], None], *, disab
         st.caption("Loading takes some seconds; at the first start of the program up to a minute.")
     if asked:
         _compute(key, work)
-        st.rerun()  # the frame's sidebar and this page's buttons say what is there now
+        st.rerun()  # the frame's sidebar and this page's buttons show what is there now
     widgets.notice(st.session_state.pop(f"learn_{key}_trouble", None))
 
 
 def known(key: str, about: Hashable) -> Any | None:
-    """What was found for `about`, if the model and its edits are still the same. What has changed is said."""
+    """What was found for `about`, if the model and its edits are still the same; otherwise a notice."""
     found: Found | None = st.session_state.get(f"learn_{key}_found")
     if found is None or "visitor" not in st.session_state:
         return None
     if found.about == about and found.readings is browser_session.current().after:
         return found.result
-    words = "What is asked above, your model or its edits have changed since this was computed; press the button again."
+    words = "The fields above, your model or its edits have changed since this was computed; press the button again."
     widgets.notice(Message("info", words))
     return None
 

@@ -13,27 +13,27 @@ from encore_core.errors import InputError
 from encore_core.facts import Fact
 
 FIELDS = {"subject": "France", "prompt": "The capital of {} is", "answer": "Rome"}
-"""Field → its value at first."""
+"""Field → its initial value."""
 
 LONGEST = 300
 LABELS = {"subject": "Subject", "prompt": "Prompt, with {} for the subject", "answer": "New answer"}
 
 
 def restore(asked: Mapping[str, Sequence[str]]) -> None:
-    """Take over what a link says of the fact; fields that it leaves out are as at first."""
+    """Take the fact from a link; fields that it leaves out get their initial values."""
     if any(name in asked for name in FIELDS):
         for name, usual in FIELDS.items():
             st.session_state[f"learn_{name}"] = next(iter(asked.get(name, ())), usual)[:LONGEST]
 
 
 def view() -> dict[str, str]:
-    """What a link says of the fact: nothing, where it is the one at first."""
+    """The query of a link to the fact; empty for the initial one."""
     values = {name: st.session_state.get(f"learn_{name}") or "" for name in FIELDS}
     return {} if values == FIELDS else values
 
 
 def pick() -> Fact | None:
-    """The fields, and the fact as a sentence; None with one line on what is wrong with it."""
+    """Draw the fields, and the fact as a sentence; None, after a line on what is wrong, if there is no valid fact."""
     for name, usual in FIELDS.items():
         remembered(f"learn_{name}", usual)
     for column, (name, words) in zip(st.columns([2, 4, 2]), LABELS.items(), strict=True):

@@ -41,7 +41,7 @@ class LayerKey:
         layer: its index.
         key_norm, value_norm: ‖k‖ and ‖W k‖ in the plain prompt.
         half: how many entries of k, the largest ones, make up half of ‖k‖².
-        same: cosine between k in the plain prompt and behind the sampled prefixes, the lowest one; None without them.
+        same: cosine between k in the plain prompt and after the sampled prefixes, the lowest one; None without them.
         other: cosine between k and the key of another subject in the same prompt.
     """
 

@@ -1,4 +1,4 @@
-"""Steps 4 and 5: what repeated editing did to the runs that were recorded, with one slider over their checkpoints."""
+"""Steps 4 and 5: what repeated editing did in the chosen runs, with one slider over their checkpoints."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def again() -> list[RunInfo]:
             key="learn norms",
             heading="Norm of the edited matrices",
             aside=f"dotted line: after {at:,} edits",
-            alt=f"Norm of each edited matrix over edits; the largest after {at:,} edits stand above the chart.",
+            alt=f"Norm of each edited matrix over edits; the largest after {at:,} edits are above the chart.",
             frame=norms[norms["layer"].isin({layer for run in runs for layer in run.layers})],
             commands=commands,
             revision=" ".join(run.id for run in runs),
@@ -76,9 +76,7 @@ def breaks() -> list[RunInfo]:
         first = run_frames.scores(runs, "first")
         first = first[first["metric"] != "perplexity"]  # which is not about these facts
         lines = run_frames.lines(runs)
-        _scores(
-            first, lines, at, commands, "learn first", "What is left of the first batch", "facts edited first of all"
-        )
+        _scores(first, lines, at, commands, "learn first", "What is left of the first batch", "the facts edited first")
         st.caption("Forgetting: these facts were edited once, at the beginning, and have only been disturbed since.")
     return runs
 
@@ -86,7 +84,7 @@ def breaks() -> list[RunInfo]:
 def _pick() -> list[RunInfo]:
     known = run_picker.measured_runs()
     if not known:
-        words = "No run has come to its first checkpoint yet. Start some on the Run page; their curves appear here."
+        words = "No run has reached its first checkpoint yet. Start some on the Run page; their curves appear here."
         widgets.notice(Message("info", words))
         return []
     runs = run_picker.pick(known)
@@ -98,7 +96,7 @@ def _pick() -> list[RunInfo]:
 
 
 def pick_checkpoint(norms: pd.DataFrame) -> int:
-    """The edits after which figures are read; the last checkpoint at first.
+    """Pick the number of edits after which figures are read; at first the last checkpoint.
 
     Args:
         norms: edits of all checkpoints.
@@ -129,7 +127,7 @@ def _shares(measured: pd.DataFrame, lines: Sequence[Line], at: int, commands: Se
         key="learn shares",
         heading="Who writes the residual stream",
         aside="edited layers red and hatched",
-        alt="Share of each sublayer in the residual stream; those of the edited layers together stand above the chart.",
+        alt="Share of each sublayer in the residual stream; those of the edited layers together are above the chart.",
         frame=rows,
         commands=commands,
         revision=" ".join(line.run for line in lines),
@@ -141,7 +139,7 @@ def _shares(measured: pd.DataFrame, lines: Sequence[Line], at: int, commands: Se
 def _share_words(one: findings.Standing) -> tuple[str, str, str]:
     """Figure, remark and tone of a tile."""
     if not one.is_number:
-        return "–", "the model's states are no numbers any more", ""
+        return "–", "the model's states are no longer numbers", ""
     blocks = findings.blocks(one.pair.line.layers)
     remark = f"of the stream from the MLPs of {blocks} after {one.pair.after:,} edits, {100 * one.before:.1f} % before"
     return f"{100 * one.after:.1f} %", remark, ""

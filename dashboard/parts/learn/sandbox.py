@@ -42,7 +42,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Trial:
-    """What came out.
+    """The result of a trial.
 
     Attributes:
         choice: its settings.
@@ -66,11 +66,11 @@ class Trial:
 
 
 EXTRA = (0, 1, 2, 4, 8, NO_MPES)
-"""What the extra steps can be set to."""
+"""The choices for the extra steps."""
 
 
 def facts_for(facts: Sequence[Fact]) -> list[Fact]:
-    """The facts of a trial: the first ones that the embedded model knows, one a kind, so that none helps another."""
+    """The facts of a trial: the first ones that the embedded model knows, one per kind, so that none helps another."""
     by_kind: dict[str, Fact] = {}
     for fact in facts:
         if fact.known and fact.relation:
@@ -88,7 +88,7 @@ def attempt(
         facts: the batch.
         choice: the settings.
         seed: of the sampled prefixes.
-        show: told what is done, and how much of it.
+        show: gets what is being done, and the share that is done.
 
     Raises:
         InputError: when a fact cannot be edited on this model.
@@ -130,7 +130,7 @@ def _told(at: EditProgress, steps: int) -> tuple[str, float]:
 
 
 def _forget_starts(lm: EditableModel, kept: set[tuple]) -> None:
-    """Let go of the starting matrices that only this trial needed: a new λn makes one for every edited layer."""
+    """Free the starting matrices that only this trial needed: a new λn makes one for every edited layer."""
     with lm.lock:
         for key in [key for key in lm.shared if key not in kept and key[0] == "P"]:
             del lm.shared[key]

@@ -24,13 +24,13 @@ from encore_core.models.settings import settings_of
 
 FACTOR, STEPS = "learn_factor", "learn_extra"
 FACTORS = {"0": "0", "0.25": "¼", "1": "1", "4": "4", "16": "16", "64": "64"}
-"""λn over the model's own value, as links have it → as the slider says it."""
+"""λn over the model's own value: in links → on the slider."""
 
 NO_STEPS = "none"
 
 
 def restore(asked: Mapping[str, Sequence[str]]) -> None:
-    """Set the sliders to what a link asks for; nonsense is left out."""
+    """Set the sliders to what a link asks for; invalid values are ignored."""
     factor, extra = (next(iter(asked.get(name, ())), None) for name in ("lambda_n", "extra"))
     if factor in FACTORS:
         st.session_state[FACTOR] = factor
@@ -39,7 +39,7 @@ def restore(asked: Mapping[str, Sequence[str]]) -> None:
 
 
 def view() -> dict[str, str]:
-    """What a link says of the sliders."""
+    """The query of a link to the sliders."""
     return {"lambda_n": st.session_state.get(FACTOR, "1"), "extra": st.session_state.get(STEPS, "1")}
 
 
@@ -51,7 +51,7 @@ def show() -> None:
     facts = facts_for(bundled_facts())
     with st.container(border=True, key="card_learn"):
         widgets.heading(
-            "Turn it yourself",
+            "Try it yourself",
             f"{len(facts)} facts edited as one batch in a sandbox on your model; your own edits are not touched",
         )
         choice = _pick()
@@ -69,7 +69,7 @@ def show() -> None:
 
 
 def _pick() -> tuple[str, str]:
-    """λn and the extra steps as their sliders stand."""
+    """λn and the extra steps, as the sliders are set."""
     for key, names in ((FACTOR, FACTORS), (STEPS, _steps())):
         if remembered(key, "1") not in names:
             st.session_state[key] = "1"
@@ -98,7 +98,7 @@ def trials() -> dict[Choice, Trial]:
 
 
 def compute(visitor: Visitor, chosen: tuple[str, str], facts: Sequence[Fact], tell: compute_button.Show) -> None:
-    """Compute what was chosen, unless it was before.
+    """Compute what was chosen, unless that was done before.
 
     Raises:
         InputError: when a fact cannot be edited on this model.
@@ -125,13 +125,13 @@ def _shown(done: Sequence[Trial], newest: str) -> None:
         partial(charts.trade_off, frame, newest),
         key="learn trade-off",
         heading="Norm against scores",
-        aside="a point for each of the settings computed so far; the newest is ringed",
+        aside="a point for each choice computed so far; the newest is ringed",
         alt="Edit, paraphrase and neighbourhood score against the growth of the norm; figures are in the table below.",
         frame=frame,
     )
     _table(done, newest)
     if len(done) == 1:
-        widgets.notice(Message("info", "Move a slider and compute again: the points show what is gained for what."))
+        widgets.notice(Message("info", "Move a slider and compute again: the points show the trade-off."))
 
 
 def _tiles(one: Trial) -> None:
@@ -141,7 +141,7 @@ def _tiles(one: Trial) -> None:
             ("Edit score", _score(one.edit), f"of {one.facts} facts", ""),
             ("Paraphrase score", _score(one.paraphrase), "", ""),
             ("Neighbourhood score", _score(one.neighbourhood), "", ""),
-            ("p of the answers", f"{one.probability:.2f}", f"after {one.steps:.1f} steps a fact", ""),
+            ("p of the answers", f"{one.probability:.2f}", f"after {one.steps:.1f} steps per fact", ""),
         ]
     )
 
@@ -189,9 +189,9 @@ def _table(done: Sequence[Trial], newest: str) -> None:
         ("Paraphrase", "right"),
         ("Neighbourhood", "right"),
         ("p of the answers", "about"),
-        ("Steps a fact", "about"),
+        ("Steps per fact", "about"),
     ]
-    widgets.table(columns, rows, "What each of the settings brought, the least growth first")
+    widgets.table(columns, rows, "The result of each choice, the least growth first")
 
 
 def _score(value: float | None) -> str:

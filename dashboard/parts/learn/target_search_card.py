@@ -1,4 +1,4 @@
-"""Step 2: the search for the target of the reader's fact, to be followed step by step."""
+"""Step 2: the search for the target of the reader's fact, step by step."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Search:
         trajectory: step, probability, loss, nll, kl, decay.
         stopped: why it ended.
         moved: ‖δ‖ / ‖h‖ at the end.
-        clamp: the most that is allowed.
-        layer: whose output it is.
+        clamp: the largest ‖δ‖ / ‖h‖ that is allowed.
+        layer: whose output the target is.
     """
 
     model: str
@@ -51,7 +51,7 @@ def show() -> None:
         fact = own_fact.pick()
         found = compute_button.ask(
             "search",
-            "Search the target",
+            "Search for the target",
             fact,
             lambda visitor, tell: search(visitor, fact, tell),
             disabled=fact is None,
@@ -61,7 +61,7 @@ def show() -> None:
 
 
 def search(visitor: Visitor, fact: Fact, tell: compute_button.Show) -> Search:
-    """Search the target of a fact without MPES, so that the whole way is seen.
+    """Search for a fact's target without MPES, so that the whole path is seen.
 
     Raises:
         InputError: when the fact does not fit into the model's context.

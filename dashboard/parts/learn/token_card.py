@@ -57,8 +57,8 @@ def _shown(found: PromptKeys) -> None:
     widgets.table(columns, rows, "Keys at the subject's last token, per edited layer")
     st.caption(
         f"k has {found.d_mlp:,} numbers and W k {found.d_model:,}. cos: how alike k is to the key of the same subject "
-        f"behind five sampled prefixes (the least alike of them), and to that of {found.foil} in the same prompt. A "
-        "key that stays alike in other contexts and differs between subjects is what a fact can be stored under."
+        f"after five sampled prefixes (the least alike of them), and to that of {found.foil} in the same prompt. A "
+        "fact can be stored under a key that stays alike in other contexts and differs between subjects."
     )
 
 

@@ -1,4 +1,4 @@
-"""Step 3: the last edit of the visitor taken apart, with the shapes and norms that it really has."""
+"""Step 3: the last edit of the visitor taken apart, with its actual shapes and norms."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def show() -> None:
     with st.container(border=True, key="card_learn"):
         widgets.heading("The edit just made, taken apart", "the last batch on your model")
         history = browser_session.current().session.history if "visitor" in st.session_state else ()
-        # What it is about is the visitor's last batch, and readings change with the batches; so nothing else is asked.
+        # The result is about the visitor's last batch, so the number of batches is enough to know it by.
         if history:
             found = compute_button.ask(
                 "anatomy", "Take the last edit apart", len(history), lambda visitor, _: apart(visitor)
@@ -73,7 +73,7 @@ def _shown(found: Anatomy) -> None:
     first, last = found.layers[0], found.layers[-1]
     widgets.tiles(
         [
-            ("K, keys", shape(last.K), "a column a fact", ""),
+            ("K, keys", shape(last.K), "one column per fact", ""),
             ("R, residuals", shape(last.R), "what W K should gain", ""),
             ("S + KᵀPK", shape(last.system), "all that has to be solved", ""),
             ("Δ, added to W", shape(last.delta), f"rank {n_facts} at most", ""),
@@ -87,7 +87,7 @@ def _shown(found: Anatomy) -> None:
     chart_card.show(
         partial(charts.missing, frame),
         key="learn missing",
-        heading="What is missing to the target, layer by layer",
+        heading="Distance to the target, layer by layer",
         aside=f"batch {found.number} on your model, done in {duration(sum(found.seconds.values()))}",
         alt=f"Distance to the target before each edited layer: {first.missing:.3g} at first, {found.left:.3g} at the "
         "end; the figures are in the table below.",
@@ -121,8 +121,8 @@ def _shown(found: Anatomy) -> None:
     widgets.table(columns, rows, "Norms of the edit, per edited layer")
     worst = max(one.error for one in found.layers)
     st.caption(
-        f"Read again from the model as it was before this batch; R (S + KᵀPK)⁻¹ KᵀP made of these figures is the Δ "
-        f"that was applied, to {worst:.0e} relative. ‖z − h‖: mean over the facts; layers see what was changed below."
+        f"Read again from the model as it was before this batch. R (S + KᵀPK)⁻¹ KᵀP from these figures is the Δ "
+        f"that was applied, to {worst:.0e} relative. ‖z − h‖: mean over the facts; layers see the changes below them."
     )
 
 

@@ -2,7 +2,7 @@
 
 choice           which model, and the check of it
 check_cards      what the check has found
-tuning           the evidence of hyper-parameters that were searched for
+tuning           the evidence for hyper-parameters that were found by a search
 statistics_card  the key statistics that there are
 gather_card      gathering others
 jobs_card        the jobs that gather

@@ -22,8 +22,8 @@ def answer(check: ModelCheck) -> None:
         widgets.notice(Message("warning", line))
     st.caption(
         f"{check.n_layers} layers · d_model {check.d_model:,} · d_mlp {check.d_mlp:,} · {check.n_vocab:,} tokens "
-        f"known · {check.n_weights / 1e6:,.0f} M parameters · {check.dtype}. Its files were looked through for this; "
-        "nothing of it is kept in memory."
+        f"known · {check.n_weights / 1e6:,.0f} M parameters · {check.dtype}. Only its files were read for this; "
+        "the model is not kept in memory."
     )
 
 
@@ -40,7 +40,7 @@ def details(check: ModelCheck) -> None:
 
 
 def tuned(check: ModelCheck) -> None:
-    """What encore tune has found for a model of this shape, or how to have it search."""
+    """What encore tune has found for a model of this shape, or how to start the search."""
     shape = Shape(check.model_type, check.n_layers, check.d_model, check.n_vocab)
     rows = {method: row for method in METHODS if (row := find_row(shape, method)) is not None}
     if not rows:

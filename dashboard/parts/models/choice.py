@@ -14,7 +14,7 @@ from encore_core.storage import data_folder
 
 
 def pick() -> tuple[str, str | None, str | None]:
-    """Model, device and number format; the name is blank when nothing is picked."""
+    """Pick the model, device and number format; the name is blank when none is picked."""
     visitor = st.session_state.get("visitor")
     loaded = visitor.lm.name if visitor is not None else None
     ready = [name for name in CATALOGUE if is_ready(name)]
@@ -39,7 +39,7 @@ def pick() -> tuple[str, str | None, str | None]:
 
 
 def catalogue() -> None:
-    """What is known by name, for those who have not picked yet."""
+    """The models known by name, while none is picked."""
     rows = [
         (
             entry.name,
@@ -51,7 +51,7 @@ def catalogue() -> None:
     ]
     columns = [("Model", "name"), ("Parameters", "right"), ("", ""), ("Licence", "about")]
     with st.container(border=True, key="card_catalogue"):
-        widgets.heading("Models known by name", "any folder or hub id of a decoder may be typed above")
+        widgets.heading("Models known by name", "you can also type any folder or hub id of a decoder above")
         widgets.table(columns, rows, "Models known by name")
 
 

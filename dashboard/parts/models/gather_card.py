@@ -50,7 +50,7 @@ def gather(check: ModelCheck, device: str | None, dtype: str | None) -> None:
 
 
 def _fields(check: ModelCheck) -> tuple[str, str | None, int | None, bool]:
-    """The text, the layers as they were typed, the most tokens, and whether to stop when they are enough."""
+    """The text, the layers as typed, the limit of tokens, and whether to stop when they are enough."""
     left, middle, right = st.columns([2, 1, 1])
     typed = remembered("models_source", SOURCES[0])
     source = left.selectbox(
@@ -58,7 +58,7 @@ def _fields(check: ModelCheck) -> tuple[str, str | None, int | None, bool]:
         list(dict.fromkeys([*SOURCES, *([typed] if typed else [])])),
         key="models_source",
         accept_new_options=True,
-        help="Or type a UTF-8 text file on this machine, passages parted by blank lines.",
+        help="Or type the path of a UTF-8 text file on this machine, with blank lines between passages.",
         **KEEP,
     )
     usual = ",".join(map(str, check.settings.layers))
@@ -75,8 +75,8 @@ def _fields(check: ModelCheck) -> tuple[str, str | None, int | None, bool]:
     enough = st.toggle(
         "Stop when more would change little",
         key="models_enough",
-        help=f"Looks whenever the tokens have doubled, and stops when text that was held out is disturbed by edits "
-        f"less than {TOLERANCE:.0%} differently.",
+        help=f"Checks whenever the tokens have doubled, and stops when the disturbance of held-out text by edits has "
+        f"changed by less than {TOLERANCE:.0%}.",
         **KEEP,
     )
     return (source or "").strip(), layers_text, tokens, enough
@@ -91,7 +91,7 @@ def _request(
     device: str | None,
     dtype: str | None,
 ) -> Request | None:
-    """What Start would begin, with its cost told; None when something is wrong, which is then said."""
+    """What Start would begin, after a line on its cost; None, after a message, when something is wrong."""
     try:
         layers = layers_of(layers_text, check)
         n_tokens = tokens or (4 if enough else 1) * check.statistics_tokens
@@ -110,7 +110,7 @@ def _request(
 
 
 def layers_of(text: str | None, check: ModelCheck) -> tuple[int, ...]:
-    """Blocks from "6-10" or "6,7,8"; the edited ones for a blank.
+    """Blocks from "6-10" or "6,7,8"; the edited ones if it is blank.
 
     Raises:
         InputError: for anything else, and for blocks that the model does not have.
@@ -130,7 +130,7 @@ def layers_of(text: str | None, check: ModelCheck) -> tuple[int, ...]:
 
 
 def start(request: Request) -> Message:
-    """Have a process of its own gather.
+    """Start a separate process that gathers.
 
     Raises:
         InputError: without the access code, and for a text that cannot be had or named here.
@@ -140,7 +140,7 @@ def start(request: Request) -> Message:
         access.check_files("A text file of this machine")
     check_source(request.source)
     jobs.start(request)
-    return Message("success", "Started. It goes on without this page, and edits use the result when it is done.")
+    return Message("success", "Started. It runs on without this page, and edits use the result when it is done.")
 
 
 def _by_shell(name: str) -> None:

@@ -1,4 +1,4 @@
-"""The jobs that gather statistics of a model: how far each is, and what can be done with it."""
+"""The jobs that gather statistics of a model: the progress of each, and what can be done with it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHOWN_JOBS = 6
 
 
 def gathering(name: str) -> None:
-    """The jobs of this model, alive while one runs."""
+    """The jobs of this model, updated while one runs."""
     mine = [job for job in jobs.jobs() if job.request.model in (name, absolute_folder(name))]
     if not mine:
         return
@@ -70,7 +70,7 @@ def resume(job_id: str) -> None:
     """Go on with a job that ended before it was done.
 
     Raises:
-        InputError: without the access code, and when it cannot be gone on with.
+        InputError: without the access code, and when it cannot be resumed.
     """
     access.check_start()
     jobs.resume(job_id)

@@ -12,7 +12,7 @@ from encore_core.statistics.convergence import TOLERANCE
 
 
 def statistics(check: ModelCheck) -> None:
-    """Which key statistics there are, how to get others, and what gathers now."""
+    """Which key statistics there are, and whether they were enough."""
     with st.container(border=True, key="card_statistics"):
         widgets.heading("Key statistics, C0", "what edits must leave alone")
         columns = [
@@ -28,7 +28,7 @@ def statistics(check: ModelCheck) -> None:
         if looks:
             with st.expander("Were they enough?", key="models_looks"):
                 st.caption(
-                    "How far an edit moves text that is not in C0: it falls until more text teaches nothing new. "
+                    "How much an edit disturbs text that is not in C0: this falls until more text adds nothing new. "
                     f"Enough is when doubling the tokens changes it by less than {TOLERANCE:.0%} at every layer."
                 )
                 columns = [("Tokens", "right"), ("Disturbance", "right"), ("Change", "right")]

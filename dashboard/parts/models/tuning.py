@@ -1,4 +1,4 @@
-"""The evidence of hyper-parameters that `encore tune` has found: what was tried, and how it scored."""
+"""The evidence for hyper-parameters that `encore tune` has found: what was tried, and how it scored."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def show(row: TunedRow) -> None:
                 partial(charts.searched, frame, titles),
                 key="tuning",
                 heading="What encore tune has tried",
-                aside=f"{row.method}, scores of {facts} in per cent; ◆ is what was taken",
+                aside=f"{row.method}, scores of {facts} in per cent; ◆ is what was chosen",
                 alt="Scores against the values of each setting that was searched; the same figures are in the table.",
                 frame=frame,
                 commands=[command(row.model, row.method)],
             )
         else:
-            widgets.heading("What encore tune has tried", f"{row.method}: no other value in the time there was")
+            widgets.heading("What encore tune has tried", f"{row.method}: no other value in the time allowed")
         for line in verdict(row):
             widgets.notice(line)
         _trace(row)
@@ -55,7 +55,7 @@ def show(row: TunedRow) -> None:
             columns, rows = table(trials)
             widgets.table(columns, rows, "Every trial of the search, in order")
     if not row.in_force:
-        st.caption("This row is not in force: the published one stands. encore tune --adopt takes this one instead.")
+        st.caption("This row is not in force: the published one is. encore tune --adopt uses this one instead.")
 
 
 def _trace(row: TunedRow) -> None:
@@ -69,7 +69,7 @@ def _trace(row: TunedRow) -> None:
         partial(charts.recalled, frame),
         key="tuning trace",
         heading="Where facts are recalled",
-        aside=f"causal trace of {trace['facts']} facts: what each block brings back of the answer behind noise",
+        aside=f"causal trace of {trace['facts']} facts: how much of the answer each block restores under noise",
         alt="Average indirect effect of each block; the figures are in the CSV file.",
         frame=frame,
         commands=[command(row.model, row.method)],
@@ -79,7 +79,7 @@ def _trace(row: TunedRow) -> None:
 def how_to_get_one(model: str, method: str) -> None:
     """The command that searches, where no row has been found."""
     with st.container(border=True, key="card_tuning"):
-        widgets.heading("Find hyper-parameters for this model", "a search on 50 facts; goes on where it was stopped")
+        widgets.heading("Find hyper-parameters for this model", "a search on 50 facts; it resumes where it was stopped")
         st.code(f"{command(model, method)} --estimate\n{command(model, method)}", language=None, wrap_lines=True)
 
 
@@ -94,8 +94,8 @@ def command(model: str, method: str) -> str:
 def searched(row: TunedRow) -> pd.DataFrame:
     """What the chart shows.
 
-    Of each setting that was searched over: its trials, and those that differ from them in nothing else, such as the
-    one where the search along it began.
+    For each setting that was searched over: its trials, and others that differ from them only in it, such as the one
+    where the search along it began.
 
     Returns:
         setting, place (0, 1, … in order of the values), value (as text), taken (whether it is the row's), the scores
@@ -119,7 +119,7 @@ def _others(trial: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def verdict(row: TunedRow) -> list[Message]:
-    """What came of it on facts that the search has not seen, and whether it was cut short."""
+    """How it did on facts that the search has not seen, and whether it was cut short."""
     by_stage = {trial["stage"]: trial for trial in row.evidence["trials"]}
     before, after = by_stage.get(f"{HELD_OUT}present"), by_stage.get(f"{HELD_OUT}found")
     lines = []
@@ -133,7 +133,7 @@ def verdict(row: TunedRow) -> list[Message]:
             )
         )
     if not row.evidence.get("complete", True):
-        lines.append(Message("info", "The search was cut short; the same command goes on where it stopped."))
+        lines.append(Message("info", "The search was cut short; the same command resumes where it stopped."))
     return lines
 
 

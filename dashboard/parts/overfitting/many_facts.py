@@ -23,7 +23,7 @@ def cards(pair: Pair) -> None:
     arms = arms_of(pair)
     frame = mpes_pairs.common_facts(run_frames.read("targets", pair.runs), pair)
     if frame.empty:
-        widgets.notice(Message("info", "No batch of facts is through in these runs yet; their targets appear here."))
+        widgets.notice(Message("info", "No batch of facts is complete in these runs yet; their targets appear here."))
         return
     frame = with_arms(frame, arms)
     groups = [(arm, frame.loc[frame["arm"] == arm.key, "probability"]) for arm in arms.values()]
@@ -36,7 +36,7 @@ def cards(pair: Pair) -> None:
         chart_card.show(
             partial(charts.distributions, shown),
             key="overfitting probabilities",
-            heading="How sure the model is made of edited facts",
+            heading="How sure the model becomes of edited facts",
             aside="p of the answer, diamond: the mean",
             alt="Distributions of the probability of edited facts with and without MPES and of facts that the model "
             "knows by itself; their means are in the table below.",
@@ -48,8 +48,8 @@ def cards(pair: Pair) -> None:
             "p of edited facts: when the search for the target stops, before the matrices are changed (mean over six "
             "contexts of the geometric mean of the answer's tokens). "
             + (
-                f"Known by itself: {len(known[1])} of {known[0]} whose true answer the unedited model says, p of that "
-                "answer, taken in the same way."
+                f"Known by itself: {len(known[1])} of {known[0]} whose true answer the unedited model gives, p of that "
+                "answer, measured in the same way."
                 if known
                 else "What this model knows by itself was recorded for the embedded model only, so it is not shown."
             )
@@ -59,7 +59,7 @@ def cards(pair: Pair) -> None:
             partial(charts.step_counts, _steps(frame, arms)),
             key="overfitting step counts",
             heading="What stopping early saves",
-            aside="steps a fact",
+            aside="steps per fact",
             alt="Share of facts by the number of steps after which they stopped, with and without MPES; the means are "
             "in the table below.",
             frame=frame[["run", "arm", "fact", "steps", "stopped"]],
@@ -77,7 +77,7 @@ def _steps(frame: pd.DataFrame, arms: Mapping[str, Arm]) -> list[tuple[Arm, pd.S
 
 
 def _costs(frame: pd.DataFrame, arms: Mapping[str, Arm], seconds: Mapping[str, Mapping[str, float]]) -> None:
-    """A table of steps and seconds an edit."""
+    """A table of steps and seconds per edit."""
     phases = EDITING
     rows = []
     for arm in arms.values():
@@ -87,14 +87,14 @@ def _costs(frame: pd.DataFrame, arms: Mapping[str, Arm], seconds: Mapping[str, M
         early = 100 * (of_arm["stopped"] != "steps").mean()
         rows.append((arm.name, f"{of_arm['steps'].mean():.1f}", f"{early:.0f} %", total, *cells))
     columns = [
-        ("Targets sought", "name"),
+        ("Search for targets", "name"),
         ("Steps, mean", "right"),
         ("Stopped early", "right"),
-        ("Seconds an edit", "right"),
+        ("Seconds per edit", "right"),
         *((PHASES[phase], "right") for phase in phases),
     ]
-    widgets.table(columns, rows, "Steps and seconds an edit with and without MPES")
-    st.caption("Seconds as they were on the machine of the run, which may have been busy; steps depend on no machine.")
+    widgets.table(columns, rows, "Steps and seconds per edit with and without MPES")
+    st.caption("Seconds are from the run's machine, which may have been busy; steps do not depend on the machine.")
 
 
 def _table_1(
@@ -131,10 +131,10 @@ def _table_1(
     widgets.table(
         [("Model", "name"), ("Method", "name"), *((head, "right") for head in heads)],
         rows,
-        "Probability of known and of edited facts, and seconds an edit, here and in the paper",
+        "Probability of known and of edited facts, and seconds per edit, here and in the paper",
     )
     st.caption(
-        "p: of facts that the model knows by itself, and of edited ones; s: seconds an edit. The paper's models are 11 "
-        "to 60 times as large as the embedded one and were edited on GPUs, on CounterFact: compare the columns of a "
-        "row with each other rather than the rows."
+        "p: of facts that the model knows by itself, and of edited ones; s: seconds per edit. The paper's models are "
+        "11 to 60 times as large as the embedded one and were edited on GPUs, on CounterFact: compare columns within a "
+        "row rather than rows."
     )

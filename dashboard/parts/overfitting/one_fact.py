@@ -20,7 +20,7 @@ from encore_core.errors import InputError
 
 @st.fragment
 def card(pair: Pair) -> None:
-    """The card of one fact, and the address of the view; choosing another fact draws nothing else anew."""
+    """The card of one fact, and the address of the view; choosing another fact redraws nothing else."""
     place = None
     with st.container(border=True, key="card_overfitting_one"):
         try:
@@ -33,9 +33,9 @@ def card(pair: Pair) -> None:
 
 @st.cache_resource(show_spinner=False, max_entries=20)
 def _searches(key: tuple[object, ...], _pair: Pair) -> tuple[pd.DataFrame, dict[int, str]]:
-    """The steps of all facts of which every run kept them, with their arms, and fact → probabilities at the last ones.
+    """The steps of all facts for which every run kept them, with their arms, and fact → its last probabilities.
 
-    Shared between visitors: not to be changed.
+    Shared between visitors: do not change it.
     """
     kept = with_arms(mpes_pairs.common_facts(run_frames.read("trajectories", _pair.runs), _pair), arms_of(_pair))
     if kept.empty:
@@ -56,8 +56,8 @@ def _one_fact(pair: Pair) -> int | None:
         widgets.notice(
             Message(
                 "info",
-                "These runs kept no optimisation step by step. “Trajectories” on the Run page says of how many facts a "
-                "run keeps it; below, one can be made for any fact.",
+                "These runs kept no optimisation step by step. “Trajectories” on the Run page says for how many facts "
+                "a run keeps it; below, you can make one for any fact.",
             )
         )
         return None

@@ -1,4 +1,4 @@
-"""A fact of the visitor's, its target sought with and without MPES on the Edit page's model."""
+"""A visitor's fact: the search for its target with and without MPES on the Edit page's model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Tried:
 
     Attributes:
         fact: the fact.
-        about: which model it was.
+        about: the model, and its edits.
         trajectory: arm, step, loss, nll, kl, decay, probability.
         stopped: arm → why it stopped.
         seconds: arm → how long it took.
@@ -69,7 +69,7 @@ def card() -> None:
         if "visitor" not in st.session_state:
             st.caption("The model is loaded first, which takes some seconds (at the first start up to a minute).")
         asked = st.button(
-            "Search its target twice: with and without MPES",
+            "Search for its target twice: with and without MPES",
             type="primary",
             key="overfitting_try",
             disabled=fact is None,
@@ -108,7 +108,7 @@ def _typed() -> Fact:
     prompt = middle.text_input("Prompt", key="overfitting_prompt", placeholder="The capital of {} is", **keep)
     answer = right.text_input("New answer", key="overfitting_answer", placeholder="Rome", **keep)
     if not any((text or "").strip() for text in (subject, prompt, answer)):
-        raise InputError("Type a subject, a prompt with {} or the subject in it, and the answer wanted.")
+        raise InputError("Type a subject, a prompt with {} or the subject in it, and the new answer.")
     return Fact(subject=subject or "", prompt=prompt or "", target_new=answer or "")
 
 
@@ -145,7 +145,7 @@ def _try(fact: Fact) -> None:
 
 
 def _show(tried: Tried) -> None:
-    """What came out for a fact."""
+    """The result for a fact."""
     asked = f"{tried.fact.text} → {tried.fact.target_new}"
     fact_tiles(tried.trajectory, tried.stopped)
     chart_card.show(

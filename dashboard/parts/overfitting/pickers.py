@@ -1,4 +1,4 @@
-"""Which pair of runs is looked at, and which of its facts."""
+"""The choice of a pair of runs, and of one of its facts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from encore_core.runs import RunInfo
 
 
 def pick_pair(pairs: Mapping[str, Pair]) -> Pair:
-    """The pair as chosen; at first one of facts whose texts are here, if there is such a one."""
+    """Pick the pair; at first one whose facts have their texts here, if there is one."""
     first = next((key for key, pair in pairs.items() if len(pair.runs) == 2 and _has_texts(pair.runs[0])), None)
     if remembered("overfitting_pair", first or next(iter(pairs))) not in pairs:  # deleted in another tab
         st.session_state["overfitting_pair"] = first or next(iter(pairs))
@@ -43,7 +43,7 @@ def _pair_label(pair: Pair) -> str:
 
 
 def _has_texts(run: RunInfo) -> bool:
-    """Whether the texts of a run's facts are here: of runs on files that are not ours to hand on, they are not."""
+    """Whether the texts of a run's facts are here: recorded runs on files that we may not pass on lack them."""
     return (run_frames.store_of(run).folder_of(run.id) / "facts.jsonl").is_file()
 
 
@@ -63,16 +63,16 @@ def texts_of(run: RunInfo) -> tuple[Fact, ...]:
 
 
 def pick_fact(ends: Mapping[int, str], facts: Sequence[Fact]) -> int:
-    """The fact as chosen, by its place in the run's facts.
+    """Pick a fact, by its place in the run's facts.
 
     Args:
-        ends: place → probabilities at the last steps, of the facts of which every step was kept.
+        ends: place → probabilities at the last steps, for the facts whose every step was kept.
         facts: texts by place; empty where they are not here.
     """
     places = list(ends)
     if remembered("overfitting_fact", places[0]) not in places:
         widgets.notice(
-            Message("info", f"Of fact {st.session_state['overfitting_fact']} the steps were not kept in these runs.")
+            Message("info", f"The steps of fact {st.session_state['overfitting_fact']} were not kept in these runs.")
         )
         st.session_state["overfitting_fact"] = places[0]
 
@@ -82,7 +82,7 @@ def pick_fact(ends: Mapping[int, str], facts: Sequence[Fact]) -> int:
         return f"fact {place} · ends at p = {ends[place]}"
 
     st.selectbox(
-        f"Fact · every step of {len(places)} was kept, type to search",
+        f"Fact · {len(places)} with every step kept, type to search",
         places,
         key="overfitting_fact",
         format_func=named,

@@ -29,7 +29,7 @@ def arms_of(pair: Pair) -> dict[str, Arm]:
 
 
 def with_arms(frame: pd.DataFrame, arms: Mapping[str, Arm]) -> pd.DataFrame:
-    """A frame of some runs, with the arm of each in a column of its own."""
+    """A frame of some runs, with the arm of each in an additional column."""
     return frame.assign(arm=frame["run"].map({run: arm.key for run, arm in arms.items()}))
 
 

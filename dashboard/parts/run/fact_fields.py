@@ -25,19 +25,19 @@ ORDERS = {"file": "as in the file", "shuffled": "shuffled"}
 KNOWN = {"edit": "edit them too", "skip": "skip them"}
 BATCH_SIZE = 20
 
-Facts = tuple[list[Fact], str, tuple[object, ...]]  # facts, what the plan calls them, what tells them from others
-Found = tuple[fact_rows.Rows, str, tuple[object, ...]]  # rows, what the plan calls them, what tells them from others
+Facts = tuple[list[Fact], str, tuple[object, ...]]  # facts, their name in the plan, what tells them from others
+Found = tuple[fact_rows.Rows, str, tuple[object, ...]]  # rows, their name in the plan, what tells them from others
 
 
 def pick_facts() -> dict[str, Any] | None:
-    """Facts, how many, in which order. Returns fields of the plans, the facts among them; None on a problem."""
+    """Pick facts, their number and order. Returns fields of the plans with the facts; None on a problem."""
     with st.container(border=True, key="card_run_facts"):
         widgets.heading("2 · Facts")
         found = _pick_source()
         left, right = st.columns(2)
         fields = _pick_amounts(left, right, found) | _pick_checkpoints(left, right) | _pick_order(left, right)
         remembered("run_name", "")
-        fields["name"] = st.text_input("Name (optional)", key="run_name", placeholder="made of method and size", **KEEP)
+        fields["name"] = st.text_input("Name (optional)", key="run_name", placeholder="method and size", **KEEP)
         n_edits = fields["n_edits"]
         try:
             RunPlan(**fields)
@@ -78,8 +78,8 @@ def _pick_source() -> Facts | None:
 
 
 def _pick_amounts(left: DeltaGenerator, right: DeltaGenerator, found: Facts | None) -> dict[str, Any]:
-    """How many facts, and how many of them a batch."""
-    # Until somebody types another number, it follows the facts.
+    """How many facts, and how many per batch."""
+    # Until the visitor types another number, it follows the facts.
     usual = min(200, len(found[0])) if found else 200
     if remembered("run_n", usual) == st.session_state.get("run_usual_n"):
         st.session_state["run_n"] = usual
@@ -91,23 +91,23 @@ def _pick_amounts(left: DeltaGenerator, right: DeltaGenerator, found: Facts | No
         step=50,
         **KEEP,
         value=None,
-        placeholder="all there are",
-        help="Facts to edit, one after the other batch; empty for all there are.",
+        placeholder="all",
+        help="Facts to edit, batch after batch; empty for all.",
     )
     batch = right.number_input(
-        "Facts a batch",
+        "Facts per batch",
         key="run_batch",
         step=10,
         value=None,
         placeholder=str(BATCH_SIZE),
         **KEEP,
-        help="Facts of a batch are solved for together.",
+        help="The facts of a batch are edited together.",
     )
     return {"n_edits": n_edits, "batch_size": BATCH_SIZE if batch is None else batch}
 
 
 def _pick_checkpoints(left: DeltaGenerator, right: DeltaGenerator) -> dict[str, Any]:
-    """How often is measured, and the seed."""
+    """How often to measure, and the seed."""
     remembered("run_every", None)
     remembered("run_seed", 0)
     every = left.number_input(
@@ -117,8 +117,8 @@ def _pick_checkpoints(left: DeltaGenerator, right: DeltaGenerator) -> dict[str, 
         value=None,
         **KEEP,
         placeholder="tenth",
-        help="So many edits; a tenth of the run when empty. Norms and scores are measured then, and the state is "
-        "saved; at 0 and at the end they always are.",
+        help="Edits between checkpoints; a tenth of the run when empty. At each, norms and scores are measured and "
+        "the state is saved; there is always one at 0 and one at the end.",
     )
     seed = right.number_input(
         "Seed",
@@ -127,13 +127,13 @@ def _pick_checkpoints(left: DeltaGenerator, right: DeltaGenerator) -> dict[str, 
         value=None,
         placeholder="0",
         **KEEP,
-        help="Of the shuffling, of sampled prefixes, and of what is drawn for measuring.",
+        help="For shuffling, sampled prefixes, and samples for measuring.",
     )
     return {"checkpoint_every": every, "seed": 0 if seed is None else seed}
 
 
 def _pick_order(left: DeltaGenerator, right: DeltaGenerator) -> dict[str, Any]:
-    """In which order facts are edited, and what happens to known ones."""
+    """In which order to edit facts, and what to do with known ones."""
     remembered("run_order", "file")
     remembered("run_known", "edit")
     order = left.selectbox("Order", list(ORDERS), key="run_order", format_func=ORDERS.get, **KEEP)
@@ -142,7 +142,7 @@ def _pick_order(left: DeltaGenerator, right: DeltaGenerator) -> dict[str, Any]:
         list(KNOWN),
         key="run_known",
         format_func=KNOWN.get,
-        help="What the model says already. Edited too, all methods see the same facts.",
+        help="Facts that the model already says. If they are edited too, all methods see the same facts.",
         **KEEP,
     )
     return {"order": order, "known": skip}
@@ -198,7 +198,7 @@ def _rows(source: str) -> Found | None:
             placeholder="subject,prompt,target_new,target_true\nFrance,The capital of {} is,Rome,Paris",
         )
         if not (text or "").strip():
-            st.caption("A line of column names, then a fact a line; or JSON.")
+            st.caption("A line of column names, then one fact per line; or JSON.")
             return None
         limits.check_upload("The pasted text", len(text))
         return (

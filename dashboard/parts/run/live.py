@@ -1,4 +1,4 @@
-"""Runs under way: the queue, and one run as it goes on. Polled while something happens, and not otherwise."""
+"""Runs under way: the queue, and one run in progress. The store is polled only while something happens."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ from encore_core.runs.rows import RESUMABLE
 
 POLL_SECONDS = 1.0
 VISITOR_SECONDS = 0.2
-"""What every visitor adds to the time between two looks at the store: a class that watches one run leaves the server
-time for those who do something."""
+"""What every visitor adds to the time between two polls: a class that watches one run leaves the server time for
+others."""
 
 RECENT = 12
-"""Runs that are over and can be looked at here; all of them are on the Runs page."""
+"""How many ended runs can be watched here; all are on the Runs page."""
 
 FOLLOW = "the one that runs"
 LOG_LINES = 200
 
 
 def watch(store: RunStore, after: Callable[[], None]) -> None:
-    """The queue and the chosen run, alive. The store is read again and again while a run is queued or running: every
-    second for one visitor, every six for thirty.
+    """The live queue and the chosen run. While a run is queued or running, the store is polled: every second for one
+    visitor, every six for thirty.
 
     Args:
         store: where runs are.
@@ -72,7 +72,7 @@ def _watched(store: RunStore, busy: bool, after: Callable[[], None]) -> None:
             queue(active)
     if not runs:
         st.session_state.pop("watched", None)  # a link may name one
-        widgets.notice(Message("info", "No run yet. What you start above appears here and goes on without this page."))
+        widgets.notice(Message("info", "No run yet. What you start above appears here, and runs on without this page."))
     else:
         _chosen(store, runs, active)
     after()
@@ -119,7 +119,7 @@ def _chosen(store: RunStore, runs: Sequence[RunInfo], active: Sequence[RunInfo])
     known = {run.id: run for run in runs}
     shown = [*active, *[run for run in runs if run.ended][:RECENT]]
     options = [FOLLOW, *(run.id for run in shown)] if active else [run.id for run in shown]
-    # Of runs that are over, one with something to see.
+    # Among ended runs, one with something to see.
     first = FOLLOW if active else next((run.id for run in shown if run.measuring_seconds), options[0])
     if remembered("watched", first) not in options:
         st.session_state["watched"] = first
@@ -148,7 +148,7 @@ def _chosen(store: RunStore, runs: Sequence[RunInfo], active: Sequence[RunInfo])
 
 
 def _state(run: RunInfo) -> None:
-    """How the run stands, in figures and words."""
+    """The state of the run, in figures and words."""
     symbol, word, tone = STATUS[run.status]
     speed = run.detail.get("seconds_per_edit")
     if not isinstance(speed, int | float):
@@ -162,14 +162,14 @@ def _state(run: RunInfo) -> None:
             tone,
         ),
         ("Edits", f"{run.done:,}", share, ""),
-        ("Speed", f"{seconds_an_edit(speed)} s" if speed is not None else "–", "an edit", ""),
+        ("Speed", f"{seconds_an_edit(speed)} s" if speed is not None else "–", "per edit", ""),
         ("Time left", _left(run), f"measuring took {duration(run.measuring_seconds)} so far", ""),
     ]
     widgets.tiles(items)
     st.html(f'<div class="es-wide-bar">{bar(run)}</div>')
     if run.stop and run.status == "running":
         what = "Cancelling" if run.stop == "cancel" else "Stopping"
-        widgets.notice(Message("info", f"{what}: the worker ends the run within the batch it is at, and saves it."))
+        widgets.notice(Message("info", f"{what}: the worker stops the run within the current batch, and saves it."))
     if run.error:
         widgets.notice(Message("error" if run.status == "failed" else "warning", run.error))
 
@@ -185,12 +185,12 @@ def _buttons(store: RunStore, run: RunInfo, runs: Sequence[RunInfo]) -> None:
 
 
 def steer(store: RunStore, run: RunInfo, key: str) -> None:
-    """Buttons to cancel a run, or to resume it, as far as it can be.
+    """Buttons to cancel a run or to resume it, where that is possible.
 
     Args:
         store: where the run is.
         run: which.
-        key: of the place where they stand; begins their keys.
+        key: of their place; their keys begin with it.
     """
     if not run.ended:
         st.button(
@@ -224,7 +224,7 @@ def compare_link(run: RunInfo, runs: Sequence[RunInfo]) -> None:
 
 
 def attempt(act: Callable[[RunStore, str], Message], store: RunStore, run_id: str) -> None:
-    """Do something to a run for a visitor; what comes of it, or why it cannot be done, is said on the page."""
+    """Act on a run for a visitor; the page shows the result, or why it cannot be done."""
     try:
         st.session_state["run_message"] = act(store, run_id)
     except InputError as error:
@@ -238,11 +238,13 @@ def cancel(store: RunStore, run_id: str) -> Message:
         InputError: when it is over already, or gone.
     """
     run = store.cancel(run_id)
-    return Message("info", f"{run_id} is cancelled. It can be resumed." if run.ended else f"{run_id} is told to stop.")
+    return Message(
+        "info", f"{run_id} is cancelled. It can be resumed." if run.ended else f"{run_id} has been told to stop."
+    )
 
 
 def resume(store: RunStore, run_id: str) -> Message:
-    """Queue a run again, and see to it that there is a worker.
+    """Queue a run again, and make sure that there is a worker.
 
     Raises:
         InputError: when it cannot be resumed, is gone, goes beyond a limit of this server, or no worker can be
@@ -255,7 +257,7 @@ def resume(store: RunStore, run_id: str) -> Message:
 
 
 def _curves(run: RunInfo) -> None:
-    """Norms and scores so far. Figures are made anew at checkpoints only; the ticks between cost no more than words."""
+    """Norms and scores so far. Figures are made again only at checkpoints; the polls between cost no more than text."""
     if not run.measuring_seconds:
         if not run.ended:
             st.caption("Curves begin with the first checkpoint, which is measured before the first edit.")

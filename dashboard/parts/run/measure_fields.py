@@ -1,4 +1,4 @@
-"""What is measured at checkpoints of new runs."""
+"""What new runs measure at checkpoints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from encore_core.errors import InputError
 from encore_core.runs import MeasurePlan
 
 ABOUT = {
-    "generate": "Whether greedy decoding says the new answer; the costliest part of the scores.",
+    "generate": "Whether greedy decoding gives the new answer; the slowest part of the scores.",
     "perplexity": "On a fixed text.",
     "generation_entropy": "Of sampled continuations.",
     "contributions": "What each sublayer adds to the residual stream.",
@@ -23,7 +23,7 @@ ABOUT = {
 
 
 def pick_measures() -> MeasurePlan | None:
-    """What is measured at checkpoints; None on a problem."""
+    """Pick what is measured at checkpoints; None on a problem."""
     with st.container(border=True, key="card_measure"):
         widgets.heading("3 · Measured at checkpoints", "norms of all layers always are")
         usually = MeasurePlan()
@@ -45,7 +45,7 @@ def pick_measures() -> MeasurePlan | None:
 
 
 def _pick_counts(left: DeltaGenerator, right: DeltaGenerator, usually: MeasurePlan) -> dict[str, Any]:
-    """Of how many facts scores are measured."""
+    """How many facts are scored."""
     values: dict[str, Any] = {}
     for place, (name, words) in enumerate(
         (("sample_facts", "Facts in the sample"), ("batch_facts", "Facts of a batch"))
@@ -73,7 +73,7 @@ def _pick_kinds(left: DeltaGenerator, right: DeltaGenerator, usually: MeasurePla
 
 
 def _pick_limits(left: DeltaGenerator, right: DeltaGenerator, usually: MeasurePlan) -> dict[str, Any]:
-    """How long measuring may take, and of how many facts every step is kept."""
+    """How long measuring may take, and for how many facts every step is kept."""
     remembered("run_cap", 25.0)
     cap = left.number_input(
         "Cap, %",
@@ -84,7 +84,7 @@ def _pick_limits(left: DeltaGenerator, right: DeltaGenerator, usually: MeasurePl
         **KEEP,
         placeholder="no cap",
         help="Measuring between the first and the last checkpoint stops short of this share of "
-        "the time spent on editing; what is left out is told. Empty for no cap.",
+        "the time spent on editing; the run says what was left out. Empty for no cap.",
     )
     remembered("run_trajectory_facts", usually.trajectory_facts)
     kept = right.number_input(
@@ -93,7 +93,7 @@ def _pick_limits(left: DeltaGenerator, right: DeltaGenerator, usually: MeasurePl
         step=50,
         value=None,
         placeholder=str(usually.trajectory_facts),
-        help="Of so many facts every step of the target optimisation is kept.",
+        help="For how many facts every step of the target optimisation is kept.",
         **KEEP,
     )
     return {
@@ -108,12 +108,12 @@ def _pick_downstream(usually: MeasurePlan) -> dict[str, Any]:
     folder = st.text_input(
         "Folder with the downstream tasks (optional)",
         key="run_downstream",
-        help="With sst2.jsonl and the others in it; or “hub”, which fetches them once.",
+        help="It holds sst2.jsonl and the others; or “hub”, which fetches them once.",
         **KEEP,
     )
     values: dict[str, Any] = {"downstream": folder.strip() or None}
     if values["downstream"]:
         remembered("run_downstream_tests", usually.downstream_tests)
-        tests = st.number_input("Tests a task", key="run_downstream_tests", step=10, value=None, **KEEP)
+        tests = st.number_input("Tests per task", key="run_downstream_tests", step=10, value=None, **KEEP)
         values["downstream_tests"] = usually.downstream_tests if tests is None else tests
     return values

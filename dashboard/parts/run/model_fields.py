@@ -21,7 +21,7 @@ from encore_core.models.editable import CATALOGUE, DTYPES, ModelShape, describe_
 
 
 def pick_model(visitor: Visitor) -> dict[str, Any] | None:
-    """Model and methods with their settings. Returns fields of the plans, per method; None when something is wrong."""
+    """Pick the model and methods with their settings. Returns fields of the plans, per method; None on a problem."""
     with st.container(border=True, key="card_model"):
         widgets.heading("1 · Model and methods")
         loaded = visitor.lm.name
@@ -63,7 +63,7 @@ def pick_model(visitor: Visitor) -> dict[str, Any] | None:
         if not name:
             widgets.problem("Model is blank: pick a name, or type a folder or a hub id.")
         with st.expander("Settings of the methods", key="run_settings", on_change="rerun") as opened:
-            # Fields are drawn whether it is open or not: what was typed in them counts, and its problems show.
+            # Fields are drawn even when it is closed: what was typed in them counts, and its problems show.
             overrides, right_all = _settings(methods, shape, opened.open)
         statistics = st.session_state.get("run_statistics", "").strip()
     if statistics not in ("", BUNDLED):
@@ -93,7 +93,7 @@ def _described(name: str, dtype: str | None) -> ModelShape:
 
 
 def _settings(methods: Sequence[str], shape: ModelShape | None, is_open: bool) -> tuple[dict[str, dict], bool]:
-    """Fields for what replaces a method's settings; an empty field stands for the model's own value, shown in it."""
+    """Fields that override a method's settings; an empty field means the model's own value, shown in it."""
     overrides: dict[str, dict[str, Any]] = {method: {} for method in methods}
     if shape is None or not methods:
         if is_open:
@@ -129,7 +129,7 @@ def _settings(methods: Sequence[str], shape: ModelShape | None, is_open: bool) -
         "Text for C0, all methods",
         key="run_statistics",
         **KEEP,
-        placeholder="what the Models page has gathered, else the bundled sample",
+        placeholder="what the Models page gathered, else the bundled sample",
         help='A text file on this machine, from which C0 is taken, or "bundled".',
     )
     return overrides, well

@@ -1,4 +1,4 @@
-"""From the fields of a plan to runs: notices, what they will cost, and Start."""
+"""From the fields of a plan to runs: notices, their cost, and Start."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ MARK = " \0 "  # stands for the method in a notice; facts cannot hold it
 
 
 def prepared(model: dict[str, Any], facts: dict[str, Any], measure: MeasurePlan) -> list[PreparedRun]:
-    """The runs that Start would queue; made anew only when a field has changed.
+    """The runs that Start would queue; made again only when a field has changed.
 
     Raises:
-        InputError: whatever does not fit together.
+        InputError: for fields that do not fit together.
     """
     fields = dict(facts)
     found, called, token = fields.pop("found")
@@ -42,8 +42,8 @@ def prepared(model: dict[str, Any], facts: dict[str, Any], measure: MeasurePlan)
 
 
 def notices(runs: Sequence[PreparedRun]) -> None:
-    """What should be known before the start: duplicates, facts put off, untested settings."""
-    # What is said of every method is said once, with their names.
+    """What to know before the start: duplicates, facts put off, untested settings."""
+    # A notice that concerns several methods is shown once, with their names.
     of_methods: dict[str, list[str]] = {}
     for run in runs:
         for line in run.notices:
@@ -58,7 +58,7 @@ def notices(runs: Sequence[PreparedRun]) -> None:
 
 
 def cost(visitor: Visitor, runs: Sequence[PreparedRun], store: RunStore) -> None:
-    """What the runs will take: known at once when it was found out before, and by a button otherwise."""
+    """The cost of the runs: shown at once if it is known, and after a press of a button otherwise."""
     if not all(costs.fits(visitor.lm, run) for run in runs):
         widgets.notice(
             Message(
@@ -81,7 +81,7 @@ def cost(visitor: Visitor, runs: Sequence[PreparedRun], store: RunStore) -> None
 
 
 def _found_cost(visitor: Visitor, runs: Sequence[PreparedRun]) -> costs.Cost | None:
-    """The cost if it is known, or a button that finds it out has been pressed; None until then.
+    """The cost if it is known or has just been measured at a press of the button; None until then.
 
     Raises:
         InputError: when the facts cannot be edited or scored.
@@ -91,7 +91,7 @@ def _found_cost(visitor: Visitor, runs: Sequence[PreparedRun]) -> costs.Cost | N
         return found
     asked = st.button("Estimate the cost", icon=":material/timer:", key="estimate")
     place = st.empty()
-    place.caption("Edits and scores a few facts with each method for the watch; seconds a method, once.")
+    place.caption("Times a few edits and scores with each method; takes some seconds per method, once.")
     if not asked:
         return None
     found = costs.measured_cost(
@@ -102,7 +102,7 @@ def _found_cost(visitor: Visitor, runs: Sequence[PreparedRun]) -> costs.Cost | N
 
 
 def _cost_table(runs: Sequence[PreparedRun], found: costs.Cost) -> None:
-    """A row a run, and one for all together."""
+    """A row per run, and one for all together."""
     rows = [
         (
             run.plan.method,
@@ -139,7 +139,7 @@ def _cost_table(runs: Sequence[PreparedRun], found: costs.Cost) -> None:
 
 
 def start(store: RunStore, runs: Sequence[PreparedRun]) -> None:
-    """Queue the runs, and see to it that a worker takes them."""
+    """Queue the runs, and make sure that a worker takes them."""
     try:
         access.check_runs(store, [len(run.facts) for run in runs])
         ids = store.submit(runs)
@@ -150,5 +150,5 @@ def start(store: RunStore, runs: Sequence[PreparedRun]) -> None:
         return
     st.session_state["watched"] = live.FOLLOW
     st.session_state["start_message"] = Message(
-        "success", f"Queued: {', '.join(ids)}. They go on without this page; come back whenever you like."
+        "success", f"Queued: {', '.join(ids)}. They run on without this page; come back whenever you like."
     )

@@ -6,5 +6,5 @@ actions         what can be done with it
 settings_table  its settings
 downloads       its files
 edited_model    the model with its edits in it
-refreshing      drawing the page anew while runs go on
+refreshing      redrawing the page while runs go on
 """

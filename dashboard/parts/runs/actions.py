@@ -29,7 +29,7 @@ def offer(store: RunStore, run: RunInfo, runs: Sequence[RunInfo]) -> None:
         widgets.notice(
             Message(
                 "warning",
-                f"Delete {run.id} with its {run.done:,} edits, its series and its files? This cannot be taken back.",
+                f"Delete {run.id} with its {run.done:,} edits, its series and its files? This cannot be undone.",
             )
         )
         with st.container(horizontal=True):
@@ -45,12 +45,12 @@ def offer(store: RunStore, run: RunInfo, runs: Sequence[RunInfo]) -> None:
 
 def _rename_fields(store: RunStore, run: RunInfo) -> None:
     with st.popover("Rename or tag", icon=":material/edit:", key="record_rename"):
-        # A run has fields of its own, so that what was typed for one does not show up at another.
+        # Each run has its own fields, so that what was typed for one does not show up at another.
         name_key, tags_key = f"name of {run.id}", f"tags of {run.id}"
         remembered(name_key, run.name)
         remembered(tags_key, ", ".join(run.tags))
         st.text_input("Name", key=name_key)
-        st.text_input("Tags", key=tags_key, placeholder="lecture, week 3", help="Words between commas.")
+        st.text_input("Tags", key=tags_key, placeholder="lecture, week 3", help="Separated by commas.")
         st.button("Save", key="record_save", on_click=_rename, args=(store, run.id, name_key, tags_key))
 
 

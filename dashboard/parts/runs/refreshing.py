@@ -1,4 +1,4 @@
-"""Drawing the Runs page anew while runs go on."""
+"""Redrawing the Runs page while runs go on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ POLL_SECONDS = 2.0
 
 
 def follow(runs: Sequence[RunInfo]) -> None:
-    """Draw the page anew whenever one of the runs that are shown has come further, as long as any goes on."""
+    """Redraw the page whenever a shown run makes progress, as long as any is under way."""
     if not all(run.ended for run in runs):
         _followed([_stand(run) for run in runs])
 

@@ -1,4 +1,4 @@
-"""The record of one run: how it stands, what can be done with it, and everything about it behind tabs."""
+"""The record of one run: its state, what can be done with it, and everything about it in tabs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def show(store: RunStore, run: RunInfo, runs: Sequence[RunInfo]) -> None:
 def _head(run: RunInfo) -> None:
     symbol, word, tone = STATUS[run.status]
     seconds = run_frames.seconds_of_edits(run)
-    per_edit = f"{seconds_an_edit(seconds)} s an edit (median)" if seconds is not None else ""
+    per_edit = f"{seconds_an_edit(seconds)} s per edit (median)" if seconds is not None else ""
     widgets.tiles(
         [
             (
@@ -62,7 +62,7 @@ def _head(run: RunInfo) -> None:
         ]
     )
     if run.stop and run.status == "running":
-        widgets.notice(Message("info", "The worker has been told to stop; it does so within the batch it is at."))
+        widgets.notice(Message("info", "The worker has been told to stop; it does so within the current batch."))
     if run.error:
         widgets.notice(Message("error" if run.status == "failed" else "warning", run.error))
     try:
@@ -70,7 +70,7 @@ def _head(run: RunInfo) -> None:
     except InputError as error:  # a plan that another version wrote
         widgets.notice(Message("warning", str(error)))
         return
-    st.caption("The command that repeats it")
+    st.caption("The command that repeats this run")
     st.code(command, language=None, wrap_lines=True)
 
 

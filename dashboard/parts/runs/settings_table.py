@@ -1,4 +1,4 @@
-"""The settings of a run as a table: what was planned, measured, and noted down when it began."""
+"""The settings of a run as a table: what was planned, measured, and recorded when it began."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from encore_core.runs import RunInfo
 
 
 def show(run: RunInfo) -> None:
-    """Every setting, a row each."""
+    """Every setting, one per row."""
     plan, measure = dict(run.plan_json), run.plan_json.get("measure") or {}
     rows = [(name, _shown(value)) for name, value in run.settings.items()]
     rows += [

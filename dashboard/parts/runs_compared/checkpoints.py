@@ -1,4 +1,4 @@
-"""Which checkpoints are read. Until a visitor chooses others they are the usual ones, which move as runs go on."""
+"""Which checkpoints are read. Until a visitor chooses others, they are the usual ones, which move as runs go on."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ same, the choice follows the usual one."""
 
 
 def restore_one(edits: str) -> None:
-    """Choose the checkpoint that a link asks for; nonsense is left out."""
+    """Choose the checkpoint that a link asks for; invalid values are ignored."""
     if edits.isdecimal() and len(edits) < 9:
         st.session_state[ONE] = int(edits)
         st.session_state[ONE_USUAL] = None
 
 
 def pick_one(checkpoints: Sequence[int]) -> int:
-    """The edits after which the table is read; stays at the end of runs that go on."""
+    """Pick the checkpoint of the table; at first it stays at the end of runs in progress."""
     end = checkpoints[-1]
     remembered(ONE, end)
     if presenter.plays_over(ONE, checkpoints):
@@ -56,13 +56,13 @@ def _nearest(at: int, checkpoints: Sequence[int]) -> int:
 
 
 def restore_several(edits: Sequence[str]) -> None:
-    """Choose the checkpoints that a link asks for; nonsense is left out."""
+    """Choose the checkpoints that a link asks for; invalid values are ignored."""
     st.session_state[SEVERAL] = [int(text) for text in edits if text.isdecimal() and len(text) < 9]
     st.session_state[SEVERAL_USUAL] = None
 
 
 def pick_several(norms: pd.DataFrame) -> list[int]:
-    """The checkpoints at which all layers are shown; until others are chosen the usual ones, of runs that go on too."""
+    """Pick the checkpoints at which all layers are shown; until others are chosen, the usual ones."""
     there, at_first = sorted(int(at) for at in norms["edits"].unique()), usual(norms)
     chosen = [at for at in remembered(SEVERAL, at_first) if at in there][: norm_layers.MOST_CHECKPOINTS]
     if not chosen or st.session_state.get(SEVERAL_USUAL) == st.session_state[SEVERAL]:
@@ -80,7 +80,7 @@ def pick_several(norms: pd.DataFrame) -> list[int]:
 
 
 def usual(norms: pd.DataFrame) -> list[int]:
-    """0, half and all of the edits that every run has come to, as far as there are checkpoints."""
+    """0, half and all of the edits that every run has reached, or the nearest checkpoints."""
     common = set.intersection(*(set(part["edits"]) for _, part in norms.groupby("run", sort=False)))
     if max(common, default=0) == 0:
         common = set(norms["edits"])
@@ -90,5 +90,5 @@ def usual(norms: pd.DataFrame) -> list[int]:
 
 
 def several_of_address(checkpoints: Sequence[int]) -> list[str]:
-    """What a link says of the checkpoints; nothing of the usual ones, which move as runs go on."""
+    """The checkpoints for a link; empty for the usual ones, which move as runs go on."""
     return [str(at) for at in checkpoints] if list(checkpoints) != st.session_state[SEVERAL_USUAL] else []

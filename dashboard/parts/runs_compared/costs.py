@@ -1,4 +1,4 @@
-"""How the runs stand and what they took."""
+"""The runs' state, and what they took."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from encore_core.runs import RunInfo
 
 
 def draw(view: View) -> None:
-    """A row a run."""
+    """A row per run."""
     rows = [
         (
             line.name,
@@ -32,7 +32,7 @@ def draw(view: View) -> None:
         ("Status", "name"),
         ("Editing", "right"),
         ("Measuring", "right"),
-        ("s an edit, median", "right"),
+        ("s per edit, median", "right"),
     ]
     widgets.table(columns, rows, "The runs compared, and what they took")
 

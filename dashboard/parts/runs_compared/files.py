@@ -23,7 +23,7 @@ def offer(
 
     Args:
         runs: those compared.
-        table: as files have it.
+        table: as it is in files.
         light: makes the charts of the report; called when the report is asked for, on a thread that has no session
             state.
         link: to this view.

@@ -1,4 +1,4 @@
-"""Norms of the edited matrices over edits, and of every layer's at some checkpoints."""
+"""Norms of the edited matrices over edits, and of every layer's matrix at some checkpoints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dashboard.visitors.messages import Message
 
 
 def rows_of(view: View, norms: pd.DataFrame) -> pd.DataFrame:
-    """Rows as the files have them: whether the layer is edited, and the value that is drawn, without the other one."""
+    """Rows for the files: whether the layer is edited, and the norm that is drawn, without the other one."""
     layers = {run.id: run.layers for run in view.runs}
     edited = [layer in layers[run] for run, layer in zip(norms["run"], norms["layer"], strict=True)]
     return norms[["run", "edits", "layer"]].assign(edited=edited, **{view.norm: norms[view.norm]})
@@ -25,21 +25,21 @@ def over_edits(view: View, norms: pd.DataFrame, rows: pd.DataFrame, commands: Se
     """The norms of the layers that are chosen.
 
     Args:
-        view: what is looked at.
+        view: what is shown.
         norms: the series.
-        rows: the same as files have it, from `rows_of`.
-        commands: that make these data anew.
+        rows: the same for files, from `rows_of`.
+        commands: that reproduce these data.
         revision: of the chart, as `chart_card.show` has it.
     """
     chosen = rows[rows["edited"]] if view.layers is None else rows[rows["layer"].isin(view.layers)]
     if chosen.empty:
-        widgets.notice(Message("info", "None of these runs has the layers chosen; choose others."))
+        widgets.notice(Message("info", "None of these runs has the chosen layers; choose others."))
         return
     chart_card.show(
         partial(run_charts.norms, norms, view.lines, scale=view.scale, layers=view.layers),
         key="norms over edits",
         heading="Over edits",
-        aside="Frobenius norm of the MLP output matrices, a line a layer",
+        aside="Frobenius norm of the MLP output matrices, a line per layer",
         alt=f"Norms of the matrices against edits: {', '.join(view.names)}. The figures are in the CSV file below.",
         frame=chosen,
         commands=commands,

@@ -1,4 +1,4 @@
-"""What every page does that looks at several runs: pick them, draw them, write the address, and follow them."""
+"""What every page about several runs does: pick them, draw them, write the address, and follow them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from encore_core.runs import RunInfo
 
 Asked = Mapping[str, Sequence[str]]
 Known = Mapping[str, RunInfo]
-Drawn = tuple[links.View, Sequence[RunInfo]]  # what the address is to say, and the runs to follow
+Drawn = tuple[links.View, Sequence[RunInfo]]  # what the address shall say, and the runs to follow
 
 
 def show(
@@ -30,7 +30,7 @@ def show(
         page: names it.
         ask: to pick runs, and how many.
         none_yet: said while there are no runs to pick.
-        restore: sets the page's controls to what a link asks for, given the runs that there are.
+        restore: sets the page's controls to what a link asks for, given the known runs.
         draw: draws everything below the choice of runs; an `InputError` that it raises is shown.
         below: draws what the page has below all of that, runs or not.
     """
@@ -43,7 +43,7 @@ def show(
     if asked is not None:
         restore(asked, known)
     if not known:
-        widgets.notice(Message("info", f"No run has come to its first checkpoint yet. {none_yet}"))
+        widgets.notice(Message("info", f"No run has reached its first checkpoint yet. {none_yet}"))
         below()
         return
     runs = run_picker.pick(known, ask)

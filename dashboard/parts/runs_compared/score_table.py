@@ -14,7 +14,7 @@ from dashboard.reading.scores_at_checkpoint import AtCheckpoints
 
 
 def draw(view: View, rows: Sequence[Sequence[object]]) -> html_report.Table:
-    """Draw the table of these rows, as `rows_of` makes them; the same as files have it."""
+    """Draw the table of these rows, as `rows_of` makes them; the same for files."""
     table = html_report.Table(
         ("Measure", *view.names, "What it is"),
         [[_plain(cell) for cell in row] for row in rows],
@@ -27,7 +27,7 @@ def draw(view: View, rows: Sequence[Sequence[object]]) -> html_report.Table:
 
 
 def rows_of(view: View, scores: pd.DataFrame, measures: Sequence[Measure]) -> list[list]:
-    """Rows of the table: measure, a cell a run with the best marked by symbol and word, what it is."""
+    """Rows of the table: measure, a cell per run with the best marked by symbol and word, what it is."""
     values = AtCheckpoints(scores)
     rows = []
     for measure in measures:

@@ -21,8 +21,8 @@ METRICS = {"f1": "F1", "f1_nll": "F1, more probable", "accuracy": "Accuracy"}
 ABOUT = {
     "f1": "Weighted F1 × 100 of what the model says: the first word of its greedy continuation. A word that is none of "
     "the options counts as wrong.",
-    "f1_nll": "Weighted F1 × 100 of the option that the model finds most probable. Kinder, for it always is an option.",
-    "accuracy": "Share of tests, × 100, where the model says the right answer.",
+    "f1_nll": "Weighted F1 × 100 of the option that the model finds most probable. Kinder: it always is an option.",
+    "accuracy": "Share of tests, × 100, where the model gives the right answer.",
 }
 GUESSING = (
     "The answers are about equally frequent. So, of two options, guessing is right half the time and always saying the "
@@ -36,7 +36,7 @@ def draw(
     """Draw the chart with its controls.
 
     Args:
-        view: what is looked at.
+        view: what is shown.
         have: the runs in which tasks were asked.
         frame: what is drawn, from `charts.downstream.in_panels`.
         raw: the series `downstream`.
@@ -84,7 +84,7 @@ def _certainty(frame: pd.DataFrame) -> str:
     n_tasks = frame["task"].nunique()
     mean_off = off / math.sqrt(n_tasks)
     return (
-        f"{tests} tests a task: one test is {one:.3g} points of accuracy. By the choice of tests alone a task's figure "
-        f"is off by about ±{off:.0f} points, the mean of {n_tasks} by about ±{mean_off:.0f}: do not read much into "
-        "smaller differences."
+        f"{tests} tests per task: one test is {one:.3g} points of accuracy. By the choice of tests alone a task's "
+        f"figure is off by about ±{off:.0f} points, the mean of {n_tasks} by about ±{mean_off:.0f}: do not read much "
+        "into smaller differences."
     )

@@ -1,4 +1,4 @@
-"""Where the downstream tasks come from: fetched from the hub once, or a folder of one's own."""
+"""Where the downstream tasks come from: fetched from the hub once, or a folder of your own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def draw() -> None:
-    """Whether they are here, how a run asks them, and a button that fetches them."""
+    """Say whether they are here and how a run asks them, or offer a button that fetches them."""
     with st.container(border=True, key="card_tasks"):
         widgets.heading("Data of the tasks")
         widgets.notice(st.session_state.pop("tasks_message", None))

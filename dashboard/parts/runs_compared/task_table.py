@@ -11,10 +11,10 @@ from dashboard.reading.scores_at_checkpoint import AtCheckpoints
 
 
 def rows_of(view: View, frame: pd.DataFrame, raw: pd.DataFrame, titles: Mapping[str, str]) -> list[list]:
-    """Rows of the table: what it is, and a cell a run with the value before and after and the difference."""
+    """Rows of the table: what it is, and a cell per run with the value before and after and the difference."""
     values = AtCheckpoints(frame)
     found = {(metric, run.id): _ends(values, run.id, metric) for metric in titles for run in view.runs}
-    # What nearly all rows share is said once; tasks are asked less often than perplexity is measured.
+    # The checkpoint that nearly all rows share is shown once; tasks are asked less often than perplexity is measured.
     checkpoints = {run.id: [found[metric, run.id][2] for metric in titles] for run in view.runs}
     last = {run: next((at for at in of_run if at), 0) for run, of_run in checkpoints.items()}
     rows: list[list] = [["Edits", *(f"0 → {last[run.id]:,}" if last[run.id] else "–" for run in view.runs)]]

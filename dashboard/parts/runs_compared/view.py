@@ -1,4 +1,4 @@
-"""What a page looks at: made once when its controls have been read, and handed to its parts."""
+"""What a page shows: made once when its controls have been read, and handed to its parts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from encore_core.runs import RunInfo
 
 @dataclass(frozen=True)
 class View:
-    """What a page looks at. A page that has no control for something leaves it as it is here.
+    """What a page shows. A page that has no control for a field leaves its default.
 
     Attributes:
         runs: those shown, in this order.
