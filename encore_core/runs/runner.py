@@ -5,7 +5,7 @@
 A batch is recorded when it ends, for those who watch. A resumed run goes on from the last saved state, and drops what
 was recorded after it. State is saved at every checkpoint, every few minutes and when the run is stopped, always before
 the checkpoint is measured, so that a process killed while it measures loses no edit.
-What comes before the first batch is in `opening`.
+What comes before the first batch is in `session_of_run`.
 """
 
 from __future__ import annotations
