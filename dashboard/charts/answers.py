@@ -38,7 +38,7 @@ def probabilities(rows: pd.DataFrame, colours: Palette, edited: bool) -> Chart:
     """How probable both answers to each prompt were, and are: one lane per answer, hollow mark to filled mark.
 
     Args:
-        rows: as `probes.observe` makes them.
+        rows: as `model_readings.observe` makes them.
         colours: the theme's.
         edited: whether there is an "after"; without it only what the model says as loaded is drawn.
     """
@@ -101,7 +101,7 @@ class _Lanes:
         self._section: str | None = None
 
     def add(self, row: Any) -> None:
-        """A prompt, as a row of `probes.observe`."""
+        """A prompt, as a row of `model_readings.observe`."""
         colours = self._colours
         if SECTIONS[row.kind] != self._section:
             self._section = SECTIONS[row.kind]

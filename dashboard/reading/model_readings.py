@@ -91,7 +91,7 @@ class Readings:
 
 
 def prompts_of(fact: Fact, free: str = "") -> list[tuple[str, str, str | None]]:
-    """(kind, prompt, true answer) of everything that is asked about a fact; kinds as in `charts.probes.SECTIONS`."""
+    """(kind, prompt, true answer) of everything that is asked about a fact; kinds as in `charts.answers.SECTIONS`."""
     asked: list[tuple[str, str, str | None]] = [("rewrite", fact.text, fact.target_true)]
     asked += [("paraphrase", prompt, fact.target_true) for prompt in fact.paraphrases]
     asked += [("neighbour", neighbour.prompt, neighbour.target) for neighbour in fact.neighbours]
@@ -166,7 +166,7 @@ def _verdict(kind, new_was, new_now, true_was, true_now, is_edited: bool, any_ed
 
 
 def tokens_table(prompt: str, fact: Fact, before: Readings, after: Readings) -> pd.DataFrame:
-    """The most probable next tokens of a prompt as `charts.probes.next_tokens` takes them."""
+    """The most probable next tokens of a prompt as `charts.answers.next_tokens` takes them."""
     rows = []
     for moment, readings in (("before", before), ("after", after)) if after is not before else (("before", before),):
         for rank, (token, probability) in enumerate(readings.next_tokens(prompt), start=1):

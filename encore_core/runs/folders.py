@@ -5,7 +5,7 @@
     worker-<device>.log     what workers say outside a run
     <run id>/facts.jsonl    the facts of the run, in order
     <run id>/log.txt        the run's log
-    <run id>/state-*.safetensors, edited.safetensors    see `state`
+    <run id>/state-*.safetensors, edited.safetensors    see `resume_state`
 
 In file names, devices and methods are written as `slug` gives them.
 """
