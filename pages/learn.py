@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import streamlit as st
+from dashboard.talk.method_steps import BY_KEY, STEPS, Step
 
 from dashboard import links, page_list
 from dashboard.elements import run_picker, widgets
 from dashboard.parts.learn import own_fact, recorded_cards, search_card, token_card, trial_card, update_card
-from dashboard.talk.method_steps import BY_KEY, STEPS, Step
 from dashboard.visitors.state import remembered
 from encore_core.errors import InputError
 from encore_core.runs import RunInfo

@@ -6,9 +6,8 @@ import re
 
 import pytest
 import served
-from test_browser import LONG, MISSING, tiny_home, wait_until_idle  # noqa: F401  (a fixture)
-
 from dashboard.talk.method_steps import STEPS
+from test_browser import LONG, MISSING, tiny_home, wait_until_idle  # noqa: F401  (a fixture)
 
 pytestmark = [
     pytest.mark.browser,
