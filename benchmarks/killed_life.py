@@ -32,7 +32,9 @@ from typing import Any
 
 from encore_core import processes
 from encore_core.editing.session import EditSession
-from encore_core.runs import RunStore, runner, worker
+from encore_core.runs import RunStore, runner, session_of_run, worker
+from encore_core.runs.database import Database
+from encore_core.runs.heartbeat import Pulse
 from encore_core.runs.measuring import Measurer
 
 PHASES = ("fork", "getting ready", "resume", "edit", "checkpoint", "measure", "end", "commit")
@@ -106,26 +108,24 @@ class _Marks:
 
 def _put_on(marks: _Marks) -> None:
     """Wrap the worker's functions. In the fork only."""
-    execution = runner._Execution
-    marks.around(execution, "_session", "getting ready")
-    marks.around(execution, "_check_facts", "getting ready")
+    marks.around(runner, "open_session", "getting ready")
+    marks.around(runner, "check_facts", "getting ready")
     marks.around(EditSession, "prepare", "getting ready")
-    marks.around(execution, "_restore", lambda run, _: "resume" if run.store.states(run.claim.id) else "getting ready")
+    marks.around(runner, "restore", lambda store, claim, *_: "resume" if store.states(claim.id) else "getting ready")
     marks.around(EditSession, "edit", "edit")
-    marks.around(execution, "_save", "checkpoint")
+    marks.around(runner._Execution, "_save", "checkpoint")
     marks.around(Measurer, "measure", "measure")
     marks.around(runner, "save_matrices", "end")
-    removing = runner.remove_others
-    marks.around(runner, "remove_others", lambda folder, keep: "end" if keep == () else "checkpoint")
-    worker.remove_others = removing
-    writing = RunStore._writing
+    for module in (runner, session_of_run):
+        marks.around(module, "remove_others", lambda folder, keep: "end" if keep == () else "checkpoint")
+    writing = Database.writing
 
     @contextmanager
-    def told(store):
-        with marks.phase("commit"), writing(store) as db:
+    def told(database):
+        with marks.phase("commit"), writing(database) as db:
             yield db
 
-    RunStore._writing = told
+    Database.writing = told
     serve = worker.Worker.serve
 
     def serving(self):
@@ -133,7 +133,7 @@ def _put_on(marks: _Marks) -> None:
         serve(self)
 
     worker.Worker.serve = serving
-    runner.Pulse.__init__.__defaults__ = (BEAT_SECONDS,)
+    Pulse.__init__.__defaults__ = (BEAT_SECONDS,)
     os.nice = lambda by: by  # whoever runs the campaign has said how much of the machine it may have
     processes.commit = lambda: _COMMIT_OF_CODE  # asking git takes longer than a tiny batch
 

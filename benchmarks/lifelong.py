@@ -3,7 +3,7 @@ session and by one that has a run's state, so that a machine that slows down slo
 
     python benchmarks/lifelong.py STATE.safetensors FACTS [--from 950] [--batch 20] [--rounds 3]
 
-STATE is a state file of a run that has not ended yet (the folder of the run, see `encore_core.runs.store`).
+STATE is a state file of a run that has not ended yet (the folder of the run, see `encore_core.runs.folders`).
 """
 
 from __future__ import annotations

@@ -23,11 +23,11 @@ from encore_core.editing.batch import batched
 from encore_core.editing.covariance import second_moments, windows_of
 from encore_core.editing.session import EditSession
 from encore_core.errors import InputError
-from encore_core.measures.fluency import perplexity
+from encore_core.measures.perplexity_entropy import perplexity
 from encore_core.measures.scores import evaluate
 from encore_core.models.editable import EditableModel
 from encore_core.statistics.convergence import disturbance
-from encore_core.statistics.probe import HELD_OUT_TOKENS, Probe
+from encore_core.statistics.sufficiency import HELD_OUT_TOKENS, Probe
 from encore_core.statistics.texts import text_of
 from encore_core.storage import data_folder
 

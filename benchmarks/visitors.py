@@ -2,7 +2,7 @@
 
     python benchmarks/visitors.py [--visitors 26] [--browsers 4] [--minutes 10] [--think 10] [--out FILE.json]
 
-One process serves the app and holds the model. Visitors without a browser are `dashboard.visitors.state.Visitor`
+One process serves the app and holds the model. Visitors without a browser are `dashboard.visitors.visitor.Visitor`
 objects, the ones that pages use, each in a thread: edit a fact, ask for the probabilities of its prompts, think, and so
 on, each with facts of its own; every third time the last edit is taken back first (see `visits`). Visitors with a
 browser do the same through the Edit page in headless Chromium (see `browser_visits`). Afterwards every visitor's edits
@@ -33,7 +33,9 @@ import psutil
 from browser_visits import browsers, served
 from visits import Found, against_alone, driven
 
-from dashboard.visitors import state
+from dashboard.reading.bundled_facts import bundled_facts
+from dashboard.visitors.model_loading import DEFAULT_METHOD
+from dashboard.visitors.models import DEFAULT_MODEL, models
 from encore_core.facts import Fact
 from encore_core.models.editable import EditableModel
 from encore_core.models.settings import settings_of
@@ -57,13 +59,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """The whole test. Returns what is printed and written."""
     if arguments.model:
         os.environ["ENCORE_MODEL"] = arguments.model
-    models = state.models()
-    loading = models.get(os.environ.get("ENCORE_MODEL") or state.DEFAULT_MODEL)
+    shared = models()
+    loading = shared.get(os.environ.get("ENCORE_MODEL") or DEFAULT_MODEL)
     loading.wait(lambda what, share: None)
     if loading.error:
         raise SystemExit(loading.error)
     lm, before = loading.lm, checksum(loading.lm)
-    known = [fact for fact in state.bundled_facts() if fact.known and fact.target_true]
+    known = [fact for fact in bundled_facts() if fact.known and fact.target_true]
     typed = [Fact(f.subject, f.prompt, f.target_new, f.target_true) for f in known[: arguments.browsers]]
     with_browser, seconds = Found(), 60 * arguments.minutes
     thread = None
@@ -74,12 +76,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         )
         thread.start()
     found = driven(
-        models, loading, n_visitors=arguments.visitors, facts=known[arguments.browsers :] * 20, seconds=seconds,
+        shared, loading, n_visitors=arguments.visitors, facts=known[arguments.browsers :] * 20, seconds=seconds,
         think=arguments.think,
     )  # fmt: skip
     if thread is not None:
         thread.join()
-        settings = settings_of(lm, state.DEFAULT_METHOD)
+        settings = settings_of(lm, DEFAULT_METHOD)
         for steps in with_browser.answers:
             difference, change = against_alone(lm, settings, steps)
             found.largest_difference = max(found.largest_difference, difference)
@@ -104,7 +106,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "bytes_per_visitor": found.bytes_per_visitor,
         "resident_bytes_per_visitor": found.resident_per_visitor,
         "resident_bytes": psutil.Process().memory_info().rss,
-        "turns": models.queue(str(lm.device)).state().finished,
+        "turns": shared.queue(str(lm.device)).state().finished,
     }
 
 

@@ -1,6 +1,6 @@
 """Visitors of the load test in threads: what each did and saw, and the same edits made again with nobody else there.
 
-They are `dashboard.visitors.state.Visitor` objects, the ones that pages use. Nothing here needs a browser.
+They are `dashboard.visitors.visitor.Visitor` objects, the ones that pages use. Nothing here needs a browser.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import Any
 
 import psutil
 
-from dashboard.visitors.state import Loading, Models, Visitor, overrides_of
+from dashboard.visitors.model_loading import Loading
+from dashboard.visitors.models import Models
+from dashboard.visitors.visitor import Visitor, overrides_of
 from encore_core.editing.session import EditSession
 from encore_core.facts import Fact
 from encore_core.measures.scores import answer_probabilities

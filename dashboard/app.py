@@ -12,8 +12,10 @@ from streamlit.navigation.page import StreamlitPage
 from dashboard import links, page_list
 from dashboard.browser import navigation_roles
 from dashboard.elements import figure, theme, waiting, widgets
-from dashboard.talk import fresh_start, lesson_play, presenter, tour
-from dashboard.visitors import access, state
+from dashboard.talk import lesson_play, presenter, reset_everything, tour
+from dashboard.visitors import access, browser_session
+from dashboard.visitors.models import models
+from dashboard.visitors.visitor import Visitor
 from encore_core.errors import InputError
 from encore_core.models.device_map import DEVICE_NAMES
 from encore_core.models.editable import CATALOGUE, DTYPES
@@ -55,8 +57,8 @@ def shown(page: StreamlitPage) -> None:
         sidebar = st.container()
         st.button("Present", key="present", icon=":material/slideshow:", width="stretch", on_click=presenter.begin,
                   help="Large type, no sidebar, Page Down and Page Up to go on and back, Esc to leave.")  # fmt: skip
-        fresh_start.offer("reset_everything", width="stretch")
-    fresh_start.say()
+        reset_everything.offer("reset_everything", width="stretch")
+    reset_everything.say()
     tour.card(page)
     if "visitor" not in st.session_state and page.url_path not in WITH_MODEL:
         sidebar.caption("The model is loaded by the first page that uses it.")
@@ -65,7 +67,7 @@ def shown(page: StreamlitPage) -> None:
         return
     place = st.empty()
     try:
-        visitor = state.visitor(_progress_in(place))
+        visitor = browser_session.visitor(_progress_in(place))
     except InputError as error:
         with place.container():
             widgets.problem(error)
@@ -90,7 +92,7 @@ def _progress_in(place):
     return show
 
 
-def choose_model(visitor: state.Visitor) -> None:
+def choose_model(visitor: Visitor) -> None:
     """Sidebar: load another model. When that fails, the present one stays and the reason is shown here."""
     with st.form("choose_model", border=False):
         st.selectbox(
@@ -124,7 +126,7 @@ def choose_model(visitor: state.Visitor) -> None:
     except InputError as error:
         widgets.problem(error)
         return
-    loading = state.models().get(name, st.session_state["model_device"], st.session_state["model_dtype"])
+    loading = models().get(name, st.session_state["model_device"], st.session_state["model_dtype"])
     place = st.empty()
     loading.wait(lambda what, share: place.progress(min(1.0, share), text=f"{what} …"))
     place.empty()

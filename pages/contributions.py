@@ -17,8 +17,9 @@ from dashboard.charts.contributions import VALUES, Pair
 from dashboard.charts.runs import Line
 from dashboard.elements import chart_card, run_picker, widgets
 from dashboard.reading import findings, run_frames
-from dashboard.visitors import state
-from dashboard.visitors.state import Message, remembered
+from dashboard.visitors import browser_session
+from dashboard.visitors.messages import Message
+from dashboard.visitors.widget_state import remembered
 from encore_core.errors import InputError
 from encore_core.measures.contributions import Contributions
 from encore_core.measures.sublayers import measure_contributions
@@ -241,7 +242,7 @@ def measure(text: str) -> None:
         raise InputError("The text is blank; write at least one word.")
     was_there = "visitor" in st.session_state
     place = st.empty()
-    visitor = state.visitor(lambda what, share: place.progress(min(1.0, max(0.0, share)), text=f"{what} …"))
+    visitor = browser_session.visitor(lambda what, share: place.progress(min(1.0, max(0.0, share)), text=f"{what} …"))
     place.empty()
     with st.spinner("Measuring; waits while somebody else edits on this model …"):
         with visitor.session.pristine() as lm:
@@ -259,7 +260,7 @@ def show_measured(text: str, value: str) -> None:
     """What was measured last, if it is still so."""
     if "contributions_found" not in st.session_state:
         return
-    visitor = state.current()
+    visitor = browser_session.current()
     readings, measured_text, found = st.session_state["contributions_found"]
     if readings is not visitor.after or measured_text != text:
         words = "The text, your model or its edits have changed since this was measured; press Measure again."

@@ -12,10 +12,12 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import links, page_list
-from dashboard.elements import presenting, widgets
+from dashboard.elements import presentation_mode, widgets
 from dashboard.parts.edit import actions, fact_form, history, method_form, prediction, results
+from dashboard.reading.bundled_facts import bundled_facts
 from dashboard.talk import presenter
-from dashboard.visitors import state
+from dashboard.visitors import browser_session
+from dashboard.visitors.model_loading import DEFAULT_METHOD
 from encore_core.errors import InputError
 from encore_core.methods import METHODS
 
@@ -32,9 +34,9 @@ def restore(asked: Mapping[str, Sequence[str]]) -> None:
     """
     first = {name: values[0][:LONGEST_IN_LINK] for name, values in asked.items() if values}
     wanted = first.get("fact")
-    place = next((place for place, fact in enumerate(state.bundled_facts()) if fact.id == wanted), None)
+    place = next((place for place, fact in enumerate(bundled_facts()) if fact.id == wanted), None)
     if place is not None:
-        fact = state.bundled_facts()[place]
+        fact = bundled_facts()[place]
         st.session_state.update(source="Example", relation="any", known_only=bool(fact.known), example=place)
         fact_form.fill_from_example()
     elif any(name in first for name in IN_LINK):
@@ -54,10 +56,10 @@ def view() -> dict[str, str]:
     """
     said = {"try": st.session_state.get("free_prompt") or ""}
     if st.session_state["source"] == "Example":
-        said["fact"] = state.bundled_facts()[st.session_state.get("example", 0)].id or ""
+        said["fact"] = bundled_facts()[st.session_state.get("example", 0)].id or ""
     elif st.session_state["source"] == "Your own":
         said |= {name: st.session_state.get(key) or "" for name, key in IN_LINK.items()}
-    if st.session_state["method"] != state.DEFAULT_METHOD:
+    if st.session_state["method"] != DEFAULT_METHOD:
         said["method"] = st.session_state["method"]
     return {name: text for name, text in said.items() if len(text) <= LONGEST_IN_LINK}
 
@@ -106,14 +108,14 @@ def the_fact() -> None:
 
 
 def main() -> None:
-    visitor = state.current()
+    visitor = browser_session.current()
     asked = links.opened("edit")
     if asked is not None:
         restore(asked)
     if st.session_state.pop("edits_just_loaded", False):
         # Before there are fields: they show the settings that the edits were made with.
         method_form.restore_settings(visitor, visitor.session.settings, visitor.session.seed)
-    parts = arranged_for_a_class() if presenting.is_on() else arranged()
+    parts = arranged_for_a_class() if presentation_mode.is_on() else arranged()
     with parts.editor:
         fact_form.pick_facts()
         ready = method_form.pick_method(visitor)

@@ -8,12 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import streamlit as st
-from dashboard.talk.method_steps import BY_KEY, STEPS, Step
 
 from dashboard import links, page_list
 from dashboard.elements import run_picker, widgets
-from dashboard.parts.learn import own_fact, recorded_cards, search_card, token_card, trial_card, update_card
-from dashboard.visitors.state import remembered
+from dashboard.parts.learn import (
+    own_fact,
+    recorded_run_cards,
+    sandbox_card,
+    target_search_card,
+    token_card,
+    update_card,
+)
+from dashboard.talk.method_steps import BY_KEY, STEPS, Step
+from dashboard.visitors.widget_state import remembered
 from encore_core.errors import InputError
 from encore_core.runs import RunInfo
 
@@ -25,12 +32,12 @@ TRIALS = ("mpes", "norm")
 # Step → what can be tried there; those about runs return the runs that they show.
 ELEMENTS: Mapping[str, Callable[[], list[RunInfo] | None]] = {
     "fact": token_card.show,
-    "target": search_card.show,
+    "target": target_search_card.show,
     "update": update_card.show,
-    "again": recorded_cards.again,
-    "breaks": recorded_cards.breaks,
-    "mpes": trial_card.show,
-    "norm": trial_card.show,
+    "again": recorded_run_cards.again,
+    "breaks": recorded_run_cards.breaks,
+    "mpes": sandbox_card.show,
+    "norm": sandbox_card.show,
 }
 
 
@@ -40,12 +47,12 @@ def restore(asked: Mapping[str, Sequence[str]]) -> None:
     if first.get("step") in BY_KEY:
         st.session_state[STEP] = first["step"]
     own_fact.restore(asked)
-    trial_card.restore(asked)
+    sandbox_card.restore(asked)
     if "run" in asked:
         run_picker.restore(asked, run_picker.measured_runs())
     at = first.get("at", "")
     if at.isdecimal() and len(at) < 9:
-        st.session_state[recorded_cards.AT] = int(at)
+        st.session_state[recorded_run_cards.AT] = int(at)
 
 
 def view(step: Step, runs: Sequence[RunInfo]) -> dict[str, str | list[str]]:
@@ -54,9 +61,9 @@ def view(step: Step, runs: Sequence[RunInfo]) -> dict[str, str | list[str]]:
     if step.key in FIELDS:
         said |= own_fact.view()
     elif step.key in TRIALS:
-        said |= trial_card.view()
+        said |= sandbox_card.view()
     elif runs:
-        said |= {"run": [run.id for run in runs], "at": str(st.session_state[recorded_cards.AT])}
+        said |= {"run": [run.id for run in runs], "at": str(st.session_state[recorded_run_cards.AT])}
     return said
 
 

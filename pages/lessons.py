@@ -11,7 +11,7 @@ from dashboard import links, page_list
 from dashboard.elements import widgets
 from dashboard.talk import lesson_files, lesson_play
 from dashboard.talk.lessons import MAX_BYTES, Lesson, LessonStep, read
-from dashboard.visitors.state import Message
+from dashboard.visitors.messages import Message
 from encore_core.errors import InputError
 
 MOST_OWN = 5  # plans of one's own that a session keeps; the oldest goes first

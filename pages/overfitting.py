@@ -12,7 +12,7 @@ from dashboard.parts.overfitting import many_facts, one_fact, own_search
 from dashboard.parts.overfitting.pickers import pick_pair
 from dashboard.reading import mpes_pairs
 from dashboard.reading.mpes_pairs import Pair
-from dashboard.visitors.state import Message
+from dashboard.visitors.messages import Message
 from encore_core.errors import InputError
 from encore_core.runs import RunInfo
 

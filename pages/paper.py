@@ -14,7 +14,8 @@ from dashboard.elements import chart_card, run_picker, widgets
 from dashboard.reading import paper_tables, run_frames
 from dashboard.reading.paper_tables import HERE, PUBLISHED, QUANTITIES, TABLES
 from dashboard.reading.run_words import belongs, in_order, label, newest_comparison, short_model
-from dashboard.visitors.state import Message, remembered
+from dashboard.visitors.messages import Message
+from dashboard.visitors.widget_state import remembered
 from encore_core.errors import InputError
 from encore_core.runs import RunInfo
 

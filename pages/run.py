@@ -13,8 +13,8 @@ from dashboard.parts.run.fact_fields import BATCH_SIZE, KNOWN, ORDERS, pick_fact
 from dashboard.parts.run.measure_fields import pick_measures
 from dashboard.parts.run.model_fields import pick_model
 from dashboard.reading.run_words import MAIN_METHODS, MOST_COMPARED
-from dashboard.visitors import state
-from dashboard.visitors.state import Visitor
+from dashboard.visitors import browser_session
+from dashboard.visitors.visitor import Visitor
 from encore_core.errors import InputError
 from encore_core.methods import METHODS
 from encore_core.runs import PreparedRun, RunStore
@@ -97,7 +97,7 @@ def new_runs(visitor: Visitor, store: RunStore) -> None:
 
 def main() -> None:
     st.title(page_list.question("run"), anchor=False)
-    visitor = state.current()
+    visitor = browser_session.current()
     try:
         store = RunStore()
         busy = any(not run.ended for run in store.runs())

@@ -16,7 +16,7 @@ from dashboard.elements import chart_card, run_picker, widgets
 from dashboard.reading import run_frames, start_content
 from dashboard.reading.run_words import MAIN_METHODS, newest_comparison
 from dashboard.talk import tour
-from dashboard.visitors.state import Message
+from dashboard.visitors.messages import Message
 from encore_core.errors import InputError
 from encore_core.methods import METHODS
 from encore_core.runs import RunInfo

@@ -22,8 +22,10 @@ from dashboard.elements import widgets
 from dashboard.reading.run_words import duration, short_model, size
 from dashboard.server import limits
 from dashboard.server.device_queue import EDIT, READ, QueueState
-from dashboard.visitors import state
-from dashboard.visitors.state import Loading, Message, Visitor
+from dashboard.visitors.messages import Message
+from dashboard.visitors.model_loading import Loading
+from dashboard.visitors.models import models
+from dashboard.visitors.visitor import Visitor
 from encore_core.errors import InputError
 from encore_core.models.editable import EditableModel
 from encore_core.runs import RunStore
@@ -115,11 +117,11 @@ def versions() -> list[tuple[str, str]]:
 @st.fragment(run_every=POLL_SECONDS)
 def now() -> None:
     """Everything that changes by itself."""
-    models = state.models()
-    visitors, mine = list(models.visitors), st.session_state.get("visitor")
-    tiles(visitors, mine, models.queues())
-    line(models.queues())
-    loaded(models.loadings(), visitors)
+    shared = models()
+    visitors, mine = list(shared.visitors), st.session_state.get("visitor")
+    tiles(visitors, mine, shared.queues())
+    line(shared.queues())
+    loaded(shared.loadings(), visitors)
     held(visitors, mine)
 
 

@@ -6,8 +6,9 @@ import re
 
 import pytest
 import served
-from dashboard.talk.method_steps import STEPS
 from test_browser import LONG, MISSING, tiny_home, wait_until_idle  # noqa: F401  (a fixture)
+
+from dashboard.talk.method_steps import STEPS
 
 pytestmark = [
     pytest.mark.browser,

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from encore_core.cli import main
 from encore_core.editing.covariance import KeySums
-from encore_core.facts import Fact, write_facts
+from encore_core.facts import Fact, read_facts, write_facts
 from encore_core.measures.scores import answer_probabilities, next_tokens
 from encore_core.models.editable import load_model
 
@@ -337,10 +337,24 @@ def test_edits_are_saved_put_back_and_scored(folder, facts_file, tmp_path, capsy
     assert scores[0] == scores[1]
 
 
+def test_without_a_place_to_write_to_it_is_a_trial(folder, facts_file, tmp_path, capsys, monkeypatch):
+    """A line per fact on standard output, and nothing is kept."""
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["edit", "--model", str(folder), "--device", "cpu", "--facts", str(facts_file), "--limit", "2"]) == 0
+    out, err = capsys.readouterr()
+    head, *rows = out.splitlines()
+    assert head.split() == ["p", "before", "after", "steps", "stopped", "by", "fact"] and len(rows) == 2
+    for row, fact in zip(rows, read_facts(facts_file), strict=False):
+        was, now, steps, *_ = row.split()
+        assert float(now) > float(was) and int(steps) > 0 and row.endswith(f"{fact.text} {fact.target_new}")
+    assert "nothing is written without --out or --edits-out" in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_edit_files_that_cannot_be_used(folder, facts_file, tmp_path, capsys):
     model = ["--model", str(folder), "--device", "cpu"]
     cases = (
-        (["edit", *model, "--facts", str(facts_file)], "nowhere to write"),
         (["edit", *model, "--facts", str(facts_file), "--edits-out", str(facts_file)], "exists"),
         (["apply", *model, "--edits", str(facts_file), "--out", str(tmp_path / "o")], "edit file"),
         (["eval", *model], "no facts"),

@@ -13,11 +13,12 @@ import pytest
 import tiny_runs
 from transformers import AutoModelForCausalLM
 
-from encore_core.cli import main, output
-from encore_core.cli import runs as cli_runs
+from encore_core.cli import main, output, watching
 from encore_core.editing.session import EditSession
+from encore_core.errors import InputError
 from encore_core.facts import write_facts
-from encore_core.runs import RunStore, runner, series
+from encore_core.runs import RunStore, series
+from encore_core.runs.heartbeat import Pulse
 
 SETTINGS = [f"--set={name}={value}" for name, value in tiny_runs.SETTINGS.items() if name != "lambda_n"]
 FEW = ["--measure=subsets=sample", "--measure=sample_facts=3", "--measure=generate=false", "--measure=perplexity=false",
@@ -49,9 +50,9 @@ def workers(monkeypatch) -> list[threading.Thread]:
         started.append(thread)
         return thread
 
-    monkeypatch.setattr(cli_runs, "start_worker", start)
-    monkeypatch.setattr(cli_runs, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(runner.Pulse.__init__, "__defaults__", (0.02,))
+    monkeypatch.setattr(watching, "start_worker", start)
+    monkeypatch.setattr(watching, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(Pulse.__init__, "__defaults__", (0.02,))
     yield started
     for thread in started:
         thread.join()
@@ -132,7 +133,7 @@ def test_duplicates_are_told_before_the_start(run, capsys):
 
 
 def test_ctrl_c_leaves_a_run_to_be_resumed(run, store, capsys, monkeypatch):
-    follow, edit = cli_runs._follow, EditSession.edit
+    follow, edit = watching._follow, EditSession.edit
 
     def pressing(store, run_id, workers):
         while store.get(run_id).done < 4:
@@ -143,14 +144,14 @@ def test_ctrl_c_leaves_a_run_to_be_resumed(run, store, capsys, monkeypatch):
         time.sleep(0.1)
         return edit(session, facts, **values)
 
-    monkeypatch.setattr(cli_runs, "_follow", pressing)
+    monkeypatch.setattr(watching, "_follow", pressing)
     monkeypatch.setattr(EditSession, "edit", slow)
     assert run() == 130
     said = capsys.readouterr().err
     [info] = store.runs()
     assert info.status == "interrupted" and 4 <= info.cursor == info.done < 10
     assert f"encore runs resume {info.id}" in said
-    monkeypatch.setattr(cli_runs, "_follow", follow)
+    monkeypatch.setattr(watching, "_follow", follow)
     monkeypatch.setattr(EditSession, "edit", edit)
     assert runs(store, "resume", info.id) == 0
     assert store.get(info.id).status == "done"
@@ -179,7 +180,7 @@ def test_cancelling(run, store, workers, monkeypatch, capsys):
 
 def test_a_run_that_fails_says_why(run, store, capsys, monkeypatch):
     def broken(*_, **__):
-        raise cli_runs.InputError("The layers are on fire.")
+        raise InputError("The layers are on fire.")
 
     monkeypatch.setattr(EditSession, "edit", broken)
     assert run() == 2
@@ -194,7 +195,7 @@ def test_a_worker_that_never_begins_is_told(run, store, capsys, monkeypatch):
             return 1
 
     store.worker_log("cpu").write_text("Traceback\nImportError: no such thing\n", encoding="utf-8")
-    monkeypatch.setattr(cli_runs, "start_worker", lambda store, device: Dead())
+    monkeypatch.setattr(watching, "start_worker", lambda store, device: Dead())
     assert run() == 2
     assert "ImportError: no such thing" in capsys.readouterr().err
     assert store.runs()[0].status == "queued"

@@ -33,7 +33,7 @@ def home(tmp_path, monkeypatch, surroundings) -> Path:
 @pytest.fixture
 def embedded(monkeypatch):
     """As if the embedded model were installed, whether it is or not."""
-    monkeypatch.setattr(doctor.embedded, "installed", lambda: Path("weights.gguf"))
+    monkeypatch.setattr(doctor.embedded_model, "installed", lambda: Path("weights.gguf"))
 
 
 # -- the installation --------------------------------------------------------------------------------------------------
@@ -81,17 +81,17 @@ def test_the_ranges_are_those_of_the_installation(monkeypatch):
 
 
 def test_an_embedded_model_that_can_be_fetched_is_a_note(monkeypatch, home):
-    monkeypatch.setattr(doctor.embedded, "installed", lambda: None)
+    monkeypatch.setattr(doctor.embedded_model, "installed", lambda: None)
     monkeypatch.setattr(doctor, "_packages", list)
     for can, where in ((True, "notes"), (False, "problems")):
-        monkeypatch.setattr(doctor.embedded, "is_fetchable", lambda can=can: can)
+        monkeypatch.setattr(doctor.embedded_model, "is_fetchable", lambda can=can: can)
         report = examine()
         assert any("embedded model" in line for line in getattr(report, where)) and not report.embedded
 
 
 def test_what_is_wrong_is_said_with_what_to_do(monkeypatch, home):
-    monkeypatch.setattr(doctor.embedded, "installed", lambda: None)
-    monkeypatch.setattr(doctor.embedded, "is_fetchable", lambda: False)
+    monkeypatch.setattr(doctor.embedded_model, "installed", lambda: None)
+    monkeypatch.setattr(doctor.embedded_model, "is_fetchable", lambda: False)
     monkeypatch.setattr(doctor, "_packages", lambda: [Package("gguf", "0.19.0", None)])
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 5_000_000}))
     monkeypatch.setattr(doctor, "_not_writable", lambda folder: "The data folder cannot be written to.")

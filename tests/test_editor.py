@@ -13,11 +13,11 @@ from refusals import refusal
 from test_keys import naive_keys, naive_states
 from tiny_models import CITIES, FACTS, Snapshot, hooks_and_patches
 
-from encore_core.editing import contents, shared
+from encore_core.editing import session_contents, shared_by_sessions
 from encore_core.editing.batch import batched
+from encore_core.editing.batch_report import AppliedBatch, BatchReport
 from encore_core.editing.covariance import second_moments
 from encore_core.editing.edited_matrices import Sums
-from encore_core.editing.report import AppliedBatch, BatchReport
 from encore_core.editing.session import EditSession
 from encore_core.editing.update_rule import LowRankUpdate, Preservation
 from encore_core.errors import InputError
@@ -493,7 +493,7 @@ def test_prefixes_are_seeded_and_taken_from_the_base_model(gpt2, new_session):
 def test_the_oldest_starting_matrices_go_when_there_are_too_many(llama, new_session, monkeypatch):
     llama.shared.clear()
     one_session = 2 * 8 * llama.d_mlp**2
-    monkeypatch.setattr(shared, "SHARED_BYTES", 2 * one_session)
+    monkeypatch.setattr(shared_by_sessions, "SHARED_BYTES", 2 * one_session)
     sessions = [new_session(llama, lambda_n=weight) for weight in (0.001, 0.002, 0.003)]
     for session in sessions:
         session.edit(FIRST)
@@ -567,8 +567,11 @@ def test_sessions_that_hold_factors_give_the_same_bits(lm, statistics_text, pris
 
 def test_factors_are_held_where_memory_is_short(gpt2, new_session, monkeypatch):
     needed = 2 * gpt2.d_model * gpt2.d_mlp * 4
-    for free, short in ((contents.ROOM_FOR_SESSIONS * needed, False), (contents.ROOM_FOR_SESSIONS * needed - 1, True)):
-        monkeypatch.setattr(contents, "free_memory", lambda device, free=free: free)
+    for free, short in (
+        (session_contents.ROOM_FOR_SESSIONS * needed, False),
+        (session_contents.ROOM_FOR_SESSIONS * needed - 1, True),
+    ):
+        monkeypatch.setattr(session_contents, "free_memory", lambda device, free=free: free)
         assert new_session(gpt2).holds_factors == short
         assert not new_session(gpt2, keep_history=False).holds_factors
 

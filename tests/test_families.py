@@ -21,8 +21,8 @@ from tiny_families import D_MLP, D_MODEL, FOUND_BY_STRUCTURE, N_LAYERS
 from tiny_models import CITIES, PREFIXES, Snapshot, hooks_and_patches
 from torch.nn import functional as F
 
+from encore_core.editing.batch_report import BatchReport
 from encore_core.editing.keys import KeyReader
-from encore_core.editing.report import BatchReport
 from encore_core.editing.session import EditSession
 from encore_core.editing.target_loss import TargetSettings
 from encore_core.editing.targets import optimise_targets

@@ -12,8 +12,8 @@ import torch
 from refusals import refusal
 from tiny_models import CITIES, CORPUS, Snapshot, hooks_and_patches
 
-from encore_core.measures import fluency
-from encore_core.measures.fluency import (
+from encore_core.measures import perplexity_entropy
+from encore_core.measures.perplexity_entropy import (
     FIXED_TEXT,
     generation_entropy,
     ngram_entropy,
@@ -49,7 +49,7 @@ def naive_perplexity(lm, text: str, window: int) -> float:
 def test_every_token_is_predicted_once(lm, monkeypatch, sizes):
     """Whatever windows are run together, and whatever logits are held at a time."""
     for name, value in zip(("WINDOW", "MAX_TOKENS", "MAX_LOGITS"), sizes, strict=True):
-        monkeypatch.setattr(fluency, name, value)
+        monkeypatch.setattr(perplexity_entropy, name, value)
     text = " ".join(CORPUS[:4])
     expected = naive_perplexity(lm, text, min(sizes[0], lm.max_length))
     assert perplexity(lm, text) == pytest.approx(expected, rel=1e-5)
@@ -178,7 +178,7 @@ def naive_sample(lm, prompt: str, n_tokens: int, seed: int, top_k: int, occurren
 
 @pytest.mark.parametrize("max_generated", [30, 8192])
 def test_continuations_equal_one_at_a_time(lm, monkeypatch, max_generated):
-    monkeypatch.setattr(fluency, "MAX_GENERATED", max_generated)
+    monkeypatch.setattr(perplexity_entropy, "MAX_GENERATED", max_generated)
     found = sample_continuations(lm, PROMPTS, n_tokens=12, seed=3)
     assert found == [naive_sample(lm, prompt, 12, 3, 5) for prompt in PROMPTS]
 

@@ -22,12 +22,12 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors_torch
 from transformers import modeling_utils
 
-from encore_core.cli import main
+from encore_core.cli import main, watching
 from encore_core.cli import runs as cli_runs
 from encore_core.editing import covariance, edit_file, stored_statistics
 from encore_core.errors import InputError
 from encore_core.facts import write_facts
-from encore_core.runs import RunStore, state
+from encore_core.runs import RunStore, resume_state
 from encore_core.runs import worker as worker_module
 from encore_core.statistics import jobs
 from encore_core.statistics import worker as statistics_worker
@@ -46,7 +46,7 @@ class Disk:
     """Writes are counted, and one of them fails in the middle. Those of the libraries are counted as ours are."""
 
     WRITERS = ((stored_statistics, "save_file"), (edit_file, "save_file"), (covariance, "save_file"),
-               (state, "save_file"), (modeling_utils, "safe_save_file"))  # fmt: skip
+               (resume_state, "save_file"), (modeling_utils, "safe_save_file"))  # fmt: skip
 
     def __init__(self, monkeypatch, error: tuple[int, str] = FULL):
         self.error, self.written, self.fails_at = error, 0, -1
@@ -147,9 +147,9 @@ def test_each_write_of_statistics_may_fail(tiny_folder, statistics_text, tmp_pat
 def test_each_write_of_a_run_may_fail(tiny_folder, statistics_text, tmp_path, monkeypatch, capsys):
     """A run whose statistics, state or matrices cannot be written has failed with a word, and goes on afterwards."""
     write_facts(tiny_runs.FACTS, tmp_path / "many.jsonl")
-    monkeypatch.setattr(cli_runs, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(watching, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(
-        cli_runs, "start_worker", lambda store, device: tiny_runs.worker(store).serve()
+        watching, "start_worker", lambda store, device: tiny_runs.worker(store).serve()
     )  # in this process, before one waits for it
     disk = Disk(monkeypatch)
 

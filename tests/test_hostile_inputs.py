@@ -25,10 +25,10 @@ from streamlit.testing.v1 import AppTest
 from tiny_pages import WORKER_STARTERS, opened
 
 from dashboard.elements import widgets
-from dashboard.visitors import state
+from dashboard.visitors.models import models
 from encore_core.models.settings import settings_of
 from encore_core.runs import RunStore
-from encore_core.tables import neutral_csv
+from encore_core.spreadsheets import neutral_csv
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(path.stem for path in (ROOT / "pages").glob("*.py"))
@@ -204,9 +204,9 @@ def server(tiny_folder, statistics_text, tmp_path_factory) -> Iterator[Server]:
         tiny_runs.worker(store).serve()
         for run_id in ids:
             store.tag(run_id, ["<b>tag</b>", "=1+1", ":red[t]"])
-        state.models.clear()
+        models.clear()
         yield Server(home, ids)
-        state.models.clear()
+        models.clear()
 
 
 @pytest.fixture(autouse=True)

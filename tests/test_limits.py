@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import tiny_runs
 from streamlit.testing.v1 import AppTest
-from test_run_pages import page_functions
 from tiny_pages import WORKER_STARTERS, errors, opened, words
 
+from dashboard.parts.models import gather_card, jobs_card
 from dashboard.server import limits
-from dashboard.visitors import state
+from dashboard.visitors.models import models
 from encore_core.errors import InputError
 from encore_core.facts import Fact
 from encore_core.runs import RunStore
@@ -247,7 +247,7 @@ def test_typed_and_pasted_texts_are_held_to_the_limits(server, given):
 
 
 def test_a_full_server_says_so_and_has_room_again(server, given):
-    state.models.clear()  # and so all who were here before
+    models.clear()  # and so all who were here before
     given("[visitors]\nvisitors = 1\n")
     first = opened("edit")
     late = opened("edit")
@@ -315,10 +315,9 @@ def test_runs_are_started_by_those_who_know_the_code(server, given, monkeypatch)
 
 def test_gathering_statistics_needs_the_code_too(server, given):
     given('[runs]\naccess_code = "open sesame"\n')
-    page = page_functions("models")
-    for begin in ("_start", "_resume"):
+    for begin in (gather_card.start, jobs_card.resume):
         with pytest.raises(InputError, match="needs the access code"):
-            page[begin](None)
+            begin(None)
 
 
 def test_files_of_the_machine_are_not_named_where_that_is_forbidden(server, given, tmp_path, tiny_folder):

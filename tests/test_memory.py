@@ -15,10 +15,10 @@ from tiny_models import CITIES, PREFIXES
 from transformers import GPT2Config, LlamaConfig
 
 from encore_core.editing import targets
-from encore_core.editing.fast_pass import FastPass
+from encore_core.editing.fast_target_pass import FastPass
+from encore_core.editing.pass_choice import starts_of_fast_pass
 from encore_core.editing.session import EditSession
 from encore_core.editing.target_loss import TargetSettings, evaluate
-from encore_core.editing.target_path import starts_of_fast_pass
 from encore_core.editing.target_rows import Example
 from encore_core.methods import override, settings_for
 from encore_core.models import checkpoint, memory

@@ -89,7 +89,7 @@ def test_the_commands_refuse_alike(case, sound, tmp_path, capsys, monkeypatch):
 
 def test_the_commands_tell_the_same_note(sound, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(doctor, "_packages", list)
-    monkeypatch.setattr(doctor.embedded, "installed", lambda: Path("weights.gguf"))
+    monkeypatch.setattr(doctor.embedded_model, "installed", lambda: Path("weights.gguf"))
     folder = odd_models.make(FOLDERS["an adapter beside"], sound, tmp_path / "model")
     assert main(["doctor", "--model", str(folder), "--device", "cpu"]) == 0
     told = one_line(capsys.readouterr().out, "note: An adapter")

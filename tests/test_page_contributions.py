@@ -17,8 +17,8 @@ from dashboard.charts.contributions import Moment, Pair
 from dashboard.charts.palette import LIGHT
 from dashboard.charts.runs import Line
 from dashboard.reading import findings
-from encore_core.editing.contents import Contents
 from encore_core.editing.edited_matrices import EditedMatrices, Sums
+from encore_core.editing.session_contents import Contents
 from encore_core.measures.contributions import sublayer_names
 from encore_core.measures.sublayers import measure_contributions
 from encore_core.models.editable import load_model

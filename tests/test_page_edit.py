@@ -15,8 +15,9 @@ from streamlit.runtime.scriptrunner import StopException
 from streamlit.testing.v1 import AppTest
 from tiny_pages import APP, errors, figures, markup, opened
 
-from dashboard.charts.text import label
-from dashboard.visitors import state
+from dashboard.charts.labels import label
+from dashboard.visitors.models import models
+from dashboard.visitors.visitor import Visitor
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -26,9 +27,9 @@ def server(tiny_folder, tmp_path_factory):
         patch.setenv("ENCORE_MODEL", str(tiny_folder))
         patch.setattr("encore_core.runs.recorded.RECORDED", tmp_path_factory.mktemp("nothing") / "recorded")
         patch.setattr("encore_core.hub.hub_trouble", lambda: NO_HUB)
-        state.models.clear()
+        models.clear()
         yield
-        state.models.clear()
+        models.clear()
 
 
 def n_edits(app: AppTest) -> int:
@@ -82,16 +83,16 @@ def test_an_undo_whose_run_is_ended_is_done_once(monkeypatch):
     )
     app.number_input(key="batch_size").set_value(1).run()
     app.button(key="apply").click().run()
-    visitor, undo = app.session_state["visitor"], state.Visitor.undo
+    visitor, undo = app.session_state["visitor"], Visitor.undo
     assert visitor.session.n_edits == 2
 
     def ended(self):
         raise StopException
 
-    monkeypatch.setattr(state.Visitor, "undo", ended)
+    monkeypatch.setattr(Visitor, "undo", ended)
     app.button(key="undo").click().run()
     assert visitor.session.n_edits == 2 and visitor.asked == "undo"
-    monkeypatch.setattr(state.Visitor, "undo", undo)
+    monkeypatch.setattr(Visitor, "undo", undo)
     app.run()
     assert visitor.session.n_edits == 1 and visitor.asked is None
 
@@ -229,7 +230,7 @@ def test_hostile_text_can_be_edited():
 
 
 def test_charts_know_neither_streamlit_nor_torch():
-    code = "import sys, dashboard.charts.probes; print({'streamlit', 'torch'} & set(sys.modules))"
+    code = "import sys, dashboard.charts.answers; print({'streamlit', 'torch'} & set(sys.modules))"
     root = Path(APP).parent.parent
     told = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "set()"

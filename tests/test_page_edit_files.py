@@ -15,7 +15,8 @@ from test_limits import given  # noqa: F401
 from tiny_pages import errors, opened, words
 
 from dashboard.parts.edit import files as edit_files
-from dashboard.visitors import state
+from dashboard.visitors.models import models
+from dashboard.visitors.visitor import Visitor
 from encore_core.editing.edit_file import edit_file_of, write_edit_file
 from encore_core.editing.session import EditSession
 from encore_core.models.editable import EditableModel
@@ -33,12 +34,12 @@ def server(monkeypatch, tiny_folder, tmp_path, surroundings):
     monkeypatch.setattr("encore_core.hub.hub_trouble", lambda: NO_HUB)
 
 
-def visitor_of(app: AppTest) -> state.Visitor:
+def visitor_of(app: AppTest) -> Visitor:
     return app.session_state["visitor"]
 
 
 def the_model() -> EditableModel:
-    loading = state.models().get(os.environ["ENCORE_MODEL"])
+    loading = models().get(os.environ["ENCORE_MODEL"])
     loading.wait(lambda what, share: None)
     return loading.lm
 

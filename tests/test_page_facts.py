@@ -10,7 +10,7 @@ from refusals import NO_HUB
 from streamlit.testing.v1 import AppTest
 from tiny_pages import errors, markup, opened, words
 
-from dashboard.visitors import state
+from dashboard.visitors.models import models
 
 GOOD = [
     {"subject": name, "prompt": "The capital of {} is", "target_new": answer}
@@ -27,9 +27,9 @@ def server(tiny_folder, tmp_path_factory):
         patch.setenv("ENCORE_MODEL", str(tiny_folder))
         patch.setattr("encore_core.runs.recorded.RECORDED", tmp_path_factory.mktemp("nothing") / "recorded")
         patch.setattr("encore_core.hub.hub_trouble", lambda: NO_HUB)
-        state.models.clear()
+        models.clear()
         yield
-        state.models.clear()
+        models.clear()
 
 
 def table(app: AppTest, records: list[dict]) -> AppTest:

@@ -15,7 +15,7 @@ from tiny_pages import address_of, markup, opened, pressed, words
 
 from dashboard.charts import learn as charts
 from dashboard.charts.palette import DARK, LIGHT
-from dashboard.parts.learn import anatomy, keys_of, trial, trial_card
+from dashboard.parts.learn import anatomy, prompt_keys, sandbox, sandbox_card
 from dashboard.talk import method_steps
 from encore_core.editing.session import EditSession
 from encore_core.facts import Fact, read_facts
@@ -32,7 +32,7 @@ HOSTILE = "<img src=x onerror=alert(1)> **b** $x$"
 
 
 def test_tokens_make_up_the_prompt_and_the_subjects_last_one_is_marked(lm):
-    tokens = keys_of.tokens_of(lm, FACT)
+    tokens = prompt_keys.tokens_of(lm, FACT)
     ids = lm.tokenizer("The capital of New Zealand is")["input_ids"]
     assert [token.id for token in tokens] == ids
     roles = [token.role for token in tokens]
@@ -43,14 +43,14 @@ def test_tokens_make_up_the_prompt_and_the_subjects_last_one_is_marked(lm):
 
 
 def test_a_subject_of_one_token_is_its_own_last_one(gpt2):
-    roles = [token.role for token in keys_of.tokens_of(gpt2, Fact("Paris", "In {} it rains", "x"))]
+    roles = [token.role for token in prompt_keys.tokens_of(gpt2, Fact("Paris", "In {} it rains", "x"))]
     assert roles.count("last") == 1
 
 
 def test_keys_are_what_enters_the_edited_matrix(lm, new_session):
     session = new_session(lm)
     weights = Snapshot.of(lm)
-    found = keys_of.keys_of(session, FACT)
+    found = prompt_keys.keys_of(session, FACT)
     assert weights.holds(lm) and [one.layer for one in found.layers] == [0, 1]
     seen: dict[tuple[int, str], torch.Tensor] = {}
 
@@ -80,7 +80,7 @@ def test_keys_are_what_enters_the_edited_matrix(lm, new_session):
 
 def test_the_other_subject_is_never_the_readers_own(gpt2, new_session):
     session = new_session(gpt2)
-    assert keys_of.keys_of(session, Fact("Japan", "The capital of {} is", "Rome")).foil == "Norway"
+    assert prompt_keys.keys_of(session, Fact("Japan", "The capital of {} is", "Rome")).foil == "Norway"
 
 
 # -- an edit taken apart -----------------------------------------------------------------------------------------------
@@ -153,8 +153,8 @@ def tiny_settings(monkeypatch, statistics_text):
 def test_a_trial_says_what_an_edit_under_these_settings_brings(gpt2, tiny_settings):
     weights, before = Snapshot.of(gpt2), set(gpt2.shared)
     shown = []
-    choice = trial.Choice(0.02, 2)
-    found = trial.attempt(gpt2, tiny_models.CITIES, choice, 0, lambda what, share: shown.append(share))
+    choice = sandbox.Choice(0.02, 2)
+    found = sandbox.attempt(gpt2, tiny_models.CITIES, choice, 0, lambda what, share: shown.append(share))
     assert weights.holds(gpt2) and not {key for key in gpt2.shared if key[0] == "P"} - before
     session = EditSession(gpt2, "ENCORE", settings={"lambda_n": 0.02, "mpes_extra_steps": 2})
     report = session.edit(list(tiny_models.CITIES), known="edit")
@@ -170,16 +170,16 @@ def test_a_trial_says_what_an_edit_under_these_settings_brings(gpt2, tiny_settin
 
 def test_a_higher_price_means_less_growth_and_mpes_fewer_steps(gpt2, tiny_settings):
     def attempt(lambda_n, extra):
-        return trial.attempt(gpt2, tiny_models.CITIES, trial.Choice(lambda_n, extra), 0, lambda *_: None)
+        return sandbox.attempt(gpt2, tiny_models.CITIES, sandbox.Choice(lambda_n, extra), 0, lambda *_: None)
 
-    cheap, dear, patient = attempt(0.0, 0), attempt(100.0, 0), attempt(0.0, trial.NO_MPES)
+    cheap, dear, patient = attempt(0.0, 0), attempt(100.0, 0), attempt(0.0, sandbox.NO_MPES)
     assert dear.growth < cheap.growth and dear.probability < cheap.probability
     assert cheap.steps < patient.steps and cheap.choice.method == "ENCORE" and patient.choice.method == "MEMIT+norm"
 
 
 def test_facts_of_the_sandbox_are_known_and_of_different_kinds():
-    facts = trial.facts_for(read_facts("bundled"))
-    assert len(facts) == trial.N_FACTS == len({fact.relation for fact in facts})
+    facts = sandbox.facts_for(read_facts("bundled"))
+    assert len(facts) == sandbox.N_FACTS == len({fact.relation for fact in facts})
     assert all(fact.known and fact.paraphrases and fact.neighbours for fact in facts)
 
 
@@ -353,7 +353,7 @@ def test_forgetting_and_shares_are_read_at_the_checkpoint(with_recorded, monkeyp
 
 @pytest.fixture
 def quick_trials(monkeypatch, tiny_settings):
-    monkeypatch.setattr(trial_card, "facts_for", lambda facts: list(tiny_models.CITIES[:2]))
+    monkeypatch.setattr(sandbox_card, "facts_for", lambda facts: list(tiny_models.CITIES[:2]))
 
 
 def test_settings_tried_are_kept_and_touch_nobodys_edits(quick_trials, monkeypatch):
@@ -368,14 +368,14 @@ def test_settings_tried_are_kept_and_touch_nobodys_edits(quick_trials, monkeypat
     assert frame["growth"].iloc[1] < frame["growth"].iloc[0]
     assert app.session_state["visitor"].session.n_edits == 0
     # Once computed, not computed again.
-    monkeypatch.setattr(trial_card, "attempt", lambda *_: pytest.fail("was known"))
+    monkeypatch.setattr(sandbox_card, "attempt", lambda *_: pytest.fail("was known"))
     assert address_of(app) == {"step": ["norm"], "lambda_n": ["4"], "extra": ["0"]}
     assert "computed since" not in words(pressed(app, "learn_trial"))
 
 
 @pytest.mark.parametrize("error", [RuntimeError("secret"), MemoryError()])
 def test_what_fails_inside_is_one_line_without_its_words(quick_trials, monkeypatch, error):
-    monkeypatch.setattr(trial_card, "attempt", lambda *_: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(sandbox_card, "attempt", lambda *_: (_ for _ in ()).throw(error))
     app = pressed(opened("learn", step="mpes"), "learn_trial")
     assert markup(app).count('role="alert"') == 1 and "secret" not in words(app)
 

@@ -13,7 +13,7 @@ from tiny_pages import markup, opened, pressed, words
 
 from dashboard.talk import lesson_play, lessons
 from dashboard.talk.lessons import read
-from dashboard.visitors import state
+from dashboard.visitors import models
 
 LESSONS = lessons.bundled()
 TEN = LESSONS["one-edit"]
@@ -125,7 +125,7 @@ def test_a_page_that_is_loaded_anew_is_still_in_the_lesson(asked, step):
 
 def test_giving_a_lesson_has_the_model_made_ready(monkeypatch):
     asked = []
-    monkeypatch.setattr(state, "usual_model", lambda: asked.append(1))
+    monkeypatch.setattr(models, "usual_model", lambda: asked.append(1))
     pressed(opened("lessons"), "give lab")
     assert asked
 

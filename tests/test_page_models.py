@@ -11,7 +11,7 @@ from refusals import NO_HUB
 from streamlit.testing.v1 import AppTest
 from tiny_pages import app_at, errors, markup, opened, words
 
-from dashboard.reading import model_check
+from dashboard.reading import model_check_rows
 from encore_core import processes
 from encore_core.editing import stored_statistics
 from encore_core.model_check import check_model
@@ -75,7 +75,7 @@ def test_what_is_said_of_a_model(tiny_folder):
     assert "✓ yes" in text and "GPT-2" in text and "▲ untested" in text and "defaults for any model" in text
     assert "d_mlp 64" in text and f"{check.n_vocab:,} tokens known" in text
     for part in check.memory.parts:
-        assert model_check.PARTS[part][0] in text
+        assert model_check_rows.PARTS[part][0] in text
     assert f"0 of {len(check.settings.layers)}" in text and "at the first edit" in text
     assert any("--import" in code.value for code in app.code) and not errors(app)
 
@@ -191,7 +191,7 @@ def test_without_the_hub_its_texts_are_refused_in_one_line(tiny_folder):
     ],
 )  # fmt: skip
 def test_how_a_job_stands(values, wanted):
-    assert model_check.job_state(Job("x", Request("m"), 0.0, **values)) == wanted
+    assert model_check_rows.job_state(Job("x", Request("m"), 0.0, **values)) == wanted
 
 
 def test_names_of_visitors_are_no_markup(tiny_folder, tmp_path):
@@ -204,5 +204,5 @@ def test_names_of_visitors_are_no_markup(tiny_folder, tmp_path):
 
 def test_changes_are_those_of_the_criterion():
     looks = [convergence.Look(100, {0: 1.2, 1: 1.0}), convergence.Look(200, {0: 1.0, 1: 1.0})]
-    rows = model_check.looks_rows([json.loads(json.dumps(look.as_dict())) for look in looks])
+    rows = model_check_rows.looks_rows([json.loads(json.dumps(look.as_dict())) for look in looks])
     assert rows == [("100", "1.2", ""), ("200", "1", "20.0 %")]

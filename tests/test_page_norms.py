@@ -42,6 +42,14 @@ def marks_of(chart, axis: str) -> list:
     return [trace for trace in chart.figure.data if trace.xaxis == axis and trace.mode == "markers"]
 
 
+def test_a_run_whose_edited_layers_are_not_among_those_shown_is_drawn():
+    """Its legend has no entry for edited matrices."""
+    lines = [Line("a", "MEMIT", "MEMIT", (20, 21))]
+    frame = norms_frame()
+    chart = norm_layers.norms(frame[frame["run"] == "a"], lines, [0, 100], LIGHT)
+    assert not any(trace.showlegend for trace in marks_of(chart, "x"))
+
+
 @pytest.mark.parametrize("scale", ["ratio", "linear", "log"])
 def test_every_layer_at_every_checkpoint_with_the_edited_ones_marked(scale):
     frame = norms_frame()

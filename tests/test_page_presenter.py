@@ -10,10 +10,10 @@ from streamlit.testing.v1 import AppTest
 from tiny_pages import IDS, address_of, errors, figures, markup, opened, pressed, words
 
 from dashboard import app as frame
-from dashboard.elements import presenting
+from dashboard.elements import presentation_mode
 from dashboard.talk import presenter
 from dashboard.talk.method_steps import STEPS
-from dashboard.visitors import state
+from dashboard.visitors.visitor import Visitor
 from encore_core.facts import Fact
 
 PAGES = [page for pages in frame.PAGES.values() for page in pages]
@@ -81,8 +81,8 @@ def test_in_a_lesson_it_goes_through_the_lessons_steps():
 
 def test_charts_are_larger_for_a_class():
     plain, large = (figures(opened("norms", **query))[0]["layouts"]["wide"] for query in ({}, {"present": "1"}))
-    assert large["height"] == pytest.approx(presenting.LARGER * plain["height"])
-    assert large["font"]["size"] == pytest.approx(presenting.LARGER * plain["font"]["size"])
+    assert large["height"] == pytest.approx(presentation_mode.LARGER * plain["height"])
+    assert large["font"]["size"] == pytest.approx(presentation_mode.LARGER * plain["font"]["size"])
 
 
 # -- play --------------------------------------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ def test_reset_everything_takes_all_back_and_says_what_it_did():
 def test_reset_everything_works_where_the_visitor_cannot_be_put_back(monkeypatch):
     app = opened("edit")
     broken = app.session_state["visitor"]
-    monkeypatch.setattr(state.Visitor, "renew", lambda self: 1 / 0)
+    monkeypatch.setattr(Visitor, "renew", lambda self: 1 / 0)
     app = pressed(app, "reset_everything")
     assert "Reset:" in words(app) and not errors(app)
     assert "visitor" not in app.session_state

@@ -13,8 +13,8 @@ from streamlit.testing.v1 import AppTest
 from test_page_edit import own_fact
 from tiny_pages import markup, opened
 
-from dashboard.charts.text import percent
-from dashboard.visitors import state
+from dashboard.charts.labels import percent
+from dashboard.visitors.models import models
 from encore_core.measures.scores import answer_probabilities
 
 BEGIN = "<|begin|>"
@@ -23,7 +23,7 @@ BEGIN = "<|begin|>"
 def page(folder, monkeypatch) -> AppTest:
     monkeypatch.setenv("ENCORE_MODEL", str(folder))
     monkeypatch.setattr("encore_core.hub.hub_trouble", lambda: NO_HUB)
-    state.models.clear()
+    models.clear()
     return opened("edit")
 
 

@@ -9,16 +9,17 @@ from streamlit.testing.v1 import AppTest
 from tiny_pages import opened, words
 
 from dashboard.reading.run_words import size
-from dashboard.visitors import state
+from dashboard.visitors.models import models
+from dashboard.visitors.visitor import Visitor
 
 
 @pytest.fixture(autouse=True)
 def the_model(monkeypatch, tiny_folder, tmp_path, surroundings):
     monkeypatch.setenv("ENCORE_MODEL", str(tiny_folder))
     monkeypatch.setattr("encore_core.runs.recorded.RECORDED", tmp_path / "recorded")
-    state.models.clear()
+    models.clear()
     yield
-    state.models.clear()
+    models.clear()
 
 
 def tile(app: AppTest, name: str) -> str:
@@ -26,7 +27,7 @@ def tile(app: AppTest, name: str) -> str:
     return re.search(rf"<dt>{name}</dt><dd>(.*?)</dd>", markup).group(1)
 
 
-def edit(app: AppTest, subject: str) -> state.Visitor:
+def edit(app: AppTest, subject: str) -> Visitor:
     """Edit a fact as a visitor; the tiny model takes any."""
     visitor = app.session_state["visitor"]
     visitor.start_over(visitor.session.settings, 0)

@@ -21,8 +21,9 @@ from streamlit.testing.v1 import AppTest
 from tiny_pages import APP, WORKER_STARTERS, address_of, errors, figures, markup, opened, words
 
 from dashboard.parts.run import live
-from dashboard.reading import costs, report, run_frames, run_words
-from dashboard.reading.at_checkpoints import AtCheckpoints
+from dashboard.parts.runs import downloads
+from dashboard.reading import costs, html_report, run_frames, run_words
+from dashboard.reading.scores_at_checkpoint import AtCheckpoints
 from encore_core.errors import InputError
 from encore_core.facts import write_facts
 from encore_core.runs import RunStore, launch, series
@@ -221,8 +222,8 @@ def test_the_report_needs_nothing_else_and_takes_nobody_at_their_word(ids, store
 
     lines = run_frames.lines(runs)
     chart = run_charts.norms(run_frames.read("norms", runs), lines, LIGHT)
-    table = report.Table(("Measure", "<i>a</i>"), [["x", "1 < 2"]], "After 10 edits")
-    told = report.comparison(
+    table = html_report.Table(("Measure", "<i>a</i>"), [["x", "1 < 2"]], "After 10 edits")
+    told = html_report.comparison(
         runs, {"Norms": chart, "Again": chart}, table, differences(runs), "http://x/?a=<b>"
     ).decode()
     assert told.count("plotly.js v") == 1 and not re.search(r"<(script|link|img)[^>]+(src|href)=", told)
@@ -294,9 +295,8 @@ def test_cancel_and_resume(ids, store, no_processes):
 
 
 def test_what_is_downloaded_is_all_of_it(ids, store):
-    namespace = page_functions("runs")
     run = store.get(ids["encore"])
-    archive = zipfile.ZipFile(io.BytesIO(namespace["zipped"](store, run)))
+    archive = zipfile.ZipFile(io.BytesIO(downloads.zipped(store, run)))
     assert {Path(name).stem for name in archive.namelist()} == {*series.ALL, "run"}
     lines = archive.read(f"{run.id}/norms.csv").decode("utf-8-sig").splitlines()
     assert len(lines) == 1 + len(series.norms(store, [run.id], max_points=None))

@@ -21,7 +21,7 @@ from encore_core.models.editable import load_model
 from encore_core.runs import MeasurePlan, RunPlan, RunStore, prepare, series
 from encore_core.runs.compare import differences
 from encore_core.runs.export import command_line, export_edits, export_model, export_run, series_csv, settings_of_run
-from encore_core.runs.state import load_matrices
+from encore_core.runs.resume_state import load_matrices
 
 METHODS = ("ENCORE", "MEMIT")
 
@@ -68,12 +68,12 @@ def test_series_of_several_runs_stand_in_one_file(done):
 
 def test_text_of_others_starts_no_formula(done):
     store, [run_id, _], _ = done
-    with store._writing() as db:
+    with store.database.writing() as db:
         db.execute("UPDATE targets SET stopped = '=HYPERLINK(1)' WHERE fact = 0")
     try:
         assert read_csv(series_csv(store, "targets", [run_id]))[1][4] == "'=HYPERLINK(1)"
     finally:
-        with store._writing() as db:
+        with store.database.writing() as db:
             db.execute("UPDATE targets SET stopped = 'mpes' WHERE fact = 0")
 
 
@@ -161,7 +161,7 @@ def test_folders_that_are_taken_are_left_alone(done, tmp_path):
 def test_the_command_repeats_the_plan(values):
     """The command's words, read as the command line reads them, give the plan again."""
     plan = RunPlan(**values)
-    [again] = cli.runs._plans(cli._parser().parse_args(shlex.split(command_line(plan))[1:]))
+    [again] = cli.run.plans_of(cli._parser().parse_args(shlex.split(command_line(plan))[1:]))
     as_text = {name: _text(value) for name, value in plan.overrides.items()}
     assert {name: _text(value) for name, value in again.overrides.items()} == as_text
     assert replace(again, overrides={}) == replace(plan, overrides={})

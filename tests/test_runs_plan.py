@@ -14,17 +14,10 @@ from refusals import refusal
 
 from encore_core.errors import InputError
 from encore_core.facts import Fact, check_batch, read_facts, write_facts
-from encore_core.runs.plan import (
-    MeasurePlan,
-    RunPlan,
-    arranged,
-    batch_ends,
-    checkpoints,
-    choose_facts,
-    fact_lines,
-    facts_from_lines,
-    prepare,
-)
+from encore_core.runs.fact_order import arranged, batch_ends, checkpoints, choose_facts
+from encore_core.runs.facts_file import fact_lines, facts_from_lines
+from encore_core.runs.plan import MeasurePlan, RunPlan
+from encore_core.runs.preparing import prepare
 
 NO_COUNTS = (0, -1, 2**70, 1.5, "3", True, math.nan, math.inf, [], {}, b"1")
 NO_FLAGS = (0, 1, "true", None, math.nan, [])

@@ -13,7 +13,7 @@ import tiny_runs
 from refusals import refusal
 
 from encore_core.runs import RunStore, series
-from encore_core.runs.plan import PreparedRun
+from encore_core.runs.preparing import PreparedRun
 from encore_core.runs.rows import BatchRecord, CheckpointRecord, TargetRow
 
 LAYERS, SCORES, SUBSETS = 30, 9, ("sample", "newest", "first")
@@ -159,7 +159,7 @@ def test_thinning_spares_short_lines_and_bears_gaps():
 
 def test_long_timings_are_added_up_and_nothing_is_lost(store, ready):
     [run_id] = store.submit([ready])
-    with store._writing() as db:
+    with store.database.writing() as db:
         (number,) = db.execute("SELECT number FROM runs").fetchone()
         rows = range(1, 5001)
         db.executemany("INSERT INTO batches VALUES (?, ?, 1, 0, ?, 1, NULL)", [(number, n, n) for n in rows])
@@ -183,7 +183,7 @@ def ten_long_runs(tmp_path_factory, ready) -> tuple[RunStore, list[str]]:
     ids = store.submit([ready] * 10)
     numbers = random.Random(0)
     ends, points = range(50, 10_001, 50), range(0, 10_001, 100)
-    with store._writing() as db:
+    with store.database.writing() as db:
         for (run,) in db.execute("SELECT number FROM runs").fetchall():
             tables = {
                 "batches": [(run, end, 50, 0, 10**9, 10**9, None) for end in ends],

@@ -13,9 +13,8 @@ from safetensors import SafetensorError
 
 from encore_core.errors import InputError
 from encore_core.measures.scores import answer_probabilities, next_tokens
-from encore_core.runs import state as state_module
-from encore_core.runs.rows import SavedState
-from encore_core.runs.state import (
+from encore_core.runs import resume_state as state_module
+from encore_core.runs.resume_state import (
     EDITED_FILE,
     DiskFull,
     load_matrices,
@@ -24,6 +23,7 @@ from encore_core.runs.state import (
     save_state,
     weights_digest,
 )
+from encore_core.runs.rows import SavedState
 
 METHODS = ("ENCORE", "MEMIT", "EMMET", "AlphaEdit")
 BATCHES = [list(tiny_runs.FACTS[start : start + 2]) for start in range(0, 16, 2)]

@@ -17,9 +17,10 @@ from encore_core.editing import stored_statistics
 from encore_core.editing.covariance import SAMPLED_TEXT, windows_of
 from encore_core.editing.session import EditSession
 from encore_core.models.editable import load_model
-from encore_core.runs import MeasurePlan, RunInfo, RunStore, prepare, runner
+from encore_core.runs import MeasurePlan, RunInfo, RunStore, prepare
 from encore_core.runs.compare import differences
 from encore_core.runs.export import command_line
+from encore_core.runs.heartbeat import Stopped
 from encore_core.runs.schema import LATER_COLUMNS
 from encore_core.statistics.npz import import_npz
 
@@ -73,7 +74,7 @@ def interrupted(store: RunStore, run_id: str, monkeypatch, at: int = 4) -> None:
     def asking(session, facts, **values):
         if session.n_edits == at:
             store.interrupt(run_id)
-            raise runner.Stopped("interrupt")
+            raise Stopped("interrupt")
         return edit(session, facts, **values)
 
     with monkeypatch.context() as patch:

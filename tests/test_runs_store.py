@@ -18,11 +18,15 @@ from refusals import refusal
 from encore_core import processes
 from encore_core.errors import InputError
 from encore_core.facts import Fact
-from encore_core.runs import store as store_module
-from encore_core.runs.plan import PreparedRun, RunPlan, digest_of, fact_lines
+from encore_core.runs import database, lookup, queue
+from encore_core.runs.database import StoreError
+from encore_core.runs.facts_file import digest_of, fact_lines
+from encore_core.runs.ownership import LostRun
+from encore_core.runs.plan import RunPlan
+from encore_core.runs.preparing import PreparedRun
 from encore_core.runs.rows import BatchRecord, CheckpointRecord, SavedState, TargetRow, TrajectoryRow
 from encore_core.runs.schema import BY_EDITS
-from encore_core.runs.store import LostRun, RunStore, StoreError
+from encore_core.runs.store import RunStore
 
 
 @pytest.fixture
@@ -101,7 +105,7 @@ def test_all_runs_are_submitted_or_none(store, ready):
 
 
 def test_a_full_disk_refuses_a_submission_and_leaves_nothing(store, ready, monkeypatch):
-    monkeypatch.setattr(store_module, "replacing", full_disk)
+    monkeypatch.setattr(queue, "replacing", full_disk)
     assert "No space left" in refusal(store.submit, [ready])
     assert store.runs() == [] and [path for path in store.folder.iterdir() if path.is_dir()] == []
 
@@ -460,7 +464,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
 
 def test_a_store_that_stays_locked_is_said(store, ready, monkeypatch):
     store.submit([ready])
-    monkeypatch.setattr(store_module, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
     with sqlite3.connect(store.file, isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
         assert "locked" in refusal(store.claim, "cpu")
@@ -527,12 +531,12 @@ def test_store_errors_are_for_the_user():
 def test_errors_of_the_database_are_told_by_their_numbers(store, code, said):
     error = sqlite3.OperationalError("in words that say neither full, locked nor malformed")
     error.sqlite_errorcode = code
-    with pytest.raises(StoreError, match=said), store._reading():
+    with pytest.raises(StoreError, match=said), store.database.reading():
         raise error
 
 
 def test_words_do_not_decide_what_an_error_is(store):
-    with pytest.raises(StoreError) as caught, store._reading():
+    with pytest.raises(StoreError) as caught, store.database.reading():
         raise sqlite3.OperationalError("no such column: full_name, locked, malformed")
     assert "cannot be used" in str(caught.value)
 
@@ -540,10 +544,10 @@ def test_words_do_not_decide_what_an_error_is(store):
 def test_an_id_that_is_drawn_twice_costs_nobody_his_run(store, ready, monkeypatch):
     """Two processes draw the same id at once: neither sees the other's folder before it makes its own."""
     drawn = iter("aaaa" + "aaaa" + "aaab")
-    monkeypatch.setattr(store_module.secrets, "choice", lambda letters: next(drawn))
+    monkeypatch.setattr(queue.secrets, "choice", lambda letters: next(drawn))
     [winner] = store.submit([ready])
     content = (store.folder_of(winner) / "facts.jsonl").read_bytes()
-    with store._writing() as db:  # as if the winner's row were not written yet
+    with store.database.writing() as db:  # as if the winner's row were not written yet
         db.execute("UPDATE runs SET id = 'elsewhere'")
     monkeypatch.setattr(type(store.folder), "exists", lambda path: False)  # looking first does not help
     [loser] = store.submit([ready])
@@ -553,12 +557,12 @@ def test_an_id_that_is_drawn_twice_costs_nobody_his_run(store, ready, monkeypatc
 
 def test_a_submission_that_fails_removes_its_own_folders_alone(store, ready, monkeypatch):
     drawn = iter("aaaa" + "aaab")
-    monkeypatch.setattr(store_module.secrets, "choice", lambda letters: next(drawn))
+    monkeypatch.setattr(queue.secrets, "choice", lambda letters: next(drawn))
     other = store.folder_of("encore-aaaa")
     other.mkdir()
     (other / "facts.jsonl").write_text("of another process", encoding="utf-8")
     monkeypatch.setattr(type(store.folder), "exists", lambda path: False)  # looking first does not help
-    monkeypatch.setattr(store_module, "replacing", full_disk)
+    monkeypatch.setattr(queue, "replacing", full_disk)
     assert "No space left" in refusal(store.submit, [ready])
     assert (other / "facts.jsonl").read_text("utf-8") == "of another process"
     assert [path.name for path in store.folder.iterdir() if path.is_dir()] == ["encore-aaaa"]
@@ -566,7 +570,7 @@ def test_a_submission_that_fails_removes_its_own_folders_alone(store, ready, mon
 
 def test_a_run_whose_folder_was_removed_keeps_its_id(store, ready, monkeypatch):
     drawn = iter("aaaa" + "aaaa" + "aaab")
-    monkeypatch.setattr(store_module.secrets, "choice", lambda letters: next(drawn))
+    monkeypatch.setattr(queue.secrets, "choice", lambda letters: next(drawn))
     [first] = store.submit([ready])
     shutil.rmtree(store.folder_of(first))
     assert store.submit([ready]) == ["encore-aaab"]
@@ -588,7 +592,7 @@ def test_a_lock_that_cannot_be_made_is_said(store, ready, monkeypatch):
     def refused(lock, *args, **named):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(store_module.FileLock, "acquire", refused)
+    monkeypatch.setattr(database.FileLock, "acquire", refused)
     assert "Read-only file system" in refusal(store.has_worker, "cpu")
-    monkeypatch.setattr(store_module, "_seems_dead", lambda row: True)
+    monkeypatch.setattr(lookup, "seems_dead", lambda row: True)
     assert store.get(run_id).status == "running"  # nobody can say, and looking is no error

@@ -17,15 +17,27 @@ import tiny_runs
 import torch
 
 from encore_core.editing.session import EditSession
+from encore_core.errors import InputError
 from encore_core.facts import Fact
 from encore_core.measures.scores import evaluate
 from encore_core.models.editable import load_model
-from encore_core.runs import MeasurePlan, PreparedRun, RunPlan, RunStore, prepare, runner, series, start_worker
-from encore_core.runs import state as state_module
+from encore_core.runs import (
+    MeasurePlan,
+    PreparedRun,
+    RunPlan,
+    RunStore,
+    model_keeper,
+    prepare,
+    runner,
+    series,
+    start_worker,
+)
+from encore_core.runs import resume_state as state_module
 from encore_core.runs import worker as worker_module
+from encore_core.runs.fact_order import batch_ends
+from encore_core.runs.heartbeat import Pulse, Stopped
 from encore_core.runs.measuring import Measurer
-from encore_core.runs.plan import batch_ends
-from encore_core.runs.state import EDITED_FILE, load_matrices, weights_digest
+from encore_core.runs.resume_state import EDITED_FILE, load_matrices, weights_digest
 
 FEWEST = MeasurePlan(subsets=(), perplexity=False, generation_entropy=False, contributions=False, share_cap=None)
 
@@ -174,7 +186,7 @@ def left_out_of(store: RunStore, run_id: str) -> dict[int, dict[str, str]]:
 
 def test_a_part_that_a_model_does_not_take_costs_nothing_else(store, submit, monkeypatch):
     def cannot(lm, texts):
-        raise runner.InputError("This family does not take it.")
+        raise InputError("This family does not take it.")
 
     monkeypatch.setattr("encore_core.runs.measuring.measure_contributions", cannot)
     run_id = submit()
@@ -199,7 +211,7 @@ def test_facts_that_the_model_says_are_skipped_when_asked(store, submit, gpt2):
 
 def test_runs_of_one_queue_follow_each_other_on_a_model_loaded_once(store, submit, monkeypatch):
     loads = []
-    monkeypatch.setattr(runner, "load_model", lambda *a: loads.append(a) or load_model(*a))
+    monkeypatch.setattr(model_keeper, "load_model", lambda *a: loads.append(a) or load_model(*a))
     a, b = submit(measure=FEWEST), submit(measure=FEWEST, method="MEMIT")
     c = submit(measure=FEWEST)
     serve(store)
@@ -240,8 +252,7 @@ def stop_at(monkeypatch, store: RunStore, run_id: str, edits: int, ask: str) -> 
         return edit(session, facts, **values)
 
     monkeypatch.setattr(EditSession, "edit", asking)
-    monkeypatch.setattr(runner, "BEAT_SECONDS", 0.02)
-    monkeypatch.setattr(runner.Pulse.__init__, "__defaults__", (0.02,))
+    monkeypatch.setattr(Pulse.__init__, "__defaults__", (0.02,))
 
 
 @pytest.mark.parametrize(("ask", "status"), [("cancel", "cancelled"), ("interrupt", "interrupted")])
@@ -283,9 +294,9 @@ def test_a_run_without_a_saved_state_begins_again(store, submit, monkeypatch):
     serve(store)
     store.resume(stopped)
     claim = store.claim("cpu")
-    with monkeypatch.context() as patch, runner.Pulse(store, claim) as pulse, pytest.raises(Killed):
+    with monkeypatch.context() as patch, Pulse(store, claim) as pulse, pytest.raises(Killed):
         patch.setattr(runner, "save_state", killed)
-        runner.execute(store, claim, pulse, runner.ModelKeeper(), threads=1)
+        runner.execute(store, claim, pulse, model_keeper.ModelKeeper(), threads=1)
     store.abandon("cpu")
     run = store.get(stopped)
     assert (run.status, run.done, run.cursor) == ("interrupted", 4, 0)
@@ -404,11 +415,11 @@ def test_a_pulse_that_stumbles_still_hears_that_the_run_is_to_stop(store, submit
 
     monkeypatch.setattr(RunStore, "beat", stumbling)
     store.cancel(run_id)
-    with runner.Pulse(store, claim, seconds=0.01) as pulse:
+    with Pulse(store, claim, seconds=0.01) as pulse:
         end = time.monotonic() + 10
         while pulse._stop is None and time.monotonic() < end:
             time.sleep(0.01)
-        with pytest.raises(runner.Stopped, match="cancel"):
+        with pytest.raises(Stopped, match="cancel"):
             pulse.check()
     assert len(stumbles) == 3
 
@@ -536,7 +547,7 @@ def full_store(*_):
 def test_settings_that_mean_something_else_by_now(store, halfway, monkeypatch):
     run_id, _ = halfway
     values = store.get(run_id).settings
-    with store._writing() as db:
+    with store.database.writing() as db:
         db.execute("UPDATE runs SET settings = ?", (json.dumps({**values, "lr": 0.1}),))
     assert "Setting lr" in failed(store, run_id)
 

@@ -26,7 +26,7 @@ from encore_core.facts import Fact
 from encore_core.forward.prompts import PREFIX_TOKENS, encode_contexts, encode_fact, on_sink, sample_prefixes
 from encore_core.forward.tokens import tokens_of
 from encore_core.measures.downstream import evaluate_task
-from encore_core.measures.fluency import perplexity, sample_continuations
+from encore_core.measures.perplexity_entropy import perplexity, sample_continuations
 from encore_core.measures.scores import answer_probabilities, continuations, evaluate, next_tokens
 from encore_core.measures.sublayers import measure_contributions
 from encore_core.measures.tasks import Example, Task

@@ -30,8 +30,8 @@ from encore_core.statistics import convergence, gathering, jobs, npz, texts, wor
 from encore_core.statistics.convergence import Look
 from encore_core.statistics.cost import cost, shortages
 from encore_core.statistics.gathering import gather
-from encore_core.statistics.probe import places_held_out
 from encore_core.statistics.request import Request, layers_of, tokens_of_request
+from encore_core.statistics.sufficiency import places_held_out
 from encore_core.statistics.texts import Interrupted
 
 ROOT = Path(__file__).resolve().parent.parent

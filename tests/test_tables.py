@@ -6,7 +6,7 @@ import csv
 import io
 import math
 
-from encore_core.tables import neutral_csv
+from encore_core.spreadsheets import neutral_csv
 
 
 def test_csv_cells_start_no_formula():

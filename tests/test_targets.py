@@ -16,9 +16,9 @@ import torch
 from tiny_models import CITIES, FACTS, PREFIXES, Snapshot, hooks_and_patches
 from torch.nn import functional as F
 
-from encore_core.editing import fast_pass
+from encore_core.editing import fast_target_pass
 from encore_core.editing import targets as targets_module
-from encore_core.editing.plain_pass import PlainPass
+from encore_core.editing.plain_target_pass import PlainPass
 from encore_core.editing.target_loss import TargetSettings
 from encore_core.editing.targets import optimise_targets
 from encore_core.facts import Fact
@@ -246,7 +246,7 @@ def test_products_in_bfloat16(llama, monkeypatch):
 def test_single_facts(gpt2, fact, limit, monkeypatch):
     """Every layout of the fast pass; also the subject that comes first and has no token before it."""
     monkeypatch.setattr(gpt2, "checked_paths", {2: "packed" if limit is None else "padded"})
-    monkeypatch.setattr(fast_pass, "MERGE_TOKENS", limit)
+    monkeypatch.setattr(fast_target_pass, "MERGE_TOKENS", limit)
     agree(optimise_targets(gpt2, [fact], PREFIXES, 2, SETTINGS)[0], oracle(gpt2, fact, PREFIXES, 2, SETTINGS))
 
 
@@ -392,7 +392,7 @@ class TestFallback:
         llama.checked_paths = kept
 
     def expect_plain(self, llama, caplog, word):
-        with caplog.at_level(logging.WARNING, logger="encore_core.editing.target_path"):
+        with caplog.at_level(logging.WARNING, logger="encore_core.editing.pass_choice"):
             found = optimise_targets(llama, CITIES, PREFIXES, 1, SETTINGS)
             optimise_targets(llama, CITIES[:1], PREFIXES, 1, SETTINGS)
         assert llama.checked_paths == {1: "plain"}
@@ -436,13 +436,13 @@ class TestFallback:
 
     def test_when_only_the_subject_prompts_differ(self, llama, caplog, monkeypatch):
         """The KL term has rows of its own, and they are looked at, too."""
-        logits = fast_pass.FastPass.logits
+        logits = fast_target_pass.FastPass.logits
 
         def wrong(self, delta):
             at_targets, at_subjects = logits(self, delta)
             return at_targets, at_subjects.roll(1, -1) + delta.sum()
 
-        monkeypatch.setattr(fast_pass.FastPass, "logits", wrong)
+        monkeypatch.setattr(fast_target_pass.FastPass, "logits", wrong)
         self.expect_plain(llama, caplog, "losses")
 
     def test_not_for_a_family_that_takes_it(self, llama, caplog, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 import tiny_models
 
 from dashboard.parts.edit import files
-from dashboard.visitors.state import Visitor
+from dashboard.visitors.visitor import Visitor
 from encore_core.editing.edit_file import write_edit_file
 
 FIRST, SECOND, THIRD = tiny_models.CITIES

@@ -12,10 +12,12 @@ import tiny_runs
 from tiny_pages import opened
 from visits import driven
 
-from dashboard.reading.probes import Readings
+from dashboard.reading.model_readings import Readings
 from dashboard.server import device_queue
 from dashboard.server.device_queue import Place
-from dashboard.visitors import state
+from dashboard.visitors.model_loading import Loading
+from dashboard.visitors.models import models as server_models
+from dashboard.visitors.visitor import Visitor
 from encore_core.editing.session import EditSession
 from encore_core.errors import InputError
 from encore_core.facts import Fact
@@ -31,24 +33,24 @@ def models(monkeypatch, tiny_folder, tmp_path, surroundings):
     """A server of its own, with the tiny model loaded."""
     monkeypatch.setenv("ENCORE_MODEL", str(tiny_folder))
     monkeypatch.setattr("encore_core.runs.recorded.RECORDED", tmp_path / "recorded")
-    state.models.clear()
-    found = state.models()
+    server_models.clear()
+    found = server_models()
     found.get(str(tiny_folder)).wait(lambda what, share: None)
     yield found
-    state.models.clear()
+    server_models.clear()
 
 
 @pytest.fixture
-def loading(models, tiny_folder) -> state.Loading:
+def loading(models, tiny_folder) -> Loading:
     return models.get(str(tiny_folder))
 
 
-def takes_edits(loading: state.Loading):
+def takes_edits(loading: Loading):
     """Settings under which the tiny model takes edits."""
     return settings_of(loading.lm, "ENCORE", tiny_runs.SETTINGS)
 
 
-def ready(models, loading) -> state.Visitor:
+def ready(models, loading) -> Visitor:
     """A visitor with such settings."""
     newcomer = models.enter(loading)
     newcomer.start_over(takes_edits(loading), 0)
@@ -77,11 +79,11 @@ def test_the_load_test_would_notice_edits_of_others(models, loading, monkeypatch
     """All visitors are shown the model of one of them."""
     sessions: list[EditSession] = []
 
-    def mixed_up(visitor: state.Visitor) -> None:
+    def mixed_up(visitor: Visitor) -> None:
         sessions.append(visitor.session)
         visitor._after = Readings(sessions[min(len(sessions), 4) - 1].edited)
 
-    monkeypatch.setattr(state.Visitor, "_edits_changed", mixed_up)
+    monkeypatch.setattr(Visitor, "_edits_changed", mixed_up)
     found = driven(models, loading, n_visitors=3, facts=tiny_runs.FACTS, rounds=1,
                    settings=takes_edits(loading))  # fmt: skip
     assert found.errors or found.largest_difference > 1e-3
@@ -265,8 +267,8 @@ def test_memory_that_a_visitor_holds_is_counted(models, loading):
 
 def test_the_bar_of_a_model_that_loads_never_goes_back(monkeypatch):
     """Unpacking says 60 %, then loading 50, then gathering 9: what is shown only grows, and ends short of all."""
-    monkeypatch.setattr(state.Loading, "_load", lambda *arguments: None)
-    loading = state.Loading("m", "auto", "auto", lambda device: None)
+    monkeypatch.setattr(Loading, "_load", lambda *arguments: None)
+    loading = Loading("m", "auto", "auto", lambda device: None)
     told = []
     for what, shares in (("unpack", (0, 0.6, 1)), ("load", (0.5, 1)), ("gather", (0, 0.09, 0.9, 1)), ("check", (0, 1))):
         for share in shares:

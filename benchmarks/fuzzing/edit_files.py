@@ -44,7 +44,7 @@ class EditsTarget(RecipeTarget):
 
     name = "edits"
     about = "the edits file: read, put on a tiny model, uploaded"
-    modules = ("encore_core.editing.edit_file", "encore_core.editing.edit_values", "dashboard.parts.edit.files")
+    modules = ("encore_core.editing.edit_file", "encore_core.editing.edit_file_values", "dashboard.parts.edit.files")
     keys = ("put", "drop", "tensors", "header", "bytes", "cut", "stale", "text", "base")
     words = ("batches", "edited", "fact", "norms", "settings", "layers", "seed", "prefixes", "steps", "nan")
 

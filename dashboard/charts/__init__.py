@@ -1,9 +1,9 @@
 """Every figure that the pages draw, made from data frames; nothing here knows streamlit or torch.
 
 chart          traces and layouts, for wide pages, for narrow ones and for phones
-text           what may stand in a chart
+labels         what may stand in a chart
 panels         panels with shared axes
-probes         the Edit page: answers before and after, next tokens, growth of the edited matrices
+answers        the Edit page: answers before and after, next tokens, growth of the edited matrices
 runs           norms and scores of runs over edits
 norm_layers    norms of every layer at some checkpoints
 contributions  what each sublayer adds to the residual stream

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import pandas as pd
 
 from dashboard.charts.chart import Chart
+from dashboard.charts.labels import label
 from dashboard.charts.palette import Palette
 from dashboard.charts.panels import Along, Panels
 from dashboard.charts.runs import NARROW_NAME, Line, panel_title
-from dashboard.charts.text import label
 
 VALUES = {"share": "share", "signed_share": "signed share"}
 """Column → name of the axis."""

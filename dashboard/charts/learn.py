@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from dashboard.charts.chart import Chart
+from dashboard.charts.labels import label
 from dashboard.charts.palette import Palette
 from dashboard.charts.panels import Along, Panels
-from dashboard.charts.text import label
 
 SCORES = {"edit": "Edit score", "paraphrase": "Paraphrase score", "neighbourhood": "Neighbourhood score"}
 """Column → title of its panel."""

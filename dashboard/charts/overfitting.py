@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from dashboard.charts.chart import Chart, Traces
+from dashboard.charts.labels import FONT, label
 from dashboard.charts.palette import Palette
 from dashboard.charts.panels import Along, Panels
-from dashboard.charts.text import FONT, label
 
 HILL = 0.72
 """Height of a hill, where 1 is the distance of two."""

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from dashboard.charts.chart import Chart, Traces
+from dashboard.charts.labels import FONT
 from dashboard.charts.palette import Palette
-from dashboard.charts.text import FONT
 
 _TOP, _BOTTOM, _LEFT, _RIGHT = 78, 54, 66, 16
 _MODE_BAR = 32  # on narrow pages the legend stands below it
@@ -46,6 +46,29 @@ class _Up:
     log: bool
     hundred: Sequence[int]
     outer_labels: bool
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Where panels stand, in shares of the room for all: rows and columns, and the gaps between them."""
+
+    n_columns: int
+    n_rows: int
+    gap_x: float
+    gap_y: float
+
+    @property
+    def width(self) -> float:
+        return (1 - self.gap_x * (self.n_columns - 1)) / self.n_columns
+
+    @property
+    def tall(self) -> float:
+        return (1 - self.gap_y * (self.n_rows - 1)) / self.n_rows
+
+    def corner(self, number: int) -> tuple[float, float]:
+        """The left and the top of a panel."""
+        row, column = divmod(number, self.n_columns)
+        return column * (self.width + self.gap_x), 1 - row * (self.tall + self.gap_y)
 
 
 class Panels:
@@ -122,16 +145,26 @@ class Panels:
         return -(-sum(widths) // width)
 
     def _layout(self, n_columns: int, legend_width: int | None, up: _Up) -> dict:
-        colours, n, narrow = self.colours, len(self.titles), legend_width is not None
-        n_rows = -(-n // n_columns)
+        narrow = legend_width is not None
+        n_rows = -(-len(self.titles) // n_columns)
         between = _TITLE + (8 if up.outer_labels else _BOTTOM - 18)
         inner = n_rows * self.height + (n_rows - 1) * between
         top_margin = _MODE_BAR + _TITLE + self._legend_rows(legend_width) * _LEGEND_ROW if narrow else _TOP
-        height = inner + top_margin + _BOTTOM
         gap_x = 0.0 if n_columns == 1 else (0.03 if up.shared else 0.05) + 0.04 * (n_columns < 4)
         gap_y = 0.0 if n_rows == 1 else between / inner
-        width, tall = (1 - gap_x * (n_columns - 1)) / n_columns, (1 - gap_y * (n_rows - 1)) / n_rows
-        layout: dict = {
+        grid = _Grid(n_columns, n_rows, gap_x, gap_y)
+        layout = self._frame(inner + top_margin + _BOTTOM, top_margin, narrow)
+        for number, titles in enumerate(self.titles):
+            suffix = str(number + 1) if number else ""
+            layout[f"xaxis{suffix}"] = self._x_axis(number, grid, up)
+            layout[f"yaxis{suffix}"] = self._y_axis(number, grid, up)
+            layout["annotations"].append(_title(titles[narrow], *grid.corner(number)))
+        return layout
+
+    def _frame(self, height: int, top_margin: int, narrow: bool) -> dict:
+        """A layout of a height without its panels."""
+        colours = self.colours
+        return {
             "height": height,
             "margin": {"l": _LEFT, "r": _RIGHT, "t": top_margin, "b": _BOTTOM},
             "paper_bgcolor": colours.page,
@@ -158,72 +191,75 @@ class Panels:
             },
             "annotations": [],
         }
-        for number, title in enumerate(titles[narrow] for titles in self.titles):
-            row, column = divmod(number, n_columns)
-            left, top = column * (width + gap_x), 1 - row * (tall + gap_y)
-            suffix = str(number + 1) if number else ""
-            outermost = column == 0
-            layout[f"xaxis{suffix}"] = {
-                "domain": [left, min(1.0, left + width)],
-                "anchor": f"y{suffix}",
-                "gridcolor": colours.line,
-                "zeroline": False,
-                "nticks": 5,
-                "rangemode": "tozero",
-                "tickfont": {"color": colours.muted, "size": 12},
-                "automargin": False,
-                "ticks": "",
-                "title": {"text": self.along.title, "font": {"color": colours.muted, "size": 12}, "standoff": 4},
-                "hoverformat": ",d",
-                "tickformat": ",d",
-                "unifiedhovertitle": {"text": self.along.hover},
-            }
-            layout[f"yaxis{suffix}"] = {
-                "domain": [max(0.0, top - tall), top],
-                "anchor": f"x{suffix}",
-                "gridcolor": colours.line,
-                "zeroline": False,
-                "nticks": 6,
-                "tickformat": ",~g",
-                "tickfont": {"color": colours.muted, "size": 12},
-                "ticks": "",
-                "showticklabels": outermost or not up.shared,
-                "automargin": False,
-            }
-            if up.outer_labels and number + n_columns < n:
-                layout[f"xaxis{suffix}"] |= {"showticklabels": False, "title": {"text": ""}}
-            if up.outer_labels and column and {number - 1, number} <= set(up.hundred):
-                layout[f"yaxis{suffix}"]["showticklabels"] = False
-            if self.along.ticks:
-                places, texts = zip(*self.along.ticks, strict=True)
-                layout[f"xaxis{suffix}"] |= {"tickvals": places, "ticktext": texts, "tickangle": 0}
-            if number:
-                layout[f"xaxis{suffix}"]["matches"] = "x"
-            if up.shared:
-                layout[f"yaxis{suffix}"] |= {"type": "log" if up.log else "linear"} | (
-                    {"matches": "y"} if number else {}
-                )
-                if outermost and up.title:
-                    layout[f"yaxis{suffix}"]["title"] = {
-                        "text": up.title,
-                        "font": {"color": colours.muted, "size": 13},
-                        "standoff": 6,
-                    }
-            if number in up.hundred:
-                layout[f"yaxis{suffix}"] |= {"range": [-4, 104], "tickvals": [0, 25, 50, 75, 100]}
-            layout["annotations"].append(
-                {
-                    "text": title,
-                    "x": left,
-                    "xref": "paper",
-                    "xanchor": "left",
-                    "y": top,
-                    "yref": "paper",
-                    "yanchor": "bottom",
-                    "yshift": 9,
-                    "showarrow": False,
-                    "align": "left",
-                    "font": {"size": 15},
-                }
-            )
-        return layout
+
+    def _x_axis(self, number: int, grid: _Grid, up: _Up) -> dict:
+        """What a panel runs along."""
+        left, _ = grid.corner(number)
+        colours = self.colours
+        axis = {
+            "domain": [left, min(1.0, left + grid.width)],
+            "anchor": f"y{number + 1 if number else ''}",
+            "gridcolor": colours.line,
+            "zeroline": False,
+            "nticks": 5,
+            "rangemode": "tozero",
+            "tickfont": {"color": colours.muted, "size": 12},
+            "automargin": False,
+            "ticks": "",
+            "title": {"text": self.along.title, "font": {"color": colours.muted, "size": 12}, "standoff": 4},
+            "hoverformat": ",d",
+            "tickformat": ",d",
+            "unifiedhovertitle": {"text": self.along.hover},
+        }
+        if up.outer_labels and number + grid.n_columns < len(self.titles):
+            axis |= {"showticklabels": False, "title": {"text": ""}}
+        if self.along.ticks:
+            places, texts = zip(*self.along.ticks, strict=True)
+            axis |= {"tickvals": places, "ticktext": texts, "tickangle": 0}
+        if number:
+            axis["matches"] = "x"
+        return axis
+
+    def _y_axis(self, number: int, grid: _Grid, up: _Up) -> dict:
+        """What a panel has upwards."""
+        _, top = grid.corner(number)
+        column = number % grid.n_columns
+        colours = self.colours
+        axis = {
+            "domain": [max(0.0, top - grid.tall), top],
+            "anchor": f"x{number + 1 if number else ''}",
+            "gridcolor": colours.line,
+            "zeroline": False,
+            "nticks": 6,
+            "tickformat": ",~g",
+            "tickfont": {"color": colours.muted, "size": 12},
+            "ticks": "",
+            "showticklabels": column == 0 or not up.shared,
+            "automargin": False,
+        }
+        if up.outer_labels and column and {number - 1, number} <= set(up.hundred):
+            axis["showticklabels"] = False
+        if up.shared:
+            axis |= {"type": "log" if up.log else "linear"} | ({"matches": "y"} if number else {})
+            if column == 0 and up.title:
+                axis["title"] = {"text": up.title, "font": {"color": colours.muted, "size": 13}, "standoff": 6}
+        if number in up.hundred:
+            axis |= {"range": [-4, 104], "tickvals": [0, 25, 50, 75, 100]}
+        return axis
+
+
+def _title(text: str, left: float, top: float) -> dict:
+    """What stands above the panel whose upper left corner is there."""
+    return {
+        "text": text,
+        "x": left,
+        "xref": "paper",
+        "xanchor": "left",
+        "y": top,
+        "yref": "paper",
+        "yanchor": "bottom",
+        "yshift": 9,
+        "showarrow": False,
+        "align": "left",
+        "font": {"size": 15},
+    }

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 
 from dashboard.charts.chart import Chart
+from dashboard.charts.labels import label
 from dashboard.charts.palette import Palette
 from dashboard.charts.panels import Panels
-from dashboard.charts.text import label
 
 SYMBOLS = ("circle", "square", "triangle-up")
 ROW_HEIGHT, LEAST_HEIGHT = 34, 110

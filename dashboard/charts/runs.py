@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from dashboard.charts.chart import Chart
+from dashboard.charts.labels import label
 from dashboard.charts.palette import DASHES, Palette
 from dashboard.charts.panels import Panels
-from dashboard.charts.text import label
 
 NARROW_NAME = 22
 """Characters of a name above half a narrow page."""
@@ -78,40 +78,9 @@ def norms(
         shown = [layer for layer in (line.layers if layers is None else layers) if layer in by_layer]
         # The edited layers on top of the grey ones.
         for layer in sorted(shown, key=lambda layer: (layer in line.layers, layer)):
-            part = by_layer[layer]
-            is_edited = layer in line.layers
-            group = layer if is_edited else "others"
-            panels.scatter(
-                number,
-                x=part["edits"],
-                y=part[value],
-                mode=_mode(part, MARKED_POINTS if is_edited else 0),
-                name=f"layer {layer}" if is_edited else "other layers",
-                legendgroup=str(group),
-                legendrank=1000 + layer,
-                showlegend=group not in legend,
-                line={"color": ramp[layer] if is_edited else colours.line, "width": 2.5 if is_edited else 1.2},
-                marker={"size": 6},
-                hovertemplate=f"layer {layer}  %{{y:.4~g}}<extra></extra>" if is_edited else None,
-                hoverinfo=None if is_edited else "skip",
-            )
-            legend.add(group)
+            _draw_layer(panels, number, by_layer[layer], value, layer, ramp if layer in line.layers else {}, legend)
         if scale == "ratio" and len(of_run):
-            # A trace, because a line of the layout would blow the range of a logarithmic axis.
-            span = [of_run["edits"].min(), max(of_run["edits"].max(), 1)]
-            panels.scatter(
-                number,
-                x=span,
-                y=[1, 1],
-                mode="lines",
-                name="as loaded",
-                legendgroup="loaded",
-                legendrank=3000,
-                showlegend="loaded" not in legend,
-                hoverinfo="skip",
-                line={"color": colours.muted, "width": 1.2, "dash": "dot"},
-            )
-            legend.add("loaded")
+            _draw_as_loaded(panels, number, of_run["edits"], legend)
         drawn.append(of_run[of_run["layer"].isin(shown)][value])
     # As tall in every panel: they share their axis.
     values = pd.concat(drawn) if drawn else pd.Series(dtype=float)
@@ -120,6 +89,52 @@ def norms(
             panels.mark(number, at, values)
     name = "‖W‖ / ‖W₀‖" if scale == "ratio" else "‖W‖, logarithmic" if scale == "log" else "‖W‖"
     return panels.finished(name, shared_y=True, log=scale == "log", columns=(4, 2))
+
+
+def _draw_layer(
+    panels: Panels,
+    number: int,
+    part: pd.DataFrame,
+    value: str,
+    layer: int,
+    ramp: Mapping[int, str],
+    legend: set[object],
+) -> None:
+    """The line of one layer: in its colour of the ramp, or grey where the ramp has none for it."""
+    is_edited = layer in ramp
+    group = layer if is_edited else "others"
+    panels.scatter(
+        number,
+        x=part["edits"],
+        y=part[value],
+        mode=_mode(part, MARKED_POINTS if is_edited else 0),
+        name=f"layer {layer}" if is_edited else "other layers",
+        legendgroup=str(group),
+        legendrank=1000 + layer,
+        showlegend=group not in legend,
+        line={"color": ramp[layer] if is_edited else panels.colours.line, "width": 2.5 if is_edited else 1.2},
+        marker={"size": 6},
+        hovertemplate=f"layer {layer}  %{{y:.4~g}}<extra></extra>" if is_edited else None,
+        hoverinfo=None if is_edited else "skip",
+    )
+    legend.add(group)
+
+
+def _draw_as_loaded(panels: Panels, number: int, edits: pd.Series, legend: set[object]) -> None:
+    """The level of the model as loaded. A trace: a line of the layout would blow the range of a logarithmic axis."""
+    panels.scatter(
+        number,
+        x=[edits.min(), max(edits.max(), 1)],
+        y=[1, 1],
+        mode="lines",
+        name="as loaded",
+        legendgroup="loaded",
+        legendrank=3000,
+        showlegend="loaded" not in legend,
+        hoverinfo="skip",
+        line={"color": panels.colours.muted, "width": 1.2, "dash": "dot"},
+    )
+    legend.add("loaded")
 
 
 def scores(

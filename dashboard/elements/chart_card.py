@@ -11,7 +11,7 @@ import streamlit as st
 from dashboard.charts.chart import Chart
 from dashboard.charts.palette import LIGHT
 from dashboard.elements import chart_cache, figure, theme, widgets
-from dashboard.reading import report
+from dashboard.reading import html_report
 from encore_core.errors import InputError
 from encore_core.runs import RunInfo, series
 from encore_core.runs.export import command_line
@@ -54,7 +54,7 @@ def show(
         )
         st.download_button(
             "The chart, one HTML file",
-            lambda: report.single(heading, aside, make(colours=LIGHT), commands),
+            lambda: html_report.single(heading, aside, make(colours=LIGHT), commands),
             f"{name}.html",
             "text/html",
             on_click="ignore",

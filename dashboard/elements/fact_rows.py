@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from dashboard.elements import widgets
-from dashboard.visitors.state import Message
+from dashboard.visitors.messages import Message
 from encore_core.facts import Fact, FactError
 
 SHOWN_ROWS = 10

@@ -15,7 +15,7 @@ import streamlit as st
 
 from dashboard.charts.chart import Chart
 from dashboard.charts.enlarged import enlarged
-from dashboard.elements import presenting
+from dashboard.elements import presentation_mode
 from encore_core.resources import ASSETS
 
 LIBRARY = ASSETS / "vendor" / "plotly-basic-4.1.1.min.js"
@@ -171,7 +171,7 @@ def draw(chart: Chart, *, key: str, alt: str, revision: str = "", has_bar: bool 
         revision: the reader's zoom is kept as long as this stays the same.
         has_bar: whether there are buttons for zoom and files at its top right; a chart that has none is not zoomed.
     """
-    scale = presenting.scale()
+    scale = presentation_mode.scale()
     drawn, height = _spec(chart, scale)
     rest = as_json({"revision": revision, "narrow": NARROW * scale, "slim": SLIM * scale, "bar": has_bar})
     _components()[1](

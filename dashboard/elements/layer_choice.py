@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 import streamlit as st
 
-from dashboard.visitors.state import remembered
+from dashboard.visitors.widget_state import remembered
 from encore_core.runs import RunInfo
 
 SCALES = {"ratio": "‖W‖ / ‖W₀‖", "linear": "‖W‖", "log": "‖W‖, log"}

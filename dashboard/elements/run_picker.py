@@ -9,7 +9,8 @@ import streamlit as st
 from dashboard.elements import widgets
 from dashboard.reading import run_frames
 from dashboard.reading.run_words import MOST_COMPARED, label, newest_comparison
-from dashboard.visitors.state import Message, remembered
+from dashboard.visitors.messages import Message
+from dashboard.visitors.widget_state import remembered
 from encore_core.errors import InputError
 from encore_core.runs import RunInfo
 from encore_core.runs.compare import differences

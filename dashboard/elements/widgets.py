@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from dashboard.reading.model_check import STANDINGS
-from dashboard.visitors.state import Message, Visitor
+from dashboard.reading.model_check_rows import STANDINGS
+from dashboard.visitors.messages import Message
+from dashboard.visitors.visitor import Visitor
 from encore_core.errors import InputError
 from encore_core.facts import Fact
 

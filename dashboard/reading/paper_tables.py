@@ -13,7 +13,7 @@ from itertools import combinations
 import pandas as pd
 
 from dashboard.reading import mpes_pairs
-from dashboard.reading.at_checkpoints import AtCheckpoints
+from dashboard.reading.scores_at_checkpoint import AtCheckpoints
 from encore_core.resources import ASSETS
 from encore_core.runs import RunInfo
 

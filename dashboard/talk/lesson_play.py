@@ -14,7 +14,7 @@ from dashboard.elements import widgets
 from dashboard.reading.run_words import duration
 from dashboard.talk import lessons
 from dashboard.talk.lessons import Lesson, LessonStep
-from dashboard.visitors import state
+from dashboard.visitors import models
 
 OWN, PLAYED, PLACE, STARTED = "lessons_own", "lesson_played", "lesson_place", "lesson_started"
 CLOCK_SECONDS = 10.0
@@ -39,7 +39,7 @@ def known() -> dict[str, Lesson]:
 def begin(key: str, place: int = 0) -> None:
     """Give a lesson, from a step on; the clock starts, and so does the loading of the model, lest the class wait."""
     st.session_state[PLAYED], st.session_state[STARTED] = key, time.time()
-    state.usual_model()
+    models.usual_model()
     go(place)
 
 

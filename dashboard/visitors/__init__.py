@@ -1,1 +1,11 @@
-"""The visitors of a server: the models they share, what each has edited, and what each may do."""
+"""The visitors of a server: the models they share, what each has edited, and what each may do.
+
+model_loading    a model being loaded, for everybody who waits for it
+models           the models of this server, each loaded once
+visitor          one visitor: edits, what is being done, what is looked at
+applying_edits   applying the batches that a visitor has lined up
+messages         what a visitor is told about an action
+browser_session  the visitor of this browser session
+widget_state     what widgets keep in the session state
+access           what this session may do
+"""

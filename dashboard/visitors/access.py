@@ -11,7 +11,7 @@ import re
 import streamlit as st
 
 from dashboard.server import limits
-from dashboard.visitors.state import DEFAULT_MODEL
+from dashboard.visitors.models import DEFAULT_MODEL
 from encore_core.errors import InputError, quoted
 from encore_core.models.catalogue import CATALOGUE
 from encore_core.runs import RunStore

@@ -6,19 +6,22 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from encore_core.cli.fact_files import HELP, add_facts_options, facts_of, fitting
 from encore_core.cli.options import add_model_options, count, overrides, positive, seed
 from encore_core.cli.output import Bar, notice, teller
 from encore_core.editing.batch import batched
+from encore_core.editing.batch_report import BatchReport
 from encore_core.editing.covariance import text_named
 from encore_core.editing.edit_file import EditFile, edit_file_of, read_edit_file, write_edit_file
 from encore_core.editing.session import EditSession
-from encore_core.errors import InputError, quoted
+from encore_core.errors import InputError, one_line, quoted
 from encore_core.export.card import SCORED_FACTS
 from encore_core.export.folder import check_output_folder, check_writable, versions, write_edits, write_model_folder
-from encore_core.facts import check_batches, duplicate_subjects
+from encore_core.facts import Fact, check_batches, duplicate_subjects
+from encore_core.facts.joining import joined
 from encore_core.measures.scores import evaluate
 from encore_core.methods import METHODS, find_method
 from encore_core.models.editable import CATALOGUE, EditableModel, is_ready, load_model
@@ -26,7 +29,12 @@ from encore_core.models.editable import CATALOGUE, EditableModel, is_ready, load
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the subcommands to the parser's."""
-    edit = commands.add_parser("edit", help="apply facts and write the edited model as a folder")
+    edit = commands.add_parser(
+        "edit",
+        help="apply facts and write the edited model as a folder",
+        description="Apply facts and write the edited model, or the edits alone. Without --out and --edits-out it is a "
+        "trial: it says what came of each fact, and keeps nothing.",
+    )
     add_model_options(edit)
     edit.add_argument("--method", default="ENCORE", help=f"one of {', '.join(METHODS)} (default ENCORE)")
     add_facts_options(edit, required=True)
@@ -86,12 +94,7 @@ def _edit(options: argparse.Namespace) -> None:
     check_batches(facts, options.batch_size)
     find_method(options.method)
     settings = overrides(options.set)
-    if options.out is None and options.edits_out is None:
-        raise InputError("There is nowhere to write to; give --out DIR for the model, --edits-out FILE, or both.")
-    if options.out is not None:
-        check_output_folder(options.out)
-    if options.edits_out is not None:
-        _check_output_file(options.edits_out)
+    _check_outputs(options)
     for (subject, _), places in duplicate_subjects(facts).items():
         notice(f"The subject {quoted(subject)} is edited {len(places)} times.")
     lm = load(options)
@@ -115,6 +118,41 @@ def _edit(options: argparse.Namespace) -> None:
         facts = fit
 
     started = time.time()
+    reports = _edit_batches(session, facts, options)
+    if options.edits_out is not None:
+        write_edit_file(options.edits_out, edit_file_of(session), versions())
+    if options.out is not None:
+        with Bar("Writing") as bar:
+            write_model_folder(
+                options.out, session, reports, options.facts, options.batch_size, bar.share, options.scored
+            )
+    skipped = len(facts) - session.n_edits
+    places = [str(place) for place in (options.out, options.edits_out) if place is not None]
+    if not places:
+        _print_facts(reports)
+    written = f"written to {' and '.join(places)}" if places else "nothing is written without --out or --edits-out"
+    print(
+        f"{session.n_edits} facts edited with {session.settings.method} in {time.time() - started:.1f} s"
+        f"{f', {skipped} skipped' if skipped else ''}; {written}",
+        file=sys.stderr,
+    )
+
+
+def _print_facts(reports: Sequence[BatchReport]) -> None:
+    """What came of each fact, a line each."""
+    print(f"{'p before':>9} {'after':>9} {'steps':>6}  {'stopped by':12} fact")
+    for item in (item for report in reports for item in report.edited):
+        before, after = ("–" if p is None else f"{p:.4f}" for p in (item.probability_before, item.probability_after))
+        text = joined(item.fact.text, item.fact.target_new, item.fact.join)
+        print(f"{before:>9} {after:>9} {item.steps:>6}  {item.stopped:12} {one_line(text)}")
+
+
+def _edit_batches(session: EditSession, facts: Sequence[Fact], options: argparse.Namespace) -> list[BatchReport]:
+    """Edit the facts, batch after batch.
+
+    Raises:
+        InputError: when the model says all of them already.
+    """
     reports = []
     with Bar("Editing", total=len(facts), unit="fact") as bar:
         for number, batch in enumerate(batched(facts, options.batch_size), 1):
@@ -128,20 +166,15 @@ def _edit(options: argparse.Namespace) -> None:
             f"All {len(facts)} facts are what the model says already, so there is nothing to edit; "
             "give other answers, or use --known edit."
         )
-    if options.edits_out is not None:
-        write_edit_file(options.edits_out, edit_file_of(session), versions())
+    return reports
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Refuse an edit that would go over what is there."""
     if options.out is not None:
-        with Bar("Writing") as bar:
-            write_model_folder(
-                options.out, session, reports, options.facts, options.batch_size, bar.share, options.scored
-            )
-    skipped = len(facts) - session.n_edits
-    places = " and ".join(str(place) for place in (options.out, options.edits_out) if place is not None)
-    print(
-        f"{session.n_edits} facts edited with {session.settings.method} in {time.time() - started:.1f} s"
-        f"{f', {skipped} skipped' if skipped else ''}; written to {places}",
-        file=sys.stderr,
-    )
+        check_output_folder(options.out)
+    if options.edits_out is not None:
+        _check_output_file(options.edits_out)
 
 
 def _check_output_file(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from encore_core.errors import InputError, quoted
 from encore_core.methods import check_names
@@ -39,6 +40,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "if the tokenizer puts a token there itself, else what suits the model",
     )
     parser.add_argument("--verbose", action="store_true", help="log what is done")
+
+
+def add_store_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--store", type=Path, metavar="DIR", help="folder of runs (default: runs in the data folder)")
 
 
 def positive(text: str) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from tqdm import tqdm
 
-from encore_core.editing.report import EditProgress
+from encore_core.editing.batch_report import EditProgress
 
 
 def notice(text: str) -> None:

@@ -1,16 +1,16 @@
 """An edit, from facts to edited matrices: targets → keys → update rule → edited matrices.
 
 targets                the wanted hidden states: the search for them by Adam, and when it stops
-target_loss, target_path    the loss that the search minimises; which pass computes it for a model
-target_rows, plain_pass, fast_pass    facts as rows of tokens, and their logits with δ added
+target_loss, pass_choice    the loss that the search minimises; which pass computes it for a model
+target_rows, plain_target_pass, fast_target_pass    facts as rows of tokens, and their logits with δ added
 keys                   the inputs of the edited matrices at the subjects
 covariance, stored_statistics   C0, which represents what must stay, and where it is kept
 update_rule            one closed form, in which a method is a choice of P and S
 edited_matrices        W₀ + Δ₁ + Δ₂ + …: drafted for a batch, committed once all of it has succeeded
 batch                  one batch, solved on a draft: targets, keys, updates
-batch_measures, report what is measured before and after a batch; what it reports
+batch_measures, batch_report   what is measured before and after a batch; what it reports
 session                one person's edits of one model: prepare, edit, undo, save
-contents, session_state    what a session holds, replaced as a whole; its state, for continuing elsewhere
-shared                 what sessions on one model share: sampled prefixes, initial P
-edit_file, edit_values a session's edits as a file
+session_contents, session_state    what a session holds, replaced as a whole; its state, for continuing elsewhere
+shared_by_sessions     what sessions on one model share: sampled prefixes, initial P
+edit_file, edit_file_values   a session's edits as a file
 """

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
+from encore_core.editing.batch_report import EditProgress, OnProgress
 from encore_core.editing.edited_matrices import Sums
 from encore_core.editing.keys import KeyReader
-from encore_core.editing.report import EditProgress, OnProgress
-from encore_core.editing.shared import solve_device
+from encore_core.editing.shared_by_sessions import solve_device
 from encore_core.editing.target_loss import TargetSettings, target_settings
 from encore_core.editing.targets import Target, optimise_targets
 from encore_core.editing.update_rule import LowRankUpdate, Preservation, solve

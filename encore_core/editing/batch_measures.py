@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from encore_core.editing.contents import Contents
 from encore_core.editing.edited_matrices import Sums
+from encore_core.editing.session_contents import Contents
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact
 from encore_core.measures.scores import answer_probabilities, questions

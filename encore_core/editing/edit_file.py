@@ -22,8 +22,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from encore_core.editing.edit_values import PROBABILITIES, SERIES, VERSION, check_values, fact_of
-from encore_core.editing.report import AppliedBatch, BatchReport, EditedFact
+from encore_core.editing.batch_report import AppliedBatch, BatchReport, EditedFact
+from encore_core.editing.edit_file_values import PROBABILITIES, SERIES, VERSION, check_values, fact_of
 from encore_core.editing.session import EditSession
 from encore_core.editing.targets import Target
 from encore_core.editing.update_rule import LowRankUpdate

@@ -21,12 +21,12 @@ import torch
 from encore_core.autograd import gradients
 from encore_core.editing.batch import SolvedBatch, checked_facts, find_targets, solve_batch
 from encore_core.editing.batch_measures import look_after, look_before, norm, norms_as_run
-from encore_core.editing.contents import Contents, memory_is_short
+from encore_core.editing.batch_report import AppliedBatch, BatchReport, EditedFact, OnProgress, notices_of
 from encore_core.editing.covariance import described, files_used
 from encore_core.editing.edited_matrices import EditedMatrices, Sums
-from encore_core.editing.report import AppliedBatch, BatchReport, EditedFact, OnProgress, notices_of
+from encore_core.editing.session_contents import Contents, memory_is_short
 from encore_core.editing.session_state import SessionState, check_identity, contents_of, identity_of, state_of
-from encore_core.editing.shared import forget_initial_P, initial_preservation, shared_prefixes
+from encore_core.editing.shared_by_sessions import forget_initial_P, initial_preservation, shared_prefixes
 from encore_core.editing.target_loss import target_settings
 from encore_core.editing.targets import Target, optimise_targets
 from encore_core.editing.update_rule import Preservation
@@ -56,7 +56,7 @@ class EditSession:
         fast_targets: use the fast target pass where the model takes it (see `targets`).
         hold: "matrices" holds edited matrices between runs; "factors" holds only the batches' thin factors, and one
             set of matrices serves all such sessions on a model; "auto" decides by the free memory (see
-            `contents.ROOM_FOR_SESSIONS`). Without history it is always "matrices".
+            `session_contents.ROOM_FOR_SESSIONS`). Without history it is always "matrices".
         statistics_files: by edited layer, the file of its C0, which is gathered from `statistics_text` if missing; by
             default what `covariance.files_used` gives at the first edit.
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from encore_core.editing.contents import Contents
 from encore_core.editing.edited_matrices import EditedMatrices, Sums, exact_dtype
-from encore_core.editing.shared import solve_device
+from encore_core.editing.session_contents import Contents
+from encore_core.editing.shared_by_sessions import solve_device
 from encore_core.editing.update_rule import Preservation
 from encore_core.errors import InputError, quoted
 from encore_core.methods import MARKS, Settings

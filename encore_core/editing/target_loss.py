@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from encore_core.editing.fast_pass import FastPass
-from encore_core.editing.plain_pass import PlainPass
+from encore_core.editing.fast_target_pass import FastPass
+from encore_core.editing.plain_target_pass import PlainPass
 from encore_core.methods import Settings
 
 

@@ -9,7 +9,7 @@ and h the state in the plain prompt (MEMIT, arXiv 2210.07229). Most-Probable Ear
 stops a fact once every target token is the most probable one at its position in every context.
 
 Facts are optimised together and each stops on its own. `FastPass` computes only what δ can change, `PlainPass` runs
-everything and is used for families on which the fast one gives another loss (see `target_path`).
+everything and is used for families on which the fast one gives another loss (see `pass_choice`).
 
 As in the published code, no step follows the last evaluation of the loss.
 """
@@ -25,10 +25,10 @@ import torch
 from torch.optim.adam import adam
 
 from encore_core.autograd import gradients
-from encore_core.editing.fast_pass import FastPass
-from encore_core.editing.plain_pass import PlainPass
+from encore_core.editing.fast_target_pass import FastPass
+from encore_core.editing.pass_choice import starts_of_fast_pass
+from encore_core.editing.plain_target_pass import PlainPass
 from encore_core.editing.target_loss import Evaluation, TargetSettings, evaluate
-from encore_core.editing.target_path import starts_of_fast_pass
 from encore_core.editing.target_rows import Example
 from encore_core.facts import Fact
 from encore_core.forward.bfloat16 import matrices_in_bfloat16

@@ -17,7 +17,7 @@ from encore_core.facts import Fact
 from encore_core.measures.scores import Scores, evaluate
 from encore_core.models.catalogue import CATALOGUE, split_revision
 from encore_core.models.editable import EditableModel
-from encore_core.tables import neutral_csv
+from encore_core.spreadsheets import neutral_csv
 
 CARD_FILE, FACTS_FILE = "README.md", "edited_facts.csv"
 SHOWN_FACTS = 100

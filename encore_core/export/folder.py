@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from encore_core.editing.batch_report import BatchReport
 from encore_core.editing.edit_file import EditFile
-from encore_core.editing.report import BatchReport
 from encore_core.editing.session import EditSession
 from encore_core.errors import InputError
 from encore_core.export.card import (

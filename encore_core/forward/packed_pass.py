@@ -2,7 +2,7 @@
 
 The blocks run through the family's own forward pass; attention, which families look up by name, is `packed_attention`.
 A family that does not look its attention up, or needs more from it (attention sinks, say), raises `TypeError` or gives
-other results. So callers compare with a plain pass once (see `target_path`).
+other results. So callers compare with a plain pass once (see `pass_choice`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What is measured on a model, edited or not; nothing here changes it.
 
 scores                 probabilities of answers, edit, paraphrase and neighbourhood scores
-fluency                perplexity, generation entropy
+perplexity_entropy     perplexity, generation entropy
 tasks, task_sets       six tasks that have nothing to do with the edits, and where their data come from
 downstream             how a model answers them
 norms                  Frobenius norms of the matrices

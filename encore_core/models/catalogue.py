@@ -16,7 +16,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from encore_core.errors import InputError, quoted
-from encore_core.models import embedded
+from encore_core.models import embedded_model
 from encore_core.models.download import TOKENIZER_FILES, HubModel, Progress, find_hub_model, is_cached
 from encore_core.models.gguf import unpack
 from encore_core.storage import data_folder, is_folder, named_path
@@ -53,7 +53,7 @@ class CatalogueEntry:
 CATALOGUE = {
     entry.name: entry
     for entry in (
-        CatalogueEntry("smollm2-135m", embedded.MODULE, 135, "Apache-2.0", embedded.GGUF),
+        CatalogueEntry("smollm2-135m", embedded_model.MODULE, 135, "Apache-2.0", embedded_model.GGUF),
         CatalogueEntry("gpt2-xl", "openai-community/gpt2-xl", 1558, "MIT"),
         CatalogueEntry("llama-2-7b", "meta-llama/Llama-2-7b-hf", 6738, "Llama 2 (gated)"),
         CatalogueEntry("llama-3-8b", "meta-llama/Meta-Llama-3-8B", 8030, "Llama 3 (gated)"),
@@ -178,10 +178,10 @@ def _convert_embedded(entry: CatalogueEntry, tell: Progress) -> Path:
     folder = _converted_folder(entry)
     if (folder / "config.json").is_file():
         return folder
-    file = embedded.installed()
+    file = embedded_model.installed()
     if file is not None:
         unpack(file, folder, functools.partial(tell, "Unpacking the embedded model (once)"))
         return folder
-    with embedded.fetched(functools.partial(tell, "Fetching the embedded model, 93 MB (once)")) as file:
+    with embedded_model.fetched(functools.partial(tell, "Fetching the embedded model, 93 MB (once)")) as file:
         unpack(file, folder, functools.partial(tell, "Unpacking the embedded model (once)"))
     return folder

@@ -25,14 +25,15 @@ from encore_core.editing.covariance import text_named
 from encore_core.editing.session import EditSession
 from encore_core.errors import InputError
 from encore_core.measures.downstream import evaluate_tasks
-from encore_core.measures.fluency import generation_entropy, perplexity
+from encore_core.measures.perplexity_entropy import generation_entropy, perplexity
 from encore_core.measures.scores import evaluate
 from encore_core.measures.sublayers import measure_contributions
 from encore_core.measures.tasks import load_tasks
 from encore_core.models.editable import EditableModel, Progress
 from encore_core.models.memory import Sizes, estimate_of
+from encore_core.runs.fact_order import batch_ends, checkpoints
 from encore_core.runs.measuring import ENTROPY_PROMPTS, ENTROPY_TOKENS, passages
-from encore_core.runs.plan import PreparedRun, batch_ends, checkpoints
+from encore_core.runs.preparing import PreparedRun
 from encore_core.storage import data_folder, replacing
 
 log = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ from encore_core.methods import SETTABLE
 from encore_core.models.editable import EditableModel, Progress, load_model
 from encore_core.runs import series
 from encore_core.runs.plan import MeasurePlan, RunPlan
+from encore_core.runs.resume_state import load_matrices
 from encore_core.runs.rows import RunInfo
-from encore_core.runs.state import load_matrices
 from encore_core.runs.store import RunStore
 from encore_core.storage import WriteError, replacing
 

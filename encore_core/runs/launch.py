@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 from encore_core import processes
-from encore_core.runs.store import RunStore, StoreError
+from encore_core.runs.database import StoreError
+from encore_core.runs.store import RunStore
 
 
 def start_worker(store: RunStore, device: str) -> subprocess.Popen | None:

@@ -24,8 +24,8 @@ from encore_core.errors import InputError
 from encore_core.facts import Fact
 from encore_core.forward.prompts import encode
 from encore_core.measures.downstream import evaluate_tasks
-from encore_core.measures.fluency import FIXED_TEXT, generation_entropy, perplexity
 from encore_core.measures.norms import matrix_norms, norm_ratios
+from encore_core.measures.perplexity_entropy import FIXED_TEXT, generation_entropy, perplexity
 from encore_core.measures.scores import FactScores, check_scorable, evaluate, summarised
 from encore_core.measures.sublayers import measure_contributions
 from encore_core.measures.tasks import load_tasks

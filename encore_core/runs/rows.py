@@ -24,7 +24,7 @@ class RunInfo:
         created, started, finished: when; None where not yet.
         plan_json, settings: what it does, as plain JSON values.
         notices: what was said before the start.
-        facts_digest, order_digest, statistics, statistics_wanted: see `plan.PreparedRun`.
+        facts_digest, order_digest, statistics, statistics_wanted: see `preparing.PreparedRun`.
         statistics_used: a row for each edited layer, see `key_statistics.used`; empty before the first edit, and of
             runs of earlier versions.
         start_token: the token in front of every text, once the model is loaded; empty for none.

@@ -5,146 +5,39 @@
 What a batch did is recorded when it ends, for those who watch; what a resumed run goes on from is the last saved state,
 and what was recorded behind it is dropped then. State is saved at every checkpoint, every few minutes and when the run
 is stopped, always before the checkpoint is measured, so that a process killed while it measures has lost no edit.
+What comes before the first batch is in `session_of_run`.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 import torch
 
 from encore_core import processes
-from encore_core.editing.covariance import SAMPLED_TEXT, text_named
-from encore_core.editing.report import BatchReport, EditedFact, EditProgress
+from encore_core.editing.batch_report import BatchReport, EditedFact, EditProgress
 from encore_core.editing.session import EditSession
-from encore_core.editing.stored_statistics import folder_of as statistics_folder
-from encore_core.errors import InputError, quoted
-from encore_core.export.folder import versions
-from encore_core.facts import Fact
-from encore_core.forward.prompts import encode_contexts, encode_subject_prompts
-from encore_core.methods import MARKS
-from encore_core.models.editable import EditableModel, Progress, load_model
-from encore_core.runs import key_statistics
+from encore_core.runs.fact_order import batch_ends, checkpoints
+from encore_core.runs.heartbeat import Pulse, Stopped
 from encore_core.runs.measuring import Measurer
-from encore_core.runs.plan import RunPlan, batch_ends, checkpoints
+from encore_core.runs.model_keeper import ModelKeeper
+from encore_core.runs.ownership import LostRun
+from encore_core.runs.resume_state import remove_others, save_matrices, save_state
 from encore_core.runs.rows import BatchRecord, Claim, RunInfo, TargetRow, TrajectoryRow
-from encore_core.runs.state import load_state, remove_others, save_matrices, save_state
-from encore_core.runs.store import LostRun, RunStore, StoreError
+from encore_core.runs.session_of_run import check_facts, note_statistics, open_session, restore
+from encore_core.runs.store import RunStore
 from encore_core.runtime import return_freed_memory
-from encore_core.storage import is_folder, named_path
 
 log = logging.getLogger(__name__)
 
 SAVE_SECONDS = 300.0
 """State is saved at the end of a batch when the last time was longer ago, whatever the checkpoints are."""
 
-BEAT_SECONDS = 1.0
 RECENT_BATCHES = 5
 """Batches from which speed and time left are told."""
-
-CHECKED_AT_ONCE = 500
-"""Facts that are tokenised together before the first edit."""
-
-
-class Stopped(Exception):
-    """The run has been asked to stop; carries "cancel" or "interrupt"."""
-
-
-class Pulse:
-    """Tells the store every second that a run lives and what it does, and hears from it whether it is to stop.
-
-    A thread of its own, so that a long step of the run does not look like its death.
-
-        with Pulse(store, claim) as pulse:
-            pulse.tell(phase="editing", step=3)
-            pulse.check()                        # raises Stopped
-    """
-
-    def __init__(self, store: RunStore, claim: Claim, seconds: float = BEAT_SECONDS):
-        self.store, self.claim, self.seconds = store, claim, seconds
-        self._detail: dict[str, Any] = {}
-        self._stop: str | None = None
-        self._lost = False
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name=f"pulse of {claim.id}", daemon=True)
-
-    def __enter__(self) -> Pulse:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def tell(self, **detail: Any) -> None:
-        """Say what the run does; values that stay are kept, None takes one away."""
-        merged = self._detail | detail
-        self._detail = {name: value for name, value in merged.items() if value is not None and _is_plain(value)}
-
-    def ask(self, stop: str) -> None:
-        """Ask the run to stop, as `store.cancel` and `store.interrupt` do."""
-        self._stop = self._stop or stop
-
-    def check(self) -> None:
-        """Go on, or not.
-
-        Raises:
-            Stopped: when the run has been asked to stop.
-            LostRun: when it is no longer this process's.
-        """
-        if self._lost:
-            raise LostRun(self.claim.id)
-        if self._stop:
-            raise Stopped(self._stop)
-
-    def _beat(self) -> None:
-        while not self._over.wait(self.seconds):
-            try:
-                stop = self.store.beat(self.claim, self._detail)
-            except LostRun:
-                self._lost = True
-                return
-            except StoreError as error:
-                # A full disk or a busy store is the run's to meet, in its own transactions.
-                log.warning("No sign of life could be written: %s", error)
-            except Exception:
-                # Whatever it is, the next beat is tried: a run that hears nothing any more cannot be stopped.
-                log.exception("No sign of life could be written.")
-            else:
-                self._stop = self._stop or stop
-
-
-class ModelKeeper:
-    """Keeps the last model loaded for the next run on it.
-
-    What sessions share on a model was computed by so many threads, and another number of them may sum in another
-    order: a model is kept for runs of the same number only. A folder that has changed is loaded anew.
-    """
-
-    def __init__(self) -> None:
-        self._key: tuple | None = None
-        self._lm: EditableModel | None = None
-
-    def get(self, plan: RunPlan, threads: int, progress: Progress) -> EditableModel:
-        """The model of a plan.
-
-        Raises:
-            InputError: as `models.load_model`.
-        """
-        key = (plan.model, plan.device, plan.dtype, plan.start_token, threads, _stamp(plan.model))
-        if key != self._key:
-            self._key, self._lm = None, None  # the old one goes before the new one comes
-            self._lm = load_model(plan.model, plan.device, plan.dtype, progress, plan.start_token)
-            self._key = key
-        return self._lm
 
 
 def execute(
@@ -195,13 +88,15 @@ class _Execution:
         self.saved_at = time.monotonic()
 
     def run(self) -> None:
-        session = self._session()
-        self.done = self._restore(session)
-        self._check_facts(session)
+        torch.set_num_threads(self.threads)
+        self.pulse.tell(phase="loading", done=self.info.cursor, total=len(self.facts))
+        session = open_session(self.store, self.claim, self.info, self.pulse, self.models, self.threads)
+        self.done = restore(self.store, self.claim, self.pulse, session)
+        check_facts(session, self.facts, self.done, self.pulse)
         self.pulse.tell(phase="getting ready", what="key statistics", share=0.0)
-        session.prepare(self._show)
+        session.prepare(self.pulse.show)
         session.stop_sharing()
-        self._note_statistics(session)
+        note_statistics(self.store, self.claim, session, self.done)
         self.measurer = Measurer(self.plan, self.facts, self.ends, session)
         try:
             self._measure_if_due(session)
@@ -217,114 +112,6 @@ class _Execution:
         log.info("Done: %d edits; the edited matrices have the digest %s.", self.done, digest)
         self.store.finish(self.claim, "done", weights_digest=digest)
         remove_others(self.folder, ())
-
-    # -- getting ready -------------------------------------------------------------------------------------------------
-
-    def _session(self) -> EditSession:
-        """A session with the run's settings on its model.
-
-        Raises:
-            InputError: when the model, or what the settings mean, is no longer what the run was started with.
-        """
-        info, plan = self.info, self.plan
-        torch.set_num_threads(self.threads)
-        self.pulse.tell(phase="loading", done=info.cursor, total=len(self.facts))
-        lm = self.models.get(plan, self.threads, self._show)
-        self.pulse.check()
-        if info.fingerprint not in (None, lm.fingerprint):
-            then = info.versions.get("model")
-            raise InputError(
-                f"The model {quoted(plan.model)} has changed since the run was started (fingerprint {lm.fingerprint}, "
-                f"then {info.fingerprint}{f', {then}' if then else ''}); put the model back, or start a new run."
-            )
-        text, files = self._statistics(lm)
-        session = EditSession(
-            lm,
-            plan.method,
-            seed=plan.seed,
-            settings=dict(plan.overrides),
-            statistics_text=text,
-            keep_history=False,
-            statistics_files=files,
-        )
-        now = asdict(session.settings) | {"layers": list(session.settings.layers)}
-        for name, value in info.settings.items():
-            if name not in MARKS and now.get(name) != value:
-                raise InputError(
-                    f"Setting {name} is {quoted(now.get(name))} in this version of the program and was {quoted(value)} "
-                    "when the run was started; use that version, or start a new run."
-                )
-        self.store.note(
-            self.claim,
-            fingerprint=lm.fingerprint,
-            start_token=[lm.start_text] if lm.start_text is not None else [],
-            threads=self.threads,
-            # The commit that a name of the hub meant: a branch moves on.
-            versions=versions() | ({"model": lm.origin} if lm.origin else {}),
-            code_commit=processes.commit(),
-        )
-        log.info("%s on %s, %d threads, %s.", plan.method, plan.model, self.threads, lm.device)
-        return session
-
-    def _statistics(self, lm: EditableModel) -> tuple[Path | None, dict[int, Path] | None]:
-        """The text and the files of the run's statistics: those it was submitted with, whatever was chosen since.
-
-        Raises:
-            InputError: when they are no longer what they were then.
-        """
-        info = self.info
-        text = text_named(self.plan.statistics_text)
-        if info.statistics_used and self.store.states(info.id):
-            # The saved state holds what was made of them, so they need not even be there any more.
-            folder = statistics_folder(lm.texts_key)
-            return text or SAMPLED_TEXT, {row["layer"]: folder / row["file"] for row in info.statistics_used}
-        if not info.statistics_wanted:  # submitted by an earlier version of the program
-            return text, None
-        n_tokens = info.settings["statistics_tokens"]
-        return text or SAMPLED_TEXT, key_statistics.files_of(lm, info.statistics_wanted, n_tokens, text)
-
-    def _note_statistics(self, session: EditSession) -> None:
-        """Write down what the session has read; of a run that goes on that was done when it began."""
-        if not self.done:
-            self.store.note(self.claim, statistics_used=key_statistics.used(session.statistics_files))
-        if used := self.store.get(self.claim.id).statistics_used:
-            log.info("Key statistics: %s.", key_statistics.described(used))
-
-    def _restore(self, session: EditSession) -> int:
-        """Bring the session to where the run stands. Returns the number of facts handled."""
-        saved = self.store.states(self.claim.id)
-        edits = load_state(self.folder, saved, session) if saved else 0
-        self.store.rewind(self.claim, edits)
-        remove_others(self.folder, [state.file for state in saved if state.edits <= edits])
-        if edits:
-            log.info("Resumed after %d edits.", edits)
-        self.pulse.tell(done=edits)
-        return edits
-
-    def _check_facts(self, session: EditSession) -> None:
-        """Refuse facts that cannot be edited now, and not after hours when their turn comes."""
-        lm = session.lm
-        self.pulse.tell(phase="getting ready", what="facts")
-        longest = max(session.prefixes, key=len)
-        for start in range(self.done, len(self.facts), CHECKED_AT_ONCE):
-            some = self.facts[start : start + CHECKED_AT_ONCE]
-            try:
-                _check_editable(lm, some, longest)
-            except InputError:
-                # One of them; which one, only each by itself tells.
-                for place, fact in enumerate(some, start):
-                    try:
-                        _check_editable(lm, [fact], longest)
-                    except InputError as error:
-                        raise InputError(f"Fact {place + 1} of the run cannot be edited: {error}") from error
-                raise
-            self.pulse.check()
-
-    def _show(self, what: str, share: float) -> None:
-        self.pulse.tell(what=what, share=round(share, 3))
-        self.pulse.check()
-
-    # -- going on ------------------------------------------------------------------------------------------------------
 
     def _batch(self, session: EditSession, end: int) -> None:
         """Edit the facts up to `end`, record it, and save when it is time to."""
@@ -409,12 +196,6 @@ class _Execution:
         self.pulse.tell(done=self.done, seconds_per_edit=round(seconds / facts, 4), seconds_left=round(left, 1))
 
 
-def _check_editable(lm: EditableModel, facts: Sequence[Fact], longest_prefix: str) -> None:
-    """Whether all texts by which facts are edited can be made of tokens and fit the model."""
-    encode_contexts(lm, facts, (longest_prefix,))
-    encode_subject_prompts(lm, facts)
-
-
 def _target_row(place: int, item: EditedFact) -> TargetRow:
     target = item.target
     if target is None:
@@ -429,17 +210,3 @@ def _trajectory(place: int, item: EditedFact) -> list[TrajectoryRow]:
         return []
     series = zip(target.loss, target.nll, target.kl, target.decay, target.probability, strict=True)
     return [TrajectoryRow(place, step, *values) for step, values in enumerate(series)]
-
-
-def _stamp(name: str) -> tuple | None:
-    """What tells whether a model folder's files are still the ones that were loaded; None for models by name."""
-    if not is_folder(name):
-        return None
-    folder = named_path(name)
-    files = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")])
-    return tuple((file.name, stat.st_size, stat.st_mtime_ns) for file in files if (stat := file.stat()))
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether JSON takes a value; a loss that is not a number it does not."""
-    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from encore_core.runs.store import RunStore
-from encore_core.tables import neutral_csv
+from encore_core.spreadsheets import neutral_csv
 
 if TYPE_CHECKING:
     import pandas as pd

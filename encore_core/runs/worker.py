@@ -24,10 +24,14 @@ import torch
 from filelock import Timeout
 
 from encore_core.errors import InputError
+from encore_core.runs.database import StoreError
+from encore_core.runs.heartbeat import Pulse, Stopped
+from encore_core.runs.model_keeper import ModelKeeper
+from encore_core.runs.ownership import LostRun
+from encore_core.runs.resume_state import remove_others
 from encore_core.runs.rows import Claim
-from encore_core.runs.runner import SAVE_SECONDS, ModelKeeper, Pulse, Stopped, execute
-from encore_core.runs.state import remove_others
-from encore_core.runs.store import LostRun, RunStore, StoreError
+from encore_core.runs.runner import SAVE_SECONDS, execute
+from encore_core.runs.store import RunStore
 
 log = logging.getLogger(__name__)
 

@@ -28,8 +28,8 @@ from encore_core.errors import InputError, quoted
 from encore_core.models.editable import EditableModel, Progress
 from encore_core.statistics.convergence import Look, settled, stages
 from encore_core.statistics.cost import check_disk
-from encore_core.statistics.probe import Probe, places_held_out
 from encore_core.statistics.request import Request, layers_of, tokens_of_request
+from encore_core.statistics.sufficiency import Probe, places_held_out
 from encore_core.statistics.texts import Interrupted, text_of
 from encore_core.storage import writing
 

@@ -10,7 +10,8 @@ from streamlit.delta_generator import DeltaGenerator
 from dashboard.elements import widgets
 from dashboard.parts.edit.fact_form import facts_in_editor
 from dashboard.parts.edit.prediction import is_covered
-from dashboard.visitors.state import Message, Visitor
+from dashboard.visitors.messages import Message
+from dashboard.visitors.visitor import Visitor
 from encore_core.errors import InputError
 
 

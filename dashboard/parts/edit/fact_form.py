@@ -6,9 +6,11 @@ import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from dashboard.elements import fact_rows, widgets
+from dashboard.reading.bundled_facts import bundled_facts
 from dashboard.server import limits
-from dashboard.visitors import state
-from dashboard.visitors.state import Message, remembered
+from dashboard.visitors import browser_session
+from dashboard.visitors.messages import Message
+from dashboard.visitors.widget_state import remembered
 from encore_core.errors import InputError
 from encore_core.facts import MAX_BYTES, SLOT, Fact, Neighbour, parse_facts, read_facts, spelling_note, spelt_as_in
 
@@ -19,7 +21,7 @@ MAX_TABLE = 1000
 def pick_facts() -> None:
     """The card in which facts are picked, typed or pasted. What it holds is read by `facts_in_editor`."""
     remembered("source", "Example")
-    for name, value in _as_fields(state.bundled_facts()[0]).items():
+    for name, value in _as_fields(bundled_facts()[0]).items():
         remembered(name, value)
     with st.container(border=True, key="card_fact"):
         widgets.heading("1 · Fact")
@@ -53,7 +55,7 @@ def _as_fields(fact: Fact) -> dict[str, str]:
 
 
 def _example() -> None:
-    facts = state.bundled_facts()
+    facts = bundled_facts()
     relations = sorted({fact.relation for fact in facts})
     left, right = st.columns([5, 4], vertical_alignment="bottom")
     relation = left.selectbox(
@@ -90,14 +92,14 @@ def _example() -> None:
 
 
 def fill_from_example() -> None:
-    fact = state.bundled_facts()[st.session_state["example"]]
+    fact = bundled_facts()[st.session_state["example"]]
     st.session_state.update(_as_fields(fact))
 
 
 @st.fragment
 def _own_fact() -> None:
     """The form of a typed fact. A fragment, so that typing redraws the preview and nothing else."""
-    if state.current().asked and get_script_run_ctx().fragment_ids_this_run:
+    if browser_session.current().asked and get_script_run_ctx().fragment_ids_this_run:
         st.rerun()  # the whole page, see `actions._ask`
     preview = st.container()
     keep = {"live": True, "persist_state": "session"}
@@ -258,5 +260,5 @@ def facts_in_editor() -> list[Fact]:
     if source == "Table":
         return table_facts()
     if source == "Example":
-        return [state.bundled_facts()[st.session_state.get("example", 0)]]
+        return [bundled_facts()[st.session_state.get("example", 0)]]
     return [typed_fact()]

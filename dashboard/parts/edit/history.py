@@ -6,7 +6,8 @@ import streamlit as st
 
 from dashboard.elements import widgets
 from dashboard.parts.edit import files
-from dashboard.visitors.state import Message, Visitor
+from dashboard.visitors.messages import Message
+from dashboard.visitors.visitor import Visitor
 from encore_core.editing.edit_file import keeps_history
 from encore_core.errors import InputError
 from encore_core.facts import MAX_BYTES

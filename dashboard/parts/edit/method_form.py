@@ -6,7 +6,9 @@ import streamlit as st
 
 from dashboard.elements import widgets
 from dashboard.reading.settings_fields import SETTINGS, layers_text, used_settings
-from dashboard.visitors.state import Message, Visitor, remembered
+from dashboard.visitors.messages import Message
+from dashboard.visitors.visitor import Visitor
+from dashboard.visitors.widget_state import remembered
 from encore_core.errors import InputError
 from encore_core.methods import METHODS, SETTABLE, Settings
 from encore_core.models.settings import settings_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dashboard.parts.edit.fact_form import facts_in_editor
 from dashboard.talk import presenter
-from dashboard.visitors.state import Visitor
+from dashboard.visitors.visitor import Visitor
 from encore_core.errors import InputError
 from encore_core.facts import Fact
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard.charts import probes as probe_charts
-from dashboard.charts.text import percent
+from dashboard.charts import answers as probe_charts
+from dashboard.charts.labels import percent
 from dashboard.elements import figure, theme, widgets
 from dashboard.parts.edit.fact_form import facts_in_editor
-from dashboard.reading import probes
+from dashboard.reading import model_readings
 from dashboard.server import limits
-from dashboard.visitors.state import Message, Visitor, remembered
+from dashboard.visitors.messages import Message
+from dashboard.visitors.visitor import Visitor
+from dashboard.visitors.widget_state import remembered
 from encore_core.errors import InputError
 from encore_core.facts import Fact
 from encore_core.forward.prompts import on_sink
 from encore_core.measures.scores import Question
-from encore_core.tables import neutral_csv
+from encore_core.spreadsheets import neutral_csv
 
 SCORED_AT_ONCE = 5
 
@@ -47,7 +49,7 @@ def show(visitor: Visitor) -> None:
     edited = visitor.after is not visitor.before
     try:
         limits.check_text("Your own prompt", free)
-        rows = probes.observe(fact, visitor.before, visitor.after, is_edited=visitor.is_edited(fact), free=free)
+        rows = model_readings.observe(fact, visitor.before, visitor.after, is_edited=visitor.is_edited(fact), free=free)
     except InputError as error:
         widgets.problem(error)
         st.text_input("Your own prompt", key="free_prompt", persist_state="session")
@@ -181,7 +183,7 @@ def _said(fact: Fact, rows, visitor: Visitor, colours, edited: bool) -> None:
             texts = {"Before": visitor.before.continuation(prompt)}
             if edited:
                 texts["After"] = visitor.after.continuation(prompt)
-            tokens = probes.tokens_table(prompt, fact, visitor.before, visitor.after)
+            tokens = model_readings.tokens_table(prompt, fact, visitor.before, visitor.after)
         except InputError as error:
             widgets.problem(error)
             return

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
+from encore_core.editing.batch_report import AppliedBatch
 from encore_core.editing.edited_matrices import Sums
 from encore_core.editing.keys import KeyReader
-from encore_core.editing.report import AppliedBatch
 from encore_core.editing.session import EditSession
 from encore_core.facts import Fact
 

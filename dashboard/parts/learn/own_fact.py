@@ -8,7 +8,7 @@ import streamlit as st
 
 from dashboard.elements import widgets
 from dashboard.server import limits
-from dashboard.visitors.state import remembered
+from dashboard.visitors.widget_state import remembered
 from encore_core.errors import InputError
 from encore_core.facts import Fact
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import streamlit as st
 
 from dashboard.elements import widgets
-from dashboard.parts.learn import asking, own_fact
-from dashboard.parts.learn.keys_of import PromptKeys, Token, keys_of
-from dashboard.visitors.state import Visitor
+from dashboard.parts.learn import compute_button, own_fact
+from dashboard.parts.learn.prompt_keys import PromptKeys, Token, keys_of
+from dashboard.visitors.visitor import Visitor
 
 ROLES = {"": "", "subject": "subject", "last": "last token of the subject"}
 
@@ -19,11 +19,11 @@ def show() -> None:
         widgets.heading("Where the fact is read", "your prompt on your model, with the edits on it")
         fact = own_fact.pick()
 
-        def work(visitor: Visitor, tell: asking.Show) -> PromptKeys:
+        def work(visitor: Visitor, tell: compute_button.Show) -> PromptKeys:
             tell("Reading keys", 0.9)
             return keys_of(visitor.session, fact)
 
-        found = asking.ask("tokens", "Show tokens and keys", fact, work, disabled=fact is None)
+        found = compute_button.ask("tokens", "Show tokens and keys", fact, work, disabled=fact is None)
         if found is not None:
             _shown(found)
 

@@ -9,11 +9,11 @@ import streamlit as st
 
 from dashboard.charts import learn as charts
 from dashboard.elements import chart_card, widgets
-from dashboard.parts.learn import asking, own_fact
+from dashboard.parts.learn import compute_button, own_fact
 from dashboard.parts.learn.anatomy import Anatomy, take_apart
 from dashboard.reading.run_words import duration
-from dashboard.visitors import state
-from dashboard.visitors.state import Visitor
+from dashboard.visitors import browser_session
+from dashboard.visitors.visitor import Visitor
 from encore_core.errors import InputError
 from encore_core.facts import Fact
 
@@ -21,13 +21,15 @@ from encore_core.facts import Fact
 def show() -> None:
     with st.container(border=True, key="card_learn"):
         widgets.heading("The edit just made, taken apart", "the last batch on your model")
-        history = state.current().session.history if "visitor" in st.session_state else ()
+        history = browser_session.current().session.history if "visitor" in st.session_state else ()
         # What it is about is the visitor's last batch, and readings change with the batches; so nothing else is asked.
         if history:
-            found = asking.ask("anatomy", "Take the last edit apart", len(history), lambda visitor, _: apart(visitor))
+            found = compute_button.ask(
+                "anatomy", "Take the last edit apart", len(history), lambda visitor, _: apart(visitor)
+            )
         else:
             fact = own_fact.pick()
-            found = asking.ask(
+            found = compute_button.ask(
                 "anatomy",
                 "Make this edit and take it apart",
                 1,
@@ -39,7 +41,7 @@ def show() -> None:
             _shown(found)
 
 
-def made(visitor: Visitor, fact: Fact, tell: asking.Show) -> Anatomy:
+def made(visitor: Visitor, fact: Fact, tell: compute_button.Show) -> Anatomy:
     """Make an edit on the visitor's model, unless there is one (made in another tab), and take the last one apart.
 
     Raises:

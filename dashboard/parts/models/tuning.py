@@ -13,7 +13,7 @@ import streamlit as st
 from dashboard.charts import tuning as charts
 from dashboard.elements import chart_card, widgets
 from dashboard.reading.run_words import duration
-from dashboard.visitors.state import Message
+from dashboard.visitors.messages import Message
 from encore_core.tuned_rows import TunedRow
 
 SETTINGS = {

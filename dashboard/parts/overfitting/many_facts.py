@@ -11,11 +11,11 @@ import streamlit as st
 from dashboard.charts import overfitting as charts
 from dashboard.charts.overfitting import Arm
 from dashboard.elements import chart_card, widgets
-from dashboard.parts.overfitting.searches import KNOWN, arms_of, with_arms
+from dashboard.parts.overfitting.search_pairs import KNOWN, arms_of, with_arms
 from dashboard.reading import mpes_pairs, paper_tables, run_frames
 from dashboard.reading.mpes_pairs import Pair
 from dashboard.reading.run_words import EDITING, PHASES, seconds_an_edit, short_model
-from dashboard.visitors.state import Message
+from dashboard.visitors.messages import Message
 
 
 def cards(pair: Pair) -> None:

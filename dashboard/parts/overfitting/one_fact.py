@@ -11,10 +11,10 @@ from dashboard import links
 from dashboard.charts import overfitting as charts
 from dashboard.elements import chart_card, widgets
 from dashboard.parts.overfitting.pickers import pick_fact, texts_of
-from dashboard.parts.overfitting.searches import arms_of, fact_tiles, with_arms
+from dashboard.parts.overfitting.search_pairs import arms_of, fact_tiles, with_arms
 from dashboard.reading import mpes_pairs, run_frames
 from dashboard.reading.mpes_pairs import Pair
-from dashboard.visitors.state import Message
+from dashboard.visitors.messages import Message
 from encore_core.errors import InputError
 
 

@@ -12,11 +12,13 @@ import streamlit as st
 
 from dashboard.charts import overfitting as charts
 from dashboard.elements import chart_card, widgets
-from dashboard.parts.overfitting.searches import LOSS_COLUMNS, STOPPING, WITHOUT, fact_tiles
+from dashboard.parts.overfitting.search_pairs import LOSS_COLUMNS, STOPPING, WITHOUT, fact_tiles
+from dashboard.reading.bundled_facts import bundled_facts
 from dashboard.reading.run_words import duration, short_model
-from dashboard.visitors import state
-from dashboard.visitors.state import Message, remembered
-from encore_core.editing.report import EditProgress
+from dashboard.visitors import browser_session
+from dashboard.visitors.messages import Message
+from dashboard.visitors.widget_state import remembered
+from encore_core.editing.batch_report import EditProgress
 from encore_core.errors import InputError
 from encore_core.facts import Fact
 
@@ -81,7 +83,7 @@ def card() -> None:
 
 
 def _example() -> Fact:
-    facts = state.bundled_facts()
+    facts = bundled_facts()
     known = [place for place, fact in enumerate(facts) if fact.known]
     remembered("overfitting_example", known[0])
     place = st.selectbox(
@@ -114,7 +116,7 @@ def _try(fact: Fact) -> None:
     """Optimise a fact twice, and keep the outcome, or a message on why there is none."""
     bar = st.progress(0.0, text="Getting the model ready …")
     try:
-        visitor = state.visitor(lambda what, share: bar.progress(0.3 * min(1.0, share), text=f"{what} …"))
+        visitor = browser_session.visitor(lambda what, share: bar.progress(0.3 * min(1.0, share), text=f"{what} …"))
         session = visitor.session
         frames, stopped, seconds = [], {}, {}
         for number, arm in enumerate((WITHOUT, STOPPING)):

@@ -10,7 +10,8 @@ from dashboard.elements import widgets
 from dashboard.reading import run_frames
 from dashboard.reading.mpes_pairs import Pair
 from dashboard.reading.run_words import short_model
-from dashboard.visitors.state import Message, remembered
+from dashboard.visitors.messages import Message
+from dashboard.visitors.widget_state import remembered
 from encore_core.errors import InputError
 from encore_core.facts import Fact
 from encore_core.runs import RunInfo

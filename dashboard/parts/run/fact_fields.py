@@ -7,11 +7,14 @@ import io
 from typing import Any
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from dashboard.elements import fact_rows, widgets
+from dashboard.reading.bundled_facts import bundled_facts
 from dashboard.server import limits
-from dashboard.visitors import access, state
-from dashboard.visitors.state import KEEP, Message, remembered
+from dashboard.visitors import access
+from dashboard.visitors.messages import Message
+from dashboard.visitors.widget_state import KEEP, remembered
 from encore_core.errors import InputError
 from encore_core.facts import MAX_BYTES, Fact, parse_facts, read_facts
 from encore_core.runs import RunPlan
@@ -30,94 +33,12 @@ def pick_facts() -> dict[str, Any] | None:
     """Facts, how many, in which order. Returns fields of the plans, the facts among them; None on a problem."""
     with st.container(border=True, key="card_run_facts"):
         widgets.heading("2 · Facts")
-        remembered("run_source", "bundled")
-        st.segmented_control(
-            "Where facts come from",
-            list(SOURCES),
-            key="run_source",
-            required=True,
-            width="stretch",
-            format_func=SOURCES.get,
-            label_visibility="collapsed",
-            **KEEP,
-        )
-        try:
-            found = _facts(st.session_state["run_source"])
-        except InputError as error:
-            widgets.problem(error)
-            found = None
-        if found is not None:
-            widgets.notice(
-                Message("success", f"{len(found[0]):,} facts. First: {found[0][0].text} {found[0][0].target_new}")
-            )
+        found = _pick_source()
         left, right = st.columns(2)
-        # Until somebody types another number, it follows the facts.
-        usual = min(200, len(found[0])) if found else 200
-        if remembered("run_n", usual) == st.session_state.get("run_usual_n"):
-            st.session_state["run_n"] = usual
-        st.session_state["run_usual_n"] = usual
-        remembered("run_batch", BATCH_SIZE)
-        n_edits = left.number_input(
-            "Edits",
-            key="run_n",
-            step=50,
-            **KEEP,
-            value=None,
-            placeholder="all there are",
-            help="Facts to edit, one after the other batch; empty for all there are.",
-        )
-        batch = right.number_input(
-            "Facts a batch",
-            key="run_batch",
-            step=10,
-            value=None,
-            placeholder=str(BATCH_SIZE),
-            **KEEP,
-            help="Facts of a batch are solved for together.",
-        )
-        remembered("run_every", None)
-        remembered("run_seed", 0)
-        every = left.number_input(
-            "Checkpoint every",
-            key="run_every",
-            step=50,
-            value=None,
-            **KEEP,
-            placeholder="tenth",
-            help="So many edits; a tenth of the run when empty. Norms and scores are measured then, and the state is "
-            "saved; at 0 and at the end they always are.",
-        )
-        seed = right.number_input(
-            "Seed",
-            key="run_seed",
-            step=1,
-            value=None,
-            placeholder="0",
-            **KEEP,
-            help="Of the shuffling, of sampled prefixes, and of what is drawn for measuring.",
-        )
-        remembered("run_order", "file")
-        remembered("run_known", "edit")
-        order = left.selectbox("Order", list(ORDERS), key="run_order", format_func=ORDERS.get, **KEEP)
-        skip = right.selectbox(
-            "Known facts",
-            list(KNOWN),
-            key="run_known",
-            format_func=KNOWN.get,
-            help="What the model says already. Edited too, all methods see the same facts.",
-            **KEEP,
-        )
+        fields = _pick_amounts(left, right, found) | _pick_checkpoints(left, right) | _pick_order(left, right)
         remembered("run_name", "")
-        name = st.text_input("Name (optional)", key="run_name", placeholder="made of method and size", **KEEP)
-        fields = {
-            "n_edits": n_edits,
-            "batch_size": BATCH_SIZE if batch is None else batch,
-            "checkpoint_every": every,
-            "seed": 0 if seed is None else seed,
-            "order": order,
-            "known": skip,
-            "name": name,
-        }
+        fields["name"] = st.text_input("Name (optional)", key="run_name", placeholder="made of method and size", **KEEP)
+        n_edits = fields["n_edits"]
         try:
             RunPlan(**fields)
             if found is not None and n_edits is not None and n_edits > len(found[0]):
@@ -129,6 +50,102 @@ def pick_facts() -> dict[str, Any] | None:
             widgets.problem(error)
             return None
     return None if found is None else fields | {"found": found}
+
+
+def _pick_source() -> Facts | None:
+    """The facts of the source that is chosen; None on a problem, and while there is nothing to read yet."""
+    remembered("run_source", "bundled")
+    st.segmented_control(
+        "Where facts come from",
+        list(SOURCES),
+        key="run_source",
+        required=True,
+        width="stretch",
+        format_func=SOURCES.get,
+        label_visibility="collapsed",
+        **KEEP,
+    )
+    try:
+        found = _facts(st.session_state["run_source"])
+    except InputError as error:
+        widgets.problem(error)
+        return None
+    if found is not None:
+        widgets.notice(
+            Message("success", f"{len(found[0]):,} facts. First: {found[0][0].text} {found[0][0].target_new}")
+        )
+    return found
+
+
+def _pick_amounts(left: DeltaGenerator, right: DeltaGenerator, found: Facts | None) -> dict[str, Any]:
+    """How many facts, and how many of them a batch."""
+    # Until somebody types another number, it follows the facts.
+    usual = min(200, len(found[0])) if found else 200
+    if remembered("run_n", usual) == st.session_state.get("run_usual_n"):
+        st.session_state["run_n"] = usual
+    st.session_state["run_usual_n"] = usual
+    remembered("run_batch", BATCH_SIZE)
+    n_edits = left.number_input(
+        "Edits",
+        key="run_n",
+        step=50,
+        **KEEP,
+        value=None,
+        placeholder="all there are",
+        help="Facts to edit, one after the other batch; empty for all there are.",
+    )
+    batch = right.number_input(
+        "Facts a batch",
+        key="run_batch",
+        step=10,
+        value=None,
+        placeholder=str(BATCH_SIZE),
+        **KEEP,
+        help="Facts of a batch are solved for together.",
+    )
+    return {"n_edits": n_edits, "batch_size": BATCH_SIZE if batch is None else batch}
+
+
+def _pick_checkpoints(left: DeltaGenerator, right: DeltaGenerator) -> dict[str, Any]:
+    """How often is measured, and the seed."""
+    remembered("run_every", None)
+    remembered("run_seed", 0)
+    every = left.number_input(
+        "Checkpoint every",
+        key="run_every",
+        step=50,
+        value=None,
+        **KEEP,
+        placeholder="tenth",
+        help="So many edits; a tenth of the run when empty. Norms and scores are measured then, and the state is "
+        "saved; at 0 and at the end they always are.",
+    )
+    seed = right.number_input(
+        "Seed",
+        key="run_seed",
+        step=1,
+        value=None,
+        placeholder="0",
+        **KEEP,
+        help="Of the shuffling, of sampled prefixes, and of what is drawn for measuring.",
+    )
+    return {"checkpoint_every": every, "seed": 0 if seed is None else seed}
+
+
+def _pick_order(left: DeltaGenerator, right: DeltaGenerator) -> dict[str, Any]:
+    """In which order facts are edited, and what happens to known ones."""
+    remembered("run_order", "file")
+    remembered("run_known", "edit")
+    order = left.selectbox("Order", list(ORDERS), key="run_order", format_func=ORDERS.get, **KEEP)
+    skip = right.selectbox(
+        "Known facts",
+        list(KNOWN),
+        key="run_known",
+        format_func=KNOWN.get,
+        help="What the model says already. Edited too, all methods see the same facts.",
+        **KEEP,
+    )
+    return {"order": order, "known": skip}
 
 
 def _facts(source: str) -> Facts | None:
@@ -154,7 +171,7 @@ def _rows(source: str) -> Found | None:
         InputError: naming what is wrong, when nothing can be used.
     """
     if source == "bundled":
-        return fact_rows.Rows(list(state.bundled_facts()), []), "bundled", ("bundled",)
+        return fact_rows.Rows(list(bundled_facts()), []), "bundled", ("bundled",)
     if source == "upload":
         upload = st.file_uploader(
             "CSV, JSON or JSONL",

@@ -23,8 +23,10 @@ from dashboard.reading.run_words import (
     status_line,
     together_with,
 )
-from dashboard.visitors import access, state
-from dashboard.visitors.state import Message, remembered
+from dashboard.visitors import access
+from dashboard.visitors.messages import Message
+from dashboard.visitors.models import models
+from dashboard.visitors.widget_state import remembered
 from encore_core.errors import InputError
 from encore_core.runs import RunInfo, RunStore, start_worker
 from encore_core.runs.rows import RESUMABLE
@@ -50,7 +52,7 @@ def watch(store: RunStore, after: Callable[[], None]) -> None:
         after: called whenever it has been drawn.
     """
     busy = any(not run.ended for run in store.runs())
-    seconds = max(POLL_SECONDS, VISITOR_SECONDS * len(state.models().visitors))
+    seconds = max(POLL_SECONDS, VISITOR_SECONDS * len(models().visitors))
     st.fragment(_watched, run_every=seconds if busy else None)(store, busy, after)
 
 

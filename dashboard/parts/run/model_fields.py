@@ -11,7 +11,8 @@ from dashboard.elements import widgets
 from dashboard.reading.run_words import MAIN_METHODS, MOST_COMPARED
 from dashboard.reading.settings_fields import as_text, used_settings
 from dashboard.visitors import access
-from dashboard.visitors.state import KEEP, Visitor, remembered
+from dashboard.visitors.visitor import Visitor
+from dashboard.visitors.widget_state import KEEP, remembered
 from encore_core.editing.covariance import BUNDLED
 from encore_core.errors import InputError
 from encore_core.methods import METHODS, settings_for

@@ -12,7 +12,8 @@ from dashboard.parts.run import live
 from dashboard.reading import costs
 from dashboard.reading.run_words import duration, short_model, size
 from dashboard.visitors import access
-from dashboard.visitors.state import Message, Visitor
+from dashboard.visitors.messages import Message
+from dashboard.visitors.visitor import Visitor
 from encore_core.errors import InputError
 from encore_core.runs import MeasurePlan, PreparedRun, RunPlan, RunStore, prepare, start_worker
 
@@ -68,20 +69,40 @@ def cost(visitor: Visitor, runs: Sequence[PreparedRun], store: RunStore) -> None
         )
         return
     try:
-        found = costs.known_cost(visitor.lm, runs)
-        if found is None:
-            asked = st.button("Estimate the cost", icon=":material/timer:", key="estimate")
-            place = st.empty()
-            place.caption("Edits and scores a few facts with each method for the watch; seconds a method, once.")
-            if not asked:
-                return
-            found = costs.measured_cost(
-                visitor.lm, runs, lambda what, share: place.progress(min(1.0, max(0.0, share)), text=f"{what} …")
-            )
-            place.empty()
+        found = _found_cost(visitor, runs)
     except InputError as error:
         widgets.problem(error)
         return
+    if found is None:
+        return
+    _cost_table(runs, found)
+    for line in costs.shortages(found, store.folder):
+        widgets.notice(Message("warning", line))
+
+
+def _found_cost(visitor: Visitor, runs: Sequence[PreparedRun]) -> costs.Cost | None:
+    """The cost if it is known, or a button that finds it out has been pressed; None until then.
+
+    Raises:
+        InputError: when the facts cannot be edited or scored.
+    """
+    found = costs.known_cost(visitor.lm, runs)
+    if found is not None:
+        return found
+    asked = st.button("Estimate the cost", icon=":material/timer:", key="estimate")
+    place = st.empty()
+    place.caption("Edits and scores a few facts with each method for the watch; seconds a method, once.")
+    if not asked:
+        return None
+    found = costs.measured_cost(
+        visitor.lm, runs, lambda what, share: place.progress(min(1.0, max(0.0, share)), text=f"{what} …")
+    )
+    place.empty()
+    return found
+
+
+def _cost_table(runs: Sequence[PreparedRun], found: costs.Cost) -> None:
+    """A row a run, and one for all together."""
     rows = [
         (
             run.plan.method,
@@ -115,8 +136,6 @@ def cost(visitor: Visitor, runs: Sequence[PreparedRun], store: RunStore) -> None
         ("Disk", "right"),
     ]
     widgets.table(columns, rows if len(runs) > 1 else rows[:1], "Estimated cost of the runs")
-    for line in costs.shortages(found, store.folder):
-        widgets.notice(Message("warning", line))
 
 
 def start(store: RunStore, runs: Sequence[PreparedRun]) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from encore_core.editing.batch import SolvedBatch
+from encore_core.editing.batch_report import AppliedBatch
 from encore_core.editing.edited_matrices import EditedMatrices, Sums
-from encore_core.editing.report import AppliedBatch
 from encore_core.editing.update_rule import LowRankUpdate, Preservation
 from encore_core.facts import Fact
 from encore_core.models.device_map import free_memory

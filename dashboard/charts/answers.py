@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
 from dashboard.charts.chart import Chart, Traces
+from dashboard.charts.labels import FONT, label, percent
 from dashboard.charts.palette import Palette
-from dashboard.charts.text import FONT, label, percent
 
 _HEADING, _LABEL, _LANE, _GAP = 40, 27, 25, 15  # heights in pixels of what the probability chart stacks
 _BETWEEN = 0.16  # the two lists of next words, for the words of the right one
@@ -41,72 +42,27 @@ def probabilities(rows: pd.DataFrame, colours: Palette, edited: bool) -> Chart:
         colours: the theme's.
         edited: whether there is an "after"; without it only what the model says as loaded is drawn.
     """
-    traces = Traces()
-    y = 0.0
-    section = None
-    points: dict[str, list[dict]] = {"new": [], "true": []}
-    tracks, ticks, texts = _Lines(), _Lines(), []
+    lanes = _Lanes(colours, edited)
     for row in rows.itertuples():
-        if SECTIONS[row.kind] != section:
-            section = SECTIONS[row.kind]
-            y += _HEADING
-            texts.append(_text(0, y - 10, f"<b>{section.upper()}</b>", colours.muted, 13))
-        tone = {"good": colours.good, "bad": colours.bad, "warn": colours.warn}.get(row.tone, colours.muted)
-        y += _LABEL
-        verdict = f'<span style="color:{tone}"><b>{row.symbol} {row.word}</b></span>   ' if row.word else ""
-        texts.append(_text(0, y - 11, verdict + label(row.prompt, 56 if row.word else 68), colours.ink, 15))
-        lanes_from = y
-        for which, answer in (("new", row.new), ("true", row.true)):
-            if answer is None:
-                continue
-            before, after = getattr(row, f"{which}_before"), getattr(row, f"{which}_after")
-            at = y + _LANE / 2
-            points[which].append({"y": at, "before": before, "after": after, "answer": label(answer, 30)})
-            tracks.add(0, 1, at, at)
-            numbers = f"{percent(before)} → <b>{percent(after)}</b>" if edited else f"<b>{percent(before)}</b>"
-            beside = _text(1, at, f"{label(answer, 12)}  {numbers}", getattr(colours, which), 14)
-            texts.append(beside | {"xshift": 14})
-            y += _LANE
-        for share in (0.25, 0.5, 0.75):  # beside the lanes only, lest they cross the text
-            ticks.add(share, share, lanes_from, y)
-        y += _GAP
+        lanes.add(row)
+    traces = Traces()
     # Lines are traces with gaps: every shape would be an element of the page.
-    ticks.draw(traces, {"color": colours.line, "width": 1, "dash": "dot"})
-    tracks.draw(traces, {"color": colours.line, "width": 2})
-    for which, marks in points.items():
+    lanes.ticks.draw(traces, {"color": colours.line, "width": 1, "dash": "dot"})
+    lanes.tracks.draw(traces, {"color": colours.line, "width": 2})
+    for which, marks in lanes.points.items():
         moves = _Lines()
         for point in marks:
             moves.add(point["before"], point["after"], point["y"], point["y"])
         moves.draw(traces, {"color": getattr(colours, which), "width": 5})
-    names = {"new": "new answer", "true": "true answer"}
-    for which, symbol in (("new", "circle"), ("true", "diamond")):
+    for which in ("new", "true"):
         for moment in ("before", "after") if edited else ("before",):
-            hollow = moment == "before" and edited
-            traces.scatter(
-                x=[point[moment] for point in points[which]],
-                y=[point["y"] for point in points[which]],
-                customdata=[
-                    [point["answer"], percent(point["before"]), percent(point["after"])] for point in points[which]
-                ],
-                hovertemplate="%{customdata[0]}<br>before %{customdata[1]}"
-                + ("<br>after %{customdata[2]}" if edited else "")
-                + "<extra></extra>",
-                mode="markers",
-                cliponaxis=False,
-                name=f"{names[which]}, {moment}" if edited else names[which],
-                marker={
-                    "symbol": f"{symbol}-open" if hollow else symbol,
-                    "size": (11 if hollow else 14) + (0 if which == "new" else 1),
-                    "color": getattr(colours, which),
-                    "line": {"width": 2, "color": getattr(colours, which)},
-                },
-            )
+            _draw_marks(traces, lanes.points[which], which, moment, colours, edited)
     top, bottom = 44, 46
     layout = _layout(
         colours,
-        int(y) + top + bottom,
+        int(lanes.y) + top + bottom,
         margin={"l": 12, "r": 190, "t": top, "b": bottom},
-        annotations=texts,
+        annotations=lanes.texts,
         legend={
             "orientation": "h",
             "x": 0,
@@ -121,9 +77,83 @@ def probabilities(rows: pd.DataFrame, colours: Palette, edited: bool) -> Chart:
             "tickfont": {"color": colours.muted, "size": 13},
             "title": {"text": "probability of the answer", "font": {"color": colours.muted, "size": 13}, "standoff": 6},
         },
-        yaxis={"fixedrange": True, "range": [y, 0], "visible": False},
+        yaxis={"fixedrange": True, "range": [lanes.y, 0], "visible": False},
     )  # fmt: skip
     return Chart(traces, layout, layout)
+
+
+class _Lanes:
+    """Prompts stacked from the top, each with a lane an answer, and headings where a section begins.
+
+    Attributes:
+        y: where the next prompt begins; the height of all in the end.
+        points: answer → where its marks are.
+        tracks, ticks: lines along the lanes, and across them.
+        texts: annotations.
+    """
+
+    def __init__(self, colours: Palette, edited: bool) -> None:
+        self.y = 0.0
+        self.points: dict[str, list[dict]] = {"new": [], "true": []}
+        self.tracks, self.ticks = _Lines(), _Lines()
+        self.texts: list[dict] = []
+        self._colours, self._edited = colours, edited
+        self._section: str | None = None
+
+    def add(self, row: Any) -> None:
+        """A prompt, as a row of `probes.observe`."""
+        colours = self._colours
+        if SECTIONS[row.kind] != self._section:
+            self._section = SECTIONS[row.kind]
+            self.y += _HEADING
+            self.texts.append(_text(0, self.y - 10, f"<b>{self._section.upper()}</b>", colours.muted, 13))
+        tone = {"good": colours.good, "bad": colours.bad, "warn": colours.warn}.get(row.tone, colours.muted)
+        self.y += _LABEL
+        verdict = f'<span style="color:{tone}"><b>{row.symbol} {row.word}</b></span>   ' if row.word else ""
+        prompt = label(row.prompt, 56 if row.word else 68)
+        self.texts.append(_text(0, self.y - 11, verdict + prompt, colours.ink, 15))
+        lanes_from = self.y
+        for which, answer in (("new", row.new), ("true", row.true)):
+            if answer is not None:
+                self._add_lane(which, answer, getattr(row, f"{which}_before"), getattr(row, f"{which}_after"))
+        for share in (0.25, 0.5, 0.75):  # beside the lanes only, lest they cross the text
+            self.ticks.add(share, share, lanes_from, self.y)
+        self.y += _GAP
+
+    def _add_lane(self, which: str, answer: str, before: float, after: float) -> None:
+        at = self.y + _LANE / 2
+        self.points[which].append({"y": at, "before": before, "after": after, "answer": label(answer, 30)})
+        self.tracks.add(0, 1, at, at)
+        numbers = f"{percent(before)} → <b>{percent(after)}</b>" if self._edited else f"<b>{percent(before)}</b>"
+        beside = _text(1, at, f"{label(answer, 12)}  {numbers}", getattr(self._colours, which), 14)
+        self.texts.append(beside | {"xshift": 14})
+        self.y += _LANE
+
+
+def _draw_marks(
+    traces: Traces, points: Sequence[dict], which: str, moment: str, colours: Palette, edited: bool
+) -> None:
+    """The marks of one of the two answers before the edit, or after it."""
+    name = {"new": "new answer", "true": "true answer"}[which]
+    symbol = {"new": "circle", "true": "diamond"}[which]
+    hollow = moment == "before" and edited
+    traces.scatter(
+        x=[point[moment] for point in points],
+        y=[point["y"] for point in points],
+        customdata=[[point["answer"], percent(point["before"]), percent(point["after"])] for point in points],
+        hovertemplate="%{customdata[0]}<br>before %{customdata[1]}"
+        + ("<br>after %{customdata[2]}" if edited else "")
+        + "<extra></extra>",
+        mode="markers",
+        cliponaxis=False,
+        name=f"{name}, {moment}" if edited else name,
+        marker={
+            "symbol": f"{symbol}-open" if hollow else symbol,
+            "size": (11 if hollow else 14) + (0 if which == "new" else 1),
+            "color": getattr(colours, which),
+            "line": {"width": 2, "color": getattr(colours, which)},
+        },
+    )
 
 
 class _Lines:

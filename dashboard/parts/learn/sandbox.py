@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from encore_core.editing.report import EditProgress
+from encore_core.editing.batch_report import EditProgress
 from encore_core.editing.session import EditSession
 from encore_core.facts import Fact
 from encore_core.measures.scores import evaluate

@@ -9,8 +9,8 @@ from typing import Literal
 
 import torch
 
-from encore_core.editing.fast_pass import FastPass, Starts
-from encore_core.editing.plain_pass import PlainPass
+from encore_core.editing.fast_target_pass import FastPass, Starts
+from encore_core.editing.plain_target_pass import PlainPass
 from encore_core.editing.target_loss import TargetSettings, evaluate
 from encore_core.editing.target_rows import Example
 from encore_core.models.editable import EditableModel

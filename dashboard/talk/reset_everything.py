@@ -11,7 +11,8 @@ from dashboard import page_list
 from dashboard.elements import widgets
 from dashboard.talk import lesson_play, tour
 from dashboard.visitors import access
-from dashboard.visitors.state import Message, Visitor
+from dashboard.visitors.messages import Message
+from dashboard.visitors.visitor import Visitor
 
 log = logging.getLogger(__name__)
 SAID = "what the reset did"

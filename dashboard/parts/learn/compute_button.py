@@ -10,8 +10,9 @@ from typing import Any
 import streamlit as st
 
 from dashboard.elements import widgets
-from dashboard.visitors import state
-from dashboard.visitors.state import Message, Visitor
+from dashboard.visitors import browser_session
+from dashboard.visitors.messages import Message
+from dashboard.visitors.visitor import Visitor
 from encore_core.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ def known(key: str, about: Hashable) -> Any | None:
     found: Found | None = st.session_state.get(f"learn_{key}_found")
     if found is None or "visitor" not in st.session_state:
         return None
-    if found.about == about and found.readings is state.current().after:
+    if found.about == about and found.readings is browser_session.current().after:
         return found.result
     words = "What is asked above, your model or its edits have changed since this was computed; press the button again."
     widgets.notice(Message("info", words))
@@ -94,7 +95,7 @@ def _compute(key: str, work: Callable[[Visitor, Show], None]) -> None:
         bar.progress(min(1.0, max(0.0, share)), text=f"{what} …")
 
     try:
-        work(state.visitor(show), show)
+        work(browser_session.visitor(show), show)
     except InputError as error:
         st.session_state[f"learn_{key}_trouble"] = Message("error", str(error))
     except Exception:

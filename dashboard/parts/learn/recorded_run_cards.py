@@ -14,10 +14,11 @@ from dashboard.charts.contributions import Pair
 from dashboard.charts.runs import Line
 from dashboard.elements import chart_card, run_picker, widgets
 from dashboard.reading import findings, run_frames
-from dashboard.reading.at_checkpoints import AtCheckpoints
 from dashboard.reading.run_words import MEASURES
+from dashboard.reading.scores_at_checkpoint import AtCheckpoints
 from dashboard.talk import presenter
-from dashboard.visitors.state import Message, remembered
+from dashboard.visitors.messages import Message
+from dashboard.visitors.widget_state import remembered
 from encore_core.runs import RunInfo
 
 SHOWN = ("edit_score", "paraphrase_score", "neighborhood_score", "perplexity")

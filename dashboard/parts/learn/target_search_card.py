@@ -12,11 +12,12 @@ from dashboard import page_list
 from dashboard.charts import overfitting as charts
 from dashboard.charts.overfitting import TERMS, Arm
 from dashboard.elements import chart_card, widgets
-from dashboard.parts.learn import asking, own_fact
+from dashboard.parts.learn import compute_button, own_fact
 from dashboard.reading.run_words import short_model
 from dashboard.server import device_queue
-from dashboard.visitors.state import Visitor, remembered
-from encore_core.editing.report import EditProgress
+from dashboard.visitors.visitor import Visitor
+from dashboard.visitors.widget_state import remembered
+from encore_core.editing.batch_report import EditProgress
 from encore_core.facts import Fact
 
 ARM = Arm("search", "search", False)
@@ -48,7 +49,7 @@ def show() -> None:
     with st.container(border=True, key="card_learn"):
         widgets.heading("The search, step by step", "on your model, with the edits on it; nothing is edited")
         fact = own_fact.pick()
-        found = asking.ask(
+        found = compute_button.ask(
             "search",
             "Search the target",
             fact,
@@ -59,7 +60,7 @@ def show() -> None:
             _shown(fact, found)
 
 
-def search(visitor: Visitor, fact: Fact, tell: asking.Show) -> Search:
+def search(visitor: Visitor, fact: Fact, tell: compute_button.Show) -> Search:
     """Search the target of a fact without MPES, so that the whole way is seen.
 
     Raises:

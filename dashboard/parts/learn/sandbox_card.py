@@ -10,12 +10,15 @@ import streamlit as st
 
 from dashboard.charts import learn as charts
 from dashboard.elements import chart_card, widgets
-from dashboard.parts.learn import asking
-from dashboard.parts.learn.trial import EXTRA, NO_MPES, Choice, Trial, attempt, facts_for
+from dashboard.parts.learn import compute_button
+from dashboard.parts.learn.sandbox import EXTRA, NO_MPES, Choice, Trial, attempt, facts_for
+from dashboard.reading.bundled_facts import bundled_facts
 from dashboard.reading.run_words import duration
 from dashboard.server import device_queue
-from dashboard.visitors import state
-from dashboard.visitors.state import Message, Visitor, remembered
+from dashboard.visitors import browser_session
+from dashboard.visitors.messages import Message
+from dashboard.visitors.visitor import Visitor
+from dashboard.visitors.widget_state import remembered
 from encore_core.facts import Fact
 from encore_core.models.settings import settings_of
 
@@ -45,18 +48,18 @@ def _steps() -> dict[str, str]:
 
 
 def show() -> None:
-    facts = facts_for(state.bundled_facts())
+    facts = facts_for(bundled_facts())
     with st.container(border=True, key="card_learn"):
         widgets.heading(
             "Turn it yourself",
             f"{len(facts)} facts edited as one batch in a sandbox on your model; your own edits are not touched",
         )
         choice = _pick()
-        own = settings_of(state.current().lm, "ENCORE").lambda_n if "visitor" in st.session_state else None
+        own = settings_of(browser_session.current().lm, "ENCORE").lambda_n if "visitor" in st.session_state else None
         if own is not None:
             st.caption(f"That is {chosen_settings(own, choice).name}; this model's own value of λn is {own:g}.")
 
-        asking.button("trial", "Compute", lambda visitor, tell: compute(visitor, choice, facts, tell))
+        compute_button.button("trial", "Compute", lambda visitor, tell: compute(visitor, choice, facts, tell))
         with st.expander("The facts"):
             rows = [(fact.text, fact.target_true or "–", fact.target_new) for fact in facts]
             widgets.table([("Prompt", ""), ("True answer", ""), ("New answer", "")], rows, "The facts of the sandbox")
@@ -89,12 +92,12 @@ def trials() -> dict[Choice, Trial]:
     if "visitor" not in st.session_state:
         return {}
     kept = st.session_state.get("learn_trials")
-    if kept is None or kept[0] is not state.current().loading:
-        kept = st.session_state["learn_trials"] = (state.current().loading, {})
+    if kept is None or kept[0] is not browser_session.current().loading:
+        kept = st.session_state["learn_trials"] = (browser_session.current().loading, {})
     return kept[1]
 
 
-def compute(visitor: Visitor, chosen: tuple[str, str], facts: Sequence[Fact], tell: asking.Show) -> None:
+def compute(visitor: Visitor, chosen: tuple[str, str], facts: Sequence[Fact], tell: compute_button.Show) -> None:
     """Compute what was chosen, unless it was before.
 
     Raises:
@@ -115,7 +118,23 @@ def chosen_settings(own: float, chosen: tuple[str, str]) -> Choice:
 
 
 def _shown(done: Sequence[Trial], newest: str) -> None:
-    one = next((trial for trial in done if trial.choice.name == newest), done[-1])
+    """The newest trial in figures, and all of them as a chart and a table."""
+    _tiles(next((trial for trial in done if trial.choice.name == newest), done[-1]))
+    frame = _frame(done)
+    chart_card.show(
+        partial(charts.trade_off, frame, newest),
+        key="learn trade-off",
+        heading="Norm against scores",
+        aside="a point for each of the settings computed so far; the newest is ringed",
+        alt="Edit, paraphrase and neighbourhood score against the growth of the norm; figures are in the table below.",
+        frame=frame,
+    )
+    _table(done, newest)
+    if len(done) == 1:
+        widgets.notice(Message("info", "Move a slider and compute again: the points show what is gained for what."))
+
+
+def _tiles(one: Trial) -> None:
     widgets.tiles(
         [
             ("Growth of ‖W‖", f"{one.growth:.3f} %", f"{one.choice.name} · {duration(one.seconds)}", ""),
@@ -125,7 +144,11 @@ def _shown(done: Sequence[Trial], newest: str) -> None:
             ("p of the answers", f"{one.probability:.2f}", f"after {one.steps:.1f} steps a fact", ""),
         ]
     )
-    frame = pd.DataFrame(
+
+
+def _frame(done: Sequence[Trial]) -> pd.DataFrame:
+    """Trials as the chart draws them."""
+    return pd.DataFrame(
         [
             (
                 trial.choice.name,
@@ -144,14 +167,9 @@ def _shown(done: Sequence[Trial], newest: str) -> None:
             "name", "lambda_n", "mpes", "growth", "edit", "paraphrase", "neighbourhood", "probability", "steps",
         ],
     )  # fmt: skip
-    chart_card.show(
-        partial(charts.trade_off, frame, newest),
-        key="learn trade-off",
-        heading="Norm against scores",
-        aside="a point for each of the settings computed so far; the newest is ringed",
-        alt="Edit, paraphrase and neighbourhood score against the growth of the norm; figures are in the table below.",
-        frame=frame,
-    )
+
+
+def _table(done: Sequence[Trial], newest: str) -> None:
     rows = [
         (
             trial.choice.name + (" · newest" if trial.choice.name == newest else ""),
@@ -174,8 +192,6 @@ def _shown(done: Sequence[Trial], newest: str) -> None:
         ("Steps a fact", "about"),
     ]
     widgets.table(columns, rows, "What each of the settings brought, the least growth first")
-    if len(done) == 1:
-        widgets.notice(Message("info", "Move a slider and compute again: the points show what is gained for what."))
 
 
 def _score(value: float | None) -> str:

@@ -1,0 +1,14 @@
+"""Pages that look at several runs at once: Compare, Norm growth and Downstream.
+
+page_frame   what such a page does: pick runs, draw them, write the address, follow them
+view         what is looked at, made once and handed to the parts
+checkpoints  which checkpoints: the one of Compare, those of Norm growth
+score_table  Compare: every measure of every run at a checkpoint, the best marked
+run_charts   Compare: norms, and what the model says
+costs        Compare: how the runs stand and what they took
+files        Compare: downloads, and the link
+norm_cards   Norm growth: over edits, and layer by layer
+task_card    Downstream: the chart of tasks and perplexity
+task_table   Downstream: before and after
+task_data    Downstream: where the tasks come from
+"""

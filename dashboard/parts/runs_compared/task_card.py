@@ -1,0 +1,90 @@
+"""The chart of downstream tasks and perplexity, and how far its figures can be off."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import pandas as pd
+import streamlit as st
+
+from dashboard.charts import downstream as charts
+from dashboard.elements import chart_card, widgets
+from dashboard.parts.runs_compared.view import View
+from dashboard.reading import run_frames
+from dashboard.reading.run_words import left_out
+from dashboard.visitors.messages import Message
+from encore_core.runs import RunInfo
+
+METRICS = {"f1": "F1", "f1_nll": "F1, more probable", "accuracy": "Accuracy"}
+ABOUT = {
+    "f1": "Weighted F1 × 100 of what the model says: the first word of its greedy continuation. A word that is none of "
+    "the options counts as wrong.",
+    "f1_nll": "Weighted F1 × 100 of the option that the model finds most probable. Kinder, for it always is an option.",
+    "accuracy": "Share of tests, × 100, where the model says the right answer.",
+}
+GUESSING = (
+    "The answers are about equally frequent. So, of two options, guessing is right half the time and always saying the "
+    "same has an F1 of 33; of MMLU's four it is a quarter and 10."
+)
+
+
+def draw(
+    view: View, have: Sequence[RunInfo], frame: pd.DataFrame, raw: pd.DataFrame, titles: Mapping[str, str]
+) -> None:
+    """Draw the chart with its controls.
+
+    Args:
+        view: what is looked at.
+        have: the runs in which tasks were asked.
+        frame: what is drawn, from `charts.downstream.in_panels`.
+        raw: the series `downstream`.
+        titles: of the panels, in order.
+    """
+    if have:
+        st.segmented_control(
+            "Measure",
+            list(METRICS),
+            key="downstream_metric",
+            format_func=METRICS.get,
+            required=True,
+            persist_state="session",
+        )
+        st.caption(ABOUT[view.metric])
+    chart_card.show(
+        partial(charts.chart, frame, view.lines, titles),
+        key="downstream tasks",
+        heading=f"{METRICS[view.metric]} of the tasks, and perplexity" if have else "Perplexity",
+        aside="against edits",
+        alt=f"{METRICS[view.metric]} of downstream tasks and perplexity against edits, of "
+        f"{', '.join(view.names)}; figures are in the table below.",
+        frame=frame,
+        commands=chart_card.commands_of(view.runs),
+        revision=" ".join([view.metric, *view.ids]),
+    )
+    if have:
+        widgets.notice(Message("info", f"{_certainty(raw)} {GUESSING}"))
+    cut = left_out(run_frames.read("checkpoints", have)["left_out"]) if have else []
+    for line in cut:
+        if line.startswith("downstream"):
+            st.caption(f"Of these runs, {line}")
+
+
+def _certainty(frame: pd.DataFrame) -> str:
+    """How many tests there were, and how far a figure can be off.
+
+    Args:
+        frame: the series `downstream`.
+    """
+    counts = frame.loc[frame["metric"] == "n", "value"]
+    fewest, most = int(counts.min()), int(counts.max())
+    tests = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+    one, off = 100 / fewest, 100 * math.sqrt(0.25 / fewest)
+    n_tasks = frame["task"].nunique()
+    mean_off = off / math.sqrt(n_tasks)
+    return (
+        f"{tests} tests a task: one test is {one:.3g} points of accuracy. By the choice of tests alone a task's figure "
+        f"is off by about ±{off:.0f} points, the mean of {n_tasks} by about ±{mean_off:.0f}: do not read much into "
+        "smaller differences."
+    )

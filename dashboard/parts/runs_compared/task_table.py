@@ -1,0 +1,54 @@
+"""Scores of downstream tasks, and perplexity, before any edit and at the last checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from dashboard.parts.runs_compared.view import View
+from dashboard.reading.scores_at_checkpoint import AtCheckpoints
+
+
+def rows_of(view: View, frame: pd.DataFrame, raw: pd.DataFrame, titles: Mapping[str, str]) -> list[list]:
+    """Rows of the table: what it is, and a cell a run with the value before and after and the difference."""
+    values = AtCheckpoints(frame)
+    found = {(metric, run.id): _ends(values, run.id, metric) for metric in titles for run in view.runs}
+    # What nearly all rows share is said once; tasks are asked less often than perplexity is measured.
+    checkpoints = {run.id: [found[metric, run.id][2] for metric in titles] for run in view.runs}
+    last = {run: next((at for at in of_run if at), 0) for run, of_run in checkpoints.items()}
+    rows: list[list] = [["Edits", *(f"0 → {last[run.id]:,}" if last[run.id] else "–" for run in view.runs)]]
+    for metric, title in titles.items():
+        rows.append([title, *(_change(*found[metric, run.id], last[run.id]) for run in view.runs)])
+    if len(raw):
+        counts = raw[raw["metric"].isin(["unparsable", "n"])].astype({"metric": str})
+        summed = counts.groupby(["run", "metric", "edits"], sort=False, as_index=False)["value"].sum()
+        sums = AtCheckpoints(summed)
+        rows.append(["Answers that are no option", *(_unparsable(sums, run.id) for run in view.runs)])
+    return rows
+
+
+def _ends(values: AtCheckpoints, run: str, metric: str) -> tuple[float | None, float | None, int | None]:
+    """A value before any edit, at the last checkpoint that has it, and how many edits that is."""
+    first, _ = values.last(run, metric, 0)
+    last, at = values.last(run, metric)
+    return (first, last, at) if at else (first, None, None)
+
+
+def _change(first: float | None, last: float | None, at: int | None, usual: int) -> str:
+    """A value before and after; at which checkpoint, where that is not the run's usual one."""
+    if last is None:
+        return "–"
+    late = "" if at == usual else f" after {at:,}"
+    if first is None:
+        return f"{last:,.1f}{late}"
+    if max(first, last) >= 1000:
+        return f"{first:,.0f} → {last:,.0f}{late}"
+    return f"{first:.1f} → {last:.1f}\n({last - first:+.1f}){late}".replace("-", "−")
+
+
+def _unparsable(sums: AtCheckpoints, run: str) -> str:
+    """How many answers of all tasks were none of the options, before and after."""
+    first, last, _ = _ends(sums, run, "unparsable")
+    n, _ = sums.last(run, "n")
+    return "–" if first is None or last is None or n is None else f"{first:.0f} → {last:.0f} of {n:.0f}"

@@ -1,0 +1,85 @@
+"""The models of this server: each is loaded once, and all visitors share it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import OrderedDict
+
+import streamlit as st
+
+from dashboard.server import limits
+from dashboard.server.device_queue import DeviceQueue
+from dashboard.visitors.model_loading import Loading
+from dashboard.visitors.visitor import Visitor
+
+DEFAULT_MODEL = "smollm2-135m"
+KEPT_MODELS = 2
+"""Loaded models that the server keeps for the next visitor, beside those in use."""
+
+
+class Models:
+    """The models of this server, each loaded once, and who uses them.
+
+    Attributes:
+        visitors: those there are. Held weakly: a visitor ends with the session in which it is.
+    """
+
+    def __init__(self) -> None:
+        self.visitors: weakref.WeakSet[Visitor] = weakref.WeakSet()
+        self._loadings: OrderedDict[tuple[str, str, str], Loading] = OrderedDict()
+        self._queues: dict[str, DeviceQueue] = {}
+        self._lock = threading.Lock()
+
+    def queue(self, device: str) -> DeviceQueue:
+        """The line for a device: one for all models on it."""
+        with self._lock:
+            return self._queues.setdefault(device, DeviceQueue())
+
+    def queues(self) -> dict[str, DeviceQueue]:
+        """Device → its line."""
+        with self._lock:
+            return dict(self._queues)
+
+    def loadings(self) -> list[Loading]:
+        """Models that are loaded, or being loaded, those included that only visitors hold any more."""
+        with self._lock:
+            kept = list(self._loadings.values())
+        return list(dict.fromkeys([*kept, *(visitor.loading for visitor in list(self.visitors))]))
+
+    def enter(self, loading: Loading) -> Visitor:
+        """A new visitor.
+
+        Raises:
+            InputError: when there is no room for one more.
+        """
+        with self._lock:
+            limits.check_room(len(self.visitors))
+            newcomer = Visitor(loading)
+            self.visitors.add(newcomer)
+            return newcomer
+
+    def get(self, name: str, device: str = "auto", dtype: str = "auto") -> Loading:
+        """The loading of a model, begun now if it was not before. One that failed is tried again."""
+        key = (name, device, dtype)
+        with self._lock:
+            known = self._loadings.get(key)
+            if known is None or known.error is not None:
+                known = self._loadings[key] = Loading(*key, self.queue)
+            self._loadings.move_to_end(key)
+            finished = [other for other, loading in self._loadings.items() if loading.done.is_set() and other != key]
+            for other in finished[: max(0, len(self._loadings) - KEPT_MODELS)]:
+                del self._loadings[other]
+            return known
+
+
+@st.cache_resource(show_spinner=False, max_entries=1)
+def models() -> Models:
+    """The one `Models` of this server."""
+    return Models()
+
+
+def usual_model() -> Loading:
+    """The loading of the model that visitors begin with, begun now if it was not before."""
+    return models().get(os.environ.get("ENCORE_MODEL") or DEFAULT_MODEL)

@@ -1,0 +1,194 @@
+"""`encore run`: start long runs, or say what they would cost.
+
+A run is done by a worker, a process of its own (see `runs.worker`); what is done here is to submit and to watch. So
+closing the terminal does not end a run. Ctrl-C does: it leaves the run interrupted with its state saved, to be resumed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from encore_core.cli.fact_files import add_facts_options, facts_of
+from encore_core.cli.options import add_model_options, add_store_option, overrides, positive, seed
+from encore_core.cli.output import Bar, duration, notice
+from encore_core.cli.watching import Workers, print_ids, tell_ends, watch
+from encore_core.errors import InputError, quoted
+from encore_core.methods import METHODS, find_method
+from encore_core.models.editable import load_model
+from encore_core.models.start_token import AUTO
+from encore_core.runs.estimate import calibrate, estimate
+from encore_core.runs.plan import KNOWN, ORDERS, MeasurePlan, RunPlan
+from encore_core.runs.preparing import PreparedRun, prepare
+from encore_core.runs.store import RunStore
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Add the subcommand to the parser's."""
+    run = commands.add_parser("run", help="hundreds to thousands of sequential edits, measured as they go")
+    add_model_options(run)
+    run.add_argument("--method", default="ENCORE", metavar="M,…", help=f"one or more of {', '.join(METHODS)}")
+    add_facts_options(run, required=True)
+    run.add_argument("--edits", type=positive, metavar="N", help="facts to edit (default: all of the file)")
+    run.add_argument("--batch-size", type=positive, default=50, metavar="B", help="facts a batch (default 50)")
+    run.add_argument(
+        "--checkpoint-every", type=positive, metavar="K", help="edits between checkpoints (default: a tenth of the run)"
+    )
+    run.add_argument("--name", default="", help="what to call it (default: method and size)")
+    run.add_argument("--order", choices=ORDERS, default="file", help="the first facts of the file, or drawn from all")
+    run.add_argument("--seed", type=seed, default=0, metavar="S", help="of order, prefixes and samples (default 0)")
+    run.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="[METHOD:]NAME=VALUE",
+        help="override a setting, of all methods or of one; repeatable",
+    )
+    run.add_argument("--known", choices=KNOWN, default="edit", help="facts that the model says already (default edit)")
+    run.add_argument(
+        "--statistics",
+        "--statistics-text",
+        dest="statistics_text",
+        metavar="FILE",
+        help='text for key statistics, or "bundled" (default: what encore statistics has gathered, else bundled)',
+    )
+    run.add_argument("--downstream", metavar="DIR", help='folder of downstream tasks, or "hub" to fetch them')
+    run.add_argument(
+        "--measure",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what is measured, for example sample_facts=100, contributions=false, share_cap=none; repeatable",
+    )
+    run.add_argument("--detach", action="store_true", help="do not wait: the run goes on by itself")
+    run.add_argument("--dry-run", action="store_true", help="only say what it would cost")
+    run.add_argument("--json", action="store_true", help="print one JSON array")
+    add_store_option(run)
+    run.set_defaults(command=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    plans = plans_of(options)
+    facts = facts_of(options)
+    with Bar("Checking") as bar:
+        ready = [prepare(plan, facts, bar.share) for plan in plans]
+    for line in dict.fromkeys(line for run in ready for line in run.notices):
+        notice(line)
+    if options.dry_run:
+        _tell_costs(ready, options.json)
+        return
+    store = RunStore(options.store)
+    ids = store.submit(ready)
+    workers = Workers(store)
+    workers.ensure(ready[0].plan.device)
+    if options.detach:
+        if not options.json:
+            for run_id in ids:
+                print(f"{run_id} is queued; `encore runs show {run_id}` says how far it is", file=sys.stderr)
+    else:
+        watch(store, ids, workers)
+    print_ids(store, ids, options.json)
+    tell_ends(store, ids)
+
+
+def plans_of(options: argparse.Namespace) -> list[RunPlan]:
+    """A plan for each method asked for, alike but for the method and its settings."""
+    names = [find_method(name).name for name in options.method.split(",")]
+    if len(set(names)) < len(names):
+        raise InputError(f"--method {quoted(options.method)} names a method twice; name each once.")
+    common, own = _settings(options.set, names)
+    measure = MeasurePlan(downstream=options.downstream, **_measures(options.measure))
+    return [
+        RunPlan(
+            method=name,
+            model=options.model,
+            facts=options.facts,
+            n_edits=options.edits,
+            batch_size=options.batch_size,
+            checkpoint_every=options.checkpoint_every,
+            name=f"{options.name} {name}" if options.name and len(names) > 1 else options.name,
+            order=options.order,
+            seed=options.seed,
+            overrides=common | own.get(name, {}),
+            known=options.known,
+            device=options.device,
+            dtype=options.dtype,
+            start_token=options.start_token or AUTO,
+            statistics_text=options.statistics_text,
+            measure=measure,
+        )
+        for name in names
+    ]
+
+
+def _settings(pairs: Sequence[str], methods: Sequence[str]) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """Settings of all methods, and those of single ones ("METHOD:NAME=VALUE")."""
+    common: list[str] = []
+    own: dict[str, list[str]] = {}
+    for pair in pairs:
+        before, colon, rest = pair.partition(":")
+        if colon and "=" not in before:
+            name = find_method(before).name
+            if name not in methods:
+                raise InputError(
+                    f"--set {quoted(pair)} is for {name}, which is not run; methods: {', '.join(methods)}."
+                )
+            own.setdefault(name, []).append(rest)
+        else:
+            common.append(pair)
+    return overrides(common), {name: overrides(of_method) for name, of_method in own.items()}
+
+
+def _measures(pairs: Sequence[str]) -> dict[str, Any]:
+    """Fields of `MeasurePlan` from "NAME=VALUE"."""
+    usual = {name: value for name, value in vars(MeasurePlan()).items() if name != "downstream"}
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = (part.strip() for part in pair.partition("="))
+        if not equals or name not in usual:
+            raise InputError(
+                f"--measure {quoted(pair)} is not of the form NAME=VALUE with NAME one of {', '.join(usual)}."
+            )
+        found[name] = _measure_value(name, text, usual[name])
+    return found
+
+
+def _measure_value(name: str, text: str, usual: Any) -> Any:
+    if isinstance(usual, bool):
+        if text.lower() not in ("true", "false"):
+            raise InputError(f"--measure {name}={quoted(text)} is not a truth value; write true or false.")
+        return text.lower() == "true"
+    if isinstance(usual, tuple):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if name == "share_cap" and text.lower() == "none":
+        return None
+    try:
+        return float(text) if isinstance(usual, float) else int(text)
+    except ValueError as error:
+        raise InputError(f"--measure {name}={quoted(text)} is not a number; give one.") from error
+
+
+def _tell_costs(ready: Sequence[PreparedRun], as_json: bool) -> None:
+    plan = ready[0].plan
+    with Bar("Loading") as bar:
+        lm = load_model(plan.model, plan.device, plan.dtype, bar.share, plan.start_token)
+    for line in lm.notes:
+        notice(line)
+    rows = []
+    for run in ready:
+        with Bar("Timing a few edits") as bar:
+            cost = estimate(run, calibrate(lm, run, bar.share))
+        rows.append({"method": run.plan.method, "edits": len(run.facts), **vars(cost)})
+    if as_json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        print(
+            f"{row['method']:15}{row['edits']:>7} edits  {duration(row['seconds']):>10}"
+            f"  ({duration(row['measuring_seconds'])} of it measuring at {row['n_checkpoints']} checkpoints"
+            f"{', some of them in part' if row['capped'] else ''})"
+            f"  memory {row['memory_bytes'] / 1e9:.1f} GB  disk {row['disk_bytes'] / 1e9:.2f} GB"
+        )

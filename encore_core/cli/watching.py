@@ -1,0 +1,125 @@
+"""Watching runs from a terminal: a bar for each, Ctrl-C, workers that do not begin, and how they have ended."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+from encore_core.cli.output import Bar, duration, notice
+from encore_core.errors import InputError
+from encore_core.runs.launch import start_worker
+from encore_core.runs.rows import RunInfo
+from encore_core.runs.store import RunStore
+
+POLL_SECONDS = 0.5
+STARTS = 2
+"""How often a worker is started for a run that nobody takes, before the user is told."""
+
+
+class Workers:
+    """Starts workers for a queue, and again when one ends before it has taken anything."""
+
+    def __init__(self, store: RunStore):
+        self.store = store
+        self.processes: dict[str, subprocess.Popen | None] = {}
+        self.starts: Counter[str] = Counter()
+
+    def ensure(self, device: str) -> None:
+        """See to it that a worker serves the device.
+
+        Raises:
+            InputError: when workers have been started and none lives, with what the last one said.
+        """
+        process = self.processes.get(device)
+        # A worker takes some seconds to begin.
+        if (process is not None and process.poll() is None) or self.store.has_worker(device):
+            return
+        if self.starts[device] == STARTS:
+            file = self.store.worker_log(device)
+            said = file.read_text(encoding="utf-8", errors="replace").strip().splitlines() if file.is_file() else []
+            raise InputError(
+                f"The worker of {device} ends at once: {said[-1] if said else 'no word why'} (see {file})."
+            )
+        self.starts[device] += 1
+        self.processes[device] = start_worker(self.store, device)
+
+
+def watch(store: RunStore, ids: Sequence[str], workers: Workers) -> None:
+    """A bar for each run until all have ended. Ctrl-C interrupts those that have not."""
+    try:
+        for run_id in ids:
+            _follow(store, run_id, workers)
+    except KeyboardInterrupt:
+        _interrupt(store, ids)
+        raise
+
+
+def _follow(store: RunStore, run_id: str, workers: Workers) -> None:
+    run = store.get(run_id)
+    with Bar(f"{run.method} ({run.id})", total=run.n_edits, unit="edit") as bar:
+        while not run.ended:
+            bar.at(run.done, activity(run))
+            if run.status == "queued":
+                workers.ensure(run.device)
+            time.sleep(POLL_SECONDS)
+            run = store.get(run_id)
+        bar.at(run.done, run.status)
+
+
+def activity(run: RunInfo) -> str:
+    """What a run does, in a few words."""
+    detail = run.detail
+    if run.status == "queued":
+        return f"place {run.position} in the queue"
+    phase = detail.get("phase", "starting")
+    phase = {"targets": "seeking targets", "update": "updating"}.get(phase, phase)
+    words = [" ".join(str(part) for part in (phase, detail.get("what")) if part)]
+    if "step" in detail and detail.get("phase") == "targets":
+        words[0] += f", step {detail['step']}"
+    if "seconds_per_edit" in detail:
+        words.append(f"{detail['seconds_per_edit']:.2f} s an edit")
+        words.append(f"{duration(detail['seconds_left'])} left")
+    return " · ".join(words)
+
+
+def _interrupt(store: RunStore, ids: Sequence[str]) -> None:
+    """Stop runs so that they can be resumed, and say so."""
+    waiting = []
+    for run_id in ids:
+        try:
+            store.interrupt(run_id)
+            waiting.append(run_id)
+        except InputError:
+            continue  # it has ended
+    if not waiting:
+        return
+    notice("Stopping; the state is being saved. Ctrl-C once more leaves that to the worker.")
+    while not all(store.get(run_id).ended for run_id in waiting):
+        time.sleep(POLL_SECONDS)
+    tell_ends(store, waiting)
+
+
+def tell_ends(store: RunStore, ids: Sequence[str]) -> None:
+    """Say which runs ended otherwise than done.
+
+    Raises:
+        InputError: when one has failed.
+    """
+    runs = [store.get(run_id) for run_id in ids]
+    for run in runs:
+        if run.status in ("interrupted", "cancelled"):
+            notice(f"{run.id} is {run.status} at {run.cursor} of {run.n_edits} edits; encore runs resume {run.id}")
+    for run in runs:
+        if run.status == "failed":
+            raise InputError(f"Run {run.id} failed: {run.error} What it had is kept: encore runs resume {run.id}")
+
+
+def print_ids(store: RunStore, ids: Sequence[str], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([store.get(run_id).as_dict() for run_id in ids]))
+    else:
+        for run_id in ids:
+            print(run_id)

@@ -1,0 +1,176 @@
+"""Preparing a run: a plan is checked against its facts, its model and this machine, and nothing is left to choose.
+
+    ready = prepare(plan)                    # reads the facts, looks at the model's configuration
+    [run_id] = RunStore().submit([ready])
+
+Facts are chosen here, once, and copied into the run's folder, so that nothing that happens to the file afterwards
+changes the run. All methods of a comparison get the same facts in the same order, whatever the model says already.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from encore_core.editing.covariance import BUNDLED, text_named
+from encore_core.errors import InputError, quoted
+from encore_core.facts import Fact, duplicate_subjects, read_facts
+from encore_core.measures.task_sets import tasks_folder
+from encore_core.measures.tasks import load_tasks
+from encore_core.methods import Settings, settings_for
+from encore_core.models.device_map import device_name
+from encore_core.models.editable import CATALOGUE, Progress, describe_model
+from encore_core.runs import key_statistics
+from encore_core.runs.fact_order import arranged, choose_facts
+from encore_core.runs.facts_file import digest_of, fact_lines
+from encore_core.runs.plan import RunPlan
+from encore_core.storage import absolute_folder
+
+DUPLICATES_NAMED = 5
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A plan that can start: checked against facts, model and machine, with nothing left to choose.
+
+    Attributes:
+        plan: with every open choice made (number of edits, checkpoints, name, device, dtype).
+        facts: what will be edited, in order; the batches are `batch_ends(facts, plan.batch_size)`.
+        settings: of the method on this model.
+        notices: what the user should know before the start, one line each.
+        facts_digest: of the facts whatever their order, 16 hex digits.
+        order_digest: of the facts in their order, that is of the file in the run's folder.
+        statistics: what C0 is to be made of, in words: digest of the text and number of tokens at most.
+        statistics_wanted: the same for the worker, see `key_statistics.wanted`.
+    """
+
+    plan: RunPlan
+    facts: tuple[Fact, ...] = field(repr=False)
+    settings: Settings
+    notices: tuple[str, ...]
+    facts_digest: str
+    order_digest: str
+    statistics: str
+    statistics_wanted: key_statistics.Rows = ()
+
+
+def prepare(plan: RunPlan, facts: Sequence[Fact] | None = None, progress: Progress | None = None) -> PreparedRun:
+    """Check a plan against its facts, its model and this machine, and choose what it will edit.
+
+    The model's weights are not loaded, so this takes a second; the embedded model is unpacked if it never was.
+
+    Args:
+        plan: what is wanted.
+        facts: the content of `plan.facts` where the caller has read it already (an upload, or several methods on one
+            file); read from there by default.
+        progress: told of the unpacking, and of fetching the downstream tasks.
+
+    Raises:
+        InputError: unreadable facts, fewer facts than edits, unknown model, method, setting, device or dtype, settings
+            out of range, unreadable text of statistics or downstream data, or a hub that cannot be reached for them.
+    """
+    read = list(facts) if facts is not None else read_facts(plan.facts)
+    n_edits = _number_of_edits(plan, len(read))
+    device = device_name(plan.device)
+    shape = describe_model(plan.model, plan.dtype, progress)
+    settings = settings_for(
+        plan.method,
+        model_type=shape.model_type,
+        n_layers=shape.n_layers,
+        d_model=shape.d_model,
+        n_vocab=shape.n_vocab,
+        overrides=plan.overrides,
+    )
+    tasks = None
+    if plan.measure.downstream is not None:
+        tasks = tasks_folder(plan.measure.downstream, progress)
+        load_tasks(tasks)
+    chosen, moved = arranged(choose_facts(read, n_edits, plan.order, plan.seed), plan.batch_size)
+    done = replace(
+        plan,
+        # The worker has a working folder of its own.
+        model=plan.model if plan.model in CATALOGUE else absolute_folder(plan.model),
+        statistics_text=_absolute_text(plan.statistics_text),
+        measure=replace(plan.measure, downstream=tasks and str(tasks.absolute())),
+        n_edits=n_edits,
+        checkpoint_every=plan.checkpoint_every or max(plan.batch_size, math.ceil(n_edits / 10)),
+        name=plan.name or f"{plan.method}, {n_edits} edits",
+        device=device,
+        dtype=plan.dtype or "float32",
+    )
+    lines = fact_lines(chosen)
+    wanted = key_statistics.wanted(done.model, settings.layers, text_named(plan.statistics_text))
+    statistics, told = _statistics(wanted, settings.statistics_tokens)
+    return PreparedRun(
+        plan=done,
+        facts=tuple(chosen),
+        settings=settings,
+        notices=(*_duplicates(chosen), *moved, *_untested(settings, plan.model), *told),
+        facts_digest=digest_of("".join(sorted(lines))),
+        order_digest=digest_of("".join(lines)),
+        statistics=statistics,
+        statistics_wanted=wanted,
+    )
+
+
+def _number_of_edits(plan: RunPlan, n_facts: int) -> int:
+    """How many edits the plan means, where there are so many facts.
+
+    Raises:
+        InputError: when there are fewer facts than edits, or none.
+    """
+    if not n_facts:
+        raise InputError("There is no fact to edit; give at least one.")
+    n_edits = plan.n_edits or n_facts
+    if n_edits > n_facts:
+        raise InputError(
+            f"n_edits {n_edits} is more than the {n_facts} facts in {quoted(plan.facts)}; "
+            f"give a number up to {n_facts}, or a larger file."
+        )
+    return n_edits
+
+
+def _duplicates(facts: Sequence[Fact]) -> list[str]:
+    """Lines about subjects that are edited more than once in the same relation: the later edit overwrites."""
+    found = duplicate_subjects(facts)
+    lines = [
+        f"{quoted(subject)} is edited {len(places)} times in the same relation (facts "
+        f"{', '.join(_in_file(facts[place], place) for place in places[:4])}{', …' if len(places) > 4 else ''}); "
+        "the last edit counts."
+        for (subject, _), places in list(found.items())[:DUPLICATES_NAMED]
+    ]
+    if len(found) > DUPLICATES_NAMED:
+        lines.append(f"So are {len(found) - DUPLICATES_NAMED} other subjects.")
+    return lines
+
+
+def _in_file(fact: Fact, place: int) -> str:
+    """The number of a fact in its file, where it comes from one; else in the run."""
+    return re.sub(r"^(record|line) ", "", fact.place) if fact.place else str(place + 1)
+
+
+def _untested(settings: Settings, model: str) -> list[str]:
+    if settings.standing != "untested":
+        return []
+    return [f"These settings of {settings.method} are untested on {quoted(model)}."]
+
+
+def _absolute_text(name: str | None) -> str | None:
+    return name if name in (None, BUNDLED) else str(Path(name).absolute())
+
+
+def _statistics(wanted: key_statistics.Rows, n_tokens: int) -> tuple[str, list[str]]:
+    """What C0 is to be made of, in words, and a line about it where it was chosen."""
+    if not any("file" in row for row in wanted):
+        return f"{wanted[0]['text']}, {n_tokens} tokens", []
+    of_each = {
+        row["layer"]: f"{key_statistics.words(row)}, {row['file'].split('-')[1]}"
+        if "file" in row
+        else f"bundled sample, up to {n_tokens} tokens"
+        for row in wanted
+    }
+    said = key_statistics.by_layers(of_each)
+    return said, [f"Key statistics of this model as chosen with encore statistics: {said}."]
