@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,7 +33,13 @@ def batched(facts: Sequence[Fact], batch_size: int) -> Iterator[list[Fact]]:
         yield list(facts[start : start + batch_size])
 
 
-def checked_facts(facts: Sequence[Fact], targets: Sequence[Target] | None, known: str) -> tuple[list[Fact], list[str]]:
+FindTargets = Callable[[Sequence[Fact], OnProgress | None], Sequence[Target]]
+"""Finds one target per fact, called with the session's matrices in the model."""
+
+GivenTargets = Sequence[Target] | FindTargets | None
+
+
+def checked_facts(facts: Sequence[Fact], targets: GivenTargets, known: str) -> tuple[list[Fact], list[str]]:
     """The distinct facts of a batch, and notices about those that were dropped.
 
     Args:
@@ -48,7 +54,7 @@ def checked_facts(facts: Sequence[Fact], targets: Sequence[Target] | None, known
     facts, notices = check_batch(facts)
     if not facts:
         raise InputError("There is no fact to edit; give at least one.")
-    if targets is not None and (known != "edit" or not len(targets) == len(facts) == given):
+    if isinstance(targets, Sequence) and (known != "edit" or not len(targets) == len(facts) == given):
         raise InputError(
             f"{len(targets)} targets are given for {given} facts, {len(facts)} of them different; give one for "
             'each, facts without repetition, and known="edit".'
@@ -88,7 +94,7 @@ def solve_batch(
     preservation: dict[int, Preservation],
     draft: Sums,
     *,
-    targets: Sequence[Target] | None = None,
+    targets: GivenTargets = None,
     fast_targets: bool = True,
     on_progress: OnProgress | None = None,
 ) -> SolvedBatch:
@@ -101,7 +107,7 @@ def solve_batch(
         settings: of the session.
         preservation: by layer, P before the batch.
         draft: a draft of the session's matrices; the updates are added to it.
-        targets: one per fact, if they have been found already; by default they are found here.
+        targets: one per fact, if they have been found already, or what finds them; by default they are found here.
         fast_targets: use the fast pass where it agrees with the plain one, see `optimise_targets`.
         on_progress: called after steps and layers.
 
@@ -111,6 +117,8 @@ def solve_batch(
     seconds = _no_seconds()
     with lm.matrices_replaced(draft.run):
         clock = _Clock(seconds)
+        if callable(targets):
+            targets = targets(facts, on_progress)
         targets = targets or find_targets(
             lm, facts, prefixes, settings.layers[-1], target_settings(settings), fast_targets, on_progress
         )

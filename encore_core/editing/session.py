@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 
 from encore_core.autograd import gradients
-from encore_core.editing.batch import SolvedBatch, checked_facts, find_targets, solve_batch
+from encore_core.editing.batch import GivenTargets, SolvedBatch, checked_facts, find_targets, solve_batch
 from encore_core.editing.batch_measures import look_after, look_before, norm, norms_as_run
 from encore_core.editing.batch_report import AppliedBatch, BatchReport, EditedFact, OnProgress, notices_of
 from encore_core.editing.covariance import described, files_used
@@ -187,7 +187,7 @@ class EditSession:
         *,
         known: Literal["refuse", "skip", "edit"] = "refuse",
         measure: bool = True,
-        targets: Sequence[Target] | None = None,
+        targets: GivenTargets = None,
         on_progress: OnProgress | None = None,
     ) -> BatchReport:
         """Apply facts as one batch.
@@ -197,8 +197,8 @@ class EditSession:
             known: what to do with a fact that the model says already and that was not edited before: refuse the batch,
                 skip the fact with a notice, or edit it anyway.
             measure: report the probability of every new answer before and after (three short passes).
-            targets: one per fact, found by `find_targets` on the model in its present state; by default they are
-                found here. `known` must then be "edit".
+            targets: one per fact, found by `find_targets` on the model in its present state (`known` must then be
+                "edit"), or a function that finds them for the facts that are edited; by default they are found here.
             on_progress: called after steps and layers.
 
         Returns:
@@ -236,7 +236,7 @@ class EditSession:
         return report
 
     def _solve(
-        self, facts: Sequence[Fact], targets: Sequence[Target] | None, on_progress: OnProgress | None
+        self, facts: Sequence[Fact], targets: GivenTargets, on_progress: OnProgress | None
     ) -> tuple[SolvedBatch, dict[int, Path]]:
         """Solve a batch on a draft of the session's matrices. Returns it, and by layer the file behind the initial P.
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.optim.adam import adam
@@ -39,6 +39,9 @@ from encore_core.models.editable import EditableModel
 from encore_core.models.memory import CPU_TOKENS, GPU_TOKENS, Sizes
 
 LOSS_THRESHOLD = 0.05
+
+RULE_FIELDS = ("mpes", "mpes_extra_steps", "steps")
+"""Of `TargetSettings`, what decides when a search stops, and not where it goes."""
 
 LEAST_TOKENS = 64
 """Tokens of a group when memory is shortest; a fact with more tokens is run on its own."""
@@ -79,7 +82,6 @@ OnStep = Callable[[int, int, float], None]
 """`on_step(n_finished, step, mean_loss)`, called after every test whether facts are finished."""
 
 
-@gradients(True)
 def optimise_targets(
     lm: EditableModel,
     facts: Sequence[Fact],
@@ -106,20 +108,55 @@ def optimise_targets(
     Returns:
         one target per fact, in order.
     """
+    [found] = optimise_for_rules(
+        lm, facts, prefixes, layer, (settings,), fast=fast, max_tokens=max_tokens, on_step=on_step
+    )
+    return found
+
+
+@gradients(True)
+def optimise_for_rules(
+    lm: EditableModel,
+    facts: Sequence[Fact],
+    prefixes: Sequence[str],
+    layer: int,
+    rules: Sequence[TargetSettings],
+    *,
+    fast: bool = True,
+    max_tokens: int | None = None,
+    on_step: OnStep | None = None,
+) -> list[list[Target]]:
+    """One search, stopped by several rules: methods that stop differently walk the same path until the first stops.
+
+    Args:
+        rules: hyper-parameters that differ in `RULE_FIELDS` alone.
+        lm, facts, prefixes, layer, fast, max_tokens, on_step: as for `optimise_targets`; a fact counts as finished when
+            every rule has stopped it.
+
+    Returns:
+        per rule one target per fact, in order. Each is what a search by that rule alone would find, up to the rounding
+        that comes from other facts being in the batch for longer.
+
+    Raises:
+        ValueError: when the rules differ in more.
+    """
+    if len({replace(rule, **dict.fromkeys(RULE_FIELDS, 0)) for rule in rules}) != 1:
+        raise ValueError(f"One search serves settings that differ in {', '.join(RULE_FIELDS)} alone; got {rules}.")
+    settings = rules[0]
     examples = Example.of_facts(lm, facts, prefixes)
     make_pass = functools.partial(PlainPass, lm, layer)
     if fast and (starts := starts_of_fast_pass(lm, layer, examples, settings)) is not None:
         make_pass = functools.partial(FastPass, lm, layer, starts=starts, packed=lm.checked_paths[layer] == "packed")
     budget = max_tokens or default_max_tokens(lm, layer)
-    results: dict[int, Target] = {}
+    results: dict[int, list[Target]] = {}
     for group in batches_by_length([example.cost for example in examples], budget):
         finished = len(results)
         tell = (lambda done, step, loss, n=finished: on_step(n + done, step, loss)) if on_step else None
         forward = make_pass([examples[i] for i in group])
         with matrices_in_bfloat16(lm, layer + 1) if settings.bfloat16 else nullcontext():
-            found = _optimise_group(forward, settings, tell)
+            found = _optimise_group(forward, rules, tell)
         results.update(zip(group, found, strict=True))
-    return [results[i] for i in range(len(facts))]
+    return [[results[i][number] for i in range(len(facts))] for number in range(len(rules))]
 
 
 def default_max_tokens(lm: EditableModel, layer: int) -> int:
@@ -143,30 +180,32 @@ def default_max_tokens(lm: EditableModel, layer: int) -> int:
     return most
 
 
-def _optimise_group(forward: PlainPass | FastPass, settings: TargetSettings, on_step: OnStep | None) -> list[Target]:
-    descent = _Descent(forward, settings)
+def _optimise_group(
+    forward: PlainPass | FastPass, rules: Sequence[TargetSettings], on_step: OnStep | None
+) -> list[list[Target]]:
+    """Per fact its targets, one per rule."""
+    descent, n_steps = _Descent(forward, rules[0]), max(rule.steps for rule in rules)
     n_facts, h = forward.rows.n_facts, forward.h
     replayed = Replayed(descent.step) if _is_replayed(forward) else None
-    progress = [_FactProgress(settings) for _ in range(n_facts)]
-    results: list[Target | None] = [None] * n_facts
+    searches = [[_FactProgress(rule) for rule in rules] for _ in range(n_facts)]
     unread: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    for step in range(settings.steps):
+    for step in range(n_steps):
         unread.append(replayed() if replayed else descent.evaluate())
         kept: torch.Tensor | None = None
-        if len(unread) == _steps_between_stop_tests(h.device) or step == settings.steps - 1:
+        if len(unread) == _steps_between_stop_tests(h.device) or step == n_steps - 1:
             tables = torch.stack([table for table, _ in unread]).tolist()
             going_on = torch.ones(len(descent.active), dtype=torch.bool)
+            deltas = [delta for _, delta in unread]
             for index, fact in enumerate(descent.active.tolist()):
-                stopped_at = None if results[fact] else progress[fact].read([table[index] for table in tables])
-                if stopped_at is not None:
-                    z = h[fact] + unread[stopped_at][1][index]
-                    results[fact] = progress[fact].target(z, h[fact].clone())
-                going_on[index] = results[fact] is None
+                rows = [table[index] for table in tables]
+                for search in searches[fact]:
+                    search.read(rows, h[fact], [delta[index] for delta in deltas])
+                going_on[index] = not all(search.found for search in searches[fact])
             unread = []
             if on_step is not None:
                 mean_loss = sum(row[0] for row in tables[-1]) / len(going_on)
-                on_step(sum(result is not None for result in results), step, mean_loss)
+                on_step(sum(all(search.found for search in of_fact) for of_fact in searches), step, mean_loss)
             if not bool(going_on.any()):
                 break
             # A replayed step keeps all facts: recording it again costs more than the rows of the finished ones.
@@ -179,7 +218,7 @@ def _optimise_group(forward: PlainPass | FastPass, settings: TargetSettings, on_
                 descent.keep(kept)
     if replayed is not None and replayed.refused:
         forward.lm.refuses_replay = True
-    return results
+    return [[search.found for search in of_fact] for of_fact in searches]
 
 
 class _Descent:
@@ -256,35 +295,43 @@ def _steps_between_stop_tests(device: torch.device) -> int:
 
 
 class _FactProgress:
-    """The loss of one fact step by step, and when it stops."""
+    """The loss of one fact step by step, and where one rule stops it.
 
-    def __init__(self, settings: TargetSettings):
-        self.settings = settings
+    Attributes:
+        found: the target, once the rule has stopped.
+    """
+
+    def __init__(self, rule: TargetSettings):
+        self.rule = rule
         self.rows: list[list[float]] = []
         self.first_hit: int | None = None
-        self.stopped = ""
+        self.found: Target | None = None
 
-    def read(self, rows: Sequence[Sequence[float]]) -> int | None:
-        """Read evaluations until one stops the fact. Returns its index among them, or None if none does."""
-        for number, (*values, hit) in enumerate(rows):
+    def read(self, rows: Sequence[Sequence[float]], h: torch.Tensor, deltas: Sequence[torch.Tensor]) -> None:
+        """Take in evaluations until the one that stops the fact; later ones are of no interest.
+
+        Args:
+            rows: per evaluation a row of `Evaluation.table`.
+            h: (d_model,) the state before.
+            deltas: per evaluation (d_model,), the δ that it was made at.
+        """
+        if self.found:
+            return
+        for (*values, hit), delta in zip(rows, deltas, strict=True):
             step = len(self.rows)
             self.rows.append(values)
             if hit and self.first_hit is None:
                 self.first_hit = step
-            if values[0] < LOSS_THRESHOLD:
-                self.stopped = "loss"
-            elif (
-                self.settings.mpes
-                and self.first_hit is not None
-                and step >= self.first_hit + self.settings.mpes_extra_steps
-            ):
-                self.stopped = "mpes"
-            elif step == self.settings.steps - 1:
-                self.stopped = "steps"
-            if self.stopped:
-                return number
-        return None
+            stopped = self._stopped(step, values[0])
+            if stopped is not None:
+                loss, nll, kl, decay, probability = zip(*self.rows, strict=True)
+                self.found = Target(h + delta, h.clone(), step, stopped, loss, nll, kl, decay, probability)
+                return
 
-    def target(self, z: torch.Tensor, h: torch.Tensor) -> Target:
-        loss, nll, kl, decay, probability = zip(*self.rows, strict=True)
-        return Target(z, h, len(self.rows) - 1, self.stopped, loss, nll, kl, decay, probability)
+    def _stopped(self, step: int, loss: float) -> str | None:
+        """Why the rule stops at this evaluation; None where it goes on."""
+        if loss < LOSS_THRESHOLD:
+            return "loss"
+        if self.rule.mpes and self.first_hit is not None and step >= self.first_hit + self.rule.mpes_extra_steps:
+            return "mpes"
+        return "steps" if step == self.rule.steps - 1 else None

@@ -90,7 +90,7 @@ class EditableModel:
         lock: to be held while the model is run, or edited weights are in it.
         checked_paths: by block, the fastest target pass that agrees with the plain one (see `pass_choice`).
         refuses_replay: whether a step of the target optimisation could not be recorded on the GPU (see `cuda_graph`).
-        shared: results shared by the sessions on this model, costly to make (see `shared_by_sessions`).
+        shared: results shared by the sessions on this model, costly to make (see `editing.shared_by_sessions`).
         tuple_blocks: whether the blocks return tuples; None until this is needed (see `tracing`).
     """
 
