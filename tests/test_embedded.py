@@ -66,7 +66,7 @@ def test_it_is_fetched_unpacked_and_not_kept(shelf, tmp_path, monkeypatch):
 
 def test_another_file_of_that_name_is_refused(shelf, tmp_path):
     put_wheel(shelf)
-    with pytest.raises(InputError, match="not the one with the digest") as refused:
+    with pytest.raises(InputError, match="does not have the expected digest") as refused:
         find_source("smollm2-135m", lambda what, share: None)
     assert embedded_model.HOW_TO_INSTALL in str(refused.value) and no_leftovers(tmp_path)
 

@@ -248,7 +248,7 @@ def test_mquake_has_several_edits_and_questions_that_follow_from_all():
     bad = record | {"requested_rewrite": [edits[0] | {"subject": "Nobody", "prompt": "Somebody is"}, edits[1]]}
     facts, notices = read(bad, on_error="skip")
     assert [fact.subject for fact in facts] == ["Chile"] and "record 1, rewrite 1 skipped" in notices[0]
-    assert facts[0].portability == () and any("several hops are left out" in line for line in notices)
+    assert facts[0].portability == () and any("multi-hop questions are left out" in line for line in notices)
     assert len(read([record, record], limit=3)[0]) == 3
 
 

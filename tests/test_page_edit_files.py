@@ -131,7 +131,7 @@ def foreign(folder: Path, **changes) -> bytes:
 
 
 BAD = {
-    "another model": (lambda p: foreign(p, base_fingerprint="0" * 16), "its weights are others"),
+    "another model": (lambda p: foreign(p, base_fingerprint="0" * 16), "its weights differ"),
     "another shape": (lambda p: foreign(p, shape={"d_model": 4096, "d_mlp": 64, "n_layers": 5}), "d_model 4096"),
     "another format": (lambda p: foreign(p, dtype="bfloat16"), "made in bfloat16"),
     "no edit file": (lambda p: save({"x": torch.zeros(2)}), "no edit file"),

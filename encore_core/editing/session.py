@@ -56,7 +56,7 @@ class EditSession:
         fast_targets: use the fast target pass where the model takes it (see `targets`).
         hold: "matrices" holds edited matrices between runs; "factors" holds only the batches' thin factors, and one
             set of matrices serves all such sessions on a model; "auto" decides by the free memory (see
-            `contents.ROOM_FOR_SESSIONS`). Without history it is always "matrices".
+            `session_contents.ROOM_FOR_SESSIONS`). Without history it is always "matrices".
         statistics_files: by edited layer, the file of its C0, which is gathered from `statistics_text` if missing; by
             default what `covariance.files_used` gives at the first edit.
 
