@@ -12,7 +12,7 @@ from test_browser import LONG, pytestmark  # noqa: F401
 PAGE = """
 import streamlit as st
 
-from dashboard import figure
+from dashboard.elements import figure
 from dashboard.charts.chart import Chart
 
 figure.load_library()
