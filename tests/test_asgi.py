@@ -16,7 +16,6 @@ import served
 
 from dashboard import asgi
 from dashboard.browser import first_paint
-from dashboard.browser.first_paint import preload
 from dashboard.browser.first_paint.page import EarlyPage
 from dashboard.elements import figure, widgets
 from dashboard.server import security
@@ -66,28 +65,6 @@ def test_a_page_names_plotly_once_and_has_no_script_that_its_policy_forbids(addr
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         assert f"'sha256-{digest}'" in headers["content-security-policy"]
     assert inline
-
-
-def test_a_page_names_the_scripts_of_its_elements_which_are_there(address):
-    _, body = asked(address)
-    named = re.findall(r'<link rel="modulepreload" href="\./static/js/([^"]+)">', body.decode())
-    assert named == preload.scripts() and len(named) == len(set(named))
-    for element in preload.ELEMENTS:  # another version of Streamlit may call them otherwise
-        assert any(name.startswith(f"{element}.") for name in named), element
-    headers, script = asked(f"{address}/static/js/{named[0]}")
-    assert "javascript" in headers["content-type"] and script
-
-
-def test_scripts_are_those_that_elements_import_without_what_the_page_names_itself(tmp_path):
-    folder = tmp_path / "static" / "js"
-    folder.mkdir(parents=True)
-    (tmp_path / "index.html").write_text('<link rel="modulepreload" href="./static/js/react.1.js">')
-    (folder / "Button.a.js").write_text('import{a as b}from"./label.b.js";import"./react.1.js";import("./late.c.js")')
-    (folder / "label.b.js").write_text("import t from './deep.d.js';import x from './gone.e.js'")
-    (folder / "deep.d.js").write_text('import{a}from"./Button.a.js"')
-    for name in ("react.1.js", "late.c.js", "ButtonGroup.f.js"):
-        (folder / name).write_text("")
-    assert preload.scripts(["Button", "Nothing"], tmp_path) == ["Button.a.js", "label.b.js", "deep.d.js"]
 
 
 def test_a_file_that_is_downloaded_is_left_as_it_is():

@@ -3,7 +3,6 @@
     page            the middleware that puts it into Streamlit's page
     first_look      the list of pages and the title and, on Start, the recorded curves
     static_chart    curves as markup
-    preload         Streamlit's scripts that the page names early
 
 One switch turns it off: ENCORE_FIRST_PAINT=off serves Streamlit's page as it is. `benchmarks/pages.py` measures what it
 gains (benchmarks/RESULTS.md).

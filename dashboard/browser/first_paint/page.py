@@ -1,15 +1,11 @@
-"""Streamlit's page with the first look in it, and the names of the scripts that will be needed.
-
-The browser then reads plotly.js and the scripts of the elements that pages have (see `preload`) while the page is being
-made.
-"""
+"""Streamlit's page with the first look in it, and the name of plotly.js, which is then read while the page is made."""
 
 from __future__ import annotations
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dashboard.browser.first_paint import first_look, preload
+from dashboard.browser.first_paint import first_look
 from dashboard.elements import figure
 
 ROOT = b'<div id="root">'
@@ -17,9 +13,9 @@ ROOT = b'<div id="root">'
 
 
 class EarlyPage:
-    """Middleware that puts markup and names of scripts into Streamlit's page."""
+    """Middleware that puts the first look into Streamlit's page, and names plotly.js there."""
 
-    TAGS = f'{preload.tags()}<script defer src="./{figure.ADDRESS}"></script>'.encode()
+    TAG = f'<script defer src="./{figure.ADDRESS}"></script>'.encode()
 
     def __init__(self, app: ASGIApp):
         self.app = app
@@ -45,7 +41,7 @@ class EarlyPage:
                     start = None
                     return
                 look = first_look.markup(scope["path"], scope["query_string"].decode("latin-1"))
-                page = body.replace(b"</head>", self.TAGS + b"</head>", 1)
+                page = body.replace(b"</head>", self.TAG + b"</head>", 1)
                 page = page.replace(ROOT, look.encode() + ROOT, 1)
                 headers = MutableHeaders(scope=start)
                 # The page differs from Streamlit's file, and changes with the library.
