@@ -1,4 +1,4 @@
-"""Pictures of the pages, wide and narrow, light and dark: Edit before and after an edit, the others as they open.
+"""Pictures of the pages, wide, narrow and as on a phone, light and dark: Edit before and after an edit, the others as they open.
 
 python tests/screenshots.py FOLDER [--only 1400-light] [--pages start,edit,compare]
 
@@ -40,7 +40,7 @@ STATES = {"tour": ("start", "tour=1"), "presenting": ("compare", "present=1"),
 """Name → page and query of what looks different from the page as it opens."""
 
 VIEWS = (*PAGES, *STATES)
-LOOKS = [(width, look) for width in (1400, 800) for look in ("light", "dark")]
+LOOKS = [(width, look) for width in (1400, 800, 390) for look in ("light", "dark")]
 
 ALL_DRAWN = "[...document.querySelectorAll('.es-figure')].every((node) => node.querySelector('.main-svg'))"
 
