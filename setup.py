@@ -5,7 +5,7 @@ collide with anybody's. `encore_core/resources.py` finds them in both places.
 """
 
 from pathlib import Path
-from shutil import copyfile
+from shutil import copyfile, rmtree
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
@@ -31,9 +31,12 @@ class BuildWithStudio(build_py):
     """build_py, and the studio's files beside the modules."""
 
     def run(self) -> None:
-        super().run()
         if self.editable_mode:  # the checkout has them where they are
+            super().run()
             return
+        for package in ("encore_core", "dashboard"):  # files of an earlier layout would stay, and be packed
+            rmtree(Path(self.build_lib, package), ignore_errors=True)
+        super().run()
         for file, place in carried().items():
             target = Path(self.build_lib, "encore_core", "studio", place)
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Pictures of the pages, wide, narrow and as on a phone, light and dark: Edit before and after an edit, the others as they open.
+"""Pictures of the pages at three widths, light and dark: Edit before and after an edit, the others as they open.
 
 python tests/screenshots.py FOLDER [--only 1400-light] [--pages start,edit,compare]
 
