@@ -66,6 +66,12 @@ def test_the_model_is_as_before(llama, statistics_text):
     assert all(torch.equal(before[layer], llama.matrix(layer)) for layer in before)
 
 
+def test_a_fact_that_is_there_twice_is_dropped_with_a_word(llama, statistics_text):
+    found = compare_edits(llama, [*CITIES[:2], CITIES[0]], FOUR, known="edit", statistics_text=statistics_text)
+    for side in found.sides:
+        assert side.session.n_edits == 2 and side.reports[0].notices == found.sides[0].reports[0].notices != ()
+
+
 def test_other_hyper_parameters_have_a_search_of_their_own(llama, statistics_text, searches):
     arms = [Arm("MEMIT"), Arm("MEMIT", {"lr": 0.1}), Arm("MEMIT", {"steps": 3}), Arm("MEMIT", {"lambda_p": 10.0})]
     found = compare_edits(llama, CITIES[:2], arms, known="edit", statistics_text=statistics_text)

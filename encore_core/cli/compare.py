@@ -9,7 +9,7 @@ from typing import Any
 
 from encore_core.cli.editing import load, reads_texts
 from encore_core.cli.fact_files import add_facts_options, facts_of, fitting
-from encore_core.cli.options import add_model_options, count, overrides, positive, seed
+from encore_core.cli.options import add_editing_options, add_model_options, count, overrides
 from encore_core.cli.output import Bar, notice
 from encore_core.editing.comparison import Arm, Side, arms_of, edit_with_each
 from encore_core.editing.covariance import text_named
@@ -34,23 +34,11 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     add_model_options(parser)
     add_facts_options(parser, required=True)
     parser.add_argument("--methods", default=PAPERS, metavar="A,B,…", help=f"methods to compare (default {PAPERS})")
-    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N facts")
-    parser.add_argument("--batch-size", type=positive, default=100, metavar="B", help="facts per batch (default 100)")
-    parser.add_argument("--seed", type=seed, default=0, metavar="S", help="of the sampled prefixes (default 0)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting of all; repeatable"
-    )
-    parser.add_argument(
-        "--known",
-        choices=("skip", "edit", "refuse"),
-        default="skip",
-        help="facts that the model says already: skip them with a notice, edit them anyway, or refuse",
-    )
+    add_editing_options(parser)
     parser.add_argument(
         "--scored", type=count, default=SCORED_FACTS, metavar="N",
         help=f"facts that are scored after the edits, at most (default {SCORED_FACTS}; 0 for none)",
     )  # fmt: skip
-    parser.add_argument("--statistics", metavar="FILE", help='text for key statistics, or "bundled"')
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(command=_compare)
 

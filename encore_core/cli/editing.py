@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from encore_core.cli.fact_files import HELP, add_facts_options, facts_of, fitting
-from encore_core.cli.options import add_model_options, count, overrides, positive, seed
+from encore_core.cli.options import add_editing_options, add_model_options, count, overrides, positive
 from encore_core.cli.output import Bar, notice, teller
 from encore_core.editing.batch import batched
 from encore_core.editing.batch_report import BatchReport
@@ -48,21 +48,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--scored", type=count, default=SCORED_FACTS, metavar="N",
         help=f"facts scored for the model card, before and after, at most (default {SCORED_FACTS}; 0 for none)",
     )  # fmt: skip
-    edit.add_argument("--limit", type=positive, metavar="N", help="only the first N facts")
-    edit.add_argument("--batch-size", type=positive, default=100, metavar="B", help="facts per batch (default 100)")
-    edit.add_argument("--seed", type=seed, default=0, metavar="S", help="of the sampled prefixes (default 0)")
-    edit.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting; repeatable")
-    edit.add_argument(
-        "--known",
-        choices=("skip", "edit", "refuse"),
-        default="skip",
-        help="facts that the model already says: skip them with a notice, edit them anyway, or refuse",
-    )
-    edit.add_argument(
-        "--statistics",
-        metavar="FILE",
-        help='text for key statistics, or "bundled" (default: what encore statistics has gathered, else bundled)',
-    )
+    add_editing_options(edit)
     edit.set_defaults(command=_edit)
 
     put = commands.add_parser("apply", help="put saved edits onto their base model and write it as a folder")

@@ -46,6 +46,27 @@ def add_store_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", type=Path, metavar="DIR", help="folder of runs (default: runs in the data folder)")
 
 
+def add_editing_options(parser: argparse.ArgumentParser) -> None:
+    """How facts are edited, for the commands that edit them at once."""
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N facts")
+    parser.add_argument("--batch-size", type=positive, default=100, metavar="B", help="facts per batch (default 100)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="S", help="of the sampled prefixes (default 0)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting; repeatable"
+    )
+    parser.add_argument(
+        "--known",
+        choices=("skip", "edit", "refuse"),
+        default="skip",
+        help="facts that the model already says: skip them with a notice, edit them anyway, or refuse",
+    )
+    parser.add_argument(
+        "--statistics",
+        metavar="FILE",
+        help='text for key statistics, or "bundled" (default: what encore statistics has gathered, else bundled)',
+    )
+
+
 def positive(text: str) -> int:
     """The type of options that take a whole number from 1."""
     return _whole(text, 1)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from encore_core.editing.batch import FindTargets
+from encore_core.editing.batch import FindTargets, batched
 from encore_core.editing.batch_report import BatchReport, EditProgress, OnProgress
 from encore_core.editing.session import EditSession
 from encore_core.editing.target_loss import TargetSettings, target_settings
@@ -162,7 +162,9 @@ def edit_with_each(
         InputError: before the first side, as `arms_of` and for facts that no method can edit.
     """
     arms = arms_of(methods)
-    batches, _ = check_batches(facts, batch_size)
+    check_batches(facts, batch_size)
+    # As they were given: what is dropped from a batch is told in its report.
+    batches = list(batched(facts, batch_size))
     sessions: list[EditSession | InputError] = []
     for arm in arms:
         try:
