@@ -20,7 +20,8 @@ from encore_core.errors import InputError
 from encore_core.facts import Fact
 from encore_core.runs import database, lookup, queue
 from encore_core.runs.database import StoreError
-from encore_core.runs.facts_file import digest_of, fact_lines
+from encore_core.runs.facts_file import fact_lines
+from encore_core.runs.key_statistics import recorded_digest
 from encore_core.runs.ownership import LostRun
 from encore_core.runs.plan import RunPlan
 from encore_core.runs.preparing import PreparedRun
@@ -492,7 +493,7 @@ def test_facts_that_were_changed_or_deleted_are_refused(store, ready):
     [run_id] = store.submit([ready])
     path = store.folder_of(run_id) / "facts.jsonl"
     text = path.read_text("utf-8")
-    assert digest_of(text) == ready.order_digest and text == "".join(fact_lines(ready.facts))
+    assert recorded_digest(text) == ready.order_digest and text == "".join(fact_lines(ready.facts))
     path.write_text(text.replace("Paris", "Lyon"), encoding="utf-8")
     assert "not those it was started with" in refusal(store.facts, run_id)
     path.unlink()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from encore_core.errors import InputError
 from encore_core.facts import Fact
+from encore_core.runs.key_statistics import recorded_digest
 from encore_core.runs.rows import RunInfo
 
 
@@ -42,14 +42,9 @@ def facts_of(run: RunInfo, path: Path) -> list[Fact]:
         raise InputError(
             f"The facts of run {run.id} cannot be read from {path} ({reason}); put the file back, or delete the run."
         ) from error
-    if digest_of(text) != run.order_digest:
+    if recorded_digest(text) != run.order_digest:
         raise InputError(
             f"The facts of run {run.id} in {path} are not those it was started with; put the file back, or delete "
             "the run."
         )
     return facts_from_lines(text)
-
-
-def digest_of(text: str) -> str:
-    """16 hex digits of a text's SHA-256."""
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]

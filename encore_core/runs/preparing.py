@@ -25,7 +25,8 @@ from encore_core.models.device_map import device_name
 from encore_core.models.editable import CATALOGUE, Progress, describe_model
 from encore_core.runs import key_statistics
 from encore_core.runs.fact_order import arranged, choose_facts
-from encore_core.runs.facts_file import digest_of, fact_lines
+from encore_core.runs.facts_file import fact_lines
+from encore_core.runs.key_statistics import recorded_digest
 from encore_core.runs.plan import RunPlan
 from encore_core.storage import absolute_folder
 
@@ -109,8 +110,8 @@ def prepare(plan: RunPlan, facts: Sequence[Fact] | None = None, progress: Progre
         facts=tuple(chosen),
         settings=settings,
         notices=(*_duplicates(chosen), *moved, *_untested(settings, plan.model), *told),
-        facts_digest=digest_of("".join(sorted(lines))),
-        order_digest=digest_of("".join(lines)),
+        facts_digest=recorded_digest("".join(sorted(lines))),
+        order_digest=recorded_digest("".join(lines)),
         statistics=statistics,
         statistics_wanted=wanted,
     )
