@@ -5,7 +5,7 @@ Left: pick facts and a method, apply, undo. Right: what the model says about the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import streamlit as st
@@ -13,11 +13,22 @@ from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import links, page_list
 from dashboard.elements import presentation_mode, widgets
-from dashboard.parts.edit import actions, fact_form, history, method_form, prediction, results
+from dashboard.parts.edit import (
+    actions,
+    compare_form,
+    compared,
+    fact_form,
+    history,
+    method_form,
+    prediction,
+    results,
+)
 from dashboard.reading.bundled_facts import bundled_facts
 from dashboard.talk import presenter
 from dashboard.visitors import browser_session
+from dashboard.visitors.comparison import Column
 from dashboard.visitors.model_loading import DEFAULT_METHOD
+from dashboard.visitors.visitor import Visitor
 from encore_core.errors import InputError
 from encore_core.methods import METHODS
 
@@ -45,6 +56,8 @@ def restore(asked: Mapping[str, Sequence[str]]) -> None:
             st.session_state[key] = first.get(name, "")
     if first.get("method") in METHODS:
         st.session_state["method"] = first["method"]
+    if "compare" in first:
+        compare_form.restore(first["compare"])
     if "try" in first:
         st.session_state["free_prompt"] = first["try"]
 
@@ -59,6 +72,7 @@ def view() -> dict[str, str]:
         said["fact"] = bundled_facts()[st.session_state.get("example", 0)].id or ""
     elif st.session_state["source"] == "Your own":
         said |= {name: st.session_state.get(key) or "" for name, key in IN_LINK.items()}
+    said["compare"] = compare_form.as_text(compare_form.arms())
     if st.session_state["method"] != DEFAULT_METHOD:
         said["method"] = st.session_state["method"]
     return {name: text for name, text in said.items() if len(text) <= LONGEST_IN_LINK}
@@ -66,9 +80,14 @@ def view() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Parts:
-    """The containers of the page's parts; `fact` holds the fact as a sentence where the editor is out of sight."""
+    """The containers of the page's parts.
+
+    `outcome` is for progress and what came of an action, in the bar that is always in sight; `fact` holds the fact as a
+    sentence where the editor is out of sight.
+    """
 
     strip: DeltaGenerator
+    outcome: DeltaGenerator
     editor: DeltaGenerator
     actions: DeltaGenerator
     history: DeltaGenerator
@@ -78,21 +97,40 @@ class Parts:
 
 def arranged() -> Parts:
     """Choices on the left, results on the right."""
-    strip = st.container(key="status")
+    bar = st.container(key="status")
     st.title(page_list.question("edit"), anchor=False)
     left, right = st.container(key="edit_columns").columns([5, 8], gap="medium")
     with left:
         editor = st.container(key="editor")
-        return Parts(strip, editor, st.container(), st.container(), right.container(key="results"))
+        pressed, past = st.container(), st.container()
+    return Parts(bar.container(), bar.container(), editor, pressed, past, right.container(key="results"))
+
+
+def arranged_to_compare() -> Parts:
+    """The editor and its buttons beside each other, the columns below as wide as the page."""
+    bar = st.container(key="status")
+    st.title(page_list.question("edit"), anchor=False)
+    left, right = st.container(key="compare_columns").columns([8, 5], gap="medium")
+    with left, st.expander("Fact and methods", icon=":material/edit_note:", key="compare_editor", expanded=False):
+        editor, past = st.container(key="editor"), st.container()
+    came_of_it = st.container(key="results")
+    return Parts(bar.container(), bar.container(), editor, right.container(), past, came_of_it, left.container())
 
 
 def arranged_for_a_class() -> Parts:
     """Buttons and results first, as wide as the page; what was picked before the talk is below."""
     st.title(page_list.question("edit"), anchor=False)
-    fact, pressed, came_of_it = st.container(), st.container(), st.container(key="results")
+    fact, pressed, outcome, came_of_it = st.container(), st.container(), st.container(), st.container(key="results")
     with st.expander("Fact, method and edits", icon=":material/edit_note:", key="class_editor"):
         editor = {"strip": st.container(key="status"), "editor": st.container(key="editor"), "history": st.container()}
-        return Parts(**editor, actions=pressed, results=came_of_it, fact=fact)
+        return Parts(**editor, outcome=outcome, actions=pressed, results=came_of_it, fact=fact)
+
+
+def arrangement(visitor: Visitor) -> Parts:
+    """What suits the visitor: a class, a comparison, or one model."""
+    if presentation_mode.is_on():
+        return arranged_for_a_class()
+    return arranged() if visitor.comparison is None else arranged_to_compare()
 
 
 def the_fact() -> None:
@@ -115,7 +153,7 @@ def main() -> None:
     if st.session_state.pop("edits_just_loaded", False):
         # Before the fields are drawn, so that they show the settings that the edits were made with.
         method_form.restore_settings(visitor, visitor.session.settings, visitor.session.seed)
-    parts = arranged_for_a_class() if presentation_mode.is_on() else arranged()
+    parts = arrangement(visitor)
     with parts.editor:
         fact_form.pick_facts()
         ready = method_form.pick_method(visitor)
@@ -123,23 +161,34 @@ def main() -> None:
         with parts.fact:
             the_fact()
     with parts.actions:
-        progress = actions.buttons(visitor, ready)
+        actions.buttons(visitor, ready)
     with parts.history:
         history.batches(visitor)
         history.saved_edits(visitor)
     with parts.strip:
         widgets.status_strip(visitor)
+    with parts.outcome:
+        progress = actions.outcome(visitor)
     with parts.results:
-        if prediction.is_covered(visitor):
-            prediction.predict(visitor)
-        else:
-            if presenter.is_predicting() and not visitor.session.n_edits:
-                prediction.vote_first()
-            results.show(visitor)
-    if visitor.job is not None:
-        visitor.work(lambda words, share: progress.progress(min(1.0, share), text=words))
+        finished = show_results(visitor)
+    if visitor.is_busy:
+        visitor.work(lambda words, share: progress.progress(min(1.0, share), text=words), finished)
         st.rerun()
     links.write("edit", view())
+
+
+def show_results(visitor: Visitor) -> Callable[[Column], None]:
+    """What came of the edits. Returns what draws a column of a comparison that has just been done."""
+    is_covered = prediction.is_covered(visitor)
+    if is_covered and not visitor.is_busy:
+        prediction.predict(visitor)
+    if visitor.comparison is not None:
+        return compared.show(visitor, covered=is_covered)
+    if not is_covered:
+        if presenter.is_predicting() and not visitor.session.n_edits:
+            prediction.vote_first()
+        results.show(visitor)
+    return lambda column: None
 
 
 main()

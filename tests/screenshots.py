@@ -39,7 +39,7 @@ STATES = {"tour": ("start", "tour=1"), "presenting": ("compare", "present=1"),
           "trial": ("learn", "step=norm")}  # fmt: skip
 """Name → page and query of what looks different from the page as it opens."""
 
-VIEWS = (*PAGES, *STATES)
+VIEWS = (*PAGES, "compared", *STATES)
 LOOKS = [(width, look) for width in (1400, 800, 390) for look in ("light", "dark")]
 
 ALL_DRAWN = "[...document.querySelectorAll('.es-figure')].every((node) => node.querySelector('.main-svg'))"
@@ -93,6 +93,22 @@ def shoot_edit(page, address: str, folder: Path, name: str) -> None:
     shoot(page, folder / f"edit-{name}-after.png")
 
 
+def shoot_compared(page, address: str, folder: Path, name: str) -> None:
+    """The Edit page with four methods side by side."""
+    page.goto(address_of(address, "edit"))
+    settle(page)
+    started = time.monotonic()
+    page.get_by_role("button", name="Compare 4 methods").click()
+    page.wait_for_selector(".es-words")
+    first = time.monotonic() - started
+    page.wait_for_function("document.querySelectorAll('.es-words').length == 4", timeout=120_000)
+    took = time.monotonic() - started
+    print(f"{name}: the first column took {first:.1f} s, all four {took:.1f} s")
+    page.get_by_role("button", name="Keep this one").nth(3).wait_for(timeout=120_000)
+    settle(page)
+    shoot(page, folder / f"compared-{name}.png")
+
+
 def shoot_page(page, address: str, folder: Path, name: str, which: str) -> None:
     """One of the other pages; on Runs the first run is opened, if there is one."""
     page.goto(address_of(address, which))
@@ -127,6 +143,8 @@ def main() -> None:
                 page.on("pageerror", lambda error, which=which: print(f"{which}: {error}"))
                 if which == "edit":
                     shoot_edit(page, themed, arguments.folder, name)
+                elif which == "compared":
+                    shoot_compared(page, themed, arguments.folder, name)
                 else:
                     shoot_page(page, themed, arguments.folder, name, which)
                 page.close()

@@ -6,6 +6,7 @@ palette        the colours
 enlarged       the same for a projector
 panels         panels with shared axes
 answers        the Edit page: answers before and after, next tokens, growth of the edited matrices
+compared       the Edit page: one method's answers in a column beside those of others
 runs           norms and scores of runs over edits
 norm_layers    norms of every layer at some checkpoints
 contributions  what each sublayer adds to the residual stream

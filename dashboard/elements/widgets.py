@@ -79,6 +79,11 @@ def status_strip(visitor: Visitor) -> None:
     lm, settings, n_edits = visitor.lm, visitor.session.settings, visitor.session.n_edits
     n_batches = len(visitor.session.history)
     detail = f"in {n_batches} batch{'es' * (n_batches != 1)}" if n_edits else "as loaded"
+    method = settings.method
+    if visitor.comparison is not None:
+        columns = visitor.comparison.columns
+        n_edits, detail = max(column.n_edits for column in columns), f"with each of {len(columns)} methods"
+        method = ", ".join(column.label for column in columns)
     mark = STANDINGS[settings.standing]
     dtype = str(lm.dtype).removeprefix("torch.")
     st.html(
@@ -97,7 +102,7 @@ def status_strip(visitor: Visitor) -> None:
             start=f" · {lm.start_text} in front" if lm.start_text else "",
             n_edits=n_edits,
             detail=detail,
-            method=settings.method,
+            method=method,
             symbol=mark[0],
             word=settings.standing,
             tone=mark[1],

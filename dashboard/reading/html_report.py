@@ -31,6 +31,7 @@ th {{ color: {LIGHT.muted}; font-weight: 600; }}
 pre {{ background: {LIGHT.panel}; padding: .7rem 1rem; border-radius: 8px; white-space: pre-wrap; overflow-wrap: anywhere; }}
 .warn {{ border-left: 5px solid {LIGHT.warn}; background: {LIGHT.panel}; padding: .6rem 1rem; }}
 .muted {{ color: {LIGHT.muted}; }}
+.columns {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); gap: 1rem; }}
 """  # noqa: E501
 
 
@@ -96,6 +97,32 @@ def single(heading: str, aside: str, chart: Chart, commands: Sequence[str]) -> b
     ]
     if commands:
         parts += ["<h2>The command that reproduces these data</h2>", f"<pre>{_text(chr(10).join(commands))}</pre>"]
+    return _page(heading, parts)
+
+
+def side_by_side(
+    heading: str, aside: str, said: str, facts: Table, charts: Mapping[str, Chart], settings: Table
+) -> bytes:
+    """Several methods on one fact as a file.
+
+    Args:
+        heading, aside: above all.
+        said: what differs, in a sentence.
+        facts: a row per method.
+        charts: method → chart, in light colours.
+        settings: a column per method.
+    """
+    parts = [
+        f"<h1>{_text(heading)}</h1>",
+        f'<p class="muted">{_text(aside)} · ENCORE Studio {__version__} · {time.strftime("%Y-%m-%d %H:%M")}</p>',
+        f"<p>{_text(said)}</p>",
+        f"<p>{_text(facts.caption)}</p>",
+        _table(facts),
+        '<div class="columns">',
+    ]
+    for number, (name, chart) in enumerate(charts.items()):
+        parts.append(f"<section><h2>{_text(name)}</h2>{_drawn(chart, number)}</section>")
+    parts += ["</div>", "<h2>Settings</h2>", _table(settings)]
     return _page(heading, parts)
 
 

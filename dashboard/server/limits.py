@@ -157,6 +157,20 @@ def check_room(n_visitors: int) -> None:
         )
 
 
+def check_sessions(n_held: int, n_more: int) -> None:
+    """Whether there is room for more sessions of visitors: one that compares four methods takes as much as four.
+
+    Raises:
+        InputError: when there is none.
+    """
+    most = limits().visitors.visitors
+    if n_held + n_more > most:
+        raise InputError(
+            f"{n_more} methods side by side take as much room as {n_more} visitors, and this server has room for "
+            f"{max(0, most - n_held):,} more (its limit is {most:,}). Compare fewer methods, or try again later."
+        )
+
+
 def check_text(what: str, text: str) -> None:
     """Whether a text is short enough.
 
@@ -201,13 +215,14 @@ def check_upload(what: str, n_bytes: int) -> None:
         raise InputError(f"{what} has {n_bytes / 1e6:,.1f} MB; this server takes up to {most:,} MB. Split it.")
 
 
-def check_edits(facts: Sequence[Fact], batch_size: int, n_edits: int) -> None:
+def check_edits(facts: Sequence[Fact], batch_size: int, n_edits: int, n_sessions: int = 1) -> None:
     """Whether a visitor may edit these facts.
 
     Args:
         facts: all of them.
         batch_size: how many at a time.
-        n_edits: on the visitor's model already.
+        n_edits: that the visitor has already.
+        n_sessions: how many sessions take them: side by side, each edit counts.
 
     Raises:
         InputError: naming the limit that they go beyond.
@@ -218,9 +233,10 @@ def check_edits(facts: Sequence[Fact], batch_size: int, n_edits: int) -> None:
     largest = min(batch_size, len(facts))
     if largest > most.batch:
         raise InputError(f"{largest:,} facts per batch; this server takes up to {most.batch:,}. Make batches smaller.")
-    if n_edits + len(facts) > most.edits:
+    if n_edits + n_sessions * len(facts) > most.edits:
+        each = f" by {n_sessions} methods each" if n_sessions > 1 else ""
         raise InputError(
-            f"{n_edits:,} edits are on your model, and {len(facts):,} more go beyond this server's limit of "
+            f"{n_edits:,} edits are on your model, and {len(facts):,} more{each} go beyond this server's limit of "
             f"{most.edits:,} for a visitor. Undo or reset some first."
         )
     for fact in facts:

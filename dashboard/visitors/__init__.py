@@ -3,6 +3,7 @@
 model_loading    a model being loaded, for everybody who waits for it
 models           the models of this server, each loaded once
 visitor          one visitor: edits, the work at hand, what is shown
+comparison       several methods side by side, which take the same facts
 applying_edits   applying a visitor's batches
 messages         what a visitor is told about an action
 browser_session  the visitor of this browser session

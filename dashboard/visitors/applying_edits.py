@@ -9,7 +9,7 @@ from typing import Literal
 from dashboard.charts.labels import percent
 from dashboard.server import device_queue
 from dashboard.visitors.messages import Message
-from encore_core.editing.batch_report import BatchReport, EditProgress
+from encore_core.editing.batch_report import BatchReport, EditProgress, OnProgress
 from encore_core.editing.session import EditSession
 from encore_core.errors import InputError
 from encore_core.facts import Fact
@@ -46,7 +46,8 @@ def apply(
     *,
     is_wanted: Callable[[], bool],
     edits_changed: Callable[[], None],
-) -> BatchReport:
+    edit: Callable[[list[Fact], Literal["refuse", "skip"], OnProgress], BatchReport] | None = None,
+) -> BatchReport | None:
     """Apply the remaining batches of a job, each as a separate turn at the device.
 
     Args:
@@ -55,15 +56,17 @@ def apply(
         show: gets the words and the share for a progress bar.
         is_wanted: whether the visitor still wants this job.
         edits_changed: called when a batch has been applied.
+        edit: applies one batch, given what to do with known facts and whom to tell; by default the session does.
 
     Returns:
-        the report of the last batch.
+        the report of the last batch; None where all had been applied before.
 
     Raises:
         Dropped: when the job is no longer wanted.
         InputError: when a batch cannot be edited.
     """
-    n_batches = len(job.batches)
+    n_batches, report = len(job.batches), None
+    edit = edit or (lambda facts, known, tell: session.edit(facts, known=known, on_progress=tell))
 
     def go_on(progress: EditProgress) -> None:
         # Stopping usually interrupts the script; one that missed it must not go on unnoticed.
@@ -78,7 +81,7 @@ def apply(
             raise Dropped
         batch, number = job.batches[job.at], job.at + 1
         with device_queue.work(device_queue.EDIT, len(batch)):
-            report = session.edit(batch, known=job.known, on_progress=go_on)
+            report = edit(batch, job.known, go_on)
         # Do not call Streamlit between these lines: a rerun could apply the batch twice.
         job.at = number
         job.n_edited += sum(1 for item in report.edited if item.target)

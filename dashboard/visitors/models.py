@@ -55,10 +55,23 @@ class Models:
             InputError: when there is no room for one more.
         """
         with self._lock:
-            limits.check_room(len(self.visitors))
+            limits.check_room(self.n_sessions())
             newcomer = Visitor(loading)
             self.visitors.add(newcomer)
             return newcomer
+
+    def n_sessions(self) -> int:
+        """Sessions that all visitors hold: one each, and one per method that they compare."""
+        return sum(visitor.n_sessions for visitor in list(self.visitors))
+
+    def check_sessions(self, n_more: int) -> None:
+        """Whether there is room for more sessions of visitors who are here.
+
+        Raises:
+            InputError: when there is none.
+        """
+        with self._lock:
+            limits.check_sessions(self.n_sessions(), n_more)
 
     def get(self, name: str, device: str = "auto", dtype: str = "auto") -> Loading:
         """The loading of a model, started now if it was not before. A failed one is tried again."""

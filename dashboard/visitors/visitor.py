@@ -15,8 +15,10 @@ from dashboard.reading.model_readings import Readings
 from dashboard.server import device_queue, limits
 from dashboard.server.device_queue import Place
 from dashboard.visitors.applying_edits import Dropped, Job, apply, done_message, refused_message, stopped_message
+from dashboard.visitors.comparison import Column, Comparison
 from dashboard.visitors.messages import Message
 from dashboard.visitors.model_loading import DEFAULT_METHOD, Loading
+from encore_core.editing.comparison import Arm
 from encore_core.editing.session import EditSession
 from encore_core.errors import InputError
 from encore_core.facts import Fact, check_batches
@@ -26,6 +28,8 @@ from encore_core.models.settings import settings_of
 
 log = logging.getLogger(__name__)
 
+Asked = Literal["apply", "compare", "undo", "reset"]
+
 
 class Visitor:
     """One browser session: its edits, the work at hand, and what it shows.
@@ -33,7 +37,8 @@ class Visitor:
     Attributes:
         loading: the model it uses.
         session: its edits of that model.
-        job: the batches being applied, if any.
+        comparison: several methods side by side, while they are shown; `session` waits behind them, unchanged.
+        job: the batches being applied to `session`, if any.
         message: the outcome of the last action.
         asked: what a button has asked for and the page has still to do.
         left_line: whether it refuses to wait for the device; work that would make it wait is then refused.
@@ -43,7 +48,7 @@ class Visitor:
     def __init__(self, loading: Loading):
         self.job: Job | None = None
         self.message: Message | None = None
-        self.asked: Literal["apply", "undo", "reset"] | None = None
+        self.asked: Asked | None = None
         self.left_line = False
         self._at_work = threading.Lock()
         self.draft: Fact | None = None
@@ -58,7 +63,7 @@ class Visitor:
 
     def use(self, loading: Loading) -> None:
         """Change to another loaded model; edits on the previous one are dropped."""
-        self.loading = loading
+        self.loading, self.comparison = loading, None
         self.start_over(settings_of(loading.lm, DEFAULT_METHOD), seed=0)
 
     def start_over(self, settings: Settings, seed: int) -> None:
@@ -80,6 +85,16 @@ class Visitor:
     def after(self) -> Readings:
         """Readings of the model with this visitor's edits; the same object as `before` when there are none."""
         return self._after if self.session.history else self.before
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether edits are being applied."""
+        return self.job is not None or (self.comparison is not None and self.comparison.is_working)
+
+    @property
+    def n_sessions(self) -> int:
+        """Sessions that it holds."""
+        return 1 + (self.comparison.n_sessions if self.comparison else 0)
 
     @property
     def edited_facts(self) -> list[Fact]:
@@ -108,17 +123,55 @@ class Visitor:
             InputError: when a batch of them cannot be edited, when they go beyond a limit of this server, or while
                 others are being edited. Nothing is begun then.
         """
-        if self.job is not None:
-            raise InputError("Your edits before these are still being applied; wait for them, or stop them.")
+        self._check_free()
+        if self.comparison is not None:
+            self._begin_side_by_side(self.comparison, facts, batch_size, known)
+            return
         limits.check_edits(facts, batch_size, self.session.n_edits)
         batches, notices = check_batches(facts, batch_size)
         self.message, self.left_line = None, False
         self.job = Job(batches, known, notices=notices)
 
-    def work(self, show: Callable[[str, float], None]) -> None:
-        """Apply the job, reporting its progress. Afterwards there is a message, and no job.
+    def compare(
+        self, arms: Sequence[Arm], seed: int, facts: Sequence[Fact], batch_size: int, known: Literal["refuse", "skip"]
+    ) -> None:
+        """Queue facts for a new comparison, each method on the unedited model. A comparison from before is dropped.
+
+        Args:
+            arms: the methods with their settings.
+            seed: of the sampled prefixes.
+            facts, batch_size, known: as for `begin`.
+
+        Raises:
+            InputError: as `begin`, and for methods that cannot be compared. The comparison from before stays then.
+        """
+        self._check_free()
+        comparison = Comparison(self.lm, arms, seed)
+        self._begin_side_by_side(comparison, facts, batch_size, known)
+        self.comparison = comparison
+
+    def _check_free(self) -> None:
+        if self.is_busy:
+            raise InputError("Your edits before these are still being applied; wait for them, or stop them.")
+
+    def _begin_side_by_side(
+        self, comparison: Comparison, facts: Sequence[Fact], batch_size: int, known: Literal["refuse", "skip"]
+    ) -> None:
+        limits.check_edits(facts, batch_size, self.session.n_edits + comparison.n_edits, comparison.n_sessions)
+        batches, notices = check_batches(facts, batch_size)
+        self.message, self.left_line = None, False
+        comparison.begin(batches, known, notices)
+
+    def work(
+        self, show: Callable[[str, float], None], finished: Callable[[Column], None] = lambda column: None
+    ) -> None:
+        """Apply what is queued, reporting its progress. Afterwards there is a message, and nothing is queued.
 
         Every batch is a separate turn at the device, and waits in line for it.
+
+        Args:
+            show: gets the words and the share for a progress bar.
+            finished: called with every column of a comparison that is done.
         """
         # When a browser comes back, its script may start again before the previous one has noticed that it must end.
         while not self._at_work.acquire(timeout=device_queue.TOLD_SECONDS):
@@ -126,6 +179,8 @@ class Visitor:
         try:
             if self.job is not None:
                 self._work(self.job, show)
+            elif self.comparison is not None and self.comparison.is_working:
+                self._compare(self.comparison, show, finished)
         finally:
             self._at_work.release()
 
@@ -145,6 +200,16 @@ class Visitor:
             self._end(job, Message("error", "This edit failed inside the program; the model is as it was before it. "
                                    "The reason is in the server's log."))  # fmt: skip
 
+    def _compare(
+        self, comparison: Comparison, show: Callable[[str, float], None], finished: Callable[[Column], None]
+    ) -> None:
+        try:
+            message = comparison.work(show, lambda: self.comparison is comparison, finished)
+        except Dropped:
+            return
+        self.message = message
+        self.shown = next(iter(comparison.edited_facts[-1:]), self.shown)
+
     def _end(self, job: Job, message: Message) -> bool:
         """End a job with a message. If the job is no longer the visitor's, neither job nor message is touched.
 
@@ -163,7 +228,9 @@ class Visitor:
             self.message = stopped_message(job.at)
 
     def cancel(self) -> None:
-        """Stop the job; batches that are done stay."""
+        """Stop what is being applied; batches that are done stay."""
+        if self.comparison is not None and self.comparison.is_working:
+            self.message = self.comparison.stop()
         if self.job is not None:
             done = self.job.at
             self.job = None
@@ -187,9 +254,32 @@ class Visitor:
         if self.left_line:
             raise InputError("You have left the line for the model, so this is not read. Press Ask again to wait.")
 
+    def keep(self, column: Column) -> None:
+        """Take a column of the comparison over as the visitor's own session, in place of the one before.
+
+        Raises:
+            InputError: while edits are being applied, or for a column without edits.
+        """
+        self._check_free()
+        if column.session is None or not column.n_edits:
+            raise InputError(f"{column.label} has no edits that could be kept.")
+        n_gone, self.session, self.comparison = self.session.n_edits, column.session, None
+        self._after = column.after
+        n_edits = column.n_edits
+        gone = f", in place of the {n_gone} that {'were' if n_gone != 1 else 'was'} on your model" if n_gone else ""
+        what = f"Kept: {n_edits} edit{'s' * (n_edits != 1)} by {column.label}"
+        self.message = Message("success", f"{what}{gone}. The other columns are gone.")
+
+    def close_comparison(self) -> None:
+        """Drop the comparison; the visitor's own session is as it was."""
+        self.comparison, self.message = None, None
+
     def undo(self) -> None:
-        """Take the last batch back."""
+        """Take the last batch back, from all columns of a comparison."""
         self.left_line = False
+        if self.comparison is not None:
+            self._undo_side_by_side(self.comparison)
+            return
         try:
             batch = self.session.undo()
         except InputError as error:
@@ -202,15 +292,25 @@ class Visitor:
         rest = f"{left} still on the model." if left else "The model is as it was loaded, bit for bit."
         self.message = Message("success", f"{what}. {rest}")
 
+    def _undo_side_by_side(self, comparison: Comparison) -> None:
+        n_undone = comparison.undo()
+        if not n_undone:
+            self.message = Message("error", "There is nothing to undo: no method of the comparison has an edit.")
+            return
+        columns = f"{n_undone} column{'s' * (n_undone != 1)}"
+        left = max(column.n_edits for column in comparison.columns)
+        rest = f"{left} fact{'s' * (left != 1)} still edited." if left else "All are as loaded, bit for bit."
+        self.message = Message("success", f"Undone in {columns}: the last batch. {rest}")
+
     def load(self, session: EditSession) -> None:
         """Replace the session by another one on the visitor's model, with saved edits.
 
         Raises:
             InputError: while edits are being applied.
         """
-        if self.job is not None:
+        if self.is_busy:
             raise InputError("Your edits are still being applied; wait for them, or stop them, and load again.")
-        n_gone, self.session = self.session.n_edits, session
+        n_gone, self.session, self.comparison = self.session.n_edits, session, None
         self._edits_changed()
         self.shown = self.edited_facts[-1]
         n_edits = session.n_edits
@@ -219,8 +319,18 @@ class Visitor:
         self.message = Message("success", f"{what}{gone}. Undo takes them back batch by batch.")
 
     def reset(self) -> None:
-        """Forget every edit. Cannot fail: when the session cannot be rewound, it is replaced."""
+        """Forget every edit. Cannot fail: when the session cannot be rewound, it is replaced.
+
+        Beside a comparison it takes back what was edited there and closes it; the visitor's own edits are as they were.
+        """
         self.job, self.left_line = None, False
+        if self.comparison is not None:
+            n_columns, own = len(self.comparison.columns), self.session.n_edits
+            self.comparison = None
+            rest = f"Your own {own} edit{'s are' if own != 1 else ' is'} on the model, as before." if own else (
+                "The model is as it was loaded, bit for bit.")  # fmt: skip
+            self.message = Message("success", f"Reset: the comparison of {n_columns} methods is taken back. {rest}")
+            return
         n_edits = self.session.n_edits
         try:
             self.session.reset()

@@ -161,50 +161,92 @@ def edit_with_each(
     Raises:
         InputError: before the first side, as `arms_of` and for facts that no method can edit.
     """
-    arms = arms_of(methods)
+    compared = ComparedSessions(lm, methods, seed=seed, statistics_text=statistics_text)
     check_batches(facts, batch_size)
     # As they were given: what is dropped from a batch is told in its report.
     batches = list(batched(facts, batch_size))
-    sessions: list[EditSession | InputError] = []
-    for arm in arms:
-        try:
-            sessions.append(
-                EditSession(
-                    lm, arm.method, seed=seed, settings=dict(arm.settings), statistics_text=statistics_text
-                )
-            )  # fmt: skip
-        except InputError as error:
-            sessions.append(error)
-    search = _SharedSearch(lm, [session.settings for session in sessions if isinstance(session, EditSession)])
-    return (
-        _side(arm.label, session, batches, known, search, on_progress)
-        for arm, session in zip(arms, sessions, strict=True)
-    )
+    return (_side(compared, arm.label, batches, known, on_progress) for arm in compared.arms)
 
 
 def _side(
+    compared: ComparedSessions,
     label: str,
-    session: EditSession | InputError,
     batches: Sequence[Sequence[Fact]],
     known: Literal["refuse", "skip", "edit"],
-    search: _SharedSearch,
     on_progress: OnSideProgress | None,
 ) -> Side:
-    if isinstance(session, InputError):
-        return Side(label, None, (), 0.0, str(session))
+    session = compared.sessions.get(label)
+    if session is None:
+        return Side(label, None, (), 0.0, compared.refused[label])
     began, reports, error = time.perf_counter(), [], None
     tell = (lambda progress: on_progress(label, progress)) if on_progress else None
     try:
-        for number, batch in enumerate(batches):
-            targets = search.of(session) if number == 0 else None
-            reports.append(session.edit(batch, known=known, targets=targets, on_progress=tell))
+        for batch in batches:
+            reports.append(compared.edit(label, batch, known=known, on_progress=tell))
     except InputError as problem:
         error = str(problem)
     return Side(label, session, tuple(reports), time.perf_counter() - began, error)
 
 
+class ComparedSessions:
+    """A session for each side of a comparison, on one model, with the same prefixes and statistics.
+
+    Whoever holds it decides what each side edits, and when: one side after the other, or fact by fact.
+
+    Args:
+        lm: the model.
+        methods: names, or `Arm`s.
+        seed, statistics_text: as for `EditSession`.
+
+    Attributes:
+        arms: all sides, in the order asked for.
+        sessions: label → its session.
+        refused: label → why this side has no session: its settings do not suit the model.
+
+    Raises:
+        InputError: as `arms_of`.
+    """
+
+    def __init__(
+        self,
+        lm: EditableModel,
+        methods: Sequence[str | Arm],
+        *,
+        seed: int = 0,
+        statistics_text: Path | None = None,
+    ):
+        self.arms = arms_of(methods)
+        self.sessions: dict[str, EditSession] = {}
+        self.refused: dict[str, str] = {}
+        for arm in self.arms:
+            try:
+                self.sessions[arm.label] = EditSession(
+                    lm, arm.method, seed=seed, settings=dict(arm.settings), statistics_text=statistics_text
+                )
+            except InputError as error:
+                self.refused[arm.label] = str(error)
+        self._search = _SharedSearch(lm, [session.settings for session in self.sessions.values()])
+
+    def edit(
+        self,
+        label: str,
+        facts: Sequence[Fact],
+        *,
+        known: Literal["refuse", "skip", "edit"] = "refuse",
+        on_progress: OnProgress | None = None,
+    ) -> BatchReport:
+        """`EditSession.edit` of one side, which shares its search with the others as long as it has no edits.
+
+        Raises:
+            InputError: as `EditSession.edit`.
+        """
+        session = self.sessions[label]
+        targets = None if session.n_edits else self._search.of(session)
+        return session.edit(facts, known=known, targets=targets, on_progress=on_progress)
+
+
 class _SharedSearch:
-    """Targets of the first batch on the unedited model: one search for all settings that walk the same path."""
+    """Targets on the unedited model: one search for all settings that walk the same path."""
 
     def __init__(self, lm: EditableModel, settings: Sequence[Settings]):
         self.lm = lm
@@ -214,6 +256,8 @@ class _SharedSearch:
             rule = target_settings(one)
             if rule not in rules:
                 rules.append(rule)
+        # Of the last facts alone: others are hardly asked for again.
+        self._facts: dict[tuple, tuple[Fact, ...]] = {}
         self._found: dict[tuple, list[list[Target]]] = {}
 
     def of(self, session: EditSession) -> FindTargets:
@@ -222,14 +266,14 @@ class _SharedSearch:
 
         def find(facts: Sequence[Fact], on_progress: OnProgress | None) -> Sequence[Target]:
             rules = self.rules[path]
-            key = (path, tuple(facts))
-            if key not in self._found:
+            if self._facts.get(path) != tuple(facts):
                 tell = on_progress or (lambda progress: None)
-                self._found[key] = optimise_for_rules(
+                self._found[path] = optimise_for_rules(
                     self.lm, facts, session.prefixes, session.settings.layers[-1], rules, fast=session.fast_targets,
                     on_step=lambda done, step, loss: tell(EditProgress("targets", done, len(facts), step, loss)),
                 )  # fmt: skip
-            return self._found[key][rules.index(rule)]
+                self._facts[path] = tuple(facts)
+            return self._found[path][rules.index(rule)]
 
         return find
 

@@ -1,46 +1,66 @@
-"""Apply, Undo and Reset: a press is noted, and the next run of the page carries it out."""
+"""Apply, Compare, Undo and Reset: a press is noted, and the next run of the page carries it out."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from dashboard.elements import widgets
+from dashboard.parts.edit.compare_form import arms
 from dashboard.parts.edit.fact_form import facts_in_editor
 from dashboard.parts.edit.prediction import is_covered
 from dashboard.visitors.messages import Message
-from dashboard.visitors.visitor import Visitor
+from dashboard.visitors.models import models
+from dashboard.visitors.visitor import Asked, Visitor
 from encore_core.errors import InputError
 
 
-def buttons(visitor: Visitor, ready: bool) -> DeltaGenerator:
-    """Draw Apply, Undo, Reset and their outcome. Returns the place for the progress of a job."""
-    busy = visitor.job is not None
+def buttons(visitor: Visitor, ready: bool) -> None:
+    """Draw Apply, Compare, Undo and Reset, and carry out what was pressed.
+
+    Args:
+        visitor: whose edits.
+        ready: whether the method can be applied as it is.
+    """
+    busy, comparison = visitor.is_busy, visitor.comparison
+    is_table = st.session_state["source"] == "Table"
     with st.container(key="actions"):
+        if comparison is None:
+            apply, compare = ("Apply edits" if is_table else "Apply edit"), f"Compare {len(arms())} methods"
+        else:
+            apply, compare = f"Edit with all {len(comparison.columns)}", "Compare anew"
+        st.button(apply, type="primary", key="apply", shortcut="Ctrl+Enter", width="stretch",
+                  disabled=busy or not ready, on_click=_ask, args=(visitor, "apply"))  # fmt: skip
         st.button(
-            "Apply edit" if st.session_state["source"] != "Table" else "Apply edits",
-            type="primary", key="apply", shortcut="Ctrl+Enter", width="stretch", disabled=busy or not ready,
-            on_click=_ask, args=(visitor, "apply"),
+            compare, icon=":material/view_column:", key="compare", width="stretch", disabled=busy or len(arms()) < 2,
+            on_click=_ask, args=(visitor, "compare"),
+            help="Edit the same fact with each of these methods, all on the unedited model, and see them side by side.",
         )  # fmt: skip
         undo, reset = st.columns(2)
+        undoable = visitor.session.history if comparison is None else comparison.n_edits
         undo.button(
-            "Undo last", icon=":material/undo:", key="undo", width="stretch",
-            disabled=busy or not visitor.session.history, on_click=_ask, args=(visitor, "undo"),
+            "Undo last", icon=":material/undo:", key="undo", width="stretch", disabled=busy or not undoable,
+            on_click=_ask, args=(visitor, "undo"),
         )  # fmt: skip
         reset.button("Reset", icon=":material/restart_alt:", key="reset", width="stretch",
                      on_click=_ask, args=(visitor, "reset"))  # fmt: skip
+        if comparison is not None:
+            st.button("Close the comparison", icon=":material/close:", key="close_comparison", width="stretch",
+                      disabled=busy, on_click=visitor.close_comparison)  # fmt: skip
         _do_asked(visitor, ready)
-        place = st.empty()
-        if busy:
-            st.button("Stop", key="stop", on_click=visitor.cancel, width="stretch")
-        is_given_away = is_covered(visitor) and visitor.message is not None and visitor.message.kind == "success"
-        widgets.notice(Message("success", "Done. The result is covered.") if is_given_away else visitor.message)
+
+
+def outcome(visitor: Visitor) -> DeltaGenerator:
+    """The progress of a job with Stop, or how the last action ended. Returns the place for the progress bar."""
+    place = st.empty()
+    if visitor.is_busy:
+        st.button("Stop", key="stop", on_click=visitor.cancel)
+    is_given_away = is_covered(visitor) and visitor.message is not None and visitor.message.kind == "success"
+    widgets.notice(Message("success", "Done. The result is covered.") if is_given_away else visitor.message)
     return place
 
 
-def _ask(visitor: Visitor, what: Literal["apply", "undo", "reset"]) -> None:
+def _ask(visitor: Visitor, what: Asked) -> None:
     """Note what a button asks for; this is its callback.
 
     The page run that a press starts may never reach the button: another run can end it first, and Ctrl+Enter in a
@@ -57,6 +77,8 @@ def _do_asked(visitor: Visitor, ready: bool) -> None:
         visitor.undo()
     elif visitor.asked == "reset":
         visitor.reset()
+    elif visitor.asked == "compare":
+        _begin(visitor, side_by_side=True)
     elif ready:
         _begin(visitor)
     # Call neither Streamlit nor its session state before this line: a rerun could do the same work twice.
@@ -64,10 +86,16 @@ def _do_asked(visitor: Visitor, ready: bool) -> None:
     st.rerun()
 
 
-def _begin(visitor: Visitor) -> None:
-    is_table = st.session_state["source"] == "Table"
+def _begin(visitor: Visitor, side_by_side: bool = False) -> None:
+    known = "skip" if st.session_state["source"] == "Table" else "refuse"
+    batch_size = st.session_state.get("batch_size", 20)
     try:
         facts = facts_in_editor()
-        visitor.begin(facts, st.session_state.get("batch_size", 20), "skip" if is_table else "refuse")
+        if side_by_side:
+            held = visitor.comparison.n_sessions if visitor.comparison else 0
+            models().check_sessions(len(arms()) - held)
+            visitor.compare(arms(), int(st.session_state["seed"]), facts, batch_size, known)
+        else:
+            visitor.begin(facts, batch_size, known)
     except InputError as error:
         visitor.message = Message("error", str(error))

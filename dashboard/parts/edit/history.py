@@ -26,7 +26,7 @@ def batches(visitor: Visitor) -> None:
             first = edited[0].fact
             what = f"{first.subject} → {first.target_new}" + (f" and {len(edited) - 1} more" if edited[1:] else "")
             steps = sorted(item.steps for item in edited)
-            stops = sorted({_stop_word(item.stopped) for item in edited})
+            stops = sorted({stop_word(item.stopped) for item in edited})
             rows.append(
                 (
                     number,
@@ -44,7 +44,7 @@ def batches(visitor: Visitor) -> None:
 
 def saved_edits(visitor: Visitor) -> None:
     """Edits as a file: those on the model to keep, and kept ones to put back onto it."""
-    n_edits, busy = visitor.session.n_edits, visitor.job is not None
+    n_edits, busy = visitor.session.n_edits, visitor.is_busy
     with st.expander("Edits as a file", key="edits_file"):
         if visitor.session.history:
             st.download_button(
@@ -83,5 +83,6 @@ def _load_edits(visitor: Visitor, uploaded: bytes) -> None:
     st.rerun()
 
 
-def _stop_word(reason: str) -> str:
+def stop_word(reason: str) -> str:
+    """Why a search stopped, in a word or two."""
     return {"mpes": "MPES", "loss": "low loss", "steps": "last step"}.get(reason, reason)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.elements import widgets
+from dashboard.parts.edit import compare_form
 from dashboard.reading.settings_fields import SETTINGS, layers_text, used_settings
 from dashboard.visitors.messages import Message
 from dashboard.visitors.visitor import Visitor
@@ -17,7 +18,11 @@ MAIN_METHODS = ("ENCORE", "MEMIT", "EMMET", "AlphaEdit")
 
 
 def pick_method(visitor: Visitor) -> bool:
-    """The card in which the method and its settings are picked. Returns whether they can be applied as they are."""
+    """The card in which the methods and their settings are picked: one to apply, and several to compare.
+
+    Returns:
+        whether the one can be applied as it is.
+    """
     names = [*MAIN_METHODS, *(name for name in METHODS if name not in MAIN_METHODS)]
     remembered("method", visitor.session.settings.method)
     remembered("seed", visitor.session.seed)
@@ -38,11 +43,13 @@ def pick_method(visitor: Visitor) -> bool:
             wanted = settings_of(visitor.lm, method, overrides)
         except InputError as error:
             widgets.problem(error)
+            compare_form.pick_methods(visitor, None)
             return False
+        compare_form.pick_methods(visitor, wanted)
         seed = int(st.session_state["seed"])
-        if (wanted, seed) == (visitor.session.settings, visitor.session.seed):
+        if visitor.comparison is not None or (wanted, seed) == (visitor.session.settings, visitor.session.seed):
             return True
-        if not visitor.session.history and visitor.job is None:
+        if not visitor.session.history and not visitor.is_busy:
             visitor.start_over(wanted, seed)
             return True
         _offer_fresh_start(visitor, wanted, seed)
@@ -114,7 +121,7 @@ def _offer_fresh_start(visitor: Visitor, wanted: Settings, seed: int) -> None:
         )
     )
     left, right = st.columns(2)
-    if left.button("Start over", key="start_over", width="stretch", disabled=visitor.job is not None):
+    if left.button("Start over", key="start_over", width="stretch", disabled=visitor.is_busy):
         visitor.start_over(wanted, seed)
         visitor.message = Message("info", f"Started over with {wanted.method}. The model is as it was loaded.")
         st.rerun()

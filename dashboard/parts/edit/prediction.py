@@ -9,12 +9,16 @@ from encore_core.errors import InputError
 from encore_core.facts import Fact
 
 
-def _answer(visitor: Visitor) -> tuple[int, int]:
+def _answer(visitor: Visitor) -> tuple[object, ...]:
+    if visitor.comparison is not None:
+        return "compared", *(arm.label for arm in visitor.comparison.arms), visitor.comparison.n_edits
     return visitor.session.seed, visitor.session.n_edits
 
 
 def is_covered(visitor: Visitor) -> bool:
     """Whether the class has yet to predict what the edits on the model did."""
+    if visitor.comparison is not None:
+        return presenter.covers("edit", _answer(visitor))
     return visitor.session.n_edits > 0 and presenter.covers("edit", _answer(visitor))
 
 
@@ -31,9 +35,21 @@ def _choices(fact: Fact) -> list[str]:
 
 def predict(visitor: Visitor) -> None:
     """The question in place of the results."""
+    if visitor.comparison is not None:
+        _predict_methods(visitor)
+        return
     fact = visitor.edited_facts[-1]
     words = f"The model has been told: {fact.text} {fact.target_new}. What does it say now?"
     presenter.cover("edit", _answer(visitor), words, _choices(fact))
+
+
+def _predict_methods(visitor: Visitor) -> None:
+    """The question above covered columns."""
+    fact = next(iter(visitor.comparison.edited_facts[-1:]), None)
+    if fact is None:
+        return
+    words = f"Each method has told its model: {fact.text} {fact.target_new}. Which one changes its neighbours least?"
+    presenter.cover("edit", _answer(visitor), words, [arm.label for arm in visitor.comparison.arms])
 
 
 def vote_first() -> None:

@@ -1,0 +1,244 @@
+"""Several methods side by side: what differs in one line, and a column for each of them as it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from dashboard.charts import compared as charts
+from dashboard.charts.labels import percent
+from dashboard.elements import figure, theme, widgets
+from dashboard.parts.edit import compared_files
+from dashboard.parts.edit.compared_reading import Seen, outcome_of, see
+from dashboard.parts.edit.fact_form import facts_in_editor
+from dashboard.parts.edit.history import stop_word
+from dashboard.reading import model_readings
+from dashboard.reading.compared_words import difference
+from dashboard.server import limits
+from dashboard.visitors.comparison import Column, Comparison
+from dashboard.visitors.visitor import Visitor
+from dashboard.visitors.widget_state import remembered
+from encore_core.errors import InputError
+from encore_core.facts import Fact
+
+Finished = Callable[[Column], None]
+
+
+def show(visitor: Visitor, *, covered: bool = False) -> Finished:
+    """Draw the comparison of a visitor.
+
+    Args:
+        visitor: who compares.
+        covered: whether the class has yet to predict what comes out: names alone are shown.
+
+    Returns:
+        what draws a column that has just been done.
+    """
+    comparison = visitor.comparison
+    fact = _pick_shown(visitor, comparison)
+    if fact is None:
+        st.write("Complete the fact in the editor: every method's answer to it appears here.")
+        return lambda column: None
+    prompt = "" if covered else _pick_prompt(fact)
+    words = st.empty()
+    places = _grid(comparison)
+    seen: dict[str, Seen] = {}
+
+    def draw(column: Column) -> None:
+        with places[column.label].container():
+            _heading(column)
+            if covered:
+                st.caption("Covered until you show the answer.")
+            elif not comparison.is_done(column):
+                st.caption("Waiting for its turn …")
+            else:
+                _column(visitor, column, fact, prompt, seen)
+        if not covered:
+            _difference(words, fact, comparison, seen)
+
+    for column in comparison.columns:
+        draw(column)
+    if not covered and not visitor.is_busy:
+        compared_files.offer(comparison, fact, seen)
+    return draw
+
+
+def _grid(comparison: Comparison) -> dict[str, DeltaGenerator]:
+    """A place for each column, by its label; the style sheet puts them beside or below each other."""
+    places = {}
+    with st.container(key="compared"):
+        for number, (column, box) in enumerate(
+            zip(comparison.columns, st.columns(len(comparison.columns)), strict=True)
+        ):
+            with box, st.container(border=True, key=f"compared_{number}"):
+                places[column.label] = st.empty()
+    return places
+
+
+def _pick_shown(visitor: Visitor, comparison: Comparison) -> Fact | None:
+    """The fact that the columns are about: the one in the editor, or another that has been edited."""
+    edited = comparison.edited_facts[::-1]
+    try:
+        draft = facts_in_editor()[0]
+    except InputError:
+        draft = None
+    options = list(dict.fromkeys(([draft] if draft else []) + edited[:200]))
+    if not options:
+        return None
+    if draft != visitor.draft:
+        visitor.draft = visitor.shown = draft
+    if visitor.shown not in options:
+        visitor.shown = options[0]
+    if len(options) > 1:
+        chosen = st.selectbox(
+            "Show",
+            range(len(options)),
+            index=options.index(visitor.shown),
+            key=f"compared shown {hash((tuple(options), visitor.shown))}",
+            format_func=lambda i: (
+                f"{options[i].text} → {options[i].target_new}" + ("" if options[i] in edited else "   (not edited)")
+            ),
+        )
+        visitor.shown = options[chosen]
+    return visitor.shown
+
+
+def _pick_prompt(fact: Fact) -> str:
+    """The prompt that every model continues: one of the fact's, or the visitor's own."""
+    left, right = st.columns(2)
+    free = right.text_input(
+        "Try a prompt of your own", key="free_prompt", persist_state="session",
+        placeholder=f"e.g. a traveller who visits {fact.subject} will see",
+    )  # fmt: skip
+    asked = model_readings.prompts_of(fact, free)
+    prompts = list(dict.fromkeys(prompt for _, prompt, _ in asked))
+    names = {prompt: kind for kind, prompt, _ in reversed(asked)}
+    if free.strip() and st.session_state.get("free prompt compared") != free:
+        st.session_state["said_prompt"] = free
+    st.session_state["free prompt compared"] = free
+    remembered("said_prompt", prompts[0])
+    if st.session_state["said_prompt"] not in prompts:
+        st.session_state["said_prompt"] = prompts[0]
+    return left.selectbox(
+        "Prompt to continue", prompts, key="said_prompt",
+        format_func=lambda p: f"{'your own' if names[p] == 'free' else names[p]}: {p}",
+    )  # fmt: skip
+
+
+# -- a column ----------------------------------------------------------------------------------------------------------
+
+
+def _heading(column: Column) -> None:
+    """The method in its colour, and its own settings below."""
+    method, _, settings = column.label.partition(", ")
+    st.html(
+        widgets.rich(
+            '<div class="es-column" style="border-color:{colour}"><h2>{method}</h2><small>{settings}</small></div>',
+            colour=theme.palette().method(column.arm.method),
+            method=method,
+            settings=settings,
+        )
+    )
+
+
+def _column(visitor: Visitor, column: Column, fact: Fact, prompt: str, seen: dict[str, Seen]) -> None:
+    if column.error is not None:
+        widgets.problem(column.error)
+    if column.session is None:
+        return
+    try:
+        limits.check_text("Your own prompt", st.session_state.get("free_prompt") or "")
+        found = seen[column.label] = see(visitor, column, fact, prompt, st.session_state.get("free_prompt") or "")
+    except InputError as error:
+        widgets.problem(error)
+        return
+    _tiles(fact, found)
+    number = visitor.comparison.columns.index(column)
+    figure.draw(
+        charts.column(found.rows, theme.palette()), key=f"column {number}", has_bar=False,
+        alt=f"{column.label}: probability of the new and the true answer for every prompt, before and after.",
+    )  # fmt: skip
+    _says(fact, prompt, found)
+    _figures(column)
+    if not visitor.is_busy:
+        st.button("Keep this one", key=f"keep_{number}", icon=":material/check:", width="stretch",
+                  disabled=not column.n_edits, on_click=_keep, args=(visitor, column),
+                  help="Go on with this method's model alone; the others are dropped.")  # fmt: skip
+
+
+def _keep(visitor: Visitor, column: Column) -> None:
+    visitor.keep(column)
+    # The card of the method then shows the settings that the edits were made with.
+    st.session_state["edits_just_loaded"] = True
+
+
+def _tiles(fact: Fact, found: Seen) -> None:
+    rows = found.rows
+    first = rows.iloc[0]
+    tone = {"changed": "good", "unchanged": "bad"}.get(first.verdict, "")
+    said = "its most probable answer" if found.said else "not its most probable answer"
+    items = [(fact.target_new, percent(first.new_after), f"was {percent(first.new_before)} · {said}", tone)]
+    for kind, name, wanted in (
+        ("paraphrase", "Paraphrases changed", ("changed",)),
+        ("neighbour", "Neighbours stayed", ("kept", "weakened")),
+    ):
+        part = rows[(rows.kind == kind) & (rows.verdict != "unknown")]
+        if len(part):
+            n_right = int(part.verdict.isin(wanted).sum())
+            tone = "good" if n_right == len(part) else "bad" if n_right == 0 else "warn"
+            items.append((name, f"{n_right} of {len(part)}", "", tone if first.verdict != "waiting" else ""))
+    widgets.tiles(items)
+
+
+def _says(fact: Fact, prompt: str, found: Seen) -> None:
+    """How the model goes on, and the words that it weighed."""
+    st.caption("What it says")
+    widgets.verbatim(f"{prompt}{found.continuation}")
+    rows = ""
+    for token, probability in found.words:
+        word = token.strip()
+        role = "new" if word and fact.target_new.startswith(word) else (
+            "true" if word and (fact.target_true or "").startswith(word) else "")  # fmt: skip
+        rows += widgets.rich(
+            '<tr><td class="es-word es-{role}" dir="auto">{word}</td><td><div class="es-bar es-bar-{role}">'
+            '<span style="width:{width:.1f}%"></span></div></td><td class="es-right">{share}</td></tr>'.replace(
+                "{width:.1f}", f"{100 * probability:.1f}"
+            ),
+            role=role,
+            word=word or token.replace("\n", "⏎").replace(" ", "␣") or "(nothing)",
+            share=percent(probability),
+        )
+    st.html(widgets.table_markup(f"<tbody>{rows}</tbody>", "Most probable next words", "es-words"))
+
+
+def _figures(column: Column) -> None:
+    """Growth of the matrices, steps, why the search stopped, and time."""
+    norms = column.session.norms()
+    layer, (was, now) = max(norms.items(), key=lambda item: item[1][1] / item[1][0])
+    items = [item for report in column.reports for item in report.edited if item.target is not None]
+    told = [f"‖W‖ {100 * (now / was - 1):+.3f} % at most (layer {layer})"]
+    if items:
+        steps = sorted(item.steps for item in items)
+        stops = ", ".join(sorted({stop_word(item.stopped) for item in items}))
+        shown = str(steps[0]) if steps[0] == steps[-1] else f"{steps[0]}–{steps[-1]}"
+        told.append(f"{shown} steps, stopped by {stops}")
+    if column.seconds:
+        told.append(f"{column.seconds:.1f} s")
+    widgets.remark(" · ".join(told))
+
+
+# -- what differs ------------------------------------------------------------------------------------------------------
+
+
+def _difference(words: DeltaGenerator, fact: Fact, comparison: Comparison, seen: dict[str, Seen]) -> None:
+    outcomes = [
+        outcome_of(column, fact, seen[column.label].rows)
+        for column in comparison.columns
+        if column.label in seen and comparison.is_edited(column, fact)
+    ]
+    if len(outcomes) < 2:
+        return
+    words.html(widgets.rich('<p class="es-differs" role="status" dir="auto">{text}</p>',
+                            text=difference(fact.target_new, outcomes)))  # fmt: skip

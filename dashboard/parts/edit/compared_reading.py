@@ -1,0 +1,65 @@
+"""What one column of a comparison is read for: every prompt's probabilities, the next words, the text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from dashboard.reading import model_readings
+from dashboard.reading.compared_words import Outcome
+from dashboard.visitors.comparison import Column
+from dashboard.visitors.visitor import Visitor
+from encore_core.facts import Fact
+from encore_core.measures.scores import Question
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a column's model says.
+
+    Attributes:
+        rows: as `model_readings.observe` makes them.
+        said: whether greedy decoding gives exactly the new answer at the fact's prompt.
+        continuation: of the prompt that is continued.
+        words: the most probable next tokens of that prompt, with their probabilities.
+    """
+
+    rows: pd.DataFrame
+    said: bool
+    continuation: str
+    words: list[tuple[str, float]]
+
+
+def see(visitor: Visitor, column: Column, fact: Fact, prompt: str, free: str) -> Seen:
+    """Read a column's model.
+
+    Args:
+        visitor: whose comparison it is.
+        column: one that has a session.
+        fact: what it is asked about.
+        prompt: what it continues.
+        free: a prompt of the visitor's own; may be empty.
+
+    Raises:
+        InputError: for a prompt that the model cannot take.
+    """
+    after = column.after if column.n_edits else visitor.before
+    is_edited = visitor.comparison.is_edited(column, fact)
+    rows = model_readings.observe(fact, visitor.before, after, is_edited=is_edited, free=free)
+    [answer] = after.answer_probabilities([Question(fact.text, fact.target_new, fact.join)])
+    return Seen(rows, answer.said, after.continuation(prompt), after.next_tokens(prompt))
+
+
+def outcome_of(column: Column, fact: Fact, rows: pd.DataFrame) -> Outcome:
+    """What a column did to a fact, for the sentence on top.
+
+    Args:
+        column: of the comparison.
+        fact: one that it edited.
+        rows: as in `Seen`.
+    """
+    first, neighbours = rows.iloc[0], rows[rows.kind == "neighbour"]
+    stops = [item.stopped for report in column.reports for item in report.edited if item.fact == fact and item.target]
+    moved = tuple((neighbours.true_after - neighbours.true_before).abs().tolist())
+    return Outcome(column.label, first.new_after, first.true_after, stops[-1] if stops else None, moved)

@@ -1,0 +1,126 @@
+"""What differs between methods that edited the same fact: sentences computed from what was measured.
+
+They may say that nothing differs, or that there is too little to tell.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dashboard.charts.labels import percent
+
+ALIKE = 0.02
+"""Probabilities closer than this are called the same."""
+
+FEWEST_NEIGHBOURS = 3
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one method did to a fact.
+
+    Attributes:
+        label: of its column.
+        new: probability of the new answer after the edit.
+        true: of the true answer; None where the fact has none.
+        stopped: why its search stopped, see `targets.Target`; None where it made no search for this fact.
+        moved: by neighbour, how far the probability of its own answer moved, from 0 to 1.
+    """
+
+    label: str
+    new: float
+    true: float | None
+    stopped: str | None
+    moved: tuple[float, ...]
+
+
+def difference(new: str, outcomes: Sequence[Outcome]) -> str:
+    """How the methods differ, in two sentences: the new answer, and the neighbours.
+
+    Args:
+        new: the new answer.
+        outcomes: of at least two methods, with the same neighbours.
+    """
+    return f"{_answers(new, outcomes)} {_neighbours(outcomes)}"
+
+
+def _answers(new: str, outcomes: Sequence[Outcome]) -> str:
+    parts = []
+    for group in _groups(outcomes):
+        names, values = listed([one.label for one in group]), _range([one.new for one in group])
+        early = all(one.stopped == "mpes" for one in group)
+        behind = all(one.true is not None and one.true > one.new for one in group)
+        if behind:
+            parts.append(f"{names} left {new} at {values}, behind the true answer")
+        elif early and len(group) < len(outcomes):
+            parts.append(
+                f"{names} stopped early, at {values}" if parts else f"{names} stopped early, {new} at {values}"
+            )
+        else:
+            parts.append(f"{names} at {values}" if parts else f"{names} put {new} at {values}")
+    if len(parts) == 1 and len(outcomes) > 1:
+        return f"No difference in the answer: {parts[0]}."
+    return "; ".join(parts) + "."
+
+
+def _groups(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
+    """Methods whose new answer is about as probable, the most probable first; a group spans no more than `ALIKE`."""
+    groups: list[list[Outcome]] = []
+    for one in sorted(outcomes, key=lambda outcome: -outcome.new):
+        if groups and groups[-1][0].new - one.new <= ALIKE:
+            groups[-1].append(one)
+        else:
+            groups.append([one])
+    return groups
+
+
+def _neighbours(outcomes: Sequence[Outcome]) -> str:
+    n = len(outcomes[0].moved)
+    if n == 0:
+        return "This fact has no neighbours, so nothing is said of what else changed."
+    if n < FEWEST_NEIGHBOURS:
+        return f"{n} neighbour{'s' * (n != 1)}: too few to tell which method moved them least."
+    ordered = sorted(outcomes, key=_mean_moved)
+    least, most = ordered[0], ordered[-1]
+    span = f"{_points(_mean_moved(least))} to {_points(_mean_moved(most))} points on average"
+    if not _differ(least.moved, most.moved):
+        return f"The {n} neighbours moved by {span}: no clear difference between the methods."
+    next_best = ordered[1]
+    if len(ordered) > 2 and not _differ(least.moved, next_best.moved):
+        return (
+            f"The {n} neighbours moved most under {most.label} ({_points(_mean_moved(most))} points on average), and "
+            f"about as little under {least.label} as under {next_best.label} ({_points(_mean_moved(least))})."
+        )
+    return (
+        f"The {n} neighbours moved least under {least.label} ({_points(_mean_moved(least))} points on average) and "
+        f"most under {most.label} ({_points(_mean_moved(most))})."
+    )
+
+
+def _mean_moved(outcome: Outcome) -> float:
+    return sum(outcome.moved) / len(outcome.moved)
+
+
+def _differ(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether paired differences are on one side of 0 by more than twice their standard error."""
+    differences = [b - a for a, b in zip(one, other, strict=True)]
+    n = len(differences)
+    mean = sum(differences) / n
+    variance = sum((value - mean) ** 2 for value in differences) / (n - 1)
+    return abs(mean) > 2 * math.sqrt(variance / n) and abs(mean) > 0.001
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = percent(min(values)), percent(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as a native lists them: A, B and C."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

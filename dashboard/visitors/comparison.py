@@ -1,0 +1,253 @@
+"""A visitor's comparison: a session for each of several methods, all given the same facts."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from dashboard.reading.model_readings import Readings
+from dashboard.visitors.applying_edits import Dropped, Job, apply
+from dashboard.visitors.messages import Message
+from encore_core.editing.batch_report import BatchReport, OnProgress
+from encore_core.editing.comparison import Arm, ComparedSessions
+from encore_core.editing.session import EditSession
+from encore_core.errors import InputError
+from encore_core.facts import Fact
+from encore_core.models.editable import EditableModel
+
+log = logging.getLogger(__name__)
+
+MOST_COLUMNS = 4
+"""Methods side by side on a page; `encore compare` takes more."""
+
+
+@dataclass(eq=False)
+class Column:
+    """One method of a comparison.
+
+    Attributes:
+        arm: the method with its settings, and what the column is called.
+        session: its edits; None where the model cannot take these settings.
+        after: readings of the model with these edits.
+        error: what stopped it in the last work; it may have edits from before.
+        seconds: that its last facts took, with the search if it was the first to need one.
+    """
+
+    arm: Arm
+    session: EditSession | None
+    after: Readings | None
+    error: str | None = None
+    seconds: float = 0.0
+
+    @property
+    def label(self) -> str:
+        """What the column is called."""
+        return self.arm.label
+
+    @property
+    def reports(self) -> list[BatchReport]:
+        """What its batches did, in order."""
+        return [batch.report for batch in self.session.history] if self.session else []
+
+    @property
+    def n_edits(self) -> int:
+        """Facts that are on its model."""
+        return self.session.n_edits if self.session else 0
+
+
+@dataclass(eq=False)
+class _Work:
+    """Batches for every column, and how far each is."""
+
+    jobs: dict[str, Job]
+    began: float
+
+
+class Comparison:
+    """Columns that take the same facts, undo them together, and can be kept one at a time.
+
+    Args:
+        lm: the visitor's model.
+        arms: two to `MOST_COLUMNS` methods.
+        seed: of the sampled prefixes.
+
+    Attributes:
+        columns: in the order asked for.
+
+    Raises:
+        InputError: for too few or too many methods, and as `ComparedSessions`.
+    """
+
+    def __init__(self, lm: EditableModel, arms: Sequence[Arm], seed: int):
+        if not 2 <= len(arms) <= MOST_COLUMNS:
+            raise InputError(f"{len(arms)} methods are picked for a comparison; pick 2 to {MOST_COLUMNS}.")
+        self._compared = ComparedSessions(lm, arms, seed=seed)
+        self.seed = seed
+        self.columns: list[Column] = []
+        for arm in self._compared.arms:
+            session = self._compared.sessions.get(arm.label)
+            after = Readings(session.edited) if session else None
+            self.columns.append(Column(arm, session, after, self._compared.refused.get(arm.label)))
+        self._work: _Work | None = None
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """The methods with their settings."""
+        return self._compared.arms
+
+    @property
+    def n_edits(self) -> int:
+        """Facts on the models of all columns together."""
+        return sum(column.n_edits for column in self.columns)
+
+    @property
+    def n_sessions(self) -> int:
+        """Sessions that it holds, each as large as a visitor's own."""
+        return len(self._compared.sessions)
+
+    @property
+    def edited_facts(self) -> list[Fact]:
+        """Every fact that is on the model of some column, in order, only the last edit of each."""
+        found: dict[tuple[str, str], Fact] = {}
+        for column in self.columns:
+            for report in column.reports:
+                for item in report.edited:
+                    if item.target is not None:
+                        found.pop(item.fact.key, None)
+                        found[item.fact.key] = item.fact
+        return list(found.values())
+
+    def is_edited(self, column: Column, fact: Fact) -> bool:
+        """Whether this fact, with this answer, is on the model of a column."""
+        last = None
+        for report in column.reports:
+            for item in report.edited:
+                if item.target is not None and item.fact.key == fact.key:
+                    last = item.fact
+        return last is not None and last.target_new == fact.target_new
+
+    # -- work ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_working(self) -> bool:
+        """Whether there is something left to do."""
+        return self._work is not None
+
+    def begin(self, batches: Sequence[Sequence[Fact]], known: Literal["refuse", "skip"], notices: list[str]) -> None:
+        """Queue batches for all columns."""
+        taking = [column for column in self.columns if column.session is not None]
+        for column in taking:
+            column.error, column.seconds = None, 0.0
+        jobs = {column.label: Job([list(batch) for batch in batches], known) for column in taking}
+        if taking:
+            jobs[taking[0].label].notices += notices
+        self._work = _Work(jobs, time.perf_counter())
+
+    def is_done(self, column: Column) -> bool:
+        """Whether nothing is left to do for a column."""
+        job = self._work.jobs.get(column.label) if self._work else None
+        return job is None or column.error is not None or job.at >= len(job.batches)
+
+    def work(
+        self,
+        show: Callable[[str, float], None],
+        is_wanted: Callable[[], bool],
+        finished: Callable[[Column], None],
+    ) -> Message:
+        """Do what is queued, column by column; what an interruption left is taken up where it was.
+
+        Args:
+            show: gets the words and the share for a progress bar.
+            is_wanted: whether the visitor still wants this.
+            finished: called with every column that is done.
+
+        Returns:
+            the outcome for the visitor.
+
+        Raises:
+            Dropped: when it is no longer wanted.
+        """
+        work = self._work
+
+        def still() -> bool:
+            return work is not None and self._work is work and is_wanted()
+
+        for place, column in enumerate(self.columns):
+            if not still():
+                raise Dropped
+            if not self.is_done(column):
+                self._do(column, work.jobs[column.label], place, show, still)
+            finished(column)
+        self._work = None
+        return self._outcome(work)
+
+    def _do(
+        self,
+        column: Column,
+        job: Job,
+        place: int,
+        show: Callable[[str, float], None],
+        is_wanted: Callable[[], bool],
+    ) -> None:
+        n_columns, began = len(self.columns), time.perf_counter()
+
+        def show_here(words: str, share: float) -> None:
+            show(f"{column.label}, {place + 1} of {n_columns} · {words}", (place + share) / n_columns)
+
+        def edit(facts: list[Fact], known: Literal["refuse", "skip"], on_progress: OnProgress) -> BatchReport:
+            return self._compared.edit(column.label, facts, known=known, on_progress=on_progress)
+
+        def edits_changed() -> None:
+            column.after = Readings(column.session.edited)
+
+        try:
+            apply(job, column.session, show_here, is_wanted=is_wanted, edits_changed=edits_changed, edit=edit)
+        except InputError as error:
+            column.error = str(error)
+        except Dropped:
+            raise
+        except Exception:
+            log.exception("editing with %s failed", column.label)
+            column.error = "This edit failed inside the program; the reason is in the server's log."
+        finally:
+            column.seconds += time.perf_counter() - began
+
+    def _outcome(self, work: _Work) -> Message:
+        n_columns = len(self.columns)
+        failed = [column.label for column in self.columns if column.error is not None]
+        facts = max((job.n_edited for job in work.jobs.values()), default=0)
+        if not facts:
+            return Message("error", f"No method could edit this. {self.columns[0].error or ''}".strip())
+        what = f"{facts} fact{'s' * (facts != 1)} edited with {n_columns - len(failed)} of {n_columns} methods"
+        notices = [notice for job in work.jobs.values() for notice in job.notices]
+        told = " ".join(dict.fromkeys(notices[:3]))
+        why = f" {', '.join(failed)}: see the column." if failed else ""
+        took = time.perf_counter() - work.began
+        return Message("warning" if failed or told else "success", f"{what} in {took:.1f} s.{why} {told}".strip())
+
+    def stop(self) -> Message:
+        """Drop what is still to do; what is done stays."""
+        done = [column.label for column in self.columns if column.session is not None and self.is_done(column)]
+        left = [column.label for column in self.columns if not self.is_done(column)]
+        for column in self.columns:
+            if not self.is_done(column):
+                column.error = "Stopped before this method was done."
+        self._work = None
+        told = f"Done: {', '.join(done)}. " if done else ""
+        return Message("info", f"Stopped. {told}{'Not done: ' + ', '.join(left) + '.' if left else ''}".strip())
+
+    # -- history -------------------------------------------------------------------------------------------------------
+
+    def undo(self) -> int:
+        """Take the last batch back wherever it was applied. Returns the number of columns it was taken from."""
+        n_batches = max((len(column.reports) for column in self.columns), default=0)
+        undone = 0
+        for column in self.columns:
+            if column.session is not None and len(column.reports) == n_batches > 0:
+                column.session.undo()
+                column.after, column.error = Readings(column.session.edited), None
+                undone += 1
+        return undone
