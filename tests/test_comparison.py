@@ -20,13 +20,13 @@ FOUR = ("MEMIT", "EMMET", "AlphaEdit", "ENCORE")
 @pytest.fixture
 def searches(monkeypatch) -> list[int]:
     """How many rules each search served."""
-    found, real = [], comparison.optimise_for_rules
+    found, real = [], comparison.RuleSearch
 
     def counting(lm, facts, prefixes, layer, rules, **options):
         found.append(len(rules))
         return real(lm, facts, prefixes, layer, rules, **options)
 
-    monkeypatch.setattr(comparison, "optimise_for_rules", counting)
+    monkeypatch.setattr(comparison, "RuleSearch", counting)
     return found
 
 

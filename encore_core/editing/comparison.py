@@ -6,8 +6,8 @@
 
 Every method sees the same facts in the same order, with the same sampled prefixes and statistics. Before any edit, the
 search for a target takes the same path for all methods with equal hyper-parameters; they differ in when they stop. So
-one search serves them all in the first batch (see `targets.optimise_for_rules`). From the second batch on, the models
-differ, and so do the targets.
+one search serves them all in the first batch (see `targets.RuleSearch`). From the second batch on, the models differ,
+and so do the targets.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from encore_core.editing.batch import FindTargets, batched
 from encore_core.editing.batch_report import BatchReport, EditProgress, OnProgress
 from encore_core.editing.session import EditSession
 from encore_core.editing.target_loss import TargetSettings, target_settings
-from encore_core.editing.targets import RULE_FIELDS, Target, optimise_for_rules
+from encore_core.editing.targets import RULE_FIELDS, RuleSearch, Target
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact, check_batches
 from encore_core.methods import Settings, check_names, find_method
@@ -257,23 +257,26 @@ class _SharedSearch:
             if rule not in rules:
                 rules.append(rule)
         # Of the last facts alone: others are hardly asked for again.
-        self._facts: dict[tuple, tuple[Fact, ...]] = {}
-        self._found: dict[tuple, list[list[Target]]] = {}
+        self._searches: dict[tuple, tuple[tuple[Fact, ...], RuleSearch]] = {}
 
     def of(self, session: EditSession) -> FindTargets:
         """What finds the targets of a session, whose model is still unedited."""
         path, rule = _path(session.settings), target_settings(session.settings)
+        rules = self.rules[path]
 
         def find(facts: Sequence[Fact], on_progress: OnProgress | None) -> Sequence[Target]:
-            rules = self.rules[path]
-            if self._facts.get(path) != tuple(facts):
-                tell = on_progress or (lambda progress: None)
-                self._found[path] = optimise_for_rules(
-                    self.lm, facts, session.prefixes, session.settings.layers[-1], rules, fast=session.fast_targets,
-                    on_step=lambda done, step, loss: tell(EditProgress("targets", done, len(facts), step, loss)),
-                )  # fmt: skip
-                self._facts[path] = tuple(facts)
-            return self._found[path][rules.index(rule)]
+            tell = on_progress or (lambda progress: None)
+            for_facts, search = self._searches.pop(path, ((), None))
+            if search is None or for_facts != tuple(facts):
+                search = RuleSearch(
+                    self.lm, facts, session.prefixes, session.settings.layers[-1], rules, fast=session.fast_targets
+                )
+            found = search.found(
+                rules.index(rule),
+                lambda done, step, loss: tell(EditProgress("targets", done, len(facts), step, loss)),
+            )
+            self._searches[path] = tuple(facts), search  # not one that was interrupted
+            return found
 
         return find
 

@@ -108,55 +108,84 @@ def optimise_targets(
     Returns:
         one target per fact, in order.
     """
-    [found] = optimise_for_rules(
-        lm, facts, prefixes, layer, (settings,), fast=fast, max_tokens=max_tokens, on_step=on_step
-    )
-    return found
+    return RuleSearch(lm, facts, prefixes, layer, (settings,), fast=fast, max_tokens=max_tokens).found(0, on_step)
 
 
-@gradients(True)
-def optimise_for_rules(
-    lm: EditableModel,
-    facts: Sequence[Fact],
-    prefixes: Sequence[str],
-    layer: int,
-    rules: Sequence[TargetSettings],
-    *,
-    fast: bool = True,
-    max_tokens: int | None = None,
-    on_step: OnStep | None = None,
-) -> list[list[Target]]:
+class RuleSearch:
     """One search, stopped by several rules: methods that stop differently walk the same path until the first stops.
+
+        search = RuleSearch(lm, facts, prefixes, layer, [early, late])
+        search.found(0)        # walks until the first rule has stopped every fact
+        search.found(1)        # goes on from there
+
+    The model must hold the same edits whenever `found` is called. A search that raised an exception is over.
 
     Args:
         rules: hyper-parameters that differ in `RULE_FIELDS` alone.
-        lm, facts, prefixes, layer, fast, max_tokens, on_step: as for `optimise_targets`; a fact counts as finished when
-            every rule has stopped it.
-
-    Returns:
-        per rule one target per fact, in order. Each is what a search by that rule alone would find, up to the rounding
-        that comes from other facts being in the batch for longer.
+        lm, facts, prefixes, layer, fast, max_tokens: as for `optimise_targets`.
 
     Raises:
         ValueError: when the rules differ in more.
     """
-    if len({replace(rule, **dict.fromkeys(RULE_FIELDS, 0)) for rule in rules}) != 1:
-        raise ValueError(f"One search serves settings that differ in {', '.join(RULE_FIELDS)} alone; got {rules}.")
-    settings = rules[0]
-    examples = Example.of_facts(lm, facts, prefixes)
-    make_pass = functools.partial(PlainPass, lm, layer)
-    if fast and (starts := starts_of_fast_pass(lm, layer, examples, settings)) is not None:
-        make_pass = functools.partial(FastPass, lm, layer, starts=starts, packed=lm.checked_paths[layer] == "packed")
-    budget = max_tokens or default_max_tokens(lm, layer)
-    results: dict[int, list[Target]] = {}
-    for group in batches_by_length([example.cost for example in examples], budget):
-        finished = len(results)
-        tell = (lambda done, step, loss, n=finished: on_step(n + done, step, loss)) if on_step else None
-        forward = make_pass([examples[i] for i in group])
-        with matrices_in_bfloat16(lm, layer + 1) if settings.bfloat16 else nullcontext():
-            found = _optimise_group(forward, rules, tell)
-        results.update(zip(group, found, strict=True))
-    return [[results[i][number] for i in range(len(facts))] for number in range(len(rules))]
+
+    def __init__(
+        self,
+        lm: EditableModel,
+        facts: Sequence[Fact],
+        prefixes: Sequence[str],
+        layer: int,
+        rules: Sequence[TargetSettings],
+        *,
+        fast: bool = True,
+        max_tokens: int | None = None,
+    ):
+        if len({replace(rule, **dict.fromkeys(RULE_FIELDS, 0)) for rule in rules}) != 1:
+            raise ValueError(f"One search serves settings that differ in {', '.join(RULE_FIELDS)} alone; got {rules}.")
+        self.lm, self.layer, self.rules = lm, layer, rules
+        self._examples = Example.of_facts(lm, facts, prefixes)
+        self._make_pass = functools.partial(PlainPass, lm, layer)
+        if fast and (starts := starts_of_fast_pass(lm, layer, self._examples, rules[0])) is not None:
+            packed = lm.checked_paths[layer] == "packed"
+            self._make_pass = functools.partial(FastPass, lm, layer, starts=starts, packed=packed)
+        budget = max_tokens or default_max_tokens(lm, layer)
+        self._groups = list(batches_by_length([example.cost for example in self._examples], budget))
+        # What a pass keeps may fill the memory, so only a single one waits for the next rule; of several, each goes to
+        # its end at once. On a GPU, too, where a step is short.
+        self._waits = len(self._groups) == 1 and lm.device.type == "cpu"
+        self._under_way: _Group | None = None
+        self._found: dict[int, list[Target | None]] = {}
+
+    @gradients(True)
+    def found(self, number: int, on_step: OnStep | None = None) -> list[Target]:
+        """The targets of one rule.
+
+        Args:
+            number: index of the rule.
+            on_step: as for `optimise_targets`; a fact counts as finished when the rules that are walked for have
+                stopped it.
+
+        Returns:
+            one target per fact, in order. Each is what a search by that rule alone would find, up to the rounding that
+            comes from other facts being in the batch for longer.
+        """
+        if self._waits:
+            [members] = self._groups
+            self._under_way = self._under_way or self._group_of(members)
+            self._walk(self._under_way, members, [number], on_step)
+        elif not self._found:
+            for members in self._groups:
+                n = len(self._found)
+                tell = (lambda done, step, loss, n=n: on_step(n + done, step, loss)) if on_step else None
+                self._walk(self._group_of(members), members, range(len(self.rules)), tell)
+        return [self._found[index][number] for index in range(len(self._examples))]
+
+    def _group_of(self, members: Sequence[int]) -> _Group:
+        return _Group(self._make_pass([self._examples[index] for index in members]), self.rules)
+
+    def _walk(self, group: _Group, members: Sequence[int], numbers: Sequence[int], on_step: OnStep | None) -> None:
+        with matrices_in_bfloat16(self.lm, self.layer + 1) if self.rules[0].bfloat16 else nullcontext():
+            group.walk(numbers, on_step)
+        self._found.update(zip(members, group.found(), strict=True))
 
 
 def default_max_tokens(lm: EditableModel, layer: int) -> int:
@@ -180,45 +209,63 @@ def default_max_tokens(lm: EditableModel, layer: int) -> int:
     return most
 
 
-def _optimise_group(
-    forward: PlainPass | FastPass, rules: Sequence[TargetSettings], on_step: OnStep | None
-) -> list[list[Target]]:
-    """Per fact its targets, one per rule."""
-    descent, n_steps = _Descent(forward, rules[0]), max(rule.steps for rule in rules)
-    n_facts, h = forward.rows.n_facts, forward.h
-    replayed = Replayed(descent.step) if _is_replayed(forward) else None
-    searches = [[_FactProgress(rule) for rule in rules] for _ in range(n_facts)]
-    unread: list[tuple[torch.Tensor, torch.Tensor]] = []
+class _Group:
+    """Facts that are optimised together, step by step, until rules have stopped them."""
 
-    for step in range(n_steps):
-        unread.append(replayed() if replayed else descent.evaluate())
-        kept: torch.Tensor | None = None
-        if len(unread) == _steps_between_stop_tests(h.device) or step == n_steps - 1:
-            tables = torch.stack([table for table, _ in unread]).tolist()
-            going_on = torch.ones(len(descent.active), dtype=torch.bool)
-            deltas = [delta for _, delta in unread]
-            for index, fact in enumerate(descent.active.tolist()):
-                rows = [table[index] for table in tables]
-                for search in searches[fact]:
-                    search.read(rows, h[fact], [delta[index] for delta in deltas])
-                going_on[index] = not all(search.found for search in searches[fact])
-            unread = []
-            if on_step is not None:
-                mean_loss = sum(row[0] for row in tables[-1]) / len(going_on)
-                on_step(sum(all(search.found for search in of_fact) for of_fact in searches), step, mean_loss)
-            if not bool(going_on.any()):
-                break
-            # A replayed step keeps all facts: recording it again costs more than the rows of the finished ones.
-            if replayed is None and not bool(going_on.all()):
-                kept = going_on.nonzero()[:, 0].to(h.device)
+    def __init__(self, forward: PlainPass | FastPass, rules: Sequence[TargetSettings]):
+        # The pass drops finished facts later; `_h` and `_searches` keep all.
+        self.forward, self._h = forward, forward.h
+        self._descent, self._n_steps = _Descent(forward, rules[0]), max(rule.steps for rule in rules)
+        self._replayed = Replayed(self._descent.step) if _is_replayed(forward) else None
+        self._searches = [[_FactProgress(rule) for rule in rules] for _ in range(forward.rows.n_facts)]
+        self._unread: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._step = 0
+        self._is_descent_due, self._kept = False, None
+
+    def found(self) -> list[list[Target | None]]:
+        """Per fact its targets, one per rule; None where a rule has not stopped yet."""
+        return [[search.found for search in of_fact] for of_fact in self._searches]
+
+    def walk(self, numbers: Sequence[int], on_step: OnStep | None) -> None:
+        """Go on until these rules have stopped every fact."""
+        while not all(of_fact[number].found for of_fact in self._searches for number in numbers):
+            self._descend()
+            self._unread.append(self._replayed() if self._replayed else self._descent.evaluate())
+            self._is_descent_due, self._kept = True, None
+            is_last = self._step == self._n_steps - 1
+            self._step += 1
+            if len(self._unread) == _steps_between_stop_tests(self._h.device) or is_last:
+                loss = self._test()
+                if on_step is not None:
+                    n_done = sum(all(of_fact[number].found for number in numbers) for of_fact in self._searches)
+                    on_step(n_done, self._step - 1, loss)
+        if self._replayed is not None and self._replayed.refused:
+            self.forward.lm.refuses_replay = True
+
+    def _descend(self) -> None:
+        """The step that follows an evaluation: taken only when another evaluation is wanted."""
         # Between two stop tests nothing here may wait for the device.
-        if replayed is None:
-            descent.descend(kept)
-            if kept is not None:
-                descent.keep(kept)
-    if replayed is not None and replayed.refused:
-        forward.lm.refuses_replay = True
-    return [[search.found for search in of_fact] for of_fact in searches]
+        if self._is_descent_due and self._replayed is None:
+            self._descent.descend(self._kept)
+            if self._kept is not None:
+                self._descent.keep(self._kept)
+
+    def _test(self) -> float:
+        """Let the rules read the evaluations since the last test. Returns the last mean loss."""
+        h, active = self._h, self._descent.active
+        tables = torch.stack([table for table, _ in self._unread]).tolist()
+        deltas = [delta for _, delta in self._unread]
+        going_on = torch.ones(len(active), dtype=torch.bool)
+        for index, fact in enumerate(active.tolist()):
+            rows = [table[index] for table in tables]
+            for search in self._searches[fact]:
+                search.read(rows, h[fact], [delta[index] for delta in deltas])
+            going_on[index] = not all(search.found for search in self._searches[fact])
+        self._unread = []
+        # A replayed step keeps all facts: recording it again costs more than the rows of the finished ones.
+        if self._replayed is None and not bool(going_on.all()):
+            self._kept = going_on.nonzero()[:, 0].to(h.device)
+        return sum(row[0] for row in tables[-1]) / len(going_on)
 
 
 class _Descent:
