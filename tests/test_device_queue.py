@@ -260,9 +260,13 @@ def test_numbers_as_people_say_them():
 
 
 @pytest.mark.parametrize(("kind", "returns"), [(EDIT, 1), (READ, 0)])
-def test_what_edits_used_is_given_back_also_when_they_fail(monkeypatch, kind, returns):
+def test_what_edits_used_is_given_back_once_no_more_come_also_when_they_fail(monkeypatch, kind, returns):
     calls: list[str] = []
     monkeypatch.setattr(device_queue, "return_freed_memory", lambda: calls.append("returned"))
-    with pytest.raises(Left), device_queue.work(kind):
-        raise Left
+    monkeypatch.setattr(device_queue, "IDLE_SECONDS", 0.2)
+    for _ in range(3):
+        with pytest.raises(Left), device_queue.work(kind):
+            raise Left
+    assert not calls
+    time.sleep(0.6)
     assert len(calls) == returns

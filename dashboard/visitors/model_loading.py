@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from dashboard.reading.model_readings import Readings
+from dashboard.reading.run_words import MAIN_METHODS
 from dashboard.server.device_queue import DeviceQueue
 from encore_core.editing.session import EditSession
 from encore_core.errors import InputError
@@ -16,6 +18,10 @@ from encore_core.models.editable import EditableModel, load_model
 log = logging.getLogger(__name__)
 
 DEFAULT_METHOD = "ENCORE"
+QUICK_SECONDS = 5.0
+"""Seconds that preparing the first method may take if the others are to be prepared unasked: for a large model they
+take minutes, in which no visitor could use it."""
+
 EXPECTED_PARTS = 6
 """Parts of getting a model ready: unpacking, loading and inspecting it, its statistics, prefixes, and the check of the
 fast pass."""
@@ -47,7 +53,9 @@ class Loading:
             lm = load_model(name, device, dtype, progress=self._tell)
             lm.lock = self._queue_of(str(lm.device))
             # Prepare the statistics now, so that the first edit is as fast as any other.
+            began = time.perf_counter()
             EditSession(lm, DEFAULT_METHOD).prepare(self._tell)
+            took = time.perf_counter() - began
             self.before = Readings(lambda: _pristine(lm))
             self.lm = lm
         except InputError as error:
@@ -57,6 +65,16 @@ class Loading:
             self.error = f"Model {name!r} could not be loaded; the reason is in the server's log."
         finally:
             self.done.set()
+        if self.lm is not None and took < QUICK_SECONDS:
+            self._prepare_others(lm)
+
+    def _prepare_others(self, lm: EditableModel) -> None:
+        """While the first visitor reads the page: what the first comparison would have to wait for."""
+        try:
+            for method in MAIN_METHODS:
+                EditSession(lm, method).prepare()
+        except Exception:  # such a method says why when it is asked for
+            log.exception("not all methods could be prepared for %r", lm.name)
 
     def _tell(self, what: str, share: float) -> None:
         """Update the words and a bar that never goes back, whatever progress the parts report."""

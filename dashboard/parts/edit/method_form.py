@@ -6,6 +6,7 @@ import streamlit as st
 
 from dashboard.elements import widgets
 from dashboard.parts.edit import compare_form
+from dashboard.parts.edit.compare_form import PAPERS
 from dashboard.reading.settings_fields import SETTINGS, layers_text, used_settings
 from dashboard.visitors.messages import Message
 from dashboard.visitors.visitor import Visitor
@@ -14,8 +15,6 @@ from encore_core.errors import InputError
 from encore_core.methods import METHODS, SETTABLE, Settings
 from encore_core.models.settings import settings_of
 
-MAIN_METHODS = ("ENCORE", "MEMIT", "EMMET", "AlphaEdit")
-
 
 def pick_method(visitor: Visitor) -> bool:
     """The card in which the methods and their settings are picked: one to apply, and several to compare.
@@ -23,7 +22,7 @@ def pick_method(visitor: Visitor) -> bool:
     Returns:
         whether the one can be applied as it is.
     """
-    names = [*MAIN_METHODS, *(name for name in METHODS if name not in MAIN_METHODS)]
+    names = [*PAPERS, *(name for name in METHODS if name not in PAPERS)]
     remembered("method", visitor.session.settings.method)
     remembered("seed", visitor.session.seed)
     with st.container(border=True, key="card_method"):
@@ -32,7 +31,7 @@ def pick_method(visitor: Visitor) -> bool:
             "Method",
             names,
             key="method",
-            format_func=lambda name: name if name in MAIN_METHODS else f"{name} · ablation",
+            format_func=lambda name: name if name in PAPERS else f"{name} · ablation",
             label_visibility="collapsed",
             persist_state="session",
         )
