@@ -112,7 +112,7 @@ def choose_model(visitor: Visitor) -> None:
             help="balanced spreads a large model over all GPUs and keeps the rest in the computer's memory.",
         )
         st.selectbox("Number format", ["auto", *DTYPES], key="model_dtype", persist_state="session")
-        if visitor.session.n_edits:
+        if visitor.n_edits:
             st.caption("Loading another model drops the edits made on this one.")
         asked = st.form_submit_button("Load model", width="stretch")
     if not asked:

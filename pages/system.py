@@ -58,7 +58,7 @@ def weight_bytes(lm: EditableModel) -> int:
 
 def cost_of_one(visitors: Sequence[Visitor]) -> tuple[str, str]:
     """What a visitor costs, and how we know: measured on those with edits, or else what edits would take."""
-    held = [n_bytes for n_bytes in (visitor.session.nbytes() for visitor in visitors) if n_bytes]
+    held = [n_bytes for n_bytes in (visitor.nbytes() for visitor in visitors) if n_bytes]
     if held:
         who = f"the {len(held)} with edits" if len(held) > 1 else "the one with edits"
         return size(statistics.fmean(held)), f"mean of {who}, at most {size(max(held))}"
@@ -194,11 +194,11 @@ def loaded(loadings: Sequence[Loading], visitors: Sequence[Visitor]) -> None:
 
 def held(visitors: Sequence[Visitor], mine: Visitor | None) -> None:
     """What edits take: your own, and those of all visitors together."""
-    everybody = [visitor.session.nbytes() for visitor in visitors]
-    edits = sum(visitor.session.n_edits for visitor in visitors)
+    everybody = [visitor.nbytes() for visitor in visitors]
+    edits = sum(visitor.n_edits for visitor in visitors)
     rows = [("All visitors", f"{edits:,}", size(sum(everybody)))]
     if mine is not None:
-        rows.insert(0, ("You", f"{mine.session.n_edits:,}", size(mine.session.nbytes())))
+        rows.insert(0, ("You", f"{mine.n_edits:,}", size(mine.nbytes())))
     with st.container(border=True, key="card_held"):
         widgets.heading("Edits", "memory of the edited matrices and of what undo needs, counted now")
         widgets.table([("Whose", "name"), ("Edits", "right"), ("Memory", "right")], rows, "Memory that edits take")

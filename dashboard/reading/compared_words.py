@@ -83,7 +83,7 @@ def _neighbours(outcomes: Sequence[Outcome]) -> str:
     if n < FEWEST_NEIGHBOURS:
         return f"{n} neighbour{'s' * (n != 1)}: too few to tell which method moved them least."
     ordered = sorted(outcomes, key=_mean_moved)
-    least, most = ordered[0], ordered[-1]
+    least, most = ordered[0], max(outcomes, key=_mean_moved)
     span = f"{_points(_mean_moved(least))} to {_points(_mean_moved(most))} points on average"
     if not _differ(least.moved, most.moved):
         return f"The {n} neighbours moved by {span}: no clear difference between the methods."

@@ -68,7 +68,7 @@ def everything() -> None:
 def _renewed(visitor: Visitor) -> tuple[int, bool]:
     """Put a visitor back to the beginning. Returns how many edits that took back, and whether it could be done."""
     try:
-        n_edits = visitor.session.n_edits
+        n_edits = visitor.n_edits
         visitor.renew()
     except Exception:
         log.exception("a visitor could not be reset and enters again")

@@ -92,6 +92,17 @@ class Visitor:
         return self.job is not None or (self.comparison is not None and self.comparison.is_working)
 
     @property
+    def n_edits(self) -> int:
+        """Facts on the model of its session, and of every method that it compares."""
+        return self.session.n_edits + (self.comparison.n_edits if self.comparison else 0)
+
+    def nbytes(self) -> int:
+        """Bytes of memory that its edits hold."""
+        compared = self.comparison.columns if self.comparison else ()
+        sessions = [self.session, *(column.session for column in compared if column.session is not None)]
+        return sum(session.nbytes() for session in sessions)
+
+    @property
     def n_sessions(self) -> int:
         """Sessions that it holds."""
         return 1 + (self.comparison.n_sessions if self.comparison else 0)

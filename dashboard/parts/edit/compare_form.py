@@ -81,7 +81,7 @@ def arms() -> list[Arm]:
 
 def as_text(arms: list[Arm]) -> str:
     """The methods for an address; "" for the paper's four."""
-    if [arm.label for arm in arms] == list(PAPERS):
+    if [arm.label or arm.method for arm in arms] == list(PAPERS):
         return ""
     return ",".join(
         ";".join([arm.method, *(f"{name}={_value_text(value)}" for name, value in arm.settings.items())])

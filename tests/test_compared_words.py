@@ -1,0 +1,68 @@
+"""What differs between methods, in words: computed, and ready to say that nothing does, or that it cannot be told."""
+
+from __future__ import annotations
+
+from dashboard.reading.compared_words import Outcome, difference, listed
+
+STILL = (0.001, 0.002, 0.001, 0.002, 0.001)
+MOVED = (0.10, 0.12, 0.09, 0.11, 0.10)
+
+
+def one(label: str, new: float, moved=STILL, stopped: str = "loss", true: float = 0.01) -> Outcome:
+    return Outcome(label, new, true, stopped, moved)
+
+
+def test_who_stopped_early_is_named_with_its_probability():
+    said = difference(
+        "Rome", [one("ENCORE", 0.54, stopped="mpes"), one("MEMIT", 0.97, MOVED), one("AlphaEdit", 0.96, MOVED)]
+    )
+    assert said.startswith(
+        "MEMIT and AlphaEdit put Rome at 96\u202f% to 97\u202f%; ENCORE stopped early, at 54\u202f%."
+    )
+    assert "moved least under ENCORE (0.1 points on average) and most under MEMIT (10.4)" in said
+
+
+def test_methods_that_agree_are_said_to_agree():
+    said = difference("Rome", [one("MEMIT", 0.97), one("EMMET", 0.975), one("AlphaEdit", 0.96)])
+    assert said.startswith(
+        "No difference in the answer: EMMET, MEMIT and AlphaEdit put Rome at 96\u202f% to 98\u202f%."
+    )
+    assert "no clear difference between the methods" in said
+
+
+def test_an_answer_behind_the_true_one_is_no_success():
+    said = difference("Rome", [one("MEMIT", 0.9), one("EMMET", 0.1, true=0.6)])
+    assert "EMMET left Rome at 10\u202f%, behind the true answer" in said
+
+
+def test_early_stopping_of_all_is_no_difference():
+    said = difference("Rome", [one("ENCORE", 0.54, stopped="mpes"), one("MEMIT+MPES", 0.55, stopped="mpes")])
+    assert said.startswith("No difference in the answer: MEMIT+MPES and ENCORE put Rome at 54\u202f% to 55\u202f%.")
+
+
+def test_groups_do_not_chain():
+    """Each value is near its neighbour, but the first and the last are not near each other."""
+    said = difference("Rome", [one("A", 0.97), one("B", 0.955), one("C", 0.94)])
+    assert said.startswith("A and B put Rome at 96\u202f% to 97\u202f%; C at 94\u202f%.")
+
+
+def test_too_few_neighbours_to_tell():
+    assert "This fact has no neighbours" in difference("Rome", [one("A", 0.9, ()), one("B", 0.5, ())])
+    two = difference("Rome", [one("A", 0.9, (0.0, 0.0)), one("B", 0.5, (0.5, 0.5))])
+    assert "2 neighbours: too few to tell" in two
+    assert "1 neighbour: too few to tell" in difference("Rome", [one("A", 0.9, (0.0,)), one("B", 0.5, (0.5,))])
+
+
+def test_a_difference_within_the_noise_is_none():
+    noisy = (0.30, 0.0, 0.0, 0.25, 0.0)
+    assert "no clear difference" in difference("Rome", [one("A", 0.9), one("B", 0.5, noisy)])
+
+
+def test_two_that_spare_the_neighbours_alike_share_it():
+    close = (0.002, 0.001, 0.002, 0.001, 0.002)
+    said = difference("Rome", [one("A", 0.9), one("B", 0.9, close), one("C", 0.9, MOVED)])
+    assert "most under C (10.4 points on average), and about as little under A as under B (0.1)" in said
+
+
+def test_names_are_listed_as_people_do():
+    assert [listed(names) for names in (["A"], ["A", "B"], ["A", "B", "C"])] == ["A", "A and B", "A, B and C"]
