@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -16,10 +16,8 @@ import pandas as pd
 
 from encore_core.facts import Fact
 from encore_core.measures import scores
+from encore_core.measures.writing import Writing, Written, written
 from encore_core.models.editable import EditableModel
-
-CONTINUATION_TOKENS = 12
-TOP_TOKENS = 6
 
 VERDICTS = {
     "changed": ("✓", "changed", "good", "changed as wanted"),
@@ -57,18 +55,13 @@ class Readings:
             lambda lm, keys: scores.answer_probabilities(lm, [k[1:] for k in keys], bare),
         )
 
-    def next_tokens(self, prompt: str) -> list[tuple[str, float]]:
-        """The most probable next tokens with their probabilities."""
-        return self._all([("next", prompt)], lambda lm, keys: scores.next_tokens(lm, [k[1] for k in keys], TOP_TOKENS))[
-            0
-        ]
-
     def continuation(self, prompt: str) -> str:
         """The greedy continuation, without the prompt."""
-        return self._all(
-            [("text", prompt)],
-            lambda lm, keys: scores.continuations(lm, [k[1] for k in keys], CONTINUATION_TOKENS),
-        )[0]
+        return self.written(prompt, Writing()).text
+
+    def written(self, prompt: str, how: Writing) -> Written:
+        """What the model writes after a prompt."""
+        return self._all([("text", prompt, how)], lambda lm, keys: [written(lm, *key[1:]) for key in keys])[0]
 
     def scores(self, facts: Sequence[Fact]) -> scores.Scores:
         """`scores.evaluate` of some facts, generation included."""
@@ -165,16 +158,25 @@ def _verdict(kind, new_was, new_now, true_was, true_now, is_edited: bool, any_ed
     return "weakened" if true_now.probability < true_was.probability / 2 else "kept"
 
 
-def tokens_table(prompt: str, fact: Fact, before: Readings, after: Readings) -> pd.DataFrame:
-    """The most probable next tokens of a prompt as `charts.answers.next_tokens` takes them."""
+def tokens_table(texts: Mapping[str, Written], fact: Fact) -> pd.DataFrame:
+    """The most probable next tokens as `charts.answers.next_tokens` takes them.
+
+    Args:
+        texts: "before", or "before" and "after" → what was written.
+        fact: whose answers are marked.
+    """
     rows = []
-    for moment, readings in (("before", before), ("after", after)) if after is not before else (("before", before),):
-        for rank, (token, probability) in enumerate(readings.next_tokens(prompt), start=1):
-            word = token.strip()
-            role = ""
-            for name, answer in (("new", fact.target_new), ("true", fact.target_true)):
-                if word and answer and answer.startswith(word):
-                    role = name
-            shown = word or token.replace("\n", "⏎").replace(" ", "␣") or "(nothing)"
+    for moment, text in texts.items():
+        for rank, (token, probability) in enumerate(text.first, start=1):
+            shown, role = word_of(token, fact)
             rows.append({"moment": moment, "rank": rank, "token": shown, "probability": probability, "role": role})
     return pd.DataFrame(rows)
+
+
+def word_of(token: str, fact: Fact) -> tuple[str, str]:
+    """A token as it is shown, and whether an answer of the fact begins with it: "new", "true" or ""."""
+    word, role = token.strip(), ""
+    for name, answer in (("new", fact.target_new), ("true", fact.target_true)):
+        if word and answer and answer.startswith(word):
+            role = name
+    return word or token.replace("\n", "⏎").replace(" ", "␣") or "(nothing)", role

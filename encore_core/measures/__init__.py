@@ -1,6 +1,7 @@
 """What is measured on a model, edited or not; nothing here changes it.
 
 scores                 probabilities of answers, edit, paraphrase and neighbourhood scores
+writing                the text that a model writes after a prompt, token by token
 perplexity_entropy     perplexity, generation entropy
 tasks, task_sets       six tasks that have nothing to do with the edits, and where their data come from
 downstream             how a model answers them

@@ -25,6 +25,9 @@ from encore_core.facts import Fact
 
 Finished = Callable[[Column], None]
 
+WORDS = 6
+"""Most probable next words in a column."""
+
 
 def show(visitor: Visitor, *, covered: bool = False) -> Finished:
     """Draw the comparison of a visitor.
@@ -195,19 +198,16 @@ def _tiles(fact: Fact, found: Seen) -> None:
 def _says(fact: Fact, prompt: str, found: Seen) -> None:
     """How the model goes on, and the words that it weighed."""
     st.caption("What it says")
-    widgets.verbatim(f"{prompt}{found.continuation}")
+    widgets.verbatim(f"{prompt}{found.text.text}")
     rows = ""
-    for token, probability in found.words:
-        word = token.strip()
-        role = "new" if word and fact.target_new.startswith(word) else (
-            "true" if word and (fact.target_true or "").startswith(word) else "")  # fmt: skip
+    for token, probability in found.text.first[:WORDS]:
+        word, role = model_readings.word_of(token, fact)
         rows += widgets.rich(
             '<tr><td class="es-word es-{role}" dir="auto">{word}</td><td><div class="es-bar es-bar-{role}">'
-            '<span style="width:{width:.1f}%"></span></div></td><td class="es-right">{share}</td></tr>'.replace(
-                "{width:.1f}", f"{100 * probability:.1f}"
-            ),
+            '<span style="width:{width}%"></span></div></td><td class="es-right">{share}</td></tr>',
             role=role,
-            word=word or token.replace("\n", "⏎").replace(" ", "␣") or "(nothing)",
+            word=word,
+            width=f"{100 * probability:.1f}",
             share=percent(probability),
         )
     st.html(widgets.table_markup(f"<tbody>{rows}</tbody>", "Most probable next words", "es-words"))

@@ -88,5 +88,5 @@ def _row(column: Column, fact: Fact, found: Seen) -> tuple[str, ...]:
         items[-1].stopped if items else "–",
         f"{growth:+.3%}",
         f"{column.seconds:.1f}",
-        found.continuation.strip(),
+        found.text.text.strip(),
     )

@@ -12,6 +12,7 @@ from dashboard.visitors.comparison import Column
 from dashboard.visitors.visitor import Visitor
 from encore_core.facts import Fact
 from encore_core.measures.scores import Question
+from encore_core.measures.writing import Writing, Written
 
 
 @dataclass(frozen=True)
@@ -21,14 +22,12 @@ class Seen:
     Attributes:
         rows: as `model_readings.observe` makes them.
         said: whether greedy decoding gives exactly the new answer at the fact's prompt.
-        continuation: of the prompt that is continued.
-        words: the most probable next tokens of that prompt, with their probabilities.
+        text: what it writes after the prompt that is continued.
     """
 
     rows: pd.DataFrame
     said: bool
-    continuation: str
-    words: list[tuple[str, float]]
+    text: Written
 
 
 def see(visitor: Visitor, column: Column, fact: Fact, prompt: str, free: str) -> Seen:
@@ -48,7 +47,7 @@ def see(visitor: Visitor, column: Column, fact: Fact, prompt: str, free: str) ->
     is_edited = visitor.comparison.is_edited(column, fact)
     rows = model_readings.observe(fact, visitor.before, after, is_edited=is_edited, free=free)
     [answer] = after.answer_probabilities([Question(fact.text, fact.target_new, fact.join)])
-    return Seen(rows, answer.said, after.continuation(prompt), after.next_tokens(prompt))
+    return Seen(rows, answer.said, after.written(prompt, Writing()))
 
 
 def outcome_of(column: Column, fact: Fact, rows: pd.DataFrame) -> Outcome:

@@ -7,12 +7,11 @@ import streamlit as st
 from dashboard.charts import answers as probe_charts
 from dashboard.charts.labels import percent
 from dashboard.elements import figure, theme, widgets
+from dashboard.parts.edit import probe
 from dashboard.parts.edit.fact_form import facts_in_editor
 from dashboard.reading import model_readings
-from dashboard.server import limits
 from dashboard.visitors.messages import Message
 from dashboard.visitors.visitor import Visitor
-from dashboard.visitors.widget_state import remembered
 from encore_core.errors import InputError
 from encore_core.facts import Fact
 from encore_core.forward.prompts import on_sink
@@ -44,19 +43,17 @@ def show(visitor: Visitor) -> None:
             widgets.heading("What the model says")
             st.write("Complete the fact on the left: its probabilities appear here, before anything is edited.")
         return
-    remembered("free_prompt", "")
-    free = st.session_state["free_prompt"]
     edited = visitor.after is not visitor.before
     try:
-        limits.check_text("Your own prompt", free)
-        rows = model_readings.observe(fact, visitor.before, visitor.after, is_edited=visitor.is_edited(fact), free=free)
+        free, is_edited = probe.free_prompt(), visitor.is_edited(fact)
+        rows = model_readings.observe(fact, visitor.before, visitor.after, is_edited=is_edited, free=free)
     except InputError as error:
         widgets.problem(error)
-        st.text_input("Your own prompt", key="free_prompt", persist_state="session")
+        probe.field(fact)
         return
     colours = theme.palette()
     _headline(fact, rows, edited)
-    _beginning(fact, visitor)
+    probe.show(visitor, fact, rows)
     with st.container(border=True, key="card_chart"):
         widgets.heading("How probable each answer is", "before → after" if edited else "as loaded, nothing edited yet")
         figure.draw(
@@ -65,11 +62,7 @@ def show(visitor: Visitor) -> None:
             has_bar=False,
             alt="Probability of the new and the true answer for every prompt; the same figures are in the table below.",
         )
-        st.text_input(
-            "Try a prompt of your own", key="free_prompt", persist_state="session",
-            placeholder=f"e.g. a traveller who visits {fact.subject} will see",
-        )  # fmt: skip
-    _said(fact, rows, visitor, colours, edited)
+        _beginning(fact, visitor)
     try:
         _details(fact, rows, visitor, colours)
     except InputError as error:
@@ -162,41 +155,6 @@ def _headline(fact: Fact, rows, edited: bool) -> None:
         remark = f"{symbol} {word}" + (f" · {unknown} not known before" if unknown else "")
         items.append((name, f"{n_right} of {len(counted)}", remark, tone if len(counted) else ""))
     widgets.tiles(items)
-
-
-def _said(fact: Fact, rows, visitor: Visitor, colours, edited: bool) -> None:
-    """How the model continues one of the prompts, and which words it weighed."""
-    with st.container(border=True, key="card_said"):
-        widgets.heading("What it says", "most probable words, one after the other")
-        prompts = list(dict.fromkeys(rows.prompt))
-        names = dict(zip(rows.prompt[::-1], rows.kind[::-1], strict=True))
-        remembered("said_prompt", prompts[0])
-        if st.session_state["said_prompt"] not in prompts:
-            st.session_state["said_prompt"] = prompts[0]
-        prompt = st.selectbox(
-            "Prompt to continue",
-            prompts,
-            key="said_prompt",
-            format_func=lambda p: f"{'your own' if names[p] == 'free' else names[p]}: {p}",
-        )
-        try:
-            texts = {"Before": visitor.before.continuation(prompt)}
-            if edited:
-                texts["After"] = visitor.after.continuation(prompt)
-            tokens = model_readings.tokens_table(prompt, fact, visitor.before, visitor.after)
-        except InputError as error:
-            widgets.problem(error)
-            return
-        for column, (moment, text) in zip(st.columns(len(texts)), texts.items(), strict=True):
-            with column:
-                st.caption(moment if edited else "As loaded")
-                widgets.verbatim(f"{prompt}{text}")
-        figure.draw(
-            probe_charts.next_tokens(tokens, colours),
-            key="next tokens",
-            has_bar=False,
-            alt="The most probable next words with their probabilities.",
-        )
 
 
 def _details(fact: Fact, rows, visitor: Visitor, colours) -> None:

@@ -1,0 +1,61 @@
+"""What a model writes: greedy as `continuations` does, sampled with a seed, and the probability of every token."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from refusals import refusal
+
+from encore_core.measures.scores import continuations, next_tokens
+from encore_core.measures.writing import MOST_TOKENS, Writing, written
+
+PROMPT = "The capital of France is"
+
+
+def test_greedy_text_and_its_probabilities(lm):
+    found = written(lm, PROMPT, Writing(tokens=6))
+    assert found.text == continuations(lm, [PROMPT], 6)[0]
+    token, probability = found.tokens[0]
+    top = next_tokens(lm, [PROMPT], 1)[0][0]
+    assert token == top[0] and probability == pytest.approx(top[1], rel=1e-4)
+    ten = next_tokens(lm, [PROMPT], 10)[0]
+    assert [word for word, _ in found.first] == [word for word, _ in ten]
+    assert [value for _, value in found.first] == pytest.approx([value for _, value in ten], rel=1e-4)
+    assert all(0 < probability <= 1 for _, probability in found.tokens) and len(found.tokens) <= 6
+
+
+def test_probabilities_are_those_of_the_plain_pass(llama):
+    found = written(llama, PROMPT, Writing(tokens=4))
+    ids = llama.tokenizer(PROMPT, return_tensors="pt").input_ids
+    for token, probability in found.tokens:
+        logits = llama.model(ids).logits[0, -1].float().softmax(-1)
+        best = int(logits.argmax())
+        assert llama.tokenizer.decode([best]) == token and float(logits[best]) == pytest.approx(probability, rel=1e-4)
+        ids = torch.cat([ids, torch.tensor([[best]])], dim=1)
+
+
+def test_sampling_repeats_with_its_seed_and_leaves_the_generator_alone(llama):
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    one = written(llama, PROMPT, Writing(20, temperature=2.0, seed=1))
+    assert torch.equal(torch.rand(1), expected)
+    assert written(llama, PROMPT, Writing(20, temperature=2.0, seed=1)) == one
+    assert written(llama, PROMPT, Writing(20, temperature=2.0, seed=2)) != one
+    # Almost nothing is left to sample from but the most probable token.
+    assert written(llama, PROMPT, Writing(6, temperature=1.0, top_p=1e-6)).text == written(
+        llama, PROMPT, Writing(6)
+    ).text  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [({"tokens": 0}, "0 tokens"), ({"tokens": MOST_TOKENS + 1}, "201 tokens"), ({"temperature": -1}, "Temperature -1"),
+     ({"temperature": 9}, "Temperature 9"), ({"top_p": 0}, "top_p 0"), ({"top_p": 1.5}, "top_p 1.5")],
+)  # fmt: skip
+def test_values_out_of_range(values, said):
+    assert said in refusal(Writing, **values)
+
+
+def test_a_prompt_that_leaves_no_room(llama):
+    assert "leaves no room" in refusal(written, llama, PROMPT, Writing(tokens=MOST_TOKENS))
