@@ -6,10 +6,13 @@ target_rows, plain_target_pass, fast_target_pass    facts as rows of tokens, and
 keys                   the inputs of the edited matrices at the subjects
 covariance, stored_statistics   C0, which represents what must stay, and where it is kept
 update_rule            one closed form, in which a method is a choice of P and S
+removal                facts taken out of W and P again, in closed form
 edited_matrices        W₀ + Δ₁ + Δ₂ + …: drafted for a batch, committed once all of it has succeeded
 batch                  one batch, solved on a draft: targets, keys, updates
 batch_measures, batch_report   what is measured before and after a batch; what it reports
-session                one person's edits of one model: prepare, edit, undo, save
+edit_list, retraction  the edits of a history one by one; some of them taken back, and what that leaves behind
+edited_model           a model with one person's edits on it, and what they start from
+session                one person's edits of one model: prepare, edit, take back, undo, save
 session_contents, session_state    what a session holds, replaced as a whole; its state, for continuing elsewhere
 shared_by_sessions     what sessions on one model share: sampled prefixes, initial P
 comparison             the same facts with several methods

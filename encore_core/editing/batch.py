@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
-from encore_core.editing.batch_report import EditProgress, OnProgress
+from encore_core.editing.batch_report import EditProgress, OnProgress, Place
 from encore_core.editing.edited_matrices import Sums
 from encore_core.editing.keys import KeyReader
 from encore_core.editing.shared_by_sessions import solve_device
@@ -72,6 +72,7 @@ class SolvedBatch:
         preservation: by layer, the P that they were solved with, before the batch is added to what is preserved.
         targets: one per fact.
         seconds: by phase.
+        ended, removed: earlier edits that were taken out first, see `AppliedBatch`.
     """
 
     draft: Sums
@@ -79,11 +80,13 @@ class SolvedBatch:
     preservation: dict[int, Preservation]
     targets: tuple[Target, ...]
     seconds: dict[str, float]
+    ended: tuple[Place, ...] = ()
+    removed: dict[int, LowRankUpdate] = field(default_factory=dict)
 
     @classmethod
     def of_nothing(cls, sums: Sums) -> SolvedBatch:
         """A batch whose facts were all skipped: the matrices stay as they are."""
-        return cls(sums, {}, {}, (), _no_seconds())
+        return cls(sums, {}, {}, (), no_seconds())
 
 
 def solve_batch(
@@ -114,7 +117,7 @@ def solve_batch(
     Raises:
         InputError: when the batch cannot be solved, or what comes out is not finite.
     """
-    seconds = _no_seconds()
+    seconds = no_seconds()
     with lm.matrices_replaced(draft.run):
         clock = _Clock(seconds)
         if callable(targets):
@@ -187,7 +190,8 @@ def _add_updates(
     return updates
 
 
-def _no_seconds() -> dict[str, float]:
+def no_seconds() -> dict[str, float]:
+    """The phases of a batch, none of which has taken any time yet."""
     return {"targets": 0.0, "keys": 0.0, "update": 0.0}
 
 

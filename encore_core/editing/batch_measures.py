@@ -30,13 +30,13 @@ def look_before(
     """
     before: list[float | None] = [None] * len(facts)
     current = None
-    if measure or (known != "edit" and not contents.n_edits):
+    if measure or (known != "edit" and not contents.is_edited):
         with lm.matrices_replaced({}):
             current = answer_probabilities(lm, questions(facts))
         before = [answer.probability for answer in current]
     if known == "edit":
         return before, []
-    if contents.n_edits:
+    if contents.is_edited:
         with lm.matrices_replaced(contents.sums().run):
             current = answer_probabilities(lm, questions(facts))
     said = [

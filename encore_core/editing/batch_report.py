@@ -70,28 +70,107 @@ class EditedFact:
 
 
 @dataclass(frozen=True)
-class BatchReport:
-    """What one batch did.
+class AnswerChange:
+    """How probable an answer is, before and after a retraction (geometric mean per token); None where not measured.
 
     Attributes:
-        edited: one entry per fact of the batch, in order.
+        text: the answer.
+        loaded: on the unedited model.
+        before, after: with the session's edits, before and after the retraction.
+    """
+
+    text: str
+    loaded: float | None = None
+    before: float | None = None
+    after: float | None = None
+
+
+@dataclass(frozen=True)
+class RetractedFact:
+    """What taking one edit back did.
+
+    Attributes:
+        fact: the fact that was edited.
+        batch: index in the history of the batch that edited it.
+        new: its new answer, which is to be forgotten.
+        own: the unedited model's own answer: the fact's true one, else what the model says; None where not measured.
+        is_back: whether the model says again what the unedited one says, by greedy decoding of as many tokens as the
+            new answer has; None where not measured.
+    """
+
+    fact: Fact
+    batch: int
+    new: AnswerChange
+    own: AnswerChange | None = None
+    is_back: bool | None = None
+
+
+@dataclass(frozen=True)
+class OtherEdits:
+    """What a retraction did to the new answers of the edits that stay.
+
+    Attributes:
+        n: how many were measured.
+        before, after: mean probability of their new answers, before and after the retraction.
+        largest: the greatest change of one of them, without its sign.
+    """
+
+    n: int
+    before: float
+    after: float
+    largest: float
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """What one batch did, or a retraction, which edits nothing.
+
+    Attributes:
+        edited: one entry per fact of the batch, in order; empty for a retraction.
         seconds: by phase: "targets", "keys", "update", "measuring".
         norms: by edited layer, the Frobenius norms of the matrix before and after the batch.
         notices: things the user should know, one line each.
+        retracted: one entry per fact taken back; empty for a batch.
+        others: what the retraction did to the other edits; None for a batch, and where nothing was measured.
     """
 
     edited: tuple[EditedFact, ...]
     seconds: dict[str, float]
     norms: dict[int, tuple[float, float]]
     notices: tuple[str, ...] = ()
+    retracted: tuple[RetractedFact, ...] = ()
+    others: OtherEdits | None = None
+
+
+Place = tuple[int, int]
+"""An edit in a history: its batch, and its number among the facts that this batch edited, both from 0."""
 
 
 @dataclass(frozen=True)
 class AppliedBatch:
-    """An entry of a session's history: the report, and the update of every layer as thin factors."""
+    """An entry of a session's history: a batch, or a retraction.
+
+    Attributes:
+        report: what it did.
+        updates: by layer, the update for its facts as thin factors; empty for a retraction.
+        ended: earlier edits that were taken out of the matrices and of P before this entry's own facts were solved for:
+            those retracted, or overwritten by it.
+        removed: by layer, the update that took them out (see `removal`); empty if there were none.
+    """
 
     report: BatchReport
     updates: dict[int, LowRankUpdate] = field(repr=False)
+    ended: tuple[Place, ...] = ()
+    removed: dict[int, LowRankUpdate] = field(default_factory=dict, repr=False)
+
+    @property
+    def is_retraction(self) -> bool:
+        return bool(self.report.retracted)
+
+    @property
+    def all_updates(self) -> list[dict[int, LowRankUpdate]]:
+        """By layer, what is added to the matrices, in this order."""
+        return [updates for updates in (self.removed, self.updates) if updates]
 
 
 def notices_of(lm: EditableModel, chosen: Sequence[Fact], skipped: Sequence[Fact]) -> list[str]:

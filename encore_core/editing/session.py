@@ -3,46 +3,44 @@
 A batch goes facts → targets (`targets`) → keys (`keys`) → update (`update_rule`) → edited matrices
 (`edited_matrices`); see `batch`. The session owns its edited matrices and puts them into the shared model only while it
 runs it, under the model's lock. A batch writes to a draft. What a session holds is one immutable `Contents`, which a
-successful batch replaces, so a batch that fails anywhere, for whatever reason, changes nothing.
+successful batch replaces, so a batch that fails anywhere, for whatever reason, changes nothing. A retraction is an
+entry of the history as a batch is.
 """
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from encore_core.autograd import gradients
 from encore_core.editing.batch import GivenTargets, SolvedBatch, checked_facts, find_targets, solve_batch
-from encore_core.editing.batch_measures import look_after, look_before, norm, norms_as_run
-from encore_core.editing.batch_report import AppliedBatch, BatchReport, EditedFact, OnProgress, notices_of
-from encore_core.editing.covariance import described, files_used
-from encore_core.editing.edited_matrices import EditedMatrices, Sums
-from encore_core.editing.session_contents import Contents, memory_is_short
-from encore_core.editing.session_state import SessionState, check_identity, contents_of, identity_of, state_of
-from encore_core.editing.shared_by_sessions import forget_initial_P, initial_preservation, shared_prefixes
+from encore_core.editing.batch_measures import look_after, look_before, norms_as_run
+from encore_core.editing.batch_report import AppliedBatch, BatchReport, EditedFact, OnProgress, Place, notices_of
+from encore_core.editing.edit_list import Wanted, chosen_edits, overwritten
+from encore_core.editing.edited_matrices import Sums
+from encore_core.editing.edited_model import EditedModel
+from encore_core.editing.retraction import RetractionLook, take_out
+from encore_core.editing.session_state import SessionState, check_identity, contents_of, state_of
+from encore_core.editing.shared_by_sessions import forget_initial_P, inverse_of_initial_P
 from encore_core.editing.target_loss import target_settings
 from encore_core.editing.targets import Target, optimise_targets
 from encore_core.editing.update_rule import Preservation
 from encore_core.errors import InputError
 from encore_core.facts import Fact
-from encore_core.models.editable import EditableModel, Progress
-from encore_core.models.settings import settings_of
-
-log = logging.getLogger(__name__)
+from encore_core.models.editable import Progress
 
 
-class EditSession:
+class EditSession(EditedModel):
     """One person's edits of one model.
 
         session = EditSession(load_model("smollm2-135m"), method="ENCORE")
         report = session.edit([Fact("France", "The capital of {} is", "Rome")])
+        session.retract([("France", "The capital of {} is")])
         session.undo()
 
     Args:
@@ -64,66 +62,6 @@ class EditSession:
         InputError: unknown method or setting.
     """
 
-    def __init__(
-        self,
-        lm: EditableModel,
-        method: str = "ENCORE",
-        *,
-        seed: int = 0,
-        settings: dict[str, Any] | None = None,
-        statistics_text: Path | None = None,
-        keep_history: bool = True,
-        fast_targets: bool = True,
-        hold: Literal["auto", "matrices", "factors"] = "auto",
-        statistics_files: Mapping[int, Path] | None = None,
-    ):
-        self.lm = lm
-        self.settings = settings_of(lm, method, settings)
-        self.seed = seed
-        self.statistics_text = statistics_text
-        self.keep_history = keep_history
-        self.fast_targets = fast_targets
-        self.holds_factors = keep_history and (
-            hold == "factors" or (hold == "auto" and memory_is_short(lm, self.settings.layers))
-        )
-        self._contents = Contents(EditedMatrices(lm, self.holds_factors))
-        self._restored_prefixes: tuple[str, ...] | None = None
-        self._given_files = dict(statistics_files) if statistics_files else None
-        self._used = self._given_files
-
-    @property
-    def history(self) -> list[AppliedBatch]:
-        """The batches so far, in order; empty for a session that keeps none."""
-        return list(self._contents.history)
-
-    @property
-    def n_edits(self) -> int:
-        """How many facts were edited."""
-        return self._contents.n_edits
-
-    # -- running the model ---------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def edited(self) -> Iterator[EditableModel]:
-        """The model with this session's edits in it while the `with` block runs."""
-        with self.lm.lock, self.lm.matrices_replaced(self._contents.sums().run):
-            yield self.lm
-
-    @contextmanager
-    def pristine(self) -> Iterator[EditableModel]:
-        """The model as it was loaded; no session's edits can be in it while the `with` block runs."""
-        with self.lm.matrices_replaced({}):
-            yield self.lm
-
-    def norms(self) -> dict[int, tuple[float, float]]:
-        """‖W₀‖ and ‖W‖ (Frobenius) by edited layer."""
-        with self.pristine() as lm:
-            edited = self._contents.sums().run
-            return {
-                layer: (norm(lm.matrix(layer)), norm(edited.get(layer, lm.matrix(layer))))
-                for layer in self.settings.layers
-            }
-
     # -- preparation ---------------------------------------------------------------------------------------------------
 
     def prepare(self, progress: Progress | None = None) -> None:
@@ -138,13 +76,6 @@ class EditSession:
                 fact = Fact("Paris", "The city of {} is in", "France")
                 optimise_targets(lm, [fact], self.prefixes, self.settings.layers[-1], once)
 
-    @property
-    def prefixes(self) -> tuple[str, ...]:
-        """The sampled prefixes, the same for every session with this seed on this model."""
-        if self._restored_prefixes is not None:
-            return self._restored_prefixes
-        return shared_prefixes(self.lm, self.seed)
-
     def stop_sharing(self) -> None:
         """Let the model forget the initial P that it keeps for other sessions with these settings.
 
@@ -156,27 +87,6 @@ class EditSession:
                 self._used = self._statistics_files()
                 self._contents = replace(self._contents, preservation=self._initial_preservation(self._used))
             forget_initial_P(lm, self.settings, self._statistics_files())
-
-    def _initial_preservation(
-        self, statistics: dict[int, Path], progress: Progress | None = None
-    ) -> dict[int, Preservation]:
-        """P before any edit, by edited layer, from these files of statistics, which are gathered if missing."""
-        return initial_preservation(self.lm, self.settings, statistics, self.statistics_text, progress)
-
-    @property
-    def statistics(self) -> str:
-        """Which key statistics edits use, as a text for people."""
-        return described(self.lm, self._statistics_files(), self.statistics_text)
-
-    @property
-    def statistics_files(self) -> dict[int, Path]:
-        """The file of the statistics that edits use, by edited layer."""
-        return dict(self._statistics_files())
-
-    def _statistics_files(self) -> dict[int, Path]:
-        """By edited layer, the file of its statistics; fixed from the first edit on, whatever is chosen later."""
-        s = self.settings
-        return self._used or files_used(self.lm, s.layers, s.statistics_tokens, self.statistics_text)
 
     # -- editing -------------------------------------------------------------------------------------------------------
 
@@ -190,7 +100,7 @@ class EditSession:
         targets: GivenTargets = None,
         on_progress: OnProgress | None = None,
     ) -> BatchReport:
-        """Apply facts as one batch.
+        """Apply facts as one batch. With history, a fact that was edited before is taken back first (see `retract`).
 
         Args:
             facts: the batch; exact duplicates are dropped with a notice.
@@ -214,10 +124,11 @@ class EditSession:
             started = time.perf_counter()
             before, skipped = look_before(lm, self._contents, facts, known, measure)
             chosen = [fact for fact in facts if fact not in skipped]
-            notices += notices_of(lm, chosen, skipped)
+            ended, replaced = overwritten(self._contents.history, chosen)
+            notices += [*notices_of(lm, chosen, skipped), *replaced]
             looked = time.perf_counter()
             norms_before = norms_as_run(lm, self._contents.sums(), self.settings.layers) if chosen else {}
-            batch, statistics = self._solve(chosen, targets, on_progress)
+            batch, statistics = self._solve(chosen, ended, targets, on_progress)
             measured = time.perf_counter()
             after, bare = look_after(lm, batch.draft, facts, measure)
             seconds = batch.seconds | {"measuring": looked - started + time.perf_counter() - measured}
@@ -232,15 +143,81 @@ class EditSession:
                 notices=tuple(notices),
             )
             if chosen:
-                self._commit(batch, statistics, AppliedBatch(report, batch.updates), chosen)
+                self._commit(batch, statistics, report, chosen)
         return report
 
+    @gradients(False)
+    def retract(
+        self, edits: Sequence[Wanted], *, measure: bool = True, on_progress: OnProgress | None = None
+    ) -> BatchReport:
+        """Take edits back, whichever of the history: matrices and P become what they would be without them.
+
+        This is an entry of the history itself, so `undo` brings the edits back. See `removal` for how it is done.
+
+        Args:
+            edits: facts, their keys (subject, prompt), or the numbers that `edits()` gives. A key means the last edit
+                of a fact.
+            measure: report what the retraction leaves behind (six short passes).
+            on_progress: called after layers.
+
+        Returns:
+            what was done, in `retracted` and `others`. If this method raises an exception, the session is as it was
+            before, bit for bit.
+
+        Raises:
+            InputError: for no edit, one that is not there, was overwritten or taken back already; when the session
+                keeps no history.
+        """
+        if not self.keep_history:
+            raise InputError("This session keeps no history, so no edit can be taken back; make one that does.")
+        s = self.settings
+        with self.pristine() as lm:
+            contents, started = self._contents, time.perf_counter()
+            gone = chosen_edits(contents.history, edits)
+            ended, _ = overwritten(contents.history, [edit.fact for edit in gone])
+            others = [edit for edit in self.live_edits() if edit.place not in ended]
+            norms_before = norms_as_run(lm, contents.sums(), s.layers)
+            look = RetractionLook(lm, contents.sums(), gone, others, measure)
+            looked = time.perf_counter()
+            statistics, draft = self._statistics_files(), contents.matrices.draft(contents.updates, s.layers)
+            batch = self._taken_out(ended, contents.preservation, draft, statistics, on_progress)
+            solved = time.perf_counter()
+            retracted, changed = look.after(draft)
+            norms_after = norms_as_run(lm, draft, s.layers)
+            measuring = looked - started + time.perf_counter() - solved
+            report = BatchReport(
+                edited=(),
+                seconds=batch.seconds | {"update": solved - looked, "measuring": measuring},
+                norms={layer: (norms_before[layer], norms_after[layer]) for layer in s.layers},
+                retracted=retracted,
+                others=changed,
+            )
+            self._commit(batch, statistics, report, ())
+        return report
+
+    def _taken_out(
+        self,
+        ended: tuple[Place, ...],
+        preservation: dict[int, Preservation],
+        draft: Sums,
+        statistics: dict[int, Path],
+        on_progress: OnProgress | None = None,
+    ) -> SolvedBatch:
+        """Take edits out of a draft and of P. The caller holds the model's lock."""
+        lm, s, text = self.lm, self.settings, self.statistics_text
+        start = self._initial_preservation(statistics)
+        return take_out(
+            lm, self._contents.history, ended, start, preservation,
+            lambda layer: inverse_of_initial_P(lm, s, layer, start[layer].start, statistics, text),
+            draft, sequential=s.sequential, on_progress=on_progress,
+        )  # fmt: skip
+
     def _solve(
-        self, facts: Sequence[Fact], targets: GivenTargets, on_progress: OnProgress | None
+        self, facts: Sequence[Fact], ended: tuple[Place, ...], targets: GivenTargets, on_progress: OnProgress | None
     ) -> tuple[SolvedBatch, dict[int, Path]]:
         """Solve a batch on a draft of the session's matrices. Returns it, and by layer the file behind the initial P.
 
-        Without facts (all were skipped) nothing is solved.
+        Without facts (all were skipped) nothing is solved. Edits that have ended are taken out first.
         """
         if not facts:
             return SolvedBatch.of_nothing(self._contents.sums()), {}
@@ -248,6 +225,10 @@ class EditSession:
         preservation = self._contents.preservation or self._initial_preservation(statistics)
         with self.pristine() as lm:
             draft = self._contents.matrices.draft(self._contents.updates, self.settings.layers)
+            removed = {}
+            if ended:
+                taken = self._taken_out(ended, preservation, draft, statistics)
+                removed, preservation = taken.removed, taken.preservation
             batch = solve_batch(
                 lm,
                 facts,
@@ -259,24 +240,19 @@ class EditSession:
                 fast_targets=self.fast_targets,
                 on_progress=on_progress,
             )
-        return batch, statistics
+        return replace(batch, ended=ended, removed=removed), statistics
 
     def _commit(
-        self, batch: SolvedBatch, statistics: dict[int, Path], applied: AppliedBatch, facts: Sequence[Fact]
+        self, batch: SolvedBatch, statistics: dict[int, Path], report: BatchReport, facts: Sequence[Fact]
     ) -> None:
         """Take a batch over in one assignment, before which nothing of the session has changed."""
+        applied = AppliedBatch(report, batch.updates, batch.ended, batch.removed)
         contents = self._contents.with_batch(
             batch, applied, facts, sequential=self.settings.sequential, keep_history=self.keep_history
         )
         self._used, self._contents = statistics, contents
-        for layer, P in contents.preservation.items():
-            # Layer by layer, so that there is at most one extra P at a time.
-            try:
-                compact = P.compact()
-            except (MemoryError, RuntimeError) as error:  # torch raises a different error for each kind of memory
-                log.warning("P of layer %d stays as it is: there is no memory to compact it (%s).", layer, error)
-                return
-            self._contents = replace(self._contents, preservation=self._contents.preservation | {layer: compact})
+        for compact in contents.compacted():
+            self._contents = compact
 
     @gradients(False)
     def find_targets(
@@ -304,10 +280,10 @@ class EditSession:
     # -- history -------------------------------------------------------------------------------------------------------
 
     def undo(self) -> AppliedBatch:
-        """Undo the last batch. Every matrix is bit for bit what it was before that batch.
+        """Undo the last batch or retraction. Every matrix is bit for bit what it was before that.
 
         Returns:
-            the batch that was undone.
+            what was undone.
 
         Raises:
             InputError: when there is nothing to undo.
@@ -348,7 +324,7 @@ class EditSession:
         if not self.keep_history:
             raise InputError("This session keeps no history, so it cannot take batches over; make one that does.")
         with self.pristine() as lm:
-            sums = Sums.added_up(lm, [batch.updates for batch in batches])
+            sums = Sums.added_up(lm, [updates for batch in batches for updates in batch.all_updates])
             if not all(bool(torch.isfinite(matrix).all()) for matrix in sums.run.values()):
                 raise InputError("The batches add up to values that are not finite, so they are not taken over.")
             self._restore(batches)
@@ -374,18 +350,3 @@ class EditSession:
             # An undo replays the history on the base weights, but this session does not begin from them.
             self.keep_history, self.holds_factors = False, False
             self._restored_prefixes, self._contents = prefixes, contents
-
-    def _identity(self) -> dict[str, Any]:
-        return identity_of(self.lm, self.settings, self.seed)
-
-    def matrices(self) -> dict[int, torch.Tensor]:
-        """The edited matrices, by edited layer, as the family stores them (see `EditableModel.oriented`).
-
-        They belong to the session and must not be written to.
-        """
-        with self.lm.lock:
-            return dict(self._contents.sums().run)
-
-    def nbytes(self) -> int:
-        """Bytes of memory that this session alone holds: its matrices, P, and the factors and targets of batches."""
-        return self._contents.nbytes()

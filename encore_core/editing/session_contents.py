@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from encore_core.editing.batch import SolvedBatch
 from encore_core.editing.batch_report import AppliedBatch
+from encore_core.editing.edit_list import live_edits
 from encore_core.editing.edited_matrices import EditedMatrices, Sums
 from encore_core.editing.update_rule import LowRankUpdate, Preservation
 from encore_core.facts import Fact
 from encore_core.models.device_map import free_memory
 from encore_core.models.editable import EditableModel
+
+log = logging.getLogger(__name__)
 
 ROOM_FOR_SESSIONS = 50
 """Sessions hold their own matrices if the free memory has room for this many such sessions, else factors."""
@@ -31,8 +35,8 @@ class Contents:
     Attributes:
         matrices: the edited matrices.
         preservation: P by edited layer; empty before the first edit.
-        history: the batches, if the session keeps them.
-        n_edits: facts edited.
+        history: the batches and retractions, if the session keeps them.
+        n_edits: edits on the model; without history, edits made, be they of the same fact.
         edited_keys: `Fact.key` of each.
     """
 
@@ -44,8 +48,13 @@ class Contents:
 
     @property
     def updates(self) -> list[dict[int, LowRankUpdate]]:
-        """The updates of each batch in the history."""
-        return [batch.updates for batch in self.history]
+        """What has been added to the matrices, in order."""
+        return [updates for batch in self.history for updates in batch.all_updates]
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether the matrices are others than the base weights, be it that all edits have been taken back."""
+        return self.n_edits > 0 or bool(self.history)
 
     def sums(self) -> Sums:
         """The edited matrices, which must not be written to. The caller holds the model's lock."""
@@ -58,7 +67,7 @@ class Contents:
         """The contents after a batch.
 
         Args:
-            batch: as solved from these contents.
+            batch: as solved from these contents, or a retraction.
             applied: its entry in the history.
             facts: those of its facts that were edited.
             sequential: whether its keys are added to what is preserved.
@@ -66,13 +75,15 @@ class Contents:
         """
         preservation = batch.preservation
         if sequential:
-            preservation = {layer: P.absorbed(batch.updates[layer].Y) for layer, P in preservation.items()}
+            absorbed = {layer: preservation[layer].absorbed(update.Y) for layer, update in batch.updates.items()}
+            preservation = preservation | absorbed
+        keys = self.edited_keys - {item.fact.key for item in applied.report.retracted} | {fact.key for fact in facts}
         return Contents(
             self.matrices.committed(batch.draft),
             preservation,
             (*self.history, applied) if keep_history else (),
-            self.n_edits + len(facts),
-            self.edited_keys | {fact.key for fact in facts},
+            len(keys) if keep_history else self.n_edits + len(facts),
+            keys,
         )
 
     def replayed(
@@ -88,24 +99,35 @@ class Contents:
         preservation = dict(preservation)
         if sequential:
             for batch in batches:
-                for layer, update in batch.updates.items():
-                    preservation[layer] = preservation[layer].absorbed(update.Y).compact()
-        edited = [item.fact for batch in batches for item in batch.report.edited if item.target]
-        return Contents(
-            self.matrices.replayed([batch.updates for batch in batches]),
-            preservation,
-            tuple(batches),
-            len(edited),
-            frozenset(fact.key for fact in edited),
-        )
+                for layer, P in preservation.items():
+                    P = P.without(batch.removed[layer].Y) if batch.removed else P
+                    P = P.absorbed(batch.updates[layer].Y) if batch.updates else P
+                    preservation[layer] = P.compact()
+        keys = frozenset(edit.fact.key for edit in live_edits(batches))
+        updates = [updates for batch in batches for updates in batch.all_updates]
+        return Contents(self.matrices.replayed(updates), preservation, tuple(batches), len(keys), keys)
+
+    def compacted(self) -> Iterator[Contents]:
+        """The same with P compacted, layer by layer, so that there is at most one extra P at a time."""
+        contents = self
+        for layer, P in self.preservation.items():
+            try:
+                compact = P.compact()
+            except (MemoryError, RuntimeError) as error:  # torch raises a different error for each kind of memory
+                log.warning("P of layer %d stays as it is: there is no memory to compact it (%s).", layer, error)
+                return
+            contents = replace(contents, preservation=contents.preservation | {layer: compact})
+            yield contents
 
     def nbytes(self) -> int:
-        """Bytes of memory that these contents alone hold: their matrices, P, and the factors and targets of batches."""
+        """Bytes of memory that these contents alone hold: their matrices, P, and what the history keeps of its batches."""
         tensors = [*self.matrices.held.exact.values(), *self.matrices.held.run.values()]
         for preservation in self.preservation.values():
-            tensors += [*preservation.recent, *([preservation.start] if preservation.owns_start else [])]
+            tensors += [*preservation.recent, *preservation.released]
+            tensors += [preservation.start] if preservation.owns_start else []
         for batch in self.history:
-            tensors += [factor for update in batch.updates.values() for factor in (update.A, update.Y)]
+            for updates in batch.all_updates:
+                tensors += [tensor for update in updates.values() for tensor in update.tensors]
             tensors += [item.target.z for item in batch.report.edited if item.target is not None]
         # P and the history share their factors.
         storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}

@@ -69,12 +69,15 @@ def state_of(
         put(f"P.{layer}.start", preservation.start)
         for number, Y in enumerate(preservation.recent):
             put(f"P.{layer}.recent.{number}", Y)
+        for number, Z in enumerate(preservation.released):
+            put(f"P.{layer}.released.{number}", Z)
     values = identity | {
         "prefixes": list(prefixes),
         "n_edits": contents.n_edits,
         "edited_keys": sorted(map(list, contents.edited_keys)),
         "matrices": sorted(exact),
         "recent": {str(layer): len(P.recent) for layer, P in contents.preservation.items()},
+        "released": {str(layer): len(P.released) for layer, P in contents.preservation.items() if P.released},
         "strides": strides,
     }
     return SessionState(tensors, values)
@@ -118,6 +121,10 @@ def contents_of(state: SessionState, lm: EditableModel) -> Contents:
             take(f"P.{layer}.start", device, torch.float64),
             tuple(take(f"P.{layer}.recent.{number}", device, torch.float64) for number in range(count)),
             owns_start=True,
+            released=tuple(
+                take(f"P.{layer}.released.{number}", device, torch.float64)
+                for number in range(state.values.get("released", {}).get(layer, 0))
+            ),
         )
         for layer, count in state.values["recent"].items()
     }

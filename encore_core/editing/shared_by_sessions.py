@@ -62,6 +62,31 @@ def initial_preservation(
     return {layer: Preservation(starts[layer]) for layer in s.layers}
 
 
+def inverse_of_initial_P(
+    lm: EditableModel,
+    settings: Settings,
+    layer: int,
+    start: torch.Tensor,
+    statistics: dict[int, Path],
+    text: Path | None = None,
+) -> torch.Tensor:
+    """The inverse of a layer's initial P, (d_mlp, d_mlp) float64; of AlphaEdit's, on the directions that it may use.
+
+    Args:
+        lm: the model.
+        settings, statistics, text: as for `initial_preservation`.
+        layer: which.
+        start: its initial P.
+    """
+    if settings.preservation == "null_space":
+        return settings.l2**2 * start  # P = U Uᵀ / L2
+    with lm.matrices_replaced({}):
+        C0 = second_moments(lm, [layer], settings.statistics_tokens, text, None, statistics)[layer]
+    inverse = settings.lambda_p * C0.to(start.device, start.dtype)
+    inverse.diagonal().add_(settings.lambda_n)
+    return inverse
+
+
 def forget_initial_P(lm: EditableModel, settings: Settings, statistics: dict[int, Path]) -> None:
     """Let the model forget the initial P it keeps for other sessions; arguments as for `initial_preservation`."""
     for key in _keys_of_initial_P(settings, statistics).values():

@@ -11,7 +11,8 @@ matrices,
 
     P ← P − Y Yᵀ        Δ = A Yᵀ,  A = R (S + Kᵀ P K)⁻¹ L
 
-so (A, Y) is all that has to be kept of a batch. Everything here is float64.
+so (A, Y) is all that W and P need of a batch; K is kept with them to take facts out again (see `removal`). Everything
+here is float64.
 
 Initial P:  MEMIT, EMMET (λp C0)⁻¹ · ENCORE (λp C0 + λn I)⁻¹ (arXiv 2502.01636) · AlphaEdit U Uᵀ / L2 with U the
 eigenvectors of C0 with eigenvalue below a threshold (arXiv 2410.02355). Slack: I, but εI for EMMET (arXiv 2403.14236).
@@ -88,10 +89,12 @@ class LowRankUpdate:
     Attributes:
         A: (d_model, n) float64.
         Y: (d_mlp, n) float64.
+        K: (d_mlp, n) float64, the keys; None in edit files of version 1, and in what takes facts out.
     """
 
     A: torch.Tensor
     Y: torch.Tensor
+    K: torch.Tensor | None = None
 
     BLOCK_BYTES = 30_000_000
     """Bytes of the rows that Δ is added to at once: what the allocator reuses, see `runtime.keep_freed_memory`."""
@@ -99,6 +102,11 @@ class LowRankUpdate:
     def delta(self) -> torch.Tensor:
         """Δ, (d_model, d_mlp) float64."""
         return self.A @ self.Y.T
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """What there is of A, Y and K."""
+        return (self.A, self.Y) if self.K is None else (self.A, self.Y, self.K)
 
     def add_to(self, W: torch.Tensor) -> None:
         """W ← W + Δ in place, summed in float64 and rounded once to W's dtype.
@@ -142,12 +150,12 @@ def solve(R: torch.Tensor, K: torch.Tensor, PK: torch.Tensor, slack: float) -> L
     if singular or int(info) or not bool(torch.isfinite(A).all()):
         raise InputError("Two facts of the batch have the same key and the method allows no slack; split the batch.")
     Y = torch.linalg.solve_triangular(L, PK.T, upper=False).T
-    return LowRankUpdate(A, Y)
+    return LowRankUpdate(A, Y, K)
 
 
 @dataclass(frozen=True)
 class Preservation:
-    """P of one layer: a start minus the Y Yᵀ of the batches so far.
+    """P of one layer: a start minus the Y Yᵀ of the batches so far, plus the Z Zᵀ of what was taken back.
 
     Nothing here is ever written to, so sessions and saved states may share it. Batches are kept as thin factors, and
     folded into a new start once they are many, so a visitor with a handful of edits costs kilobytes and a run of
@@ -157,11 +165,13 @@ class Preservation:
         start: (d_mlp, d_mlp) float64.
         recent: Y of the batches not folded in, each (d_mlp, n) float64.
         owns_start: whether the start was made for this session, so that its memory is counted as the session's.
+        released: Z of the facts taken back and not folded in, each (d_mlp, n) float64.
     """
 
     start: torch.Tensor
     recent: tuple[torch.Tensor, ...] = ()
     owns_start: bool = False
+    released: tuple[torch.Tensor, ...] = ()
 
     FOLD_RANK_SHARE = 0.125
     """Fold when the thin factors have more than this share of d_mlp columns: then they cost more than folding does."""
@@ -175,23 +185,26 @@ class Preservation:
         PK = (K.T @ self.start).T.contiguous()
         for Y in self.recent:
             PK -= Y @ (Y.T @ K)
+        for Z in self.released:
+            PK += Z @ (Z.T @ K)
         return PK
 
     def absorbed(self, Y: torch.Tensor) -> Preservation:
         """P − Y Yᵀ for Y (d_mlp, n), as one more thin factor."""
         return replace(self, recent=(*self.recent, Y))
 
+    def without(self, Z: torch.Tensor) -> Preservation:
+        """P + Z Zᵀ for Z (d_mlp, n) from `removal`: what these keys asked for is no longer preserved."""
+        return replace(self, released=(*self.released, Z))
+
     def compact(self) -> Preservation:
         """The same P, with its thin factors folded into a new start if they are many, else unchanged."""
-        if sum(Y.shape[1] for Y in self.recent) <= self.FOLD_RANK_SHARE * len(self.start):
+        if sum(Y.shape[1] for Y in (*self.recent, *self.released)) <= self.FOLD_RANK_SHARE * len(self.start):
             return self
         start = self.start.clone()
-        Y = torch.cat(self.recent, dim=1)
-        # P is symmetric: only the blocks up to the diagonal are computed, and then mirrored.
-        for low in range(0, len(Y), self.FOLD_BLOCK):
-            high = min(low + self.FOLD_BLOCK, len(Y))
-            start[low:high, :high].addmm_(Y[low:high], Y[:high].T, alpha=-1)
-            start[:low, low:high] = start[low:high, :low].T
+        for factors, sign in ((self.recent, -1), (self.released, 1)):
+            if factors:
+                _add_square(start, torch.cat(factors, dim=1), sign, self.FOLD_BLOCK)
         return Preservation(start, owns_start=True)
 
     def dense(self) -> torch.Tensor:
@@ -199,4 +212,14 @@ class Preservation:
         P = self.start.clone()
         for Y in self.recent:
             P.addmm_(Y, Y.T, alpha=-1)
+        for Z in self.released:
+            P.addmm_(Z, Z.T)
         return P
+
+
+def _add_square(P: torch.Tensor, Y: torch.Tensor, sign: int, block: int) -> None:
+    """P ← P ± Y Yᵀ in place; P is symmetric, so only the blocks up to the diagonal are computed, and then mirrored."""
+    for low in range(0, len(Y), block):
+        high = min(low + block, len(Y))
+        P[low:high, :high].addmm_(Y[low:high], Y[:high].T, alpha=sign)
+        P[:low, low:high] = P[low:high, :low].T

@@ -1,0 +1,137 @@
+"""A model with one person's edits on it: what these are, the model run with them, and what they start from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from encore_core.editing.batch_measures import norm
+from encore_core.editing.batch_report import AppliedBatch
+from encore_core.editing.covariance import described, files_used
+from encore_core.editing.edit_list import MadeEdit, live_edits, made_edits
+from encore_core.editing.edited_matrices import EditedMatrices
+from encore_core.editing.session_contents import Contents, memory_is_short
+from encore_core.editing.session_state import identity_of
+from encore_core.editing.shared_by_sessions import initial_preservation, shared_prefixes
+from encore_core.editing.update_rule import Preservation
+from encore_core.models.editable import EditableModel, Progress
+from encore_core.models.settings import settings_of
+
+
+class EditedModel:
+    """The part of a session that changes nothing; arguments as for `EditSession`."""
+
+    def __init__(
+        self,
+        lm: EditableModel,
+        method: str = "ENCORE",
+        *,
+        seed: int = 0,
+        settings: dict[str, Any] | None = None,
+        statistics_text: Path | None = None,
+        keep_history: bool = True,
+        fast_targets: bool = True,
+        hold: Literal["auto", "matrices", "factors"] = "auto",
+        statistics_files: Mapping[int, Path] | None = None,
+    ):
+        self.lm = lm
+        self.settings = settings_of(lm, method, settings)
+        self.seed = seed
+        self.statistics_text = statistics_text
+        self.keep_history = keep_history
+        self.fast_targets = fast_targets
+        self.holds_factors = keep_history and (
+            hold == "factors" or (hold == "auto" and memory_is_short(lm, self.settings.layers))
+        )
+        self._contents = Contents(EditedMatrices(lm, self.holds_factors))
+        self._restored_prefixes: tuple[str, ...] | None = None
+        self._given_files = dict(statistics_files) if statistics_files else None
+        self._used = self._given_files
+
+    @property
+    def history(self) -> list[AppliedBatch]:
+        """The batches and retractions so far, in order; empty for a session that keeps none."""
+        return list(self._contents.history)
+
+    @property
+    def n_edits(self) -> int:
+        """How many edits are on the model; without history how many were made, be they of the same fact."""
+        return self._contents.n_edits
+
+    def edits(self) -> list[MadeEdit]:
+        """Every edit that was made, in order, also those overwritten or taken back since; needs the history."""
+        return made_edits(self._contents.history)
+
+    def live_edits(self) -> list[MadeEdit]:
+        """The edits that are on the model, in the order in which they were made; needs the history."""
+        return live_edits(self._contents.history)
+
+    @contextmanager
+    def edited(self) -> Iterator[EditableModel]:
+        """The model with this session's edits in it while the `with` block runs."""
+        with self.lm.lock, self.lm.matrices_replaced(self._contents.sums().run):
+            yield self.lm
+
+    @contextmanager
+    def pristine(self) -> Iterator[EditableModel]:
+        """The model as it was loaded; no session's edits can be in it while the `with` block runs."""
+        with self.lm.matrices_replaced({}):
+            yield self.lm
+
+    def norms(self) -> dict[int, tuple[float, float]]:
+        """‖W₀‖ and ‖W‖ (Frobenius) by edited layer."""
+        with self.pristine() as lm:
+            edited = self._contents.sums().run
+            return {
+                layer: (norm(lm.matrix(layer)), norm(edited.get(layer, lm.matrix(layer))))
+                for layer in self.settings.layers
+            }
+
+    # -- what edits start from -----------------------------------------------------------------------------------------
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """The sampled prefixes, the same for every session with this seed on this model."""
+        if self._restored_prefixes is not None:
+            return self._restored_prefixes
+        return shared_prefixes(self.lm, self.seed)
+
+    def _initial_preservation(
+        self, statistics: dict[int, Path], progress: Progress | None = None
+    ) -> dict[int, Preservation]:
+        """P before any edit, by edited layer, from these files of statistics, which are gathered if missing."""
+        return initial_preservation(self.lm, self.settings, statistics, self.statistics_text, progress)
+
+    @property
+    def statistics(self) -> str:
+        """Which key statistics edits use, as a text for people."""
+        return described(self.lm, self._statistics_files(), self.statistics_text)
+
+    @property
+    def statistics_files(self) -> dict[int, Path]:
+        """The file of the statistics that edits use, by edited layer."""
+        return dict(self._statistics_files())
+
+    def _statistics_files(self) -> dict[int, Path]:
+        """By edited layer, the file of its statistics; fixed from the first edit on, whatever is chosen later."""
+        s = self.settings
+        return self._used or files_used(self.lm, s.layers, s.statistics_tokens, self.statistics_text)
+
+    def _identity(self) -> dict[str, Any]:
+        return identity_of(self.lm, self.settings, self.seed)
+
+    def matrices(self) -> dict[int, torch.Tensor]:
+        """The edited matrices, by edited layer, as the family stores them (see `EditableModel.oriented`).
+
+        They belong to the session and must not be written to.
+        """
+        with self.lm.lock:
+            return dict(self._contents.sums().run)
+
+    def nbytes(self) -> int:
+        """Bytes of memory that this session alone holds: its matrices, P, and what the history keeps of its batches."""
+        return self._contents.nbytes()

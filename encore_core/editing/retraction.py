@@ -1,0 +1,173 @@
+"""Edits taken out of a session's draft, and what a retraction leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from encore_core.editing.batch import SolvedBatch, no_seconds
+from encore_core.editing.batch_report import (
+    AnswerChange,
+    AppliedBatch,
+    EditProgress,
+    OnProgress,
+    OtherEdits,
+    Place,
+    RetractedFact,
+)
+from encore_core.editing.edit_list import MadeEdit
+from encore_core.editing.edited_matrices import Sums
+from encore_core.editing.removal import Entry, removal
+from encore_core.editing.update_rule import Preservation
+from encore_core.errors import InputError
+from encore_core.facts import Fact
+from encore_core.forward.prompts import Text, encode_all, encode_fact
+from encore_core.measures.scores import Answer, Question, answer_probabilities, continuations, questions
+from encore_core.models.editable import EditableModel
+
+MOST_OTHERS = 200
+"""Other edits whose answers are measured, the latest ones; more would make a retraction slow."""
+
+
+def take_out(
+    lm: EditableModel,
+    history: Sequence[AppliedBatch],
+    ended: tuple[Place, ...],
+    start: dict[int, Preservation],
+    current: dict[int, Preservation],
+    inverse_of: Callable[[int], torch.Tensor],
+    draft: Sums,
+    *,
+    sequential: bool,
+    on_progress: OnProgress | None = None,
+) -> SolvedBatch:
+    """Take edits out of a draft and of P.
+
+    Args:
+        lm: the model; the caller holds its lock.
+        history: of the session.
+        ended: the edits to take out.
+        start, current: by layer, P before the first batch and now.
+        inverse_of: gives the inverse of a layer's first P, see `inverse_of_initial_P`; called if keys are missing.
+        draft: a draft of the session's matrices, which is written to.
+        sequential: whether keys joined what is preserved.
+        on_progress: called after layers.
+
+    Returns:
+        the draft, the removals and P without these edits, as a batch that edits nothing.
+
+    Raises:
+        InputError: when the edits were made with other statistics, or what comes out is not finite.
+    """
+    removed, preservation = {}, dict(current)
+    for number, (layer, P) in enumerate(current.items(), start=1):
+        entries = [Entry(one.ended, one.removed.get(layer), one.updates.get(layer)) for one in history]
+        inverse = partial(inverse_of, layer)
+        removed[layer] = removal(entries, ended, start[layer], P, inverse, sequential=sequential)
+        draft.add(lm, layer, removed[layer])
+        if not bool(torch.isfinite(draft.run[layer]).all()):
+            raise InputError(f"Layer {layer} is not finite without these edits; reset the session.")
+        if sequential:
+            preservation[layer] = P.without(removed[layer].Y)
+        if on_progress is not None:
+            on_progress(EditProgress("update", number, len(current)))
+    return SolvedBatch(draft, {}, preservation, (), no_seconds(), ended, removed)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What a model says to the facts taken back and, for other edits, how probable their new answers are."""
+
+    new: list[Answer]
+    own: list[Answer | None]
+    others: list[Answer]
+
+
+class RetractionLook:
+    """Measures what a retraction does, before it and after it.
+
+    Args:
+        lm: the model; the caller holds its lock.
+        before: the session's matrices.
+        gone: the edits to take back.
+        others: the live edits that stay; the last `MOST_OTHERS` are measured.
+        measure: whether to measure anything.
+    """
+
+    def __init__(
+        self, lm: EditableModel, before: Sums, gone: Sequence[MadeEdit], others: Sequence[MadeEdit], measure: bool
+    ):
+        self.lm, self.gone, self.measure = lm, gone, measure
+        self.facts, self.others = [edit.fact for edit in gone], [edit.fact for edit in others[-MOST_OTHERS:]]
+        if not measure:
+            return
+        with lm.matrices_replaced({}):
+            self.said = _said(lm, self.facts)
+            self.own = [_own_answer(lm, fact, text) for fact, text in zip(self.facts, self.said, strict=True)]
+            self.loaded = self._read(())
+        with lm.matrices_replaced(before.run):
+            self.before = self._read(self.others)
+
+    def after(self, draft: Sums) -> tuple[tuple[RetractedFact, ...], OtherEdits | None]:
+        """What became of the facts and of the other edits, with the edits taken out of the draft."""
+        if not self.measure:
+            unmeasured = ((edit, AnswerChange(edit.fact.target_new)) for edit in self.gone)
+            return tuple(RetractedFact(edit.fact, edit.batch, new) for edit, new in unmeasured), None
+        with self.lm.matrices_replaced(draft.run):
+            said, after = _said(self.lm, self.facts), self._read(self.others)
+        retracted = []
+        for i, edit in enumerate(self.gone):
+            new, own = ([getattr(one, name)[i] for one in (self.loaded, self.before, after)] for name in ("new", "own"))
+            retracted.append(
+                RetractedFact(
+                    edit.fact,
+                    edit.batch,
+                    AnswerChange(edit.fact.target_new, *(answer.probability for answer in new)),
+                    AnswerChange(self.own[i], *(answer.probability for answer in own)) if self.own[i] else None,
+                    said[i] == self.said[i],
+                )
+            )
+        return tuple(retracted), _others(self.before.others, after.others)
+
+    def _read(self, others: Sequence[Fact]) -> _Reading:
+        """Readings of the model as it stands, in one pass."""
+        facts = self.facts
+        mine = {i: Question(facts[i].text, text, facts[i].join) for i, text in enumerate(self.own) if text}
+        found = answer_probabilities(self.lm, [*questions(facts), *mine.values(), *questions(others)])
+        n, m = len(facts), len(facts) + len(mine)
+        answers = dict(zip(mine, found[n:m], strict=True))
+        return _Reading(found[:n], [answers.get(i) for i in range(n)], found[m:])
+
+
+def _others(before: Sequence[Answer], after: Sequence[Answer]) -> OtherEdits | None:
+    if not before:
+        return None
+    p, q = ([answer.probability for answer in answers] for answers in (before, after))
+    largest = max(abs(one - other) for one, other in zip(p, q, strict=True))
+    return OtherEdits(len(p), sum(p) / len(p), sum(q) / len(q), largest)
+
+
+def _said(lm: EditableModel, facts: Sequence[Fact]) -> list[str]:
+    """What the model says by greedy decoding, as many tokens as each new answer has."""
+    lengths = [encode_fact(lm, fact).n_target for fact in facts]
+    found = [""] * len(facts)
+    for length in set(lengths):
+        some = [i for i, one in enumerate(lengths) if one == length]
+        for i, text in zip(some, continuations(lm, [facts[i].text for i in some], length), strict=True):
+            found[i] = text
+    return found
+
+
+def _own_answer(lm: EditableModel, fact: Fact, said: str) -> str | None:
+    """The unedited model's answer that is followed: the true one, else what it says; None if neither can be run."""
+    for answer in (fact.target_true, said.strip()):
+        try:
+            if answer:
+                encode_all(lm, [Text(fact.text, answer, join=fact.join)])
+                return answer
+        except InputError:  # too long for the model's context, or no text at all
+            continue
+    return None
