@@ -17,6 +17,7 @@ from dashboard.parts.edit import (
     actions,
     compare_form,
     compared,
+    edited_facts,
     fact_form,
     history,
     method_form,
@@ -162,9 +163,11 @@ def main() -> None:
             the_fact()
     with parts.actions:
         actions.buttons(visitor, ready)
-    with parts.history:
-        history.batches(visitor)
-        history.saved_edits(visitor)
+    if visitor.comparison is None:
+        with parts.history:
+            edited_facts.show(visitor)
+            history.batches(visitor)
+            history.saved_edits(visitor)
     with parts.strip:
         widgets.status_strip(visitor)
     with parts.outcome:

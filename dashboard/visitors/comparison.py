@@ -53,6 +53,11 @@ class Column:
         return [batch.report for batch in self.session.history] if self.session else []
 
     @property
+    def edited_facts(self) -> list[Fact]:
+        """Every fact that is on its model, in order."""
+        return [edit.fact for edit in self.session.live_edits()] if self.session else []
+
+    @property
     def n_edits(self) -> int:
         """Facts that are on its model."""
         return self.session.n_edits if self.session else 0
@@ -113,21 +118,14 @@ class Comparison:
         """Every fact that is on the model of some column, in order, only the last edit of each."""
         found: dict[tuple[str, str], Fact] = {}
         for column in self.columns:
-            for report in column.reports:
-                for item in report.edited:
-                    if item.target is not None:
-                        found.pop(item.fact.key, None)
-                        found[item.fact.key] = item.fact
+            for fact in column.edited_facts:
+                found.pop(fact.key, None)
+                found[fact.key] = fact
         return list(found.values())
 
     def is_edited(self, column: Column, fact: Fact) -> bool:
         """Whether this fact, with this answer, is on the model of a column."""
-        last = None
-        for report in column.reports:
-            for item in report.edited:
-                if item.target is not None and item.fact.key == fact.key:
-                    last = item.fact
-        return last is not None and last.target_new == fact.target_new
+        return any(fact.key == one.key and fact.target_new == one.target_new for one in column.edited_facts)
 
     # -- work ----------------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,15 @@ from typing import Any, Literal
 from dashboard.reading.model_readings import Readings
 from dashboard.server import device_queue, limits
 from dashboard.server.device_queue import Place
-from dashboard.visitors.applying_edits import Dropped, Job, apply, done_message, refused_message, stopped_message
+from dashboard.visitors.applying_edits import (
+    Dropped,
+    Job,
+    apply,
+    done_message,
+    refused_message,
+    retracted_words,
+    stopped_message,
+)
 from dashboard.visitors.comparison import Column, Comparison
 from dashboard.visitors.messages import Message
 from dashboard.visitors.model_loading import DEFAULT_METHOD, Loading
@@ -28,7 +36,7 @@ from encore_core.models.settings import settings_of
 
 log = logging.getLogger(__name__)
 
-Asked = Literal["apply", "compare", "undo", "reset"]
+Asked = Literal["apply", "compare", "undo", "retract", "reset"]
 
 
 class Visitor:
@@ -41,6 +49,7 @@ class Visitor:
         job: the batches being applied to `session`, if any.
         message: the outcome of the last action.
         asked: what a button has asked for and the page has still to do.
+        to_retract: number of the edit that is to be taken back then.
         left_line: whether it refuses to wait for the device; work that would make it wait is then refused.
         draft, shown: the fact in the editor when the page last ran, and the fact that the results are about.
     """
@@ -49,6 +58,7 @@ class Visitor:
         self.job: Job | None = None
         self.message: Message | None = None
         self.asked: Asked | None = None
+        self.to_retract: int | None = None
         self.left_line = False
         self._at_work = threading.Lock()
         self.draft: Fact | None = None
@@ -110,13 +120,7 @@ class Visitor:
     @property
     def edited_facts(self) -> list[Fact]:
         """Every fact that is on the model, in order, only the last edit of each."""
-        found: dict[tuple[str, str], Fact] = {}
-        for batch in self.session.history:
-            for item in batch.report.edited:
-                if item.target is not None:
-                    found.pop(item.fact.key, None)
-                    found[item.fact.key] = item.fact
-        return list(found.values())
+        return [edit.fact for edit in self.session.live_edits()]
 
     def is_edited(self, fact: Fact) -> bool:
         """Whether this fact, with this answer, is on the model."""
@@ -299,6 +303,10 @@ class Visitor:
         self._edits_changed()
         n_facts = sum(1 for item in batch.report.edited if item.target)
         left = self.session.n_edits
+        if batch.is_retraction:
+            back = ", ".join(f"{one.fact.subject} → {one.fact.target_new}" for one in batch.report.retracted)
+            self.message = Message("success", f"Undone: what was taken back is on the model again: {back}.")
+            return
         what = "Undone: the last edit" if n_facts == 1 else f"Undone: the last batch of {n_facts} facts"
         rest = f"{left} still on the model." if left else "The model is as it was loaded, bit for bit."
         self.message = Message("success", f"{what}. {rest}")
@@ -312,6 +320,23 @@ class Visitor:
         left = max(column.n_edits for column in comparison.columns)
         rest = f"{left} fact{'s' * (left != 1)} still edited." if left else "All are as loaded, bit for bit."
         self.message = Message("success", f"Undone in {columns}: the last batch. {rest}")
+
+    def ask_to_retract(self, number: int) -> None:
+        """Ask the next run of the page to take an edit back."""
+        self.asked, self.to_retract = "retract", number
+
+    def retract(self) -> None:
+        """Take the edit back that was asked for, whichever it is."""
+        self.left_line = False
+        number, self.to_retract = self.to_retract, None
+        try:
+            self._check_free()
+            report = self.session.retract([number])
+        except InputError as error:
+            self.message = Message("error", str(error))
+            return
+        self._edits_changed()
+        self.message = Message("success", retracted_words(report))
 
     def load(self, session: EditSession) -> None:
         """Replace the session by another one on the visitor's model, with saved edits.

@@ -77,6 +77,8 @@ def _do_asked(visitor: Visitor, ready: bool) -> None:
         visitor.undo()
     elif visitor.asked == "reset":
         visitor.reset()
+    elif visitor.asked == "retract":
+        visitor.retract()
     elif visitor.asked == "compare":
         _begin(visitor, side_by_side=True)
     elif ready:

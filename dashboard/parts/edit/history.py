@@ -14,14 +14,18 @@ from encore_core.facts import MAX_BYTES
 
 
 def batches(visitor: Visitor) -> None:
-    """The batches on the model, the last one first."""
+    """What was done batch by batch, the last one first."""
     applied = visitor.session.history
     if not applied:
         return
-    with st.container(border=True, key="card_history"):
-        widgets.heading("Edits on the model", visitor.session.settings.method)
+    with st.expander("Batch by batch: steps and time", key="batches_open"):
         rows = []
         for number, batch in reversed(list(enumerate(applied, start=1))):
+            seconds = f"{sum(batch.report.seconds.values()):.1f} s"
+            if batch.is_retraction:
+                gone = ", ".join(f"{one.fact.subject} → {one.fact.target_new}" for one in batch.report.retracted)
+                rows.append((number, f"taken back: {gone}", "–", "–", seconds))
+                continue
             edited = [item for item in batch.report.edited if item.target]
             first = edited[0].fact
             what = f"{first.subject} → {first.target_new}" + (f" and {len(edited) - 1} more" if edited[1:] else "")
@@ -33,7 +37,7 @@ def batches(visitor: Visitor) -> None:
                     what,
                     str(steps[0]) if steps[0] == steps[-1] else f"{steps[0]}–{steps[-1]}",
                     ", ".join(stops),
-                    f"{sum(batch.report.seconds.values()):.1f} s",
+                    seconds,
                 )
             )
         columns = [("#", "right"), ("Facts", ""), ("Steps", "right"), ("Stopped by", ""), ("Time", "right")]
