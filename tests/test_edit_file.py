@@ -140,7 +140,7 @@ FIRST = ("batches", 0, "edited", 0)
 @pytest.mark.parametrize(
     ("put", "told"),
     [
-        (("version", 99), "reads version 1"),
+        (("version", 99), "reads versions 1 and 2"),
         (("form", "code"), "form is 'code', but must be factors or matrices"),
         (("norms", {}), "no edits"),
         (("norms", {"x": {"original": 1, "edited": 1}}), "norms is 'x'"),

@@ -197,8 +197,7 @@ class EditsTarget(RecipeTarget):
 
     def _check_session(self, session: Any) -> None:
         matrices = {layer: matrix.clone() for layer, matrix in session.matrices().items()}
-        edited = [item for batch in session.history for item in batch.report.edited]
-        if session.n_edits != sum(item.target is not None for item in edited):
+        if session.n_edits != len(session.live_edits()):
             raise Broken("a session counts other edits than it has", session.n_edits)
         if not all(bool(matrix.isfinite().all()) for matrix in matrices.values()):
             raise Broken("a matrix of a session is not finite")

@@ -26,6 +26,8 @@ from encore_core.measures.scores import evaluate
 from encore_core.methods import METHODS, find_method
 from encore_core.models.editable import CATALOGUE, EditableModel, is_ready, load_model
 
+DEFAULT_METHOD = "ENCORE"
+
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the subcommands to the parser's."""
@@ -36,8 +38,14 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "trial: it says what came of each fact, and keeps nothing.",
     )
     add_model_options(edit)
-    edit.add_argument("--method", default="ENCORE", help=f"one of {', '.join(METHODS)} (default ENCORE)")
+    edit.add_argument("--method", help=f"one of {', '.join(METHODS)} (default ENCORE, or that of --edits)")
     add_facts_options(edit, required=True)
+    edit.add_argument(
+        "--edits",
+        type=Path,
+        metavar="FILE",
+        help="go on from these saved edits, as they were made; a fact that is among them is overwritten",
+    )
     edit.add_argument(
         "--out", type=Path, metavar="DIR", help="folder to write the edited model to; must not exist or be empty"
     )
@@ -78,22 +86,15 @@ def _edit(options: argparse.Namespace) -> None:
     # Check everything that can be wrong before the model is loaded.
     facts = facts_of(options, options.limit)
     check_batches(facts, options.batch_size)
-    find_method(options.method)
+    find_method(options.method or DEFAULT_METHOD)
     settings = overrides(options.set)
+    edits = _edits_to_continue(options) if options.edits is not None else None
     _check_outputs(options)
     for (subject, _), places in duplicate_subjects(facts).items():
         notice(f"The subject {quoted(subject)} is edited {len(places)} times.")
     lm = load(options)
     notice(reads_texts(lm))
-    session = EditSession(
-        lm,
-        options.method,
-        seed=options.seed,
-        settings=settings,
-        statistics_text=text_named(options.statistics),
-        # The history is kept only if it will be written; without it, thousands of edits take no more memory than one.
-        keep_history=options.edits_out is not None,
-    )
+    session = _session(lm, options, settings, edits)
     with Bar("Preparing") as bar:
         session.prepare(bar.share)
     notice(f"Key statistics of {session.statistics}.")
@@ -110,18 +111,63 @@ def _edit(options: argparse.Namespace) -> None:
     if options.out is not None:
         with Bar("Writing") as bar:
             write_model_folder(
-                options.out, session, reports, options.facts, options.batch_size, bar.share, options.scored
+                options.out,
+                session,
+                [batch.report for batch in session.history] or reports,
+                options.facts,
+                options.batch_size,
+                bar.share,
+                options.scored,
             )
-    skipped = len(facts) - session.n_edits
+    n_edited = _n_edited(reports)
+    skipped = len(facts) - n_edited
     places = [str(place) for place in (options.out, options.edits_out) if place is not None]
     if not places:
         _print_facts(reports)
     written = f"written to {' and '.join(places)}" if places else "nothing is written without --out or --edits-out"
     print(
-        f"{session.n_edits} facts edited with {session.settings.method} in {time.time() - started:.1f} s"
+        f"{n_edited} facts edited with {session.settings.method} in {time.time() - started:.1f} s"
         f"{f', {skipped} skipped' if skipped else ''}; {written}",
         file=sys.stderr,
     )
+
+
+def _edits_to_continue(options: argparse.Namespace) -> EditFile:
+    """The saved edits that an edit goes on from.
+
+    Raises:
+        InputError: for a file that cannot be used, and for a method, seed or setting other than theirs.
+    """
+    edits = read_edit_file(options.edits)
+    method, seed = edits.values["method"], edits.values["seed"]
+    if options.method not in (None, method) or options.seed not in (0, seed) or options.set:
+        raise InputError(
+            f"The edits in {options.edits.name} were made with {quoted(method)}, seed {seed} and settings of their "
+            "own, and go on with them; leave out --method, --seed and --set."
+        )
+    return edits
+
+
+def _session(
+    lm: EditableModel, options: argparse.Namespace, settings: dict[str, str], edits: EditFile | None
+) -> EditSession:
+    text = text_named(options.statistics)
+    if edits is not None:
+        tell_other_start(edits, lm)
+        return edits.session_on(lm, statistics_text=text)
+    return EditSession(
+        lm,
+        options.method or DEFAULT_METHOD,
+        seed=options.seed,
+        settings=settings,
+        statistics_text=text,
+        # The history is kept only if it will be written; without it, thousands of edits take no more memory than one.
+        keep_history=options.edits_out is not None,
+    )
+
+
+def _n_edited(reports: Sequence[BatchReport]) -> int:
+    return sum(item.target is not None for report in reports for item in report.edited)
 
 
 def _print_facts(reports: Sequence[BatchReport]) -> None:
@@ -147,7 +193,7 @@ def _edit_batches(session: EditSession, facts: Sequence[Fact], options: argparse
             bar.move(len(batch))
             for line in report.notices:
                 notice(line)
-    if not session.n_edits:
+    if not _n_edited(reports):
         raise InputError(
             f"All {len(facts)} facts are what the model says already, so there is nothing to edit; "
             "give other answers, or use --known edit."
@@ -160,10 +206,15 @@ def _check_outputs(options: argparse.Namespace) -> None:
     if options.out is not None:
         check_output_folder(options.out)
     if options.edits_out is not None:
-        _check_output_file(options.edits_out)
+        check_output_file(options.edits_out)
 
 
-def _check_output_file(path: Path) -> None:
+def check_output_file(path: Path) -> None:
+    """Refuse an edit file that cannot be written, or is there already.
+
+    Raises:
+        InputError: saying why.
+    """
     if path.is_dir():
         raise InputError(f"The edit file {path} is a folder; give the name of a file.")
     if path.exists():

@@ -82,6 +82,11 @@ def count(text: str) -> int:
     return _whole(text, 0)
 
 
+def number_list(text: str) -> list[int]:
+    """The type of options that take whole numbers from 1, separated by commas."""
+    return [_whole(one, 1) for one in text.split(",")]
+
+
 def _whole(text: str, least: int) -> int:
     try:
         number = int(text)

@@ -16,5 +16,5 @@ session                one person's edits of one model: prepare, edit, take back
 session_contents, session_state    what a session holds, replaced as a whole; its state, for continuing elsewhere
 shared_by_sessions     what sessions on one model share: sampled prefixes, initial P
 comparison             the same facts with several methods
-edit_file, edit_file_values   a session's edits as a file
+edit_file, edit_file_batches, edit_file_values   a session's edits as a file
 """

@@ -2,10 +2,11 @@
 
 An edit file is a safetensors file. Its tensors are, batch by batch and layer by layer, the factors A and Y of every
 update Δ = A Yᵀ (see `update_rule`), in float64: replayed in order on the base weights they give the session's matrices
-bit for bit, on the same kind of machine. If the factors would be larger than the edited matrices, or there are none
-(long runs keep no history), the file holds the edited matrices themselves, which is exact, too. (A low-rank form of
-W − W₀ would not be: W has been rounded after every batch, and the rounding has full rank.) Everything else is JSON in
-the file's metadata; a digest of all of it reveals a damaged file.
+bit for bit, on the same kind of machine. With them are the keys K, and where edits were taken back or overwritten, the
+factors of what took them out (see `removal`). If all this would be larger than the edited matrices, or there is no
+history (in long runs), the file holds the edited matrices themselves, which is exact, too. (A low-rank form of W − W₀
+would not be: W has been rounded after every batch, and the rounding has full rank.) Everything else is JSON in the
+file's metadata; a digest of all of it reveals a damaged file.
 """
 
 from __future__ import annotations
@@ -22,11 +23,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from encore_core.editing.batch_report import AppliedBatch, BatchReport, EditedFact
-from encore_core.editing.edit_file_values import PROBABILITIES, SERIES, VERSION, check_values, fact_of
+from encore_core.editing.edit_file_batches import batch_of, live_facts, row_of, tensors_of
+from encore_core.editing.edit_file_values import VERSION, check_values, fact_of
 from encore_core.editing.session import EditSession
-from encore_core.editing.targets import Target
-from encore_core.editing.update_rule import LowRankUpdate
 from encore_core.errors import InputError, first_line, quoted
 from encore_core.facts import Fact
 from encore_core.methods import SETTABLE
@@ -65,12 +64,10 @@ class EditFile:
 
     @property
     def facts(self) -> list[Fact]:
-        """The facts edited, in order; those that were skipped are left out."""
+        """The facts edited, in order; those that were skipped, overwritten or taken back are left out."""
         if self.form == "matrices":
             return [fact_of(row) for row in self.values["facts"]]
-        return [
-            fact_of(row.get("fact")) for batch in self.values["batches"] for row in batch["edited"] if "steps" in row
-        ]
+        return live_facts(self.values["batches"])
 
     def check_model(self, lm: EditableModel) -> None:
         """Check that the edits were made on a model.
@@ -154,48 +151,16 @@ class EditFile:
         session = EditSession(lm, v["method"], seed=v["seed"], settings=v["settings"], **options)
         if list(session.settings.layers) != self.layers:
             raise InputError("The layers in the file's settings are not those of its matrices; it is damaged.")
-        batches = [self._batch(number, row, lm) for number, row in enumerate(v["batches"])]
+        batches = [batch_of(number, row, self.tensors, self.layers, lm) for number, row in enumerate(v["batches"])]
         session.load_history(batches, v["prefixes"])
         self._check_norms(session.matrices())
         return session
 
-    def _batch(self, number: int, row: Mapping[str, Any], lm: EditableModel) -> AppliedBatch:
-        def take(name: str, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
-            tensor = self.tensors.get(f"{number}.{name}")
-            if tensor is None or tensor.shape != (rows, columns) or tensor.dtype != dtype:
-                raise InputError(f"Batch {number + 1} of the edit file has no usable tensor {name}; it is damaged.")
-            # A copy in torch's own memory: the file is mapped, and may be gone before the session is.
-            return tensor.clone()
-
-        n_edited = sum("steps" in item for item in row["edited"])
-        z, h = (take(name, lm.d_model, n_edited, torch.float32) for name in ("z", "h"))
-        edited, column = [], 0
-        for item in row["edited"]:
-            target = None
-            if "steps" in item:
-                series = {name: tuple(map(float, item[name])) for name in SERIES}
-                target = Target(z[:, column].clone(), h[:, column].clone(), item["steps"], item["stopped"], **series)
-                column += 1
-            values = (item.get(name) for name in PROBABILITIES)
-            before, after, bare = (None if value is None else float(value) for value in values)
-            edited.append(EditedFact(fact_of(item.get("fact")), target, before, after, bare))
-        device = torch.device("cpu") if lm.device.type == "mps" else lm.device
-        updates = {
-            layer: LowRankUpdate(
-                take(f"A.{layer}", lm.d_model, n_edited, torch.float64).to(device),
-                take(f"Y.{layer}", lm.d_mlp, n_edited, torch.float64).to(device),
-            )
-            for layer in self.layers
-        }
-        pairs = {layer: row["norms"][str(layer)] for layer in self.layers}
-        norms = {layer: (float(before), float(after)) for layer, (before, after) in pairs.items()}
-        seconds = {phase: float(value) for phase, value in row["seconds"].items()}
-        return AppliedBatch(BatchReport(tuple(edited), seconds, norms, tuple(row["notices"])), updates)
-
 
 def keeps_history(session: EditSession) -> bool:
     """Whether the edit file of a session holds its batches, so that `EditFile.session_on` can restore the session."""
-    factors = sum(u.A.nbytes + u.Y.nbytes for batch in session.history for u in batch.updates.values())
+    updates = [update for batch in session.history for layers in batch.all_updates for update in layers.values()]
+    factors = sum(tensor.nbytes for update in updates for tensor in update.tensors)
     return 0 < factors <= sum(session.lm.parameter(layer).nbytes for layer in session.settings.layers)
 
 
@@ -207,10 +172,11 @@ def edit_file_of(session: EditSession, facts: Sequence[Fact] = ()) -> EditFile:
         facts: those edited, in order; needed for a session without history.
 
     Raises:
-        InputError: when nothing has been edited.
+        InputError: when nothing has been edited, or all edits have been taken back and the history is too large.
     """
-    if not session.n_edits:
-        raise InputError("Nothing has been edited, so there are no edits to save.")
+    if not session.n_edits and not keeps_history(session):
+        what = "All edits have been taken back" if session.history else "Nothing has been edited"
+        raise InputError(f"{what}, so there are no edits to save.")
     matrices = session.matrices()
     values = _head(session.lm, session.norms()) | {
         "method": session.settings.method,
@@ -221,10 +187,13 @@ def edit_file_of(session: EditSession, facts: Sequence[Fact] = ()) -> EditFile:
     }
     if keeps_history(session):
         tensors = {
-            name: tensor for number, batch in enumerate(session.history) for name, tensor in _tensors(number, batch)
+            name: tensor for number, batch in enumerate(session.history) for name, tensor in tensors_of(number, batch)
         }
-        return EditFile(values | {"form": "factors", "batches": [_row(batch) for batch in session.history]}, tensors)
-    edited = [item.fact for batch in session.history for item in batch.report.edited if item.target] or facts
+        # Only what has edits taken out cannot be read by programs that know version 1.
+        version = VERSION if any(batch.ended for batch in session.history) else 1
+        rows = [row_of(batch) for batch in session.history]
+        return EditFile(values | {"version": version, "form": "factors", "batches": rows}, tensors)
+    edited = [edit.fact for edit in session.live_edits()] or facts
     return matrices_file(values, matrices, edited)
 
 
@@ -306,7 +275,7 @@ def _tensor(file: safe_open, name: str) -> torch.Tensor:
 
 def _checked(edits: EditFile) -> EditFile:
     """The same edit file, after a check that its facts and tensors can be used."""
-    if not edits.facts:
+    if not edits.facts and edits.form == "matrices":
         raise InputError("The edit file holds no edits; it is damaged.")
     if edits.form == "matrices" and any(f"matrix.{layer}" not in edits.tensors for layer in edits.values["norms"]):
         raise InputError("A matrix of the edit file is missing; it is damaged.")
@@ -324,7 +293,7 @@ def head_of(lm: EditableModel, matrices: Mapping[int, torch.Tensor]) -> dict[str
 
 def _head(lm: EditableModel, norms: Mapping[int, tuple[float, float]]) -> dict[str, Any]:
     return {
-        "version": VERSION,
+        "version": 1,
         "model": lm.name,
         "base_fingerprint": lm.fingerprint,
         "start_token": lm.start_text,
@@ -332,30 +301,6 @@ def _head(lm: EditableModel, norms: Mapping[int, tuple[float, float]]) -> dict[s
         "dtype": str(lm.dtype).removeprefix("torch."),
         "norms": {str(layer): {"original": before, "edited": after} for layer, (before, after) in norms.items()},
     }
-
-
-def _tensors(number: int, batch: AppliedBatch):
-    for layer, update in batch.updates.items():
-        yield f"{number}.A.{layer}", update.A.cpu().contiguous()
-        yield f"{number}.Y.{layer}", update.Y.cpu().contiguous()
-    targets = [item.target for item in batch.report.edited if item.target]
-    for name in ("z", "h"):
-        yield f"{number}.{name}", torch.stack([getattr(target, name).cpu() for target in targets], 1).contiguous()
-
-
-def _row(batch: AppliedBatch) -> dict[str, Any]:
-    edited = []
-    for item in batch.report.edited:
-        row = {"fact": item.fact.to_dict(), "before": item.probability_before, "after": item.probability_after}
-        if item.probability_bare is not None:
-            row["bare"] = item.probability_bare
-        if item.target:
-            row |= {"steps": item.steps, "stopped": item.stopped}
-            row |= {name: list(getattr(item.target, name)) for name in SERIES}
-        edited.append(row)
-    report = batch.report
-    norms = {str(layer): list(pair) for layer, pair in report.norms.items()}
-    return {"edited": edited, "seconds": report.seconds, "norms": norms, "notices": list(report.notices)}
 
 
 def _plain(value: Any) -> Any:

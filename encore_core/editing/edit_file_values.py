@@ -14,7 +14,9 @@ from typing import Any
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact
 
-VERSION = 1
+VERSION = 2
+"""Files in which edits were taken back or overwritten have it; the others are also read by programs for version 1."""
+
 FORMS = ("factors", "matrices")
 SHAPE = ("d_model", "d_mlp", "n_layers")
 SERIES = ("loss", "nll", "kl", "decay", "probability")
@@ -22,6 +24,9 @@ SERIES = ("loss", "nll", "kl", "decay", "probability")
 
 PROBABILITIES = ("before", "after", "bare")
 """Probabilities of the new answer, in this order; any of them may be missing."""
+
+CHANGES = ("loaded", "before", "after")
+"""Probabilities of an answer around a retraction, in this order; any of them may be missing."""
 
 MOST_PROBABILITY = 1.001
 """Rounded logarithms of probabilities may be slightly above 0."""
@@ -38,8 +43,8 @@ def check_values(values: Any) -> None:
     """
     values = _object("the whole", values)
     version = values.get("version")
-    if version != VERSION:
-        raise InputError(f"The edit file has version {quoted(version)}; this program reads version {VERSION}.")
+    if type(version) is not int or not 1 <= version <= VERSION:
+        raise InputError(f"The edit file has version {quoted(version)}; this program reads versions 1 and {VERSION}.")
     if values.get("form") not in FORMS:
         raise _wrong("form", values.get("form"), " or ".join(FORMS))
     for name in ("model", "method"):
@@ -63,13 +68,17 @@ def check_values(values: Any) -> None:
             _number(f"norms {layer} {name}", _object(f"norms {layer}", pair).get(name), 0)
     _object("settings", values.get("settings"))
     _whole("seed", values.get("seed"), 0)
-    _whole("n_edits", values.get("n_edits"), 1)
+    _whole("n_edits", values.get("n_edits"), 0 if values["form"] == "factors" else 1)
     _texts("prefixes", values.get("prefixes"))
     if values["form"] == "matrices":
         _some("facts", values.get("facts"))
         return
-    for number, batch in enumerate(_some("batches", values.get("batches")), start=1):
-        _check_batch(f"batch {number}", _object(f"batch {number}", batch), norms)
+    places: set[tuple[int, int]] = set()
+    for number, batch in enumerate(_some("batches", values.get("batches"))):
+        where = f"batch {number + 1}"
+        _check_ended(where, _object(where, batch), number, places)
+        n_edited = _check_batch(where, batch, norms)
+        places |= {(number, column) for column in range(n_edited)}
 
 
 def fact_of(row: Any) -> Fact:
@@ -85,9 +94,47 @@ def fact_of(row: Any) -> Fact:
         raise _wrong("fact", sorted(row), "the fields of a fact, with subject, prompt and target_new") from error
 
 
-def _check_batch(where: str, batch: Mapping[str, Any], norms: Mapping[str, Any]) -> None:
-    n_edited = 0
-    for number, item in enumerate(_some(f"{where} edited", batch.get("edited")), start=1):
+def _check_ended(where: str, batch: Mapping[str, Any], number: int, places: set[tuple[int, int]]) -> None:
+    """Check which edits a batch has ended, and what it says of them. They are dropped from `places`."""
+    for place in _list(f"{where} ended", batch.get("ended", [])):
+        if not isinstance(place, list) or len(place) != 2 or not all(type(one) is int for one in place):
+            raise _wrong(f"{where} ended", place, "pairs of whole numbers")
+        if tuple(place) not in places:
+            raise _wrong(f"{where} ended", place, "edits that are there")
+        places.remove(tuple(place))
+    retracted = _list(f"{where} retracted", batch.get("retracted", []))
+    if retracted and (batch.get("edited") != [] or not batch.get("ended")):
+        raise _wrong(f"{where} retracted", retracted, "empty in a batch that edits, and in one that ends no edit")
+    for item in retracted:
+        here = f"{where} retracted"
+        item = _object(here, item)
+        _whole(f"{here} batch", item.get("batch"), 0)
+        if item["batch"] >= number:
+            raise _wrong(f"{here} batch", item["batch"], "a batch before it")
+        for name in ("new", "own"):
+            if name == "own" and item.get(name) is None:
+                continue
+            change = _object(f"{here} {name}", item.get(name))
+            _text(f"{here} {name} text", change.get("text"))
+            for when in CHANGES:
+                if change.get(when) is not None:
+                    _number(f"{here} {name} {when}", change[when], 0, MOST_PROBABILITY)
+        if item.get("is_back") not in (None, True, False):
+            raise _wrong(f"{here} is_back", item["is_back"], "true, false or null")
+    if batch.get("others") is not None:
+        others = _object(f"{where} others", batch["others"])
+        if set(others) != {"n", "before", "after", "largest"}:
+            raise _wrong(f"{where} others", list(others), "an object of n, before, after and largest")
+        _whole(f"{where} others n", others["n"], 1)
+        for name in ("before", "after", "largest"):
+            _number(f"{where} others {name}", others[name], 0, MOST_PROBABILITY)
+
+
+def _check_batch(where: str, batch: Mapping[str, Any], norms: Mapping[str, Any]) -> int:
+    """Check a batch. Returns how many facts it edited; none for a retraction."""
+    n_edited, is_retraction = 0, bool(batch.get("retracted"))
+    some = _list if is_retraction else _some
+    for number, item in enumerate(some(f"{where} edited", batch.get("edited")), start=1):
         here = f"{where} fact {number}"
         item = _object(here, item)
         for name in PROBABILITIES:
@@ -96,7 +143,7 @@ def _check_batch(where: str, batch: Mapping[str, Any], norms: Mapping[str, Any])
         if "steps" in item:
             n_edited += 1
             _check_search(here, item)
-    if not n_edited:
+    if not n_edited and not is_retraction:
         raise InputError(f"The edit file is damaged: {where} holds no edit.")
     for phase, seconds in _object(f"{where} seconds", batch.get("seconds")).items():
         _line(f"{where} seconds", phase)
@@ -111,6 +158,7 @@ def _check_batch(where: str, batch: Mapping[str, Any], norms: Mapping[str, Any])
             _number(f"{where} norms {layer}", norm, 0)
     for line in _texts(f"{where} notices", batch.get("notices")):
         _line(f"{where} notices", line)
+    return n_edited
 
 
 def _check_search(where: str, item: Mapping[str, Any]) -> None:
@@ -137,6 +185,12 @@ def _wrong(where: str, value: Any, right: str) -> InputError:
 def _object(where: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise _wrong(where, value, "an object")
+    return value
+
+
+def _list(where: str, value: Any) -> Sequence[Any]:
+    if not isinstance(value, list):
+        raise _wrong(where, value, "a list")
     return value
 
 

@@ -29,6 +29,9 @@ from encore_core.editing.batch_report import Place
 from encore_core.editing.update_rule import LowRankUpdate, Preservation, solve
 from encore_core.errors import InputError
 
+MOST_DISAGREEMENT = 0.01
+"""Share of KᵀPK by which P and the updates may differ; statistics from another machine differ by rounding alone."""
+
 _DO_NOT_FIT = (
     "The edits and the key statistics do not belong together, so no edit can be taken back; use the statistics that "
     "the edits were made with."
@@ -96,7 +99,7 @@ def removal(
             YK = part.Y.T @ K
             E -= part.A @ YK
             rest = rest + sign * (YK.T @ YK)
-        parts.append(_taken_out(K, E, rest, current))
+        parts.append(_taken_out(K, E, rest, current.times(K)))
         current = current.without(parts[-1].Y)
     return _joined(parts)
 
@@ -152,14 +155,19 @@ def _alone(entries: Sequence[Entry], number: int, gone: list[int], start: Preser
     gone = [live.index(column) for column in gone]
     E = V[:, gone] - now.A @ (now.Y.T @ K[:, gone])
     rest = torch.cholesky_inverse(factor_of(K.T @ now.Y))[gone][:, gone]
-    return _taken_out(K[:, gone], E, rest, start.absorbed(now.Y))
+    return _taken_out(K[:, gone], E, rest, start.absorbed(now.Y).times(K[:, gone]))
 
 
-def _taken_out(K: torch.Tensor, E: torch.Tensor, rest: torch.Tensor, P: Preservation) -> LowRankUpdate:
-    """A and Z for keys K with the misses E; `rest` is I − KᵀPK."""
-    L = _cholesky(rest)
-    A, Z = (torch.linalg.solve_triangular(L, side.T, upper=False).T for side in (-E, P.times(K)))
-    if not bool(torch.isfinite(A).all() and torch.isfinite(Z).all()):
+def _taken_out(K: torch.Tensor, E: torch.Tensor, rest: torch.Tensor, PK: torch.Tensor) -> LowRankUpdate:
+    """A and Z for keys K with the misses E; `rest` is I − KᵀPK, worked out from the updates alone.
+
+    Raises:
+        InputError: when P says otherwise, because it comes from other statistics.
+    """
+    L, KPK = _cholesky(rest), K.T @ PK
+    A, Z = (torch.linalg.solve_triangular(L, side.T, upper=False).T for side in (-E, PK))
+    agrees = float((KPK + rest).sub(_eye(K)).abs().max()) <= MOST_DISAGREEMENT * float(KPK.abs().max())
+    if not agrees or not bool(torch.isfinite(A).all() and torch.isfinite(Z).all()):
         raise InputError(_DO_NOT_FIT)
     return LowRankUpdate(A, Z)
 

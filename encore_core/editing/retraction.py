@@ -12,6 +12,7 @@ from encore_core.editing.batch import SolvedBatch, no_seconds
 from encore_core.editing.batch_report import (
     AnswerChange,
     AppliedBatch,
+    BatchReport,
     EditProgress,
     OnProgress,
     OtherEdits,
@@ -77,6 +78,13 @@ def take_out(
     return SolvedBatch(draft, {}, preservation, (), no_seconds(), ended, removed)
 
 
+def keys_notices(history: Sequence[AppliedBatch]) -> tuple[str, ...]:
+    """A line for people if a history comes from an edit file without keys."""
+    if all(update.K is not None for batch in history for update in batch.updates.values()):
+        return ()
+    return ("The edit file holds no keys; they were worked out from its updates and the key statistics.",)
+
+
 @dataclass(frozen=True)
 class _Reading:
     """What a model says to the facts taken back and, for other edits, how probable their new answers are."""
@@ -140,6 +148,34 @@ class RetractionLook:
         n, m = len(facts), len(facts) + len(mine)
         answers = dict(zip(mine, found[n:m], strict=True))
         return _Reading(found[:n], [answers.get(i) for i in range(n)], found[m:])
+
+
+def told(report: BatchReport) -> list[str]:
+    """What a retraction leaves behind, one line for each fact taken back and one for the other edits."""
+    lines = []
+    for one in report.retracted:
+        changes = "; ".join(_change(change) for change in (one.new, one.own) if change is not None)
+        says = {True: "; it says again what it said as loaded", False: "; it does not say what it said as loaded"}
+        lines.append(f"{one.fact.text}: {changes}{says.get(one.is_back, '')}")
+    if report.others is not None:
+        some, points = report.others, 100 * (report.others.after - report.others.before)
+        which = "1 other edit" if some.n == 1 else f"{some.n} other edits"
+        lines.append(
+            f"{which}: mean {_percent(some.before)} → {_percent(some.after)} ({points:+.1f} points), "
+            f"largest change {100 * some.largest:.1f} points"
+        )
+    return lines
+
+
+def _change(change: AnswerChange) -> str:
+    if change.after is None:
+        return change.text
+    before, after, loaded = map(_percent, (change.before, change.after, change.loaded))
+    return f"{change.text} {before} → {after} (as loaded {loaded})"
+
+
+def _percent(p: float) -> str:
+    return f"{100 * p:.1f} %"
 
 
 def _others(before: Sequence[Answer], after: Sequence[Answer]) -> OtherEdits | None:

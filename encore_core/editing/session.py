@@ -24,7 +24,7 @@ from encore_core.editing.batch_report import AppliedBatch, BatchReport, EditedFa
 from encore_core.editing.edit_list import Wanted, chosen_edits, overwritten
 from encore_core.editing.edited_matrices import Sums
 from encore_core.editing.edited_model import EditedModel
-from encore_core.editing.retraction import RetractionLook, take_out
+from encore_core.editing.retraction import RetractionLook, keys_notices, take_out
 from encore_core.editing.session_state import SessionState, check_identity, contents_of, state_of
 from encore_core.editing.shared_by_sessions import forget_initial_P, inverse_of_initial_P
 from encore_core.editing.target_loss import target_settings
@@ -189,6 +189,7 @@ class EditSession(EditedModel):
                 edited=(),
                 seconds=batch.seconds | {"update": solved - looked, "measuring": measuring},
                 norms={layer: (norms_before[layer], norms_after[layer]) for layer in s.layers},
+                notices=keys_notices(contents.history),
                 retracted=retracted,
                 others=changed,
             )

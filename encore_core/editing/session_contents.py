@@ -100,8 +100,8 @@ class Contents:
         if sequential:
             for batch in batches:
                 for layer, P in preservation.items():
-                    P = P.without(batch.removed[layer].Y) if batch.removed else P
-                    P = P.absorbed(batch.updates[layer].Y) if batch.updates else P
+                    P = P.without(batch.removed[layer].Y) if layer in batch.removed else P
+                    P = P.absorbed(batch.updates[layer].Y) if layer in batch.updates else P
                     preservation[layer] = P.compact()
         keys = frozenset(edit.fact.key for edit in live_edits(batches))
         updates = [updates for batch in batches for updates in batch.all_updates]
@@ -120,7 +120,7 @@ class Contents:
             yield contents
 
     def nbytes(self) -> int:
-        """Bytes of memory that these contents alone hold: their matrices, P, and what the history keeps of its batches."""
+        """Bytes of memory that these contents alone hold: their matrices, P, and what is kept of batches."""
         tensors = [*self.matrices.held.exact.values(), *self.matrices.held.run.values()]
         for preservation in self.preservation.values():
             tensors += [*preservation.recent, *preservation.released]

@@ -93,7 +93,8 @@ def write_model_folder(
         InputError: as `write_edited_model`.
     """
     report = edit_report(session, reports, facts_source, batch_size)
-    facts = [item.fact for batch in reports for item in batch.edited if item.target]
+    made = [item.fact for batch in reports for item in batch.edited if item.target]
+    facts = [edit.fact for edit in session.live_edits()] if session.history else made
     if progress is not None:
         progress("Scoring for the model card", 0.0)
     matrices = session.matrices()
@@ -258,6 +259,10 @@ def _batch_entry(report: BatchReport) -> dict[str, Any]:
                 "probability_without_start_token": _finite(item.probability_bare),
             }
             for item in report.edited
+        ],
+        "taken_back": [
+            {"subject": one.fact.subject, "prompt": one.fact.prompt, "target_new": one.fact.target_new}
+            for one in report.retracted
         ],
     }
 

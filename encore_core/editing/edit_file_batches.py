@@ -1,0 +1,160 @@
+"""The entries of a history as rows and tensors of an edit file, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from encore_core.editing.batch_report import (
+    AnswerChange,
+    AppliedBatch,
+    BatchReport,
+    EditedFact,
+    OtherEdits,
+    Place,
+    RetractedFact,
+)
+from encore_core.editing.edit_file_values import CHANGES, PROBABILITIES, SERIES, fact_of
+from encore_core.editing.shared_by_sessions import solve_device
+from encore_core.editing.targets import Target
+from encore_core.editing.update_rule import LowRankUpdate
+from encore_core.errors import InputError
+from encore_core.facts import Fact
+from encore_core.models.editable import EditableModel
+
+REMOVED = "removed."
+"""Begins the names of the tensors that took earlier edits out."""
+
+
+def tensors_of(number: int, batch: AppliedBatch) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of an entry by name, on the CPU."""
+    for before, updates in ((REMOVED, batch.removed), ("", batch.updates)):
+        for layer, update in updates.items():
+            for name, tensor in zip("AYK", update.tensors, strict=False):
+                yield f"{number}.{before}{name}.{layer}", tensor.cpu().contiguous()
+    targets = [item.target for item in batch.report.edited if item.target]
+    for name in ("z", "h") if targets else ():
+        yield f"{number}.{name}", torch.stack([getattr(target, name).cpu() for target in targets], 1).contiguous()
+
+
+def row_of(batch: AppliedBatch) -> dict[str, Any]:
+    """Everything else of an entry, as plain JSON values."""
+    edited = []
+    for item in batch.report.edited:
+        row = {"fact": item.fact.to_dict(), "before": item.probability_before, "after": item.probability_after}
+        if item.probability_bare is not None:
+            row["bare"] = item.probability_bare
+        if item.target:
+            row |= {"steps": item.steps, "stopped": item.stopped}
+            row |= {name: list(getattr(item.target, name)) for name in SERIES}
+        edited.append(row)
+    report = batch.report
+    norms = {str(layer): list(pair) for layer, pair in report.norms.items()}
+    row = {"edited": edited, "seconds": report.seconds, "norms": norms, "notices": list(report.notices)}
+    if batch.ended:
+        row["ended"] = list(map(list, batch.ended))
+    if report.retracted:
+        row["retracted"] = list(map(_retracted_row, report.retracted))
+    if report.others is not None:
+        row["others"] = vars(report.others)
+    return row
+
+
+def batch_of(
+    number: int, row: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], layers: Sequence[int], lm: EditableModel
+) -> AppliedBatch:
+    """The entry that a row and its tensors describe.
+
+    Args:
+        number: of the entry, from 0.
+        row: checked by `edit_file_values.check_values`.
+        tensors: of the whole file.
+        layers: edited blocks.
+        lm: the model that the edits belong to.
+
+    Raises:
+        InputError: for a fact or tensor that cannot be used.
+    """
+
+    def take(name: str, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
+        tensor = tensors.get(f"{number}.{name}")
+        if tensor is None or tensor.shape != (rows, columns) or tensor.dtype != dtype:
+            raise InputError(f"Batch {number + 1} of the edit file has no usable tensor {name}; it is damaged.")
+        # A copy in torch's own memory: the file is mapped, and may be gone before the session is.
+        return tensor.clone()
+
+    def updates(before: str, columns: int) -> dict[int, LowRankUpdate]:
+        found = {}
+        for layer in layers if columns else ():
+            # Files of version 1 hold no keys.
+            names = [name for name in "AYK" if name != "K" or f"{number}.{before}K.{layer}" in tensors]
+            factors = (
+                take(f"{before}{name}.{layer}", lm.d_model if name == "A" else lm.d_mlp, columns, torch.float64)
+                for name in names
+            )
+            found[layer] = LowRankUpdate(*(factor.to(solve_device(lm)) for factor in factors))
+        return found
+
+    n_edited = sum("steps" in item for item in row["edited"])
+    edited = _edited(row["edited"], [take(name, lm.d_model, n_edited, torch.float32) for name in "zh" if n_edited])
+    pairs = {layer: row["norms"][str(layer)] for layer in layers}
+    report = BatchReport(
+        edited,
+        {phase: float(value) for phase, value in row["seconds"].items()},
+        {layer: (float(before), float(after)) for layer, (before, after) in pairs.items()},
+        tuple(row["notices"]),
+        tuple(map(_retracted, row.get("retracted", ()))),
+        OtherEdits(**row["others"]) if row.get("others") is not None else None,
+    )
+    ended = tuple((batch, column) for batch, column in row.get("ended", ()))
+    return AppliedBatch(report, updates("", n_edited), ended, updates(REMOVED, len(ended)))
+
+
+def live_facts(rows: Sequence[Mapping[str, Any]]) -> list[Fact]:
+    """The facts of rows that are on the model, in order: neither skipped, nor overwritten, nor taken back."""
+    facts: dict[Place, Fact] = {}
+    live: dict[tuple[str, str], Place] = {}
+    for number, row in enumerate(rows):
+        for batch, column in row.get("ended", ()):
+            key = facts[batch, column].key
+            if live.get(key) == (batch, column):
+                del live[key]
+        for column, item in enumerate(item for item in row["edited"] if "steps" in item):
+            fact = facts[number, column] = fact_of(item.get("fact"))
+            live.pop(fact.key, None)
+            live[fact.key] = number, column
+    return [facts[place] for place in live.values()]
+
+
+def _edited(rows: Sequence[Mapping[str, Any]], states: Sequence[torch.Tensor]) -> tuple[EditedFact, ...]:
+    """What a batch did to its facts; `states` are their z and h, (d_model, n) each, if it edited any."""
+    edited, column = [], 0
+    for item in rows:
+        target = None
+        if "steps" in item:
+            series = {name: tuple(map(float, item[name])) for name in SERIES}
+            z, h = (state[:, column].clone() for state in states)
+            target = Target(z, h, item["steps"], item["stopped"], **series)
+            column += 1
+        before, after, bare = (_optional(item.get(name)) for name in PROBABILITIES)
+        edited.append(EditedFact(fact_of(item.get("fact")), target, before, after, bare))
+    return tuple(edited)
+
+
+def _retracted_row(one: RetractedFact) -> dict[str, Any]:
+    row = {"fact": one.fact.to_dict(), "batch": one.batch, "new": vars(one.new), "is_back": one.is_back}
+    return row | ({"own": vars(one.own)} if one.own is not None else {})
+
+
+def _retracted(row: Mapping[str, Any]) -> RetractedFact:
+    new, own = (
+        AnswerChange(change["text"], *(_optional(change.get(name)) for name in CHANGES)) if change else None
+        for change in (row["new"], row.get("own"))
+    )
+    return RetractedFact(fact_of(row.get("fact")), row["batch"], new, own, row.get("is_back"))
+
+
+def _optional(value: float | None) -> float | None:
+    return None if value is None else float(value)
