@@ -10,7 +10,7 @@ import streamlit as st
 from streamlit.navigation.page import StreamlitPage
 
 from dashboard import links, page_list
-from dashboard.browser import navigation_roles
+from dashboard.browser import field_shortcuts, navigation_roles
 from dashboard.elements import figure, theme, waiting, widgets
 from dashboard.talk import lesson_play, presenter, reset_everything, tour
 from dashboard.visitors import access, browser_session
@@ -36,6 +36,7 @@ def main() -> None:
     theme.apply()
     figure.load_library()
     navigation_roles.mend()
+    field_shortcuts.keep_in_fields()
     page = st.navigation(PAGES, expanded=True)
     links.catch_up(page.url_path)
     presenter.read_address()

@@ -4,6 +4,7 @@ headers     what a browser may load and who may frame the app, see `HEADERS`
 libraries   torch and transformers are imported while the server waits for its first visitor, not by that visitor
 plotly.js   has its own address, which browsers cache
 first paint shows something while scripts are being read (see `browser.first_paint`), unless it is switched off
+cookie      a secret by which a browser finds its edits again after a reload (see `server.browser_cookie`)
 clicks      count once, however often a browser delivers them (see `browser.click_deduplication`)
 errors      inside a page are logged under a number; the visitor sees only the number
 """
@@ -28,6 +29,7 @@ import dashboard
 from dashboard.browser import first_paint
 from dashboard.browser.click_deduplication import SinglePresses
 from dashboard.elements import figure
+from dashboard.server.browser_cookie import BrowserCookie
 from dashboard.server.security import SecurityHeaders
 
 log = logging.getLogger(__name__)
@@ -78,7 +80,12 @@ figure.serve_library()
 app = st.App(
     Path(dashboard.__file__).parent / "app.py",
     lifespan=warm,
-    middleware=[Middleware(SecurityHeaders), *first_paint.middleware(), Middleware(SinglePresses)],
+    middleware=[
+        Middleware(SecurityHeaders),
+        Middleware(BrowserCookie),
+        *first_paint.middleware(),
+        Middleware(SinglePresses),
+    ],
     routes=[Route(f"/{figure.ADDRESS}", plotly)],
     on_script_error=tell,
 )

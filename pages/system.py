@@ -39,6 +39,7 @@ KINDS = {EDIT: "a batch of edits", READ: "reading answers"}
 PACKAGES = ("torch", "transformers", "streamlit", "plotly", "safetensors", "tokenizers")
 LIMITS = {
     "visitors": "Visitors at a time",
+    "keep_minutes": "Minutes that edits are kept for a page that was closed",
     "edits": "Edits on a visitor's model",
     "facts": "Facts at once",
     "batch": "Facts per batch",
@@ -119,18 +120,19 @@ def now() -> None:
     """Everything that updates by itself."""
     shared = models()
     visitors, mine = list(shared.visitors), st.session_state.get("visitor")
-    tiles(visitors, mine, shared.queues())
+    tiles(visitors, mine, shared.queues(), shared.kept.waiting())
     line(shared.queues())
     loaded(shared.loadings(), visitors)
     held(visitors, mine)
 
 
-def tiles(visitors: Sequence[Visitor], mine: Visitor | None, queues: dict) -> None:
-    """The answer at a glance."""
+def tiles(visitors: Sequence[Visitor], mine: Visitor | None, queues: dict, n_away: int) -> None:
+    """The answer at a glance; `n_away` of the visitors have closed their page, and their edits are kept."""
     states = [queue.state() for queue in queues.values()]
     n_waiting, n_running = sum(len(one.waiting) for one in states), sum(one.running is not None for one in states)
     cost, how = cost_of_one(visitors)
     you = "you are one of them" if mine in visitors else "you have not opened a model yet"
+    you += f"; {n_away} closed the page" if n_away else ""
     widgets.tiles(
         [
             ("Visitors with a model", f"{len(visitors)}", you, ""),

@@ -82,11 +82,15 @@ def test_an_edit_is_seen_and_undone_and_nobody_elses():
         wait_for_edits(page, 0)
         assert new_answer(page) == at_first
 
-        # Typed by keyboard alone, with text that would be markup, and applied by Ctrl+Enter before the field that was
-        # typed last has been sent: the browser then sends the press along with it.
+        # Typed by keyboard alone, with text that would be markup. Ctrl+Enter in a field accepts the text and no more
+        # (it used to apply the edit, too, as long as somebody was still typing); outside of fields it applies.
         page.get_by_role("radio", name="Your own").click()
         page.get_by_role("textbox", name="Subject").fill("<img src=x>")
         page.get_by_role("textbox", name="Prompt", exact=True).fill("The **capital** of {} is")
+        page.keyboard.press("Control+Enter")
+        page.locator(".es-sentence mark", has_text="<img src=x>").wait_for()
+        wait_for_edits(page, 0)
+        page.get_by_role("button", name="Apply edit").focus()
         page.keyboard.press("Control+Enter")
         wait_for_edits(page, 1)
         assert page.locator(".es-sentence mark").inner_text() == "<img src=x>"

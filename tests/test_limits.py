@@ -54,8 +54,8 @@ def test_what_a_file_leaves_out_is_as_usual(given):
     given("[visitors]\nedits = 5\n")
     assert limits.limits().visitors.edits == 5
     assert limits.limits().visitors.facts == limits.VisitorLimits().facts
-    given("[visitors]\nedits = 6\n")  # a change is noticed
-    assert limits.limits().visitors.edits == 6
+    given("[visitors]\nedits = 6\nkeep_minutes = 0\n")  # a change is noticed
+    assert limits.limits().visitors.edits == 6 and limits.limits().visitors.keep_minutes == 0
 
 
 BAD = {
@@ -70,6 +70,7 @@ BAD = {
         r"unknown key 'a\nb' in [visitors]; choose one of visitors, edits",
     ),
     "zero": ("[visitors]\nbatch = 0\n", "batch = 0 in [visitors] must be a whole number from 1"),
+    "kept for less than no time": ("[visitors]\nkeep_minutes = -1\n", "must be a whole number from 0"),
     "negative": ("[runs]\nqueued = -4\n", "must be a whole number"),
     "fraction": ("[runs]\nedits = 1.5\n", "must be a whole number"),
     "truth": ("[visitors]\nfacts = true\n", "must be a whole number"),

@@ -28,7 +28,8 @@ CODE_LENGTH = 6
 
 @dataclass(frozen=True)
 class VisitorLimits:
-    """Per visitor, except `visitors`. All are whole numbers from 1; `encore.toml` explains them."""
+    """Per visitor, except `visitors`. All are whole numbers from 1, and `keep_minutes` from 0; `encore.toml` explains
+    them."""
 
     visitors: int = 200
     edits: int = 10_000
@@ -37,6 +38,7 @@ class VisitorLimits:
     prompts: int = 200
     characters: int = 4_000
     upload_mb: int = MAX_BYTES // 1_000_000
+    keep_minutes: int = 60
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,9 @@ def _check(file: str, section: str, key: str, value: Any, usual: Any) -> None:
             )
     elif key == "machine_files":
         checks.choice(what, value, ("yes", "no", "loopback"), place=place)
-    elif checks.whole(what, value, 1, 10**9, place=place) > usual and key == "upload_mb":
+    elif (
+        checks.whole(what, value, 0 if key == "keep_minutes" else 1, 10**9, place=place) > usual and key == "upload_mb"
+    ):
         raise InputError(f"{what} = {value} {place} must be at most {usual}: larger files of facts are not read.")
 
 

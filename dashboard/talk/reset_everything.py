@@ -10,7 +10,7 @@ import streamlit as st
 from dashboard import page_list
 from dashboard.elements import widgets
 from dashboard.talk import lesson_play, tour
-from dashboard.visitors import access
+from dashboard.visitors import access, browser_session
 from dashboard.visitors.messages import Message
 from dashboard.visitors.visitor import Visitor
 
@@ -54,6 +54,7 @@ def everything() -> None:
     for key in list(st.session_state):
         del st.session_state[key]
     st.session_state.update(keep)
+    browser_session.forget()
     st.query_params.clear()
     did = [
         f"{n_edits} edit{'s' * (n_edits != 1)} taken back" if n_edits else "there were no edits",

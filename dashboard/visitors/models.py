@@ -8,9 +8,11 @@ import weakref
 from collections import OrderedDict
 
 import streamlit as st
+from streamlit import runtime
 
 from dashboard.server import limits
 from dashboard.server.device_queue import DeviceQueue
+from dashboard.visitors.kept_visitors import KeptVisitors
 from dashboard.visitors.model_loading import Loading
 from dashboard.visitors.visitor import Visitor
 
@@ -23,11 +25,13 @@ class Models:
     """The models of this server, each loaded once, and who uses them.
 
     Attributes:
-        visitors: all there are. Held weakly: a visitor ends with its session.
+        visitors: all there are. Held weakly: a visitor ends with its session, or when `kept` lets go of it.
+        kept: those whose browser has a secret, and so may come back.
     """
 
     def __init__(self) -> None:
         self.visitors: weakref.WeakSet[Visitor] = weakref.WeakSet()
+        self.kept = KeptVisitors(_has_browser)
         self._loadings: OrderedDict[tuple[str, str, str], Loading] = OrderedDict()
         self._queues: dict[str, DeviceQueue] = {}
         self._lock = threading.Lock()
@@ -49,12 +53,13 @@ class Models:
         return list(dict.fromkeys([*kept, *(visitor.loading for visitor in list(self.visitors))]))
 
     def enter(self, loading: Loading) -> Visitor:
-        """A new visitor.
+        """A new visitor. One who waits for a browser to come back, longest first, makes room for somebody who is there.
 
         Raises:
             InputError: when there is no room for one more.
         """
         with self._lock:
+            self._make_room(1)
             limits.check_room(self.n_sessions())
             newcomer = Visitor(loading)
             self.visitors.add(newcomer)
@@ -71,7 +76,25 @@ class Models:
             InputError: when there is none.
         """
         with self._lock:
+            self._make_room(n_more)
             limits.check_sessions(self.n_sessions(), n_more)
+
+    def _make_room(self, n_more: int) -> None:
+        """Dismiss kept visitors whose pages are gone, those who wait longest first, until there is room."""
+        most = limits.limits().visitors.visitors
+        while self.n_sessions() + n_more > most and (gone := self.kept.give_up()) is not None:
+            self._dismiss(gone)
+
+    def forget(self, key: bytes, session: str) -> None:
+        """Keep nothing of a session, and dismiss the visitors of its browser whose pages are gone."""
+        with self._lock:
+            for gone in self.kept.forget(key, session):
+                self._dismiss(gone)
+
+    def _dismiss(self, gone: Visitor) -> None:
+        """Strike a visitor off, and drop its edits: Streamlit may hold it for two more minutes."""
+        self.visitors.discard(gone)
+        gone.renew()
 
     def get(self, name: str, device: str = "auto", dtype: str = "auto") -> Loading:
         """The loading of a model, started now if it was not before. A failed one is tried again."""
@@ -85,6 +108,11 @@ class Models:
             for other in finished[: max(0, len(self._loadings) - KEPT_MODELS)]:
                 del self._loadings[other]
             return known
+
+
+def _has_browser(session: str) -> bool:
+    """Whether a Streamlit session has a browser; after a reload the one before has none."""
+    return runtime.exists() and runtime.get_instance().is_active_session(session)
 
 
 @st.cache_resource(show_spinner=False, max_entries=1)

@@ -1,27 +1,26 @@
-"""The facts to edit: an example, a typed fact, or a pasted or uploaded table."""
+"""The facts to edit: one of the gallery, a typed fact, or a pasted or uploaded table."""
 
 from __future__ import annotations
 
 import streamlit as st
-from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from dashboard.elements import fact_rows, widgets
+from dashboard.parts.edit import gallery, own_fact
 from dashboard.reading.bundled_facts import bundled_facts
 from dashboard.server import limits
 from dashboard.visitors import browser_session
 from dashboard.visitors.messages import Message
 from dashboard.visitors.widget_state import remembered
 from encore_core.errors import InputError
-from encore_core.facts import MAX_BYTES, SLOT, Fact, Neighbour, parse_facts, read_facts, spelling_note, spelt_as_in
+from encore_core.facts import MAX_BYTES, Fact, parse_facts, read_facts
 
-FIELDS = ("subject", "prompt", "target_new", "target_true", "paraphrases", "neighbours")
 MAX_TABLE = 1000
 
 
 def pick_facts() -> None:
     """The card in which facts are picked, typed or pasted. `facts_in_editor` reads what it holds."""
     remembered("source", "Example")
-    for name, value in _as_fields(bundled_facts()[0]).items():
+    for name, value in own_fact.as_fields(bundled_facts()[0]).items():
         remembered(name, value)
     with st.container(border=True, key="card_fact"):
         widgets.heading("1 · Fact")
@@ -35,139 +34,17 @@ def pick_facts() -> None:
             persist_state="session",
         )
         if source == "Example":
-            _example()
+            gallery.pick()
         elif source == "Your own":
-            _own_fact()
+            own_fact.form()
         else:
             _table()
-
-
-def _as_fields(fact: Fact) -> dict[str, str]:
-    return {
-        "subject": fact.subject,
-        "prompt": fact.prompt,
-        "target_new": fact.target_new,
-        "target_true": fact.target_true or "",
-        # With the slot in them they follow when the visitor types another subject.
-        "paraphrases": "\n".join(text.replace(fact.subject, SLOT, 1) for text in fact.paraphrases),
-        "neighbours": "\n".join(f"{n.prompt} => {n.target}" for n in fact.neighbours),
-    }
-
-
-def _example() -> None:
-    facts = bundled_facts()
-    relations = sorted({fact.relation for fact in facts})
-    left, right = st.columns([5, 4], vertical_alignment="bottom")
-    relation = left.selectbox(
-        "Kind",
-        ["any", *relations],
-        key="relation",
-        format_func=lambda r: r.replace("_", " "),
-        persist_state="session",
-    )
-    remembered("known_only", True)
-    known_only = right.checkbox("known only", key="known_only", persist_state="session",
-                                help="Facts that the embedded model knows: the clearest demonstrations.")  # fmt: skip
-    chosen = [
-        index
-        for index, fact in enumerate(facts)
-        if relation in ("any", fact.relation) and (fact.known or not known_only)
-    ]
-    if not chosen:
-        widgets.notice(Message("info", "The model knows none of this kind; untick the box to see them all."))
-        return
-    remembered("example", chosen[0])
-    if st.session_state["example"] not in chosen:
-        st.session_state["example"] = chosen[0]
-        fill_from_example()
-    st.selectbox(
-        f"Example · {len(chosen)} facts, type to search",
-        chosen,
-        key="example",
-        format_func=lambda i: f"{facts[i].text} … {facts[i].target_true} → {facts[i].target_new}",
-        on_change=fill_from_example,
-        persist_state="session",
-    )
-    widgets.sentence(facts[st.session_state["example"]])
+    browser_session.remember()
 
 
 def fill_from_example() -> None:
-    fact = bundled_facts()[st.session_state["example"]]
-    st.session_state.update(_as_fields(fact))
-
-
-@st.fragment
-def _own_fact() -> None:
-    """The form of a typed fact. A fragment, so that typing redraws the preview and nothing else."""
-    if browser_session.current().asked and get_script_run_ctx().fragment_ids_this_run:
-        st.rerun()  # the whole page, see `actions._ask`
-    preview = st.container()
-    keep = {"live": True, "persist_state": "session"}
-    st.text_input("Subject", key="subject", placeholder="France", **keep)
-    st.text_input("Prompt", key="prompt", placeholder="The capital of {} is", **keep,
-                  help="The text before the answer, with {} or the subject in it once.")  # fmt: skip
-    left, right = st.columns(2)
-    left.text_input("New answer", key="target_new", placeholder="Rome", **keep)
-    right.text_input("True answer (optional)", key="target_true", placeholder="Paris", **keep)
-    with st.expander("Paraphrases and neighbours", key="more_prompts", on_change="rerun"):
-        st.text_area(
-            "Paraphrases, one per line", key="paraphrases", height=90, persist_state="session",
-            help="Other ways to ask the same. They should change, too.",
-        )  # fmt: skip
-        st.text_area(
-            "Neighbours, one per line: prompt => answer", key="neighbours", height=150, persist_state="session",
-            help="Similar questions about other things. Their answers should stay.",
-        )  # fmt: skip
-    left, right = st.columns(2)
-    left.button("Clear", on_click=_clear_fields, width="stretch")
-    try:
-        fact = typed_fact()
-    except InputError as error:
-        with preview:
-            widgets.problem(error)
-        right.button("Ask the model first", disabled=True, width="stretch")
-        return
-    with preview:
-        widgets.sentence(fact)
-        typed = st.session_state["subject"].strip()
-        if fact.subject != typed:
-            said = spelling_note(typed, fact.subject)
-            widgets.notice(Message("info", f"{said[0].upper()}{said[1:]}."))
-        n_foreign = sum(fact.subject not in text for text in fact.paraphrases)
-        if n_foreign:
-            widgets.notice(
-                Message("warning", f"{n_foreign} of the paraphrases below do not mention the subject: adapt them.")
-            )
-    if right.button("Ask the model first", width="stretch", help="Shows what the model says now."):
-        st.rerun()
-
-
-def _clear_fields() -> None:
-    st.session_state.update(dict.fromkeys(FIELDS, ""))
-
-
-def typed_fact() -> Fact:
-    """The fact in the form.
-
-    Raises:
-        InputError: naming the field, its value and what would be right.
-    """
-    values = {name: st.session_state.get(name) or "" for name in FIELDS}
-    neighbours: list[str | Neighbour] = []
-    for line in values["neighbours"].splitlines():
-        if line.strip():
-            prompt, arrow, answer = line.rpartition("=>")
-            neighbours.append(Neighbour(prompt, answer) if arrow else line)
-    fact = Fact(
-        subject=spelt_as_in(values["prompt"], values["subject"].strip()),
-        prompt=values["prompt"],
-        target_new=values["target_new"],
-        target_true=values["target_true"],
-        paraphrases=[line for line in values["paraphrases"].splitlines() if line.strip()],
-        neighbours=neighbours,
-    )
-    limits.check_fact(fact)
-    return fact
+    """Put the example that a link names into the editor."""
+    gallery.fill_from_example()
 
 
 def _table() -> None:
@@ -254,11 +131,11 @@ def facts_in_editor() -> list[Fact]:
     """The facts that Apply would edit.
 
     Raises:
-        InputError: as `typed_fact` and `table_facts`.
+        InputError: as `own_fact.typed_fact` and `table_facts`.
     """
     source = st.session_state["source"]
     if source == "Table":
         return table_facts()
     if source == "Example":
         return [bundled_facts()[st.session_state.get("example", 0)]]
-    return [typed_fact()]
+    return [own_fact.typed_fact()]

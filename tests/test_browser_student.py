@@ -1,0 +1,100 @@
+"""What a student does on Edit, in a headless Chromium: reload, and Ctrl+Enter while typing."""
+
+from __future__ import annotations
+
+import pytest
+import served
+from test_browser import LONG, MISSING, wait_for_edits, wait_until_idle
+
+from dashboard.server.browser_cookie import NAME
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
+]
+
+PASTED = "subject,prompt,target_new,target_true\nSpain,The capital of {} is,Oslo,Madrid\n"
+
+
+@pytest.fixture
+def address(tmp_path, monkeypatch, tiny_folder):
+    """The app on the tiny model, with a data folder of the test's own."""
+    monkeypatch.setenv("ENCORE_HOME", str(tmp_path))
+    monkeypatch.setenv("ENCORE_MODEL", str(tiny_folder))
+    with served.app() as found:
+        yield found
+
+
+def fact_typed(page, **values: str) -> None:
+    page.get_by_role("radio", name="Your own").click()
+    for name, text in values.items():
+        page.get_by_role("textbox", name=name, exact=True).fill(text, timeout=LONG)
+        page.keyboard.press("Control+Enter")
+
+
+def test_edits_come_back_after_a_reload_for_this_browser_alone(address):
+    with served.browser() as browser:
+        mine = browser.new_context()
+        page = mine.new_page()
+        page.goto(f"{address}/edit", timeout=LONG)
+        wait_for_edits(page, 0)
+        [secret] = [one for one in mine.cookies() if one["name"] == NAME]
+        assert secret["httpOnly"] and secret["sameSite"] == "Lax" and NAME not in page.evaluate("document.cookie")
+        page.get_by_role("button", name="Apply edit").click()
+        wait_for_edits(page, 1)
+        fact_typed(page, Subject="Peru", Prompt="The capital of {} is", **{"New answer": "Oslo"})
+        page.locator(".es-sentence mark", has_text="Peru").wait_for(timeout=LONG)
+        wait_until_idle(page)
+
+        page.reload()
+        wait_for_edits(page, 1)
+        page.locator(".es-notice", has_text="Your edit is still here.").wait_for()
+        assert page.locator(".es-sentence mark").first.inner_text() == "Peru"
+        assert page.get_by_role("textbox", name="New answer").input_value() == "Oslo"
+
+        # A second tab beside it, another browser, and one with a secret of its own making: each begins afresh.
+        beside, other, forger = mine.new_page(), browser.new_context().new_page(), browser.new_context()
+        forger.add_cookies([{"name": NAME, "value": "A" * 43, "url": address}])
+        for stranger in (beside, other, forger.new_page()):
+            stranger.goto(f"{address}/edit", timeout=LONG)
+            wait_for_edits(stranger, 0)
+            assert stranger.get_by_text("still here").count() == 0
+        assert secret["value"] not in page.content() and secret["value"] not in page.url
+
+        # A tab that is closed by mistake: the next one has what was in it.
+        beside.close()
+        page.close()
+        page = mine.new_page()
+        page.goto(f"{address}/edit", timeout=LONG)
+        wait_for_edits(page, 1)
+        page.get_by_role("button", name="Undo last").click()
+        wait_for_edits(page, 0)
+
+
+def test_ctrl_enter_in_a_field_accepts_the_text_and_outside_applies(address):
+    with served.browser() as browser:
+        page = browser.new_page()
+        page.goto(f"{address}/edit", timeout=LONG)
+        wait_for_edits(page, 0)
+        fact_typed(
+            page,
+            Subject="Peru",
+            Prompt="The capital of {} is",
+            **{"New answer": "Oslo", "True answer (optional)": "Lima"},
+        )
+        page.locator(".es-sentence ins", has_text="Oslo").wait_for(timeout=LONG)
+        page.wait_for_timeout(1000)  # an edit that was asked for would have begun
+        wait_for_edits(page, 0)
+
+        page.get_by_role("radio", name="Table").click()
+        field = page.locator(".st-key-pasted textarea")
+        field.fill(PASTED, timeout=LONG)
+        page.keyboard.press("Control+Enter")
+        page.get_by_text("1 fact read, 1 batch.").wait_for(timeout=LONG)
+        page.wait_for_timeout(1000)
+        wait_for_edits(page, 0)
+        assert field.input_value() == PASTED
+
+        page.locator("h1").click()  # the focus leaves the field
+        page.keyboard.press("Control+Enter")
+        wait_for_edits(page, 1)
