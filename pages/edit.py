@@ -108,14 +108,14 @@ def arranged() -> Parts:
 
 
 def arranged_to_compare() -> Parts:
-    """The editor and its buttons beside each other, the columns below as wide as the page."""
+    """Buttons in a row, the editor folded away, and the columns below as wide as the page."""
     bar = st.container(key="status")
     st.title(page_list.question("edit"), anchor=False)
-    left, right = st.container(key="compare_columns").columns([8, 5], gap="medium")
-    with left, st.expander("Fact and methods", icon=":material/edit_note:", key="compare_editor", expanded=False):
+    fact, pressed = st.container(), st.container()
+    with st.expander("Fact and methods", icon=":material/edit_note:", key="compare_editor"):
         editor, past = st.container(key="editor"), st.container()
     came_of_it = st.container(key="results")
-    return Parts(bar.container(), bar.container(), editor, right.container(), past, came_of_it, left.container())
+    return Parts(bar.container(), bar.container(), editor, pressed, past, came_of_it, fact)
 
 
 def arranged_for_a_class() -> Parts:

@@ -36,7 +36,7 @@ def test_edit_undo_and_reset():
     assert n_edits(app) == 1
     before, after = marks(app, "new answer, before"), marks(app, "new answer, after")
     assert before[0] < 0.01 and after[0] > marks(app, "true answer, after")[0]
-    assert "✓ changed" in markup(app) and "1 fact on the model" in markup(app)
+    assert "✓ its most probable answer" in markup(app) and "1 fact on the model" in markup(app)
     texts = re.findall(r'<pre class="es-verbatim" dir="auto">\n(.*?)</pre>', markup(app), re.DOTALL)
     texts = [text.replace("<b>", "") for text in texts]  # what the model wrote is bold
     assert texts[0].startswith("The capital of France is Paris")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
@@ -23,29 +25,32 @@ def buttons(visitor: Visitor, ready: bool) -> None:
         ready: whether the method can be applied as it is.
     """
     busy, comparison = visitor.is_busy, visitor.comparison
-    is_table = st.session_state["source"] == "Table"
-    with st.container(key="actions"):
+    # Beside a comparison they stand in one row, so that the columns are in sight.
+    in_row = comparison is not None
+    width = "content" if in_row else "stretch"
+    with st.container(key="actions", horizontal=in_row):
         if comparison is None:
+            is_table = st.session_state["source"] == "Table"
             apply, compare = ("Apply edits" if is_table else "Apply edit"), f"Compare {len(arms())} methods"
         else:
             apply, compare = f"Edit with all {len(comparison.columns)}", "Compare anew"
-        st.button(apply, type="primary", key="apply", shortcut="Ctrl+Enter", width="stretch",
+        st.button(apply, type="primary", key="apply", shortcut="Ctrl+Enter", width=width,
                   disabled=busy or not ready, on_click=_ask, args=(visitor, "apply"))  # fmt: skip
         st.button(
-            compare, icon=":material/view_column:", key="compare", width="stretch", disabled=busy or len(arms()) < 2,
+            compare, icon=":material/view_column:", key="compare", width=width, disabled=busy or len(arms()) < 2,
             on_click=_ask, args=(visitor, "compare"),
             help="Edit the same fact with each of these methods, all on the unedited model, and see them side by side.",
         )  # fmt: skip
-        undo, reset = st.columns(2)
+        places = [nullcontext(), nullcontext()] if in_row else st.columns(2)
         undoable = visitor.session.history if comparison is None else comparison.n_edits
-        undo.button(
-            "Undo last", icon=":material/undo:", key="undo", width="stretch", disabled=busy or not undoable,
-            on_click=_ask, args=(visitor, "undo"),
-        )  # fmt: skip
-        reset.button("Reset", icon=":material/restart_alt:", key="reset", width="stretch",
-                     on_click=_ask, args=(visitor, "reset"))  # fmt: skip
+        with places[0]:
+            st.button("Undo last", icon=":material/undo:", key="undo", width=width, disabled=busy or not undoable,
+                      on_click=_ask, args=(visitor, "undo"))  # fmt: skip
+        with places[1]:
+            st.button("Reset", icon=":material/restart_alt:", key="reset", width=width,
+                      on_click=_ask, args=(visitor, "reset"))  # fmt: skip
         if comparison is not None:
-            st.button("Close the comparison", icon=":material/close:", key="close_comparison", width="stretch",
+            st.button("Close the comparison", icon=":material/close:", key="close_comparison", width=width,
                       disabled=busy, on_click=visitor.close_comparison)  # fmt: skip
         _do_asked(visitor, ready)
 

@@ -163,10 +163,10 @@ def _column(visitor: Visitor, column: Column, fact: Fact, prompt: str, seen: dic
         charts.column(found.rows, theme.palette()), key=f"column {number}", has_bar=False,
         alt=f"{column.label}: probability of the new and the true answer for every prompt, before and after.",
     )  # fmt: skip
-    _says(fact, prompt, found)
+    _says(column, fact, prompt, found)
     _figures(column)
     if not visitor.is_busy:
-        st.button("Keep this one", key=f"keep_{number}", icon=":material/check:", width="stretch",
+        st.button(f"Keep {column.arm.method}", key=f"keep_{number}", icon=":material/check:", width="stretch",
                   disabled=not column.n_edits, on_click=_keep, args=(visitor, column),
                   help="Go on with this method's model alone; the others are dropped.")  # fmt: skip
 
@@ -195,9 +195,10 @@ def _tiles(fact: Fact, found: Seen) -> None:
     widgets.tiles(items)
 
 
-def _says(fact: Fact, prompt: str, found: Seen) -> None:
+def _says(column: Column, fact: Fact, prompt: str, found: Seen) -> None:
     """How the model goes on, and the words that it weighed."""
-    st.caption("What it says")
+    # The name again: on a phone the heading is out of sight by now.
+    st.caption(f"What {column.arm.method} says")
     widgets.verbatim(f"{prompt}{found.text.text}")
     rows = ""
     for token, probability in found.text.first[:WORDS]:

@@ -31,8 +31,9 @@ def show(visitor: Visitor) -> None:
         try:
             now = _now(visitor, edits)
         except InputError as error:
-            widgets.problem(error)
             now = None
+            if not visitor.left_line:  # that is said beside the results
+                widgets.problem(error)
         if now is not None and n > 1:
             n_forgotten = sum(map(_is_forgotten, edits, now))
             kind = "warning" if n_forgotten else "success"

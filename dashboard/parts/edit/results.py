@@ -52,7 +52,8 @@ def show(visitor: Visitor) -> None:
         probe.field(fact)
         return
     colours = theme.palette()
-    _headline(fact, rows, edited)
+    [answer] = visitor.after.answer_probabilities([Question(fact.text, fact.target_new, fact.join)])
+    _headline(fact, rows, edited, answer.said)
     probe.show(visitor, fact, rows)
     with st.container(border=True, key="card_chart"):
         widgets.heading("How probable each answer is", "before → after" if edited else "as loaded, nothing edited yet")
@@ -123,37 +124,40 @@ def _pick_shown(visitor: Visitor) -> Fact | None:
     return visitor.shown
 
 
-def _headline(fact: Fact, rows, edited: bool) -> None:
-    """Three figures: the rewrite, the paraphrases, the neighbours."""
+def _headline(fact: Fact, rows, edited: bool, said: bool) -> None:
+    """Three figures: the rewrite, the paraphrases, the neighbours.
+
+    They count the same before and after: how often the new answer is ahead of the true one where it should be, and how
+    often a neighbour's own answer is.
+
+    Args:
+        fact: what they are about.
+        rows: as `model_readings.observe` makes them.
+        edited: whether there are edits on the model.
+        said: whether the new answer is the most probable one now.
+    """
     first = rows.iloc[0]
-    change = "good" if first.verdict == "changed" else "bad" if first.verdict == "unchanged" else ""
-    items = []
-    if edited:
-        word = f"{first.symbol} {first.word} · " if first.word else ""
-        items.append(("New answer", percent(first.new_after),
-                      f"{word}was {percent(first.new_before)}", change))  # fmt: skip
-    else:
-        items.append(("New answer", percent(first.new_before), "before any edit", ""))
-    for kind, name, wanted, verb in (
-        ("paraphrase", "Paraphrases", ("changed",), "changed"),
-        ("neighbour", "Neighbours", ("kept", "weakened"), "stayed"),
+    tone = "good" if first.verdict == "changed" else "bad" if first.verdict == "unchanged" else ""
+    most = "its most probable answer" if said else "not its most probable answer"
+    was = f"was {percent(first.new_before)}" if edited else "before any edit"
+    items = [(f"New answer: {fact.target_new}", percent(first.new_after), f"{first.symbol} {most} · {was}", tone)]
+    for kind, name, wanted in (
+        ("paraphrase", "Paraphrases", "new answer ahead"),
+        ("neighbour", "Neighbours", "own answer ahead"),
     ):
         part = rows[rows.kind == kind]
+        part = part[part.true.notna()]
         if part.empty:
             continue
-        if not edited or (kind == "paraphrase" and (part.verdict == "waiting").any()):
-            right = (part.true_before > part.new_before).sum() if part.true.notna().all() else None
-            count = "–" if right is None else f"{right} of {len(part)}"
-            items.append((name, count, "true answer ahead", ""))
-            continue
-        counted = part[part.verdict != "unknown"]
-        n_right = int(counted.verdict.isin(wanted).sum())
-        tone = "good" if n_right == len(counted) else "bad" if n_right == 0 else "warn"
-        symbol = {"good": "✓", "bad": "✗", "warn": "▲"}[tone] if len(counted) else "○"
-        unknown = len(part) - len(counted)
-        word = {"good": verb, "bad": f"none {verb}", "warn": f"some {verb}"}[tone]
-        remark = f"{symbol} {word}" + (f" · {unknown} not known before" if unknown else "")
-        items.append((name, f"{n_right} of {len(counted)}", remark, tone if len(counted) else ""))
+        ahead = part.new_after > part.true_after if kind == "paraphrase" else part.true_after > part.new_after
+        before = part.new_before > part.true_before if kind == "paraphrase" else part.true_before > part.new_before
+        n, n_ahead = len(part), int(ahead.sum())
+        best = n if kind == "paraphrase" else int(before.sum())
+        is_waiting = not edited or (kind == "paraphrase" and (part.verdict == "waiting").any())
+        tone = "" if is_waiting else "good" if n_ahead >= best else "bad" if n_ahead == 0 else "warn"
+        symbol = {"good": "✓ ", "bad": "✗ ", "warn": "▲ ", "": ""}[tone]
+        was = f" · was {int(before.sum())}" if edited else ""
+        items.append((name, f"{n_ahead} of {n}", f"{symbol}{wanted}{was}", tone))
     widgets.tiles(items)
 
 
