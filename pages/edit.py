@@ -163,17 +163,18 @@ def main() -> None:
             the_fact()
     with parts.actions:
         actions.buttons(visitor, ready)
-    if visitor.comparison is None:
-        with parts.history:
-            edited_facts.show(visitor)
-            history.batches(visitor)
-            history.saved_edits(visitor)
     with parts.strip:
         widgets.status_strip(visitor)
     with parts.outcome:
         progress = actions.outcome(visitor)
     with parts.results:
         finished = show_results(visitor)
+    if visitor.comparison is None:
+        # After the results, which read what the list asks for in the same pass.
+        with parts.history:
+            edited_facts.show(visitor)
+            history.batches(visitor)
+            history.saved_edits(visitor)
     if visitor.is_busy:
         visitor.work(lambda words, share: progress.progress(min(1.0, share), text=words), finished)
         st.rerun()

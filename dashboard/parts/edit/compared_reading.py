@@ -14,6 +14,9 @@ from encore_core.facts import Fact
 from encore_core.measures.scores import Question
 from encore_core.measures.writing import Writing, Written
 
+IN_COLUMN = Writing(tokens=8)
+"""How a column's text is written: as long as fits, and no longer, because every token of every column takes its time."""
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -47,7 +50,7 @@ def see(visitor: Visitor, column: Column, fact: Fact, prompt: str, free: str) ->
     is_edited = visitor.comparison.is_edited(column, fact)
     rows = model_readings.observe(fact, visitor.before, after, is_edited=is_edited, free=free)
     [answer] = after.answer_probabilities([Question(fact.text, fact.target_new, fact.join)])
-    return Seen(rows, answer.said, after.written(prompt, Writing()))
+    return Seen(rows, answer.said, after.written(prompt, IN_COLUMN))
 
 
 def outcome_of(column: Column, fact: Fact, rows: pd.DataFrame) -> Outcome:

@@ -1,0 +1,128 @@
+"""The Edit page in a real browser: four methods at one press, keep one, predict and reveal, probe, take an edit back."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import served
+import test_browser
+from test_browser import LONG, wait_for_edits, wait_until_idle
+
+pytestmark = test_browser.pytestmark
+
+NAMES = ["ENCORE", "MEMIT", "EMMET", "AlphaEdit"]
+
+
+@pytest.fixture(scope="module")
+def browsing(tmp_path_factory, tiny_folder):
+    """A served app on the tiny model, and a browser."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ENCORE_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("ENCORE_MODEL", str(tiny_folder))
+        with served.app() as address, served.browser() as browser:
+            yield address, browser
+
+
+def opened(browsing, query: str = "", width: int = 1400):
+    """The Edit page, and what went wrong in its scripts."""
+    address, browser = browsing
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.problems = []
+    page.on("pageerror", lambda error: page.problems.append(str(error)))
+    page.goto(f"{address}/edit{query}", timeout=LONG)
+    page.get_by_role("button", name="Compare 4 methods").wait_for(timeout=LONG)
+    wait_until_idle(page)
+    return page
+
+
+def compare(page) -> None:
+    page.get_by_role("button", name="Compare 4 methods").click()
+    page.get_by_role("button", name="Keep AlphaEdit").wait_for(timeout=LONG)
+    wait_until_idle(page)
+
+
+def lefts(page) -> list[float]:
+    """Where the columns begin, in pixels from the left."""
+    return [round(box.bounding_box()["x"]) for box in page.locator(".es-column").all()]
+
+
+def test_one_press_then_one_is_kept(browsing):
+    page = opened(browsing)
+    compare(page)
+    assert page.locator(".es-column h2").all_inner_texts() == NAMES
+    assert page.locator(".es-differs").inner_text().count("Rome") >= 1
+    page.wait_for_function("document.querySelectorAll('.st-key-compared .es-figure .main-svg').length >= 4")
+    assert len(set(lefts(page))) == 4  # beside each other
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download as CSV").click()
+    text = Path(download.value.path()).read_text(encoding="utf-8-sig")
+    assert all(f"{name}," in text for name in NAMES)
+    page.get_by_role("button", name="Keep MEMIT").click()
+    page.get_by_role("button", name="Compare 4 methods").wait_for(timeout=LONG)
+    wait_for_edits(page, 1)
+    assert page.locator(".es-column").count() == 0
+    assert page.locator(".es-status dd", has_text="MEMIT").count() == 1
+    assert not page.problems
+
+
+def test_columns_stand_below_each_other_on_a_phone(browsing):
+    page = opened(browsing, width=390)
+    compare(page)
+    assert len(set(lefts(page))) == 1
+    scrolls = "document.querySelector('[data-testid=stMain]').scrollWidth - window.innerWidth"
+    assert page.evaluate(scrolls) <= 0  # nothing is cut off
+    assert not page.problems
+
+
+def test_predicted_and_revealed(browsing):
+    page = opened(browsing, "?present=1&predict=1")
+    page.get_by_role("button", name="Compare 4 methods").click()
+    page.get_by_role("button", name="Show the answer").wait_for(timeout=LONG)
+    wait_until_idle(page)
+    assert page.locator(".es-column h2").all_inner_texts() == NAMES and page.locator(".es-words").count() == 0
+    page.get_by_role("button", name="Show the answer").click()
+    page.wait_for_function("document.querySelectorAll('.es-words').length == 4", timeout=LONG)
+    assert page.locator(".es-differs").count() == 1 and not page.problems
+
+
+def test_any_prompt_is_put_to_both_models(browsing):
+    page = opened(browsing)
+    page.get_by_role("button", name="Apply edit").click()
+    wait_for_edits(page, 1)
+    field = page.get_by_role("textbox", name="Try any prompt")
+    field.fill("A traveller who visits France will see")
+    field.press("Enter")
+    page.locator(".es-verbatim", has_text="A traveller who visits France will see").nth(1).wait_for(timeout=LONG)
+    wait_until_idle(page)
+    assert page.locator(".es-verbatim").count() == 2
+    page.get_by_text("Every token it wrote").click()
+    page.locator(".es-small .es-token").first.wait_for(timeout=LONG)
+    shares = page.locator(".es-small .es-token small").all_inner_texts()
+    assert shares and all(re.search(r"%$", share) for share in shares)
+    assert not page.problems
+
+
+def test_the_first_of_two_edits_is_taken_back(browsing):
+    page = opened(browsing)
+    page.get_by_role("radio", name="Table").click()
+    page.get_by_role("textbox", name="or paste it here").fill(
+        "subject,prompt,target_new,target_true\n"
+        "Spain,The capital of {} is,Oslo,Madrid\nPeru,The capital of {} is,Rome,Lima"
+    )
+    page.keyboard.press("Control+Enter")
+    page.get_by_text("2 facts read").wait_for(timeout=LONG)
+    wait_until_idle(page)
+    page.get_by_role("button", name="Apply edits").click()
+    wait_for_edits(page, 2)
+    page.get_by_role("combobox", name="Any edit can be taken back").click()
+    page.keyboard.type("Spain")
+    page.keyboard.press("Enter")
+    wait_until_idle(page)
+    page.get_by_role("button", name="Take it back").click()
+    wait_for_edits(page, 1)
+    page.locator(".es-notice", has_text="Taken back: Spain → Oslo").wait_for(timeout=LONG)
+    assert page.get_by_role("cell", name="Peru → Rome").count() == 1
+    assert page.get_by_role("cell", name="Spain → Oslo", exact=True).count() == 0
+    assert not page.problems
