@@ -1,4 +1,4 @@
-"""The Edit page in a real browser: four methods at one press, keep one, predict and reveal, probe, take an edit back."""
+"""The Edit page in a real browser: four methods at one press, keep one, predict, probe, take an edit back."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from encore_core.measures.scores import Question
 from encore_core.measures.writing import Writing, Written
 
 IN_COLUMN = Writing(tokens=8)
-"""How a column's text is written: as long as fits, and no longer, because every token of every column takes its time."""
+"""How a column's text is written: no longer than fits, because every token of every column takes its time."""
 
 
 @dataclass(frozen=True)
