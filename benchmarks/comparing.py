@@ -1,9 +1,11 @@
 """Measure what one edit through several methods costs, in the engine and in a browser.
 
-    python benchmarks/comparing.py [--repeats 5] [--only engine|browser] [--out FILE.json]
+    python benchmarks/comparing.py [--repeats 5] [--only engine|alike|browser] [--out FILE.json]
 
     engine    seconds of all four methods side by side, and of MEMIT alone, in turn, on one fact and on 20 facts in a
               batch, and their ratio. Aim: at most 1.6
+    alike     whether each side of a comparison is what its method gives alone: the largest difference of a probability,
+              and of an update, relative to it (Frobenius). Aims: 1e-5 and 1e-6
     browser   from the press of "Compare 4 methods" until the first column stands, and until all four do. Aims: 3 s and
               6 s. From the press of "Apply edit" until the figures of the edit stand. Aim: 3 s
 
@@ -28,6 +30,7 @@ from machine import machine
 
 METHODS = ("ENCORE", "MEMIT", "EMMET", "AlphaEdit")
 MOST_RATIO = 1.6
+MOST_PROBABILITY, MOST_UPDATE = 1e-5, 1e-6
 FIRST_COLUMN, ALL_COLUMNS, ONE_EDIT = 3.0, 6.0, 3.0  # seconds
 WAIT = 240_000  # ms
 
@@ -35,13 +38,15 @@ WAIT = 240_000  # ms
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--only", choices=("engine", "browser"))
+    parser.add_argument("--only", choices=("engine", "alike", "browser"))
     parser.add_argument("--out", type=Path, help="write the figures to this file, too")
     options = parser.parse_args()
     found: dict[str, Any] = {"machine": machine(), "repeats": options.repeats}
-    if options.only != "browser":
+    if options.only in (None, "engine"):
         found["engine"] = engine(options.repeats)
-    if options.only != "engine":
+    if options.only in (None, "alike"):
+        found["alike"] = [alike(n_facts) for n_facts in (1, 20)]
+    if options.only in (None, "browser"):
         found["browser"] = in_browser(options.repeats)
     if options.out:
         options.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
@@ -77,6 +82,35 @@ def engine(repeats: int) -> list[dict[str, Any]]:
             f"(aim {MOST_RATIO}){'' if ratio <= MOST_RATIO else '  NOT REACHED'}"
         )
     return found
+
+
+def alike(n_facts: int) -> dict[str, float]:
+    """Each side of a comparison against the same method alone."""
+    import torch
+
+    from dashboard.reading.bundled_facts import bundled_facts
+    from encore_core.editing.comparison import compare_edits
+    from encore_core.editing.session import EditSession
+    from encore_core.models.editable import load_model
+
+    lm = load_model("smollm2-135m")
+    facts = [fact for fact in bundled_facts() if fact.known][:n_facts]
+    probability = update = 0.0
+    for side in compare_edits(lm, facts, METHODS, known="edit").sides:
+        alone = EditSession(lm, side.label)
+        report = alone.edit(facts, known="edit")
+        for one, other in zip(side.reports[0].edited, report.edited, strict=True):
+            probability = max(probability, abs(one.probability_after - other.probability_after))
+        [batch], [same] = side.session.history, alone.history
+        for layer, factors in batch.updates.items():
+            delta, wanted = factors.delta(), same.updates[layer].delta()
+            update = max(update, float(torch.linalg.norm(delta - wanted) / torch.linalg.norm(wanted)))
+    is_fine = probability <= MOST_PROBABILITY and update <= MOST_UPDATE
+    print(
+        f"{n_facts:>3} facts: against each method alone, probabilities differ by {probability:.1e} at most, updates by "
+        f"{update:.1e} of their norm{'' if is_fine else '  NOT REACHED'}"
+    )
+    return {"facts": n_facts, "probability": probability, "update": update}
 
 
 def _seconds(work: Callable[[], object]) -> float:
