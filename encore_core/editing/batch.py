@@ -119,14 +119,15 @@ def solve_batch(
     """
     seconds = no_seconds()
     with lm.matrices_replaced(draft.run):
-        clock = _Clock(seconds)
+        clock = Clock(seconds)
         if callable(targets):
             targets = targets(facts, on_progress)
         targets = targets or find_targets(
             lm, facts, prefixes, settings.layers[-1], target_settings(settings), fast_targets, on_progress
         )
         clock.add("targets")
-        updates = _add_updates(lm, facts, prefixes, settings, preservation, draft, targets, clock, on_progress)
+        z, slack = torch.stack([target.z for target in targets], dim=1), settings.slack(len(facts))
+        updates = add_updates(lm, facts, prefixes, settings, preservation, draft, z, slack, clock, on_progress)
         for layer in settings.layers:
             if not bool(torch.isfinite(draft.run[layer]).all()):
                 raise InputError(
@@ -158,20 +159,29 @@ def find_targets(
     )
 
 
-def _add_updates(
+def add_updates(
     lm: EditableModel,
     facts: Sequence[Fact],
     prefixes: Sequence[str],
     settings: Settings,
     preservation: dict[int, Preservation],
     draft: Sums,
-    targets: Sequence[Target],
-    clock: _Clock,
-    on_progress: OnProgress | None,
+    z: torch.Tensor,
+    slack: float,
+    clock: Clock,
+    on_progress: OnProgress | None = None,
 ) -> dict[int, LowRankUpdate]:
-    """Solve layer by layer from the lowest, each with those below it edited, and add the updates to the draft."""
+    """Solve layer by layer from the lowest, each with those below it edited, and add the updates to the draft.
+
+    Args:
+        lm: the model with the draft in it; the caller holds its lock.
+        facts, prefixes, settings, preservation, draft, on_progress: as for `solve_batch`.
+        z: (d_model, n), the wanted states.
+        slack: s in S = s I.
+        clock: takes the time.
+    """
     s, device = settings, solve_device(lm)
-    z = torch.stack([target.z for target in targets], dim=1).to(device, torch.float64)
+    z = z.to(device, torch.float64)
     reader = KeyReader(lm, facts, prefixes, s.layers)
     updates: dict[int, LowRankUpdate] = {}
     for j, layer in enumerate(s.layers):
@@ -179,7 +189,7 @@ def _add_updates(
         h = reader.states(layer).to(device, torch.float64)
         clock.add("keys")
         R = (z - h) / (len(s.layers) - j)
-        updates[layer] = solve(R, K, preservation[layer].times(K), s.slack(len(facts)))
+        updates[layer] = solve(R, K, preservation[layer].times(K), slack)
         draft.add(lm, layer, updates[layer])
         clock.add("update")
         if j + 1 < len(s.layers):
@@ -195,13 +205,18 @@ def no_seconds() -> dict[str, float]:
     return {"targets": 0.0, "keys": 0.0, "update": 0.0}
 
 
-class _Clock:
-    """Adds the time since its last call to a phase."""
+class Clock:
+    """Adds the time since its last call to a phase.
+
+    Args:
+        seconds: by phase; written to.
+    """
 
     def __init__(self, seconds: dict[str, float]):
         self.seconds, self.last = seconds, time.perf_counter()
 
     def add(self, phase: str) -> None:
+        """Add the time since the last call, or since the beginning, to a phase."""
         now = time.perf_counter()
         self.seconds[phase] += now - self.last
         self.last = now

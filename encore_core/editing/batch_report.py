@@ -152,7 +152,8 @@ class AppliedBatch:
 
     Attributes:
         report: what it did.
-        updates: by layer, the update for its facts as thin factors; empty for a retraction.
+        updates: by layer, the update for its facts as thin factors. A retraction has one only if facts had to be set
+            back to their first answers (see `retraction`), and it does not join what is preserved.
         ended: earlier edits that were taken out of the matrices and of P before this entry's own facts were solved for:
             those retracted, or overwritten by it.
         removed: by layer, the update that took them out (see `removal`); empty if there were none.

@@ -57,6 +57,8 @@ def row_of(batch: AppliedBatch) -> dict[str, Any]:
         row["ended"] = list(map(list, batch.ended))
     if report.retracted:
         row["retracted"] = list(map(_retracted_row, report.retracted))
+    if batch.is_retraction and batch.updates:
+        row["restored"] = next(iter(batch.updates.values())).Y.shape[1]
     if report.others is not None:
         row["others"] = vars(report.others)
     return row
@@ -98,6 +100,7 @@ def batch_of(
         return found
 
     n_edited = sum("steps" in item for item in row["edited"])
+    n_solved = row.get("restored", n_edited)
     edited = _edited(row["edited"], [take(name, lm.d_model, n_edited, torch.float32) for name in "zh" if n_edited])
     pairs = {layer: row["norms"][str(layer)] for layer in layers}
     report = BatchReport(
@@ -109,7 +112,7 @@ def batch_of(
         OtherEdits(**row["others"]) if row.get("others") is not None else None,
     )
     ended = tuple((batch, column) for batch, column in row.get("ended", ()))
-    return AppliedBatch(report, updates("", n_edited), ended, updates(REMOVED, len(ended)))
+    return AppliedBatch(report, updates("", n_solved), ended, updates(REMOVED, len(ended)))
 
 
 def live_facts(rows: Sequence[Mapping[str, Any]]) -> list[Fact]:

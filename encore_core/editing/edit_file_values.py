@@ -105,6 +105,10 @@ def _check_ended(where: str, batch: Mapping[str, Any], number: int, places: set[
     retracted = _list(f"{where} retracted", batch.get("retracted", []))
     if retracted and (batch.get("edited") != [] or not batch.get("ended")):
         raise _wrong(f"{where} retracted", retracted, "empty in a batch that edits, and in one that ends no edit")
+    if batch.get("restored") is not None:
+        if not retracted:
+            raise _wrong(f"{where} restored", batch["restored"], "left out of a batch that takes nothing back")
+        _whole(f"{where} restored", batch["restored"], 1)
     for item in retracted:
         here = f"{where} retracted"
         item = _object(here, item)

@@ -46,11 +46,19 @@ class Entry:
         ended: the facts that it took out first.
         removed: the update that took them out; None if there were none.
         added: the update for its own facts; None if it has none.
+        restored: the update of a retraction that set states back, of which P knows nothing; None if it has none.
     """
 
     ended: tuple[Place, ...] = ()
     removed: LowRankUpdate | None = None
     added: LowRankUpdate | None = None
+    restored: LowRankUpdate | None = None
+
+    @property
+    def signed(self) -> list[tuple[LowRankUpdate, int]]:
+        """Everything that moved W; with 1 what joined P, with −1 what left it, and with 0 the rest."""
+        parts = ((self.removed, -1), (self.added, 1), (self.restored, 0))
+        return [(update, sign) for update, sign in parts if update is not None]
 
 
 def removal(
@@ -87,10 +95,7 @@ def removal(
     for number, gone in _by_batch(places):
         update = entries[number].added
         K = update.K[:, gone]
-        later = [
-            (part, sign) for entry in entries[number + 1 :] for part, sign in ((entry.removed, -1), (entry.added, 1))
-            if part is not None
-        ] + [(part, -1) for part in parts]  # fmt: skip
+        later = [moved for entry in entries[number + 1 :] for moved in entry.signed] + [(part, -1) for part in parts]
         L = factor_of(update.K.T @ update.Y)
         E = (update.A @ L.T)[:, gone] - update.A @ (update.Y.T @ K)
         # I − KᵀPK as a sum: as a difference it would lose all digits where P is nearly zero along K.

@@ -1,14 +1,20 @@
-"""Edits taken out of a session's draft, and what a retraction leaves behind."""
+"""Edits taken out of a session's draft, and what a retraction leaves behind.
+
+Without an edit, the matrices are those of a session that never made it (see `removal`). Its prompt then gives its first
+answer, unless other edits have changed that, too: those of neighbouring facts do at times. Such a fact is set back: its
+target is the hidden state of the unedited model, solved for layer by layer as an edit is, with equality. This does not
+join what is preserved, because a session that never made the edit would not preserve it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 
-from encore_core.editing.batch import SolvedBatch, no_seconds
+from encore_core.editing.batch import Clock, SolvedBatch, add_updates, no_seconds
 from encore_core.editing.batch_report import (
     AnswerChange,
     AppliedBatch,
@@ -21,12 +27,14 @@ from encore_core.editing.batch_report import (
 )
 from encore_core.editing.edit_list import MadeEdit
 from encore_core.editing.edited_matrices import Sums
+from encore_core.editing.keys import KeyReader
 from encore_core.editing.removal import Entry, removal
 from encore_core.editing.update_rule import Preservation
 from encore_core.errors import InputError
 from encore_core.facts import Fact
 from encore_core.forward.prompts import Text, encode_all, encode_fact
 from encore_core.measures.scores import Answer, Question, answer_probabilities, continuations, questions
+from encore_core.methods import Settings
 from encore_core.models.editable import EditableModel
 
 MOST_OTHERS = 200
@@ -65,7 +73,7 @@ def take_out(
     """
     removed, preservation = {}, dict(current)
     for number, (layer, P) in enumerate(current.items(), start=1):
-        entries = [Entry(one.ended, one.removed.get(layer), one.updates.get(layer)) for one in history]
+        entries = [_entry(one, layer) for one in history]
         inverse = partial(inverse_of, layer)
         removed[layer] = removal(entries, ended, start[layer], P, inverse, sequential=sequential)
         draft.add(lm, layer, removed[layer])
@@ -76,6 +84,41 @@ def take_out(
         if on_progress is not None:
             on_progress(EditProgress("update", number, len(current)))
     return SolvedBatch(draft, {}, preservation, (), no_seconds(), ended, removed)
+
+
+def _entry(batch: AppliedBatch, layer: int) -> Entry:
+    own, removed = batch.updates.get(layer), batch.removed.get(layer)
+    return Entry(batch.ended, removed, None, own) if batch.is_retraction else Entry(batch.ended, removed, own)
+
+
+def set_back(
+    lm: EditableModel, facts: Sequence[Fact], prefixes: Sequence[str], settings: Settings, batch: SolvedBatch
+) -> SolvedBatch:
+    """Set the hidden states of facts back to those of the unedited model, in the draft of a retraction.
+
+    Args:
+        lm: the model; the caller holds its lock.
+        facts: taken back, but not giving their first answers.
+        prefixes, settings: of the session.
+        batch: from `take_out`; its draft is written to.
+
+    Returns:
+        the batch with the updates that do so.
+
+    Raises:
+        InputError: when two facts have the same key, or what comes out is not finite.
+    """
+    if not facts:
+        return batch
+    with lm.matrices_replaced({}):
+        z = KeyReader(lm, facts, prefixes, settings.layers).states(settings.layers[0])
+    slack = 0.0 if len(facts) == 1 else settings.epsilon
+    with lm.matrices_replaced(batch.draft.run):
+        clock = Clock(no_seconds())
+        updates = add_updates(lm, facts, prefixes, settings, batch.preservation, batch.draft, z, slack, clock)
+    if not all(bool(torch.isfinite(batch.draft.run[layer]).all()) for layer in settings.layers):
+        raise InputError("The matrices are not finite with these facts set back; reset the session.")
+    return replace(batch, updates=updates)
 
 
 def keys_notices(history: Sequence[AppliedBatch]) -> tuple[str, ...]:
@@ -95,7 +138,7 @@ class _Reading:
 
 
 class RetractionLook:
-    """Measures what a retraction does, before it and after it.
+    """Measures what a retraction does, before it and after it; made before anything is drafted.
 
     Args:
         lm: the model; the caller holds its lock.
@@ -110,14 +153,21 @@ class RetractionLook:
     ):
         self.lm, self.gone, self.measure = lm, gone, measure
         self.facts, self.others = [edit.fact for edit in gone], [edit.fact for edit in others[-MOST_OTHERS:]]
+        with lm.matrices_replaced({}):
+            self.said = _said(lm, self.facts)
         if not measure:
             return
         with lm.matrices_replaced({}):
-            self.said = _said(lm, self.facts)
             self.own = [_own_answer(lm, fact, text) for fact, text in zip(self.facts, self.said, strict=True)]
             self.loaded = self._read(())
         with lm.matrices_replaced(before.run):
             self.before = self._read(self.others)
+
+    def not_back(self, draft: Sums) -> list[Fact]:
+        """The facts whose first answer is not given, with the edits taken out of the draft."""
+        with self.lm.matrices_replaced(draft.run):
+            said = _said(self.lm, self.facts)
+        return [fact for fact, mine, first in zip(self.facts, said, self.said, strict=True) if mine != first]
 
     def after(self, draft: Sums) -> tuple[tuple[RetractedFact, ...], OtherEdits | None]:
         """What became of the facts and of the other edits, with the edits taken out of the draft."""

@@ -24,7 +24,7 @@ from encore_core.editing.batch_report import AppliedBatch, BatchReport, EditedFa
 from encore_core.editing.edit_list import Wanted, chosen_edits, overwritten
 from encore_core.editing.edited_matrices import Sums
 from encore_core.editing.edited_model import EditedModel
-from encore_core.editing.retraction import RetractionLook, keys_notices, take_out
+from encore_core.editing.retraction import RetractionLook, keys_notices, set_back, take_out
 from encore_core.editing.session_state import SessionState, check_identity, contents_of, state_of
 from encore_core.editing.shared_by_sessions import forget_initial_P, inverse_of_initial_P
 from encore_core.editing.target_loss import target_settings
@@ -152,7 +152,8 @@ class EditSession(EditedModel):
     ) -> BatchReport:
         """Take edits back, whichever of the history: matrices and P become what they would be without them.
 
-        This is an entry of the history itself, so `undo` brings the edits back. See `removal` for how it is done.
+        Facts that do not give their first answers then, because of other edits, are set back to them. See `removal` and
+        `retraction`. A retraction is an entry of the history, so `undo` brings the edits back.
 
         Args:
             edits: facts, their keys (subject, prompt), or the numbers that `edits()` gives. A key means the last edit
@@ -181,6 +182,7 @@ class EditSession(EditedModel):
             looked = time.perf_counter()
             statistics, draft = self._statistics_files(), contents.matrices.draft(contents.updates, s.layers)
             batch = self._taken_out(ended, contents.preservation, draft, statistics, on_progress)
+            batch = set_back(lm, look.not_back(draft), self.prefixes, s, batch)
             solved = time.perf_counter()
             retracted, changed = look.after(draft)
             norms_after = norms_as_run(lm, draft, s.layers)

@@ -74,7 +74,7 @@ class Contents:
             keep_history: whether the entry is added to the history.
         """
         preservation = batch.preservation
-        if sequential:
+        if sequential and not applied.is_retraction:
             absorbed = {layer: preservation[layer].absorbed(update.Y) for layer, update in batch.updates.items()}
             preservation = preservation | absorbed
         keys = self.edited_keys - {item.fact.key for item in applied.report.retracted} | {fact.key for fact in facts}
@@ -101,7 +101,7 @@ class Contents:
             for batch in batches:
                 for layer, P in preservation.items():
                     P = P.without(batch.removed[layer].Y) if layer in batch.removed else P
-                    P = P.absorbed(batch.updates[layer].Y) if layer in batch.updates else P
+                    P = P.absorbed(batch.updates[layer].Y) if layer in batch.updates and not batch.is_retraction else P
                     preservation[layer] = P.compact()
         keys = frozenset(edit.fact.key for edit in live_edits(batches))
         updates = [updates for batch in batches for updates in batch.all_updates]
