@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import served
 from test_browser import LONG, MISSING, wait_for_edits, wait_until_idle
@@ -150,3 +152,30 @@ def test_a_fact_of_ones_own_gets_its_answer_and_its_neighbours():
         assert page.locator(".st-key-neighbours textarea").input_value().count("The capital of ") == 5
         tile = page.locator(".es-tiles > div", has_text="Neighbours").locator("dd").first
         assert tile.inner_text() == "5 of 5"
+
+
+def test_a_reload_in_the_middle_of_a_table_loses_nothing(address):
+    n_facts = 60
+    table = "subject,prompt,target_new\n" + "".join(f"Land{n},The capital of {{}} is,Rome\n" for n in range(n_facts))
+    with served.browser() as browser:
+        page = browser.new_page()
+        page.goto(f"{address}/edit", timeout=LONG)
+        wait_for_edits(page, 0)
+        page.get_by_role("radio", name="Table").click()
+        page.locator(".st-key-pasted textarea").fill(table, timeout=LONG)
+        page.keyboard.press("Control+Enter")
+        page.get_by_role("spinbutton", name="Facts per batch").fill("1", timeout=LONG)
+        page.keyboard.press("Enter")
+        page.get_by_text(f"{n_facts} facts read, {n_facts} batches.").wait_for(timeout=LONG)
+        wait_until_idle(page)
+        page.get_by_role("button", name="Apply edits").click()
+        page.get_by_text(re.compile(rf"Batch ([3-9]|\d\d) of {n_facts}")).first.wait_for(timeout=LONG)
+        page.reload()
+        page.get_by_text(re.compile(rf"Batch \d+ of {n_facts}")).first.wait_for(timeout=LONG)  # it goes on
+        # The tiny model says some answers by itself after a few edits; all batches are done all the same.
+        done = page.locator(".es-notice", has_text=re.compile(rf"Edited \d+ facts in {n_facts} batches"))
+        n_edits = int(re.search(r"Edited (\d+)", done.inner_text(timeout=LONG)).group(1))
+        assert n_edits > 2 and page.locator(".st-key-pasted textarea").input_value() == table
+        wait_for_edits(page, n_edits)
+        page.get_by_role("button", name="Undo last").click()
+        wait_for_edits(page, n_edits - 1)

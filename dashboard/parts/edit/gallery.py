@@ -63,6 +63,8 @@ def pick() -> None:
     widgets.sentence(facts[chosen])
     with st.container(gap="xsmall"):
         _search_fields()
+    if in_fragment:
+        browser_session.remember()
     groups = shown(
         facts, relation=st.session_state["relation"], known_only=st.session_state["known_only"],
         search=(st.session_state.get("gallery_search") or "")[:LONGEST_SEARCH], pages=remembered(_PAGES, 1),
