@@ -79,6 +79,7 @@ def shown(page: StreamlitPage) -> None:
         choose_model(visitor)
     with waiting.shown():
         page.run()
+    browser_session.remember()
 
 
 def _progress_in(place):

@@ -1,6 +1,8 @@
-"""What a student does on Edit, in a headless Chromium: reload, and Ctrl+Enter while typing."""
+"""What a student does on Edit, in a headless Chromium: reload, Ctrl+Enter in a field, the gallery, a typed fact."""
 
 from __future__ import annotations
+
+import re
 
 import pytest
 import served
@@ -98,3 +100,82 @@ def test_ctrl_enter_in_a_field_accepts_the_text_and_outside_applies(address):
         page.locator("h1").click()  # the focus leaves the field
         page.keyboard.press("Control+Enter")
         wait_for_edits(page, 1)
+
+
+def test_the_gallery_is_searched_and_picked_from_by_keyboard_alone(address):
+    with served.browser() as browser:
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        problems: list[str] = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.goto(f"{address}/edit", timeout=LONG)
+        wait_for_edits(page, 0)
+        cards = page.locator("[class*=st-key-gallery_kind_] button")
+        assert cards.count() == 12
+        page.get_by_role("button", name="✓ France: Paris → Rome", exact=True).wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+        search = page.get_by_role("textbox", name="Search 1,653 facts")
+        search.fill("eiffel")
+        page.wait_for_function("document.querySelectorAll('[class*=st-key-gallery_kind_] button').length < 5")
+        wait_until_idle(page)
+        for _ in range(8):  # kind, known only and its help lie in between
+            page.keyboard.press("Tab")
+            if page.evaluate("document.activeElement.innerText").startswith("Eiffel Tower"):
+                break
+        page.keyboard.press("Enter")
+        page.locator(".es-sentence mark", has_text="Eiffel Tower").first.wait_for(timeout=LONG)
+        wait_until_idle(page)
+        assert page.evaluate("document.activeElement.innerText").startswith("Eiffel Tower")  # where one was
+        page.get_by_role("button", name="✓ Eiffel Tower").first.wait_for()
+        page.wait_for_url("**fact=landmark**", timeout=LONG)
+        assert search.input_value() == "eiffel" and not problems
+
+
+@pytest.mark.slow
+def test_a_fact_of_ones_own_gets_its_answer_and_its_neighbours():
+    """On the embedded model, which knows capitals."""
+    with served.app() as address, served.browser() as browser:
+        page = browser.new_page()
+        page.goto(f"{address}/edit", timeout=LONG)
+        wait_for_edits(page, 0)
+        page.get_by_role("radio", name="Your own").click()
+        page.get_by_role("button", name="Clear").click()
+        page.locator(".es-error", has_text="subject").wait_for(timeout=LONG)
+        wait_until_idle(page)
+        fact_typed(page, Subject="Italy", Prompt="The capital of {} is", **{"New answer": "Madrid"})
+        page.get_by_role("button", name="Ask the model first").click()
+        page.get_by_role("button", name="Use it").click(timeout=LONG)
+        page.locator(".es-sentence del", has_text="Rome").wait_for(timeout=LONG)
+        page.get_by_role("button", name="Propose some").click()
+        page.get_by_text("5 neighbours proposed").wait_for(timeout=LONG)
+        wait_until_idle(page)
+        assert page.locator(".st-key-neighbours textarea").input_value().count("The capital of ") == 5
+        tile = page.locator(".es-tiles > div", has_text="Neighbours").locator("dd").first
+        assert tile.inner_text() == "5 of 5"
+
+
+def test_a_reload_in_the_middle_of_a_table_loses_nothing(address):
+    n_facts = 60
+    table = "subject,prompt,target_new\n" + "".join(f"Land{n},The capital of {{}} is,Rome\n" for n in range(n_facts))
+    with served.browser() as browser:
+        page = browser.new_page()
+        page.goto(f"{address}/edit", timeout=LONG)
+        wait_for_edits(page, 0)
+        page.get_by_role("radio", name="Table").click()
+        page.locator(".st-key-pasted textarea").fill(table, timeout=LONG)
+        page.keyboard.press("Control+Enter")
+        page.get_by_role("spinbutton", name="Facts per batch").fill("1", timeout=LONG)
+        page.keyboard.press("Enter")
+        page.get_by_text(f"{n_facts} facts read, {n_facts} batches.").wait_for(timeout=LONG)
+        wait_until_idle(page)
+        page.get_by_role("button", name="Apply edits").click()
+        page.get_by_text(re.compile(rf"Batch ([3-9]|\d\d) of {n_facts}")).first.wait_for(timeout=LONG)
+        page.reload()
+        page.get_by_text(re.compile(rf"Batch \d+ of {n_facts}")).first.wait_for(timeout=LONG)  # it goes on
+        # The tiny model says some answers by itself after a few edits; all batches are done all the same.
+        done = page.locator(".es-notice", has_text=re.compile(rf"Edited \d+ facts in {n_facts} batches"))
+        n_edits = int(re.search(r"Edited (\d+)", done.inner_text(timeout=LONG)).group(1))
+        assert n_edits > 2 and page.locator(".st-key-pasted textarea").input_value() == table
+        wait_for_edits(page, n_edits)
+        page.get_by_role("button", name="Undo last").click()
+        wait_for_edits(page, n_edits - 1)

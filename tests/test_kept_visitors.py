@@ -179,6 +179,17 @@ def test_who_has_waited_longest_goes_first_and_nobody_with_a_page(desk):
     assert desk.kept.holder(there) == "c"
 
 
+def test_a_script_that_is_left_behind_does_not_take_a_visitor_back(desk):
+    held = desk.put(MINE, "a", visitor(), subject="Peru")
+    desk.close("a")
+    assert desk.kept.take(MINE, "b").visitor is held
+    desk.kept.put(MINE, "a", held, {"subject": "France"})
+    assert desk.kept.holder(held) == "b"
+    desk.kept.put(MINE, "b", held, {"subject": "Chile"})
+    desk.close("b")
+    assert desk.kept.take(MINE, "c").fields == {"subject": "Chile"}
+
+
 def test_forgetting_is_about_one_browser(desk):
     gone, own, beside = (desk.put(MINE, name, visitor()) for name in "abc")
     others = desk.put(YOURS, "d", visitor())
@@ -321,6 +332,7 @@ def test_reset_everything_forgets_what_is_kept(browser):
     app = opened("edit")
     assert "still here" in words(app)
     app.button(key="reset_everything").click().run()
+    assert "1 edit taken back" in words(app)
     browser.leave("third")
     again = opened("edit")
     assert again.session_state["visitor"].session.n_edits == 0 and "still here" not in words(again)

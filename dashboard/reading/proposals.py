@@ -47,10 +47,13 @@ def short_answer(text: str, known: Iterable[str] = ()) -> str | None:
         while len(name) > 1 and name[-1].lower() in LINKS:
             name.pop()
         words = name
-    elif len(words) > MOST_WORDS or len(words) == len(text.split()) > 1:
-        return None  # a sentence, or one that was cut off before its end
+        n_words = sum(word.lower() not in LINKS for word in words)
+    elif phrase == text.strip() and len(words) > 1:
+        return None  # it ends where the text was cut off
+    else:
+        n_words = len(words) + 1  # a phrase in small letters is sooner a sentence than a name is
     answer = " ".join(words)
-    return answer if len(words) <= MOST_WORDS and len(answer) <= MOST_CHARACTERS else None
+    return answer if n_words <= MOST_WORDS and len(answer) <= MOST_CHARACTERS else None
 
 
 def _is_name(word: str) -> bool:

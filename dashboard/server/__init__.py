@@ -1,1 +1,7 @@
-"""What a server needs for many visitors: the line for a device, limits, and the headers of its answers."""
+"""What a server needs for many visitors.
+
+device_queue     the line for a device
+limits           what one visitor may take
+security         the headers of its answers
+browser_cookie   the secret by which a browser is known again
+"""

@@ -54,7 +54,7 @@ def everything() -> None:
     for key in list(st.session_state):
         del st.session_state[key]
     st.session_state.update(keep)
-    browser_session.forget()
+    n_edits += browser_session.forget()
     st.query_params.clear()
     did = [
         f"{n_edits} edit{'s' * (n_edits != 1)} taken back" if n_edits else "there were no edits",

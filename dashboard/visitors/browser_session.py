@@ -73,11 +73,10 @@ def remember() -> None:
     models().kept.put(*browser, known, fields)
 
 
-def forget() -> None:
-    """Keep nothing of this browser, but for what has an open page elsewhere."""
+def forget() -> int:
+    """Keep nothing of this browser, but for what has an open page elsewhere. Returns how many edits that dropped."""
     browser = this_browser()
-    if browser is not None:
-        models().forget(*browser)
+    return 0 if browser is None else models().forget(*browser)
 
 
 def this_browser() -> tuple[bytes, str] | None:

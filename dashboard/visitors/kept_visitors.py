@@ -60,15 +60,18 @@ class KeptVisitors:
         self._looks = False
 
     def put(self, key: bytes, session: str, visitor: Visitor, fields: Mapping[str, Any]) -> None:
-        """Hold a visitor, or note anew what is in its fields.
+        """Hold a visitor, or note anew what is in its fields. A script of a page that has lost it changes nothing.
 
         Args:
             key: hash of its browser's secret.
-            session: id of the Streamlit session that it belongs to from now on.
+            session: id of the Streamlit session that has it.
             visitor: the visitor.
             fields: what to give back with it.
         """
         with self._lock:
+            known = self._kept.get(visitor)
+            if known is not None and known.session != session:
+                return
             if not _minutes():
                 self._kept.pop(visitor, None)
                 return

@@ -85,11 +85,22 @@ class Models:
         while self.n_sessions() + n_more > most and (gone := self.kept.give_up()) is not None:
             self._dismiss(gone)
 
-    def forget(self, key: bytes, session: str) -> None:
-        """Keep nothing of a session, and dismiss the visitors of its browser whose pages are gone."""
+    def forget(self, key: bytes, session: str) -> int:
+        """Keep nothing of a session, and dismiss the visitors of its browser whose pages are gone.
+
+        Args:
+            key: hash of the browser's secret.
+            session: id of the Streamlit session.
+
+        Returns:
+            how many edits those had.
+        """
         with self._lock:
-            for gone in self.kept.forget(key, session):
-                self._dismiss(gone)
+            gone = self.kept.forget(key, session)
+            n_edits = sum(visitor.n_edits for visitor in gone)
+            for visitor in gone:
+                self._dismiss(visitor)
+            return n_edits
 
     def _dismiss(self, gone: Visitor) -> None:
         """Strike a visitor off, and drop its edits: Streamlit may hold it for two more minutes."""

@@ -8,7 +8,6 @@ from dashboard.elements import fact_rows, widgets
 from dashboard.parts.edit import gallery, own_fact
 from dashboard.reading.bundled_facts import bundled_facts
 from dashboard.server import limits
-from dashboard.visitors import browser_session
 from dashboard.visitors.messages import Message
 from dashboard.visitors.widget_state import remembered
 from encore_core.errors import InputError
@@ -39,7 +38,6 @@ def pick_facts() -> None:
             own_fact.form()
         else:
             _table()
-    browser_session.remember()
 
 
 def fill_from_example() -> None:

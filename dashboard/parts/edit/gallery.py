@@ -18,8 +18,10 @@ from encore_core.facts import Fact
 AT_ONCE = 12
 PER_KIND = 4
 """Cards in sight at first, and of each kind as long as neither a kind nor a search narrows them down."""
-HEIGHT = 276
-"""Of the box with the cards, in pixels: a dozen are in sight, and Apply is not far below."""
+LONGEST_SEARCH = 100
+HEIGHT = 330
+"""Of the box with the cards, in pixels: a dozen are in sight."""
+CHOSEN = "border-color: var(--es-action); box-shadow: inset 0 0 0 1px var(--es-action); background: var(--es-panel);"
 
 KINDS = {
     "capital": "Capital of a country",
@@ -61,21 +63,26 @@ def pick() -> None:
     widgets.sentence(facts[chosen])
     with st.container(gap="xsmall"):
         _search_fields()
+    if in_fragment:
+        browser_session.remember()
     groups = shown(
         facts, relation=st.session_state["relation"], known_only=st.session_state["known_only"],
-        search=st.session_state.get("gallery_search") or "", pages=remembered(_PAGES, 1),
+        search=(st.session_state.get("gallery_search") or "")[:LONGEST_SEARCH], pages=remembered(_PAGES, 1),
         first=remembered(_FIRST, chosen),
     )  # fmt: skip
     n_shown, n_all = sum(map(len, groups.cards.values())), groups.n_all
     if not n_all:
         widgets.notice(Message("info", "No such fact: change the search or the kind, or untick “known only”."))
         return
+    # By style, because a button whose label changes is another one and loses the focus. Screen readers read the ✓.
+    card = f".st-key-gallery_{chosen} button"
+    st.html(f'<style>{card} {{ {CHOSEN} }} {card} p::before {{ content: "✓ "; }}</style>')
     with st.container(key="gallery_cards", height=HEIGHT, border=False, gap="xsmall"):
         for number, (kind, places) in enumerate(groups.cards.items()):
             st.html(widgets.rich('<h3 class="es-kind">{kind}</h3>', kind=name_of(kind)))
             with st.container(key=f"gallery_kind_{number}"):
                 for place in places:
-                    _card(place, facts[place], place == chosen)
+                    _card(place, facts[place])
         if groups.has_more:
             st.button(f"More · {n_all - n_shown:,} left", key="gallery_more", on_click=_more, width="stretch")
         elif n_shown < n_all:
@@ -87,7 +94,7 @@ def _search_fields() -> None:
     remembered("known_only", True)
     remembered("relation", "any")
     st.text_input(
-        f"Search {len(facts):,} facts", key="gallery_search", live=True, max_chars=100, icon=":material/search:",
+        f"Search {len(facts):,} facts", key="gallery_search", live=True, icon=":material/search:",
         label_visibility="collapsed", placeholder=f"Search {len(facts):,} facts: France, Paris, dish …",
         on_change=_begin_again, persist_state="session",
     )  # fmt: skip
@@ -101,12 +108,10 @@ def _search_fields() -> None:
                     help="Facts that the embedded model knows: the clearest demonstrations.")  # fmt: skip
 
 
-def _card(place: int, fact: Fact, is_chosen: bool) -> None:
+def _card(place: int, fact: Fact) -> None:
     parts = {name: widgets.plain(getattr(fact, name) or "–") for name in ("subject", "target_true", "target_new")}
-    st.button(
-        "**{subject}**: {target_true} → {target_new}".format(**parts), key=f"gallery_{place}", width="stretch",
-        icon=":material/check:" if is_chosen else None, on_click=_pick, args=(place,),
-    )  # fmt: skip
+    st.button("**{subject}**: {target_true} → {target_new}".format(**parts), key=f"gallery_{place}", width="stretch",
+              on_click=_pick, args=(place,))  # fmt: skip
 
 
 def _pick(place: int) -> None:
