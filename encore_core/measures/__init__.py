@@ -6,5 +6,9 @@ tasks, task_sets       six tasks that have nothing to do with the edits, and whe
 downstream             how a model answers them
 norms                  Frobenius norms of the matrices
 contributions, sublayers   which sublayers write the residual stream: the arithmetic, and the passes it needs
+streams                the residual stream between the blocks
+logit_lens             what the model would say after each layer
+answer_tokens          every token of an answer
+direct_effects         which sublayer moved the logit of an answer
 causal_trace           at which block a fact is recalled
 """
