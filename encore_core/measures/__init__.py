@@ -10,5 +10,5 @@ streams                the residual stream between the blocks
 logit_lens             what the model would say after each layer
 answer_tokens          every token of an answer
 direct_effects         which sublayer moved the logit of an answer
-causal_trace           at which block a fact is recalled
+causal_trace, fact_trace   at which block facts are recalled; where one fact is, by layer and token
 """

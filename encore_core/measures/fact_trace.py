@@ -1,0 +1,353 @@
+"""The causal trace of one fact as a map: which states, by layer and token, bring the answer back.
+
+As in `causal_trace`, noise on the subject's embeddings makes the model forget the fact. Then one thing is restored to
+its value without noise, at one layer ℓ and one token t, and the answer's probability is read (arXiv 2202.05262):
+
+    hidden      the output of block ℓ at t
+    MLP         what the MLPs of a window of blocks around ℓ return at t
+    attention   the same for attention
+
+One MLP alone does little, hence the window, as published. The map is of the model as it is, edited or not.
+
+What is left out, and why it may be: tokens before the subject have no noise, so restoring them changes nothing; blocks
+below the restored one are not run again; what stands before the subject is run once, as a prefix. In long prompts only
+some tokens are restored (`MOST_TOKENS`), which the result says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from encore_core.errors import InputError
+from encore_core.facts import Fact
+from encore_core.forward.tracing import Prefix, record_prefix, run, tensor_of
+from encore_core.measures.causal_trace import NOISE, Located, disturbed, located, noise_for
+from encore_core.measures.contributions import averaged, token_shares
+from encore_core.measures.logit_lens import first_tokens
+from encore_core.measures.streams import residual_streams, shown_tokens
+from encore_core.measures.sublayers import check_sum, sublayer_outputs
+from encore_core.models.editable import EditableModel
+
+Kind = Literal["hidden", "MLP", "attention"]
+KINDS: tuple[Kind, ...] = ("hidden", "MLP", "attention")
+
+SAMPLES = 3
+"""Draws of noise; the published code takes ten."""
+
+WINDOW = 10
+"""Blocks in a window, as published for models of 28 to 48 blocks; a third of the blocks in smaller ones."""
+
+MOST_TOKENS = 24
+"""Tokens that are restored: the subject's first, then the last ones of the prompt."""
+
+MAX_TOKENS = 256
+"""Tokens run at a time. Several layers share a pass, because reading the weights takes longer than a few tokens."""
+
+OnShare = Callable[[float], None]
+
+
+@dataclass(frozen=True, eq=False)
+class FactTrace:
+    """The map of a fact.
+
+    Attributes:
+        tokens: (n_tokens) the restored tokens as text, in the prompt's order.
+        places: (n_tokens) where they are in the prompt, counted from its first token.
+        subject: places of the subject's first and last token.
+        prompt_tokens: how many tokens the prompt has.
+        answer: the token whose probability it is, as text.
+        maps: by kind (n_layers, n_tokens) float64, the probability with that restored, mean over samples.
+        clean, noisy: the answer's probability without noise, and with nothing restored.
+        noise: standard deviation, in standard deviations of all embeddings.
+        samples: draws of noise.
+        window: blocks in a window of MLPs or attentions.
+    """
+
+    tokens: tuple[str, ...]
+    places: tuple[int, ...]
+    subject: tuple[int, int]
+    prompt_tokens: int
+    answer: str
+    maps: Mapping[Kind, np.ndarray]
+    clean: float
+    noisy: float
+    noise: float
+    samples: int
+    window: int
+
+    @property
+    def left_out(self) -> int:
+        """How many tokens from the subject on were not restored."""
+        return self.prompt_tokens - self.subject[0] - len(self.places)
+
+    def peak(self, kind: Kind) -> Peak:
+        """Where restoring helps most, of one kind."""
+        restored = self.maps[kind]
+        layer, column = np.unravel_index(int(restored.argmax()), restored.shape)
+        return Peak(
+            layer=int(layer),
+            place=self.places[column],
+            token=self.tokens[column],
+            effect=float(restored[layer, column]) - self.noisy,
+            is_subject_end=self.places[column] == self.subject[1],
+            third=min(2, 3 * int(layer) // len(restored)),
+        )
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The largest effect in a map.
+
+    Attributes:
+        layer: the block, or the middle of the window.
+        place, token: of the prompt.
+        effect: restored minus noisy probability; may be negative.
+        is_subject_end: whether it is at the subject's last token.
+        third: 0, 1 or 2: whether it is in the lower, middle or upper third of the blocks.
+    """
+
+    layer: int
+    place: int
+    token: str
+    effect: float
+    is_subject_end: bool
+    third: int
+
+    @property
+    def as_published(self) -> bool:
+        """Whether it is where facts are recalled after arXiv 2202.05262: subject's last token, early or middle."""
+        return self.effect > 0 and self.is_subject_end and self.third < 2
+
+
+@torch.no_grad()
+def fact_trace(
+    lm: EditableModel,
+    fact: Fact,
+    kinds: Sequence[Kind] = KINDS,
+    *,
+    answer: str | None = None,
+    samples: int = SAMPLES,
+    window: int | None = None,
+    seed: int = 0,
+    on_progress: OnShare | None = None,
+) -> FactTrace:
+    """Trace a fact on the model as it is.
+
+    Args:
+        lm: the model, with whatever edits are in place.
+        fact: its prompt and subject are read.
+        kinds: what is restored.
+        answer: whose first token is traced; by default the token that the model says without noise.
+        samples: draws of noise.
+        window: blocks in a window; `WINDOW`, or a third of the blocks, by default.
+        seed: of the noise.
+        on_progress: called with the share that is done; what it raises ends the trace.
+
+    Raises:
+        InputError: a prompt that does not fit into the context, an answer without a token, less than one sample, a
+            window that is not from 1 to the number of blocks, or a model whose MLPs or attentions return something
+            else than what they add.
+    """
+    window = min(WINDOW, max(1, lm.n_layers // 3)) if window is None else window
+    if samples < 1:
+        raise InputError(f"A trace takes at least one draw of noise, not {samples}.")
+    if not 1 <= window <= lm.n_layers:
+        raise InputError(f"The window must be from 1 to {lm.n_layers} blocks, not {window}.")
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown:
+        raise InputError(f"Nothing of kind {unknown[0]!r} can be restored; choose from {', '.join(KINDS)}.")
+    where = located(lm, fact)
+    wanted = None if answer is None else first_tokens(lm, fact.text, [answer], fact.join)[0]
+    with lm.lock:
+        tracer = _Tracer(lm, where, wanted, samples, seed, check=set(kinds) != {"hidden"})
+        maps: dict[Kind, np.ndarray] = {}
+        for number, kind in enumerate(kinds):
+            parts = []
+            for share, part in tracer.restored(kind, window):
+                parts.append(part)
+                if on_progress is not None:
+                    on_progress((number + share) / len(kinds))
+            maps[kind] = np.concatenate(parts).reshape(lm.n_layers, -1)
+    return FactTrace(
+        tokens=shown_tokens(lm, [where.ids[place] for place in tracer.places]),
+        places=tracer.places,
+        subject=(where.first, where.last),
+        prompt_tokens=len(where.ids),
+        answer=lm.tokenizer.decode([tracer.answer]),
+        maps=maps,
+        clean=tracer.clean,
+        noisy=tracer.noisy,
+        noise=NOISE,
+        samples=samples,
+        window=window,
+    )
+
+
+class _Tracer:
+    """The passes of one trace; the caller holds the model's lock.
+
+    A row is a draw of noise with one token restored; rows hold the tokens from the subject's first one on.
+
+    Attributes:
+        places: of the restored tokens in the prompt.
+        answer: token id.
+        clean, noisy: probabilities of it, the second a mean over samples.
+    """
+
+    def __init__(
+        self, lm: EditableModel, where: Located, answer: int | None, samples: int, seed: int, check: bool
+    ) -> None:
+        self.lm, self.where, self.samples = lm, where, samples
+        self.ids = torch.tensor([where.ids[where.first :]], device=lm.device)
+        self.length = self.ids.shape[1]
+        self.columns = _columns(where.n_subject, self.length)
+        self.places = tuple(where.first + column for column in self.columns)
+        self.front = self._front()
+        generator = torch.Generator().manual_seed(seed)
+        self.noise = torch.stack([noise_for(lm, where, generator) for _ in range(samples)])
+        if check:
+            self._check()
+        with self._kept_outputs() as self.outputs:
+            states = residual_streams(lm, self.ids, torch.ones_like(self.ids), self._prefix(1))
+        self.outputs |= {block: state[0] for block, state in zip(lm.blocks, states[1:], strict=True)}
+        # (n_layers + 1) tensors (samples, length, d_model)
+        with disturbed(lm, slice(None), slice(0, where.n_subject), self.noise):
+            rows = self.ids.expand(samples, -1)
+            self.noisy_states = residual_streams(lm, rows, torch.ones_like(rows), self._prefix(samples))
+        last = self._probabilities(lm.n_layers, torch.cat([states[-1], self.noisy_states[-1]]))
+        self.answer = int(last[0].argmax()) if answer is None else answer
+        self.clean, self.noisy = float(last[0, self.answer]), float(last[1:, self.answer].mean())
+
+    def restored(self, kind: Kind, window: int) -> Iterator[tuple[float, np.ndarray]]:
+        """The answer's probability with one token restored at one layer, all tokens of the first layer first.
+
+        Yields:
+            the share that is done, and the probabilities of the next cells, (n_cells).
+        """
+        parts, n_layers = self.lm.parts, self.lm.n_layers
+        modules = {"hidden": parts.blocks, "MLP": parts.mlps, "attention": parts.attentions}[kind]
+        # As in the published code: half of the window below the layer.
+        below, above = (0, 1) if kind == "hidden" else (window // 2, (window + 1) // 2)
+        cells = [
+            (column, range(max(0, layer - below), min(n_layers, layer + above)))
+            for layer in range(n_layers)
+            for column in self.columns
+        ]
+        at_once = max(1, MAX_TOKENS // (self.samples * self.length))
+        for start in range(0, len(cells), at_once):
+            some = cells[start : start + at_once]
+            p = self._with_outputs(modules, some)[:, self.answer]
+            yield (start + len(some)) / len(cells), p.view(-1, self.samples).mean(1).numpy()
+
+    def _with_outputs(self, modules: Sequence[nn.Module], cells: Sequence[tuple[int, range]]) -> torch.Tensor:
+        """(n_cells · samples, n_vocab) probabilities with what some modules return put back.
+
+        Args:
+            modules: one per block.
+            cells: the column, and the layers, of what is put back; the layers begin in ascending order.
+        """
+        start = cells[0][1].start
+        hidden = self.noisy_states[start].repeat(len(cells), 1, 1)
+
+        def put_back(layer: int, clean: torch.Tensor):
+            touched = [(number, column) for number, (column, layers) in enumerate(cells) if layer in layers]
+            rows = [number * self.samples + draw for number, _ in touched for draw in range(self.samples)]
+            columns = [column for _, column in touched for _ in range(self.samples)]
+
+            def hook(module, inputs, output):
+                states = tensor_of(output).clone()
+                # OPT's MLP returns (n_rows · length, d_model).
+                states.view(len(hidden), self.length, -1)[rows, columns] = clean[columns].to(states)
+                return (states, *output[1:]) if isinstance(output, tuple) else states
+
+            return hook
+
+        with ExitStack() as stack:
+            for layer in range(start, cells[-1][1].stop):
+                handle = modules[layer].register_forward_hook(put_back(layer, self.outputs[modules[layer]]))
+                stack.callback(handle.remove)
+            return self._probabilities(start, hidden)
+
+    def _probabilities(self, start: int, hidden: torch.Tensor) -> torch.Tensor:
+        """(n_rows, n_vocab) float64 on the CPU, after the last token, for the stream that enters block `start`."""
+        n = len(hidden)
+        ids = self.ids.expand(n, -1)
+        ends = (torch.arange(n, device=ids.device), torch.full((n,), self.length - 1, device=ids.device))
+        with _entering(self.lm, hidden if start == 0 else None):
+            logits = run(
+                self.lm,
+                ids,
+                torch.ones_like(ids),
+                start=start,
+                hidden=hidden if start else None,
+                prefix=self._prefix(n),
+                logits_at=ends,
+            )
+        return logits.float().softmax(-1).double().cpu()
+
+    def _front(self) -> Prefix | None:
+        """Keys and values of the tokens before the subject; None if it begins the text."""
+        if not self.where.first:
+            return None
+        ids = torch.tensor([self.where.ids[: self.where.first]], device=self.lm.device)
+        return record_prefix(self.lm, ids, torch.ones_like(ids))[0]
+
+    def _prefix(self, n_rows: int) -> Prefix | None:
+        return None if self.front is None else self.front.rows(torch.zeros(n_rows, dtype=torch.long))
+
+    def _check(self) -> None:
+        """Refuse a model whose parts do not return what they add."""
+        ids = torch.tensor([self.where.ids], device=self.lm.device)
+        present = torch.ones_like(ids, dtype=torch.bool)
+        with sublayer_outputs(self.lm, present) as outputs:
+            h_L = run(self.lm, ids, torch.ones_like(ids), stop=self.lm.n_layers)[0]
+        check_sum(self.lm, averaged([token_shares(outputs, h_L)]).missing)
+
+    @contextmanager
+    def _kept_outputs(self) -> Iterator[dict[nn.Module, torch.Tensor]]:
+        """What every MLP and attention returns in the pass of the `with` block: (length, d_model) by module."""
+        found: dict[nn.Module, torch.Tensor] = {}
+
+        def hook(module, inputs, output):
+            found[module] = tensor_of(output).clone().view(self.length, -1)
+
+        with ExitStack() as stack:
+            for module in (*self.lm.parts.mlps, *self.lm.parts.attentions):
+                stack.callback(module.register_forward_hook(hook).remove)
+            yield found
+
+
+@contextmanager
+def _entering(lm: EditableModel, hidden: torch.Tensor | None) -> Iterator[None]:
+    """Let the first block read another stream, (n_rows, length, d_model); None changes nothing."""
+    if hidden is None:
+        yield
+        return
+
+    def hook(module, args, kwargs):
+        own = args[0] if args else kwargs["hidden_states"]
+        states = hidden.to(own)
+        return ((states, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": states})
+
+    handle = lm.blocks[0].register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _columns(n_subject: int, length: int) -> list[int]:
+    """Which tokens are restored, counted from the subject's first: all, or the subject's and the prompt's last."""
+    if length <= MOST_TOKENS:
+        return list(range(length))
+    # The subject's last token counts most, and a third of the room is for the end of the prompt.
+    subject = range(max(0, n_subject - 2 * MOST_TOKENS // 3), n_subject)
+    end = range(max(n_subject, length - (MOST_TOKENS - len(subject))), length)
+    return [*subject, *end]
