@@ -10,5 +10,6 @@ streams                the residual stream between the blocks
 logit_lens             what the model would say after each layer
 answer_tokens          every token of an answer
 direct_effects         which sublayer moved the logit of an answer
+strength               answers with an edit added in part, or more than whole
 causal_trace, fact_trace   at which block facts are recalled; where one fact is, by layer and token
 """
