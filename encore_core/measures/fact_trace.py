@@ -9,9 +9,9 @@ its value without noise, at one layer ℓ and one token t, and the answer's prob
 
 One MLP alone does little, hence the window, as published. The map is of the model as it is, edited or not.
 
-What is left out, and why it may be: tokens before the subject have no noise, so restoring them changes nothing; blocks
-below the restored one are not run again; what stands before the subject is run once, as a prefix. In long prompts only
-some tokens are restored (`MOST_TOKENS`), which the result says.
+Nothing is run that cannot have changed: tokens before the subject have no noise, so restoring them does nothing; the
+blocks below the restored one, and the tokens before the restored one, are as they were with noise alone. In long
+prompts only some tokens are restored (`MOST_TOKENS`), which the result says.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from encore_core.models.editable import EditableModel
 Kind = Literal["hidden", "MLP", "attention"]
 KINDS: tuple[Kind, ...] = ("hidden", "MLP", "attention")
 
-SAMPLES = 3
+SAMPLES = 2
 """Draws of noise; the published code takes ten."""
 
 WINDOW = 10
@@ -174,7 +174,7 @@ def fact_trace(
                 parts.append(part)
                 if on_progress is not None:
                     on_progress((number + share) / len(kinds))
-            maps[kind] = np.concatenate(parts).reshape(lm.n_layers, -1)
+            maps[kind] = np.concatenate(parts).reshape(-1, lm.n_layers).T
     return FactTrace(
         tokens=shown_tokens(lm, [where.ids[place] for place in tracer.places]),
         places=tracer.places,
@@ -193,7 +193,7 @@ def fact_trace(
 class _Tracer:
     """The passes of one trace; the caller holds the model's lock.
 
-    A row is a draw of noise with one token restored; rows hold the tokens from the subject's first one on.
+    A row is a draw of noise with one token restored. Tokens are counted from the subject's first one, their `column`.
 
     Attributes:
         places: of the restored tokens in the prompt.
@@ -205,28 +205,35 @@ class _Tracer:
         self, lm: EditableModel, where: Located, answer: int | None, samples: int, seed: int, check: bool
     ) -> None:
         self.lm, self.where, self.samples = lm, where, samples
+        if check:
+            self._check()
         self.ids = torch.tensor([where.ids[where.first :]], device=lm.device)
         self.length = self.ids.shape[1]
         self.columns = _columns(where.n_subject, self.length)
         self.places = tuple(where.first + column for column in self.columns)
-        self.front = self._front()
-        generator = torch.Generator().manual_seed(seed)
-        self.noise = torch.stack([noise_for(lm, where, generator) for _ in range(samples)])
-        if check:
-            self._check()
+        front = self._front()
         with self._kept_outputs() as self.outputs:
-            states = residual_streams(lm, self.ids, torch.ones_like(self.ids), self._prefix(1))
-        self.outputs |= {block: state[0] for block, state in zip(lm.blocks, states[1:], strict=True)}
-        # (n_layers + 1) tensors (samples, length, d_model)
-        with disturbed(lm, slice(None), slice(0, where.n_subject), self.noise):
-            rows = self.ids.expand(samples, -1)
-            self.noisy_states = residual_streams(lm, rows, torch.ones_like(rows), self._prefix(samples))
-        last = self._probabilities(lm.n_layers, torch.cat([states[-1], self.noisy_states[-1]]))
+            clean = residual_streams(lm, self.ids, torch.ones_like(self.ids), front and front.rows(self._zeros(1)))
+        self.outputs |= {block: state[0] for block, state in zip(lm.blocks, clean[1:], strict=True)}
+        self._run_with_noise(front, seed)
+        last = [self._probabilities(lm.n_layers, states[:, -1:], 0) for states in (clean[-1], self.noisy_states[-1])]
         self.answer = int(last[0].argmax()) if answer is None else answer
-        self.clean, self.noisy = float(last[0, self.answer]), float(last[1:, self.answer].mean())
+        self.clean, self.noisy = (float(p[:, self.answer].mean()) for p in last)
+
+    def _run_with_noise(self, front: Prefix | None, seed: int) -> None:
+        """Keep the streams, (n_layers + 1) tensors (samples, length, d_model), and keys and values of all tokens."""
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.stack([noise_for(self.lm, self.where, generator) for _ in range(self.samples)])
+        rows = self.ids.expand(self.samples, -1)
+        mask = torch.ones_like(rows)
+        before = front and front.rows(self._zeros(self.samples))
+        with disturbed(self.lm, slice(None), slice(0, self.where.n_subject), noise):
+            self.noisy_states = residual_streams(self.lm, rows, mask, before)
+            own, _ = record_prefix(self.lm, rows, mask, prefix=before)
+        self.prefix = own if before is None else before.followed_by(own)
 
     def restored(self, kind: Kind, window: int) -> Iterator[tuple[float, np.ndarray]]:
-        """The answer's probability with one token restored at one layer, all tokens of the first layer first.
+        """The answer's probability with one token restored at one layer, all layers of the first token first.
 
         Yields:
             the share that is done, and the probabilities of the next cells, (n_cells).
@@ -235,51 +242,61 @@ class _Tracer:
         modules = {"hidden": parts.blocks, "MLP": parts.mlps, "attention": parts.attentions}[kind]
         # As in the published code: half of the window below the layer.
         below, above = (0, 1) if kind == "hidden" else (window // 2, (window + 1) // 2)
-        cells = [
-            (column, range(max(0, layer - below), min(n_layers, layer + above)))
-            for layer in range(n_layers)
-            for column in self.columns
-        ]
-        at_once = max(1, MAX_TOKENS // (self.samples * self.length))
-        for start in range(0, len(cells), at_once):
-            some = cells[start : start + at_once]
-            p = self._with_outputs(modules, some)[:, self.answer]
-            yield (start + len(some)) / len(cells), p.view(-1, self.samples).mean(1).numpy()
+        layers = [range(max(0, layer - below), min(n_layers, layer + above)) for layer in range(n_layers)]
+        work = [self.length - column for column in self.columns]
+        done = 0.0
+        for column, tokens in zip(self.columns, work, strict=True):
+            at_once = max(1, MAX_TOKENS // (self.samples * tokens))
+            for start in range(0, n_layers, at_once):
+                some = layers[start : start + at_once]
+                p = self._with_outputs(modules, column, some)[:, self.answer]
+                done += tokens * len(some)
+                yield min(1.0, done / (n_layers * sum(work))), p.view(-1, self.samples).mean(1).numpy()
 
-    def _with_outputs(self, modules: Sequence[nn.Module], cells: Sequence[tuple[int, range]]) -> torch.Tensor:
-        """(n_cells · samples, n_vocab) probabilities with what some modules return put back.
+    def _with_outputs(self, modules: Sequence[nn.Module], column: int, ranges: Sequence[range]) -> torch.Tensor:
+        """(n_ranges · samples, n_vocab) probabilities with what some modules return at a token put back.
 
         Args:
             modules: one per block.
-            cells: the column, and the layers, of what is put back; the layers begin in ascending order.
+            column: of the token.
+            ranges: the layers at which it is put back, a row per draw for each; they begin in ascending order.
         """
-        start = cells[0][1].start
-        hidden = self.noisy_states[start].repeat(len(cells), 1, 1)
+        start, tokens = ranges[0].start, self.length - column
+        hidden = self.noisy_states[start][:, column:].repeat(len(ranges), 1, 1)
 
-        def put_back(layer: int, clean: torch.Tensor):
-            touched = [(number, column) for number, (column, layers) in enumerate(cells) if layer in layers]
-            rows = [number * self.samples + draw for number, _ in touched for draw in range(self.samples)]
-            columns = [column for _, column in touched for _ in range(self.samples)]
+        def put_back(layer: int):
+            clean = self.outputs[modules[layer]][column]
+            touched = [number for number, layers in enumerate(ranges) if layer in layers]
+            rows = [number * self.samples + draw for number in touched for draw in range(self.samples)]
 
             def hook(module, inputs, output):
                 states = tensor_of(output).clone()
-                # OPT's MLP returns (n_rows · length, d_model).
-                states.view(len(hidden), self.length, -1)[rows, columns] = clean[columns].to(states)
+                # OPT's MLP returns (n_rows · tokens, d_model).
+                states.view(len(hidden), tokens, -1)[rows, 0] = clean.to(states)
                 return (states, *output[1:]) if isinstance(output, tuple) else states
 
             return hook
 
         with ExitStack() as stack:
-            for layer in range(start, cells[-1][1].stop):
-                handle = modules[layer].register_forward_hook(put_back(layer, self.outputs[modules[layer]]))
-                stack.callback(handle.remove)
-            return self._probabilities(start, hidden)
+            for layer in range(start, ranges[-1].stop):
+                stack.callback(modules[layer].register_forward_hook(put_back(layer)).remove)
+            return self._probabilities(start, hidden, column)
 
-    def _probabilities(self, start: int, hidden: torch.Tensor) -> torch.Tensor:
-        """(n_rows, n_vocab) float64 on the CPU, after the last token, for the stream that enters block `start`."""
-        n = len(hidden)
-        ids = self.ids.expand(n, -1)
-        ends = (torch.arange(n, device=ids.device), torch.full((n,), self.length - 1, device=ids.device))
+    def _probabilities(self, start: int, hidden: torch.Tensor, column: int) -> torch.Tensor:
+        """(n_rows, n_vocab) float64 on the CPU, after the last token.
+
+        Args:
+            start: first block to run.
+            hidden: (n_rows, tokens, d_model) the stream that enters it; a row per draw, several times over.
+            column: of the first token in it.
+        """
+        n, tokens = hidden.shape[:2]
+        ids = self.ids[:, -tokens:].expand(n, -1)
+        ends = (torch.arange(n, device=ids.device), torch.full((n,), tokens - 1, device=ids.device))
+        prefix = None
+        if start < self.lm.n_layers and self.where.first + column:
+            prefix = _until(self.prefix, self.where.first + column)
+            prefix = prefix.rows(torch.arange(n, device=ids.device) % self.samples)
         with _entering(self.lm, hidden if start == 0 else None):
             logits = run(
                 self.lm,
@@ -287,20 +304,20 @@ class _Tracer:
                 torch.ones_like(ids),
                 start=start,
                 hidden=hidden if start else None,
-                prefix=self._prefix(n),
+                prefix=prefix,
                 logits_at=ends,
             )
         return logits.float().softmax(-1).double().cpu()
 
     def _front(self) -> Prefix | None:
-        """Keys and values of the tokens before the subject; None if it begins the text."""
+        """Keys and values of the tokens before the subject, one row; None if it begins the text."""
         if not self.where.first:
             return None
         ids = torch.tensor([self.where.ids[: self.where.first]], device=self.lm.device)
         return record_prefix(self.lm, ids, torch.ones_like(ids))[0]
 
-    def _prefix(self, n_rows: int) -> Prefix | None:
-        return None if self.front is None else self.front.rows(torch.zeros(n_rows, dtype=torch.long))
+    def _zeros(self, n: int) -> torch.Tensor:
+        return torch.zeros(n, dtype=torch.long, device=self.lm.device)
 
     def _check(self) -> None:
         """Refuse a model whose parts do not return what they add."""
@@ -341,6 +358,14 @@ def _entering(lm: EditableModel, hidden: torch.Tensor | None) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def _until(prefix: Prefix, length: int) -> Prefix:
+    """The first tokens of a prefix."""
+    cut = Prefix(len(prefix.layers), prefix.mask[:, :length])
+    for mine, theirs in zip(prefix.layers, cut.layers, strict=True):
+        theirs.take(mine.keys[..., :length, :], mine.values[..., :length, :])
+    return cut
 
 
 def _columns(n_subject: int, length: int) -> list[int]:
