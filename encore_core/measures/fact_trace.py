@@ -216,9 +216,13 @@ class _Tracer:
             clean = residual_streams(lm, self.ids, torch.ones_like(self.ids), front and front.rows(self._zeros(1)))
         self.outputs |= {block: state[0] for block, state in zip(lm.blocks, clean[1:], strict=True)}
         self._run_with_noise(front, seed)
-        last = [self._probabilities(lm.n_layers, states[:, -1:], 0) for states in (clean[-1], self.noisy_states[-1])]
-        self.answer = int(last[0].argmax()) if answer is None else answer
-        self.clean, self.noisy = (float(p[:, self.answer].mean()) for p in last)
+        self.answer = answer
+        if answer is None:
+            self.answer = int(self._logits(lm.n_layers, clean[-1][:, -1:], 0).argmax())
+        self.clean, self.noisy = (
+            float(self._probabilities(lm.n_layers, states[:, -1:], 0).mean())
+            for states in (clean[-1], self.noisy_states[-1])
+        )
 
     def _run_with_noise(self, front: Prefix | None, seed: int) -> None:
         """Keep the streams, (n_layers + 1) tensors (samples, length, d_model), and keys and values of all tokens."""
@@ -249,12 +253,12 @@ class _Tracer:
             at_once = max(1, MAX_TOKENS // (self.samples * tokens))
             for start in range(0, n_layers, at_once):
                 some = layers[start : start + at_once]
-                p = self._with_outputs(modules, column, some)[:, self.answer]
+                p = self._with_outputs(modules, column, some).view(-1, self.samples)
                 done += tokens * len(some)
-                yield min(1.0, done / (n_layers * sum(work))), p.view(-1, self.samples).mean(1).numpy()
+                yield min(1.0, done / (n_layers * sum(work))), p.mean(1).numpy()
 
     def _with_outputs(self, modules: Sequence[nn.Module], column: int, ranges: Sequence[range]) -> torch.Tensor:
-        """(n_ranges · samples, n_vocab) probabilities with what some modules return at a token put back.
+        """(n_ranges · samples) the answer's probability with what some modules return at a token put back.
 
         Args:
             modules: one per block.
@@ -283,7 +287,12 @@ class _Tracer:
             return self._probabilities(start, hidden, column)
 
     def _probabilities(self, start: int, hidden: torch.Tensor, column: int) -> torch.Tensor:
-        """(n_rows, n_vocab) float64 on the CPU, after the last token.
+        """(n_rows) float64 on the CPU, the answer's probability; see `_logits`."""
+        logits = self._logits(start, hidden, column)
+        return (logits[:, self.answer] - logits.logsumexp(-1)).double().exp().cpu()
+
+    def _logits(self, start: int, hidden: torch.Tensor, column: int) -> torch.Tensor:
+        """(n_rows, n_vocab) float32, after the last token.
 
         Args:
             start: first block to run.
@@ -307,7 +316,7 @@ class _Tracer:
                 prefix=prefix,
                 logits_at=ends,
             )
-        return logits.float().softmax(-1).double().cpu()
+        return logits.float()
 
     def _front(self) -> Prefix | None:
         """Keys and values of the tokens before the subject, one row; None if it begins the text."""
