@@ -145,9 +145,8 @@ def fact_trace(
         fact: its prompt and subject are read.
         kinds: what is restored.
         answer: whose first token is traced; by default the token that the model says without noise.
-        samples: draws of noise.
+        samples, seed: draws of noise, and their seed.
         window: blocks in a window; `WINDOW`, or a third of the blocks, by default.
-        seed: of the noise.
         on_progress: called with the share that is done; what it raises ends the trace.
 
     Raises:

@@ -29,10 +29,13 @@ def show(looked: Looked, moment: str) -> None:
 
     def read() -> Strength:
         place = st.empty()
+
+        def tell(share: float) -> None:
+            place.progress(share, text="Trying strengths …")
+
         try:
             with looked.session.pristine() as lm:
-                return strengths(lm, looked.session.matrices(), fact,
-                                 on_progress=lambda share: place.progress(share, text="Trying strengths …"))  # fmt: skip
+                return strengths(lm, looked.session.matrices(), fact, on_progress=tell)
         finally:
             place.empty()
 
