@@ -14,6 +14,7 @@ from dashboard.charts.panels import Along, Panels
 TICK_EVERY = 4  # layers
 BAR = 0.86  # of a place
 LANE = 30  # pixels a token
+QUARTERS = {0: "0 %", 0.25: "25 %", 0.5: "50 %", 0.75: "75 %", 1: "100 %"}
 
 
 def moved(rows: pd.DataFrame, title: str, colours: Palette, height: int = 240) -> Chart:
@@ -49,6 +50,7 @@ def moved(rows: pd.DataFrame, title: str, colours: Palette, height: int = 240) -
             x=part["place"],
             y=part["effect"],
             name="norm and soft cap" if kind == "rest" else kind,
+            showlegend=True,
             width=BAR,
             marker=look | {"line": {"width": 0}},
             customdata=part["label"].astype(str),
@@ -104,9 +106,9 @@ def tokens(frame: pd.DataFrame, names: Mapping[str, str], colours: Palette) -> C
     chart = panels.finished(
         "",
         shared_y=False,
-        columns=(2, 1),
+        columns=(2, 2),
         more={"hovermode": "closest"},
-        x_axes={"range": [-0.02, 1.02], "tickvals": [0, 0.25, 0.5, 0.75, 1], "tickformat": ".0%"},
+        x_axes={"range": [-0.07, 1.04], "tickvals": list(QUARTERS), "ticktext": list(QUARTERS.values())},
         y_axes={"range": [longest - 0.4, -0.6], "gridcolor": colours.line, "zeroline": False},
     )
     for layout in chart.layouts:
@@ -166,8 +168,8 @@ def strength(frame: pd.DataFrame, at: float, colours: Palette, height: int = 230
     return panels.finished(
         "",
         shared_y=True,
-        columns=(3, 1),
+        columns=(3, 3),
         more={"hovermode": "closest"},
-        x_axes={"range": [0, 1.52], "tickvals": [0, 0.5, 1, 1.5], "tickformat": "~g"},
-        y_axes={"range": [-0.02, 1.02], "tickvals": [0, 0.25, 0.5, 0.75, 1], "tickformat": ".0%"},
+        x_axes={"range": [0, 1.52], "tickvals": [0, 0.5, 1, 1.5], "ticktext": ["0", "0.5", "1", "1.5"]},
+        y_axes={"range": [-0.07, 1.04], "tickvals": list(QUARTERS), "ticktext": list(QUARTERS.values())},
     )

@@ -24,9 +24,9 @@ LEAST = 1e-5
 """Smaller probabilities have the colour of this one where the scale is logarithmic."""
 
 TICK_EVERY = 4  # layers
-ROW = 15  # pixels
+ROW, ROW_WITH_WORDS = 15, 20  # pixels
 _BAR_ROOM = 74  # below the tokens, for the scale of colours
-_SLANTED_FROM = (9, 5, 5)  # tokens a panel, on wide pages, on narrow ones, and on phones
+_SLANTED_FROM = (14, 8, 5)  # tokens in a row of panels, on wide pages, on narrow ones, and on phones
 
 
 def heat(
@@ -41,32 +41,33 @@ def heat(
         panels: titles.
         colours: the theme's.
         scale: see `Scale`.
-        columns: panels per row on wide pages.
+        columns: panels per row; one on phones.
         marked: what the red mark of a row means.
     """
     rows = frame.drop_duplicates("row").sort_values("row")
     tokens = frame.drop_duplicates("column").sort_values("column")
     ticks = tuple((float(row.column), _token(row.token, row.subject)) for row in tokens.itertuples())
-    height = ROW * len(rows) + 10
+    strip = 0.03 * (len(tokens) + 1)
+    height = (ROW_WITH_WORDS if frame["word"].any() else ROW) * len(rows) + 10
     drawn = Panels([(f"<b>{label(title, 40)}</b>",) * 2 for title in panels], colours, height, Along("", "", ticks))
     for number in range(len(panels)):
         _cells(drawn, number, frame[frame["panel"] == number], colours, scale)
-        _marks(drawn, number, rows[rows["edited"]], marked, colours)
+        _marks(drawn, number, rows[rows["edited"]], strip, marked, colours)
     named = [(int(row), name) for row, name in zip(rows["row"], rows["row_name"], strict=True)
              if not name.isdecimal() or int(name) % TICK_EVERY == 0]  # fmt: skip
     chart = drawn.finished(
         "layer",
         shared_y=True,
-        columns=(columns, 1),
+        columns=(columns, columns),
         more={"hovermode": "closest", "barmode": "overlay", "coloraxis": _colour_axis(frame, colours, scale),
               "uniformtext": {"minsize": 10, "mode": "hide"}},
-        x_axes={"range": [-1.15, len(tokens) - 0.45], "showgrid": False,
+        x_axes={"range": [-0.5 - 2 * strip, len(tokens) - 0.45], "showgrid": False,
                 "tickfont": {"color": colours.ink, "size": 13}},
         y_axes={"range": [-0.6, len(rows) - 0.4], "showgrid": False, "tickvals": [at for at, _ in named],
                 "ticktext": [name for _, name in named]},
     )  # fmt: skip
-    for layout, slanted_from in zip(chart.layouts, _SLANTED_FROM, strict=True):
-        _make_room(layout, len(panels), len(tokens) >= slanted_from)
+    for layout, slanted_from, in_row in zip(chart.layouts, _SLANTED_FROM, (columns, columns, 1), strict=True):
+        _make_room(layout, len(panels), in_row * len(tokens) >= slanted_from)
     return chart
 
 
@@ -94,15 +95,15 @@ def _cells(panels: Panels, number: int, part: pd.DataFrame, colours: Palette, sc
     )
 
 
-def _marks(panels: Panels, number: int, edited: pd.DataFrame, name: str, colours: Palette) -> None:
+def _marks(panels: Panels, number: int, edited: pd.DataFrame, width: float, name: str, colours: Palette) -> None:
     if edited.empty:
         return
     panels.bar(
         number,
-        x=[-0.88] * len(edited),
+        x=[-0.5 - width] * len(edited),
         base=[row - 0.5 for row in edited["row"]],
         y=[1.0] * len(edited),
-        width=0.34,
+        width=width,
         name=name,
         showlegend=number == 0,
         hoverinfo="skip",
@@ -146,10 +147,10 @@ def _colour_axis(frame: pd.DataFrame, colours: Palette, scale: Scale) -> dict[st
         "cmax": high,
         "colorscale": [[place / (len(stops) - 1), stop] for place, stop in enumerate(stops)],
         "colorbar": {
-            "orientation": "h", "x": 0, "xanchor": "left", "len": 1, "lenmode": "fraction", "thickness": 11,
+            "orientation": "h", "x": 0, "xanchor": "left", "len": 0.96, "lenmode": "fraction", "thickness": 11,
             "y": 0, "yanchor": "bottom", "yref": "container", "outlinewidth": 0, "ypad": 6, "xpad": 0,
             "tickvals": list(ticks), "ticktext": list(ticks.values()),
-            "tickfont": {"color": colours.muted, "size": 12}, "ticklabelposition": "outside",
+            "tickfont": {"color": colours.muted, "size": 12}, "ticklabeloverflow": "allow",
         },
     }  # fmt: skip
 
@@ -175,7 +176,7 @@ def last_token(frame: pd.DataFrame, names: Mapping[str, str], colours: Palette, 
     """
     rows = frame.drop_duplicates("row").sort_values("row")
     ticks = tuple((float(row), name) for row, name in zip(rows["row"], rows["row_name"], strict=True)
-                  if not name.isdecimal() or int(name) % TICK_EVERY == 0)  # fmt: skip
+                  if not name.isdecimal() or (int(name) and int(name) % TICK_EVERY == 0))  # fmt: skip
     panels = Panels([("<b>At the prompt's last token</b>",) * 2], colours, height, Along("layer", "%{x}", ticks))
     both = frame["moment"].nunique() > 1
     for (answer, moment), part in frame.groupby(["answer", "moment"], sort=False):
@@ -185,6 +186,7 @@ def last_token(frame: pd.DataFrame, names: Mapping[str, str], colours: Palette, 
             y=part["probability"].clip(lower=LEAST),
             mode="lines",
             name=label(names[answer], 20) + (f", {moment}" if both else ""),
+            showlegend=True,
             line={"color": getattr(colours, answer), "width": 2 if moment == "before" and both else 3,
                   "dash": "dot" if moment == "before" and both else "solid"},
             customdata=[f"{_where(name)}: {percent(value)}"
@@ -195,6 +197,7 @@ def last_token(frame: pd.DataFrame, names: Mapping[str, str], colours: Palette, 
     if not edited.empty:
         panels.scatter(
             0, x=edited["row"], y=[LEAST] * len(edited), mode="markers", name="edited layer", hoverinfo="skip",
+            showlegend=True,
             cliponaxis=False, marker={"color": colours.edited, "symbol": "diamond", "size": 9},
         )  # fmt: skip
     powers = range(int(math.log10(LEAST)), 1)

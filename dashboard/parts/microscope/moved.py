@@ -45,7 +45,8 @@ def show(looked: Looked, moment: str) -> None:
         frame=rows,
         revision=of,
     )
-    subject = f"the logit of “{told}”" if of != NEW_MINUS_TRUE else f"the lead of “{told}”"
+    lead = f"the lead of “{names['new'].strip()}” over “{names['true'].strip()}”" if of == NEW_MINUS_TRUE else ""
+    subject = lead or f"the logit of “{told}”"
     widgets.remark(words.moved_sentence(rows, subject, looked.edited_layers))
 
 

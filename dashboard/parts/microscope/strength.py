@@ -41,7 +41,7 @@ def show(looked: Looked, moment: str) -> None:
 
     found = looked.of_both(("strength", fact), read)
     remembered(BETA, 1.0)
-    st.slider("Strength β of the edits", 0.0, LARGEST, step=BETAS[1], key=BETA, format="%.3f", **KEEP)
+    st.slider("Strength β of the edits", 0.0, LARGEST, step=BETAS[1], key=BETA, format="%g", **KEEP)
     at = st.session_state[BETA]
     _tiles(found, at)
     rows = frames.strength_rows(found)
@@ -62,9 +62,8 @@ def _tiles(found: Strength, at: float) -> None:
     """The figures at the strength of the slider."""
     step = min(range(len(found.betas)), key=lambda i: abs(found.betas[i] - at))
     path = found.rewrite
-    items = [(path.new, percent(path.new_answers[step].probability), f"at β = {found.betas[step]:g}", "")]
-    if path.true_answers:
-        items.append((str(path.true), percent(path.true_answers[step].probability), "the true answer", ""))
+    rival = f"{path.true} {percent(path.true_answers[step].probability)}, " if path.true_answers else ""
+    items = [(path.new, percent(path.new_answers[step].probability), f"{rival}β = {found.betas[step]:g}", "")]
     for role, name, wanted in (("paraphrase", "Paraphrases", True), ("neighbour", "Neighbours", False)):
         paths = found.of(role)
         if paths:

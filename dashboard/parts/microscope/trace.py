@@ -25,6 +25,7 @@ def show(looked: Looked, moment: str) -> None:
         widgets.notice(Message("info", words_))
         return
     what = ("trace", fact.subject_span)
+    asked = False
     if not looked.has(what):
         models = "unedited and edited" if looked.is_edited else "as loaded"
         asked = st.button("Trace this fact", type="primary", key="microscope_trace")
@@ -42,6 +43,8 @@ def show(looked: Looked, moment: str) -> None:
     before = looked.before(what, partial(read, of="as loaded"))
     after = looked.after(what, partial(read, of="with the edits"))
     place.empty()
+    if asked:
+        st.rerun()  # without the button
     _draw(looked, before, after, moment)
 
 
