@@ -15,4 +15,6 @@ downstream     downstream tasks and perplexity of runs over edits
 paper          figures of the paper's tables beside what was measured
 learn          the search for a target and the sandbox of the page Learn
 tuning         what the search for hyper-parameters tried, and the causal trace
+microscope_maps    maps of layers and tokens: the logit lens, the causal trace of a fact
+microscope_bars    what moved a logit, an answer token by token, answers by strength of an edit
 """

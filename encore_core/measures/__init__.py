@@ -7,5 +7,10 @@ tasks, task_sets       six tasks that have nothing to do with the edits, and whe
 downstream             how a model answers them
 norms                  Frobenius norms of the matrices
 contributions, sublayers   which sublayers write the residual stream: the arithmetic, and the passes it needs
-causal_trace           at which block a fact is recalled
+streams                the residual stream between the blocks
+logit_lens             what the model would say after each layer
+answer_tokens          every token of an answer
+direct_effects         which sublayer moved the logit of an answer
+strength               answers with an edit added in part, or more than whole
+causal_trace, fact_trace   at which block facts are recalled; where one fact is, by layer and token
 """

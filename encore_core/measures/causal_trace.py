@@ -12,8 +12,8 @@ One pass holds all rows of a fact: clean, noisy, and noisy with each block's sta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +45,64 @@ class Trace:
     draws: int
 
 
+@dataclass(frozen=True)
+class Located:
+    """A fact's prompt as tokens.
+
+    Attributes:
+        ids: token ids.
+        first, last: the subject's first and last token.
+    """
+
+    ids: tuple[int, ...]
+    first: int
+    last: int
+
+    @property
+    def n_subject(self) -> int:
+        """How many tokens the subject has."""
+        return self.last + 1 - self.first
+
+
+def located(lm: EditableModel, fact: Fact) -> Located:
+    """Where the subject is among the tokens of a fact's prompt.
+
+    Raises:
+        InputError: when the prompt does not fit into the model's context, or the subject has no token.
+    """
+    start, end = fact.subject_span
+    encoded = encode(lm, fact.text, subject_end=end)
+    return Located(encoded.ids, encode(lm, fact.text, subject_end=start + 1).lookup, encoded.lookup)
+
+
+def noise_for(lm: EditableModel, where: Located, generator: torch.Generator) -> torch.Tensor:
+    """One draw of noise for the subject's tokens, (n_subject, d_model), on the CPU."""
+    scale = NOISE * float(lm.parts.embedding.weight.float().std())
+    return scale * torch.randn(where.n_subject, lm.d_model, generator=generator)
+
+
+@contextmanager
+def disturbed(lm: EditableModel, rows: slice, columns: slice, noise: torch.Tensor) -> Iterator[None]:
+    """Add noise to embeddings while the `with` block runs.
+
+    Args:
+        lm: the model.
+        rows, columns: of the tokens that are run.
+        noise: added to the embeddings there; of their shape, or of one that broadcasts to it.
+    """
+
+    def disturb(module, inputs, output):
+        output = output.clone()
+        output[rows, columns] += noise.to(output.device, output.dtype)
+        return output
+
+    handle = lm.parts.embedding.register_forward_hook(disturb)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 @torch.no_grad()
 def causal_trace(lm: EditableModel, facts: Sequence[Fact], draws: int = 2, seed: int = 0) -> Trace:
     """Trace some facts.
@@ -63,43 +121,32 @@ def causal_trace(lm: EditableModel, facts: Sequence[Fact], draws: int = 2, seed:
     generator = torch.Generator().manual_seed(seed)
     found = []
     with lm.lock:
-        scale = NOISE * float(lm.parts.embedding.weight.float().std())
         for fact in facts:
-            start, end = fact.subject_span
-            ids = encode(lm, fact.text, subject_end=end)
-            first = encode(lm, fact.text, subject_end=start + 1).lookup
-            for _ in range(draws):
-                noise = scale * torch.randn(ids.lookup + 1 - first, lm.d_model, generator=generator)
-                found.append(_probabilities(lm, ids.ids, first, ids.lookup, noise))
+            where = located(lm, fact)
+            found += [_probabilities(lm, where, noise_for(lm, where, generator)) for _ in range(draws)]
     mean = torch.stack(found).mean(0)
     effects = tuple(float(value - mean[1]) for value in mean[2:])
     return Trace(effects, float(mean[0]), float(mean[1]), len(facts), draws)
 
 
-def _probabilities(lm: EditableModel, ids: Sequence[int], first: int, last: int, noise: torch.Tensor) -> torch.Tensor:
+def _probabilities(lm: EditableModel, where: Located, noise: torch.Tensor) -> torch.Tensor:
     """p(answer) clean, noisy, and noisy with the state of each block restored, (n_layers + 2,) float64 on the CPU."""
     n_rows = lm.n_layers + 2
-    rows = torch.tensor([list(ids)] * n_rows, device=lm.device)
-
-    def disturb(module, inputs, output):
-        output = output.clone()
-        output[1:, first : last + 1] += noise.to(output.device, output.dtype)
-        return output
+    rows = torch.tensor([list(where.ids)] * n_rows, device=lm.device)
 
     def put_back(layer: int):
         def hook(module, inputs, output):
             states = tensor_of(output).clone()
-            states[layer + 2, last] = states[0, last]
+            states[layer + 2, where.last] = states[0, where.last]
             return (states, *output[1:]) if isinstance(output, tuple) else states
 
         return hook
 
+    ends = (torch.arange(n_rows, device=lm.device), torch.full((n_rows,), len(where.ids) - 1, device=lm.device))
     with ExitStack() as stack:
-        handles = [lm.parts.embedding.register_forward_hook(disturb)]
-        handles += [block.register_forward_hook(put_back(layer)) for layer, block in enumerate(lm.blocks)]
-        for handle in handles:
-            stack.callback(handle.remove)
-        ends = (torch.arange(n_rows, device=lm.device), torch.full((n_rows,), len(ids) - 1, device=lm.device))
+        stack.enter_context(disturbed(lm, slice(1, None), slice(where.first, where.last + 1), noise))
+        for layer, block in enumerate(lm.blocks):
+            stack.callback(block.register_forward_hook(put_back(layer)).remove)
         logits = run(lm, rows, torch.ones_like(rows), logits_at=ends)
     probabilities = logits.float().softmax(-1).double().cpu()
     return probabilities[:, int(probabilities[0].argmax())]

@@ -67,14 +67,27 @@ def measure_contributions(lm: EditableModel, texts: Sequence[str]) -> Contributi
                 h_L = run(lm, batch.ids, batch.mask, stop=lm.n_layers)[present]
             found.append(token_shares(outputs, h_L))
     contributions = averaged(found)
+    check_sum(lm, contributions.missing)
+    return contributions
+
+
+def check_sum(lm: EditableModel, missing: float) -> None:
+    """Refuse a model whose sublayers do not add up to its stream.
+
+    Args:
+        lm: the model.
+        missing: as `Contributions.missing`.
+
+    Raises:
+        InputError: when more is missing than rounding leaves out.
+    """
     tolerance = TOLERANCE if lm.dtype.itemsize > 2 else TOLERANCE_16_BITS
-    if contributions.missing > tolerance:  # False for NaN: such a model is broken, not of an unknown kind
+    if missing > tolerance:  # False for NaN: such a model is broken, not of an unknown kind
         raise InputError(
             f"Model {quoted(lm.name)}: attention and MLP do not add up to the residual stream "
-            f"({contributions.missing:.0%} is missing), so its blocks add something else, too; contributions can be "
+            f"({missing:.0%} is missing), so its blocks add something else, too; contributions can be "
             "measured for models of the GPT-2 or Llama kind."
         )
-    return contributions
 
 
 @contextmanager
