@@ -20,6 +20,7 @@ from dashboard.parts.edit import (
     edited_facts,
     fact_form,
     history,
+    inside,
     method_form,
     prediction,
     results,
@@ -59,6 +60,7 @@ def restore(asked: Mapping[str, Sequence[str]]) -> None:
         st.session_state["method"] = first["method"]
     if "compare" in first:
         compare_form.restore(first["compare"])
+    inside.restore(asked)
     if "try" in first:
         st.session_state["free_prompt"] = first["try"]
 
@@ -73,6 +75,7 @@ def view() -> dict[str, str]:
         said["fact"] = bundled_facts()[st.session_state.get("example", 0)].id or ""
     elif st.session_state["source"] == "Your own":
         said |= {name: st.session_state.get(key) or "" for name, key in IN_LINK.items()}
+    said |= inside.view()
     said["compare"] = compare_form.as_text(compare_form.arms())
     if st.session_state["method"] != DEFAULT_METHOD:
         said["method"] = st.session_state["method"]

@@ -10,7 +10,7 @@ from streamlit.delta_generator import DeltaGenerator
 from dashboard.charts import compared as charts
 from dashboard.charts.labels import percent
 from dashboard.elements import figure, theme, widgets
-from dashboard.parts.edit import compared_files
+from dashboard.parts.edit import compared_files, inside
 from dashboard.parts.edit.compared_reading import Seen, outcome_of, see
 from dashboard.parts.edit.fact_form import facts_in_editor
 from dashboard.parts.edit.history import stop_word
@@ -64,6 +64,7 @@ def show(visitor: Visitor, *, covered: bool = False) -> Finished:
     for column in comparison.columns:
         draw(column)
     if not covered and not visitor.is_busy:
+        inside.show_compared(comparison, fact, prompt)
         compared_files.offer(comparison, fact, seen)
     return draw
 

@@ -35,8 +35,8 @@ def free_prompt() -> str:
     return free
 
 
-def show(visitor: Visitor, fact: Fact, rows: pd.DataFrame) -> None:
-    """The card of the probe.
+def show(visitor: Visitor, fact: Fact, rows: pd.DataFrame) -> str:
+    """The card of the probe. Returns the prompt that is put to the models.
 
     Args:
         visitor: whose models are asked.
@@ -54,7 +54,7 @@ def show(visitor: Visitor, fact: Fact, rows: pd.DataFrame) -> None:
                 texts["after"] = visitor.after.written(prompt, how)
         except InputError as error:
             widgets.problem(error)
-            return
+            return prompt
         names = {"before": "Before" if edited else "As loaded", "after": "After"}
         for column, (moment, text) in zip(st.columns(len(texts)), texts.items(), strict=True):
             with column:
@@ -67,6 +67,7 @@ def show(visitor: Visitor, fact: Fact, rows: pd.DataFrame) -> None:
             alt="The most probable next words with their probabilities.",
         )
         _every_token(texts, names)
+    return prompt
 
 
 def field(fact: Fact) -> None:

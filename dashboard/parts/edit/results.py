@@ -7,7 +7,7 @@ import streamlit as st
 from dashboard.charts import answers as probe_charts
 from dashboard.charts.labels import percent
 from dashboard.elements import figure, theme, widgets
-from dashboard.parts.edit import probe
+from dashboard.parts.edit import inside, probe
 from dashboard.parts.edit.fact_form import facts_in_editor
 from dashboard.reading import model_readings
 from dashboard.visitors.messages import Message
@@ -54,7 +54,7 @@ def show(visitor: Visitor) -> None:
     colours = theme.palette()
     [answer] = visitor.after.answer_probabilities([Question(fact.text, fact.target_new, fact.join)])
     _headline(fact, rows, edited, answer.said)
-    probe.show(visitor, fact, rows)
+    prompt = probe.show(visitor, fact, rows)
     with st.container(border=True, key="card_chart"):
         widgets.heading("How probable each answer is", "before → after" if edited else "as loaded, nothing edited yet")
         figure.draw(
@@ -64,6 +64,7 @@ def show(visitor: Visitor) -> None:
             alt="Probability of the new and the true answer for every prompt; the same figures are in the table below.",
         )
         _beginning(fact, visitor)
+    inside.show(visitor.session, fact, prompt)
     try:
         _details(fact, rows, visitor, colours)
     except InputError as error:
