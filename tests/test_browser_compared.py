@@ -126,3 +126,18 @@ def test_the_first_of_two_edits_is_taken_back(browsing):
     assert page.get_by_role("cell", name="Peru → Rome").count() == 1
     assert page.get_by_role("cell", name="Spain → Oslo", exact=True).count() == 0
     assert not page.problems
+
+
+def test_results_follow_the_fact_that_is_typed(browsing):
+    page = opened(browsing)
+    page.get_by_role("radio", name="Your own").click()
+    page.get_by_role("textbox", name="Subject").fill("Italy")
+    page.get_by_role("textbox", name="Prompt", exact=True).fill("The largest city of {} is")
+    page.get_by_role("textbox", name="New answer").fill("Oslo")
+    # Nothing is pressed: a moment after the last key the results are about this fact.
+    page.locator(".es-tiles dt", has_text="New answer: Oslo").wait_for(timeout=LONG)
+    page.locator(".es-verbatim", has_text="The largest city of Italy is").first.wait_for(timeout=LONG)
+    wait_until_idle(page)
+    assert page.get_by_role("textbox", name="New answer").input_value() == "Oslo"
+    assert page.evaluate("getComputedStyle(document.querySelector('.st-key-results')).opacity") == "1"
+    assert not page.problems

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
@@ -16,10 +18,13 @@ from encore_core.errors import InputError
 from encore_core.facts import SLOT, Fact, Neighbour, spelling_note, spelt_as_in
 
 FIELDS = ("subject", "prompt", "target_new", "target_true", "paraphrases", "neighbours")
+FOLLOW_SECONDS = 1.0
+"""Seconds without typing after which the results are those of the fact in the form."""
+
 NO_ANSWER_YET = "…"
 """In place of a new answer that has not been typed, where only the prompt matters."""
 
-_ASKED, _SAID, _NOTE = "own fact asks", "own fact, said", "own fact, note"
+_ASKED, _SAID, _NOTE, _TYPED = "own fact asks", "own fact, said", "own fact, note", "own fact, typed since"
 
 
 def fill(fact: Fact) -> None:
@@ -81,8 +86,24 @@ def form() -> None:
         return
     with preview:
         _preview(fact)
+    if fact != visitor.draft:
+        _follow(fact)
     if right.button("Ask the model first", width="stretch", help="Shows what the model says now."):
         st.rerun()
+
+
+@st.fragment(run_every=FOLLOW_SECONDS)
+def _follow(fact: Fact) -> None:
+    """Let the results follow a fact that has been typed, once nobody has typed for a moment."""
+    typed, since = st.session_state.get(_TYPED, (None, 0.0))
+    now = time.monotonic()
+    if typed != fact:
+        st.session_state[_TYPED] = fact, now
+    elif now - since >= FOLLOW_SECONDS:
+        del st.session_state[_TYPED]
+        st.rerun()  # the whole page
+    # Until then the results are about another fact, and look like it.
+    st.html("<style>.st-key-results { opacity: .45; }</style>")
 
 
 def _preview(fact: Fact) -> None:
