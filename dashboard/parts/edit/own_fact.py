@@ -86,7 +86,7 @@ def form() -> None:
         return
     with preview:
         _preview(fact)
-    if fact != visitor.draft:
+    if in_fragment and fact != visitor.draft:  # a run of the whole page shows this fact's results anyway
         _follow(fact)
     if right.button("Ask the model first", width="stretch", help="Shows what the model says now."):
         st.rerun()
