@@ -1,6 +1,7 @@
 """The engine of ENCORE Studio: edit facts in language models, and measure what that does to them."""
 
 from encore_core import runtime  # isort: skip  (before anything loads torch)
+from encore_core.editing.comparison import compare_edits
 from encore_core.editing.session import EditSession
 from encore_core.errors import InputError
 from encore_core.facts import Fact, read_facts
@@ -13,6 +14,7 @@ __all__ = [
     "Fact",
     "InputError",
     "__version__",
+    "compare_edits",
     "evaluate",
     "load_model",
     "read_facts",
