@@ -13,6 +13,7 @@ a second session edits the same facts in the same order without that one. Both a
     ppl        perplexity after the retraction and in the session that never made the edit (unedited: first line)
     ‖W‖        largest growth of an edited matrix's norm: before, after, never
     s          seconds of one retraction without measuring, median
+    most apart    greatest difference of one retracted score from the one of the session that never made the edit
 """
 
 from __future__ import annotations
