@@ -16,6 +16,7 @@ from dashboard.charts import contributions as charts
 from dashboard.charts.contributions import VALUES, Pair
 from dashboard.charts.runs import Line
 from dashboard.elements import chart_card, run_picker, widgets
+from dashboard.parts.microscope import run_card
 from dashboard.reading import findings, run_frames
 from dashboard.visitors import browser_session
 from dashboard.visitors.messages import Message
@@ -303,6 +304,7 @@ def main() -> None:
         value = pick_value()
         if runs:
             view = stored(runs, value)
+            run_card.show(runs)
     except InputError as error:
         widgets.problem(error)
         value = remembered("contributions_value", "share")

@@ -171,7 +171,7 @@ def test_strength(session, monkeypatch):
     step = found.betas.index(0.5)
     n_right = sum(not path.ahead(step) for path in found.of("neighbour"))
     assert f"{n_right} of 2" in said(app) and "β = 0.5" in said(app)
-    marks = [trace for trace in shown["strength"][0].figure.data if trace.x == (0.5, 0.5)]
+    marks = [trace for trace in shown["strength"][0].figure.data if list(trace.x) == [0.5, 0.5]]
     assert len(marks) == 3  # one in every panel
 
 

@@ -7,6 +7,7 @@ trace      the causal trace of the fact
 tokens     every token of the answers
 moved      which sublayer moved the logit of an answer
 strength   the edit added in part, or more than whole
+run_card, saved_edits   the same for a run: a fact of it, and the weights that it last saved
 """
 
 from dashboard.parts.microscope.card import restore, show, view

@@ -46,7 +46,8 @@ def view() -> dict[str, str]:
 def show(looked: Looked) -> None:
     """Draw the card."""
     with st.container(border=True, key="card_microscope"):
-        edited = "before and after your edits" if looked.is_edited else "as loaded, nothing edited yet"
+        n = looked.session.n_edits
+        edited = f"before and after {n:,} edit{'s' * (n != 1)}" if n else "as loaded, nothing edited yet"
         widgets.heading("Look inside", edited)
         remembered(VIEW, "lens")
         st.segmented_control(

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import streamlit as st
+import torch
 
-from encore_core.editing.session import EditSession
 from encore_core.facts import Fact
 from encore_core.models.editable import EditableModel
 
 Result = TypeVar("Result")
+
+
+class Edits(Protocol):
+    """What is needed of the edits; an `EditSession` is one, and so are a run's saved weights."""
+
+    @property
+    def n_edits(self) -> int: ...
+
+    @property
+    def history(self) -> Sequence[object]: ...
+
+    def edited(self) -> AbstractContextManager[EditableModel]: ...
+
+    def pristine(self) -> AbstractContextManager[EditableModel]: ...
+
+    def matrices(self) -> dict[int, torch.Tensor]: ...
+
 
 KEPT = 60
 """Readings kept per visitor; the least recently used are dropped first."""
@@ -37,7 +55,7 @@ class Looked:
     new: str
     true: str | None
     fact: Fact | None
-    session: EditSession
+    session: Edits
     edited_layers: tuple[int, ...]
 
     @property

@@ -50,7 +50,7 @@ def show(looked: Looked, moment: str) -> None:
         partial(charts.strength, rows, at),
         key="strength",
         heading="The answers by strength",
-        aside=f"W₀ + β Δ: 0 is the model as loaded, 1 the model with your {n_edits} edit{'s' * (n_edits != 1)}",
+        aside=f"W₀ + β Δ: 0 is the model as loaded, 1 the model with {n_edits:,} edit{'s' * (n_edits != 1)}",
         alt="Probability of both answers by strength, for the prompt, its paraphrases and its neighbours. Its figures "
         "are in the CSV file.",
         frame=rows,
