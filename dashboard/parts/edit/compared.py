@@ -10,16 +10,14 @@ from streamlit.delta_generator import DeltaGenerator
 from dashboard.charts import compared as charts
 from dashboard.charts.labels import percent
 from dashboard.elements import figure, theme, widgets
-from dashboard.parts.edit import compared_files, inside
+from dashboard.parts.edit import compared_files, inside, probe, shown_fact
 from dashboard.parts.edit.compared_reading import Seen, outcome_of, see
-from dashboard.parts.edit.fact_form import facts_in_editor
 from dashboard.parts.edit.history import stop_word
 from dashboard.reading import model_readings
 from dashboard.reading.compared_words import difference
 from dashboard.server import limits
 from dashboard.visitors.comparison import Column, Comparison
 from dashboard.visitors.visitor import Visitor
-from dashboard.visitors.widget_state import remembered
 from encore_core.errors import InputError
 from encore_core.facts import Fact
 
@@ -40,11 +38,11 @@ def show(visitor: Visitor, *, covered: bool = False) -> Finished:
         what draws a column that has just been done.
     """
     comparison = visitor.comparison
-    fact = _pick_shown(visitor, comparison)
+    fact = shown_fact.pick(visitor, comparison.edited_facts)
     if fact is None:
         st.write("Complete the fact in the editor: every method's answer to it appears here.")
         return lambda column: None
-    prompt = "" if covered else _pick_prompt(fact)
+    prompt = "" if covered else probe.pick_prompt(fact)
     words = st.empty()
     places = _grid(comparison)
     seen: dict[str, Seen] = {}
@@ -79,56 +77,6 @@ def _grid(comparison: Comparison) -> dict[str, DeltaGenerator]:
             with box, st.container(border=True, key=f"compared_{number}"):
                 places[column.label] = st.empty()
     return places
-
-
-def _pick_shown(visitor: Visitor, comparison: Comparison) -> Fact | None:
-    """The fact that the columns are about: the one in the editor, or another that has been edited."""
-    edited = comparison.edited_facts[::-1]
-    try:
-        draft = facts_in_editor()[0]
-    except InputError:
-        draft = None
-    options = list(dict.fromkeys(([draft] if draft else []) + edited[:200]))
-    if not options:
-        return None
-    if draft != visitor.draft:
-        visitor.draft = visitor.shown = draft
-    if visitor.shown not in options:
-        visitor.shown = options[0]
-    if len(options) > 1:
-        chosen = st.selectbox(
-            "Show",
-            range(len(options)),
-            index=options.index(visitor.shown),
-            key=f"compared shown {hash((tuple(options), visitor.shown))}",
-            format_func=lambda i: (
-                f"{options[i].text} → {options[i].target_new}" + ("" if options[i] in edited else "   (not edited)")
-            ),
-        )
-        visitor.shown = options[chosen]
-    return visitor.shown
-
-
-def _pick_prompt(fact: Fact) -> str:
-    """The prompt that every model continues: one of the fact's, or the visitor's own."""
-    left, right = st.columns(2)
-    free = right.text_input(
-        "Try a prompt of your own", key="free_prompt", persist_state="session",
-        placeholder=f"e.g. a traveller who visits {fact.subject} will see",
-    )  # fmt: skip
-    asked = model_readings.prompts_of(fact, free)
-    prompts = list(dict.fromkeys(prompt for _, prompt, _ in asked))
-    names = {prompt: kind for kind, prompt, _ in reversed(asked)}
-    if free.strip() and st.session_state.get("free prompt compared") != free:
-        st.session_state["said_prompt"] = free
-    st.session_state["free prompt compared"] = free
-    remembered("said_prompt", prompts[0])
-    if st.session_state["said_prompt"] not in prompts:
-        st.session_state["said_prompt"] = prompts[0]
-    return left.selectbox(
-        "Prompt to continue", prompts, key="said_prompt",
-        format_func=lambda p: f"{'your own' if names[p] == 'free' else names[p]}: {p}",
-    )  # fmt: skip
 
 
 # -- a column ----------------------------------------------------------------------------------------------------------

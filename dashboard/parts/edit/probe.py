@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import pandas as pd
 import streamlit as st
 
 from dashboard.charts import answers as charts
@@ -35,18 +34,17 @@ def free_prompt() -> str:
     return free
 
 
-def show(visitor: Visitor, fact: Fact, rows: pd.DataFrame) -> str:
+def show(visitor: Visitor, fact: Fact) -> str:
     """The card of the probe. Returns the prompt that is put to the models.
 
     Args:
         visitor: whose models are asked.
         fact: whose prompts are offered, and whose answers are marked.
-        rows: as `model_readings.observe` makes them; they hold the visitor's own prompt, too.
     """
     edited = visitor.after is not visitor.before
     with st.container(border=True, key="card_said"):
         widgets.heading("What it says", "the model as loaded, and with your edits" if edited else "as loaded")
-        prompt = _pick_prompt(fact, rows)
+        prompt = pick_prompt(fact)
         try:
             how = _how()
             texts = {"before": visitor.before.written(prompt, how)}
@@ -78,17 +76,18 @@ def field(fact: Fact) -> None:
     )  # fmt: skip
 
 
-def _pick_prompt(fact: Fact, rows: pd.DataFrame) -> str:
+def pick_prompt(fact: Fact) -> str:
     """The prompt that is put to the models: the one just typed, or one of the fact's."""
     left, right = st.columns([1, 1])
     with left:
         field(fact)
     free = st.session_state["free_prompt"] or ""
-    prompts = list(dict.fromkeys(rows.prompt))
-    names = dict(zip(rows.prompt[::-1], rows.kind[::-1], strict=True))
+    asked = model_readings.prompts_of(fact, free)
+    names = {prompt: kind for kind, prompt, _ in reversed(asked)}
+    prompts = list(dict.fromkeys(prompt for _, prompt, _ in asked))
     if free != st.session_state.get("free prompt probed", ""):
         # What was just typed is what one wants to see.
-        st.session_state["said_prompt"] = free or prompts[0]
+        st.session_state["said_prompt"] = free if free in prompts else prompts[0]
     st.session_state["free prompt probed"] = free
     if remembered("said_prompt", prompts[0]) not in prompts:
         st.session_state["said_prompt"] = prompts[0]

@@ -7,8 +7,7 @@ import streamlit as st
 from dashboard.charts import answers as probe_charts
 from dashboard.charts.labels import percent
 from dashboard.elements import figure, theme, widgets
-from dashboard.parts.edit import inside, probe
-from dashboard.parts.edit.fact_form import facts_in_editor
+from dashboard.parts.edit import inside, probe, shown_fact
 from dashboard.reading import model_readings
 from dashboard.visitors.messages import Message
 from dashboard.visitors.visitor import Visitor
@@ -37,7 +36,7 @@ SCORES = (
 
 def show(visitor: Visitor) -> None:
     """What the model says about a fact, as loaded and with the edits."""
-    fact = _pick_shown(visitor)
+    fact = shown_fact.pick(visitor, visitor.edited_facts)
     if fact is None:
         with st.container(border=True, key="card_empty"):
             widgets.heading("What the model says")
@@ -54,7 +53,7 @@ def show(visitor: Visitor) -> None:
     colours = theme.palette()
     [answer] = visitor.after.answer_probabilities([Question(fact.text, fact.target_new, fact.join)])
     _headline(fact, rows, edited, answer.said)
-    prompt = probe.show(visitor, fact, rows)
+    prompt = probe.show(visitor, fact)
     with st.container(border=True, key="card_chart"):
         widgets.heading("How probable each answer is", "before → after" if edited else "as loaded, nothing edited yet")
         figure.draw(
@@ -92,37 +91,6 @@ def _beginning(fact: Fact, visitor: Visitor) -> None:
                 "token of a text. It will hardly give the new answer here: put other words before the subject.",
             )
         )
-
-
-def _pick_shown(visitor: Visitor) -> Fact | None:
-    """The fact that the results are about: the one in the editor, or another that has been edited."""
-    try:
-        draft = facts_in_editor()[0]
-    except InputError:
-        draft = visitor.draft if st.session_state["source"] == "Your own" else None
-    if draft != visitor.draft:
-        visitor.draft = visitor.shown = draft
-    edited = visitor.edited_facts[::-1]
-    options = list(dict.fromkeys(([draft] if draft else []) + edited[:200]))
-    if not options:
-        return None
-    if visitor.shown not in options:
-        visitor.shown = options[0]
-    if len(options) > 1:
-        # The widget's key changes with its options, because a fact picked elsewhere must show up in it.
-        chosen = st.selectbox(
-            "Show",
-            range(len(options)),
-            index=options.index(visitor.shown),
-            key=f"shown {hash((tuple(options), visitor.shown))}",
-            format_func=lambda i: (
-                f"{options[i].text} → {options[i].target_new}" + ("" if options[i] in edited else "   (not edited)")
-            ),
-        )
-        if options[chosen] != visitor.shown:
-            visitor.shown = options[chosen]
-            st.rerun()
-    return visitor.shown
 
 
 def _headline(fact: Fact, rows, edited: bool, said: bool) -> None:
