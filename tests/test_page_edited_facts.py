@@ -86,7 +86,9 @@ def test_any_edit_is_taken_back_and_what_that_left_is_said():
     app.selectbox(key="edit_to_take_back").set_value(1).run()
     pressed(app, "take_back")
     assert [fact.subject for fact in visitor.edited_facts] == ["Peru", "Hungary"] and not errors(app)
-    assert "Taken back: Spain → Oslo (" in words(app) and "The 2 other edits:" in words(app)
+    assert "Taken back: Spain → Oslo. The capital of Spain is: Oslo" in words(app) and "2 other edits: mean" in words(
+        app
+    )
     assert {name for name, _ in listed(app)} == {"Peru → Rome", "Hungary → Lima"}
     assert "taken back: Spain → Oslo" in words(app)  # batch by batch
     pressed(app, "undo")

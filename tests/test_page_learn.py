@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -92,6 +93,22 @@ def test_the_factor_is_found_without_p():
     G = root @ root.T
     L = torch.linalg.cholesky(G + torch.eye(6, dtype=torch.float64))
     assert torch.allclose(anatomy.factor_of(G @ torch.linalg.inv(L).T), L, atol=1e-12)
+
+
+def test_a_batch_is_taken_apart_after_another_was_taken_back(llama, new_session):
+    session = new_session(llama)
+    first, second = tiny_models.CITIES[:2]
+    session.edit([first], known="edit")
+    session.edit([second], known="edit")
+    whole = anatomy.take_apart(session)
+    session.retract([1])
+    found = anatomy.take_apart(session)
+    assert found.facts == (second,) and found.number == 2
+    assert [one.delta_norm for one in found.layers] == pytest.approx([one.delta_norm for one in whole.layers])
+    # A fact that overwrites another was solved for on the matrices without that one.
+    session.edit([replace(second, target_new="Oslo")], known="edit")
+    again = anatomy.take_apart(session)
+    assert again.number == 4 and max(one.error for one in again.layers) < 1e-9
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from dashboard.charts.labels import percent
 from dashboard.server import device_queue
 from dashboard.visitors.messages import Message
 from encore_core.editing.batch_report import BatchReport, EditProgress, OnProgress
+from encore_core.editing.retraction import told
 from encore_core.editing.session import EditSession
 from encore_core.errors import InputError
 from encore_core.facts import Fact
@@ -132,22 +133,8 @@ def stopped_message(n_batches: int) -> Message:
     return Message("info", f"Stopped. Batches applied before that: {n_batches}.")
 
 
-def retracted_words(report: BatchReport) -> str:
-    """What taking an edit back did, and what it left behind: of this fact, and of the other edits."""
-    told = []
-    for one in report.retracted:
-        new, own = one.new, one.own
-        what = f"Taken back: {one.fact.subject} → {one.fact.target_new}"
-        if new.after is not None:
-            what += f" ({percent(new.before)} → {percent(new.after)}; as loaded {percent(new.loaded)})"
-        if one.is_back is not None and own is not None:
-            again = "says what it said as loaded" if one.is_back else "does not say what it said as loaded"
-            what += f". The model {again}; {own.text}: {percent(own.after)}, as loaded {percent(own.loaded)}"
-        told.append(f"{what}.")
-    if report.others is not None and report.others.n:
-        others = report.others
-        told.append(
-            f"The {others.n} other edit{'s' * (others.n != 1)}: {percent(others.before)} → {percent(others.after)} on "
-            f"average, the largest change {100 * others.largest:.1f} points."
-        )
-    return " ".join(told)
+def retracted_message(report: BatchReport) -> Message:
+    """The message when edits have been taken back: which, and what that left behind."""
+    gone = ", ".join(f"{one.fact.subject} → {one.fact.target_new}" for one in report.retracted)
+    is_back = all(one.is_back is not False for one in report.retracted)
+    return Message("success" if is_back else "warning", f"Taken back: {gone}. {'. '.join(told(report))}.")

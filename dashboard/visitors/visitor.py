@@ -20,7 +20,7 @@ from dashboard.visitors.applying_edits import (
     apply,
     done_message,
     refused_message,
-    retracted_words,
+    retracted_message,
     stopped_message,
 )
 from dashboard.visitors.comparison import Column, Comparison
@@ -142,7 +142,8 @@ class Visitor:
         if self.comparison is not None:
             self._begin_side_by_side(self.comparison, facts, batch_size, known)
             return
-        limits.check_edits(facts, batch_size, self.session.n_edits)
+        # What was taken back still counts: the history keeps it, so that it can be undone.
+        limits.check_edits(facts, batch_size, len(self.session.edits()))
         batches, notices = check_batches(facts, batch_size)
         self.message, self.left_line = None, False
         self.job = Job(batches, known, notices=notices)
@@ -336,7 +337,7 @@ class Visitor:
             self.message = Message("error", str(error))
             return
         self._edits_changed()
-        self.message = Message("success", retracted_words(report))
+        self.message = retracted_message(report)
 
     def load(self, session: EditSession) -> None:
         """Replace the session by another one on the visitor's model, with saved edits.

@@ -68,13 +68,15 @@ class Anatomy:
 
 
 def take_apart(session: EditSession) -> Anatomy:
-    """The last batch of a session, which is left as it is; it must have one."""
-    lm, settings, last = session.lm, session.settings, session.history[-1]
+    """The last batch of a session, which is left as it is; it must have one, whatever was taken back since."""
+    lm, settings = session.lm, session.settings
+    place = max(number for number, batch in enumerate(session.history) if not batch.is_retraction)
+    last = session.history[place]
     edited = [item for item in last.report.edited if item.target is not None]
     facts = [item.fact for item in edited]
     found: list[LayerEdit] = []
     with session.pristine(), torch.no_grad():
-        matrices = _before_last(session)
+        matrices = _before(session, place)
         with lm.matrices_replaced(matrices):
             z = torch.stack([item.target.z for item in edited], dim=1).double().cpu()
             reader = KeyReader(lm, facts, session.prefixes, settings.layers)
@@ -87,12 +89,18 @@ def take_apart(session: EditSession) -> Anatomy:
                     reader.advance(layer, settings.layers[j + 1])
             left = z - reader.states(settings.layers[-1]).double().cpu()
     seconds = dict(last.report.seconds)
-    return Anatomy(tuple(facts), len(session.history), tuple(found), float(left.norm(dim=0).mean()), seconds)
+    return Anatomy(tuple(facts), place + 1, tuple(found), float(left.norm(dim=0).mean()), seconds)
 
 
-def _before_last(session: EditSession) -> dict[int, torch.Tensor]:
-    """The session's matrices as they were before its last batch, made again: per layer as the family stores them."""
-    sums = Sums.added_up(session.lm, [batch.updates for batch in session.history[:-1]])
+def _before(session: EditSession, place: int) -> dict[int, torch.Tensor]:
+    """The session's matrices as they were before a batch was solved, made again: per layer as the family stores them.
+
+    Facts that the batch overwrote had been taken out by then.
+    """
+    history = session.history
+    added = [updates for batch in history[:place] for updates in batch.all_updates]
+    removed = [history[place].removed] if history[place].removed else []
+    sums = Sums.added_up(session.lm, [*added, *removed])
     sums.begin(session.lm, session.settings.layers)
     return sums.run
 
