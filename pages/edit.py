@@ -179,7 +179,7 @@ def main() -> None:
             history.batches(visitor)
             history.saved_edits(visitor)
     if visitor.is_busy:
-        visitor.work(lambda words, share: progress.progress(min(1.0, share), text=words), finished)
+        visitor.work(actions.teller(progress), finished)
         st.rerun()
     links.write("edit", view())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import streamlit as st
@@ -15,6 +17,9 @@ from dashboard.visitors.messages import Message
 from dashboard.visitors.models import models
 from dashboard.visitors.visitor import Asked, Visitor
 from encore_core.errors import InputError
+
+TOLD_SECONDS = 0.25
+"""Seconds between two reports of progress."""
 
 
 def buttons(visitor: Visitor, ready: bool) -> None:
@@ -63,6 +68,20 @@ def outcome(visitor: Visitor) -> DeltaGenerator:
     is_given_away = is_covered(visitor) and visitor.message is not None and visitor.message.kind == "success"
     widgets.notice(Message("success", "Done. The result is covered.") if is_given_away else visitor.message)
     return place
+
+
+def teller(place: DeltaGenerator) -> Callable[[str, float], None]:
+    """What shows progress in a place: a few times a second, because the browser draws on the cores that edit."""
+    told = -TOLD_SECONDS
+
+    def tell(words: str, share: float) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - told >= TOLD_SECONDS:
+            place.progress(min(1.0, share), text=words)
+            told = now
+
+    return tell
 
 
 def _ask(visitor: Visitor, what: Asked) -> None:
