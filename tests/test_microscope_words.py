@@ -132,6 +132,15 @@ def test_tokens_sentence():
     assert len(microscope_bars.tokens(alone, {"new": "New York"}, LIGHT).figure.data) == 1
 
 
+def test_a_model_that_broke_is_said():
+    """NaN is what an edited model can come to."""
+    gone = replace(EDITED, top_probabilities=np.full_like(EDITED.top_probabilities, math.nan))
+    assert words.lens_sentence(UNEDITED, gone) == words.BROKEN
+    assert words.trace_sentences(trace(1, 1), replace(trace(1, 1), noisy=math.nan)).endswith(words.BROKEN)
+    rows = pd.DataFrame({"effect": [1.0, math.nan], "label": ["a", "b"], "edited": [False, True]})
+    assert words.moved_sentence(rows, "the lead", (0,)) == words.BROKEN
+
+
 def test_moved_rows_and_sentence():
     labels, kinds = ("input", "attention 0", "MLP 0"), ("input", "attention", "MLP")
     effects = np.array([[0.0, 2.0, 0.5], [0.0, -1.0, 0.25]])
