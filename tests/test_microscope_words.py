@@ -78,6 +78,8 @@ def test_colours_of_a_map():
     values = pd.Series([0.0, 1e-7, 1e-3, 1.0])
     shown = microscope_maps.heat(rows.head(4).assign(value=values), ["x"], LIGHT, scale="log").traces[0]["marker"]
     assert list(shown["color"]) == [-5, -5, -3, 0]
+    cells = microscope_maps.heat(rows.head(4).assign(value=values), ["x"], DARK, scale="log").traces[0]
+    assert cells["insidetextfont"]["color"] == [DARK.ink, DARK.ink, DARK.ink, DARK.page]
     broken = microscope_maps.heat(rows.assign(value=math.nan), ["x"], LIGHT, scale="log")
     assert broken.figure.data
 
