@@ -45,6 +45,10 @@ def test_lens_sentence():
     assert words.lens_sentence(UNEDITED, None) == "Rome never leads. Paris first leads at layer 1."
     assert "Paris first leads at layer 1, edited or not." in words.lens_sentence(UNEDITED, UNEDITED)
     assert "Rome first leads at the embedding" in words.lens_sentence(lens(ROME), None)
+    assert words.lens_map_sentence(UNEDITED, None) == "The most probable word of 8 cells: Rome at 0, Paris at 2."
+    told = words.lens_map_sentence(UNEDITED, EDITED)
+    assert told == "The edits changed the most probable word in 3 of 8 cells, lowest at layer 0, at “is”."
+    assert "in none of the 8 cells" in words.lens_map_sentence(UNEDITED, UNEDITED)
     assert words.alike_sentence(UNEDITED) == ""
     assert "“Rome”" in words.alike_sentence(replace(UNEDITED, answer_ids=(ROME, ROME)))
 

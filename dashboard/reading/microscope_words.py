@@ -48,6 +48,24 @@ def _lead(lens: LogitLens, answer: int) -> str:
     return f"at layer {row_name(int(rows[0]))}" if rows[0] else "at the embedding"
 
 
+def lens_map_sentence(before: LogitLens, after: LogitLens | None) -> str:
+    """Where the edits changed the most probable word; without edits, at how many cells each answer is that word."""
+    n = before.top_ids.size
+    if after is None:
+        counts = ", ".join(f"{answer} at {int(before.leads(i).sum())}" for i, answer in enumerate(before.answers))
+        return f"The most probable word of {n} cells: {counts}." if counts else ""
+    if not np.isfinite(after.top_probabilities).all():
+        return BROKEN
+    rows, columns = (before.top_ids != after.top_ids).nonzero()
+    if not len(rows):
+        return f"The edits changed the most probable word in none of the {n} cells."
+    lowest = row_name(int(rows[0]))
+    return (
+        f"The edits changed the most probable word in {len(rows)} of {n} cells, lowest at layer {lowest}, at "
+        f"“{after.tokens[columns[0]].strip()}”."
+    )
+
+
 def alike_sentence(lens: LogitLens) -> str:
     """A note where both answers begin with the same token; empty otherwise."""
     if len(set(lens.answer_ids)) == len(lens.answer_ids):
