@@ -136,6 +136,21 @@ def test_what_is_no_norm_is_refused(llama):
         llama.model.model.norm = norm
 
 
+def test_16_bits(llama):
+    """The parts still add up, but for rounding."""
+    precise = read_directly(llama, FACT.text, ANSWERS)
+    llama.model.to(torch.bfloat16)
+    try:
+        rough = read_directly(llama, FACT.text, ANSWERS)
+        found = moved(rough, read_directly(llama, FACT.text, ANSWERS))
+    finally:
+        llama.model.to(torch.float32)
+    scale = np.abs(precise.effects).max()
+    np.testing.assert_allclose(rough.effects, precise.effects, atol=0.05 * scale)
+    np.testing.assert_allclose(rough.effects.sum(1) + rough.offsets, rough.logits, atol=0.05 * scale)
+    assert np.abs(found.change).max() == 0
+
+
 def test_bad_input(gpt2):
     assert "no answer" in refusal(read_directly, gpt2, FACT.text, [])
     assert "is blank" in refusal(read_directly, gpt2, FACT.text, [" "])

@@ -11,6 +11,7 @@ from streamlit.testing.v1 import AppTest
 from tiny_pages import cards, errors, words
 
 from dashboard.parts.microscope import Looked
+from dashboard.parts.microscope.saved_edits import SavedEdits
 from encore_core.facts import Neighbour
 from encore_core.measures.answer_tokens import answer_tokens
 from encore_core.measures.direct_effects import moved, read_directly
@@ -223,6 +224,18 @@ def test_bad_input_is_one_line(session):
         assert any("at most 160" in text for text in errors(app)), inside
     long = replace(FACT, paraphrases=("word " * 400,))
     assert any("at most 160" in text for text in errors(opened(looked(session, fact=long), "strength")))
+
+
+def test_a_model_that_broke_is_drawn(session):
+    broken = {layer: matrix * float("nan") for layer, matrix in session.matrices().items()}
+    what = replace(looked(session), session=SavedEdits(session.lm, broken, 3))
+    for inside in ("lens", "tokens", "moved", "strength"):
+        app = opened(what, inside)
+        assert not errors(app), inside
+        assert inside not in ("lens", "moved") or "no longer numbers" in said(app)
+    app = opened(what, "trace")
+    app.button(key="microscope_trace").click().run()
+    assert not app.exception and not errors(app) and "no longer numbers" in said(app)
 
 
 def test_a_failure_inside_is_one_line(session, monkeypatch):

@@ -45,6 +45,10 @@ def test_lens_sentence():
     assert words.lens_sentence(UNEDITED, None) == "Rome never leads. Paris first leads at layer 1."
     assert "Paris first leads at layer 1, edited or not." in words.lens_sentence(UNEDITED, UNEDITED)
     assert "Rome first leads at the embedding" in words.lens_sentence(lens(ROME), None)
+    assert words.lens_map_sentence(UNEDITED, None) == "The most probable word of 8 cells: Rome at 0, Paris at 2."
+    told = words.lens_map_sentence(UNEDITED, EDITED)
+    assert told == "The edits changed the most probable word in 3 of 8 cells, lowest at layer 0, at “is”."
+    assert "in none of the 8 cells" in words.lens_map_sentence(UNEDITED, UNEDITED)
     assert words.alike_sentence(UNEDITED) == ""
     assert "“Rome”" in words.alike_sentence(replace(UNEDITED, answer_ids=(ROME, ROME)))
 
@@ -78,6 +82,8 @@ def test_colours_of_a_map():
     values = pd.Series([0.0, 1e-7, 1e-3, 1.0])
     shown = microscope_maps.heat(rows.head(4).assign(value=values), ["x"], LIGHT, scale="log").traces[0]["marker"]
     assert list(shown["color"]) == [-5, -5, -3, 0]
+    cells = microscope_maps.heat(rows.head(4).assign(value=values), ["x"], DARK, scale="log").traces[0]
+    assert cells["insidetextfont"]["color"] == [DARK.ink, DARK.ink, DARK.ink, DARK.page]
     broken = microscope_maps.heat(rows.assign(value=math.nan), ["x"], LIGHT, scale="log")
     assert broken.figure.data
 
@@ -130,6 +136,15 @@ def test_tokens_sentence():
     assert len(microscope_bars.tokens(rows, {"new": "New York", "true": "Rome"}, LIGHT).figure.data) == 4
     alone = frames.token_rows({"new": two}, None)
     assert len(microscope_bars.tokens(alone, {"new": "New York"}, LIGHT).figure.data) == 1
+
+
+def test_a_model_that_broke_is_said():
+    """NaN is what an edited model can come to."""
+    gone = replace(EDITED, top_probabilities=np.full_like(EDITED.top_probabilities, math.nan))
+    assert words.lens_sentence(UNEDITED, gone) == words.BROKEN
+    assert words.trace_sentences(trace(1, 1), replace(trace(1, 1), noisy=math.nan)).endswith(words.BROKEN)
+    rows = pd.DataFrame({"effect": [1.0, math.nan], "label": ["a", "b"], "edited": [False, True]})
+    assert words.moved_sentence(rows, "the lead", (0,)) == words.BROKEN
 
 
 def test_moved_rows_and_sentence():

@@ -47,11 +47,11 @@ def heat(
     rows = frame.drop_duplicates("row").sort_values("row")
     tokens = frame.drop_duplicates("column").sort_values("column")
     ticks = tuple((float(row.column), _token(row.token, row.subject)) for row in tokens.itertuples())
-    strip = 0.03 * (len(tokens) + 1)
+    strip, axis = 0.03 * (len(tokens) + 1), _colour_axis(frame, colours, scale)
     height = (ROW_WITH_WORDS if frame["word"].any() else ROW) * len(rows) + 10
     drawn = Panels([(f"<b>{label(title, 40)}</b>",) * 2 for title in panels], colours, height, Along("", "", ticks))
     for number in range(len(panels)):
-        _cells(drawn, number, frame[frame["panel"] == number], colours, scale)
+        _cells(drawn, number, frame[frame["panel"] == number], axis, colours, scale)
         _marks(drawn, number, rows[rows["edited"]], strip, marked, colours)
     named = [(int(row), name) for row, name in zip(rows["row"], rows["row_name"], strict=True)
              if not name.isdecimal() or int(name) % TICK_EVERY == 0]  # fmt: skip
@@ -59,7 +59,7 @@ def heat(
         "layer",
         shared_y=True,
         columns=(columns, columns),
-        more={"hovermode": "closest", "barmode": "overlay", "coloraxis": _colour_axis(frame, colours, scale),
+        more={"hovermode": "closest", "barmode": "overlay", "coloraxis": axis,
               "uniformtext": {"minsize": 10, "mode": "hide"}},
         x_axes={"range": [-0.5 - 2 * strip, len(tokens) - 0.45], "showgrid": False,
                 "tickfont": {"color": colours.ink, "size": 13}},
@@ -71,7 +71,9 @@ def heat(
     return chart
 
 
-def _cells(panels: Panels, number: int, part: pd.DataFrame, colours: Palette, scale: Scale) -> None:
+def _cells(
+    panels: Panels, number: int, part: pd.DataFrame, axis: Mapping[str, Any], colours: Palette, scale: Scale
+) -> None:
     shown = part["value"] if scale in ("probability", "points") else part["value"].map(_log)
     panels.bar(
         number,
@@ -84,7 +86,7 @@ def _cells(panels: Panels, number: int, part: pd.DataFrame, colours: Palette, sc
         text=[label(word, 12) if word else "" for word in part["word"]],
         textposition="inside",
         insidetextanchor="middle",
-        insidetextfont={"size": 11},
+        insidetextfont={"size": 11, "color": [_on(value, axis, colours) for value in shown]},
         textangle=0,
         constraintext="inside",
         customdata=[
@@ -93,6 +95,13 @@ def _cells(panels: Panels, number: int, part: pd.DataFrame, colours: Palette, sc
         ],
         hovertemplate="%{customdata}<extra></extra>",
     )
+
+
+def _on(value: float, axis: Mapping[str, Any], colours: Palette) -> str:
+    """The colour of text on a cell: the page's where the cell's is strong."""
+    low, high = axis["cmin"], axis["cmax"]
+    is_strong = abs(value) > 0.55 * high if low < 0 < high else value - low > 0.5 * (high - low)
+    return colours.page if is_strong else colours.ink
 
 
 def _marks(panels: Panels, number: int, edited: pd.DataFrame, width: float, name: str, colours: Palette) -> None:
@@ -133,7 +142,7 @@ def _colour_axis(frame: pd.DataFrame, colours: Palette, scale: Scale) -> dict[st
         low, high, stops, ticks = 0.0, 1.0, one_way, {share: f"{share:.0%}" for share in (0, 0.25, 0.5, 0.75, 1)}
     elif scale == "log":
         low, high, stops = math.log10(LEAST), 0.0, one_way
-        ticks = {power: percent(10.0**power) if power > -3 else f"{100 * 10.0**power:g} %" for power in range(-5, 1)}
+        ticks = {power: f"{100 * 10.0**power:g} %" for power in range(-5, 1)}
     elif scale == "points":
         high = max(0.05, float(frame["value"].abs().max()))
         low, stops = -high, two_ways

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
 from dashboard.charts.labels import percent
@@ -14,12 +16,15 @@ from encore_core.measures.logit_lens import LogitLens
 from encore_core.measures.strength import Strength
 
 THIRDS = ("the lower third", "the middle third", "the upper third")
+BROKEN = "The edited model's states are no longer numbers, so there is nothing to read in them."
 STILL = 0.005
 """Effects below this many logits, or points of probability, are called none."""
 
 
 def lens_sentence(before: LogitLens, after: LogitLens | None) -> str:
     """From which layer on each answer leads at the prompt's last token, unedited and edited."""
+    if after is not None and not np.isfinite(after.top_probabilities).all():
+        return BROKEN
     told = []
     for number, answer in enumerate(before.answers):
         was = _lead(before, number)
@@ -43,6 +48,24 @@ def _lead(lens: LogitLens, answer: int) -> str:
     return f"at layer {row_name(int(rows[0]))}" if rows[0] else "at the embedding"
 
 
+def lens_map_sentence(before: LogitLens, after: LogitLens | None) -> str:
+    """Where the edits changed the most probable word; without edits, at how many cells each answer is that word."""
+    n = before.top_ids.size
+    if after is None:
+        counts = ", ".join(f"{answer} at {int(before.leads(i).sum())}" for i, answer in enumerate(before.answers))
+        return f"The most probable word of {n} cells: {counts}." if counts else ""
+    if not np.isfinite(after.top_probabilities).all():
+        return BROKEN
+    rows, columns = (before.top_ids != after.top_ids).nonzero()
+    if not len(rows):
+        return f"The edits changed the most probable word in none of the {n} cells."
+    lowest = row_name(int(rows[0]))
+    return (
+        f"The edits changed the most probable word in {len(rows)} of {n} cells, lowest at layer {lowest}, at "
+        f"“{after.tokens[columns[0]].strip()}”."
+    )
+
+
 def alike_sentence(lens: LogitLens) -> str:
     """A note where both answers begin with the same token; empty otherwise."""
     if len(set(lens.answer_ids)) == len(lens.answer_ids):
@@ -54,7 +77,9 @@ def alike_sentence(lens: LogitLens) -> str:
 def trace_sentences(before: FactTrace, after: FactTrace | None) -> str:
     """Where the fact is recalled, unedited and edited, and whether that is where the paper found facts."""
     told = [f"{'As loaded' if after is not None else 'Here'} {_recalled(before)}"]
-    if after is not None:
+    if after is not None and not math.isfinite(after.clean + after.noisy):
+        told.append(BROKEN)
+    elif after is not None:
         told.append(f"After the edits {_recalled(after)}")
     return " ".join(told)
 
@@ -128,7 +153,9 @@ def moved_sentence(rows: pd.DataFrame, what: str, edited: Collection[int]) -> st
         what: whose logit.
         edited: layers.
     """
-    change = float(rows["effect"].sum())
+    change = float(rows["effect"].sum(skipna=False))
+    if not math.isfinite(change):
+        return BROKEN
     if abs(change) < STILL and rows["effect"].abs().max() < STILL:
         return f"Nothing moved {what}."
     largest = rows.reindex(rows["effect"].abs().sort_values(ascending=False).index).head(3)

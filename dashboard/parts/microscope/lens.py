@@ -72,6 +72,7 @@ def _map(looked: Looked, before: LogitLens, after: LogitLens | None, moment: str
         frame=cells,
         revision=f"{looked.prompt} {followed}",
     )
+    widgets.remark(words.lens_map_sentence(before, after))
 
 
 def _pick_followed(looked: Looked) -> str:
