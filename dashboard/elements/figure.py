@@ -58,7 +58,7 @@ const draw = async (node) => {
   node.esWidth = width;
   node.style.height = `${layout.height}px`;
   node.esDrawing = Plotly.react(node, data, { ...layout, width, uirevision: revision }, node.esConfig);
-  try { await node.esDrawing; } finally { node.esDrawing = undefined; }
+  try { await node.esDrawing; node.esDrawn = spec; } finally { node.esDrawing = undefined; }
 };
 
 // Charts are drawn one by one, those in sight first, and what was drawn is painted before the next one is begun.
@@ -90,6 +90,7 @@ const drawAll = async () => {
 };
 
 const ask = (node) => {
+  if (node.esDrawn === node.esData.spec && Math.abs(Math.floor(node.clientWidth) - node.esWidth) <= 1) return;
   queue.waiting.add(node);
   if (!queue.isBusy) drawAll();
 };
@@ -114,7 +115,11 @@ export default function ({ parentElement, data }) {
     node.esObserver?.disconnect();
     node.esObserver = undefined;
     queue.waiting.delete(node);
-    const purge = () => { if (window.Plotly && (turn === node.esTurn || !node.isConnected)) Plotly.purge(node); };
+    const purge = () => {
+      if (!window.Plotly || (turn !== node.esTurn && node.isConnected)) return;
+      Plotly.purge(node);
+      node.esDrawn = undefined;
+    };
     // A drawing that is under way ends first: its last steps need what purging takes away.
     if (node.esDrawing) node.esDrawing.then(purge, purge); else purge();
   };
