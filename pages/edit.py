@@ -172,7 +172,7 @@ def main() -> None:
         progress = actions.outcome(visitor)
     with parts.results:
         finished = show_results(visitor)
-    if visitor.comparison is None:
+    if visitor.comparison is None and not prediction.is_covered(visitor):
         # After the results, which read what the list asks for in the same pass.
         with parts.history:
             edited_facts.show(visitor)

@@ -39,7 +39,7 @@ STATES = {"tour": ("start", "tour=1"), "presenting": ("compare", "present=1"),
           "trial": ("learn", "step=norm")}  # fmt: skip
 """Name → page and query of what looks different from the page as it opens."""
 
-VIEWS = (*PAGES, "compared", *STATES)
+VIEWS = (*PAGES, *STATES)
 LOOKS = [(width, look) for width in (1400, 800, 390) for look in ("light", "dark")]
 
 ALL_DRAWN = "[...document.querySelectorAll('.es-figure')].every((node) => node.querySelector('.main-svg'))"
@@ -129,7 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", help="one look, for example 1400-light")
-    parser.add_argument("--pages", default=",".join(VIEWS), help="which, with commas between")
+    parser.add_argument("--pages", default=",".join((*VIEWS, "compared")), help="which, with commas between")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     with served.app() as address, served.browser() as browser:

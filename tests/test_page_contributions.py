@@ -308,7 +308,9 @@ def test_before_is_without_the_visitors_edits_and_after_with_them(quick_loading,
         assert measure_contributions(visitor.lm, [text]).parts[0].share == loaded[0]
 
 
-NO_BATCH = SimpleNamespace(updates={}, report=SimpleNamespace(edited=()))
+NO_BATCH = SimpleNamespace(
+    updates={}, all_updates=[], ended=(), is_retraction=False, report=SimpleNamespace(edited=(), retracted=())
+)
 
 
 def edit_by_hand(visitor) -> None:

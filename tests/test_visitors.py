@@ -33,6 +33,8 @@ def models(monkeypatch, tiny_folder, tmp_path, surroundings):
     """A server of its own, with the tiny model loaded."""
     monkeypatch.setenv("ENCORE_MODEL", str(tiny_folder))
     monkeypatch.setattr("encore_core.runs.recorded.RECORDED", tmp_path / "recorded")
+    # Nothing may have the device but what a test gives it to.
+    monkeypatch.setattr("dashboard.visitors.model_loading.QUICK_SECONDS", 0.0)
     server_models.clear()
     found = server_models()
     found.get(str(tiny_folder)).wait(lambda what, share: None)
