@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -13,6 +14,7 @@ from test_sublayers import added_by_sublayers
 from tiny_models import CITIES, hooks_and_patches
 
 from encore_core.measures.direct_effects import moved, read_directly
+from encore_core.models.editable import wrap
 from encore_core.models.families import text_config
 
 FACT = CITIES[1]
@@ -139,12 +141,9 @@ def test_what_is_no_norm_is_refused(llama):
 def test_16_bits(llama):
     """The parts still add up, but for rounding."""
     precise = read_directly(llama, FACT.text, ANSWERS)
-    llama.model.to(torch.bfloat16)
-    try:
-        rough = read_directly(llama, FACT.text, ANSWERS)
-        found = moved(rough, read_directly(llama, FACT.text, ANSWERS))
-    finally:
-        llama.model.to(torch.float32)
+    half = wrap(copy.deepcopy(llama.model).to(torch.bfloat16), llama.tokenizer, "half")
+    rough = read_directly(half, FACT.text, ANSWERS)
+    found = moved(rough, read_directly(half, FACT.text, ANSWERS))
     scale = np.abs(precise.effects).max()
     np.testing.assert_allclose(rough.effects, precise.effects, atol=0.05 * scale)
     np.testing.assert_allclose(rough.effects.sum(1) + rough.offsets, rough.logits, atol=0.05 * scale)
