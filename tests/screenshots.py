@@ -104,7 +104,7 @@ def shoot_compared(page, address: str, folder: Path, name: str) -> None:
     page.wait_for_function("document.querySelectorAll('.es-words').length == 4", timeout=120_000)
     took = time.monotonic() - started
     print(f"{name}: the first column took {first:.1f} s, all four {took:.1f} s")
-    page.locator(".st-key-keep_3 button").wait_for(timeout=120_000)
+    page.get_by_role("button", name="Keep AlphaEdit").wait_for(timeout=120_000)
     settle(page)
     shoot(page, folder / f"compared-{name}.png")
 

@@ -16,7 +16,7 @@ HEADING, TEXT, LANE, GAP = 32, 19, 18, 8
 """Heights in pixels of what is stacked: a section's heading, a prompt, its lane, and the gap below."""
 
 TOP, BOTTOM, RIGHT = 4, 34, 92
-LONGEST = 34
+LONGEST = 30
 """Characters of a prompt in a column."""
 
 _MARKS = (("new", "circle"), ("true", "diamond"))
