@@ -66,3 +66,11 @@ def test_two_that_spare_the_neighbours_alike_share_it():
 
 def test_names_are_listed_as_people_do():
     assert [listed(names) for names in (["A"], ["A", "B"], ["A", "B", "C"])] == ["A", "A and B", "A, B and C"]
+
+
+def test_paraphrases_are_told_where_the_methods_differ():
+    few = Outcome("ENCORE", 0.97, 0.01, "mpes", STILL, (1, 2))
+    all_of_them = [Outcome(name, 0.97, 0.01, "loss", STILL, (2, 2)) for name in ("MEMIT", "EMMET")]
+    said = difference("Rome", [few, *all_of_them])
+    assert "Paraphrases changed: 2 of 2 by MEMIT and EMMET, 1 of 2 by ENCORE." in said
+    assert "Paraphrases" not in difference("Rome", all_of_them)

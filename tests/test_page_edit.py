@@ -170,7 +170,7 @@ BAD_FACTS = {
     "neighbour with blank answer": (FACT | {"neighbours": "The capital of Spain is =>"}, "neighbours"),
     "said already": (FACT | {"target_new": "Paris", "target_true": ""}, "says already"),
     "too many characters": (FACT | {"subject": "word " * 9000}, "characters"),
-    "too many tokens": (FACT | {"subject": "𓀀" * 3900}, "tokens"),
+    "too many tokens": (FACT | {"subject": "𓀀" * 3900, "target_true": "Lyon"}, "tokens"),
 }  # fmt: skip
 
 BAD_TABLES = {

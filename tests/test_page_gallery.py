@@ -209,3 +209,19 @@ def test_a_fact_that_cannot_be_asked_offers_nothing(says):
     app = own(prompt="no subject in it")
     assert "propose" not in [button.key for button in app.button] and errors(app)
     assert "no subject in it" not in asked
+
+
+def test_what_came_with_the_example_does_not_stay_with_another_fact():
+    app = opened("edit")
+    app.segmented_control(key="source").set_value("Your own").run()
+    assert app.text_input(key="target_true").value == "Paris" and app.text_area(key="neighbours").value
+    app.text_input(key="subject").set_value("Italy").run()
+    # The same question about another subject: its true answer is another one, its paraphrases and neighbours fit.
+    assert app.text_input(key="target_true").value == "" and app.text_area(key="neighbours").value
+    app.text_input(key="target_true").set_value("Rome").run()
+    app.text_area(key="paraphrases").set_value("{} is governed from").run()
+    app.text_input(key="prompt").set_value("The largest city of {} is").run()
+    assert app.text_area(key="neighbours").value == ""
+    # What the visitor typed stays.
+    assert app.text_input(key="target_true").value == "Rome"
+    assert app.text_area(key="paraphrases").value == "{} is governed from"

@@ -40,8 +40,10 @@ def column(rows: pd.DataFrame, colours: Palette) -> Chart:
         y += TEXT
         tone = {"good": colours.good, "bad": colours.bad, "warn": colours.warn}.get(row.tone, colours.muted)
         verdict = f'<span style="color:{tone}"><b>{row.symbol}</b></span> ' if row.symbol else ""
-        own = f" … {row.true}" if row.kind == "neighbour" else ""
-        texts.append(_text(0, y - 8, verdict + label(f"{row.prompt}{own}", LONGEST), colours.ink, 13))
+        # A neighbour's own answer is the word that matters, so the prompt alone is shortened.
+        own = f" … {label(row.true, LONGEST // 2)}" if row.kind == "neighbour" else ""
+        room = max(LONGEST // 3, LONGEST - (3 + len(row.true) if own else 0))
+        texts.append(_text(0, y - 8, verdict + label(row.prompt, room) + own, colours.ink, 13))
         at = y + LANE / 2
         lanes.append((row, at))
         texts.append(_text(1, at, _figures(row, colours), colours.ink, 12) | {"xshift": 10})

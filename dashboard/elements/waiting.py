@@ -55,7 +55,7 @@ class _Box:
         left = str(place).partition(" · ")[2]
         self._words.html(
             widgets.rich(
-                '<div class="es-place"><span role="status">Others use the model. You are {place} in line</span>'
+                '<div class="es-place"><span role="status">The model is busy. You are {place} in line</span>'
                 '<span aria-hidden="true">{left}</span></div>',
                 place=ordinal(place.number),
                 left=f" · {left}" if left else "",

@@ -77,7 +77,7 @@ def verbatim(text: str) -> None:
 def status_strip(visitor: Visitor) -> None:
     """Which model, how many edits, by which method, and whether its hyper-parameters are validated for this model."""
     lm, settings, n_edits = visitor.lm, visitor.session.settings, visitor.session.n_edits
-    n_batches = len(visitor.session.history)
+    n_batches = sum(not batch.is_retraction for batch in visitor.session.history)
     detail = f"in {n_batches} batch{'es' * (n_batches != 1)}" if n_edits else "as loaded"
     method = settings.method
     if visitor.comparison is not None:

@@ -26,6 +26,7 @@ class Outcome:
         new: probability of the new answer after the edit.
         true: of the true answer; None where the fact has none.
         stopped: why its search stopped, see `targets.Target`; None where it made no search for this fact.
+        paraphrases: in how many of how many the new answer is ahead of the true one.
         moved: by neighbour, how far the probability of its own answer moved, from 0 to 1.
     """
 
@@ -34,16 +35,17 @@ class Outcome:
     true: float | None
     stopped: str | None
     moved: tuple[float, ...]
+    paraphrases: tuple[int, int] = (0, 0)
 
 
 def difference(new: str, outcomes: Sequence[Outcome]) -> str:
-    """How the methods differ, in two sentences: the new answer, and the neighbours.
+    """How the methods differ, in short sentences: the new answer, its paraphrases, the neighbours.
 
     Args:
         new: the new answer.
         outcomes: of at least two methods, with the same neighbours.
     """
-    return f"{_answers(new, outcomes)} {_neighbours(outcomes)}"
+    return " ".join(filter(None, (_answers(new, outcomes), _paraphrases(outcomes), _neighbours(outcomes))))
 
 
 def _answers(new: str, outcomes: Sequence[Outcome]) -> str:
@@ -63,6 +65,19 @@ def _answers(new: str, outcomes: Sequence[Outcome]) -> str:
     if len(parts) == 1 and len(outcomes) > 1:
         return f"No difference in the answer: {parts[0]}."
     return "; ".join(parts) + "."
+
+
+def _paraphrases(outcomes: Sequence[Outcome]) -> str:
+    """How many of the paraphrases each method changed, where they differ; "" without any."""
+    n = outcomes[0].paraphrases[1]
+    counts = sorted({one.paraphrases[0] for one in outcomes}, reverse=True)
+    if not n or len(counts) == 1:
+        return ""
+    parts = [
+        f"{count} of {n} by {listed([one.label for one in outcomes if one.paraphrases[0] == count])}"
+        for count in counts
+    ]
+    return f"Paraphrases changed: {', '.join(parts)}."
 
 
 def _groups(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:

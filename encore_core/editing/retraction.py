@@ -225,7 +225,7 @@ def _change(change: AnswerChange) -> str:
 
 
 def _percent(p: float) -> str:
-    return f"{100 * p:.1f} %"
+    return f"{100 * p:.1f} %" if p >= 0.0005 else "<0.1 %"
 
 
 def _others(before: Sequence[Answer], after: Sequence[Answer]) -> OtherEdits | None:

@@ -23,6 +23,12 @@ from encore_core.facts import Fact
 
 Finished = Callable[[Column], None]
 
+LEGEND = (
+    '<p class="es-aside">In every column: <span class="es-key-new">●</span> new answer, '
+    '<span class="es-key-true">◆</span> true answer; hollow before the edit, full after it. '
+    "The figures are those after it.</p>"
+)
+
 WORDS = 6
 """Most probable next words in a column."""
 
@@ -44,6 +50,7 @@ def show(visitor: Visitor, *, covered: bool = False) -> Finished:
         return lambda column: None
     prompt = "" if covered else probe.pick_prompt(fact)
     words = st.empty()
+    st.html(LEGEND)
     places = _grid(comparison)
     seen: dict[str, Seen] = {}
 
@@ -53,7 +60,7 @@ def show(visitor: Visitor, *, covered: bool = False) -> Finished:
             if covered:
                 st.caption("Covered until you show the answer.")
             elif not comparison.is_done(column):
-                st.caption("Waiting for its turn …")
+                st.caption("Not done yet …")
             else:
                 _column(visitor, column, fact, prompt, seen)
         if not covered:
@@ -140,7 +147,9 @@ def _tiles(fact: Fact, found: Seen) -> None:
         if len(part):
             n_right = int(part.verdict.isin(wanted).sum())
             tone = "good" if n_right == len(part) else "bad" if n_right == 0 else "warn"
-            items.append((name, f"{n_right} of {len(part)}", "", tone if first.verdict != "waiting" else ""))
+            moved = 100 * (part.true_after - part.true_before).abs().mean()
+            remark = f"moved {moved:.1f} points" if kind == "neighbour" else ""
+            items.append((name, f"{n_right} of {len(part)}", remark, tone if first.verdict != "waiting" else ""))
     widgets.tiles(items)
 
 

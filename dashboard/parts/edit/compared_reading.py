@@ -64,4 +64,6 @@ def outcome_of(column: Column, fact: Fact, rows: pd.DataFrame) -> Outcome:
     first, neighbours = rows.iloc[0], rows[rows.kind == "neighbour"]
     stops = [item.stopped for report in column.reports for item in report.edited if item.fact == fact and item.target]
     moved = tuple((neighbours.true_after - neighbours.true_before).abs().tolist())
-    return Outcome(column.label, first.new_after, first.true_after, stops[-1] if stops else None, moved)
+    others = rows[(rows.kind == "paraphrase") & rows.true.notna()]
+    changed = int((others.new_after > others.true_after).sum()), len(others)
+    return Outcome(column.label, first.new_after, first.true_after, stops[-1] if stops else None, moved, changed)

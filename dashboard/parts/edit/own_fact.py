@@ -52,6 +52,7 @@ def form() -> None:
     in_fragment = bool(get_script_run_ctx().fragment_ids_this_run)
     if in_fragment and (visitor.asked or _ASKED in st.session_state):
         st.rerun()  # the whole page, see `actions._ask`
+    _drop_what_no_longer_fits()
     if st.session_state.pop(_ASKED, None) == "neighbours":
         _propose_neighbours(visitor)
     preview = st.container()
@@ -104,6 +105,25 @@ def _follow(fact: Fact) -> None:
         st.rerun()  # the whole page
     # Until then the results are about another fact, and look like it.
     st.html("<style>.st-key-results { opacity: .45; }</style>")
+
+
+def _drop_what_no_longer_fits() -> None:
+    """Empty what came with the gallery's fact once another one is typed over it, and the visitor has not changed it.
+
+    Another subject has another true answer; another prompt has other paraphrases and neighbours, too.
+    """
+    if _question() is None:  # still being typed
+        return
+    example = as_fields(bundled_facts()[st.session_state.get("example", 0)])
+    typed = {name: st.session_state.get(name) or "" for name in FIELDS}
+    gone = ()
+    if typed["prompt"].strip() != example["prompt"]:
+        gone = ("target_true", "paraphrases", "neighbours")
+    elif typed["subject"].strip() != example["subject"]:
+        gone = ("target_true",)
+    for name in gone:
+        if typed[name] and typed[name] == example[name]:
+            st.session_state[name] = ""
 
 
 def _preview(fact: Fact) -> None:

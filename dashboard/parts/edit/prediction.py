@@ -49,7 +49,8 @@ def _predict_methods(visitor: Visitor) -> None:
     if fact is None:
         return
     words = f"Each method has told its model: {fact.text} {fact.target_new}. Which one changes its neighbours least?"
-    presenter.cover("edit", _answer(visitor), words, [arm.label for arm in visitor.comparison.arms])
+    choices = [*(arm.label for arm in visitor.comparison.arms), "No clear difference."]
+    presenter.cover("edit", _answer(visitor), words, choices)
 
 
 def vote_first() -> None:

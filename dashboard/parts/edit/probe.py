@@ -77,7 +77,7 @@ def field(fact: Fact) -> None:
 
 
 def pick_prompt(fact: Fact) -> str:
-    """The prompt that is put to the models: the one just typed, or one of the fact's."""
+    """The prompt that is put to the models: the one just typed, or a prompt of this fact."""
     left, right = st.columns([1, 1])
     with left:
         field(fact)
@@ -92,7 +92,7 @@ def pick_prompt(fact: Fact) -> str:
     if remembered("said_prompt", prompts[0]) not in prompts:
         st.session_state["said_prompt"] = prompts[0]
     return right.selectbox(
-        "or one of the fact's", prompts, key="said_prompt",
+        "or a prompt of this fact", prompts, key="said_prompt",
         format_func=lambda p: f"{OWN if names[p] == 'free' else names[p]}: {p}",
     )  # fmt: skip
 

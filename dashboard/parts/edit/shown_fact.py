@@ -39,7 +39,7 @@ def pick(visitor: Visitor, edited: Sequence[Fact]) -> Fact | None:
             "Show",
             range(len(options)),
             index=options.index(visitor.shown),
-            key=f"shown {hash((tuple(options), visitor.shown))}",
+            key=f"shown {hash((tuple(options), visitor.shown, tuple(latest)))}",
             format_func=lambda i: (
                 f"{options[i].text} → {options[i].target_new}" + ("" if options[i] in latest else "   (not edited)")
             ),
