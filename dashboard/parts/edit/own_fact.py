@@ -291,5 +291,8 @@ def _outcome(n_found: int, n_asked: int) -> Message:
     if n_asked:
         return Message("info", f"No neighbours to propose: your prompt was tried with {n_asked} other subjects of the "
                        "gallery, and the model gives the right answer to none. Type some yourself.")  # fmt: skip
-    return Message("info", "No neighbours to propose: the gallery has no facts of this kind. Type some yourself: other "
-                   "subjects in the same words, with the answers that the model gives.")  # fmt: skip
+    return Message(
+        "info",
+        "No neighbours to propose: no kind of fact in the gallery fits this prompt and its true answer. Type some: other "
+        "subjects in the same words, with the answers that the model gives.",
+    )
