@@ -293,6 +293,6 @@ def _outcome(n_found: int, n_asked: int) -> Message:
                        "gallery, and the model gives the right answer to none. Type some yourself.")  # fmt: skip
     return Message(
         "info",
-        "No neighbours to propose: no kind of fact in the gallery fits this prompt and its true answer. Type some: other "
-        "subjects in the same words, with the answers that the model gives.",
+        "No neighbours to propose: no kind of fact in the gallery fits this prompt and its true answer. Type some: "
+        "other subjects in the same words, with the answers that the model gives.",
     )
