@@ -6,14 +6,12 @@ import re
 
 import pytest
 import served
-from test_browser import LONG, MISSING, wait_for_edits, wait_until_idle
+import test_browser
+from test_browser import LONG, wait_for_edits, wait_until_idle
 
 from dashboard.server.browser_cookie import NAME
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
-]
+pytestmark = test_browser.pytestmark
 
 PASTED = "subject,prompt,target_new,target_true\nSpain,The capital of {} is,Oslo,Madrid\n"
 

@@ -87,9 +87,9 @@ def teller(place: DeltaGenerator) -> Callable[[str, float], None]:
 def _ask(visitor: Visitor, what: Asked) -> None:
     """Note what a button asks for; this is its callback.
 
-    The page run that a press starts may never reach the button: another run can end it first, and Ctrl+Enter in a
-    field that was not sent yet redraws only the form of a typed fact. So a press is noted, and the next run of the
-    whole page carries it out. The callback itself could not show that the visitor waits in line.
+    The page run that a press starts may never reach the button: another run can end it first, or redraw only the form
+    of a typed fact. So a press is noted, and the next run of the whole page carries it out. The callback itself could
+    not show that the visitor waits in line.
     """
     visitor.asked = what
 
