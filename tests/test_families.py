@@ -27,11 +27,13 @@ from encore_core.editing.session import EditSession
 from encore_core.editing.target_loss import TargetSettings
 from encore_core.editing.targets import optimise_targets
 from encore_core.export.folder import write_model_folder
-from encore_core.forward.prompts import encode_fact, pad
+from encore_core.forward.decoding import end_tokens
+from encore_core.forward.prompts import encode, encode_fact, pad
 from encore_core.forward.tracing import run
 from encore_core.measures.norms import matrix_norms
 from encore_core.measures.scores import answer_probabilities
 from encore_core.measures.sublayers import measure_contributions, sublayer_outputs
+from encore_core.measures.writing import Writing, written
 from encore_core.models import families, trial_run
 from encore_core.models.editable import EditableModel, load_model, wrap
 from encore_core.models.families import find_parts, skeleton
@@ -362,3 +364,15 @@ def test_a_row_that_is_wrong_is_noticed(change, what, monkeypatch):
     monkeypatch.setitem(families.FAMILIES, "llama", wrong)
     message = refusal(find_parts, tiny_families.random_model(tiny_families.FAMILIES["Llama 2"]), "mine")
     assert "not built as expected" in message and what in message
+
+
+def test_a_text_is_that_of_plain_passes(lm):
+    ids = pad(lm, [encode(lm, TEXTS[0]).ids]).ids
+    expected = []
+    with torch.no_grad():
+        for _ in range(5):
+            expected.append(int(lm.model(ids, use_cache=False).logits[0, -1].argmax()))
+            ids = torch.cat([ids, torch.tensor([expected[-1:]])], dim=1)
+    expected = expected[: next((n for n, token in enumerate(expected, 1) if token in end_tokens(lm)), None)]
+    for guess in ((), expected[:2], (expected[0], 7, 3)):
+        assert list(written(lm, TEXTS[0], Writing(tokens=5), guess).ids) == expected

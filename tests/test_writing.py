@@ -6,6 +6,7 @@ import pytest
 import torch
 from refusals import refusal
 
+from encore_core.forward.decoding import GrowingPrefix
 from encore_core.measures.scores import continuations, next_tokens
 from encore_core.measures.writing import MOST_TOKENS, Writing, written
 
@@ -22,6 +23,30 @@ def test_greedy_text_and_its_probabilities(lm):
     assert [word for word, _ in found.first] == [word for word, _ in ten]
     assert [value for _, value in found.first] == pytest.approx([value for _, value in ten], rel=1e-4)
     assert all(0 < probability <= 1 for _, probability in found.tokens) and len(found.tokens) <= 6
+
+
+@pytest.mark.parametrize("n_right", [0, 1, 5, 8])
+@pytest.mark.parametrize("n_wrong", [0, 3])
+def test_a_guess_changes_nothing_but_the_number_of_passes(lm, monkeypatch, n_right, n_wrong):
+    plain = written(lm, PROMPT, Writing(tokens=8))
+    assert len(plain.ids) == 8
+    passes = []
+    run = GrowingPrefix.run
+    monkeypatch.setattr(GrowingPrefix, "run", lambda *args, **kwargs: passes.append(1) or run(*args, **kwargs))
+    wrong = (plain.ids[n_right] + 1, *plain.ids[:2]) if n_wrong and n_right < 8 else ()
+    found = written(lm, PROMPT, Writing(tokens=8), (*plain.ids[:n_right], *wrong))
+    assert found.ids == plain.ids and found.text == plain.text
+    for (token, value), (same, expected) in zip(found.tokens, plain.tokens, strict=True):
+        assert token == same and value == pytest.approx(expected, rel=1e-4)
+    assert len(passes) == max(1, 8 - n_right)
+
+
+def test_a_text_ends_at_a_token_that_ends_texts(llama, monkeypatch):
+    plain = written(llama, PROMPT, Writing(tokens=6))
+    monkeypatch.setattr("encore_core.measures.writing.end_tokens", lambda lm: {plain.ids[2]})
+    end = plain.ids.index(plain.ids[2]) + 1
+    for guess in ((), plain.ids, plain.ids[:1]):
+        assert written(llama, PROMPT, Writing(tokens=6), guess).ids == plain.ids[:end]
 
 
 def test_probabilities_are_those_of_the_plain_pass(llama):

@@ -59,9 +59,10 @@ class Readings:
         """The greedy continuation, without the prompt."""
         return self.written(prompt, Writing()).text
 
-    def written(self, prompt: str, how: Writing) -> Written:
-        """What the model writes after a prompt."""
-        return self._all([("text", prompt, how)], lambda lm, keys: [written(lm, *key[1:]) for key in keys])[0]
+    def written(self, prompt: str, how: Writing, like: Written | None = None) -> Written:
+        """What the model writes after a prompt; sooner if that begins like a text that is given."""
+        guess = like.ids if like is not None else ()
+        return self._all([("text", prompt, how)], lambda lm, keys: [written(lm, *key[1:], guess) for key in keys])[0]
 
     def scores(self, facts: Sequence[Fact]) -> scores.Scores:
         """`scores.evaluate` of some facts, generation included."""

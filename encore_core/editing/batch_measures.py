@@ -8,9 +8,10 @@ import torch
 
 from encore_core.editing.edited_matrices import Sums
 from encore_core.editing.session_contents import Contents
+from encore_core.editing.shared_by_sessions import base_answers
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact
-from encore_core.measures.scores import answer_probabilities, questions
+from encore_core.measures.scores import answer_probabilities, probabilities_with_and_without_start, questions
 from encore_core.models.editable import EditableModel
 
 
@@ -31,8 +32,7 @@ def look_before(
     before: list[float | None] = [None] * len(facts)
     current = None
     if measure or (known != "edit" and not contents.is_edited):
-        with lm.matrices_replaced({}):
-            current = answer_probabilities(lm, questions(facts))
+        current = base_answers(lm, questions(facts))
         before = [answer.probability for answer in current]
     if known == "edit":
         return before, []
@@ -63,9 +63,13 @@ def look_after(
     after, bare = [None] * len(facts), [None] * len(facts)
     if measure:
         with lm.matrices_replaced(draft.run):
-            after = [answer.probability for answer in answer_probabilities(lm, questions(facts))]
-            if lm.start_token is not None:
-                bare = [answer.probability for answer in answer_probabilities(lm, questions(facts), bare=True)]
+            if lm.start_token is None:
+                after = [answer.probability for answer in answer_probabilities(lm, questions(facts))]
+            else:
+                after, bare = (
+                    [answer.probability for answer in answers]
+                    for answers in probabilities_with_and_without_start(lm, questions(facts))
+                )
     return after, bare
 
 

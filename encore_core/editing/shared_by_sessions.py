@@ -1,10 +1,11 @@
-"""What sessions on one model share: the sampled prefixes of a seed, and the initial P under some settings.
+"""What sessions on one model share: sampled prefixes, its answers without edits, and the initial P under some settings.
 
-The model keeps both in `EditableModel.shared`; a bound on memory limits how many matrices it keeps.
+The model keeps them in `EditableModel.shared`; a bound on memory limits how many matrices it keeps.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,12 +13,15 @@ import torch
 from encore_core.editing.covariance import second_moments
 from encore_core.editing.update_rule import Preservation, inverse_preservation, null_space_preservation
 from encore_core.forward.prompts import prefixes
+from encore_core.measures.scores import Answer, Question, answer_probabilities
 from encore_core.methods import Settings
 from encore_core.models.editable import EditableModel, Progress
 
 SHARED_BYTES = 2_000_000_000
 """Memory that the initial P of one model may take in all; the least recently used are dropped first."""
 
+BASE_ANSWERS = 1000
+"""Answers of the unedited model that are kept; each takes some hundred bytes."""
 
 def shared_prefixes(lm: EditableModel, seed: int) -> tuple[str, ...]:
     """The sampled prefixes of a seed, sampled from the base model."""
@@ -27,6 +31,20 @@ def shared_prefixes(lm: EditableModel, seed: int) -> tuple[str, ...]:
             lm.shared[key] = prefixes(lm, seed)
     lm.shared.move_to_end(key)
     return lm.shared[key]
+
+
+def base_answers(lm: EditableModel, asked: Sequence[Question]) -> list[Answer]:
+    """`answer_probabilities` of the base model. Methods that are compared ask for the same, one after the other."""
+    with lm.lock:
+        known: dict[Question, Answer] = lm.shared.setdefault(("answers", lm.start_token), {})
+        missing = [question for question in dict.fromkeys(asked) if question not in known]
+        if missing:
+            with lm.matrices_replaced({}):
+                known |= zip(missing, answer_probabilities(lm, missing), strict=True)
+        found = [known[question] for question in asked]
+        while len(known) > BASE_ANSWERS:
+            del known[next(iter(known))]  # the one that was asked first
+        return found
 
 
 def initial_preservation(

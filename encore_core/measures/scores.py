@@ -18,7 +18,7 @@ import torch
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact
 from encore_core.forward.decoding import nothing_but_asked
-from encore_core.forward.prompts import Text, batches_by_length, encode, encode_all, pad
+from encore_core.forward.prompts import Encoded, Text, batches_by_length, encode, encode_all, pad
 from encore_core.forward.tracing import record_prefix, run
 from encore_core.models.editable import EditableModel
 
@@ -134,13 +134,29 @@ def answer_probabilities(
     Returns:
         one rating per pair, in order.
     """
+    return _rated(lm, _encoded(lm, pairs, bare))
+
+
+@torch.no_grad()
+def probabilities_with_and_without_start(
+    lm: EditableModel, pairs: Sequence[tuple[str, str] | Question]
+) -> tuple[list[Answer], list[Answer]]:
+    """`answer_probabilities` with the model's start token, and `bare`: one pass, in which few rows cost as one."""
+    both = _rated(lm, [*_encoded(lm, pairs, False), *_encoded(lm, pairs, True)])
+    return both[: len(pairs)], both[len(pairs) :]
+
+
+def _encoded(lm: EditableModel, pairs: Sequence[tuple[str, str] | Question], bare: bool) -> list[Encoded]:
     asked = [Question(*pair) for pair in pairs]
-    encoded = encode_all(lm, [Text(one.prompt, one.answer, join=one.join) for one in asked], bare)
+    return encode_all(lm, [Text(one.prompt, one.answer, join=one.join) for one in asked], bare)
+
+
+def _rated(lm: EditableModel, encoded: Sequence[Encoded]) -> list[Answer]:
     by_prompt: dict[tuple[int, ...], list[int]] = {}
     for index, item in enumerate(encoded):
         by_prompt.setdefault(item.ids[: item.n_prompt], []).append(index)
     prompts = list(by_prompt)
-    found: list[Answer | None] = [None] * len(pairs)
+    found: list[Answer | None] = [None] * len(encoded)
     with lm.lock:
         for group in batches_by_length([len(prompt) for prompt in prompts], MAX_TOKENS):
             asked = [(row, index) for row, prompt in enumerate(group) for index in by_prompt[prompts[prompt]]]

@@ -109,7 +109,9 @@ def _column(visitor: Visitor, column: Column, fact: Fact, prompt: str, seen: dic
         return
     try:
         limits.check_text("Your own prompt", st.session_state.get("free_prompt") or "")
-        found = seen[column.label] = see(visitor, column, fact, prompt, st.session_state.get("free_prompt") or "")
+        free = st.session_state.get("free_prompt") or ""
+        before = next(reversed(seen.values())).text if seen else None
+        found = seen[column.label] = see(visitor, column, fact, prompt, free, before)
     except InputError as error:
         widgets.problem(error)
         return

@@ -33,7 +33,9 @@ class Seen:
     text: Written
 
 
-def see(visitor: Visitor, column: Column, fact: Fact, prompt: str, free: str) -> Seen:
+def see(
+    visitor: Visitor, column: Column, fact: Fact, prompt: str, free: str, like: Written | None = None
+) -> Seen:
     """Read a column's model.
 
     Args:
@@ -42,6 +44,7 @@ def see(visitor: Visitor, column: Column, fact: Fact, prompt: str, free: str) ->
         fact: what it is asked about.
         prompt: what it continues.
         free: a prompt of the visitor's own; may be empty.
+        like: what another column writes, which may well begin the same.
 
     Raises:
         InputError: for a prompt that the model cannot take.
@@ -50,7 +53,7 @@ def see(visitor: Visitor, column: Column, fact: Fact, prompt: str, free: str) ->
     is_edited = visitor.comparison.is_edited(column, fact)
     rows = model_readings.observe(fact, visitor.before, after, is_edited=is_edited, free=free)
     [answer] = after.answer_probabilities([Question(fact.text, fact.target_new, fact.join)])
-    return Seen(rows, answer.said, after.written(prompt, IN_COLUMN))
+    return Seen(rows, answer.said, after.written(prompt, IN_COLUMN, like))
 
 
 def outcome_of(column: Column, fact: Fact, rows: pd.DataFrame) -> Outcome:

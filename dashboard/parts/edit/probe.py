@@ -49,7 +49,7 @@ def show(visitor: Visitor, fact: Fact) -> str:
             how = _how()
             texts = {"before": visitor.before.written(prompt, how)}
             if edited:
-                texts["after"] = visitor.after.written(prompt, how)
+                texts["after"] = visitor.after.written(prompt, how, texts["before"])
         except InputError as error:
             widgets.problem(error)
             return prompt
