@@ -30,6 +30,7 @@ from dashboard.browser import first_paint
 from dashboard.browser.click_deduplication import SinglePresses
 from dashboard.elements import figure
 from dashboard.server.browser_cookie import BrowserCookie
+from dashboard.server.garbage import set_aside_what_lives
 from dashboard.server.security import SecurityHeaders
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ def import_libraries() -> None:
         from dashboard.browser.first_paint import first_look
 
         first_look.make_ready()
+    set_aside_what_lives()
 
 
 @asynccontextmanager
