@@ -138,6 +138,7 @@ def in_browser(repeats: int) -> dict[str, float]:
                 first.append(seconds[0])
                 every.append(seconds[-1])
             page.get_by_role("button", name="Reset", exact=True).click()
+            page.wait_for_selector(".st-key-compared", state="detached", timeout=WAIT)
             _ready(page, "compare")
         for turn in range(repeats + 1):
             seconds = _apply(page)

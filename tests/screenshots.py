@@ -39,6 +39,9 @@ STATES = {"tour": ("start", "tour=1"), "presenting": ("compare", "present=1"),
           "trial": ("learn", "step=norm")}  # fmt: skip
 """Name → page and query of what looks different from the page as it opens."""
 
+INSIDE = ("lens", "trace", "tokens", "moved", "strength")
+"""Views of the microscope."""
+
 VIEWS = (*PAGES, *STATES)
 LOOKS = [(width, look) for width in (1400, 800, 390) for look in ("light", "dark")]
 
@@ -109,6 +112,27 @@ def shoot_compared(page, address: str, folder: Path, name: str) -> None:
     shoot(page, folder / f"compared-{name}.png")
 
 
+def shoot_inside(page, address: str, folder: Path, name: str) -> None:
+    """Every view of the microscope after an edit."""
+    for view in INSIDE:
+        page.goto(f"{address_of(address, 'edit')}&inside={view}")
+        settle(page)
+        if page.locator("[data-testid=n-edits]").inner_text() == "0":
+            page.get_by_role("button", name="Apply edit").click()
+            page.wait_for_function("document.querySelector('[data-testid=n-edits]').textContent == '1'")
+            settle(page)
+        trace = page.get_by_role("button", name="Trace this fact")
+        if view == "trace" and trace.count():
+            trace.click()
+        page.locator(".st-key-card_microscope .es-figure .main-svg").first.wait_for(timeout=240_000)
+        settle(page)
+        viewport = page.viewport_size
+        page.set_viewport_size({"width": viewport["width"], "height": 5000})  # nothing lies behind the bar
+        page.wait_for_timeout(500)
+        page.locator(".st-key-card_microscope").screenshot(path=folder / f"inside-{view}-{name}.png")
+        page.set_viewport_size(viewport)
+
+
 def shoot_page(page, address: str, folder: Path, name: str, which: str) -> None:
     """One of the other pages; on Runs the first run is opened, if there is one."""
     page.goto(address_of(address, which))
@@ -129,7 +153,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", help="one look, for example 1400-light")
-    parser.add_argument("--pages", default=",".join((*VIEWS, "compared")), help="which, with commas between")
+    parser.add_argument("--pages", default=",".join((*VIEWS, "compared", "inside")), help="which, with commas between")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     with served.app() as address, served.browser() as browser:
@@ -145,6 +169,8 @@ def main() -> None:
                     shoot_edit(page, themed, arguments.folder, name)
                 elif which == "compared":
                     shoot_compared(page, themed, arguments.folder, name)
+                elif which == "inside":
+                    shoot_inside(page, themed, arguments.folder, name)
                 else:
                     shoot_page(page, themed, arguments.folder, name, which)
                 page.close()

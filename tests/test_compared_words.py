@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dashboard.reading.compared_words import Outcome, difference, listed
+from dashboard.reading.compared_words import FEW_EDITS, Outcome, difference, listed, why_early
 
 STILL = (0.001, 0.002, 0.001, 0.002, 0.001)
 MOVED = (0.10, 0.12, 0.09, 0.11, 0.10)
@@ -74,3 +74,11 @@ def test_paraphrases_are_told_where_the_methods_differ():
     said = difference("Rome", [few, *all_of_them])
     assert "Paraphrases changed: 2 of 2 by MEMIT and EMMET, 1 of 2 by ENCORE." in said
     assert "Paraphrases" not in difference("Rome", all_of_them)
+
+
+def test_why_a_method_stopped_early_is_told_where_others_did_not():
+    some = [one("ENCORE", 0.54, stopped="mpes"), one("MEMIT", 0.97)]
+    assert why_early(some, 1).startswith("ENCORE stops as soon as") and "one edit cannot show" in why_early(some, 1)
+    assert "3 edits cannot" in why_early(some, 3)
+    assert not why_early(some, FEW_EDITS + 1)
+    assert not why_early(some[:1], 1) and not why_early(some[1:], 1)  # all of them, or none

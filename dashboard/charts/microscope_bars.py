@@ -14,6 +14,9 @@ from dashboard.charts.panels import Along, Panels
 TICK_EVERY = 4  # layers
 BAR = 0.86  # of a place
 LANE = 30  # pixels a token
+REST = {"the final norm's other scale": "final norm", "the soft cap on logits": "soft cap"}
+"""What is no sublayer's → its name in the key."""
+
 QUARTERS = {0: "0 %", 0.25: "25 %", 0.5: "50 %", 0.75: "75 %", 1: "100 %"}
 
 
@@ -32,6 +35,7 @@ def moved(rows: pd.DataFrame, title: str, colours: Palette, height: int = 240) -
     # A layer's tick is between its attention and its MLP.
     ticks = tuple((2 * layer + 1.5, str(layer)) for layer in layers)
     panels = Panels([(title, title)], colours, height, Along("layer", "", ticks))
+    name_of_rest = " and ".join(REST[name] for name in rest["label"])
     kinds = rows["kind"].where(~rows["edited"], "edited MLP")
     hatched = {"shape": "/", "fgcolor": colours.panel, "fillmode": "overlay", "size": 5, "solidity": 0.35}
     looks = {
@@ -49,7 +53,7 @@ def moved(rows: pd.DataFrame, title: str, colours: Palette, height: int = 240) -
             0,
             x=part["place"],
             y=part["effect"],
-            name="norm and soft cap" if kind == "rest" else kind,
+            name=name_of_rest if kind == "rest" else kind,
             showlegend=True,
             width=BAR,
             marker=look | {"line": {"width": 0}},

@@ -140,9 +140,11 @@ class Panels:
         return Chart(self.traces, *layouts)
 
     def _legend_rows(self, width: int) -> int:
-        """How many rows of a width the legend needs, at most."""
+        """How many rows of a width the legend needs, at most: if one is too short, the entries stand in columns."""
         widths = [48 + 8 * len(trace.get("name", "")) for trace in self.traces if trace.get("showlegend")]
-        return -(-sum(widths) // width)
+        if sum(widths) <= width:
+            return min(1, len(widths))
+        return -(-len(widths) // max(1, width // max(widths)))
 
     def _layout(self, n_columns: int, legend_width: int | None, up: _Up) -> dict:
         narrow = legend_width is not None

@@ -16,6 +16,9 @@ ALIKE = 0.02
 
 FEWEST_NEIGHBOURS = 3
 
+FEW_EDITS = 20
+"""Up to so many edits per model it is said that they are few."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -46,6 +49,24 @@ def difference(new: str, outcomes: Sequence[Outcome]) -> str:
         outcomes: of at least two methods, with the same neighbours.
     """
     return " ".join(filter(None, (_answers(new, outcomes), _paraphrases(outcomes), _neighbours(outcomes))))
+
+
+def why_early(outcomes: Sequence[Outcome], n_edits: int) -> str:
+    """Why a method that stopped early may look weaker here than it is; "" where that explains nothing.
+
+    Args:
+        outcomes: as for `difference`.
+        n_edits: on each model.
+    """
+    early = [one.label for one in outcomes if one.stopped == "mpes"]
+    if not early or len(early) == len(outcomes) or n_edits > FEW_EDITS:
+        return ""
+    few = "one edit" if n_edits == 1 else f"{n_edits} edits"
+    stops = "stops" if len(early) == 1 else "stop"
+    return (
+        f"{listed(early)} {stops} as soon as the new answer is the most probable one, so that a model can take many "
+        f"edits: {few} cannot show that. Compare and Norm growth show runs of thousands."
+    )
 
 
 def _answers(new: str, outcomes: Sequence[Outcome]) -> str:

@@ -168,16 +168,23 @@ def tokens_table(texts: Mapping[str, Written], fact: Fact) -> pd.DataFrame:
     """
     rows = []
     for moment, text in texts.items():
-        for rank, (token, probability) in enumerate(text.first, start=1):
-            shown, role = word_of(token, fact)
+        for rank, (shown, probability, role) in enumerate(first_words(text, fact), start=1):
             rows.append({"moment": moment, "rank": rank, "token": shown, "probability": probability, "role": role})
     return pd.DataFrame(rows)
 
 
-def word_of(token: str, fact: Fact) -> tuple[str, str]:
-    """A token as it is shown, and whether an answer of the fact begins with it: "new", "true" or ""."""
-    word, role = token.strip(), ""
-    for name, answer in (("new", fact.target_new), ("true", fact.target_true)):
-        if word and answer and answer.startswith(word):
-            role = name
-    return word or token.replace("\n", "⏎").replace(" ", "␣") or "(nothing)", role
+def first_words(text: Written, fact: Fact) -> list[tuple[str, float, str]]:
+    """The most probable next tokens: as they are shown, their probability, and the answer of the fact that begins so.
+
+    Blanks are left out, unless two tokens differ in nothing else. The answer is "new", "true" or "".
+    """
+    words = [token.strip() for token, _ in text.first]
+    found = []
+    for word, (token, probability) in zip(words, text.first, strict=True):
+        role = ""
+        for name, answer in (("new", fact.target_new), ("true", fact.target_true)):
+            if word and answer and answer.startswith(word):
+                role = name
+        marked = token.replace("\n", "⏎").replace(" ", "␣") or "(nothing)"
+        found.append((word if word and words.count(word) == 1 else marked, probability, role))
+    return found

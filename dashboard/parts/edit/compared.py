@@ -14,7 +14,7 @@ from dashboard.parts.edit import compared_files, inside, probe, shown_fact
 from dashboard.parts.edit.compared_reading import Seen, outcome_of, see
 from dashboard.parts.edit.history import stop_word
 from dashboard.reading import model_readings
-from dashboard.reading.compared_words import difference
+from dashboard.reading.compared_words import difference, why_early
 from dashboard.server import limits
 from dashboard.visitors.comparison import Column, Comparison
 from dashboard.visitors.visitor import Visitor
@@ -161,8 +161,7 @@ def _says(column: Column, fact: Fact, prompt: str, found: Seen) -> None:
     st.caption(f"What {column.arm.method} says")
     widgets.verbatim(f"{prompt}{found.text.text}")
     rows = ""
-    for token, probability in found.text.first[:WORDS]:
-        word, role = model_readings.word_of(token, fact)
+    for word, probability, role in model_readings.first_words(found.text, fact)[:WORDS]:
         rows += widgets.rich(
             '<tr><td class="es-word es-{role}" dir="auto">{word}</td><td><div class="es-bar es-bar-{role}">'
             '<span style="width:{width}%"></span></div></td><td class="es-right">{share}</td></tr>',
@@ -201,5 +200,10 @@ def _difference(words: DeltaGenerator, fact: Fact, comparison: Comparison, seen:
     ]
     if len(outcomes) < 2:
         return
-    words.html(widgets.rich('<p class="es-differs" role="status" dir="auto">{text}</p>',
-                            text=difference(fact.target_new, outcomes)))  # fmt: skip
+    words.html(
+        widgets.rich(
+            '<p class="es-differs" role="status" dir="auto">{text}</p><p class="es-aside">{aside}</p>',
+            text=difference(fact.target_new, outcomes),
+            aside=why_early(outcomes, comparison.n_edits // max(1, comparison.n_sessions)),
+        )
+    )

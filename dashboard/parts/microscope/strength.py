@@ -55,6 +55,7 @@ def show(looked: Looked, moment: str) -> None:
         "are in the CSV file.",
         frame=rows,
     )
+    st.caption("A pair of lines per prompt, each prompt in a stroke of its own: point at a line to read which.")
     widgets.remark(words.strength_sentence(found))
 
 
