@@ -23,6 +23,7 @@ SHARED_BYTES = 2_000_000_000
 BASE_ANSWERS = 1000
 """Answers of the unedited model that are kept; each takes some hundred bytes."""
 
+
 def shared_prefixes(lm: EditableModel, seed: int) -> tuple[str, ...]:
     """The sampled prefixes of a seed, sampled from the base model."""
     key = ("prefixes", seed)

@@ -33,9 +33,7 @@ class Seen:
     text: Written
 
 
-def see(
-    visitor: Visitor, column: Column, fact: Fact, prompt: str, free: str, like: Written | None = None
-) -> Seen:
+def see(visitor: Visitor, column: Column, fact: Fact, prompt: str, free: str, like: Written | None = None) -> Seen:
     """Read a column's model.
 
     Args:
