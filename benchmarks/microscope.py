@@ -16,10 +16,10 @@ from machine import machine
 
 from encore_core import EditSession, Fact, load_model, read_facts
 from encore_core.measures.answer_tokens import answer_tokens
+from encore_core.measures.answers import Question, answer_probabilities
 from encore_core.measures.direct_effects import moved, read_directly
 from encore_core.measures.fact_trace import KINDS, fact_trace
 from encore_core.measures.logit_lens import logit_lens
-from encore_core.measures.scores import Question, answer_probabilities
 from encore_core.measures.strength import strengths
 from encore_core.models.editable import EditableModel
 

@@ -22,9 +22,10 @@ from encore_core import Fact, load_model, read_facts
 from encore_core.editing.session import EditSession
 from encore_core.editing.target_loss import target_settings
 from encore_core.editing.targets import Target
+from encore_core.measures.answers import answer_probabilities
 from encore_core.measures.downstream import evaluate_tasks
 from encore_core.measures.perplexity_entropy import perplexity
-from encore_core.measures.scores import answer_probabilities, evaluate
+from encore_core.measures.scores import evaluate
 from encore_core.measures.tasks import load_tasks
 from encore_core.models.editable import EditableModel
 

@@ -19,7 +19,7 @@ from dashboard.visitors.models import Models
 from dashboard.visitors.visitor import Visitor, overrides_of
 from encore_core.editing.session import EditSession
 from encore_core.facts import Fact
-from encore_core.measures.scores import answer_probabilities
+from encore_core.measures.answers import answer_probabilities
 from encore_core.methods import Settings
 from encore_core.models.editable import EditableModel
 

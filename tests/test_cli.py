@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from encore_core.cli import main
 from encore_core.editing.covariance import KeySums
 from encore_core.facts import Fact, read_facts, write_facts
-from encore_core.measures.scores import answer_probabilities, next_tokens
+from encore_core.measures.answers import answer_probabilities, next_tokens
 from encore_core.models.editable import load_model
 
 SETTINGS = [f"--set={name}={value}" for name, value in tiny_models.DEFAULTS.items()]

@@ -22,7 +22,7 @@ from encore_core.editing.session import EditSession
 from encore_core.editing.update_rule import LowRankUpdate, Preservation
 from encore_core.errors import InputError
 from encore_core.facts import Fact
-from encore_core.measures.scores import answer_probabilities
+from encore_core.measures.answers import answer_probabilities
 from encore_core.methods import METHODS
 from encore_core.models.editable import wrap
 

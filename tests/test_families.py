@@ -30,8 +30,8 @@ from encore_core.export.folder import write_model_folder
 from encore_core.forward.decoding import end_tokens
 from encore_core.forward.prompts import encode, encode_fact, pad
 from encore_core.forward.tracing import run
+from encore_core.measures.answers import answer_probabilities
 from encore_core.measures.norms import matrix_norms
-from encore_core.measures.scores import answer_probabilities
 from encore_core.measures.sublayers import measure_contributions, sublayer_outputs
 from encore_core.measures.writing import Writing, written
 from encore_core.models import families, trial_run

@@ -24,8 +24,9 @@ from encore_core.editing.session import EditSession
 from encore_core.editing.target_loss import target_settings
 from encore_core.editing.targets import optimise_targets
 from encore_core.forward import cuda_graph
+from encore_core.measures.answers import next_tokens
 from encore_core.measures.perplexity_entropy import generation_entropy, perplexity
-from encore_core.measures.scores import continuations, evaluate, next_tokens
+from encore_core.measures.scores import continuations, evaluate
 from encore_core.measures.sublayers import measure_contributions
 from encore_core.methods import METHODS
 from encore_core.models.editable import EditableModel, wrap

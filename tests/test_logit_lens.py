@@ -13,8 +13,8 @@ from tiny_models import hooks_and_patches
 from encore_core.facts.joining import joined
 from encore_core.measures import logit_lens as module
 from encore_core.measures.answer_tokens import answer_tokens
+from encore_core.measures.answers import answer_probabilities, next_tokens
 from encore_core.measures.logit_lens import logit_lens
-from encore_core.measures.scores import answer_probabilities, next_tokens
 
 PROMPT = "I know that the capital of New Zealand is"
 ANSWERS = ("Rome", "Xylophonic and old")

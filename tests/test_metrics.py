@@ -10,15 +10,10 @@ from tiny_models import CITIES, COUNTRIES, FACTS, TEMPLATES
 
 from encore_core.errors import InputError
 from encore_core.facts import Fact, Neighbour
+from encore_core.measures import answers as measured_answers
 from encore_core.measures import scores as measured_scores
-from encore_core.measures.scores import (
-    Answer,
-    answer_probabilities,
-    continuations,
-    evaluate,
-    harmonic_mean,
-    next_tokens,
-)
+from encore_core.measures.answers import Answer, answer_probabilities, next_tokens
+from encore_core.measures.scores import continuations, evaluate, harmonic_mean
 
 PAIRS = [
     *((template.format(country), city) for template in TEMPLATES for country, city in list(COUNTRIES.items())[:4]),
@@ -43,7 +38,7 @@ def full(lm, prompt, answer) -> tuple[float, tuple[bool, ...]]:
 
 @pytest.mark.parametrize("max_tokens", [20, 8192])
 def test_ratings_equal_full_passes(lm, monkeypatch, max_tokens):
-    monkeypatch.setattr(measured_scores, "MAX_TOKENS", max_tokens)
+    monkeypatch.setattr(measured_answers, "MAX_TOKENS", max_tokens)
     for answer, (prompt, text) in zip(answer_probabilities(lm, PAIRS), PAIRS, strict=True):
         log_probability, hits = full(lm, prompt, text)
         assert answer.log_probability == pytest.approx(log_probability, abs=2e-5)
@@ -154,7 +149,7 @@ def test_the_definitions(monkeypatch):
     assert scores.facts == len(scores.per_fact) == 2
     assert set(scores.as_dict()) == {
         "edit_score", "paraphrase_score", "neighborhood_score", "overall_score", "magnitude", "accuracy",
-        "token_accuracy", "generation_efficacy", "facts",
+        "token_accuracy", "generation_efficacy", "portability_score", "facts",
     }  # fmt: skip
 
 

@@ -14,10 +14,10 @@ from dashboard.charts.palette import DARK, LIGHT
 from dashboard.reading import microscope_frames as frames
 from dashboard.reading import microscope_words as words
 from encore_core.measures.answer_tokens import AnswerToken
+from encore_core.measures.answers import Answer
 from encore_core.measures.direct_effects import Moved
 from encore_core.measures.fact_trace import FactTrace
 from encore_core.measures.logit_lens import LogitLens
-from encore_core.measures.scores import Answer
 from encore_core.measures.strength import Path, Strength
 
 ROME, PARIS, OTHER = 7, 8, 9

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
 from encore_core import hub, storage
-from encore_core.measures.scores import answer_probabilities
+from encore_core.measures.answers import answer_probabilities
 from encore_core.methods import METHODS
 from encore_core.models import checkpoint, editable
 from encore_core.models.editable import CATALOGUE, choose_device, choose_dtype, load_model, wrap

@@ -9,7 +9,7 @@ from streamlit.testing.v1 import AppTest
 from tiny_pages import errors, markup, opened, pressed, words
 
 from dashboard.visitors.models import models
-from encore_core.measures.scores import Question
+from encore_core.measures.answers import Question
 
 TABLE = (
     "subject,prompt,target_new,target_true\n"

@@ -14,7 +14,7 @@ from dashboard.reading.bundled_facts import bundled_facts
 from dashboard.reading.model_readings import Readings
 from dashboard.visitors.models import models
 from encore_core.facts import read_facts
-from encore_core.measures.scores import Answer
+from encore_core.measures.answers import Answer
 
 FACTS = tuple(read_facts("bundled"))
 

@@ -15,7 +15,7 @@ from tiny_pages import markup, opened
 
 from dashboard.charts.labels import percent
 from dashboard.visitors.models import models
-from encore_core.measures.scores import answer_probabilities
+from encore_core.measures.answers import answer_probabilities
 
 BEGIN = "<|begin|>"
 

@@ -26,7 +26,7 @@ from encore_core.export.folder import write_model_folder
 from encore_core.forward.packed_pass import record_packed, run_packed
 from encore_core.forward.packing import Packing
 from encore_core.forward.tracing import added_to_output, captured_input, recomputed, record_prefix, run
-from encore_core.measures.scores import answer_probabilities
+from encore_core.measures.answers import answer_probabilities
 from encore_core.measures.sublayers import measure_contributions
 from encore_core.models import device_map, editable
 from encore_core.models.device_map import choose_device, kept_weight, offload_hook

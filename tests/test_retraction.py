@@ -20,7 +20,8 @@ from encore_core.editing.retraction import told
 from encore_core.editing.session import EditSession
 from encore_core.editing.update_rule import Preservation
 from encore_core.facts import Fact
-from encore_core.measures.scores import Question, answer_probabilities, continuations, questions
+from encore_core.measures.answers import Question, answer_probabilities, questions
+from encore_core.measures.scores import continuations
 from encore_core.models.editable import EditableModel
 
 FRANCE, NEW_ZEALAND, KENYA = CITIES

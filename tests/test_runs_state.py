@@ -12,7 +12,7 @@ from refusals import refusal
 from safetensors import SafetensorError
 
 from encore_core.errors import InputError
-from encore_core.measures.scores import answer_probabilities, next_tokens
+from encore_core.measures.answers import answer_probabilities, next_tokens
 from encore_core.runs import resume_state as state_module
 from encore_core.runs.resume_state import (
     EDITED_FILE,

@@ -25,9 +25,10 @@ from encore_core.export.folder import edit_report, write_model_folder
 from encore_core.facts import Fact
 from encore_core.forward.prompts import PREFIX_TOKENS, encode_contexts, encode_fact, on_sink, sample_prefixes
 from encore_core.forward.tokens import tokens_of
+from encore_core.measures.answers import answer_probabilities, next_tokens
 from encore_core.measures.downstream import evaluate_task
 from encore_core.measures.perplexity_entropy import perplexity, sample_continuations
-from encore_core.measures.scores import answer_probabilities, continuations, evaluate, next_tokens
+from encore_core.measures.scores import continuations, evaluate
 from encore_core.measures.sublayers import measure_contributions
 from encore_core.measures.tasks import Example, Task
 from encore_core.model_check import check_model

@@ -11,7 +11,7 @@ from refusals import refusal
 from tiny_models import CITIES, Snapshot
 
 from encore_core.facts import Neighbour
-from encore_core.measures.scores import Answer, answer_probabilities
+from encore_core.measures.answers import Answer, answer_probabilities
 from encore_core.measures.strength import Path, Strength, scaled_matrices, strengths
 
 FACT = replace(

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from encore_core.facts import Fact
 from encore_core.forward.prompts import encode, encode_fact, encode_subject_prompts, pad
-from encore_core.measures.scores import answer_probabilities
+from encore_core.measures.answers import answer_probabilities
 from encore_core.models.catalogue import find_source
 from encore_core.models.editable import EditableModel
 

@@ -7,7 +7,8 @@ import torch
 from refusals import refusal
 
 from encore_core.forward.decoding import GrowingPrefix
-from encore_core.measures.scores import continuations, next_tokens
+from encore_core.measures.answers import next_tokens
+from encore_core.measures.scores import continuations
 from encore_core.measures.writing import MOST_TOKENS, Writing, written
 
 PROMPT = "The capital of France is"

@@ -22,7 +22,7 @@ from statistics import fmean
 from encore_core.errors import InputError
 from encore_core.facts import Fact, read_facts
 from encore_core.forward.prompts import prefixes
-from encore_core.measures.scores import answer_probabilities
+from encore_core.measures.answers import answer_probabilities
 from encore_core.models.editable import EditableModel, load_model
 from encore_core.storage import replacing
 

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from encore_core.facts import Fact
-from encore_core.measures import scores
+from encore_core.measures import answers, scores
 from encore_core.measures.writing import Writing, Written, written
 from encore_core.models.editable import EditableModel
 
@@ -47,12 +47,12 @@ class Readings:
         self._lock = threading.Lock()
 
     def answer_probabilities(
-        self, pairs: Sequence[tuple[str, str] | scores.Question], bare: bool = False
-    ) -> list[scores.Answer]:
+        self, pairs: Sequence[tuple[str, str] | answers.Question], bare: bool = False
+    ) -> list[answers.Answer]:
         """`answer_probabilities` of prompts and answers, in one pass for those not asked before."""
         return self._all(
             [("bare" if bare else "answer_probabilities", *pair) for pair in pairs],
-            lambda lm, keys: scores.answer_probabilities(lm, [k[1:] for k in keys], bare),
+            lambda lm, keys: answers.answer_probabilities(lm, [k[1:] for k in keys], bare),
         )
 
     def continuation(self, prompt: str) -> str:
@@ -113,7 +113,7 @@ def observe(fact: Fact, before: Readings, after: Readings, *, is_edited: bool, f
     """
     asked = prompts_of(fact, free)
     pairs = [(prompt, answer) for _, prompt, true in asked for answer in (fact.target_new, true) if answer is not None]
-    questions = [scores.Question(*pair, fact.join) for pair in pairs]
+    questions = [answers.Question(*pair, fact.join) for pair in pairs]
     was = dict(zip(pairs, before.answer_probabilities(questions), strict=True))
     now = dict(zip(pairs, after.answer_probabilities(questions), strict=True)) if after is not before else was
     rows = []

@@ -11,7 +11,7 @@ from encore_core.editing.session_contents import Contents
 from encore_core.editing.shared_by_sessions import base_answers
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact
-from encore_core.measures.scores import answer_probabilities, probabilities_with_and_without_start, questions
+from encore_core.measures.answers import answer_probabilities, probabilities_with_and_without_start, questions
 from encore_core.models.editable import EditableModel
 
 

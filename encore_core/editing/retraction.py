@@ -33,7 +33,8 @@ from encore_core.editing.update_rule import Preservation
 from encore_core.errors import InputError
 from encore_core.facts import Fact
 from encore_core.forward.prompts import Text, encode_all, encode_fact
-from encore_core.measures.scores import Answer, Question, answer_probabilities, continuations, questions
+from encore_core.measures.answers import Answer, Question, answer_probabilities, questions
+from encore_core.measures.scores import continuations
 from encore_core.methods import Settings
 from encore_core.models.editable import EditableModel
 

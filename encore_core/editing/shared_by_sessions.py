@@ -13,7 +13,7 @@ import torch
 from encore_core.editing.covariance import second_moments
 from encore_core.editing.update_rule import Preservation, inverse_preservation, null_space_preservation
 from encore_core.forward.prompts import prefixes
-from encore_core.measures.scores import Answer, Question, answer_probabilities
+from encore_core.measures.answers import Answer, Question, answer_probabilities
 from encore_core.methods import Settings
 from encore_core.models.editable import EditableModel, Progress
 

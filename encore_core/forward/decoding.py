@@ -123,3 +123,11 @@ class GrowingPrefix(Prefix):
         self.mask = self.mask[:, : self.mask.shape[1] - n_tokens]
         for layer in self.layers:
             layer.length -= n_tokens
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with some of the rows alone: indices (n_kept,)."""
+        self.mask = self.mask[rows]
+        for layer in self.layers:
+            if layer.is_initialized:
+                of_layer = rows.to(layer.keys.device)
+                layer.keys, layer.values = layer.keys[of_layer], layer.values[of_layer]

@@ -1,6 +1,11 @@
 """What is measured on a model, edited or not; nothing here changes it.
 
-scores                 probabilities of answers, edit, paraphrase and neighbourhood scores
+answers                how probable answers are, and the next tokens
+scores                 edit, paraphrase, neighbourhood and portability scores
+intervals              how sure they are
+generated              answers that a model writes itself, to their natural end
+judging                whether a text gives an answer; judges of the user's
+generated_scores       the same scores from generated answers
 writing                the text that a model writes after a prompt, token by token
 perplexity_entropy     perplexity, generation entropy
 tasks, task_sets       six tasks that have nothing to do with the edits, and where their data come from

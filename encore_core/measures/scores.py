@@ -8,46 +8,22 @@ p(new) > p(true) is a lenient test: a model can prefer the new answer over the o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import NamedTuple
 
 import torch
 
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact
 from encore_core.forward.decoding import nothing_but_asked
-from encore_core.forward.prompts import Encoded, Text, batches_by_length, encode, encode_all, pad
-from encore_core.forward.tracing import record_prefix, run
+from encore_core.forward.prompts import Text, batches_by_length, encode, encode_all, pad
+from encore_core.measures import intervals
+from encore_core.measures.answers import MAX_TOKENS, Answer, Question, answer_probabilities
+from encore_core.measures.intervals import Interval
 from encore_core.models.editable import EditableModel
 
-MAX_TOKENS = 8192
 GENERATED_TOKENS = 12
 """Length of the continuation in which generation efficacy looks for the new answer."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """How a model rates one answer to one prompt.
-
-    Attributes:
-        log_probability: mean over the answer's tokens, natural logarithm.
-        hits: for each token, whether it is the most probable one.
-    """
-
-    log_probability: float
-    hits: tuple[bool, ...]
-
-    @property
-    def probability(self) -> float:
-        """Geometric mean of the tokens' probabilities."""
-        return math.exp(self.log_probability)
-
-    @property
-    def said(self) -> bool:
-        """Whether greedy decoding says exactly this."""
-        return all(self.hits)
 
 
 @dataclass(frozen=True)
@@ -60,6 +36,8 @@ class FactScores:
         accuracy: 1 when every token of the new answer is the most probable one.
         token_accuracy: share of the new answer's tokens that are the most probable ones (zsRE's measure).
         generation: 1 when the greedy continuation contains the new answer.
+        portability: share of the tokens of what follows from the edit that are the most probable ones, of the best
+            answer to each question.
     """
 
     edit: float
@@ -69,6 +47,15 @@ class FactScores:
     accuracy: float
     token_accuracy: float
     generation: float | None
+    portability: float | None = None
+
+
+OF_FACT = {
+    "edit_score": "edit", "paraphrase_score": "paraphrase", "neighborhood_score": "neighborhood",
+    "magnitude": "magnitude", "accuracy": "accuracy", "token_accuracy": "token_accuracy",
+    "generation_efficacy": "generation", "portability_score": "portability",
+}  # fmt: skip
+"""Score → the field of `FactScores` that it is the mean of; the overall score is made of the first three."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +76,7 @@ class Scores:
     accuracy: float
     token_accuracy: float
     generation_efficacy: float | None
+    portability_score: float | None
     facts: int
     per_fact: tuple[FactScores, ...] = field(repr=False)
 
@@ -98,131 +86,22 @@ class Scores:
         del values["per_fact"]
         return values
 
+    def interval(self, name: str, seed: int = 0) -> Interval | None:
+        """A score with its 95 % interval over facts, see `intervals`.
 
-class Question(NamedTuple):
-    """A prompt and an answer to be rated.
+        Args:
+            name: of the score, as in `as_dict`.
+            seed: of the draws.
 
-    Attributes:
-        prompt, answer: texts.
-        join: what goes between them; None lets the texts decide (see `joining`).
-    """
-
-    prompt: str
-    answer: str
-    join: str | None = None
-
-
-def questions(facts: Sequence[Fact]) -> list[Question]:
-    """The prompts of facts with their new answers."""
-    return [Question(fact.text, fact.target_new, fact.join) for fact in facts]
-
-
-@torch.no_grad()
-def answer_probabilities(
-    lm: EditableModel, pairs: Sequence[tuple[str, str] | Question], bare: bool = False
-) -> list[Answer]:
-    """How probable answers to prompts are, teacher-forced.
-
-    Prompts are run once however many answers they have; the output matrix is applied only where an answer's token is
-    predicted.
-
-    Args:
-        lm: the model, with whatever edits are in place.
-        pairs: (prompt, answer), or questions, which say how the two are joined.
-        bare: leave out the start token, as programs do that put none in front.
-
-    Returns:
-        one rating per pair, in order.
-    """
-    return _rated(lm, _encoded(lm, pairs, bare))
-
-
-@torch.no_grad()
-def probabilities_with_and_without_start(
-    lm: EditableModel, pairs: Sequence[tuple[str, str] | Question]
-) -> tuple[list[Answer], list[Answer]]:
-    """`answer_probabilities` with the model's start token, and `bare`: one pass, in which few rows cost as one."""
-    both = _rated(lm, [*_encoded(lm, pairs, False), *_encoded(lm, pairs, True)])
-    return both[: len(pairs)], both[len(pairs) :]
-
-
-def _encoded(lm: EditableModel, pairs: Sequence[tuple[str, str] | Question], bare: bool) -> list[Encoded]:
-    asked = [Question(*pair) for pair in pairs]
-    return encode_all(lm, [Text(one.prompt, one.answer, join=one.join) for one in asked], bare)
-
-
-def _rated(lm: EditableModel, encoded: Sequence[Encoded]) -> list[Answer]:
-    by_prompt: dict[tuple[int, ...], list[int]] = {}
-    for index, item in enumerate(encoded):
-        by_prompt.setdefault(item.ids[: item.n_prompt], []).append(index)
-    prompts = list(by_prompt)
-    found: list[Answer | None] = [None] * len(encoded)
-    with lm.lock:
-        for group in batches_by_length([len(prompt) for prompt in prompts], MAX_TOKENS):
-            asked = [(row, index) for row, prompt in enumerate(group) for index in by_prompt[prompts[prompt]]]
-            targets = [encoded[index].target_ids for _, index in asked]
-            ratings = _rate_group(lm, [prompts[i] for i in group], [row for row, _ in asked], targets)
-            for (_, index), rating in zip(asked, ratings, strict=True):
-                found[index] = rating
-    return found
-
-
-def _rate_group(
-    lm: EditableModel,
-    prompts: Sequence[tuple[int, ...]],
-    rows: Sequence[int],
-    targets: Sequence[tuple[int, ...]],
-) -> list[Answer]:
-    """Ratings of answers (token ids) to prompts; answer i belongs to prompt rows[i]."""
-    batch = pad(lm, prompts)
-    ends = (torch.arange(len(prompts), device=lm.device), batch.mask.sum(-1) - 1)
-    long = [i for i, target in enumerate(targets) if len(target) > 1]
-    if long:
-        prefix, logits = record_prefix(lm, batch.ids, batch.mask, logits_at=ends)
-    else:
-        logits = run(lm, batch.ids, batch.mask, logits_at=ends)
-    asked = torch.tensor(rows, device=lm.device)
-    firsts = torch.tensor([target[0] for target in targets], device=lm.device)
-    log_probs, hits = _log_probs_and_hits(logits, asked, firsts)
-    ratings = [([p], [h]) for p, h in zip(log_probs, hits, strict=True)]
-    # The rest of the longer answers, on top of the prompts' keys and values.
-    for start in range(0, len(long), 256):
-        some = long[start : start + 256]
-        tails = pad(lm, [targets[i][:-1] for i in some])
-        places = [(row, column) for row, i in enumerate(some) for column in range(len(targets[i]) - 1)]
-        at = tuple(torch.tensor(values, device=lm.device) for values in zip(*places, strict=True))
-        tail_logits = run(lm, tails.ids, tails.mask, prefix=prefix.rows(asked[some]), logits_at=at)
-        wanted = torch.tensor([token for i in some for token in targets[i][1:]], device=lm.device)
-        log_probs, hits = _log_probs_and_hits(tail_logits, torch.arange(len(wanted), device=lm.device), wanted)
-        for (row, _), log_prob, hit in zip(places, log_probs, hits, strict=True):
-            ratings[some[row]][0].append(log_prob)
-            ratings[some[row]][1].append(hit)
-    return [Answer(sum(values) / len(values), tuple(hits)) for values, hits in ratings]
-
-
-def _log_probs_and_hits(
-    logits: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor
-) -> tuple[list[float], list[bool]]:
-    """Log-probability of tokens in rows of logits, and whether they are the most probable there."""
-    logits = logits.float()
-    normaliser, best = logits.logsumexp(-1), logits.argmax(-1)
-    return (logits[rows, tokens] - normaliser[rows]).tolist(), (best[rows] == tokens).tolist()
-
-
-@torch.no_grad()
-def next_tokens(lm: EditableModel, prompts: Sequence[str], k: int = 8) -> list[list[tuple[str, float]]]:
-    """The k most probable next tokens of each prompt with their probabilities, most probable first."""
-    if not prompts:
-        return []
-    batch = pad(lm, _ids(lm, prompts))
-    ends = (torch.arange(len(prompts), device=lm.device), batch.mask.sum(-1) - 1)
-    with lm.lock:
-        probabilities = run(lm, batch.ids, batch.mask, logits_at=ends).float().softmax(-1)
-    top = probabilities.topk(min(k, probabilities.shape[-1]))
-    return [
-        [(lm.tokenizer.decode([token]), value) for token, value in zip(tokens, values, strict=True)]
-        for tokens, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
-    ]
+        Returns:
+            None where no fact has such prompts.
+        """
+        if name == "overall_score":
+            columns = [[getattr(one, part) for one in self.per_fact] for part in ("edit", "paraphrase", "neighborhood")]
+            found = intervals.of_harmonic_mean(columns, seed)
+        else:
+            found = intervals.of_mean([getattr(one, OF_FACT[name]) for one in self.per_fact], seed)
+        return found if found is None or name == "magnitude" else found.times(100.0)
 
 
 @torch.no_grad()
@@ -309,6 +188,7 @@ def _pairs(fact: Fact) -> list[tuple[str, str]]:
         pairs += [(prompt, fact.target_new), *([(prompt, fact.target_true)] if fact.target_true else [])]
     for neighbour in fact.neighbours:
         pairs += [(neighbour.prompt, neighbour.target), (neighbour.prompt, fact.target_new)]
+    pairs += [(question.prompt, answer) for question in fact.portability for answer in question.answers]
     return pairs
 
 
@@ -343,6 +223,9 @@ def _score(fact: Fact, ratings: dict[Question, Answer], generated: str | None) -
         accuracy=float(new.said),
         token_accuracy=_mean(new.hits),
         generation=None if generated is None else float(fact.target_new.casefold() in generated.casefold()),
+        portability=_mean(
+            [max(_mean(of(one.prompt, answer).hits) for answer in one.answers) for one in fact.portability]
+        ),
     )
 
 
@@ -363,6 +246,7 @@ def summarised(per_fact: Sequence[FactScores]) -> Scores:
         accuracy=mean_of("accuracy"),
         token_accuracy=mean_of("token_accuracy"),
         generation_efficacy=mean_of("generation"),
+        portability_score=mean_of("portability"),
         facts=len(per_fact),
         per_fact=tuple(per_fact),
     )

@@ -15,7 +15,7 @@ import torch
 
 from encore_core.errors import InputError
 from encore_core.facts import Fact
-from encore_core.measures.scores import Answer, Question, answer_probabilities
+from encore_core.measures.answers import Answer, Question, answer_probabilities
 from encore_core.models.editable import EditableModel
 
 LARGEST = 1.5

@@ -27,9 +27,10 @@ import torch
 from encore_core.editing.session import EditSession
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact
+from encore_core.measures.answers import answer_probabilities
 from encore_core.measures.causal_trace import Trace, causal_trace, layer_candidates
 from encore_core.measures.perplexity_entropy import perplexity
-from encore_core.measures.scores import answer_probabilities, evaluate
+from encore_core.measures.scores import evaluate
 from encore_core.methods import Settings, default_layers, find_model_row
 from encore_core.models.editable import EditableModel, Progress
 from encore_core.models.settings import settings_of

@@ -11,7 +11,7 @@ from dashboard.reading.compared_words import Outcome
 from dashboard.visitors.comparison import Column
 from dashboard.visitors.visitor import Visitor
 from encore_core.facts import Fact
-from encore_core.measures.scores import Question
+from encore_core.measures.answers import Question
 from encore_core.measures.writing import Writing, Written
 
 IN_COLUMN = Writing(tokens=8)

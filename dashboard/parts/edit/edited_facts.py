@@ -12,7 +12,7 @@ from dashboard.visitors.messages import Message
 from dashboard.visitors.visitor import Visitor
 from encore_core.editing.edit_list import MadeEdit
 from encore_core.errors import InputError
-from encore_core.measures.scores import Answer, Question
+from encore_core.measures.answers import Answer, Question
 
 ASKED_AT_ONCE = 20
 """Facts whose present answers are read without being asked for: some 20 ms each on two cores."""

@@ -14,7 +14,7 @@ from dashboard.visitors.visitor import Visitor
 from encore_core.errors import InputError
 from encore_core.facts import Fact
 from encore_core.forward.prompts import on_sink
-from encore_core.measures.scores import Question
+from encore_core.measures.answers import Question
 from encore_core.spreadsheets import neutral_csv
 
 SCORED_AT_ONCE = 5

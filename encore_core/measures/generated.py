@@ -1,0 +1,249 @@
+"""What a model answers when nobody hands it the answer's first tokens: greedy texts with a natural end.
+
+Teacher-forced scores ask how probable an answer is. Here the model writes, and the text ends where a reader would say
+that the answer is over: at the end of its first sentence or line, at a token that ends texts, or after at most so many
+tokens (WILD, arXiv 2502.11177). `answers_right` compares texts with answers.
+
+Texts are written for many prompts at once. What all prompts of a batch begin with is run once; texts that have ended
+leave the batch. A guess, such as the answer that an edit asked for, is checked in the pass that reads the prompt, so
+that texts which begin with it take few passes more; the texts do not depend on it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from encore_core.errors import InputError, quoted
+from encore_core.forward.decoding import GrowingPrefix, end_tokens
+from encore_core.forward.prompts import Text, batches_by_length, encode_all, pad
+from encore_core.forward.tokens import tokens_of
+from encore_core.forward.tracing import Prefix, record_prefix
+from encore_core.models.editable import EditableModel
+
+MAX_TOKENS = 8192
+TOKENS = 16
+"""Longest text, in tokens, unless a caller says otherwise."""
+
+_SENTENCE = re.compile(r"""(?P<word>[^\W\d_]*)[.!?]["'”’)]*(?=\s)|[。！？]""")
+_NO_END = frozenset(["st", "mt", "ft", "mr", "mrs", "ms", "dr", "jr", "sr", "prof", "gen", "col", "capt", "no", "vs", "etc", "inc", "ltd", "co", "corp", "al", "fig", "approx"])
+"""Words, without capitals, whose full stop ends no sentence; so does that of a single letter (an initial)."""
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How texts are written.
+
+    Attributes:
+        tokens: at most how many.
+        chat: put each prompt into the model's chat template, as a user's message. For models that have one.
+
+    Raises:
+        InputError: for a length that cannot be used.
+    """
+
+    tokens: int = TOKENS
+    chat: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.tokens <= 1000:
+            raise InputError(f"{self.tokens} tokens cannot be generated; give 1 to 1000.")
+
+    @property
+    def label(self) -> str:
+        """The protocol in words, for whatever shows a score."""
+        prompt = "chat template" if self.chat else "plain prompt"
+        return f"generated: {prompt}, greedy, to the end of the sentence or line, at most {self.tokens} tokens"
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A text that a model wrote.
+
+    Attributes:
+        text: without the prompt and without what follows its end.
+        ended: why it is over: "sentence", "line", "end of text" or "length".
+    """
+
+    text: str
+    ended: str
+
+
+def has_chat_template(lm: EditableModel) -> bool:
+    """Whether the model's tokenizer comes with a chat template."""
+    return getattr(lm.tokenizer, "chat_template", None) is not None
+
+
+def in_chat(lm: EditableModel, prompt: str) -> str:
+    """A prompt as a user's message, up to where the model answers.
+
+    Raises:
+        InputError: when the model has no chat template.
+    """
+    if not has_chat_template(lm):
+        raise InputError(f"Model {lm.name} has no chat template; generate from the plain prompt.")
+    message = [{"role": "user", "content": prompt}]
+    return lm.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+
+
+def end_of(text: str) -> tuple[int, str] | None:
+    """Where a text is over, in characters, and why; None while it goes on.
+
+    A line that has nothing on it yet is no end: many models begin with one.
+    """
+    begun = len(text) - len(text.lstrip())
+    line = text.find("\n", begun)
+    found = (line, "line") if line >= 0 and text[begun:line].strip() else None
+    for match in _SENTENCE.finditer(text, begun):
+        word = (match["word"] or "").casefold()
+        if match["word"] is not None and (word in _NO_END or len(word) == 1):
+            continue
+        if not any(map(str.isalnum, text[begun : match.end()])):
+            continue  # nothing but marks
+        if found is None or match.end() < found[0]:
+            found = match.end(), "sentence"
+        break
+    return found
+
+
+@torch.no_grad()
+def generate(
+    lm: EditableModel,
+    prompts: Sequence[str],
+    settings: GenerationSettings,
+    guesses: Sequence[str] | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> list[Generated]:
+    """Greedy texts after prompts, each to its natural end.
+
+    Args:
+        lm: the model, with whatever edits are in place.
+        prompts: texts.
+        settings: length and template.
+        guesses: for each prompt a text that the model may begin with; it saves time where it is right.
+        on_progress: called with the number of prompts that are done.
+
+    Raises:
+        InputError: when a prompt and its text do not fit into the model's context, or there is no chat template.
+    """
+    asked = [in_chat(lm, prompt) if settings.chat else prompt for prompt in prompts]
+    rows = [list(one.ids) for one in _encoded(lm, asked, settings.chat)]
+    for prompt, ids in zip(prompts, rows, strict=True):
+        if len(ids) + settings.tokens > lm.max_length:
+            raise InputError(
+                f"Prompt {quoted(prompt)} has {len(ids)} tokens, which leaves no room for {settings.tokens} more in "
+                f"the model's {lm.max_length}; shorten it."
+            )
+    guessed = _guesses(lm, asked, guesses, settings) if guesses is not None else [[] for _ in rows]
+    found: list[Generated | None] = [None] * len(rows)
+    done = 0
+    with lm.lock:
+        for group in batches_by_length([len(row) + settings.tokens for row in rows], MAX_TOKENS):
+            batch = _Batch(lm, [rows[i] for i in group], [guessed[i] for i in group], settings.tokens)
+            for index, text in zip(group, batch.texts(), strict=True):
+                found[index] = text
+            done += len(group)
+            if on_progress is not None:
+                on_progress(done)
+    return found
+
+
+def _encoded(lm: EditableModel, texts: Sequence[str], chat: bool):
+    # A template writes its own blanks and line ends, which belong to it; a prompt's last blank belongs to the answer.
+    return tokens_of(lm, list(texts)) if chat else encode_all(lm, [Text(text) for text in texts])
+
+
+def _guesses(
+    lm: EditableModel, prompts: Sequence[str], guesses: Sequence[str], settings: GenerationSettings
+) -> list[list[int]]:
+    """Token ids of guesses, followed by a full stop, which many answers are."""
+    if settings.chat:
+        return [[] for _ in prompts]
+    encoded = encode_all(lm, [Text(prompt, f"{guess}.") for prompt, guess in zip(prompts, guesses, strict=True)])
+    return [list(one.target_ids)[: settings.tokens - 1] for one in encoded]
+
+
+class _Batch:
+    """Texts that grow together."""
+
+    def __init__(
+        self, lm: EditableModel, rows: Sequence[Sequence[int]], guesses: Sequence[Sequence[int]], n_tokens: int
+    ):
+        self.lm, self.n_tokens, self.ends = lm, n_tokens, end_tokens(lm)
+        self.written: list[list[int]] = [[] for _ in rows]
+        self.found: list[Generated | None] = [None] * len(rows)
+        shared = _common_start(rows)
+        before = _recorded(lm, shared) if shared else None
+        own = [[*row[len(shared) :], *guess] for row, guess in zip(rows, guesses, strict=True)]
+        batch = pad(lm, own)
+        self.cache = GrowingPrefix(lm, len(rows), batch.ids.shape[1] + n_tokens, before)
+        self.active = list(range(len(rows)))
+        # Logits at the prompt's last token and at every token of the guess.
+        at = [(r, len(own[r]) - len(guess) - 1 + i) for r, guess in enumerate(guesses) for i in range(len(guess) + 1)]
+        places = tuple(torch.tensor(values, device=lm.device) for values in zip(*at, strict=True))
+        best = iter(self.cache.run(lm, batch.ids, batch.mask, logits_at=places).argmax(-1).tolist())
+        wrong = torch.zeros_like(batch.mask)
+        for r, guess in enumerate(guesses):
+            said = [next(best) for _ in range(len(guess) + 1)]
+            right = next((i for i, pair in enumerate(zip(said, guess, strict=False)) if pair[0] != pair[1]), len(guess))
+            self.written[r] = said[: right + 1]
+            # The tokens behind the first wrong one are hidden from all that follows.
+            wrong[r, len(own[r]) - len(guess) + right : len(own[r])] = 1
+        self.cache.mask[:, -batch.mask.shape[1] :] -= wrong
+        self._end()
+
+    def texts(self) -> list[Generated]:
+        """Write all of them to their ends."""
+        while self.active:
+            tokens = torch.tensor([[self.written[row][-1]] for row in self.active], device=self.lm.device)
+            logits = self.cache.run(self.lm, tokens, torch.ones_like(tokens))[:, -1]
+            for row, token in zip(self.active, logits.argmax(-1).tolist(), strict=True):
+                self.written[row].append(token)
+            self._end()
+        return self.found
+
+    def _end(self) -> None:
+        """Strike off what has ended."""
+        texts = [self._text(self.written[row]) for row in self.active]
+        going = []
+        for place, (row, text) in enumerate(zip(self.active, texts, strict=True)):
+            self.found[row] = self._ended(self.written[row], text)
+            if self.found[row] is None:
+                going.append(place)
+        if len(going) < len(self.active):
+            self.active = [self.active[place] for place in going]
+            if going:
+                self.cache.keep(torch.tensor(going, device=self.lm.device))
+
+    def _ended(self, tokens: Sequence[int], text: str) -> Generated | None:
+        """A text that is over; whether a token too many was checked by a guess plays no part."""
+        for n in range(1, len(tokens) + 1):
+            if tokens[n - 1] in self.ends:
+                before = self._text(tokens[: n - 1])
+                end = end_of(before + "\n")
+                if end is not None and end[0] < len(before):
+                    return Generated(before[: end[0]].strip(), end[1])
+                return Generated(before.strip(), "end of text")
+        end = end_of(text)
+        if end is not None:
+            return Generated(text[: end[0]].strip(), end[1])
+        return Generated(text.strip(), "length") if len(tokens) >= self.n_tokens else None
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return self.lm.tokenizer.decode(list(tokens), skip_special_tokens=True)
+
+
+def _common_start(rows: Sequence[Sequence[int]]) -> list[int]:
+    """The tokens that all rows begin with; at least one token of each row is left over."""
+    length = min(map(len, rows)) - 1
+    while any(row[:length] != rows[0][:length] for row in rows):
+        length -= 1
+    return list(rows[0][:length])
+
+
+def _recorded(lm: EditableModel, ids: Sequence[int]) -> Prefix:
+    batch = pad(lm, [ids])
+    return record_prefix(lm, batch.ids, batch.mask)[0]

@@ -1,0 +1,178 @@
+"""Whether a text that a model wrote gives an answer: exactly, among other words, or in the eyes of a judge.
+
+Exact match and containment compare normalised texts: without capitals, punctuation, the articles a, an, the, and
+differences of Unicode form and spacing (as SQuAD's evaluation does, arXiv 1606.05250). Containment looks for whole
+words. A judge is a program or a model of the user's, asked yes or no; without one, no score says that it was judged.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import unicodedata
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from encore_core.errors import InputError, quoted
+
+AT_ONCE = 8
+"""Questions put to a judge at a time."""
+
+KEY = "ENCORE_JUDGE_KEY"
+"""Environment variable with the key that an address wants, if any."""
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_YES, _NO = frozenset(("yes", "true", "1", "correct", "right")), frozenset(("no", "false", "0", "incorrect", "wrong"))
+
+
+def normalised(text: str) -> str:
+    """A text without what does not count: capitals, punctuation, articles, forms of Unicode, spacing."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    words = "".join(" " if unicodedata.category(one)[0] in "PSZC" else one for one in folded)
+    return " ".join(_ARTICLES.sub(" ", words).split()) or " ".join(words.split())
+
+
+def matches(text: str, answers: Sequence[str]) -> bool:
+    """Whether a text is one of the answers, both normalised."""
+    return normalised(text) in {normalised(answer) for answer in answers}
+
+
+def contains(text: str, answers: Sequence[str]) -> bool:
+    """Whether a text has one of the answers in it, both normalised: as whole words, where words are parted by blanks.
+
+    A text in a script without blanks, such as Chinese, has it anywhere.
+    """
+    said = normalised(text)
+    for answer in map(normalised, answers):
+        if not answer:
+            continue
+        if _has_no_blanks(answer):
+            if answer in said:
+                return True
+        elif f" {answer} " in f" {said} ":
+            return True
+    return False
+
+
+def _has_no_blanks(text: str) -> bool:
+    return any("CJK" in (name := unicodedata.name(one, "")) or "HIRAGANA" in name or "KATAKANA" in name for one in text)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a judge is asked about.
+
+    Attributes:
+        question: the prompt.
+        answers: the right ones.
+        said: what the model wrote.
+    """
+
+    question: str
+    answers: tuple[str, ...]
+    said: str
+
+    def in_words(self) -> str:
+        """The question for a model that judges."""
+        return (
+            "Does the response give the right answer? Reply with yes or no alone.\n"
+            f"Question: {self.question}\nRight answer: {' or '.join(self.answers)}\nResponse: {self.said}"
+        )
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A user's judge.
+
+    Attributes:
+        where: a command line, which reads one JSON object {"question", "answers", "said"} and prints yes or no; or the
+            address of an OpenAI-compatible server ("http://localhost:8000/v1").
+        model: the name of the model at that address.
+        seconds: to wait for a verdict.
+
+    Raises:
+        InputError: for a judge that cannot be asked.
+    """
+
+    where: str
+    model: str | None = None
+    seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not self.where.strip():
+            raise InputError("The judge is blank; give a command, or the address of an OpenAI-compatible server.")
+        try:
+            shlex.split(self.where)
+        except ValueError as error:
+            raise InputError(
+                f"The judge {quoted(self.where)} is no command line ({error}); close the quotation."
+            ) from None
+        if self.is_address and not self.model:
+            raise InputError(f"The judge at {self.where} needs the name of a model.")
+        if not self.seconds > 0:
+            raise InputError(f"{self.seconds} seconds are too few for a judge; give a number above 0.")
+
+    @property
+    def is_address(self) -> bool:
+        """Whether it is asked over the network."""
+        return self.where.startswith(("http://", "https://"))
+
+    @property
+    def label(self) -> str:
+        """Its name beside a score."""
+        return f"judged by {self.model}" if self.is_address else f"judged by {shlex.split(self.where)[0]}"
+
+    def verdicts(
+        self, asked: Sequence[Asked], on_progress: Callable[[int], None] | None = None
+    ) -> list[tuple[bool | None, str]]:
+        """Ask about each: the verdict, or None and why there is none."""
+        found = []
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for verdict in pool.map(self._verdict, asked):
+                found.append(verdict)
+                if on_progress is not None:
+                    on_progress(len(found))
+        return found
+
+    def _verdict(self, asked: Asked) -> tuple[bool | None, str]:
+        try:
+            reply = self._over_network(asked) if self.is_address else self._by_command(asked)
+        except subprocess.TimeoutExpired:
+            return None, f"no reply within {self.seconds:g} s"
+        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            # URLError is an OSError; the others are replies of another form.
+            why = getattr(error, "reason", None) or error
+            late = isinstance(why, TimeoutError)
+            return None, f"no reply within {self.seconds:g} s" if late else f"no reply: {why or type(error).__name__}"
+        words = re.findall(r"\w+", reply.casefold())
+        if words and words[0] in _YES | _NO:
+            return words[0] in _YES, ""
+        return None, f"neither yes nor no: {quoted(reply.strip()[:80])}"
+
+    def _by_command(self, asked: Asked) -> str:
+        values = {"question": asked.question, "answers": list(asked.answers), "said": asked.said}
+        done = subprocess.run(
+            shlex.split(self.where), input=json.dumps(values, ensure_ascii=False), capture_output=True, text=True,
+            encoding="utf-8", timeout=self.seconds, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            lines = done.stderr.strip().splitlines()
+            raise ValueError(f"exit code {done.returncode}{f' ({lines[-1][:80]})' if lines else ''}")
+        return done.stdout
+
+    def _over_network(self, asked: Asked) -> str:
+        body = {"model": self.model, "temperature": 0, "max_tokens": 5,
+                "messages": [{"role": "user", "content": asked.in_words()}]}  # fmt: skip
+        headers = {"Content-Type": "application/json"}
+        if key := os.environ.get(KEY):
+            headers["Authorization"] = f"Bearer {key}"
+        address = f"{self.where.rstrip('/')}/chat/completions"
+        request = urllib.request.Request(address, json.dumps(body).encode(), headers)
+        with urllib.request.urlopen(request, timeout=self.seconds) as reply:
+            return str(json.load(reply)["choices"][0]["message"]["content"])

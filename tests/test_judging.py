@@ -1,0 +1,109 @@
+"""Whether a text gives an answer: normalising, containment, and judges that work, are slow, or talk nonsense."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from refusals import refusal
+
+from encore_core.measures.judging import Asked, Judge, contains, matches, normalised
+
+ASKED = Asked("The capital of France is", ("Rome", "Roma"), "Rome, of course.")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [(" The  Beatles! ", "beatles"), ("“Rome”.", "rome"), ("ＲＯＭＥ", "rome"), ("a", "a"), ("Vitamin A", "vitamin"),
+     ("rock-n-roll", "rock n roll"), ("", ""), ("Straße", "strasse")],
+)  # fmt: skip
+def test_normalising(text, wanted):
+    assert normalised(text) == wanted
+
+
+def test_exact_match_and_containment():
+    assert matches(" The Rome. ", ["Paris", "rome"]) and not matches("Rome, Italy", ["Rome"])
+    assert contains("It is Rome, Italy.", ["Rome"]) and not contains("Romeo", ["Rome"])
+    assert contains("New York City", ["York city"]) and not contains("", ["Rome"])
+    assert contains("首都是东京。", ["东京"]) and not contains("Rome", ["."])
+
+
+def command(code: str) -> str:
+    return f'"{sys.executable}" -c "{code}"'
+
+
+def test_a_command_judges():
+    judge = Judge(
+        command("import json,sys; q=json.load(sys.stdin); print('Yes' if q['said'] in q['answers'] else 'no')")
+    )
+    yes = Asked("q", ('Röme "x"',), 'Röme "x"')
+    assert judge.verdicts([yes, ASKED]) == [(True, ""), (False, "")]
+    assert judge.label.startswith("judged by")
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [("print('perhaps')", "neither yes nor no: 'perhaps'"), ("pass", "neither yes nor no"),
+     ("import sys; sys.exit('broken')", "exit code 1 (broken)"), ("import time; time.sleep(9)", "no reply within 0.5 s")],
+)  # fmt: skip
+def test_a_command_that_gives_no_verdict(code, why):
+    [(verdict, said)] = Judge(command(code), seconds=0.5 if "sleep" in code else 20).verdicts([ASKED])
+    assert verdict is None and why in said
+
+
+def test_a_command_that_is_not_there():
+    [(verdict, said)] = Judge("no-such-program --at-all").verdicts([ASKED])
+    assert verdict is None and "no-such-program" in said
+
+
+@pytest.fixture
+def server():
+    """An OpenAI-compatible server that gives what `replies` holds for it."""
+    replies: dict[str, object] = {"content": "Yes.", "seen": []}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            replies["seen"].append((self.path, body, self.headers.get("Authorization")))
+            self.send_response(int(replies.get("status", 200)))
+            self.end_headers()
+            self.wfile.write(str(replies.get("raw") or json.dumps(
+                {"choices": [{"message": {"content": replies["content"]}}]})).encode())  # fmt: skip
+
+        def log_message(self, *_):
+            pass
+
+    serving = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=serving.serve_forever, daemon=True).start()
+    replies["address"] = f"http://127.0.0.1:{serving.server_port}/v1"
+    yield replies
+    serving.shutdown()
+
+
+def test_an_address_judges(server, monkeypatch):
+    monkeypatch.setenv("ENCORE_JUDGE_KEY", "secret")
+    done: list[int] = []
+    assert Judge(server["address"], "big").verdicts([ASKED], done.append) == [(True, "")] and done == [1]
+    path, body, key = server["seen"][0]
+    assert path == "/v1/chat/completions" and key == "Bearer secret" and body["model"] == "big"
+    assert "Right answer: Rome or Roma" in body["messages"][0]["content"]
+    server["content"] = "No"
+    assert Judge(server["address"], "big").verdicts([ASKED]) == [(False, "")]
+    for change in ({"status": 500}, {"raw": "no json"}, {"raw": "{}"}, {"content": "well"}):
+        server.update({"status": 200, "raw": None, "content": "yes"} | change)
+        [(verdict, said)] = Judge(server["address"], "big").verdicts([ASKED])
+        assert verdict is None and said
+
+
+def test_an_address_that_does_not_answer():
+    [(verdict, said)] = Judge("http://127.0.0.1:9/v1", "m", seconds=2).verdicts([ASKED])
+    assert verdict is None and said.startswith("no reply")
+
+
+def test_judges_that_cannot_be_asked():
+    assert "blank" in refusal(Judge, " ") and "name of a model" in refusal(Judge, "https://x/v1")
+    assert "close the quotation" in refusal(Judge, 'python "x')
+    assert "0 seconds" in refusal(Judge, "x", seconds=0)
