@@ -47,7 +47,8 @@ def test_a_command_judges():
 @pytest.mark.parametrize(
     ("code", "why"),
     [("print('perhaps')", "neither yes nor no: 'perhaps'"), ("pass", "neither yes nor no"),
-     ("import sys; sys.exit('broken')", "exit code 1 (broken)"), ("import time; time.sleep(9)", "no reply within 0.5 s")],
+     ("import sys; sys.exit('broken')", "exit code 1 (broken)"),
+     ("import time; time.sleep(9)", "no reply within 0.5 s")],
 )  # fmt: skip
 def test_a_command_that_gives_no_verdict(code, why):
     [(verdict, said)] = Judge(command(code), seconds=0.5 if "sleep" in code else 20).verdicts([ASKED])

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from encore_core import __version__
-from encore_core.cli import app, compare, doctor, editing, retract, run, runs, statistics, tune
+from encore_core.cli import app, compare, doctor, editing, evaluating, retract, run, runs, statistics, tune
 from encore_core.cli.options import Parser
 from encore_core.errors import InputError
 
@@ -84,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     app.add_commands(commands)
     editing.add_commands(commands)
+    evaluating.add_commands(commands)
     compare.add_commands(commands)
     retract.add_commands(commands)
     run.add_commands(commands)

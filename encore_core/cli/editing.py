@@ -1,4 +1,4 @@
-"""`encore edit`, `encore apply`, `encore eval` and `encore models`."""
+"""`encore edit`, `encore apply` and `encore models`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from encore_core.cli.fact_files import HELP, add_facts_options, facts_of, fitting
-from encore_core.cli.options import add_editing_options, add_model_options, count, overrides, positive
+from encore_core.cli.fact_files import add_facts_options, facts_of, fitting
+from encore_core.cli.options import add_editing_options, add_model_options, count, overrides
 from encore_core.cli.output import Bar, notice, teller
 from encore_core.editing.batch import batched
 from encore_core.editing.batch_report import BatchReport
@@ -22,7 +22,6 @@ from encore_core.export.card import SCORED_FACTS
 from encore_core.export.folder import check_output_folder, check_writable, versions, write_edits, write_model_folder
 from encore_core.facts import Fact, check_batches, duplicate_subjects
 from encore_core.facts.joining import joined
-from encore_core.measures.scores import evaluate
 from encore_core.methods import METHODS, find_method
 from encore_core.models.editable import CATALOGUE, EditableModel, is_ready, load_model
 
@@ -67,14 +66,6 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     put.add_argument("--scored", type=count, default=SCORED_FACTS, metavar="N", help="as for encore edit")
     put.set_defaults(command=_apply)
-
-    score = commands.add_parser("eval", help="score a model on facts")
-    add_model_options(score)
-    add_facts_options(score, help=f"{HELP}; those of --edits by default")
-    score.add_argument("--edits", type=Path, metavar="FILE", help="put these saved edits onto the model first")
-    score.add_argument("--limit", type=positive, metavar="N", help="only the first N facts")
-    score.add_argument("--json", action="store_true", help="print one JSON object")
-    score.set_defaults(command=_eval)
 
     models = commands.add_parser("models", help="list the models known by name")
     models.add_argument("--json", action="store_true", help="print one JSON array")
@@ -232,25 +223,6 @@ def _apply(options: argparse.Namespace) -> None:
     with Bar("Applying") as bar:
         write_edits(options.out, lm, edits, options.edits, bar.share, options.scored)
     print(f"{edits.values['n_edits']} facts put onto {lm.name}; written to {options.out}", file=sys.stderr)
-
-
-def _eval(options: argparse.Namespace) -> None:
-    edits = read_edit_file(options.edits) if options.edits is not None else None
-    if options.facts is None and edits is None:
-        raise InputError("There are no facts to score; give --facts FILE, or --edits FILE for those in it.")
-    facts = edits.facts[: options.limit] if options.facts is None else facts_of(options, options.limit)
-    lm = load(options)
-    notice(reads_texts(lm))
-    if edits is not None:
-        tell_other_start(edits, lm)
-    with lm.matrices_replaced(edits.matrices_on(lm) if edits is not None else {}):
-        scores = evaluate(lm, facts).as_dict()
-    if options.json:
-        print(json.dumps(scores))
-        return
-    for name, value in scores.items():
-        shown = "–" if value is None else f"{value:.3f}" if name == "magnitude" else f"{value:.1f}"
-        print(f"{name:22}{len(facts) if name == 'facts' else shown:>10}")
 
 
 def _models(options: argparse.Namespace) -> None:

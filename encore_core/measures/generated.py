@@ -25,11 +25,14 @@ from encore_core.forward.tracing import Prefix, record_prefix
 from encore_core.models.editable import EditableModel
 
 MAX_TOKENS = 8192
-TOKENS = 16
+TOKENS = 12
 """Longest text, in tokens, unless a caller says otherwise."""
 
 _SENTENCE = re.compile(r"""(?P<word>[^\W\d_]*)[.!?]["'”’)]*(?=\s)|[。！？]""")
-_NO_END = frozenset(["st", "mt", "ft", "mr", "mrs", "ms", "dr", "jr", "sr", "prof", "gen", "col", "capt", "no", "vs", "etc", "inc", "ltd", "co", "corp", "al", "fig", "approx"])
+_NO_END = frozenset(
+    ("st", "mt", "ft", "mr", "mrs", "ms", "dr", "jr", "sr", "prof", "gen", "col", "capt", "no", "vs", "etc", "inc",
+     "ltd", "co", "corp", "al", "fig", "approx")
+)  # fmt: skip
 """Words, without capitals, whose full stop ends no sentence; so does that of a single letter (an initial)."""
 
 

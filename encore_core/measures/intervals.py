@@ -179,4 +179,5 @@ def _wilson(share: float, n: int) -> tuple[float, float]:
     z = NormalDist().inv_cdf((1 + LEVEL) / 2)
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # A share of 0 or 1 has itself as one end; rounding would put that a little off.
+    return (middle - half if share else 0.0), (middle + half if share < 1 else 1.0)

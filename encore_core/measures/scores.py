@@ -22,6 +22,9 @@ from encore_core.measures.answers import MAX_TOKENS, Answer, Question, answer_pr
 from encore_core.measures.intervals import Interval
 from encore_core.models.editable import EditableModel
 
+PROTOCOL = "teacher-forced: mean log-probability of the answer's tokens after the plain prompt"
+"""How these scores come about, for whatever shows them."""
+
 GENERATED_TOKENS = 12
 """Length of the continuation in which generation efficacy looks for the new answer."""
 
