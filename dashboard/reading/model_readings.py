@@ -16,6 +16,8 @@ import pandas as pd
 
 from encore_core.facts import Fact
 from encore_core.measures import answers, scores
+from encore_core.measures.generated import GenerationSettings
+from encore_core.measures.generated_scores import GeneratedScores, evaluate_generated
 from encore_core.measures.writing import Writing, Written, written
 from encore_core.models.editable import EditableModel
 
@@ -67,6 +69,13 @@ class Readings:
     def scores(self, facts: Sequence[Fact]) -> scores.Scores:
         """`scores.evaluate` of some facts, generation included."""
         return self._all([("scores", *facts)], lambda lm, keys: [scores.evaluate(lm, k[1:]) for k in keys])[0]
+
+    def generated(self, facts: Sequence[Fact], settings: GenerationSettings) -> GeneratedScores:
+        """`evaluate_generated` of some facts, without a judge."""
+        return self._all(
+            [("generated", tuple(facts), settings)],
+            lambda lm, keys: [evaluate_generated(lm, *key[1:]) for key in keys],
+        )[0]
 
     def _all(self, keys: Sequence[tuple], ask: Callable[[EditableModel, list[tuple]], Iterable]) -> list:
         with self._lock:

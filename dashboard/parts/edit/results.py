@@ -7,7 +7,7 @@ import streamlit as st
 from dashboard.charts import answers as probe_charts
 from dashboard.charts.labels import percent
 from dashboard.elements import figure, theme, widgets
-from dashboard.parts.edit import inside, probe, shown_fact
+from dashboard.parts.edit import inside, probe, scores, shown_fact
 from dashboard.reading import model_readings
 from dashboard.visitors.messages import Message
 from dashboard.visitors.visitor import Visitor
@@ -16,22 +16,6 @@ from encore_core.facts import Fact
 from encore_core.forward.prompts import on_sink
 from encore_core.measures.answers import Question
 from encore_core.spreadsheets import neutral_csv
-
-SCORED_AT_ONCE = 5
-
-SCORES = (
-    ("edit_score", "Edit score", "share of edited prompts where the new answer beats the true one"),
-    ("paraphrase_score", "Paraphrase score", "the same for the paraphrases"),
-    ("neighborhood_score", "Neighbourhood score", "share of neighbours whose own answer beats the new one"),
-    ("overall_score", "Overall score", "harmonic mean of the three"),
-    ("accuracy", "Accuracy", "share of facts whose new answer is the most probable"),
-    (
-        "generation_efficacy",
-        "Generation efficacy",
-        "share of facts whose new answer appears in what is generated",
-    ),
-    ("magnitude", "Magnitude", "mean of p(new) − p(true)"),
-)
 
 
 def show(visitor: Visitor) -> None:
@@ -134,13 +118,13 @@ def _details(fact: Fact, rows, visitor: Visitor, colours) -> None:
     """The figures of the charts: table, scores, norms."""
     edited = visitor.after is not visitor.before
     with st.container(border=True, key="card_details"):
-        table, scores, norms = st.tabs(["Table", "Scores", "Matrix norms"], key="details", on_change="rerun")
+        table, scored, norms = st.tabs(["Table", "Scores", "Matrix norms"], key="details", on_change="rerun")
         if table.open:
             with table:
                 _rows_table(fact, rows, edited)
-        if scores.open:
-            with scores:
-                _scores(visitor)
+        if scored.open:
+            with scored:
+                scores.show(visitor)
         if norms.open:
             with norms:
                 _norms(visitor, colours)
@@ -177,29 +161,6 @@ def _rows_table(fact: Fact, rows, edited: bool) -> None:
         "text/csv",
         on_click="ignore",
     )
-
-
-def _scores(visitor: Visitor) -> None:
-    facts = visitor.edited_facts
-    if not facts:
-        st.write("Scores of all facts of this session appear here once the first edit has been made.")
-        return
-    measured = st.session_state.get("scored") == (id(visitor.session), len(visitor.session.history))
-    if len(facts) > SCORED_AT_ONCE and not measured:
-        if not st.button(f"Measure the {len(facts)} edited facts", key="measure"):
-            st.caption("Takes about a second for every three facts on two cores.")
-            return
-        st.session_state["scored"] = (id(visitor.session), len(visitor.session.history))
-    with st.spinner("Measuring …"):
-        was, now = visitor.before.scores(facts), visitor.after.scores(facts)
-
-    def shown(scores, name) -> str:
-        value = getattr(scores, name)
-        return "–" if value is None else f"{value:+.2f}" if name == "magnitude" else f"{value:.0f}"
-
-    rows = [(label, shown(was, name), shown(now, name), about) for name, label, about in SCORES]
-    columns = [("Score", ""), ("Before", "right"), ("After", "right"), ("What it is", "")]
-    widgets.table(columns, rows, f"Scores of the {len(facts)} facts edited in this session")
 
 
 def _norms(visitor: Visitor, colours) -> None:

@@ -1,0 +1,102 @@
+"""Scores as rows of tables, each with its interval and n, and what the two protocols come to in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from encore_core.measures import intervals
+from encore_core.measures.generated_scores import GeneratedScores, Part
+from encore_core.measures.intervals import Interval
+from encore_core.measures.scores import Scores
+
+FORCED = (
+    ("edit_score", "Edit score", "share of edited prompts where the new answer beats the true one"),
+    ("paraphrase_score", "Paraphrase score", "the same for the paraphrases"),
+    ("neighborhood_score", "Neighbourhood score", "share of neighbours whose own answer beats the new one"),
+    ("overall_score", "Overall score", "harmonic mean of the three"),
+    ("portability_score", "Portability", "share of tokens of what follows from the edit that are the most probable"),
+    ("accuracy", "Accuracy", "share of facts whose new answer is the most probable"),
+    ("generation_efficacy", "Generation efficacy", "share of facts whose new answer appears in what is generated"),
+    ("magnitude", "Magnitude", "mean of p(new) − p(true)"),
+)
+GENERATED: tuple[tuple[Part, str, str], ...] = (
+    ("edit", "Edited prompts", "the new answer"),
+    ("paraphrase", "Paraphrases", "the new answer"),
+    ("neighborhood", "Neighbours", "their own answer"),
+    ("portability", "Portability", "what follows from the edit"),
+)
+"""Part → what the rows are called, and which answer is right."""
+
+Row = tuple[str, ...]
+
+
+def with_interval(found: Interval | None, digits: int = 0, sign: str = "") -> str:
+    """A score with its 95 % interval: "87 (71 to 95)"; the score alone where there are too few to tell."""
+    if found is None:
+        return "–"
+    value = f"{found.value:{sign}.{digits}f}"
+    return value if found.low is None else f"{value} ({found.low:{sign}.{digits}f} to {found.high:{sign}.{digits}f})"
+
+
+def forced_rows(was: Scores, now: Scores) -> list[Row]:
+    """(name, before, after, n, what it is) of every teacher-forced score that the facts have prompts for."""
+    rows = []
+    for name, label, about in FORCED:
+        before, after = was.interval(name), now.interval(name)
+        if after is None:
+            continue
+        style = (2, "+") if name == "magnitude" else (0, "")
+        rows.append((label, with_interval(before, *style), with_interval(after, *style), f"{after.n:,}", about))
+    return rows
+
+
+def generated_rows(was: GeneratedScores, now: GeneratedScores) -> list[Row]:
+    """(prompts, right answer, contained before, contained after, exact after, n) of every part that has prompts."""
+    rows = []
+    for part, name, wanted in GENERATED:
+        after = now.interval(part, "contained")
+        if after is None:
+            continue
+        rows.append(_generated_row(name, wanted, was, now, part, None))
+        if part == "portability" and len(now.kinds) > 1:
+            rows += [_generated_row(f"· {kind}", wanted, was, now, part, kind) for kind in now.kinds]
+    return rows
+
+
+def _generated_row(
+    name: str, wanted: str, was: GeneratedScores, now: GeneratedScores, part: Part, kind: str | None
+) -> Row:
+    before, after = was.interval(part, "contained", kind), now.interval(part, "contained", kind)
+    exact = now.interval(part, "exact", kind)
+    return name, wanted, with_interval(before), with_interval(after), with_interval(exact), f"{after.n:,}"
+
+
+def gap_sentence(forced: Scores, generated: GeneratedScores) -> str:
+    """How far the edited facts' scores of both protocols lie apart, and whether that is more than chance."""
+    ahead = [100 * one.edit for one in forced.per_fact]
+    said = [None if share is None else 100 * share for share in generated.of_facts("edit", "contained")]
+    gap = intervals.of_difference(ahead, said)
+    if gap is None:
+        return ""
+    n = f"{gap.n:,} fact{'s' * (gap.n != 1)}"
+    first = (
+        f"Teacher-forced, the new answer beats the true one in {_mean(ahead):.0f} % of {n}; when the model writes by "
+        f"itself, its text contains the new answer in {_mean(said):.0f} %."
+    )
+    if gap.value == 0:
+        return f"{first} The protocols agree."
+    if gap.low is None or gap.n < FEWEST:
+        return f"{first} Too few facts to tell how far the protocols lie apart."
+    more = "more" if gap.value > 0 else "fewer"
+    between = f"{abs(gap.value):.0f} points {more} (95 %: {gap.low:+.0f} to {gap.high:+.0f})"
+    verdict = "" if gap.excludes_zero else ", which may be chance"
+    return f"{first} Teacher-forced is {between}{verdict}."
+
+
+FEWEST = 5
+"""With fewer facts no difference is called one."""
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known)
