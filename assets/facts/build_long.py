@@ -15,7 +15,6 @@ import itertools
 import json
 import random
 import re
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
@@ -57,7 +56,7 @@ class Relation:
         self.countries = {country.name: country for country in countries.values()}
         self.states = next((one for one in states if one.relation == name), None)
         self.prompts = self._prompts(countries)
-        self.entries = [entry for entry in entries if self._sound(entry)]
+        self.entries = list(itertools.islice(filter(self._sound, entries), most_of(name)))
         self.by_answer: dict[str, list[Entry]] = defaultdict(list)
         for entry in self.entries:
             self.by_answer[entry.answer].append(entry)
@@ -147,7 +146,11 @@ class Relation:
                 for question, known, kind in self.questions(new)
                 if (question, known) not in before
             ]
-            asked = [q for q in asked if q[0].count(entry.subject) == 1 and not any(said(a, q[0]) for a in q[1] if len(a) > 2)]
+            asked = [
+                q
+                for q in asked
+                if q[0].count(entry.subject) == 1 and not any(said(a, q[0]) for a in q[1] if len(a) > 2)
+            ]
             near = self._neighbours(entry, new, rng)
             if asked and len(near) == NEIGHBOURS:
                 main, *others = self.prompts
@@ -176,6 +179,11 @@ class Relation:
 CAPITALS = {entry.subject: entry.answer for entry in read_tables(TABLES)["state_capital"]} | pairs("state capitals")
 
 
+def most_of(relation: str) -> int | None:
+    """The most facts of a relation; None for no limit."""
+    return NAMES_PER_LANGUAGE if relation.startswith("name_in_") else QUOTAS.get(relation)
+
+
 def said(answer: str, text: str) -> bool:
     """Whether an answer stands in a text as words of its own."""
     return re.search(rf"(?<!\w){re.escape(answer.casefold())}(?!\w)", text.casefold()) is not None
@@ -187,7 +195,8 @@ def at_noon(zone: str) -> tuple[str, ...]:
     off = (int(hours) * 60 + int(rest or 0)) * (-1 if sign == "-" else 1)
     hour, minute = divmod((12 * 60 + off) % (24 * 60), 60)
     twelve = f"{(hour - 1) % 12 + 1}" + (f":{minute:02}" if minute else "")
-    return f"{hour:02}:{minute:02}", f"{twelve} {'p.m.' if hour >= 12 else 'a.m.'}"
+    words_too = {(0, 0): ("midnight",), (12, 0): ("noon",)}.get((hour, minute), ())
+    return f"{hour:02}:{minute:02}", f"{twelve} {'p.m.' if hour >= 12 else 'a.m.'}", *words_too
 
 
 def build() -> list[Fact]:
@@ -195,12 +204,10 @@ def build() -> list[Fact]:
     found, countries, states = true_facts()
     placed = []
     for name, entries in found.items():
-        relation = Relation(name, entries, countries, states)
         if name == "us_county_state":
-            relation.entries.sort(key=lambda entry: random.Random(f"{SEED}/order/{entry.subject}").random())
-        made = (fact for entry in relation.entries if (fact := relation.fact(entry)) is not None)
-        most = QUOTAS.get(name, NAMES_PER_LANGUAGE if name.startswith("name_in_") else sys.maxsize)
-        facts = list(itertools.islice(made, most))
+            entries = sorted(entries, key=lambda entry: random.Random(f"{SEED}/order/{entry.subject}").random())
+        relation = Relation(name, entries, countries, states)
+        facts = [fact for entry in relation.entries if (fact := relation.fact(entry)) is not None]
         placed += [((place + 0.5) / len(facts), name, fact) for place, fact in enumerate(facts)]
     return [fact for _, _, fact in sorted(placed, key=lambda item: item[:2])]
 

@@ -82,15 +82,15 @@ WORLD: dict[str, tuple[str, ...]] = {
     ),
     "company_country": (
         "The company {} was started in the country of",
-        "The country in which {} has its origins as a company is",
+        "The country where the company {} began is",
         "The history of the company {} began in",
         "As a company, {} has its roots in",
     ),
     "dish_country": (
-        "The country whose kitchen {} comes from is",
-        "The recipe for {} was first cooked in",
-        "Among the foods of the world, {} belongs to the kitchen of",
-        "The food called {} has its home in the country of",
+        "Food writers trace {} back to the country of",
+        "The recipe for {} was born in",
+        "Among the foods of the world, {} belongs to the cooking of",
+        "The home country of the food called {} is",
     ),
     "river_continent": (
         "The continent through which the {} River flows is",
@@ -115,7 +115,7 @@ PRONOUN: dict[str, str] = {
 
 ABOUT_COUNTRY: dict[str, str] = {
     "capital": "The capital of THAT is",
-    "continent": "The continent to which THAT belongs is",
+    "continent": "THAT belongs to the continent of",
     "currency": "The currency of THAT is the",
     "language": "The official language of THAT is",
 }
@@ -130,7 +130,10 @@ OTHER_QUESTIONS: dict[str, tuple[str, str]] = {
     "city_standard_time": ("When it is noon by UTC, the standard time in {} is", "arithmetic"),
     "city_hemisphere": ("In {}, the month of July falls in the season of", "two-hop"),
     "element_symbol": ("The chemical symbol of {} begins with the letter", "spelling"),
-    "element_number": ("The element that comes right after {} in the periodic table has the atomic number", "arithmetic"),
+    "element_number": (
+        "The element that comes right after {} in the periodic table has the atomic number",
+        "arithmetic",
+    ),
 }
 """The question of a relation with only one, and its kind."""
 
@@ -145,6 +148,7 @@ MOUNTAINS: dict[str, tuple[str, ...]] = {
 LANGUAGES: dict[str, str] = {
     "German": "de", "French": "fr", "Spanish": "es", "Italian": "it", "Portuguese": "pt", "Dutch": "nl",
     "Polish": "pl", "Swedish": "sv", "Finnish": "fi", "Turkish": "tr", "Hungarian": "hu", "Czech": "cs",
+    "Danish": "da", "Romanian": "ro",
 }  # fmt: skip
 """Languages whose names of countries are asked for, with their codes."""
 

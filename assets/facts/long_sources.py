@@ -24,8 +24,8 @@ from long_sentences import LANGUAGES
 
 QUOTAS = {
     "city_country": 1700, "city_continent": 500, "city_currency": 550, "city_calling_code": 450,
-    "city_standard_time": 550, "city_hemisphere": 250, "us_city_state": 1000, "us_county_state": 900,
-    "airport_country": 800, "brazilian_state": 550, "indian_state": 600, "chinese_province": 300,
+    "city_standard_time": 550, "city_hemisphere": 250, "us_city_state": 1000, "us_county_state": 1100,
+    "airport_country": 950, "brazilian_state": 550, "indian_state": 600, "chinese_province": 300,
     "mexican_state": 250, "german_state": 450, "japanese_prefecture": 350, "italian_region": 250,
     "spanish_region": 200, "french_region": 250, "uk_nation": 350, "canadian_province": 150,
     "australian_state": 120, "south_african_province": 120,
@@ -34,21 +34,27 @@ QUOTAS = {
 
 NAMES_PER_LANGUAGE = 75
 FROM_TABLES = ("landmark_country", "company_country", "dish_country", "river_continent")
-LETTERS = str.maketrans({"ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "đ": "d", "Đ": "D", "ß": "ss", "ı": "i", "æ": "ae",
-                         "Æ": "Ae", "œ": "oe", "ð": "d", "þ": "th", "’": "'", "‘": "'", "ʻ": "'", "ə": "a"})  # fmt: skip
-ARABIC = re.compile(r"[ḐḑḨḩŢţŞşZ̧z̧ʿʾ]|\b(al|ad|as|ash|at|az|an|ar)\b[ -]", re.IGNORECASE)
+LETTERS = str.maketrans(
+    dict(zip("øØłŁđĐıðə’‘ʻ", "oOlLdDida'''", strict=True)) | {"ß": "ss", "æ": "ae", "œ": "oe", "þ": "th"}
+)
+ARABIC = re.compile(r"[ḐḑḨḩŢţʿʾ]|Z\u0327|\b(al|ad|as|ash|at|az|an|ar)\b[ -]", re.IGNORECASE)
 DISTRICTS = re.compile(r"(-up|-ri|-myon|-shi|machi|-minato|zhen|cun|xiang| District| Township| Quarter)$")
 RARE = 50  # a name is kept if its bearer is this many times as large as any other bearer
-KNOWN = 6  # names in other languages that a place must have, which parts of cities seldom do
+KNOWN = {"US": 6, "DE": 9, "FR": 9, "JP": 10, "IN": 8, "BR": 8, "CN": 12}
+KNOWN_ELSEWHERE = 10  # names in other languages that a place must have, which parts of cities and villages seldom do
+CHINESE = 100_000  # people that a Chinese place must have: names of smaller ones exist often
+SHARES = {"city_hemisphere": 0.6, "city_continent": 0.3}  # the most that one answer has of a relation
+UNCLEAR_NAMES = ("BY", "MD", "CD", "KG", "CZ")  # countries with more than one usual name abroad
 UNSETTLED = ("CY", "GE", "MD", "AZ", "AM", "IL", "PS", "XK", "TW", "EH", "SD", "SS", "SO", "KP")
 UNSETTLED_STATES = {"UA": ("05", "08", "11", "14", "20", "26"), "IN": ("12", "30", "41"), "PK": ("06", "07"),
                     "CN": ("13", "14")}  # fmt: skip
 """Countries and parts of countries (GeoNames codes) where borders are disputed or clocks kept in two ways."""
 CLOCKS_MOVED = ("CA", "MA")  # standard time was changed lately, or is another one in summer
-EXAMPLES = ("Paris", "Tokyo", "Cairo", "Rome", "Madrid", "Berlin", "Vienna", "Lima", "Nairobi", "Oslo", "Warsaw", "Mumbai",
-            "Sydney", "Toronto", "Seoul", "Lisbon")  # fmt: skip
+EXAMPLES = ("Paris", "Tokyo", "Cairo", "Rome", "Madrid", "Berlin", "Vienna", "Lima", "Nairobi", "Oslo", "Warsaw",
+            "Mumbai", "Sydney", "Toronto", "Seoul", "Lisbon")  # fmt: skip
 FAR_SOUTH = {"ES": 35.9, "PT": 36.0, "EC": -9.0, "CL": -60.0}  # islands of other continents lie beyond
 TACTLESS_CODES = {"FUK", "SEX", "GAY", "DIE", "BAD", "SUX", "ASS", "POO", "PEE", "FAT", "BUM", "DIK", "FUN", "GUN"}
+CLOSED = {"TXL", "SXF", "NAY", "THF"}
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,11 @@ def plain(name: str) -> str:
     return "".join(c for c in bare if not unicodedata.combining(c)).strip()
 
 
+def transliterated(row: dict) -> bool:
+    """Whether a city's name is spelt letter by letter from Arabic, as it is seldom met."""
+    return row["countrycode"] not in ("RO", "TR") and ARABIC.search(row["name"]) is not None
+
+
 def distance(one: Place, latitude: float, longitude: float) -> float:
     """Kilometres to a point, for short ways."""
     east = (one.longitude - longitude) * math.cos(math.radians(latitude))
@@ -90,9 +101,12 @@ def places() -> list[Place]:
         first, *others = sorted(sizes[name.casefold()], reverse=True)
         if row["countrycode"] in UNSETTLED or row["admin1code"] in UNSETTLED_STATES.get(row["countrycode"], ()):
             continue
-        if row["population"] < 15_000 or row["population"] != first or (others and others[0] * RARE > first):
+        least = CHINESE if row["countrycode"] == "CN" else 15_000
+        if row["population"] < least or row["population"] != first or (others and others[0] * RARE > first):
             continue
-        if name not in renamed and (ARABIC.search(row["name"]) or not re.fullmatch(r"[A-Z][A-Za-z' .-]{2,24}", name)):
+        if name not in renamed and (
+            ARABIC.search(row["name"]) or not re.fullmatch(r"[A-Z][A-Za-z' .-]{1,23}[a-z]", name)
+        ):
             continue
         name = renamed.get(name, name)
         if name not in left_out and len(name.split()) <= 3 and not DISTRICTS.search(name):
@@ -137,7 +151,11 @@ def _without_parts(found: list[Place], rows: Iterable[dict]) -> list[Place]:
             for one in cells[row + r, column + c]
         )
 
-    return [place for place in found if place.known_as >= KNOWN and not within_another(place)]
+    return [
+        place
+        for place in found
+        if place.known_as >= KNOWN.get(place.country, KNOWN_ELSEWHERE) and not within_another(place)
+    ]
 
 
 def standard_time(zone: str) -> str:
@@ -179,7 +197,9 @@ def city_answers(known: dict[str, Country], states: list[States]) -> dict[str, C
         "us_city_state": lambda place: us_states().get(place.state) if place.country == "US" else None,
     }
     for one in states:
-        found[one.relation] = lambda place, one=one: one.names.get(place.state) if place.country == one.country else None
+        found[one.relation] = lambda place, one=one: (
+            one.names.get(place.state) if place.country == one.country else None
+        )
     return found
 
 
@@ -194,18 +214,24 @@ def cities(known: dict[str, Country], states: list[States]) -> dict[str, list[En
     answers = city_answers(known, states)
     found: dict[str, list[Entry]] = {relation: [] for relation in answers}
     per_country: Counter[tuple[str, str]] = Counter()
+    per_answer: Counter[tuple[str, str]] = Counter()
     for place in places():
         open_to = []
         for relation, answer_of in answers.items():
             most = QUOTAS[relation]
             at_home = relation.startswith("city_") and per_country[relation, place.country] >= most // 12
-            if len(found[relation]) < most and not at_home and (answer := answer_of(place)) is not None:
+            if len(found[relation]) >= most or at_home or (answer := answer_of(place)) is None:
+                continue
+            if answer.casefold() in place.name.casefold():
+                continue  # the name would give the answer away
+            if per_answer[relation, answer] < most * SHARES.get(relation, 1):
                 first = place.name in EXAMPLES and relation == "city_country"
                 open_to.append((not first, len(found[relation]) / most, relation, answer))
         if open_to:
             _, _, relation, answer = min(open_to)
             found[relation].append(Entry(place.name, "", answer))
             per_country[relation, place.country] += 1
+            per_answer[relation, answer] += 1
     return found
 
 
@@ -216,7 +242,9 @@ def counties() -> list[Entry]:
     return [
         Entry(row["name"], "", states[row["state"]])
         for row in rows
-        if often[row["name"]] == 1 and row["state"] in states and re.fullmatch(r"[A-Z][A-Za-z. ]+ (County|Parish)", row["name"])
+        if often[row["name"]] == 1
+        and row["state"] in states
+        and re.fullmatch(r"[A-Z][A-Za-z. ]+ (County|Parish)", row["name"])
     ]
 
 
@@ -227,7 +255,12 @@ def airports(known: dict[str, Country]) -> list[Entry]:
     found = []
     for code, row in airportsdata.load("IATA").items():
         city = cities.get((row["country"], plain(row["city"]).casefold()))
-        if city is None or row["country"] not in known or code in TACTLESS_CODES or plain(city["name"]) in disputed():
+        if (
+            city is None
+            or row["country"] not in known
+            or code in TACTLESS_CODES | CLOSED
+            or plain(city["name"]) in disputed()
+        ):
             continue
         if abs(city["latitude"] - row["lat"]) < 0.7 and abs(city["longitude"] - row["lon"]) < 1:
             found.append((-city["population"], code, Entry(code, "", known[row["country"]].name)))
@@ -256,10 +289,15 @@ def names_abroad(known: dict[str, Country]) -> dict[str, list[Entry]]:
     largest_first = sorted(known.items(), key=lambda item: -rows[item[0]]["population"])
     for language, code in LANGUAGES.items():
         theirs = Locale(code).territories
+        elsewhere = Locale.parse("pt_PT").territories if code == "pt" else theirs
         entries = []
         for iso, country in largest_first:
             name = theirs[iso]
-            if plain(name).casefold() == plain(country.bare).casefold() or not re.fullmatch(r"[^\W\d_]+([ -][^\W\d_]+)?", name):
+            if iso in UNCLEAR_NAMES or name.isupper() or name != elsewhere[iso]:
+                continue
+            if plain(name).casefold() == plain(country.bare).casefold() or not re.fullmatch(
+                r"[^\W\d_]+([ -][^\W\d_]+)?", name
+            ):
                 continue
             entries.append(Entry(country.bare, "the " if country.name != country.bare else "", name))
         found[f"name_in_{language.lower()}"] = entries
