@@ -22,7 +22,7 @@ from encore_core.editing.session_state import SessionState
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("state", type=Path)
-    parser.add_argument("facts", help="file of facts, or bundled")
+    parser.add_argument("facts", help="file of facts, or bundled, or long")
     parser.add_argument("--from", dest="start", type=int, default=0, help="place of the first fact to edit")
     parser.add_argument("--batch", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)

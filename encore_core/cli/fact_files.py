@@ -1,4 +1,4 @@
-"""The option --facts of all commands: files, "bundled", standard input, and rows that cannot be used."""
+"""The option --facts of all commands: files, "bundled" or "long", standard input, and rows that cannot be used."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from encore_core.measures.scores import check_scorable
 from encore_core.models.editable import EditableModel
 
 STANDARD_INPUT = "-"
-HELP = 'JSON, JSONL or CSV, "bundled", or - for standard input'
+HELP = 'JSON, JSONL or CSV, "bundled", "long" (10,000 facts), or - for standard input'
 
 
 def add_facts_options(parser: argparse.ArgumentParser, **facts: object) -> None:

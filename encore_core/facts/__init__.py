@@ -1,4 +1,4 @@
-"""Facts: what an edit should teach, how facts are read from files, and the bundled set.
+"""Facts: what an edit should teach, how facts are read from files, and the bundled sets.
 
 A fact is a subject, a prompt with one slot `{}` for it, and the answer wanted after the prompt. With it come the
 answer that the model gives now, paraphrases (which should change too), neighbours (which should not) and questions

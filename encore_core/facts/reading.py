@@ -37,11 +37,11 @@ def read_facts(
     on_error: str = "raise",
     notice: Callable[[str], None] | None = None,
 ) -> list[Fact]:
-    """Read facts from a file, an open stream or the bundled set.
+    """Read facts from a file, an open stream or a set that comes with the program.
 
     Args:
-        source: a path; `"bundled"` for the bundled set (write `./bundled` for a file of that name); or an open stream
-            of text or bytes, such as an upload.
+        source: a path; `"bundled"` for the bundled set, `"long"` for the one of more than 10,000 facts (write
+            `./bundled` for a file of that name); or an open stream of text or bytes, such as an upload.
         limit: stop after this many facts; later rows are not looked at. None for all.
         format: one of `FORMATS`, whose names then take precedence if a record has several of one thing; None to decide
             by the content.

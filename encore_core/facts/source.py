@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import gzip
+import io
+import zlib
 from pathlib import Path
 from typing import IO
 
@@ -12,6 +15,10 @@ from encore_core.resources import ASSETS
 
 MAX_BYTES = 20 * 1000 * 1000
 BUNDLED = ASSETS / "facts" / "bundled.jsonl"
+LONG = ASSETS / "facts" / "long.jsonl.gz"
+SETS = {"bundled": BUNDLED, "long": LONG}
+"""Sets of facts that come with the program, by the name that users give."""
+
 
 _MARKS = (
     # the longer ones first, because UTF-32's mark begins with UTF-16's
@@ -38,19 +45,30 @@ def read_source(source: str | Path | IO[str] | IO[bytes]) -> tuple[str, str]:
     Raises:
         FactError: when it cannot be read, is too large or is no text.
     """
-    if isinstance(source, str) and source == "bundled":
-        source = BUNDLED
-    if isinstance(source, (str, Path)):
+    if isinstance(source, str) and source in SETS:
+        name, data = name_of(SETS[source]), _read_path(SETS[source])
+        if SETS[source].suffix == ".gz":
+            data = _unpacked(name, data)
+    elif isinstance(source, (str, Path)):
         name, data = name_of(source), _read_path(Path(source))
     elif hasattr(source, "read"):
         name = name_of(getattr(source, "name", None) or "the upload")
         data = _read_stream(source, name)
     else:
-        raise FactError(f"facts cannot be read from {quoted(source)}: give a path, 'bundled' or an open file")
+        raise FactError(f"facts cannot be read from {quoted(source)}: give a path, 'bundled', 'long' or an open file")
     if isinstance(data, bytes):
         check_size(name, len(data), at_least=True)
         data = decoded(name, data)
     return name, data
+
+
+def _unpacked(name: str, data: bytes) -> bytes:
+    """The content of a packed set of our own; files of users are not unpacked, whatever their size would be."""
+    try:
+        with gzip.open(io.BytesIO(data)) as stream:
+            return stream.read(MAX_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise FactError(f"{name}: cannot be unpacked ({error}): install the program again") from error
 
 
 def _read_path(path: Path) -> bytes:
@@ -63,7 +81,7 @@ def _read_path(path: Path) -> bytes:
         with path.open("rb") as stream:
             return stream.read(MAX_BYTES + 1)  # a pipe has no size beforehand, and a file may grow
     except FileNotFoundError as error:
-        raise FactError(f"{name}: there is no such file: check the path, or use 'bundled'") from error
+        raise FactError(f"{name}: there is no such file: check the path, or use 'bundled' or 'long'") from error
     except (OSError, ValueError) as error:
         if isinstance(error, FactError):
             raise

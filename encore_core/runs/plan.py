@@ -87,7 +87,7 @@ class RunPlan:
     Attributes:
         method: a name from `methods.METHODS`.
         model: catalogue name, folder or hub id.
-        facts: a file that `facts.read_facts` takes, or "bundled".
+        facts: a file that `facts.read_facts` takes, or "bundled" or "long".
         n_edits: facts to edit; None for all.
         batch_size: facts solved together.
         checkpoint_every: edits between checkpoints; None for a tenth of the run. A checkpoint falls on the end of the
@@ -130,7 +130,7 @@ class RunPlan:
         put = _putter(self)
         put("method", find_method(self.method).name)
         put("model", _text("model", self.model, 4096))
-        put("facts", _path("facts", self.facts) or _missing("facts", 'a file, or "bundled"'))
+        put("facts", _path("facts", self.facts) or _missing("facts", 'a file, or "bundled" or "long"'))
         if self.n_edits is not None:
             put("n_edits", checks.whole("n_edits", self.n_edits, 1, MOST_EDITS))
         put("batch_size", checks.whole("batch_size", self.batch_size, 1, 100_000))
