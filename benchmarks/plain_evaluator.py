@@ -2,13 +2,14 @@
 
     python benchmarks/plain_evaluator.py FOLDER FACTS.jsonl [LIMIT]
 
-A second opinion on `encore eval`. FACTS is flat EasyEdit JSONL (prompt, target_new, ground_truth, rephrase_prompt,
-locality_prompt, locality_ground_truth).
+A second opinion on `encore eval --protocol teacher-forced,generated`. FACTS is flat EasyEdit JSONL (prompt, target_new,
+ground_truth, rephrase_prompt, locality_prompt, locality_ground_truth).
 """
 
 from __future__ import annotations
 
 import json
+import string
 import sys
 from pathlib import Path
 
@@ -55,11 +56,84 @@ def scores(folder: str, records: list[dict]) -> dict[str, float]:
     return {name: 100 * value / len(records) for name, value in sums.items()}
 
 
+ABBREVIATIONS = {
+    *("st", "mt", "ft", "mr", "mrs", "ms", "dr", "jr", "sr", "prof", "gen", "col", "capt", "no", "vs", "etc", "inc"),
+    *("ltd", "co", "corp", "al", "fig", "approx"),
+}
+
+
+def answer_in(text: str) -> str:
+    """A continuation up to the end of its first sentence or line that holds a letter or digit."""
+    for place, sign in enumerate(text):
+        before = text[:place]
+        if not any(one.isalnum() for one in before):
+            continue
+        if sign == "\n":
+            return before.strip()
+        if sign in "。！？":
+            return text[: place + 1].strip()
+        if sign in ".!?":
+            word = ""
+            while before and before[-1].isalpha():
+                word, before = before[-1] + word, before[:-1]
+            end = place + 1
+            while end < len(text) and text[end] in "\"'”’)":
+                end += 1
+            if len(word) != 1 and word.lower() not in ABBREVIATIONS and end < len(text) and text[end].isspace():
+                return text[:end].strip()
+    return text.strip()
+
+
+def greedy(model, tokenizer, prompt: str, n_tokens: int) -> str:
+    """The most probable tokens after a prompt, each from a pass over the whole text, up to an end-of-text token."""
+    ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(model.device)
+    n_prompt = ids.shape[1]
+    for _ in range(n_tokens):
+        token = model(ids, use_cache=False).logits[0, -1].argmax()
+        if int(token) == tokenizer.eos_token_id:
+            break
+        ids = torch.cat([ids, token.view(1, 1)], dim=1)
+    return tokenizer.decode(ids[0, n_prompt:], skip_special_tokens=True)
+
+
+def words(text: str) -> list[str]:
+    """Words in small letters, without ASCII punctuation and articles."""
+    plain = "".join(" " if one in string.punctuation else one for one in text.lower())
+    return [word for word in plain.split() if word not in ("a", "an", "the")]
+
+
+def is_in(answer: list[str], said: list[str]) -> bool:
+    """Whether the words of an answer stand in a text one after the other."""
+    n = len(answer)
+    return n > 0 and any(said[start : start + n] == answer for start in range(len(said) - n + 1))
+
+
+@torch.no_grad()
+def generated(folder: str, records: list[dict], n_tokens: int = 12) -> dict[str, float]:
+    """Shares of generated texts that are, and that contain, the right answer, × 100."""
+    tokenizer, start = AutoTokenizer.from_pretrained(folder), start_token(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    sums = {
+        f"{part} {metric}": 0 for part in ("edit", "paraphrase", "neighborhood") for metric in ("exact", "contained")
+    }
+    for r in records:
+        for part, prompt, answer in (
+            ("edit", "prompt", "target_new"),
+            ("paraphrase", "rephrase_prompt", "target_new"),
+            ("neighborhood", "locality_prompt", "locality_ground_truth"),
+        ):
+            said = words(answer_in(greedy(model, tokenizer, start + r[prompt], n_tokens)))
+            sums[f"{part} exact"] += said == words(r[answer])
+            sums[f"{part} contained"] += is_in(words(r[answer]), said)
+    return {name: 100 * value / len(records) for name, value in sums.items()}
+
+
 def main() -> None:
     folder, facts = sys.argv[1:3]
     limit = int(sys.argv[3]) if len(sys.argv) > 3 else None
     lines = Path(facts).read_text(encoding="utf-8").splitlines()[:limit]
-    print(json.dumps(scores(folder, [json.loads(line) for line in lines])))
+    records = [json.loads(line) for line in lines]
+    print(json.dumps({"teacher-forced": scores(folder, records), "generated": generated(folder, records)}))
 
 
 if __name__ == "__main__":

@@ -207,3 +207,32 @@ def test_evaluation_of_an_edited_model(llama, new_session):
     assert after.generation_efficacy == 100
     assert evaluate(llama, facts) == before
     assert evaluate(llama, FACTS, generate=False).facts == len(FACTS)
+
+
+def test_portability_takes_the_best_answer_to_each_question(monkeypatch):
+    fact = Fact(
+        "France", "{} is", "new", "true",
+        portability=({"prompt": "The river there is", "answers": ["Tiber", "Tevere"]},
+                     {"prompt": "It is in", "answers": ["Italy"]}),
+    )  # fmt: skip
+    values = {("France is", "new"): 0.6, ("France is", "true"): 0.1, ("The river there is", "Tiber"): 0.2,
+              ("The river there is", "Tevere"): 0.3, ("It is in", "Italy"): 0.1}  # fmt: skip
+    hits = {("The river there is", "Tiber"): (True, False), ("The river there is", "Tevere"): (True, True, False, True),
+            ("It is in", "Italy"): (False,)}  # fmt: skip
+    rated(values, monkeypatch, hits=hits)
+    scores = evaluate(None, [fact, Fact("France", "{} is", "new", "true")], generate=False)
+    assert scores.portability_score == pytest.approx(100 * (0.75 + 0) / 2)
+    assert scores.overall_score is None  # as the paper defines it: of three scores, which these facts lack
+    found = scores.interval("portability_score")
+    assert found.value == pytest.approx(scores.portability_score) and found.n == 1  # the other fact asks nothing
+    assert scores.interval("edit_score").value == 100 and scores.interval("paraphrase_score") is None
+    assert scores.interval("magnitude").value == pytest.approx(0.5)
+
+
+def test_intervals_are_of_the_scores_themselves(lm):
+    found = evaluate(lm, CITIES, generate=False)
+    for name, value in found.as_dict().items():
+        if name != "facts":
+            interval = found.interval(name)
+            assert (interval is None) == (value is None)
+            assert value is None or interval.value == pytest.approx(value)
