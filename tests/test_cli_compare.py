@@ -38,6 +38,7 @@ def test_one_object_with_what_edit_gives(words, tiny_folder: Path, statistics_te
             assert told["probability_after"] == pytest.approx(item.probability_after, abs=1e-5)
         with session.edited():
             assert side["scores"] == pytest.approx(evaluate(lm, CITIES[:2]).as_dict(), abs=1e-3)
+            assert side["intervals"]["edit_score"]["n"] == 2 and side["protocol"].startswith("teacher-forced")
         for layer, norms in session.norms().items():
             assert side["norms"][str(layer)] == pytest.approx(norms, rel=1e-6)
 

@@ -17,7 +17,7 @@ from encore_core.editing.session import EditSession
 from encore_core.errors import InputError
 from encore_core.export.card import SCORED_FACTS
 from encore_core.facts import Fact, check_batches
-from encore_core.measures.scores import evaluate
+from encore_core.measures.scores import PROTOCOL, evaluate
 
 PAPERS = "MEMIT,EMMET,AlphaEdit,ENCORE"
 SHOWN_SCORES = ("edit_score", "paraphrase_score", "neighborhood_score", "overall_score", "accuracy")
@@ -85,7 +85,7 @@ def _side(side: Side, scored: Sequence[Fact]) -> dict[str, Any]:
     scores = None
     if scored:
         with side.session.edited() as lm:
-            scores = evaluate(lm, scored).as_dict()
+            scores = evaluate(lm, scored)
     return {
         "facts": [
             {
@@ -99,7 +99,9 @@ def _side(side: Side, scored: Sequence[Fact]) -> dict[str, Any]:
             for report in side.reports
             for item in report.edited
         ],
-        "scores": scores,
+        "scores": None if scores is None else scores.as_dict(),
+        "protocol": PROTOCOL,
+        "intervals": None if scores is None else scores.intervals(),
         "norms": {str(layer): list(norms) for layer, norms in side.session.norms().items()},
         "seconds": side.seconds,
     }

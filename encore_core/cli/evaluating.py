@@ -21,7 +21,7 @@ from encore_core.measures.generated import TOKENS, GenerationSettings, has_chat_
 from encore_core.measures.generated_scores import METRICS, PARTS, GeneratedScores, evaluate_generated
 from encore_core.measures.intervals import Interval
 from encore_core.measures.judging import KEY, Judge
-from encore_core.measures.scores import OF_FACT, PROTOCOL, Scores, evaluate
+from encore_core.measures.scores import PROTOCOL, Scores, evaluate
 from encore_core.models.editable import EditableModel
 from encore_core.storage import replacing
 
@@ -139,12 +139,7 @@ def _values(forced: Scores | None, generated: GeneratedScores | None) -> dict[st
     """All of it as plain JSON values. Without the names of protocols, the scores are teacher-forced ones."""
     values: dict[str, Any] = {}
     if forced is not None:
-        found = {name: forced.interval(name) for name in (*OF_FACT, "overall_score")}
-        values |= forced.as_dict()
-        values |= {
-            "protocol": PROTOCOL,
-            "intervals": {name: None if one is None else one._asdict() for name, one in found.items()},
-        }
+        values |= forced.as_dict() | {"protocol": PROTOCOL, "intervals": forced.intervals()}
     if generated is not None:
         values["generated"] = generated.as_dict()
     return values

@@ -89,6 +89,11 @@ class Scores:
         del values["per_fact"]
         return values
 
+    def intervals(self) -> dict[str, dict[str, float | int | None] | None]:
+        """Every score with its interval and n, as plain values; None where no fact has such prompts."""
+        found = {name: self.interval(name) for name in (*OF_FACT, "overall_score")}
+        return {name: None if one is None else one._asdict() for name, one in found.items()}
+
     def interval(self, name: str, seed: int = 0) -> Interval | None:
         """A score with its 95 % interval over facts, see `intervals`.
 
