@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from encore_core.cli.output import notice
 from encore_core.errors import InputError
-from encore_core.facts import MAX_BYTES, Fact, FactError, place_of, read_facts
+from encore_core.facts import FOUND, MAX_BYTES, Fact, FactError, place_of, read_facts
 from encore_core.forward.prompts import encode_contexts
 from encore_core.measures.scores import check_scorable
 from encore_core.models.editable import EditableModel
@@ -19,9 +19,19 @@ HELP = 'JSON, JSONL or CSV, "bundled", or - for standard input'
 
 
 def add_facts_options(parser: argparse.ArgumentParser, **facts: object) -> None:
-    """Add --facts, with the keywords of `add_argument`, and --skip-bad."""
+    """Add --facts, with the keywords of `add_argument`, --skip-bad and --find-subjects."""
     parser.add_argument("--facts", **({"metavar": "FILE", "help": HELP} | facts))
     parser.add_argument("--skip-bad", action="store_true", help="leave out rows that cannot be used; each is listed")
+    add_find_subjects_option(parser)
+
+
+def add_find_subjects_option(parser: argparse.ArgumentParser) -> None:
+    """Add --find-subjects."""
+    parser.add_argument(
+        "--find-subjects",
+        action="store_true",
+        help="let a rule find subjects that the file does not name (a name that prompt and paraphrase share)",
+    )
 
 
 def facts_of(options: argparse.Namespace, limit: int | None = None) -> list[Fact]:
@@ -32,7 +42,13 @@ def facts_of(options: argparse.Namespace, limit: int | None = None) -> list[Fact
     """
     source = _standard_input() if options.facts == STANDARD_INPUT else options.facts
     try:
-        return read_facts(source, limit, on_error="skip" if options.skip_bad else "raise", notice=notice)
+        return read_facts(
+            source,
+            limit,
+            on_error="skip" if options.skip_bad else "raise",
+            notice=notice,
+            subject=FOUND if options.find_subjects else None,
+        )
     except FactError as error:
         if not (error.problems and error.facts):
             raise

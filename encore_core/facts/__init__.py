@@ -8,7 +8,7 @@ whose answers follow from it. Everything here is text: no tokenizer, no tensor. 
 
 from encore_core.facts.batches import check_batch, check_batches, duplicate_subjects, place_of, write_facts
 from encore_core.facts.fact import JOINS, Fact, Neighbour, Portability
-from encore_core.facts.reading import FORMATS, parse_facts, read_facts
+from encore_core.facts.reading import FORMATS, FOUND, parse_facts, read_facts
 from encore_core.facts.slots import SLOT, spelling_note, spelt_as_in
 from encore_core.facts.source import BUNDLED, MAX_BYTES
 from encore_core.facts.texts import FactError
@@ -16,6 +16,7 @@ from encore_core.facts.texts import FactError
 __all__ = [
     "BUNDLED",
     "FORMATS",
+    "FOUND",
     "JOINS",
     "MAX_BYTES",
     "SLOT",
