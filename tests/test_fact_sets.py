@@ -305,6 +305,11 @@ def test_rippleedits_where_a_record_shows_less(file):
     for sentence in ("Norway's capital, Bergen.", "The capital is what is Bergen."):
         bare = {"edit": {"prompt": sentence, "subject_id": "Q1"}}
         assert "nothing shows where its answer begins; add target_new" in refusal(read_facts, file([bare]))
+        given = bare | {"target_new": "Bergen", "subject": "capital"}
+        (fact,), _ = read(file([given]))
+        assert (fact.target_new, fact.subject, fact.subject_found) == ("Bergen", "capital", False)
+    wrong = ripple(*CITIES[0]) | {"subject": "Sweden"}
+    assert "does not contain the subject 'Sweden'" in refusal(read_facts, file([wrong]))
     two = ripple(*CITIES[0])
     two["Subject_Aliasing"][0]["test_queries"] *= 2
     assert any("test_condition is not used" in line for line in read(file([two]))[1])

@@ -56,27 +56,31 @@ def plain_record(row: Mapping[str, Any], telling: Telling, find: bool) -> dict[s
     edit = row["edit"]
     queries = list(_queries(row, telling))
     original = _original(edit)
-    stem, answer, true = _split(edit, original, [query for _, query in queries])
-    found = _subject(edit, stem, [query for _, query in queries])
-    if found is None and find:
+    stem, answer, true = _split(edit, original, [query for _, query in queries], _given(row, "target_new"))
+    named = _given(row, "subject")
+    found = _subject(edit, stem, [query for _, query in queries]) if named is None else at_last_place(stem, named)
+    if found is None and find and named is None:
         found = find_subject(stem, ())
+    if found is None and named is not None:
+        raise FactError(f"edit.prompt {quoted(stem)} does not contain the subject {quoted(named)}: spell it as there")
     if found is None:
         raise FactError(
             f"edit.prompt {quoted(stem)}: the record gives its subject as an id alone, and no question about "
             'the same id shows its text; add subject, or let a rule find it (subject="found", --find-subjects)'
         )
-    telling.count("the subject is taken from what the questions about the same id share with the sentence")
+    if named is None:
+        telling.count("the subject is taken from what the questions about the same id share with the sentence")
     for key in ("subject_id", "target_id", "original_fact.subject_id", "original_fact.target_id"):
         if key.partition(".")[0] in edit:
             telling.leave(f"edit.{key}", no_use=True)
-    kept = {key: value for key, value in row.items() if key != "edit" and plain(str(key)) not in (*FOLLOWS, *STAYS)}
+    kept = {key: value for key, value in row.items() if plain(str(key)) not in ("edit", *FOLLOWS, *STAYS)}
     return kept | {
         "subject": found.subject,
         "prompt": found.prompt,
         "target_new": answer,
         "target_true": true,
         "relation": edit.get("relation"),
-        "subject_found": True,
+        "subject_found": named is None,
         "portability": [
             {"prompt": query["prompt"], "answers": _answers(query), "kind": kind_of(criterion)}
             for criterion, query in queries
@@ -88,6 +92,11 @@ def plain_record(row: Mapping[str, Any], telling: Telling, find: bool) -> dict[s
             if plain(criterion) in STAYS
         ],
     }
+
+
+def _given(row: Mapping[str, Any], key: str) -> str | None:
+    """A text that the user has added to the record, or to its edit."""
+    return next((text for text in (row.get(key), row["edit"].get(key)) if isinstance(text, str) and text.strip()), None)
 
 
 def _queries(row: Mapping[str, Any], telling: Telling) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -133,12 +142,15 @@ def _original(edit: Mapping[str, Any]) -> str | None:
 
 
 def _split(
-    edit: Mapping[str, Any], original: str | None, queries: Sequence[Mapping[str, Any]]
+    edit: Mapping[str, Any], original: str | None, queries: Sequence[Mapping[str, Any]], given: str | None
 ) -> tuple[str, str, str | None]:
     """The sentence without its answer, the answer, and the answer that was true before."""
     sentence = edit["prompt"].strip()
     body = sentence.removesuffix(".").rstrip()
-    stem = _stem_by_answer(edit, body, queries)
+    if given is not None and body.endswith(f" {given.strip()}"):
+        stem = body[: -len(given.strip())].rstrip()
+    else:
+        stem = _stem_by_answer(edit, body, queries)
     if stem is None and original is not None:
         stem = _shared_stem(sentence, original)
     if stem is None:
@@ -159,7 +171,7 @@ def _stem_by_answer(edit: Mapping[str, Any], body: str, queries: Sequence[Mappin
     ends = [
         answer
         for query in queries
-        if target is not None and target in (query.get("target_ids") or ())
+        if target is not None and isinstance(query.get("target_ids"), list) and target in query["target_ids"]
         for answer in _answers(query)
         if body.endswith(f" {answer}")
     ]
