@@ -40,7 +40,7 @@ def facts_of(options: argparse.Namespace, limit: int | None = None) -> list[Fact
     Raises:
         InputError: as `read_facts`; the message says if other rows can be used.
     """
-    source = _standard_input() if options.facts == STANDARD_INPUT else options.facts
+    source = source_of(options.facts)
     try:
         return read_facts(
             source,
@@ -53,6 +53,11 @@ def facts_of(options: argparse.Namespace, limit: int | None = None) -> list[Fact
         if not (error.problems and error.facts):
             raise
         raise InputError(f"{error}; --skip-bad goes on with the other {len(error.facts):,}") from error
+
+
+def source_of(name: str) -> str | io.BytesIO:
+    """What the readers of facts take for a name on the command line: itself, or standard input for "-"."""
+    return _standard_input() if name == STANDARD_INPUT else name
 
 
 def _standard_input() -> io.BytesIO:
@@ -78,7 +83,7 @@ def fitting(
     Raises:
         InputError: naming the first fact that does not fit; with --skip-bad only if none fits.
     """
-    bad = dict(_unfit(lm, facts, prefixes, scored))
+    bad = dict(unfit(lm, facts, prefixes, scored))
     if not bad:
         return list(facts)
     lines = [f"{place_of(facts[at], at + 1)}: {error}" for at, error in bad.items()]
@@ -92,9 +97,10 @@ def fitting(
     raise InputError(f"{lines[0]}{more}{way_on}")
 
 
-def _unfit(
+def unfit(
     lm: EditableModel, facts: Sequence[Fact], prefixes: Sequence[str], scored: bool
 ) -> Iterator[tuple[int, InputError]]:
+    """The positions of facts that do not fit the model, each with the reason; the arguments are `fitting`'s."""
     for at, fact in enumerate(facts):
         try:
             encode_contexts(lm, [fact], prefixes)
