@@ -14,6 +14,9 @@ from encore_core.forward.prompts import encode_contexts
 from encore_core.measures.scores import check_scorable
 from encore_core.models.editable import EditableModel
 
+FILE_BYTES = 500 * 1000 * 1000
+"""Largest file of facts that the command line reads; the pages and standard input take up to `MAX_BYTES`."""
+
 STANDARD_INPUT = "-"
 HELP = 'JSON, JSONL or CSV, "bundled", or - for standard input'
 
@@ -48,6 +51,7 @@ def facts_of(options: argparse.Namespace, limit: int | None = None) -> list[Fact
             on_error="skip" if options.skip_bad else "raise",
             notice=notice,
             subject=FOUND if options.find_subjects else None,
+            max_bytes=FILE_BYTES,
         )
     except FactError as error:
         if not (error.problems and error.facts):

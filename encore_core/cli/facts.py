@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from encore_core.cli.editing import check_output_file, load, reads_texts
-from encore_core.cli.fact_files import HELP, add_find_subjects_option, facts_of, source_of, unfit
+from encore_core.cli.fact_files import FILE_BYTES, HELP, add_find_subjects_option, facts_of, source_of, unfit
 from encore_core.cli.options import add_model_options, positive
 from encore_core.cli.output import Bar, notice
 from encore_core.errors import quoted
 from encore_core.facts import FOUND, Fact, place_of, write_facts
 from encore_core.facts.checking import Checked, check_facts
 from encore_core.facts.hub_sets import HUB_SETS, fetch_set, fetched, find_set
-from encore_core.facts.source import MAX_BYTES
 from encore_core.measures.scores import Question, answer_probabilities, questions
 from encore_core.storage import gigabytes, replacing
 
@@ -85,7 +84,7 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    checked = check_facts(source_of(options.facts), options.limit, FOUND if options.find_subjects else None)
+    checked = check_facts(source_of(options.facts), options.limit, FOUND if options.find_subjects else None, FILE_BYTES)
     asked = _ask(options, checked.facts) if options.model is not None and checked.facts else None
     problems = [*checked.problems, *checked.contradictions, *(asked["do_not_fit"] if asked else ())]
     if options.json:
@@ -211,8 +210,8 @@ def _get(options: argparse.Namespace) -> None:
         with replacing(options.out) as part:
             shutil.copyfile(found.path, part)
         path = options.out
-    if found.bytes > MAX_BYTES:
-        notice(f"It has {gigabytes(found.bytes)}; files of facts are read up to {gigabytes(MAX_BYTES)}, so split it.")
+    if found.bytes > FILE_BYTES:
+        notice(f"It has {gigabytes(found.bytes)}; files of facts are read up to {gigabytes(FILE_BYTES)}, so split it.")
     if options.json:
         print(json.dumps({"name": wanted.name} | found.as_dict() | {"path": str(path)}))
         return

@@ -59,12 +59,15 @@ class Checked:
 
 
 def check_facts(
-    source: str | Path | IO[str] | IO[bytes], limit: int | None = None, subject: str | None = None
+    source: str | Path | IO[str] | IO[bytes],
+    limit: int | None = None,
+    subject: str | None = None,
+    max_bytes: int | None = None,
 ) -> Checked:
     """Read a file of facts and say all that is wrong with it.
 
     Args:
-        source, limit, subject: as for `reading.read_facts`.
+        source, limit, subject, max_bytes: as for `reading.read_facts`.
 
     Raises:
         FactError: when the file as a whole cannot be read.
@@ -72,7 +75,7 @@ def check_facts(
     notices: list[str] = []
     problems: Sequence[str] = ()
     try:
-        facts = read_facts(source, limit, notice=notices.append, subject=subject)
+        facts = read_facts(source, limit, notice=notices.append, subject=subject, max_bytes=max_bytes)
     except FactError as error:
         if not error.problems:
             raise

@@ -40,6 +40,7 @@ def read_facts(
     on_error: str = "raise",
     notice: Callable[[str], None] | None = None,
     subject: str | None = None,
+    max_bytes: int | None = None,
 ) -> list[Fact]:
     """Read facts from a file, an open stream or the bundled set.
 
@@ -54,6 +55,7 @@ def read_facts(
             file for keys or columns, and for values, that are not used.
         subject: `"found"` to let a rule find subjects that the file does not name, or whose prompt has them several
             times (see `found`; such facts have `Fact.subject_found`); None to refuse such rows.
+        max_bytes: size of the largest file that is read; None for 20 MB.
 
     Returns:
         the facts in the file's order, at least one; each knows its place in the file (`Fact.place`).
@@ -63,8 +65,10 @@ def read_facts(
             message and in `FactError.problems`, the other facts in `FactError.facts`), has more than `MOST_BAD` of them
             even if they are skipped, or has no fact at all.
     """
-    name, text = read_source(source)
-    return parse_facts(text, name, limit, format, on_error=on_error, notice=notice, subject=subject)
+    name, text = read_source(source, max_bytes)
+    return parse_facts(
+        text, name, limit, format, on_error=on_error, notice=notice, subject=subject, max_bytes=max_bytes
+    )
 
 
 def parse_facts(
@@ -76,13 +80,14 @@ def parse_facts(
     on_error: str = "raise",
     notice: Callable[[str], None] | None = None,
     subject: str | None = None,
+    max_bytes: int | None = None,
 ) -> list[Fact]:
     """Read facts from text in any of the forms of `read_facts`.
 
     Args:
         text: the content of a file.
         name: its name in messages; `.json` and `.jsonl` at its end mean JSON.
-        limit, format, on_error, notice, subject: as in `read_facts`.
+        limit, format, on_error, notice, subject, max_bytes: as in `read_facts`.
 
     Returns:
         the facts in order, at least one.
@@ -91,7 +96,7 @@ def parse_facts(
         FactError: as `read_facts`.
     """
     _check_options(limit, format, on_error, subject)
-    check_size(name, len(text.encode("utf-8", "surrogatepass")))
+    check_size(name, len(text.encode("utf-8", "surrogatepass")), most=max_bytes)
     text = text.removeprefix("\ufeff")
     if not text.strip():
         raise FactError(f"{name}: the file is empty: give at least one fact")
