@@ -69,13 +69,21 @@ def test_convert_finds_subjects_where_it_is_asked_to(file, tmp_path, capsys):
     assert json.loads(out.read_text(encoding="utf-8"))["subject_found"] is True
 
 
+def test_other_commands_find_subjects_too(file, tiny_folder, capsys):
+    words = ["eval", f"--model={tiny_folder}", "--device=cpu", f"--facts={file([ULTRA])}", "--json"]
+    assert main(words) == 2 and "subject is missing" in said(capsys)[1]
+    assert main([*words, "--find-subjects"]) == 0
+    out, err = said(capsys)
+    assert json.loads(out)["facts"] == 1 and "found by a rule" in err
+
+
 # -- check -------------------------------------------------------------------------------------------------------------
 
 
 def test_check_of_a_good_file(file, capsys):
     assert main(["facts", "check", file(GOOD)]) == 0
     out, _ = said(capsys)
-    assert "facts             3\n" in out and "cannot be used    0 rows" in out and out.endswith("All is well.\n")
+    assert "facts             3\n" in out and "cannot be used    0\n" in out and out.endswith("All is well.\n")
 
 
 def test_check_says_all_that_is_wrong(file, capsys):
@@ -84,7 +92,7 @@ def test_check_says_all_that_is_wrong(file, capsys):
     assert main(["facts", "check", path]) == 1
     out, _ = said(capsys)
     for part in (
-        "facts             5", "cannot be used    1 rows", "repeated          1", "contradictions    1",
+        "facts             5", "cannot be used    1\n", "repeated          1", "contradictions    1",
         "wrong: record 4: prompt 'The capital of Mu is'", "note: record 5 repeats record 1: ",
         "wrong: facts 2 and 6 contradict each other: ", "keys ignored: 'note'",
     ):  # fmt: skip

@@ -291,6 +291,16 @@ def test_rippleedits_where_a_record_shows_less(file):
     assert (fact.text, fact.target_new, fact.target_true) == (
         "The name of the capital city of Norway is", "Bergen", None,
     )  # fmt: skip
+    # the set's own description calls the fact that was true "previous_fact", and misspells a criterion
+    older = ripple("Leonardo DiCaprio", "Syria", "Spain")
+    older["edit"]["previous_fact"] = older["edit"].pop("original_fact")
+    older = {"edit": older["edit"], "Relation_Specifity": older["Relation_Specificity"][:1]}
+    older["edit"]["note"] = older["locality"] = "x"
+    (fact,), notices = read(file([older]))
+    assert (fact.subject, fact.target_new, fact.target_true) == ("Leonardo DiCaprio", "Syria", "Spain")
+    assert "'edit.previous_fact.target_id'" in str(notices) and "'edit.note'" in str(notices)
+    assert "'locality'" in str(notices)
+    assert [one.target for one in fact.neighbours] == ["a song"]
     # the answers begin alike, and no question has them
     alike = ripple("Texas is Big", "New York", "New Orleans") | {"Subject_Aliasing": []}
     alike["Relation_Specificity"] = [asked("The name of the anthem of Texas is Big is", "x", relation="ANTHEM")]
@@ -445,3 +455,15 @@ def test_the_rule(prompt, paraphrases, subject, slot):
 )
 def test_where_the_rule_finds_nothing(prompt, paraphrases):
     assert find_subject(prompt, paraphrases) is None
+
+
+def test_a_subject_that_is_there_twice(file):
+    # only once as a word of its own, so nothing has to be guessed
+    assert Fact("i", "i want to be with you", "x").prompt == "{} want to be with you"
+    record = {"subject": "cells", "prompt": "who saw cells make new cells?", "target": "Remak"}
+    message = refusal(read_facts, path := file([record]))
+    assert "has the subject 'cells' 2 times" in message and "or let a rule take the last place" in message
+    (fact,), notices = read(path, subject="found")
+    assert (fact.prompt, fact.text, fact.subject_found) == ("who saw cells make new {}?", record["prompt"], True)
+    assert notices == ["of a subject that the prompt has several times, the last place is taken by a rule (record 1)"]
+    assert Fact(**fact.to_dict()) == fact

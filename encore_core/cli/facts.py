@@ -141,7 +141,7 @@ def _print(checked: Checked, asked: dict[str, Any] | None) -> None:
     kinds = ", ".join(f"{kind or 'of no kind'} {number:,}" for kind, number in checked.kinds.items())
     total = sum(checked.kinds.values())
     rows.append(("portability", f"{total:,}{f': {kinds}' if kinds else ''}"))
-    rows.append(("cannot be used", f"{len(checked.problems):,} rows"))
+    rows.append(("cannot be used", f"{len(checked.problems):,}"))
     rows.append(("repeated", f"{len(checked.repeated):,}"))
     rows.append(("contradictions", f"{len(checked.contradictions):,}"))
     if asked is not None:

@@ -7,6 +7,7 @@ counterfact    `requested_rewrite` with `prompt`, `subject`, `target_new: {"str"
 easyedit       flat records: `prompt`, `target_new`, `ground_truth`, `rephrase_prompt`, `locality`, `portability`
 rippleedits    `edit` with a sentence, and six criteria of questions, see `ripple`
 zsre           `src`, `subject`, `alt` or `ans`, `answers`, `rephrase`, `loc`, `loc_ans`
+               `update`, `personas`, `mhop` (WikiBigEdit); `question`, `object`, `question_2hop` (HalluEditBench)
 encore         the fields of `Fact`; what `write_facts` writes
 =============  ==============================================================================================
 
@@ -152,7 +153,9 @@ def _fact(record: Record, questions: Sequence[Portability], place: str, find: bo
     try:
         fact = Fact(**values)
     except FactError as error:
-        raise FactError(_in_their_words(str(error), record.used)) from error
+        last = '; or let a rule take the last place (subject="found", --find-subjects)'
+        way_on = last if not find and _is_there_twice(prompt, subject) else ""
+        raise FactError(_in_their_words(f"{error}{way_on}", record.used)) from error
     record.finish()
     return fact
 
@@ -229,11 +232,17 @@ def _found(record: Record, subject: Any, prompt: Any, paraphrases: Sequence[Any]
     if not isinstance(subject, str):
         return None
     subject = spelt_as_in(prompt, required("subject", subject))
-    whole = [at for at in places(prompt, subject) if not within_word(prompt, at, at + len(subject))]
-    if len(whole) < 2 or SLOT in subject:
+    if not _is_there_twice(prompt, subject):
         return None
     record.telling.count("of a subject that the prompt has several times, the last place is taken by a rule")
     return at_last_place(prompt, subject)
+
+
+def _is_there_twice(prompt: Any, subject: Any) -> bool:
+    """Whether a prompt without a slot has a subject several times as words of their own."""
+    if not isinstance(prompt, str) or not isinstance(subject, str) or not subject or SLOT in prompt:
+        return False
+    return sum(not within_word(prompt, at, at + len(subject)) for at in places(prompt, subject)) > 1
 
 
 def _truth(record: Record, thing: str) -> Any:

@@ -41,7 +41,6 @@ class HubSet:
         licence: as the hub gives it.
         revision: the commit that is fetched; None where none is pinned.
         sha256: of the file; None where it is not known beforehand.
-        find_subjects: whether its records name no subjects.
     """
 
     name: str
@@ -51,7 +50,6 @@ class HubSet:
     licence: str
     revision: str | None = None
     sha256: str | None = None
-    find_subjects: bool = False
 
     @property
     def place(self) -> Path:

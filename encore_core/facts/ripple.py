@@ -26,6 +26,9 @@ FOLLOWS = ("logical_generalization", "compositionality_i", "compositionality_ii"
 STAYS = ("relation_specificity", "relation_specifity", "forgetfulness", "preservation")
 """Criteria whose answers must stay; the set's own description spells the first in both ways."""
 
+ORIGINAL = ("original_fact", "previous_fact")
+"""Where the sentence is that was true before; the second is what the set's own description calls it."""
+
 MOST_WORDS = 80
 """Of a longer sentence, only the last words are looked at for its subject; the set's have twenty."""
 
@@ -70,11 +73,9 @@ def plain_record(row: Mapping[str, Any], telling: Telling, find: bool) -> dict[s
         )
     if named is None:
         telling.count("the subject is taken from what the questions about the same id share with the sentence")
-    for key in ("subject_id", "target_id", "original_fact.subject_id", "original_fact.target_id"):
-        if key.partition(".")[0] in edit:
-            telling.leave(f"edit.{key}", no_use=True)
+    _leave_the_rest(edit, telling)
     kept = {key: value for key, value in row.items() if plain(str(key)) not in ("edit", *FOLLOWS, *STAYS)}
-    return kept | {
+    made = {
         "subject": found.subject,
         "prompt": found.prompt,
         "target_new": answer,
@@ -92,6 +93,19 @@ def plain_record(row: Mapping[str, Any], telling: Telling, find: bool) -> dict[s
             if plain(criterion) in STAYS
         ],
     }
+    for key in sorted(made.keys() & kept.keys() - {"subject", "target_new"}):
+        telling.leave(key)
+    return kept | made
+
+
+def _leave_the_rest(edit: Mapping[str, Any], telling: Telling) -> None:
+    """Name the keys of an edit that are not used."""
+    for key, value in edit.items():
+        if key in ORIGINAL and isinstance(value, Mapping):
+            for inner in sorted(value.keys() - {"prompt", "relation"}):
+                telling.leave(f"edit.{key}.{key_name(inner)}", no_use=True)
+        elif key not in ("prompt", "relation", "subject", "target_new") and not stands_for_nothing(value):
+            telling.leave(f"edit.{key_name(key)}", no_use=key in ("subject_id", "target_id", *ORIGINAL))
 
 
 def _given(row: Mapping[str, Any], key: str) -> str | None:
@@ -133,8 +147,8 @@ def _answers(query: Mapping[str, Any]) -> list[Any]:
 
 
 def _original(edit: Mapping[str, Any]) -> str | None:
-    """The sentence that was true before; the set's own description calls it by another name."""
-    for key in ("original_fact", "previous_fact"):
+    """The sentence that was true before."""
+    for key in ORIGINAL:
         before = edit.get(key)
         if isinstance(before, Mapping) and isinstance(before.get("prompt"), str):
             return before["prompt"].strip()
