@@ -3,7 +3,8 @@
 A fact is a subject, a prompt with one slot `{}` for it, and the answer wanted after the prompt. With it come the
 answer that the model gives now, paraphrases (which should change too), neighbours (which should not) and questions
 whose answers follow from it. Everything here is text: no tokenizer, no tensor. The file formats are described in
-`reading`, `forms`, `csv_rows` and `names`.
+`reading`, `forms`, `ripple`, `csv_rows` and `names`, and the rule that finds subjects in `found`. `checking` says what
+is wrong with a file, and `hub_sets` fetches data sets.
 """
 
 from encore_core.facts.batches import check_batch, check_batches, duplicate_subjects, place_of, write_facts
