@@ -157,6 +157,20 @@ def cached_file(repo: str, file: str, revision: str, kind: str = "model") -> Pat
     return Path(found) if isinstance(found, str) else None
 
 
+def newest_commit(repo: str, file: str, revision: str, kind: str = "model") -> str:
+    """The commit that a branch or tag has now, as the hub says; the cache is not asked.
+
+    Raises:
+        HfHubHTTPError, httpx2.HTTPError: when the hub refuses to say, or does not answer.
+        OSError: when it says something else.
+    """
+    url = hf_hub_url(repo, file, revision=revision, repo_type=kind, endpoint=constants.ENDPOINT)
+    about = get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT, endpoint=constants.ENDPOINT)
+    if about.commit_hash is None:
+        raise OSError(f"{hub_host()} does not say which commit {file} is of, so it does not speak the hub's language")
+    return about.commit_hash
+
+
 def repository_folder(repo: str, kind: str = "model") -> Path:
     """The folder of a repository in the hub's cache, with `blobs/`, `refs/` and `snapshots/COMMIT/`."""
     return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type=kind)

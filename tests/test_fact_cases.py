@@ -46,9 +46,9 @@ READ = {
             "Edvard Munch", "The place of death of {} is", "Ekely, Chile", "Oslo",
             neighbours=[("The sex of Edvard Munch is", "male"), ("The occupation of Edvard Munch is", "painter")],
             portability=[
-                Portability("Is Edvard Munch still alive?", ("no", "incorrect"), "Logical_Generalization"),
+                Portability("Is Edvard Munch still alive?", ("no", "incorrect"), "reasoning"),
                 Portability(
-                    "The place of death of the painter of The Scream is", ("Ekely, Chile", "Ekely"), "Subject_Aliasing"
+                    "The place of death of the painter of The Scream is", ("Ekely, Chile", "Ekely"), "alias"
                 ),
             ],
         )

@@ -103,6 +103,7 @@ def test_bad_sources_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.open", no_reading)
     message = refusal(read_facts, path)
     assert "50.0 MB" in message and "20 MB" in message
+    assert "the limit is 30 MB" in refusal(read_facts, path, max_bytes=30_000_000)
 
 
 def test_large_uploads_are_refused(monkeypatch):
@@ -110,6 +111,8 @@ def test_large_uploads_are_refused(monkeypatch):
     for upload in (io.BytesIO(b"x" * 500), io.StringIO("x" * 500)):
         assert "limit" in refusal(read_facts, upload)
     assert "limit" in refusal(parse_facts, "é" * 60)
+    rome = json.dumps(ROME | {"paraphrases": ["x" * 500]})
+    assert len(parse_facts(rome, max_bytes=1000)) == len(read_facts(io.StringIO(rome), max_bytes=1000)) == 1
 
 
 def test_bad_rows_are_listed_or_skipped():

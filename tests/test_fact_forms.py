@@ -202,8 +202,8 @@ PORTABILITY = [
     ({"portability": {"k": [{"prompt": "a", "ground_truth": [["A"], ["B"]]}]}}, "k"),
     ({"portability_prompt": "a", "portability_ground_truth": ["A", "B"]}, None),
     ({"portability": {"New Question": "a", "New Answer": ["A", "B"]}}, None),
-    ({"mhop": "a", "mhop_ans": ["A", "B"]}, "mhop"),
-    ({"question_2hop": "a", "answer_2hop": ["A", "B"]}, "question_2hop"),
+    ({"mhop": "a", "mhop_ans": ["A", "B"]}, "multi-hop"),
+    ({"question_2hop": "a", "answer_2hop": ["A", "B"]}, "two-hop"),
 ]
 
 

@@ -1,7 +1,7 @@
 """The command `encore`: edit a model, score it, run thousands of edits, list the catalogue.
 
-Exit code 0; 1 when `encore doctor` finds something wrong; 2 when the input is wrong, with one line on standard
-error that says why. Results go to standard output or to files; progress goes to standard error.
+Exit code 0; 1 when `encore doctor` or `encore facts check` finds something wrong; 2 when the input is wrong, with one
+line on standard error that says why. Results go to standard output or to files; progress goes to standard error.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from encore_core import __version__
-from encore_core.cli import app, compare, doctor, editing, evaluating, retract, run, runs, statistics, tune
+from encore_core.cli import app, compare, doctor, editing, evaluating, facts, retract, run, runs, statistics, tune
 from encore_core.cli.options import Parser
 from encore_core.errors import InputError
 
@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluating.add_commands(commands)
     compare.add_commands(commands)
     retract.add_commands(commands)
+    facts.add_commands(commands)
     run.add_commands(commands)
     runs.add_commands(commands)
     statistics.add_commands(commands)

@@ -9,19 +9,32 @@ from collections.abc import Iterator, Sequence
 
 from encore_core.cli.output import notice
 from encore_core.errors import InputError
-from encore_core.facts import MAX_BYTES, Fact, FactError, place_of, read_facts
+from encore_core.facts import FOUND, MAX_BYTES, Fact, FactError, place_of, read_facts
 from encore_core.forward.prompts import encode_contexts
 from encore_core.measures.scores import check_scorable
 from encore_core.models.editable import EditableModel
+
+FILE_BYTES = 500 * 1000 * 1000
+"""Largest file of facts that the command line reads; the pages and standard input take up to `MAX_BYTES`."""
 
 STANDARD_INPUT = "-"
 HELP = 'JSON, JSONL or CSV, "bundled", "long" (10,000 facts), or - for standard input'
 
 
 def add_facts_options(parser: argparse.ArgumentParser, **facts: object) -> None:
-    """Add --facts, with the keywords of `add_argument`, and --skip-bad."""
+    """Add --facts, with the keywords of `add_argument`, --skip-bad and --find-subjects."""
     parser.add_argument("--facts", **({"metavar": "FILE", "help": HELP} | facts))
     parser.add_argument("--skip-bad", action="store_true", help="leave out rows that cannot be used; each is listed")
+    add_find_subjects_option(parser)
+
+
+def add_find_subjects_option(parser: argparse.ArgumentParser) -> None:
+    """Add --find-subjects."""
+    parser.add_argument(
+        "--find-subjects",
+        action="store_true",
+        help="let a rule find subjects that the file does not name (a name that prompt and paraphrase share)",
+    )
 
 
 def facts_of(options: argparse.Namespace, limit: int | None = None) -> list[Fact]:
@@ -30,13 +43,25 @@ def facts_of(options: argparse.Namespace, limit: int | None = None) -> list[Fact
     Raises:
         InputError: as `read_facts`; the message says if other rows can be used.
     """
-    source = _standard_input() if options.facts == STANDARD_INPUT else options.facts
+    source = source_of(options.facts)
     try:
-        return read_facts(source, limit, on_error="skip" if options.skip_bad else "raise", notice=notice)
+        return read_facts(
+            source,
+            limit,
+            on_error="skip" if options.skip_bad else "raise",
+            notice=notice,
+            subject=FOUND if options.find_subjects else None,
+            max_bytes=FILE_BYTES,
+        )
     except FactError as error:
         if not (error.problems and error.facts):
             raise
         raise InputError(f"{error}; --skip-bad goes on with the other {len(error.facts):,}") from error
+
+
+def source_of(name: str) -> str | io.BytesIO:
+    """What the readers of facts take for a name on the command line: itself, or standard input for "-"."""
+    return _standard_input() if name == STANDARD_INPUT else name
 
 
 def _standard_input() -> io.BytesIO:
@@ -62,7 +87,7 @@ def fitting(
     Raises:
         InputError: naming the first fact that does not fit; with --skip-bad only if none fits.
     """
-    bad = dict(_unfit(lm, facts, prefixes, scored))
+    bad = dict(unfit(lm, facts, prefixes, scored))
     if not bad:
         return list(facts)
     lines = [f"{place_of(facts[at], at + 1)}: {error}" for at, error in bad.items()]
@@ -76,9 +101,10 @@ def fitting(
     raise InputError(f"{lines[0]}{more}{way_on}")
 
 
-def _unfit(
+def unfit(
     lm: EditableModel, facts: Sequence[Fact], prefixes: Sequence[str], scored: bool
 ) -> Iterator[tuple[int, InputError]]:
+    """The positions of facts that do not fit the model, each with the reason; the arguments are `fitting`'s."""
     for at, fact in enumerate(facts):
         try:
             encode_contexts(lm, [fact], prefixes)

@@ -19,12 +19,13 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message} (see {self.prog} --help)")
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
+def add_model_options(parser: argparse.ArgumentParser, default: str | None = "smollm2-135m") -> None:
     """Add the options for loading a model, and --verbose."""
     parser.add_argument(
         "--model",
-        default="smollm2-135m",
-        help="catalogue name, folder or hub id; a hub id may be NAME@REVISION (default smollm2-135m)",
+        default=default,
+        help="catalogue name, folder or hub id; a hub id may be NAME@REVISION "
+        f"({'default: none' if default is None else f'default {default}'})",
     )
     parser.add_argument(
         "--device",

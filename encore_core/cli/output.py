@@ -34,7 +34,7 @@ def some_layers(layers: Iterable[int]) -> str:
 class Bar:
     """A progress bar on standard error; silent if that is no terminal."""
 
-    def __init__(self, label: str, total: float = 1.0, unit: str | None = None):
+    def __init__(self, label: str, total: float | None = 1.0, unit: str | None = None):
         counted = unit is not None
         self.bar = tqdm(
             total=total,

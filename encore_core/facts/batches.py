@@ -44,7 +44,7 @@ def check_batch(facts: Iterable[Fact], first: int = 1) -> tuple[list[Fact], list
         earlier, other = wanted.setdefault(fact.asked, (number, fact))
         if other.target_new != fact.target_new:
             raise FactError(
-                f"{_both(other, earlier, fact, number)} contradict each other: {quoted(fact.text)} is to become "
+                f"{both_places(other, earlier, fact, number)} contradict each other: {quoted(fact.text)} is to become "
                 f"{quoted(other.target_new)} and {quoted(fact.target_new)}: keep one, or edit them in two batches"
             )
         seen.add((*fact.key, fact.target_new))
@@ -82,7 +82,7 @@ def place_of(fact: Fact, number: int) -> str:
     return fact.place or f"fact {number}"
 
 
-def _both(one: Fact, one_number: int, other: Fact, other_number: int) -> str:
+def both_places(one: Fact, one_number: int, other: Fact, other_number: int) -> str:
     """Two facts in a message: "facts 61 and 62", "lines 62 and 63"."""
     places = [place_of(one, one_number), place_of(other, other_number)]
     for kind, called in (("fact", "facts"), ("record", "facts"), ("line", "lines")):

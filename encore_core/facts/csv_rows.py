@@ -37,8 +37,14 @@ _HOPS = ("questions", "new_answer_alias", "new_answer_aliases", "answer_alias", 
 _JOINS = {"none": "", "blank": " "}
 
 
-def csv_rows(text: str, name: str, telling: Telling) -> Iterator[Row]:
+def csv_rows(text: str, name: str, telling: Telling, find: bool = False) -> Iterator[Row]:
     """The rows of a table as records.
+
+    Args:
+        text: the table.
+        name: of the file.
+        telling: gets the columns that are not used.
+        find: whether a column of subjects may be missing, because a rule finds them.
 
     Raises:
         FactError: when the table as a whole cannot be used.
@@ -46,7 +52,7 @@ def csv_rows(text: str, name: str, telling: Telling) -> Iterator[Row]:
     text, delimiter, skipped = _layout(text)
     # newline="" and strict: line breaks inside quotes are kept, and an unclosed quote is an error
     table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    header = _header(table, name, telling)
+    header = _header(table, name, telling, find)
     while True:
         where = f"line {table.line_num + skipped + 1}"
         try:
@@ -94,16 +100,21 @@ def _delimiter(text: str) -> str:
     return max(",;\t", key=columns_found)
 
 
-def _header(table: Iterator[list[str]], name: str, telling: Telling) -> list[str]:
+def _header(table: Iterator[list[str]], name: str, telling: Telling, find: bool) -> list[str]:
     try:
         header = [cell.strip() or NAMELESS for cell in next(filter(_filled, table), [])]
     except csv.Error as error:
         raise FactError(f"{name}: malformed CSV in the header ({first_line(error)}): close every quote") from error
     names = {plain(column) for column in header}
     missing = [] if REWRITE in names else [thing for thing in THINGS if not has(names, thing)]
+    if find and missing == ["subject"]:
+        missing = []
     if missing:
         found = ", ".join(column for column in header if column != NAMELESS)
-        reason = "" if missing != ["subject"] else ", because every method here looks a subject up"
+        reason = ""
+        if missing == ["subject"]:
+            reason = ', because every method here looks a subject up; or let a rule find it (subject="found", '
+            reason += "--find-subjects)"
         raise FactError(
             f"{name}: CSV columns missing: {', '.join(missing)}; found: {quoted(found)}: the first line "
             f"must name subject, prompt and target_new{reason} (or give JSON)"

@@ -92,6 +92,8 @@ class Fact:
         join: what separates the fact's prompts from their answers, "" or " "; None lets the texts decide.
         portability: questions whose answers follow from the fact: `Portability`, or
             `{"prompt": ..., "answers": [...], "kind": ...}`.
+        subject_found: whether the subject, or its place in the prompt, was found by a rule (see `found`) because the
+            data set does not say it.
         place: the fact's place in its file, for messages ("record 62"); ignored when facts are compared.
 
     Raises:
@@ -109,6 +111,7 @@ class Fact:
     id: str | None = None
     join: str | None = None
     portability: tuple[Portability, ...] = ()
+    subject_found: bool = False
     place: str | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -129,6 +132,8 @@ class Fact:
             )
         if self.known is not None and not isinstance(self.known, bool):
             raise FactError(f"known {quoted(self.known)} must be true, false or left out")
+        if not isinstance(self.subject_found, bool):
+            raise FactError(f"subject_found {quoted(self.subject_found)} must be true, false or left out")
         if self.join is not None and self.join not in JOINS:
             raise FactError(f'join {quoted(self.join)} must be "" (nothing), " " (a blank) or left out')
         put(self, "paraphrases", tuple(self._paraphrase(p) for p in listed("paraphrases", self.paraphrases)))
@@ -182,7 +187,7 @@ class Fact:
         return folded(self.text)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fact as plain JSON values, without empty fields and its place in a file.
+        """The fact as plain JSON values, without empty fields and its place in a file; `subject_found` only if true.
 
         Returns:
             a dictionary that `Fact(**d)` turns back into an equal fact.
@@ -191,7 +196,11 @@ class Fact:
         row["paraphrases"] = list(self.paraphrases)
         row["neighbours"] = [{"prompt": n.prompt, "target": n.target} for n in self.neighbours]
         row["portability"] = [one.to_dict() for one in self.portability]
-        return {name: value for name, value in row.items() if value is not None and value != []}
+        return {
+            name: value
+            for name, value in row.items()
+            if value is not None and value != [] and (name != "subject_found" or value)
+        }
 
 
 def _portability(value: Any) -> Portability:

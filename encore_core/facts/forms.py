@@ -5,7 +5,9 @@ counterfact    `requested_rewrite` with `prompt`, `subject`, `target_new: {"str"
                `paraphrase_prompts` and `neighborhood_prompts`. EasyEdit's result files have the same outside
                with a flat record inside; MQuAKE has a list of rewrites, each of which becomes a fact
 easyedit       flat records: `prompt`, `target_new`, `ground_truth`, `rephrase_prompt`, `locality`, `portability`
+rippleedits    `edit` with a sentence, and six criteria of questions, see `ripple`
 zsre           `src`, `subject`, `alt` or `ans`, `answers`, `rephrase`, `loc`, `loc_ans`
+               `update`, `personas`, `mhop` (WikiBigEdit); `question`, `object`, `question_2hop` (HalluEditBench)
 encore         the fields of `Fact`; what `write_facts` writes
 =============  ==============================================================================================
 
@@ -19,12 +21,13 @@ from dataclasses import replace
 from typing import Any
 
 from encore_core.errors import quoted
-from encore_core.facts import parts
+from encore_core.facts import parts, ripple
 from encore_core.facts.fact import Fact, Portability
+from encore_core.facts.found import Found, at_last_place, find_subject
 from encore_core.facts.names import FIRST, NAMES, REWRITE, THINGS, has, plain
 from encore_core.facts.notices import Telling
 from encore_core.facts.record import Layer, Record, same
-from encore_core.facts.slots import spelling_note, spelt_as_in
+from encore_core.facts.slots import SLOT, places, spelling_note, spelt_as_in, within_word
 from encore_core.facts.texts import (
     NO_PROMPT,
     FactError,
@@ -40,7 +43,7 @@ TOO_DEEP = "lists or objects are nested too deep: give plain texts and lists"
 Read = tuple[str, Fact | FactError]  # its place in the file, and the result
 
 
-def facts_of(row: Any, where: str, telling: Telling, format: str | None = None) -> Iterator[Read]:
+def facts_of(row: Any, where: str, telling: Telling, format: str | None = None, find: bool = False) -> Iterator[Read]:
     """The facts in a record of a file, or the refusals that say what is wrong with it.
 
     Args:
@@ -48,8 +51,12 @@ def facts_of(row: Any, where: str, telling: Telling, format: str | None = None) 
         where: its place in messages, "record 3".
         telling: gets notices about keys and values that are not used.
         format: a form whose names take precedence.
+        find: whether a rule may find subjects, see `found`.
     """
+    telling.where = where
     try:
+        if ripple.is_ripple(row):
+            row = ripple.plain_record(row, telling, find)
         edits, questions = _edits(row, telling, FIRST.get(format or "", ()))
     except FactError as error:
         yield where, error
@@ -64,7 +71,7 @@ def facts_of(row: Any, where: str, telling: Telling, format: str | None = None) 
         # answers to multi-hop questions are right after the last edit, so they belong to it
         asked = questions if whole and number == len(edits) else []
         try:
-            fact = _fact(record, asked, place)
+            fact = _fact(record, asked, place, find)
             yield place, fact if len(edits) == 1 or fact.id is None else replace(fact, id=f"{fact.id}-{number}")
             continue
         except FactError as error:
@@ -81,7 +88,7 @@ def is_record(row: Any) -> bool:
     if not isinstance(row, Mapping):
         return False
     names = {plain(str(key)) for key in row}
-    return REWRITE in names or any(has(names, thing) for thing in THINGS)
+    return REWRITE in names or any(has(names, thing) for thing in THINGS) or ripple.is_ripple(row)
 
 
 def _edits(row: Any, telling: Telling, first: Sequence[str]) -> tuple[list[Record], list[Portability]]:
@@ -92,7 +99,7 @@ def _edits(row: Any, telling: Telling, first: Sequence[str]) -> tuple[list[Recor
         keys = ", ".join(map(str, row)) or "none"
         raise FactError(
             f"no known form (keys: {quoted(keys)}): give subject, prompt and target_new, "
-            "or a record of CounterFact, MQuAKE, EasyEdit or zsRE"
+            "or a record of CounterFact, MQuAKE, EasyEdit, zsRE or RippleEdits"
         )
     outer = Layer("", row)
     rewrites = [value for _, value in outer.take((REWRITE,)) if not stands_for_nothing(value)]
@@ -115,23 +122,29 @@ def _edits(row: Any, telling: Telling, first: Sequence[str]) -> tuple[list[Recor
     return [Record([layer, Layer("", names)], telling, first) for layer in layers], questions
 
 
-def _fact(record: Record, questions: Sequence[Portability], place: str) -> Fact:
+def _fact(record: Record, questions: Sequence[Portability], place: str, find: bool) -> Fact:
     """The fact in a record of one edit."""
     subject, prompt = record.single("subject"), record.single("prompt", NO_PROMPT)
     target_new = record.single("target_new")
     target_true = _true_answer(record, target_new)
+    paraphrases = _paraphrases(record)
+    found = _found(record, subject, prompt, paraphrases) if find else None
+    if found is not None:
+        subject, prompt = found
+    subject = _subject(record, subject, prompt)
     values = {
-        "subject": _subject(record, subject, prompt),
+        "subject": subject,
         "prompt": prompt,
         "target_new": target_new,
         "target_true": target_true,
-        "paraphrases": _paraphrases(record),
+        "paraphrases": paraphrases,
         "neighbours": parts.neighbours(record, target_true),
         "relation": record.single("relation", NO_PROMPT),
-        "known": _known(record),
+        "known": _truth(record, "known"),
         "id": _id(record.single("id", NO_PROMPT)),
         "join": _join(record),
-        "portability": [*parts.portability(record), *questions],
+        "portability": [*parts.portability(record), *parts.asked_otherwise(record, subject, prompt), *questions],
+        "subject_found": found is not None or _truth(record, "subject_found") or False,
         "place": place,
     }
     for thing in THINGS:
@@ -140,7 +153,9 @@ def _fact(record: Record, questions: Sequence[Portability], place: str) -> Fact:
     try:
         fact = Fact(**values)
     except FactError as error:
-        raise FactError(_in_their_words(str(error), record.used)) from error
+        last = '; or let a rule take the last place (subject="found", --find-subjects)'
+        way_on = last if not find and _is_there_twice(prompt, subject) else ""
+        raise FactError(_in_their_words(f"{error}{way_on}", record.used)) from error
     record.finish()
     return fact
 
@@ -156,7 +171,8 @@ def _subject(record: Record, subject: Any, prompt: Any) -> Any:
     if subject is None and prompt is not None:
         raise FactError(
             "subject is missing: every method here looks a subject up in the prompt and edits at its last token, and "
-            "none works without one; add subject, spelt as in the prompt"
+            "none works without one; add subject, spelt as in the prompt, or let a rule find it "
+            '(subject="found", --find-subjects)'
         )
     if not isinstance(subject, str) or not isinstance(prompt, str) or stands_for_nothing(subject):
         return subject
@@ -198,8 +214,40 @@ def _paraphrases(record: Record) -> list[Any]:
     return list(first.values())
 
 
-def _known(record: Record) -> Any:
-    value = record.single("known")
+def _found(record: Record, subject: Any, prompt: Any, paraphrases: Sequence[Any]) -> Found | None:
+    """The subject and its place by the rule of `found`: where a record has none, or the prompt has it twice."""
+    if not isinstance(prompt, str) or stands_for_nothing(prompt, NO_PROMPT):
+        return None
+    prompt = required_prompt("prompt", prompt)
+    if subject is None or stands_for_nothing(subject):
+        found = find_subject(prompt, [text for text in paraphrases if isinstance(text, str)])
+        if found is not None:
+            record.telling.count("subjects that the file does not name are found by a rule")
+        elif SLOT not in prompt:
+            raise FactError(
+                f"subject is missing, and the rule finds none in the prompt {quoted(prompt)} (no name, no words that a "
+                "paraphrase shares): add subject, spelt as in the prompt"
+            )
+        return found
+    if not isinstance(subject, str):
+        return None
+    subject = spelt_as_in(prompt, required("subject", subject))
+    if not _is_there_twice(prompt, subject):
+        return None
+    record.telling.count("of a subject that the prompt has several times, the last place is taken by a rule")
+    return at_last_place(prompt, subject)
+
+
+def _is_there_twice(prompt: Any, subject: Any) -> bool:
+    """Whether a prompt without a slot has a subject several times as words of their own."""
+    if not isinstance(prompt, str) or not isinstance(subject, str) or not subject or SLOT in prompt:
+        return False
+    return sum(not within_word(prompt, at, at + len(subject)) for at in places(prompt, subject)) > 1
+
+
+def _truth(record: Record, thing: str) -> Any:
+    """A value that is true or false, as JSON or a table writes it."""
+    value = record.single(thing)
     return {"true": True, "false": False}.get(value.strip().lower(), value) if isinstance(value, str) else value
 
 

@@ -83,7 +83,7 @@ def _wants_nothing_behind(stem: str) -> bool:
         return bool(before) and not before.isspace()
     if category == "Sc":
         return not stem[:-1].rstrip()[-1:].isdigit()  # "$", but "5 €"
-    return _is_unspaced(_last_of_a_script(stem))
+    return is_unspaced(_last_of_a_script(stem))
 
 
 def _opens(stem: str) -> bool:
@@ -106,8 +106,9 @@ def _wants_nothing_before(answer: str) -> bool:
 
 def _last_of_a_script(stem: str) -> str:
     """The last character of a particular script; punctuation and digits are common to all."""
-    return next((c for c in reversed(stem) if _is_unspaced(c) or unicodedata.category(c)[0] in "LM"), "")
+    return next((c for c in reversed(stem) if is_unspaced(c) or unicodedata.category(c)[0] in "LM"), "")
 
 
-def _is_unspaced(character: str) -> bool:
+def is_unspaced(character: str) -> bool:
+    """Whether a character is of a script written without blanks between words."""
     return bool(character) and any(low <= ord(character) <= high for low, high in _UNSPACED)

@@ -18,7 +18,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "said": ("pred",),
     "paraphrases": (
         "paraphrases", "paraphrase", "paraphrase_prompts", "paraphrase_prompt", "paraphrased_question",
-        "rephrases", "rephrase", "rephrase_prompts", "rephrase_prompt",
+        "rephrases", "rephrase", "rephrase_prompts", "rephrase_prompt", "personas",
     ),
     # prompts whose answer is the fact's true one if they have none of their own
     "neighbours": (
@@ -29,6 +29,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "known": ("known",),
     "id": ("id", "case_id"),
     "join": ("join",),
+    "subject_found": ("subject_found",),
 }  # fmt: skip
 
 REWRITE = "requested_rewrite"
@@ -67,6 +68,28 @@ PORTABILITY = (
     Pair(("mhop",), ("mhop_ans",)),
     *(Pair((f"question_{n}hop",), (f"answer_{n}hop",)) for n in range(2, 7)),
 )
+QUESTIONS = {
+    "reversed": ("reversed_relation_question", "reversed_question"),
+    "yes": ("yes_question",),
+    "no": ("no_question",),
+    "choices": ("multiple_choice_with_letters",),
+    "letter": ("multiple_choice_labels", "multiple_choice_label"),
+}
+"""HalluEditBench's questions whose answers follow from the fact itself, see `parts.asked_otherwise`."""
+
+KINDS = {
+    **dict.fromkeys(("two_hop", "compositionality_i", "compositionality_ii"), "two-hop"),
+    **{f"question_{n}hop": f"{word}-hop" for n, word in enumerate(("two", "three", "four", "five", "six"), start=2)},
+    **dict.fromkeys(("mhop", "multi_hop"), "multi-hop"),
+    **dict.fromkeys(("reasoning", "logical_generalization", "logical_generalisation"), "reasoning"),
+    **dict.fromkeys(("subject_aliasing", "subject_alias", "alias"), "alias"),
+    **dict.fromkeys(
+        ("reversed", "reversed_relation", "reversed_relation_question", "inverse_relation", "reverse_relation"),
+        "reversed",
+    ),
+}
+"""What portability questions are called whose sort several data sets have; all others keep their data set's name."""
+
 INNER_PROMPT = ("prompt", "question", "src", "loc", "new_question")
 INNER_ANSWER = (
     "target", "ground_truth", "answers", "answer", "loc_ans", "new_answer", "target_new", "target_true", "ans",
@@ -87,13 +110,18 @@ NO_USE = frozenset(
     (
         # results, and answers that other measures use
         "pre", "post", "time", "cond", "generation_prompts", "attribute_prompts", "case_type",
+        # HalluEditBench's choices, which it has with letters as well
+        "multiple_choices",
         # MQuAKE's account of the hops
         "orig", "single_hops", "new_single_hops", "edit_triples", "recalled_relation",
         # where a record comes from
-        "source", "topic", plain(NAMELESS), "tag", "date", "unnamed:_0", "index", "row_idx",
+        "source", "topic", "example_type", plain(NAMELESS), "tag", "date", "unnamed:_0", "index", "row_idx",
     )
 )  # fmt: skip
 """Known keys that are of no use to an edit; they are still named when they are ignored."""
+
+SAID_BY_MODELS = ("output_", "eval_")
+"""How HalluEditBench's columns begin that hold what some model said; they are of no use either."""
 
 FIRST = {
     "counterfact": ("prompt", "target_new", "target_true", "paraphrase_prompts", "neighborhood_prompts"),
@@ -104,9 +132,15 @@ FIRST = {
 """The names that take precedence if a form is asked for by name."""
 
 PAIRED = frozenset(name for pair in (*LOCALITY, *PORTABILITY) for name in (*pair.prompts, *pair.answers))
-KNOWN = frozenset(name for names in NAMES.values() for name in names) | PAIRED | {REWRITE}
+ASKED = frozenset(name for names in QUESTIONS.values() for name in names)
+KNOWN = frozenset(name for names in NAMES.values() for name in names) | PAIRED | ASKED | {REWRITE}
 THINGS = ("subject", "prompt", "target_new")
 """What a fact must have."""
+
+
+def kind_of(name: str) -> str:
+    """The kind of the questions under a name, see `KINDS`."""
+    return KINDS.get(plain(name), name)
 
 
 def has(names: set[str], thing: str) -> bool:

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable
 
 from encore_core.errors import one_line
-from encore_core.facts.names import KNOWN, NO_USE, plain
+from encore_core.facts.names import KNOWN, NO_USE, SAID_BY_MODELS, plain
 from encore_core.facts.texts import named
 
 MOST_KEYS = 20
@@ -49,7 +49,8 @@ class Telling:
     def leave(self, path: str, no_use: bool = False) -> None:
         """Note a key that is ignored, by its path; it is named at the end."""
         last = plain(path.rpartition(".")[2])
-        (self._useless if no_use or last in NO_USE else self._unknown)[path] = None
+        no_use = no_use or last in NO_USE or last.startswith(SAID_BY_MODELS)
+        (self._useless if no_use else self._unknown)[path] = None
 
     def finish(self) -> None:
         """Say what was counted and which keys were ignored."""

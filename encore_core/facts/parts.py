@@ -9,6 +9,8 @@ by kind                                                    `{kind: {"prompt": ..
 a list                                                     of such objects, or `{"loc": ..., "loc_ans": ...}` (QAEdit)
 one question                                               `{"New Question": ..., "New Answer": ...}` (zsRE, bi-zsRE)
 prompts alone                                              `neighborhood_prompts` (CounterFact)
+answered by the fact itself                                `reversed_relation_question`, `yes_question`, `no_question`,
+                                                           `multiple_choice_with_letters` (HalluEditBench)
 =========================================================  =============================================================
 """
 
@@ -19,8 +21,9 @@ from typing import Any, NamedTuple
 
 from encore_core.errors import quoted
 from encore_core.facts.fact import Portability
-from encore_core.facts.names import INNER_ANSWER, INNER_PROMPT, LOCALITY, NAMES, PORTABILITY, Pair
+from encore_core.facts.names import INNER_ANSWER, INNER_PROMPT, LOCALITY, NAMES, PORTABILITY, QUESTIONS, Pair, kind_of
 from encore_core.facts.record import Layer, Record
+from encore_core.facts.slots import SLOT, fill
 from encore_core.facts.texts import (
     NO_PROMPT,
     FactError,
@@ -76,11 +79,37 @@ def portability(record: Record) -> list[Portability]:
         for key, probe in _probes(record, pair):
             if probe.answers:
                 # names such as "question_2hop" say what sort of question it is
-                named = None if key.rpartition(".")[2].startswith("portability") else key
+                last = key.rpartition(".")[2]
+                named = None if last.startswith("portability") else kind_of(last)
                 found.append(Portability(probe.prompt, tuple(probe.answers), probe.kind or named))
             else:
                 record.telling.count(f"{key}: questions without an answer are left out")
     return list(dict.fromkeys(found))
+
+
+def asked_otherwise(record: Record, subject: Any, prompt: Any) -> list[Portability]:
+    """HalluEditBench's questions that the fact itself answers: with the subject, with yes or no, with a letter.
+
+    A question with choices gets the fact's own question in front and "Answer:" behind, as such tests are written.
+    """
+    found: list[Portability] = []
+    for thing, answer in (("reversed", subject), ("yes", "Yes"), ("no", "No")):
+        for key, value in record.take(QUESTIONS[thing], NO_PROMPT):
+            last = key.rpartition(".")[2]
+            found += [Portability(text, (answer,), kind_of(last)) for text in record.texts(key, value, NO_PROMPT)]
+    letters = record.take(QUESTIONS["letter"])
+    choices = record.take(QUESTIONS["choices"], NO_PROMPT)
+    for key, _ in letters if not choices else ():
+        record.telling.leave(key)
+    for key, value in choices:
+        letter = next((one for _, one in letters if isinstance(one, str)), None)
+        if letter is None or not isinstance(value, str) or not isinstance(prompt, str):
+            record.telling.count(f"{key}: choices without a letter that is right are left out")
+            continue
+        question = fill(prompt, subject) if SLOT in prompt and isinstance(subject, str) else prompt
+        asked = f"{question.rstrip()}\n{value.strip()}\nAnswer:"
+        found.append(Portability(asked, (letter,), kind_of(key.rpartition(".")[2])))
+    return found
 
 
 def multi_hop(record: Record, layer: Layer) -> list[Portability]:
@@ -170,7 +199,7 @@ def _nested(record: Record, key: str, value: Any, name: str | None = None, level
         if stands_for_nothing(entry):
             continue
         if level < MOST_LEVELS and (isinstance(entry, Mapping) or _of_entries(entry)):
-            yield from _nested(record, path, entry, str(inner), level + 1)
+            yield from _nested(record, path, entry, kind_of(str(inner)), level + 1)
         else:
             record.telling.leave(path)
 

@@ -16,6 +16,8 @@ MOST_COMPARED = 10_000_000
 def with_slot(prompt: str, subject: str) -> str:
     """The prompt with exactly one slot, which replaces the subject if there is none yet.
 
+    A subject that occurs several times, but only once as a word of its own, is meant there.
+
     Raises:
         FactError: when there are several slots, or none and the subject does not occur exactly once.
     """
@@ -28,6 +30,9 @@ def with_slot(prompt: str, subject: str) -> str:
         raise FactError(f"{shown} has the slot {SLOT} {prompt.count(SLOT)} times: put it in once, for the subject")
     if slots:
         return prompt
+    if len(found) > 1 and SLOT not in subject:  # "i" in "i want to be with you" is a word only once
+        whole = [at for at in found if not within_word(prompt, at, at + len(subject))]
+        found = whole if len(whole) == 1 else found
     if len(found) == 1:
         made = prompt[: found[0]] + SLOT + prompt[found[0] + len(subject) :]
         if made != prompt and SLOT in subject and subject in made:
@@ -91,7 +96,7 @@ def _alike(prompt: str, subject: str) -> list[tuple[int, int]]:
         start, end = starts[first], starts[last]
         # neither end may lie within one character of the prompt, such as "ß" for "ss"
         whole = (first == 0 or starts[first - 1] < start) and starts[last - 1] < end
-        if whole and not _within_word(prompt, start, end):
+        if whole and not within_word(prompt, start, end):
             found.append((start, end))
     return found
 
@@ -117,7 +122,7 @@ def _joins(character: str) -> bool:
     return unicodedata.category(character)[0] == "M" or "\u1160" <= character <= "\u11ff" or character in "\uff9e\uff9f"
 
 
-def _within_word(text: str, start: int, end: int) -> bool:
+def within_word(text: str, start: int, end: int) -> bool:
     """True if a word continues across either end. Scripts without capitals need no gaps between words."""
 
     def wordy(character: str) -> bool:

@@ -14,6 +14,7 @@ from encore_core.facts.texts import FactError, name_of
 from encore_core.resources import ASSETS
 
 MAX_BYTES = 20 * 1000 * 1000
+"""Largest file that is read unless the caller allows more."""
 BUNDLED = ASSETS / "facts" / "bundled.jsonl"
 LONG = ASSETS / "facts" / "long.jsonl.gz"
 SETS = {"bundled": BUNDLED, "long": LONG}
@@ -39,25 +40,29 @@ _OTHER_FILES = (
 )
 
 
-def read_source(source: str | Path | IO[str] | IO[bytes]) -> tuple[str, str]:
+def read_source(source: str | Path | IO[str] | IO[bytes], most: int | None = None) -> tuple[str, str]:
     """The name and the text of a source of facts, see `reading.read_facts`.
+
+    Args:
+        source: a path, `"bundled"` or an open stream.
+        most: bytes that it may have; None for `MAX_BYTES`.
 
     Raises:
         FactError: when it cannot be read, is too large or is no text.
     """
     if isinstance(source, str) and source in SETS:
-        name, data = name_of(SETS[source]), _read_path(SETS[source])
+        name, data = name_of(SETS[source]), _read_path(SETS[source], most)
         if SETS[source].suffix == ".gz":
             data = _unpacked(name, data)
     elif isinstance(source, (str, Path)):
-        name, data = name_of(source), _read_path(Path(source))
+        name, data = name_of(source), _read_path(Path(source), most)
     elif hasattr(source, "read"):
         name = name_of(getattr(source, "name", None) or "the upload")
-        data = _read_stream(source, name)
+        data = _read_stream(source, name, most)
     else:
         raise FactError(f"facts cannot be read from {quoted(source)}: give a path, 'bundled', 'long' or an open file")
     if isinstance(data, bytes):
-        check_size(name, len(data), at_least=True)
+        check_size(name, len(data), at_least=True, most=most)
         data = decoded(name, data)
     return name, data
 
@@ -71,15 +76,15 @@ def _unpacked(name: str, data: bytes) -> bytes:
         raise FactError(f"{name}: cannot be unpacked ({error}): install the program again") from error
 
 
-def _read_path(path: Path) -> bytes:
+def _read_path(path: Path, most: int | None) -> bytes:
     """The bytes of a file, whose size is checked before it is read."""
     name = name_of(path)
     try:
         if path.is_dir():
             raise FactError(f"{name}: is a folder: give a file of facts (.json, .jsonl or .csv)")
-        check_size(name, path.stat().st_size)
+        check_size(name, path.stat().st_size, most=most)
         with path.open("rb") as stream:
-            return stream.read(MAX_BYTES + 1)  # a pipe has no size beforehand, and a file may grow
+            return stream.read((most or MAX_BYTES) + 1)  # a pipe has no size beforehand, and a file may grow
     except FileNotFoundError as error:
         raise FactError(f"{name}: there is no such file: check the path, or use 'bundled' or 'long'") from error
     except (OSError, ValueError) as error:
@@ -89,35 +94,37 @@ def _read_path(path: Path) -> bytes:
         raise FactError(f"{name}: cannot be read ({reason}): give a readable file") from error
 
 
-def _read_stream(source: IO[str] | IO[bytes], name: str) -> str | bytes:
+def _read_stream(source: IO[str] | IO[bytes], name: str, most: int | None) -> str | bytes:
     """The content of an open stream; the size of an upload is checked before it is read."""
     size = getattr(source, "size", None)
     if isinstance(size, int):
-        check_size(name, size)
+        check_size(name, size, most=most)
     try:
-        return source.read(MAX_BYTES + 1)
+        return source.read((most or MAX_BYTES) + 1)
     except UnicodeDecodeError as error:
         raise FactError(f"{name}: is not UTF-8 text: open it with encoding='utf-8', or as bytes") from error
     except OSError as error:
         raise FactError(f"{name}: cannot be read ({error.strerror or error}): give a readable file") from error
 
 
-def check_size(name: str, size: int, at_least: bool = False) -> None:
-    """Refuse files larger than `MAX_BYTES`.
+def check_size(name: str, size: int, at_least: bool = False, most: int | None = None) -> None:
+    """Refuse files that are too large.
 
     Args:
         name: of the file.
         size: in bytes.
         at_least: whether the file may be longer than `size`, because reading stopped there.
+        most: bytes that it may have; None for `MAX_BYTES`.
 
     Raises:
         FactError: when it is larger.
     """
-    if size > MAX_BYTES:
+    most = most or MAX_BYTES
+    if size > most:
         more = "more than " if at_least else ""
-        size_mb = MAX_BYTES / 1e6 if at_least else size / 1e6
+        size_mb = most / 1e6 if at_least else size / 1e6
         raise FactError(
-            f"{name}: the file has {more}{size_mb:.1f} MB and the limit is {MAX_BYTES / 1e6:.0f} MB: "
+            f"{name}: the file has {more}{size_mb:.1f} MB and the limit is {most / 1e6:.0f} MB: "
             "split it into smaller files"
         )
 

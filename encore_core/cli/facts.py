@@ -1,0 +1,228 @@
+"""`encore facts …`: convert and check files of facts, list and fetch data sets of the hub."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from encore_core.cli.editing import check_output_file, load, reads_texts
+from encore_core.cli.fact_files import FILE_BYTES, HELP, add_find_subjects_option, facts_of, source_of, unfit
+from encore_core.cli.options import add_model_options, positive
+from encore_core.cli.output import Bar, notice
+from encore_core.errors import quoted
+from encore_core.facts import FOUND, Fact, place_of, write_facts
+from encore_core.facts.checking import Checked, check_facts
+from encore_core.facts.hub_sets import HUB_SETS, fetch_set, fetched, find_set
+from encore_core.measures.scores import Question, answer_probabilities, questions
+from encore_core.storage import gigabytes, replacing
+
+EXIT_WRONG = 1
+SHOWN = 20
+"""Lines of one sort that are printed; --json prints all."""
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Add the subcommands to the parser's."""
+    facts = commands.add_parser("facts", help="convert and check files of facts, fetch data sets")
+    actions = facts.add_subparsers(required=True, metavar="ACTION")
+
+    convert = actions.add_parser("convert", help="write a file of facts in our own form")
+    convert.add_argument("facts", metavar="IN", help=HELP)
+    convert.add_argument("--to", choices=("jsonl",), default="jsonl", help="form to write (default jsonl)")
+    convert.add_argument("--out", required=True, type=Path, metavar="FILE", help="file to write; must not exist")
+    convert.add_argument("--limit", type=positive, metavar="N", help="only the first N facts")
+    convert.add_argument("--skip-bad", action="store_true", help="leave out rows that cannot be used; each is listed")
+    add_find_subjects_option(convert)
+    convert.add_argument("--verbose", action="store_true", help="log what is done")
+    convert.set_defaults(command=_convert)
+
+    check = actions.add_parser(
+        "check",
+        help="what of a file is read, what is not and why; repetitions and contradictions",
+        description="The exit code is 0 when every row can be used and none contradicts another, and 1 otherwise. With "
+        "--model, facts that do not fit it count as well, and it is said which answers it gives already.",
+    )
+    check.add_argument("facts", metavar="FILE", help=HELP)
+    check.add_argument("--limit", type=positive, metavar="N", help="only the first N facts")
+    add_find_subjects_option(check)
+    add_model_options(check, default=None)
+    check.add_argument("--json", action="store_true", help="print one JSON object")
+    check.set_defaults(command=_check)
+
+    listing = actions.add_parser("list", help="list the data sets of the hub that are known by name")
+    listing.add_argument("--json", action="store_true", help="print one JSON array")
+    listing.add_argument("--verbose", action="store_true", help="log what is done")
+    listing.set_defaults(command=_list)
+
+    get = actions.add_parser(
+        "get",
+        help="fetch a data set from the hub, and print which commit it is of and its SHA-256",
+        description="Fetch a data set into the data folder, once. Where no revision is pinned, the one found is "
+        "recorded, and used from then on.",
+    )
+    get.add_argument("name", help="from encore facts list")
+    get.add_argument("--out", type=Path, metavar="FILE", help="file to copy it to; must not exist")
+    get.add_argument("--update", action="store_true", help="take the newest revision of a set of which none is pinned")
+    get.add_argument("--json", action="store_true", help="print one JSON object")
+    get.add_argument("--verbose", action="store_true", help="log what is done")
+    get.set_defaults(command=_get)
+
+
+def _convert(options: argparse.Namespace) -> None:
+    check_output_file(options.out)
+    facts = facts_of(options, options.limit)
+    write_facts(facts, options.out)
+    print(f"{len(facts):,} facts written to {options.out}", file=sys.stderr)
+
+
+# -- check -------------------------------------------------------------------------------------------------------------
+
+
+def _check(options: argparse.Namespace) -> int:
+    checked = check_facts(source_of(options.facts), options.limit, FOUND if options.find_subjects else None, FILE_BYTES)
+    asked = _ask(options, checked.facts) if options.model is not None and checked.facts else None
+    problems = [*checked.problems, *checked.contradictions, *(asked["do_not_fit"] if asked else ())]
+    if options.json:
+        model = {"model": asked} if options.model is not None else {}
+        print(json.dumps({"file": options.facts} | checked.as_dict() | model))
+    else:
+        _print(checked, asked)
+        for line in checked.notices:
+            print(f"note: {line}")
+        _print_lines("note", checked.repeated)
+        _print_lines("wrong", problems)
+        if not problems:
+            print("All is well.")
+    return EXIT_WRONG if problems else 0
+
+
+def _ask(options: argparse.Namespace, facts: Sequence[Fact]) -> dict[str, Any]:
+    """What a model says to the facts' prompts before any edit, as plain JSON values."""
+    lm = load(options)
+    notice(reads_texts(lm))
+    bad = dict(unfit(lm, facts, (), scored=True))
+    fit = [(at, fact) for at, fact in enumerate(facts) if at not in bad]
+    true = [Question(fact.text, fact.target_true, fact.join) for _, fact in fit if fact.target_true is not None]
+    answers = answer_probabilities(lm, [*questions([fact for _, fact in fit]), *true])
+    true_answers = iter(answers[len(fit) :])
+    rows = []
+    for (at, fact), answer in zip(fit, answers, strict=False):
+        before = next(true_answers) if fact.target_true is not None else None
+        rows.append(
+            {
+                "place": place_of(fact, at + 1),
+                "prompt": fact.text,
+                "target_new": fact.target_new,
+                "probability": answer.probability,
+                "said": answer.said,
+                "target_true_said": before.said if before is not None else None,
+            }
+        )
+    return {
+        "name": lm.name,
+        "protocol": "teacher-forced",
+        "facts": rows,
+        "do_not_fit": [f"{place_of(facts[at], at + 1)}: {error}" for at, error in bad.items()],
+    }
+
+
+def _print(checked: Checked, asked: dict[str, Any] | None) -> None:
+    """The counts, a line each."""
+    found = checked.as_dict()
+    rows = [("facts", f"{found['facts']:,}")]
+    if found["subjects_found"]:
+        rows.append(("by a rule", f"{found['subjects_found']:,} of their subjects were found by a rule"))
+    rows += [(name, f"{found[name]:,}") for name in ("paraphrases", "neighbours")]
+    kinds = ", ".join(f"{kind or 'of no kind'} {number:,}" for kind, number in checked.kinds.items())
+    total = sum(checked.kinds.values())
+    rows.append(("portability", f"{total:,}{f': {kinds}' if kinds else ''}"))
+    rows.append(("cannot be used", f"{len(checked.problems):,}"))
+    rows.append(("repeated", f"{len(checked.repeated):,}"))
+    rows.append(("contradictions", f"{len(checked.contradictions):,}"))
+    if asked is not None:
+        said = [row for row in asked["facts"] if row["said"]]
+        true = [row["target_true_said"] for row in asked["facts"] if row["target_true_said"] is not None]
+        rows.append(
+            (
+                "said already",
+                f"{len(said):,} of {len(asked['facts']):,} new answers, {sum(true):,} of {len(true):,} true ones by "
+                f"{asked['name']}, {asked['protocol']}",
+            )
+        )
+    for name, value in rows:
+        print(f"{name:18}{value}")
+    if asked is not None:
+        _print_lines(
+            "said already", [f"{row['place']}: {quoted(row['prompt'])} → {quoted(row['target_new'])}" for row in said]
+        )
+
+
+def _print_lines(label: str, lines: Sequence[str]) -> None:
+    for line in lines[:SHOWN]:
+        print(f"{label}: {line}")
+    if len(lines) > SHOWN:
+        print(f"{label}: … and {len(lines) - SHOWN:,} more; --json lists all")
+
+
+# -- the hub -----------------------------------------------------------------------------------------------------------
+
+
+def _list(options: argparse.Namespace) -> None:
+    rows = []
+    for one in HUB_SETS.values():
+        here = fetched(one)
+        rows.append(
+            {
+                "name": one.name,
+                "about": one.about,
+                "licence": one.licence,
+                "repo": one.repo,
+                "file": one.file,
+                "revision": one.revision,
+                "sha256": one.sha256,
+                "fetched": here and here.as_dict(),
+            }
+        )
+    if options.json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        state = "here" if row["fetched"] else "from the hub"
+        pinned = row["revision"][:8] if row["revision"] else "not pinned"
+        print(f"{row['name']:32}{state:14}{pinned:12}{row['licence']:12}{row['about']}")
+
+
+def _get(options: argparse.Namespace) -> None:
+    wanted = find_set(options.name)
+    if options.out is not None:
+        check_output_file(options.out)
+    with Bar("Fetching", total=None, unit="byte") as bar:
+        found = fetch_set(wanted, lambda n_bytes: bar.at(n_bytes, gigabytes(n_bytes)), options.update)
+    if options.update and wanted.revision is not None:
+        notice(f"The revision of {wanted.name} is pinned, so --update changes nothing.")
+    path = found.path
+    if options.out is not None:
+        with replacing(options.out) as part:
+            shutil.copyfile(found.path, part)
+        path = options.out
+    if found.bytes > FILE_BYTES:
+        notice(f"It has {gigabytes(found.bytes)}; files of facts are read up to {gigabytes(FILE_BYTES)}, so split it.")
+    if options.json:
+        print(json.dumps({"name": wanted.name} | found.as_dict() | {"path": str(path)}))
+        return
+    pinned = "pinned" if wanted.revision else "found, and recorded"
+    checked = "as pinned" if wanted.sha256 else "recorded" if found.new else "as recorded"
+    rows = {
+        "file": str(path),
+        "from": f"{found.repo}, {found.file}",
+        "revision": f"{found.revision} ({pinned})",
+        "SHA-256": f"{found.sha256} ({checked})",
+        "licence": wanted.licence,
+    }
+    for name, value in rows.items():
+        print(f"{name:10}{value}")
