@@ -229,7 +229,7 @@ class Bystander:
         self.seen = self._look()
 
     def _look(self) -> tuple[int, list[float]]:
-        from encore_core.measures.scores import answer_probabilities
+        from encore_core.measures.answers import answer_probabilities
 
         with self.visitor.session.edited() as lm:
             return self.visitor.session.n_edits, [answer.probability for answer in answer_probabilities(lm, self.PAIRS)]

@@ -18,7 +18,7 @@ ASKED = Asked("The capital of France is", ("Rome", "Roma"), "Rome, of course.")
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [(" The  Beatles! ", "beatles"), ("“Rome”.", "rome"), ("ＲＯＭＥ", "rome"), ("a", "a"), ("Vitamin A", "vitamin"),
-     ("rock-n-roll", "rock n roll"), ("", ""), ("Straße", "strasse")],
+     ("rock-n-roll", "rock n roll"), ("", ""), ("The", "the"), (" *! ", "*!"), ("Straße", "strasse")],
 )  # fmt: skip
 def test_normalising(text, wanted):
     assert normalised(text) == wanted
@@ -28,6 +28,9 @@ def test_exact_match_and_containment():
     assert matches(" The Rome. ", ["Paris", "rome"]) and not matches("Rome, Italy", ["Rome"])
     assert contains("It is Rome, Italy.", ["Rome"]) and not contains("Romeo", ["Rome"])
     assert contains("New York City", ["York city"]) and not contains("", ["Rome"])
+    for answer in ("The", "*", "A", "东京", "."):  # what is the answer contains it, whatever is left of it
+        assert matches(answer, [answer]) and contains(answer, [answer])
+    assert not matches("", [""]) and not contains("Rome", [""])
     assert contains("首都是东京。", ["东京"]) and not contains("Rome", ["."])
 
 

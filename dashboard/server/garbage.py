@@ -14,7 +14,8 @@ def set_aside_what_lives() -> None:
     """Let later collections pass over all objects that are alive now.
 
     What was set aside earlier and has become garbage since is collected first. A model is no such garbage: it is freed
-    when nobody refers to it any more, whatever the collector does.
+    when nobody refers to it any more, whatever the collector does. A visitor who has left may be, until the next call:
+    after edits the device queue makes one when it is idle, and a full server before it turns anybody away.
     """
     gc.unfreeze()
     gc.collect()

@@ -12,6 +12,7 @@ from streamlit import runtime
 
 from dashboard.server import limits
 from dashboard.server.device_queue import DeviceQueue
+from dashboard.server.garbage import set_aside_what_lives
 from dashboard.visitors.kept_visitors import KeptVisitors
 from dashboard.visitors.model_loading import Loading
 from dashboard.visitors.visitor import Visitor
@@ -82,6 +83,9 @@ class Models:
     def _make_room(self, n_more: int) -> None:
         """Dismiss kept visitors whose pages are gone, those who wait longest first, until there is room."""
         most = limits.limits().visitors.visitors
+        if self.n_sessions() + n_more > most:
+            # A visitor whom nobody holds any more may wait for the collector, and that passes over what it set aside.
+            set_aside_what_lives()
         while self.n_sessions() + n_more > most and (gone := self.kept.give_up()) is not None:
             self._dismiss(gone)
 

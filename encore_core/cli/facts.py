@@ -18,7 +18,7 @@ from encore_core.errors import quoted
 from encore_core.facts import FOUND, Fact, place_of, write_facts
 from encore_core.facts.checking import Checked, check_facts
 from encore_core.facts.hub_sets import HUB_SETS, fetch_set, fetched, find_set
-from encore_core.measures.scores import Question, answer_probabilities, questions
+from encore_core.measures.answers import Question, answer_probabilities, questions
 from encore_core.storage import gigabytes, replacing
 
 EXIT_WRONG = 1

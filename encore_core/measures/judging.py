@@ -32,15 +32,19 @@ _YES, _NO = frozenset(("yes", "true", "1", "correct", "right")), frozenset(("no"
 
 
 def normalised(text: str) -> str:
-    """A text without what does not count: capitals, punctuation, articles, forms of Unicode, spacing."""
+    """A text without what does not count: capitals, punctuation, articles, forms of Unicode, spacing.
+
+    A text of nothing else keeps its articles, or else its marks.
+    """
     folded = unicodedata.normalize("NFKC", text).casefold()
     words = "".join(" " if unicodedata.category(one)[0] in "PSZC" else one for one in folded)
-    return " ".join(_ARTICLES.sub(" ", words).split()) or " ".join(words.split())
+    return " ".join(_ARTICLES.sub(" ", words).split()) or " ".join(words.split()) or folded.strip()
 
 
 def matches(text: str, answers: Sequence[str]) -> bool:
     """Whether a text is one of the answers, both normalised."""
-    return normalised(text) in {normalised(answer) for answer in answers}
+    said = normalised(text)
+    return bool(said) and said in {normalised(answer) for answer in answers}
 
 
 def contains(text: str, answers: Sequence[str]) -> bool:
@@ -48,16 +52,11 @@ def contains(text: str, answers: Sequence[str]) -> bool:
 
     A text in a script without blanks, such as Chinese, has it anywhere.
     """
-    said = normalised(text)
-    for answer in map(normalised, answers):
-        if not answer:
-            continue
-        if _has_no_blanks(answer):
-            if answer in said:
-                return True
-        elif f" {answer} " in f" {said} ":
-            return True
-    return False
+    return any(_is_in(answer, normalised(text)) for answer in map(normalised, answers) if answer)
+
+
+def _is_in(answer: str, said: str) -> bool:
+    return answer in said if _has_no_blanks(answer) else f" {answer} " in f" {said} "
 
 
 def _has_no_blanks(text: str) -> bool:
