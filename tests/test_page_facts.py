@@ -129,3 +129,12 @@ def test_run_reads_a_file_of_this_machine_without_its_bad_rows(tmp_path):
     assert any("line 1: prompt" in text for text in errors(app)) and len(others(app)) == 1
     others(app)[0].check().run()
     assert "3 facts. First: The capital of Spain is Oslo" in words(app)
+
+
+def test_run_takes_the_long_set():
+    app = opened("run")
+    app.segmented_control(key="run_source").set_value("long").run()
+    [said] = [text for text in words(app).split("\n") if "facts. First:" in text] or [words(app)]
+    assert int(re.search(r"([\d,]+) facts\. First:", said)[1].replace(",", "")) >= 10_000
+    app.number_input(key="run_n").set_value(10_000).run()
+    assert not errors(app)

@@ -1,4 +1,4 @@
-"""The example facts that come with the program, read once for all visitors."""
+"""The facts that come with the program, read once for all visitors."""
 
 from __future__ import annotations
 
@@ -11,3 +11,9 @@ from encore_core.facts import Fact, read_facts
 def bundled_facts() -> tuple[Fact, ...]:
     """The example facts that come with the program; immutable, so that all visitors can share them uncopied."""
     return tuple(read_facts("bundled"))
+
+
+@st.cache_resource(show_spinner="Reading the long set …", max_entries=1)
+def long_facts() -> tuple[Fact, ...]:
+    """The set for long runs, of more than 10,000 facts; it takes some seconds to read."""
+    return tuple(read_facts("long"))

@@ -2,7 +2,7 @@
 
     assets/recorded/
         runs.sqlite          the runs and their series; opened without locks, never written
-        <run id>/facts.jsonl the facts, of runs on the bundled ones only
+        <run id>/facts.jsonl the facts, of runs on facts that come with the program only
         README.md, make.py   how they were made, and the script that makes them again
 
 Their ids are fixed ("recorded-encore-1000"), so that a link to them works wherever the program runs.
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from encore_core.errors import InputError
+from encore_core.facts.source import SETS
 from encore_core.resources import ASSETS
 from encore_core.runs.rows import RunInfo
 from encore_core.runs.schema import BY_EDITS, END_AT, bring_up_to_date
@@ -129,6 +130,6 @@ def _shown_plan(plan: Mapping[str, Any]) -> dict[str, Any]:
 def _copy_facts(store: RunStore, run: RunInfo, folder: Path) -> None:
     """Copy the facts where they are the program's own."""
     shutil.rmtree(folder, ignore_errors=True)
-    if run.plan_json["facts"] == "bundled":
+    if run.plan_json["facts"] in SETS:
         folder.mkdir()
         shutil.copyfile(store.folder_of(run.id) / "facts.jsonl", folder / "facts.jsonl")

@@ -10,7 +10,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from dashboard.elements import fact_rows, widgets
-from dashboard.reading.bundled_facts import bundled_facts
+from dashboard.reading.bundled_facts import bundled_facts, long_facts
 from dashboard.server import limits
 from dashboard.visitors import access
 from dashboard.visitors.messages import Message
@@ -20,7 +20,7 @@ from encore_core.facts import MAX_BYTES, Fact, parse_facts, read_facts
 from encore_core.runs import RunPlan
 from encore_core.storage import named_path
 
-SOURCES = {"bundled": "Bundled", "upload": "Upload", "paste": "Paste", "file": "File"}
+SOURCES = {"bundled": "Bundled", "long": "Long set", "upload": "Upload", "paste": "Paste", "file": "File"}
 ORDERS = {"file": "as in the file", "shuffled": "shuffled"}
 KNOWN = {"edit": "edit them too", "skip": "skip them"}
 BATCH_SIZE = 20
@@ -172,6 +172,8 @@ def _rows(source: str) -> Found | None:
     """
     if source == "bundled":
         return fact_rows.Rows(list(bundled_facts()), []), "bundled", ("bundled",)
+    if source == "long":
+        return fact_rows.Rows(list(long_facts()), []), "long", ("long",)
     if source == "upload":
         upload = st.file_uploader(
             "CSV, JSON or JSONL",
