@@ -88,6 +88,7 @@ def test_a_chat_template_is_used_by_choice(llama, monkeypatch):
     settings = GenerationSettings(tokens=5, chat=True)
     [ids] = tokens_of(llama, ["User: You can\nAnswer:"])
     assert generate(llama, ["You can"], settings) == [plain(llama, list(ids.ids), settings)]
+    assert GenerationSettings.usual(True).tokens > GenerationSettings.usual(False).tokens
     assert "chat template" in settings.label and "plain prompt" in GenerationSettings().label
 
 

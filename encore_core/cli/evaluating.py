@@ -17,7 +17,7 @@ from encore_core.cli.output import Bar, notice
 from encore_core.editing.edit_file import read_edit_file
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact
-from encore_core.measures.generated import TOKENS, GenerationSettings, has_chat_template
+from encore_core.measures.generated import CHAT_TOKENS, TOKENS, GenerationSettings, has_chat_template
 from encore_core.measures.generated_scores import METRICS, PARTS, GeneratedScores, evaluate_generated
 from encore_core.measures.intervals import Interval
 from encore_core.measures.judging import KEY, Judge
@@ -57,8 +57,8 @@ def _add_generation_options(group: argparse._ArgumentGroup) -> None:
         help="put prompts into the chat template; auto: where the model has one (default)",
     )
     group.add_argument(
-        "--max-tokens", type=positive, default=TOKENS, metavar="N",
-        help=f"longest answer in tokens (default {TOKENS}); most end before",
+        "--max-tokens", type=positive, metavar="N",
+        help=f"longest answer in tokens (default {TOKENS}, in a chat {CHAT_TOKENS}); most end before",
     )  # fmt: skip
     group.add_argument(
         "--judge",
@@ -115,9 +115,12 @@ def _generated(
     options: argparse.Namespace, lm: EditableModel, facts: Sequence[Fact], judge: Judge | None
 ) -> GeneratedScores:
     chat = has_chat_template(lm) if options.chat == "auto" else options.chat == "yes"
+    settings = GenerationSettings.usual(chat)
+    if options.max_tokens is not None:
+        settings = GenerationSettings(options.max_tokens, chat)
     with Bar("Generating") as bar:
         found = evaluate_generated(
-            lm, facts, GenerationSettings(options.max_tokens, chat), judge,
+            lm, facts, settings, judge,
             lambda what, done, total: bar.share(what, done / max(1, total)),
         )  # fmt: skip
     if found.n_unjudged:

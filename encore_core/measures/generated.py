@@ -25,8 +25,8 @@ from encore_core.forward.tracing import Prefix, record_prefix
 from encore_core.models.editable import EditableModel
 
 MAX_TOKENS = 8192
-TOKENS = 12
-"""Longest text, in tokens, unless a caller says otherwise."""
+TOKENS, CHAT_TOKENS = 12, 24
+"""Longest text, in tokens, unless a caller says otherwise: in a chat many answers begin by repeating the question."""
 
 _SENTENCE = re.compile(r"""(?P<word>[^\W\d_]*)[.!?]["'”’)]*(?=\s)|[。！？]""")
 _NO_END = frozenset(
@@ -54,6 +54,11 @@ class GenerationSettings:
     def __post_init__(self) -> None:
         if not 1 <= self.tokens <= 1000:
             raise InputError(f"{self.tokens} tokens cannot be generated; give 1 to 1000.")
+
+    @classmethod
+    def usual(cls, chat: bool) -> GenerationSettings:
+        """The settings of the plain prompt, or of the chat template, with the usual length of each."""
+        return cls(CHAT_TOKENS if chat else TOKENS, chat)
 
     @property
     def label(self) -> str:

@@ -32,7 +32,7 @@ def show(visitor: Visitor) -> None:
             st.caption("Takes about a second for every fact on two cores: the model writes answers to all its prompts.")
             return
         st.session_state["scored"] = state
-    settings = GenerationSettings(chat=_pick_template(visitor))
+    settings = GenerationSettings.usual(_pick_template(visitor))
     with st.spinner("Measuring …"):
         was, now = visitor.before.scores(facts), visitor.after.scores(facts)
         wrote, writes = visitor.before.generated(facts, settings), visitor.after.generated(facts, settings)
@@ -41,7 +41,7 @@ def show(visitor: Visitor) -> None:
     columns = [("Score", ""), ("Before", "right"), ("After", "right"), ("n", "right"), ("What it is", "about")]
     widgets.table(columns, score_rows.forced_rows(was, now), "Teacher-forced scores of the edited facts")
     st.caption(f"{writes.protocol[0].upper()}{writes.protocol[1:]}.")
-    columns = [("Texts after", ""), ("Right is", "about"), ("Contain it, before", "right"), ("after", "right"),
+    columns = [("Texts after", "name"), ("Right is", "about"), ("Contain it, before", "right"), ("after", "right"),
                ("Are exactly it, after", "right"), ("n", "right")]  # fmt: skip
     widgets.table(columns, score_rows.generated_rows(wrote, writes), "Scores of generated answers")
     widgets.remark(score_rows.gap_sentence(now, writes))
@@ -69,7 +69,7 @@ def _texts(facts: list[Fact], wrote: GeneratedScores, writes: GeneratedScores) -
             )
             for old, new in zip(before[:TEXTS], after[:TEXTS], strict=True)
         ]
-        columns = [("Prompt", ""), ("Right answer", ""), ("Before", ""), ("After", "")]
+        columns = [("Prompt", ""), ("Right answer", ""), ("Before", "about"), ("After", "")]
         widgets.table(columns, shown, "What the model wrote before and after")
         if len(after) > TEXTS:
             st.caption(f"and {len(after) - TEXTS:,} more in the file")
