@@ -1,4 +1,4 @@
-"""What the collector passes over: garbage of before is collected first, and what comes later is collected as ever."""
+"""What the collector passes over, until somebody asks it to look; what comes later is collected as ever."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from dashboard.server.garbage import set_aside_what_lives
+from dashboard.server.garbage import look_through_what_was_set_aside, set_aside_what_lives
 
 
 class Knot:
@@ -23,7 +23,7 @@ def thawed():
     gc.unfreeze()
 
 
-def test_what_lives_is_passed_over_until_the_next_time():
+def test_what_lives_is_passed_over_until_somebody_asks():
     knot, other = Knot(), Knot()
     gone, lives = weakref.ref(knot), weakref.ref(other)
     set_aside_what_lives()
@@ -31,8 +31,13 @@ def test_what_lives_is_passed_over_until_the_next_time():
     del knot
     gc.collect()
     assert gone() is not None  # passed over: this is what makes a collection quick
-    set_aside_what_lives()
-    assert gone() is None and lives() is other
+    look_through_what_was_set_aside()
+    assert gone() is None and lives() is other and gc.get_freeze_count() > 10_000
+
+
+def test_nothing_is_set_aside_unasked():
+    look_through_what_was_set_aside()
+    assert not gc.get_freeze_count()
 
 
 def test_what_comes_later_is_collected_as_ever():

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-from dashboard.server.garbage import set_aside_what_lives
 from encore_core.runtime import return_freed_memory
 
 READ, EDIT = "reading", "edit"
@@ -130,14 +129,9 @@ def _return_memory_soon() -> None:
     with _idle_lock:
         if _idle is not None:
             _idle.cancel()
-        _idle = threading.Timer(IDLE_SECONDS, _tidy)
+        _idle = threading.Timer(IDLE_SECONDS, return_freed_memory)
         _idle.daemon = True
         _idle.start()
-
-
-def _tidy() -> None:
-    set_aside_what_lives()
-    return_freed_memory()
 
 
 class DeviceQueue:

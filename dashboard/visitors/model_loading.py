@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dashboard.reading.model_readings import Readings
 from dashboard.reading.run_words import MAIN_METHODS
 from dashboard.server.device_queue import DeviceQueue
-from dashboard.server.garbage import set_aside_what_lives
 from encore_core.editing.session import EditSession
 from encore_core.errors import InputError
 from encore_core.models.editable import EditableModel, load_model
@@ -68,7 +67,6 @@ class Loading:
             self.done.set()
         if self.lm is not None and took < QUICK_SECONDS:
             self._prepare_others(lm)
-        set_aside_what_lives()
 
     def _prepare_others(self, lm: EditableModel) -> None:
         """While the first visitor reads the page: what the first comparison would have to wait for."""

@@ -10,9 +10,8 @@ from collections import OrderedDict
 import streamlit as st
 from streamlit import runtime
 
-from dashboard.server import limits
+from dashboard.server import garbage, limits
 from dashboard.server.device_queue import DeviceQueue
-from dashboard.server.garbage import set_aside_what_lives
 from dashboard.visitors.kept_visitors import KeptVisitors
 from dashboard.visitors.model_loading import Loading
 from dashboard.visitors.visitor import Visitor
@@ -84,8 +83,8 @@ class Models:
         """Dismiss kept visitors whose pages are gone, those who wait longest first, until there is room."""
         most = limits.limits().visitors.visitors
         if self.n_sessions() + n_more > most:
-            # A visitor whom nobody holds any more may wait for the collector, and that passes over what it set aside.
-            set_aside_what_lives()
+            # A visitor of the first seconds whom nobody holds any more may be among what the collector passes over.
+            garbage.look_through_what_was_set_aside()
         while self.n_sessions() + n_more > most and (gone := self.kept.give_up()) is not None:
             self._dismiss(gone)
 
