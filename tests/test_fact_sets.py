@@ -80,7 +80,9 @@ def test_qaedit(file):
     assert notices == ["keys of no use to an edit, ignored: 'source'"]
 
 
-@pytest.mark.skipif(not (DATA / "qaedit_1k.json").is_file(), reason="the file is not here")
+@pytest.mark.skipif(
+    not (DATA / "qaedit_1k.json").is_file(), reason="the shared data are not here; files of this form are made above"
+)
 def test_qaedit_itself():
     path = DATA / "qaedit_1k.json"
     raw = json.loads(path.read_text(encoding="utf-8"))
@@ -165,7 +167,9 @@ def test_choices_without_a_letter_are_told(file):
     assert any("'multiple_choice_labels'" in line for line in read(file([record]))[1])
 
 
-@pytest.mark.skipif(not (DATA / "hallueditbench").is_dir(), reason="the files are not here")
+@pytest.mark.skipif(
+    not (DATA / "hallueditbench").is_dir(), reason="the shared data are not here; files of this form are made above"
+)
 @pytest.mark.parametrize("name", ["health_symptom", "human_scientist", "places_city"])
 def test_hallueditbench_itself(name):
     check_hallueditbench(DATA / "hallueditbench" / f"{name}.csv")

@@ -11,13 +11,14 @@ task), which are held once, however many rows there are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from transformers import GenerationConfig
 
-from encore_core.forward.tracing import Prefix, PrefixLayer, run
+from encore_core.forward.prompts import pad
+from encore_core.forward.tracing import Prefix, PrefixLayer, record_prefix, run
 from encore_core.models.editable import EditableModel
 
 
@@ -26,6 +27,25 @@ def end_tokens(lm: EditableModel) -> set[int]:
     named = lm.model.generation_config.eos_token_id
     listed = named if isinstance(named, list) else [named]
     return {token for token in (*listed, lm.tokenizer.eos_token_id) if token is not None}
+
+
+def shared_start(lm: EditableModel, rows: Sequence[Sequence[int]]) -> tuple[int, Prefix | None]:
+    """What all rows of token ids begin with, run once; at least one token of each row is left over.
+
+    Args:
+        lm: the model; the caller holds its lock and needs no gradients.
+        rows: at least one.
+
+    Returns:
+        how many tokens they share, and the prefix, one row; None if they share none.
+    """
+    length = min(map(len, rows)) - 1
+    while any(row[:length] != rows[0][:length] for row in rows):
+        length -= 1
+    if not length:
+        return 0, None
+    batch = pad(lm, [rows[0][:length]])
+    return length, record_prefix(lm, batch.ids, batch.mask)[0]
 
 
 @contextmanager

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import torch
 
 from encore_core.errors import InputError
-from encore_core.forward.decoding import GrowingPrefix, end_tokens
+from encore_core.forward.decoding import GrowingPrefix, end_tokens, shared_start
 from encore_core.forward.prompts import batches_by_length, encode, pad
 from encore_core.forward.tokens import tokens_of
-from encore_core.forward.tracing import Prefix, record_prefix
+from encore_core.forward.tracing import Prefix
 from encore_core.measures.tasks import Task
 from encore_core.models.editable import EditableModel, Progress
 
@@ -102,9 +102,8 @@ def evaluate_task(lm: EditableModel, task: Task, max_tests: int = MAX_TESTS) -> 
     likelier: list[str | None] = []
     truth: list[str] = []
     with lm.lock:
-        shared = _common_start([rows[index] for index in fitting])
-        before = _recorded(lm, shared) if shared else None
-        own = [rows[index][len(shared) :] for index in fitting]
+        n_shared, before = shared_start(lm, [rows[index] for index in fitting])
+        own = [rows[index][n_shared:] for index in fitting]
         for group in batches_by_length(list(map(len, own)), MAX_TOKENS):
             texts, choices = _ask(lm, before, [own[i] for i in group], options, n_behind)
             said += [parsed(text, task.options) for text in texts]
@@ -119,19 +118,6 @@ def evaluate_task(lm: EditableModel, task: Task, max_tests: int = MAX_TESTS) -> 
         n=len(truth),
         too_long=len(tests) - len(fitting),
     )
-
-
-def _common_start(rows: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """The tokens that all rows begin with; at least one token of each row is left over."""
-    length = min(map(len, rows)) - 1
-    while any(row[:length] != rows[0][:length] for row in rows):
-        length -= 1
-    return rows[0][:length]
-
-
-def _recorded(lm: EditableModel, ids: tuple[int, ...]) -> Prefix:
-    batch = pad(lm, [ids])
-    return record_prefix(lm, batch.ids, batch.mask)[0]
 
 
 def _ask(

@@ -18,10 +18,9 @@ from dataclasses import dataclass
 import torch
 
 from encore_core.errors import InputError, quoted
-from encore_core.forward.decoding import GrowingPrefix, end_tokens
+from encore_core.forward.decoding import GrowingPrefix, end_tokens, shared_start
 from encore_core.forward.prompts import Text, batches_by_length, encode_all, pad
 from encore_core.forward.tokens import tokens_of
-from encore_core.forward.tracing import Prefix, record_prefix
 from encore_core.models.editable import EditableModel
 
 MAX_TOKENS = 8192
@@ -183,9 +182,8 @@ class _Batch:
         self.lm, self.n_tokens, self.ends = lm, n_tokens, end_tokens(lm)
         self.written: list[list[int]] = [[] for _ in rows]
         self.found: list[Generated | None] = [None] * len(rows)
-        shared = _common_start(rows)
-        before = _recorded(lm, shared) if shared else None
-        own = [[*row[len(shared) :], *guess] for row, guess in zip(rows, guesses, strict=True)]
+        n_shared, before = shared_start(lm, rows)
+        own = [[*row[n_shared:], *guess] for row, guess in zip(rows, guesses, strict=True)]
         batch = pad(lm, own)
         self.cache = GrowingPrefix(lm, len(rows), batch.ids.shape[1] + n_tokens, before)
         self.active = list(range(len(rows)))
@@ -242,16 +240,3 @@ class _Batch:
 
     def _text(self, tokens: Sequence[int]) -> str:
         return self.lm.tokenizer.decode(list(tokens), skip_special_tokens=True)
-
-
-def _common_start(rows: Sequence[Sequence[int]]) -> list[int]:
-    """The tokens that all rows begin with; at least one token of each row is left over."""
-    length = min(map(len, rows)) - 1
-    while any(row[:length] != rows[0][:length] for row in rows):
-        length -= 1
-    return list(rows[0][:length])
-
-
-def _recorded(lm: EditableModel, ids: Sequence[int]) -> Prefix:
-    batch = pad(lm, [ids])
-    return record_prefix(lm, batch.ids, batch.mask)[0]
