@@ -112,3 +112,9 @@ def test_weights_that_are_gone(run_id):
         file.unlink()
     app = tiny_pages.pressed(opened("contributions", run=run_id), "microscope_of_run")
     assert any("No edited matrices" in text for text in errors(app))
+
+
+def test_visitors_share_the_weights_of_a_run(run_id):
+    first, second = (tiny_pages.pressed(opened("contributions", run=run_id), "microscope_of_run") for _ in range(2))
+    one, other = (app.session_state["microscope_weights"][-1].matrices() for app in (first, second))
+    assert one.keys() == other.keys() and all(one[layer] is other[layer] for layer in one)

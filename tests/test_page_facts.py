@@ -138,3 +138,18 @@ def test_run_takes_the_long_set():
     assert int(re.search(r"([\d,]+) facts\. First:", said)[1].replace(",", "")) >= 10_000
     app.number_input(key="run_n").set_value(10_000).run()
     assert not errors(app)
+
+
+def test_what_a_table_fact_lacks_is_said_and_not_counted():
+    fact = GOOD[0] | {"paraphrase_prompts": ["Spain is governed from"]}
+    told = words(table(opened("edit"), [fact]))
+    assert "no neighbours, so nothing is said of what else changed" in told
+    assert "shown but not counted" in told and "no paraphrases" not in told
+    told = words(table(opened("edit"), [GOOD[0]]))
+    assert "no neighbours" in told and "no paraphrases" in told
+    full = fact | {
+        "target_true": "Madrid",
+        "neighborhood_prompts": [{"prompt": "Peru is ruled from", "target": "Lima"}],
+    }
+    told = words(table(opened("edit"), [full]))
+    assert "nothing is said" not in told and "not counted" not in told
