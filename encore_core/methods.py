@@ -1,18 +1,24 @@
 """The methods and the hyper-parameters of each model, as tables, and the settings of a run made from them.
 
 A method is a row: which P the update starts from, which slack it uses, whether the search for targets stops early.
-The formulas for these names are in `update_rule` and `targets`.
+The formulas for these names are in `update_rule` and `targets`; what a row is, for people, in `method_cards`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from encore_core import checks
 from encore_core.errors import InputError, quoted
+from encore_core.model_rows import default_layers, find_model_row
 from encore_core.tuned_rows import Shape, find_row
+
+Preserving = Literal["inverse", "null_space"]
+
+PAPER = "2502.01636"
+"""arXiv number of the paper whose methods this program is about; the other rows come from elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +32,18 @@ class Method:
         equality: whether edits must be met exactly (slack ε I) or in the least-squares sense (slack I).
         mpes: whether targets stop early.
         summary: one sentence for people.
+        source: arXiv number of the paper that it comes from; "" for what is this program's own.
+        published: settings of its own, as published.
     """
 
     name: str
-    preservation: Literal["inverse", "null_space"]
+    preservation: Preserving
     norm_constraint: bool
     equality: bool
     mpes: bool
     summary: str
+    source: str = PAPER
+    published: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 METHODS = {
@@ -51,6 +61,9 @@ METHODS = {
         Method("EMMET+MPES", "inverse", False, True, True, "EMMET with early stopping of targets."),
         Method("AlphaEdit+MPES", "null_space", False, False, True, "AlphaEdit with early stopping of targets."),
         Method("MEMIT+norm", "inverse", True, False, False, "MEMIT with the norm constraint alone."),
+        Method("SPHERE", "null_space", False, False, False,
+               "AlphaEdit whose updates are weakened along the main directions of the matrix's rows.",
+               "2510.01172", {"sphere_strength": 0.5, "sphere_energy": 0.5}),
     )
 }  # fmt: skip
 
@@ -73,6 +86,7 @@ class Settings:
         lambda_n: weight of the norm constraint; 0 without it.
         epsilon: slack of EMMET for batches of more than one fact.
         null_threshold, l2: AlphaEdit's eigenvalue threshold and ridge weight.
+        sphere_strength, sphere_energy: α and η of SPHERE, see `main_directions`; with α = 0 there is none of it.
         steps, lr, clamp, weight_decay, kl_factor, mpes_extra_steps: see `targets`.
         bfloat16: whether targets are optimised with matrix products in bfloat16.
         sequential: whether the keys of earlier edits are added to what is preserved.
@@ -83,7 +97,7 @@ class Settings:
 
     method: str
     layers: tuple[int, ...]
-    preservation: Literal["inverse", "null_space"]
+    preservation: Preserving
     equality: bool
     mpes: bool
     lambda_p: float
@@ -91,6 +105,8 @@ class Settings:
     epsilon: float = 0.1
     null_threshold: float = 0.02
     l2: float = 10.0
+    sphere_strength: float = 0.0
+    sphere_energy: float = 0.5
     steps: int = 25
     lr: float = 0.5
     clamp: float = 0.75
@@ -108,76 +124,17 @@ class Settings:
         """How well tested these hyper-parameters are on this model."""
         return "validated" if self.validated else "tuned here" if self.tuned else "untested"
 
+    @property
+    def takes_back(self) -> bool:
+        """Whether one edit can be taken out in closed form, see `removal`."""
+        return not self.sphere_strength
+
     def slack(self, n_facts: int) -> float:
         """s in S = s I: 1 in the least-squares sense; ε for equality, 0 for a single fact."""
         if not self.equality:
             return 1.0
         return self.epsilon if n_facts > 1 else 0.0
 
-
-@dataclass(frozen=True)
-class ModelRow:
-    """Hyper-parameters of one model, found by its shape, so that they serve a local copy or an edited folder, too.
-
-    Attributes:
-        model_type, n_layers, d_model, n_vocab: the shape; None matches any.
-        common: settings of every method.
-        per_method: settings of single methods, by name.
-        source: where they come from.
-        start_token: the start token that they are for, if the model's tokenizer puts no token in front (see
-            `start_token`): "none" in rows that follow published results.
-    """
-
-    model_type: str
-    n_layers: int
-    d_model: int
-    n_vocab: int | None
-    common: Mapping[str, Any]
-    per_method: Mapping[str, Mapping[str, Any]]
-    source: str
-    start_token: str = "none"
-
-
-_PAPER = "arXiv 2502.01636, tables 6 to 8 (CounterFact)"
-
-MODEL_ROWS = (
-    # λp 15,000 is far too stiff for this model; `encore tune` shows how such a row is found.
-    ModelRow("llama", 30, 576, None,
-             {"layers": (6, 7, 8, 9, 10), "steps": 20, "lambda_p": 300, "lambda_n": 5, "mpes_extra_steps": 1,
-              "statistics_tokens": 30_000},
-             {},
-             "tuned here on CounterFact",
-             "<|endoftext|>"),
-    ModelRow("gpt2", 48, 1600, None,
-             {"layers": (13, 14, 15, 16, 17), "steps": 20, "lambda_p": 20_000, "lambda_n": 10},
-             {"EMMET": {"layers": (17,), "lambda_p": 10_000}, "EMMET+MPES": {"layers": (17,), "lambda_p": 10_000},
-              "MEMIT+MPES": {"mpes_extra_steps": 2}, "ENCORE": {"mpes_extra_steps": 3}},
-             _PAPER),
-    ModelRow("gptj", 28, 4096, None,
-             {"layers": (3, 4, 5, 6, 7, 8), "lambda_p": 15_000, "lambda_n": 10},
-             {"EMMET": {"layers": (5,)}, "EMMET+MPES": {"layers": (5,)}},
-             "published configurations of MEMIT and EMMET"),
-    ModelRow("llama", 32, 4096, 32_000,
-             {"layers": (4, 5, 6, 7, 8), "lambda_p": 15_000, "lambda_n": 10, "mpes_extra_steps": 0},
-             {"EMMET": {"layers": (5,)}, "EMMET+MPES": {"layers": (5,)},
-              "AlphaEdit": {"lr": 0.1}, "AlphaEdit+MPES": {"lr": 0.1},
-              "MEMIT+MPES": {"mpes_extra_steps": 1}, "ENCORE": {"mpes_extra_steps": 2}},
-             _PAPER),
-    ModelRow("llama", 32, 4096, 128_256,
-             {"layers": (4, 5, 6, 7, 8), "lambda_p": 15_000, "lambda_n": 20, "mpes_extra_steps": 0},
-             {"EMMET": {"layers": (5,)}, "EMMET+MPES": {"layers": (5,)},
-              "AlphaEdit": {"lr": 0.1}, "AlphaEdit+MPES": {"lr": 0.1},
-              "MEMIT+MPES": {"mpes_extra_steps": 2}, "ENCORE": {"mpes_extra_steps": 1}},
-             _PAPER),
-    ModelRow("qwen2", 28, 3584, None,
-             {"layers": (4, 5, 6, 7, 8), "lambda_p": 15_000, "lambda_n": 20},
-             {"AlphaEdit": {"lr": 0.1}, "AlphaEdit+MPES": {"lr": 0.1}},
-             "published configurations of MEMIT and AlphaEdit"),
-    ModelRow("mistral", 32, 4096, None,
-             {"layers": (4, 5, 6, 7, 8), "lambda_p": 15_000, "lambda_n": 20},
-             {"AlphaEdit": {"lr": 0.1}, "AlphaEdit+MPES": {"lr": 0.1}},
-             "published configurations of MEMIT and AlphaEdit"),
-)  # fmt: skip
 
 SETTABLE = tuple(
     name.name for name in fields(Settings) if name.name not in {"method", "preservation", "equality", "mpes", *MARKS}
@@ -224,6 +181,8 @@ def settings_for(
     values: dict[str, Any] = {"layers": default_layers(n_layers), "lambda_p": 1000, "lambda_n": 20}
     if model_row is not None:
         values |= model_row.common
+    values |= row.published
+    if model_row is not None:
         values |= model_row.per_method.get(row.name, {})
     if not row.norm_constraint:
         values["lambda_n"] = 0.0
@@ -232,7 +191,8 @@ def settings_for(
         preservation=row.preservation,
         equality=row.equality,
         mpes=row.mpes,
-        validated=model_row is not None,
+        # What was published for a model with the paper's methods says little about those from elsewhere.
+        validated=model_row is not None and (row.source == PAPER or row.name in model_row.per_method),
         **values,
     )
     tuned = find_row(Shape(model_type, n_layers, d_model, n_vocab), row.name)
@@ -240,22 +200,6 @@ def settings_for(
         settings = override(replace(settings, validated=False), tuned.settings, n_layers)
         settings = replace(settings, tuned=fingerprint in (None, tuned.fingerprint))
     return override(settings, overrides or {}, n_layers)
-
-
-def find_model_row(model_type: str, n_layers: int, d_model: int, n_vocab: int) -> ModelRow | None:
-    """The row of hyper-parameters for a model of this shape, if there is one."""
-    for row in MODEL_ROWS:
-        if (row.model_type, row.n_layers, row.d_model) == (model_type, n_layers, d_model) and (
-            row.n_vocab in (None, n_vocab)
-        ):
-            return row
-    return None
-
-
-def default_layers(n_layers: int) -> tuple[int, ...]:
-    """Edited blocks for a model without a row of its own: up to five, a fifth to a third of the way up."""
-    last = max(0, min(n_layers - 2, round(n_layers * 0.35)))
-    return tuple(range(max(0, last - 4), last + 1))
 
 
 def override(settings: Settings, overrides: Mapping[str, Any], n_layers: int) -> Settings:
@@ -297,6 +241,8 @@ _NUMBERS = {
     "epsilon": (0, 1e6, False),
     "null_threshold": (0, 1e12, True),
     "l2": (0, 1e12, True),
+    "sphere_strength": (0, 1, False),
+    "sphere_energy": (0, 1, False),
     "lr": (0, 100, True),
     "clamp": (0, 100, True),
     "weight_decay": (0, 1e6, False),

@@ -14,7 +14,8 @@ from typing import Any
 from encore_core.editing import stored_statistics
 from encore_core.editing.covariance import SAMPLED_TEXT, filename_digest, read_text
 from encore_core.errors import InputError
-from encore_core.methods import Settings, find_model_row, settings_for
+from encore_core.methods import Settings, settings_for
+from encore_core.model_rows import find_model_row
 from encore_core.models.catalogue import Progress, Source, find_source
 from encore_core.models.checkpoint import read_config, read_tokenizer
 from encore_core.models.device_map import BALANCED, choose_device, choose_dtype, free_memory, room_for_weights

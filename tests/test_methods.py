@@ -10,9 +10,11 @@ import pytest
 from refusals import refusal
 
 from encore_core.editing.session import EditSession
-from encore_core.methods import METHODS, MODEL_ROWS, SETTABLE, default_layers, find_method, override, settings_for
+from encore_core.methods import METHODS, PAPER, SETTABLE, find_method, override, settings_for
+from encore_core.model_rows import MODEL_ROWS, default_layers
 from encore_core.models.settings import settings_of
 
+PAPERS_ROWS = [name for name, row in METHODS.items() if row.source == PAPER]
 PAPER_TABLES = Path(__file__).parents[2] / "shared/data/paper_tables.csv"
 SMOLLM2 = {"model_type": "llama", "n_layers": 30, "d_model": 576, "n_vocab": 49152}
 SHAPES = {
@@ -47,12 +49,16 @@ def test_the_rows(name, preservation, norm, equality, mpes):
         assert settings.slack(n_facts) == ((0.1 if n_facts > 1 else 0.0) if equality else 1.0)
 
 
+LATER_ROWS = {"SPHERE": "2510.01172"}
+
+
 def test_there_are_no_other_rows():
-    assert len(METHODS) == 8
+    assert len(PAPERS_ROWS) == 8
+    assert {name: row.source for name, row in METHODS.items() if name not in PAPERS_ROWS} == LATER_ROWS
 
 
 @pytest.mark.parametrize("model", SHAPES)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PAPERS_ROWS)
 def test_published_hyper_parameters(model, method):
     settings = settings_for(method, **SHAPES[model])
     assert settings.validated

@@ -260,7 +260,7 @@ def test_memory_that_a_visitor_holds_is_counted(models, loading):
     visitor.work(quiet)
     [batch] = visitor.session.history
     own = {id(t): t for t in visitor.session.matrices().values()}
-    own |= {id(t): t for update in batch.updates.values() for t in update.tensors}
+    own |= {id(t): t for update in batch.updates.values() for t in update.tensors.values()}
     own |= {id(item.target.z): item.target.z for item in batch.report.edited}
     assert visitor.session.nbytes() == sum(t.nbytes for t in own.values())
     visitor.undo()

@@ -58,6 +58,7 @@ class Palette:
 DASHES = {
     "MEMIT": "dash", "EMMET": "dot", "AlphaEdit": "dashdot", "ENCORE": "solid", "MEMIT+MPES": "longdash",
     "EMMET+MPES": "2px,3px,6px,3px", "AlphaEdit+MPES": "longdashdot", "MEMIT+norm": "10px,3px,2px,3px,2px,3px",
+    "SPHERE": "14px,3px",
 }  # fmt: skip
 """Method → how its lines are dashed, as Plotly names it."""
 
@@ -75,7 +76,8 @@ LIGHT = Palette(
     good="#00704F", bad="#B3261E", warn="#855900", edited="#C0392B", highlight="#FFE08A",
     action="#00629B", page="#FFFFFF",
     methods={"MEMIT": "#D55E00", "EMMET": "#B85C93", "AlphaEdit": "#0072B2", "ENCORE": "#00815F",
-             "MEMIT+MPES": "#B07900", "EMMET+MPES": "#7A4E9E", "AlphaEdit+MPES": "#2F8FC4", "MEMIT+norm": "#4A4A4A"},
+             "MEMIT+MPES": "#B07900", "EMMET+MPES": "#7A4E9E", "AlphaEdit+MPES": "#2F8FC4", "MEMIT+norm": "#4A4A4A",
+             "SPHERE": "#3F51B5"},
     ramp=("#6BAED6", "#2171B5", "#08264F"),
 )  # fmt: skip
 DARK = Palette(
@@ -83,6 +85,7 @@ DARK = Palette(
     good="#4FD1A5", bad="#FF8F7A", warn="#F0C24B", edited="#FF7A66", highlight="#6B5410",
     action="#1B6FA8", page="#10151B",
     methods={"MEMIT": "#F28E3C", "EMMET": "#E29BC4", "AlphaEdit": "#56B4E9", "ENCORE": "#2FC79A",
-             "MEMIT+MPES": "#E6B93C", "EMMET+MPES": "#B79CE0", "AlphaEdit+MPES": "#9AD3F5", "MEMIT+norm": "#C9C9C9"},
+             "MEMIT+MPES": "#E6B93C", "EMMET+MPES": "#B79CE0", "AlphaEdit+MPES": "#9AD3F5", "MEMIT+norm": "#C9C9C9",
+             "SPHERE": "#9FA8FF"},
     ramp=("#2C6C9E", "#64AEDD", "#E1F1FD"),
 )  # fmt: skip

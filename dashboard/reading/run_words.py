@@ -7,11 +7,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from encore_core.methods import METHODS, PAPER
 from encore_core.runs import RunInfo
 
 MAIN_METHODS = ("MEMIT", "AlphaEdit", "EMMET", "ENCORE")
 MOST_COMPARED = 4
 COSTLY = "cost"  # the reason that a part was left out, see `encore_core.runs.measuring`
+
+
+def method_label(name: str) -> str:
+    """A method in a list to choose from: those that are not the paper's four say what they are."""
+    if name in MAIN_METHODS or name not in METHODS:
+        return name
+    source = METHODS[name].source
+    return f"{name} · ablation" if source == PAPER else f"{name} · {f'arXiv {source}' if source else 'ours'}"
+
 
 STATUS = {
     "queued": ("○", "queued", ""),

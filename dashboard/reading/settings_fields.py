@@ -30,6 +30,8 @@ SETTINGS = (
     Setting("epsilon", "ε, slack", "EMMET's slack for batches of more than one fact.", 0.05),
     Setting("null_threshold", "Null-space threshold", "AlphaEdit: eigenvalues of C0 below it count as unused.", 0.01),
     Setting("l2", "L2", "AlphaEdit's ridge weight.", 1.0),
+    Setting("sphere_strength", "α, SPHERE", "How far updates are weakened along the rows' main directions.", 0.1),
+    Setting("sphere_energy", "η, SPHERE", "Share of the rows' spread that counts as main directions.", 0.1),
     Setting(
         "mpes_extra_steps",
         "Extra steps after MPES",
@@ -55,6 +57,8 @@ def used_settings(method: str) -> list[Setting]:
         "null_threshold": row.preservation != "null_space",
         "l2": row.preservation != "null_space",
         "mpes_extra_steps": not row.mpes,
+        "sphere_strength": "sphere_strength" not in row.published,
+        "sphere_energy": "sphere_strength" not in row.published,
     }
     return [setting for setting in SETTINGS if not unused.get(setting.name, False)]
 

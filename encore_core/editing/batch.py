@@ -11,6 +11,7 @@ import torch
 from encore_core.editing.batch_report import EditProgress, OnProgress, Place
 from encore_core.editing.edited_matrices import Sums
 from encore_core.editing.keys import KeyReader
+from encore_core.editing.main_directions import weakened
 from encore_core.editing.shared_by_sessions import solve_device
 from encore_core.editing.target_loss import TargetSettings, target_settings
 from encore_core.editing.targets import Target, optimise_targets
@@ -190,6 +191,9 @@ def add_updates(
         clock.add("keys")
         R = (z - h) / (len(s.layers) - j)
         updates[layer] = solve(R, K, preservation[layer].times(K), slack)
+        if s.sphere_strength:
+            W = lm.oriented(layer, draft.exact[layer]).to(device, torch.float64)
+            updates[layer] = weakened(updates[layer], W, s.sphere_strength, s.sphere_energy)
         draft.add(lm, layer, updates[layer])
         clock.add("update")
         if j + 1 < len(s.layers):

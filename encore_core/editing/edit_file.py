@@ -160,7 +160,7 @@ class EditFile:
 def keeps_history(session: EditSession) -> bool:
     """Whether the edit file of a session holds its batches, so that `EditFile.session_on` can restore the session."""
     updates = [update for batch in session.history for layers in batch.all_updates for update in layers.values()]
-    factors = sum(tensor.nbytes for update in updates for tensor in update.tensors)
+    factors = sum(tensor.nbytes for update in updates for tensor in update.tensors.values())
     return 0 < factors <= sum(session.lm.parameter(layer).nbytes for layer in session.settings.layers)
 
 

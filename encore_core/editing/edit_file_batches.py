@@ -24,6 +24,9 @@ from encore_core.errors import InputError
 from encore_core.facts import Fact
 from encore_core.models.editable import EditableModel
 
+KEPT = ("joining",)
+"""What methods keep of an update beside A, Y and K, see `LowRankUpdate`; each has as many columns as these."""
+
 REMOVED = "removed."
 """Begins the names of the tensors that took earlier edits out."""
 
@@ -32,7 +35,7 @@ def tensors_of(number: int, batch: AppliedBatch) -> Iterator[tuple[str, torch.Te
     """The tensors of an entry by name, on the CPU."""
     for before, updates in ((REMOVED, batch.removed), ("", batch.updates)):
         for layer, update in updates.items():
-            for name, tensor in zip("AYK", update.tensors, strict=False):
+            for name, tensor in update.tensors.items():
                 yield f"{number}.{before}{name}.{layer}", tensor.cpu().contiguous()
     targets = [item.target for item in batch.report.edited if item.target]
     for name in ("z", "h") if targets else ():
@@ -91,12 +94,15 @@ def batch_of(
         found = {}
         for layer in layers if columns else ():
             # Files of version 1 hold no keys.
-            names = [name for name in "AYK" if name != "K" or f"{number}.{before}K.{layer}" in tensors]
-            factors = (
-                take(f"{before}{name}.{layer}", lm.d_model if name == "A" else lm.d_mlp, columns, torch.float64)
-                for name in names
-            )
-            found[layer] = LowRankUpdate(*(factor.to(solve_device(lm)) for factor in factors))
+            names = [name for name in ("K", *KEPT) if f"{number}.{before}{name}.{layer}" in tensors]
+            factors = {
+                name: take(
+                    f"{before}{name}.{layer}", lm.d_model if name == "A" else lm.d_mlp, columns, torch.float64
+                ).to(solve_device(lm))
+                for name in ("A", "Y", *names)
+            }
+            kept = {name: factors.pop(name) for name in KEPT if name in factors}
+            found[layer] = LowRankUpdate(**factors, kept=kept)
         return found
 
     n_edited = sum("steps" in item for item in row["edited"])

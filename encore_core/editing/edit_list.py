@@ -80,8 +80,15 @@ def live_edits(history: Sequence[AppliedBatch]) -> list[MadeEdit]:
     return [edit for edit in made_edits(history) if edit.is_live]
 
 
-def overwritten(history: Sequence[AppliedBatch], facts: Sequence[Fact]) -> tuple[tuple[Place, ...], list[str]]:
+def overwritten(
+    history: Sequence[AppliedBatch], facts: Sequence[Fact], takes_back: bool = True
+) -> tuple[tuple[Place, ...], list[str]]:
     """The edits that have to be taken out before some facts are edited, or with them when they are taken back.
+
+    Args:
+        history: of the session.
+        facts: to be edited, or taken back.
+        takes_back: whether the method can take edits out; else there are none, and the new edit comes on top.
 
     Returns:
         every edit of these facts that is still in the matrices, in order; and a line for people about each that is
@@ -89,12 +96,9 @@ def overwritten(history: Sequence[AppliedBatch], facts: Sequence[Fact]) -> tuple
     """
     keys, gone = {fact.key for fact in facts}, {place for batch in history for place in batch.ended}
     same = [edit for edit in made_edits(history) if edit.fact.key in keys and edit.place not in gone]
-    lines = [
-        f"{edit} was edited in batch {edit.batch + 1}; that edit is taken back, and this one takes its place."
-        for edit in same
-        if edit.is_live
-    ]
-    return tuple(edit.place for edit in same), lines
+    happens = "is taken back, and this one takes its place" if takes_back else "stays, and this one comes on top of it"
+    lines = [f"{edit} was edited in batch {edit.batch + 1}; that edit {happens}." for edit in same if edit.is_live]
+    return tuple(edit.place for edit in same if takes_back), lines
 
 
 def chosen_edits(history: Sequence[AppliedBatch], wanted: Sequence[Wanted]) -> list[MadeEdit]:

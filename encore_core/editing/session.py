@@ -124,7 +124,7 @@ class EditSession(EditedModel):
             started = time.perf_counter()
             before, skipped = look_before(lm, self._contents, facts, known, measure)
             chosen = [fact for fact in facts if fact not in skipped]
-            ended, replaced = overwritten(self._contents.history, chosen)
+            ended, replaced = overwritten(self._contents.history, chosen, self.settings.takes_back)
             notices += [*notices_of(lm, chosen, skipped), *replaced]
             looked = time.perf_counter()
             norms_before = norms_as_run(lm, self._contents.sums(), self.settings.layers) if chosen else {}
@@ -167,11 +167,16 @@ class EditSession(EditedModel):
 
         Raises:
             InputError: for no edit, one that is not there, was overwritten or taken back already; when the session
-                keeps no history.
+                keeps no history, or its method cannot take one edit back.
         """
         if not self.keep_history:
             raise InputError("This session keeps no history, so no edit can be taken back; make one that does.")
         s = self.settings
+        if not s.takes_back:
+            raise InputError(
+                f"{s.method} cannot take one edit back: its updates depend on those before. Undo the last batch, or "
+                "start over without the edit."
+            )
         with self.pristine() as lm:
             contents, started = self._contents, time.perf_counter()
             gone = chosen_edits(contents.history, edits)

@@ -75,7 +75,7 @@ class Contents:
         """
         preservation = batch.preservation
         if sequential and not applied.is_retraction:
-            absorbed = {layer: preservation[layer].absorbed(update.Y) for layer, update in batch.updates.items()}
+            absorbed = {layer: preservation[layer].joined(update) for layer, update in batch.updates.items()}
             preservation = preservation | absorbed
         keys = self.edited_keys - {item.fact.key for item in applied.report.retracted} | {fact.key for fact in facts}
         return Contents(
@@ -101,7 +101,7 @@ class Contents:
             for batch in batches:
                 for layer, P in preservation.items():
                     P = P.without(batch.removed[layer].Y) if layer in batch.removed else P
-                    P = P.absorbed(batch.updates[layer].Y) if layer in batch.updates and not batch.is_retraction else P
+                    P = P.joined(batch.updates[layer]) if layer in batch.updates and not batch.is_retraction else P
                     preservation[layer] = P.compact()
         keys = frozenset(edit.fact.key for edit in live_edits(batches))
         updates = [updates for batch in batches for updates in batch.all_updates]
@@ -127,7 +127,7 @@ class Contents:
             tensors += [preservation.start] if preservation.owns_start else []
         for batch in self.history:
             for updates in batch.all_updates:
-                tensors += [tensor for update in updates.values() for tensor in update.tensors]
+                tensors += [tensor for update in updates.values() for tensor in update.tensors.values()]
             tensors += [item.target.z for item in batch.report.edited if item.target is not None]
         # P and the history share their factors.
         storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}

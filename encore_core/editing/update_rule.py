@@ -20,7 +20,8 @@ eigenvectors of C0 with eigenvalue below a threshold (arXiv 2410.02355). Slack: 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -90,11 +91,14 @@ class LowRankUpdate:
         A: (d_model, n) float64.
         Y: (d_mlp, n) float64.
         K: (d_mlp, n) float64, the keys; None in edit files of version 1, and in what takes facts out.
+        kept: what else some methods remember of it, float64, by name: "joining" is Y of what joins P, where another Y
+            moved W (see `main_directions`).
     """
 
     A: torch.Tensor
     Y: torch.Tensor
     K: torch.Tensor | None = None
+    kept: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     BLOCK_BYTES = 30_000_000
     """Bytes of the rows that Δ is added to at once: what the allocator reuses, see `runtime.keep_freed_memory`."""
@@ -104,9 +108,10 @@ class LowRankUpdate:
         return self.A @ self.Y.T
 
     @property
-    def tensors(self) -> tuple[torch.Tensor, ...]:
-        """What there is of A, Y and K."""
-        return (self.A, self.Y) if self.K is None else (self.A, self.Y, self.K)
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What there is of A, Y, K and what else is kept, by name."""
+        keys = {} if self.K is None else {"K": self.K}
+        return {"A": self.A, "Y": self.Y, **keys, **self.kept}
 
     def add_to(self, W: torch.Tensor) -> None:
         """W ← W + Δ in place, summed in float64 and rounded once to W's dtype.
@@ -188,6 +193,10 @@ class Preservation:
         for Z in self.released:
             PK += Z @ (Z.T @ K)
         return PK
+
+    def joined(self, update: LowRankUpdate) -> Preservation:
+        """P once a batch's keys are preserved, too."""
+        return self.absorbed(update.kept.get("joining", update.Y))
 
     def absorbed(self, Y: torch.Tensor) -> Preservation:
         """P − Y Yᵀ for Y (d_mlp, n), as one more thin factor."""

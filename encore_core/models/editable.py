@@ -29,7 +29,7 @@ from torch import nn
 
 from encore_core.autograd import gradients
 from encore_core.errors import InputError, quoted
-from encore_core.methods import find_model_row
+from encore_core.model_rows import find_model_row
 from encore_core.models import start_token as start_tokens
 from encore_core.models.catalogue import CATALOGUE, CatalogueEntry, Progress, Source, find_source, is_ready
 from encore_core.models.checkpoint import read_config, read_tokenizer, read_weights

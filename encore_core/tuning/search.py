@@ -31,7 +31,8 @@ from encore_core.measures.answers import answer_probabilities
 from encore_core.measures.causal_trace import Trace, causal_trace, layer_candidates
 from encore_core.measures.perplexity_entropy import perplexity
 from encore_core.measures.scores import evaluate
-from encore_core.methods import Settings, default_layers, find_model_row
+from encore_core.methods import Settings
+from encore_core.model_rows import default_layers, find_model_row
 from encore_core.models.editable import EditableModel, Progress
 from encore_core.models.settings import settings_of
 from encore_core.storage import append_line, data_folder

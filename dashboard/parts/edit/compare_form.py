@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import streamlit as st
 
 from dashboard.elements import widgets
+from dashboard.reading.run_words import method_label
 from dashboard.visitors.comparison import MOST_COLUMNS
 from dashboard.visitors.messages import Message
 from dashboard.visitors.visitor import Visitor
@@ -38,7 +39,7 @@ def pick_methods(visitor: Visitor, wanted: Settings | None) -> None:
     with st.expander(f"Compare: {', '.join(picked) or 'nothing picked'}", key="compare_open", on_change="rerun"):
         st.multiselect(
             f"Methods side by side, 2 to {MOST_COLUMNS}", options, key=_PICKED, max_selections=MOST_COLUMNS,
-            format_func=lambda name: name if name in PAPERS or name in own else f"{name} · ablation",
+            format_func=method_label,
             persist_state="session",
         )  # fmt: skip
         arm = None if wanted is None else _arm_of(visitor, wanted)

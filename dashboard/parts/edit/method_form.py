@@ -7,11 +7,13 @@ import streamlit as st
 from dashboard.elements import widgets
 from dashboard.parts.edit import compare_form
 from dashboard.parts.edit.compare_form import PAPERS
+from dashboard.reading.run_words import method_label
 from dashboard.reading.settings_fields import SETTINGS, layers_text, used_settings
 from dashboard.visitors.messages import Message
 from dashboard.visitors.visitor import Visitor
 from dashboard.visitors.widget_state import remembered
 from encore_core.errors import InputError
+from encore_core.method_cards import card_of
 from encore_core.methods import METHODS, SETTABLE, Settings
 from encore_core.models.settings import settings_of
 
@@ -31,11 +33,12 @@ def pick_method(visitor: Visitor) -> bool:
             "Method",
             names,
             key="method",
-            format_func=lambda name: name if name in PAPERS else f"{name} · ablation",
+            format_func=method_label,
             label_visibility="collapsed",
             persist_state="session",
         )
         st.caption(METHODS[method].summary)
+        _about(method)
         with st.expander("Settings", key="settings_open", on_change="rerun"):
             overrides = _settings_unseen(visitor, method) | _settings_form(visitor, method)
         try:
@@ -53,6 +56,20 @@ def pick_method(visitor: Visitor) -> bool:
             return True
         _offer_fresh_start(visitor, wanted, seed)
         return False
+
+
+def _about(method: str) -> None:
+    """The method's card: formula, source, what it keeps."""
+    card, source = card_of(method), METHODS[method].source
+    with st.popover("About this method", width="content"):
+        st.markdown(card.changes)
+        st.code(card.formula, language=None, wrap_lines=True)
+        rows = [
+            ["Source", f"arXiv {source}" if source else "this program"],
+            ["Authors' code", card.licence],
+            ["Kept between batches", card.keeps],
+        ]
+        widgets.table([("", "name"), (method, "")], [*rows, *([["To know", card.note]] if card.note else [])], "Card")
 
 
 def _settings_key(visitor: Visitor, method: str, name: str) -> str:

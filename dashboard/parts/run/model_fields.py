@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard.elements import widgets
-from dashboard.reading.run_words import MAIN_METHODS, MOST_COMPARED
+from dashboard.reading.run_words import MAIN_METHODS, MOST_COMPARED, method_label
 from dashboard.reading.settings_fields import as_text, used_settings
 from dashboard.visitors import access
 from dashboard.visitors.visitor import Visitor
@@ -45,6 +45,7 @@ def pick_model(visitor: Visitor) -> dict[str, Any] | None:
             "Methods, one run each",
             [*MAIN_METHODS, *(m for m in METHODS if m not in MAIN_METHODS)],
             key="run_methods",
+            format_func=method_label,
             max_selections=MOST_COMPARED,
             placeholder="Pick one to four",
             **KEEP,

@@ -1,0 +1,73 @@
+"""What each method is, for people: what it changes, its formula, where it comes from, what it keeps between batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from encore_core.methods import METHODS
+
+
+@dataclass(frozen=True)
+class Card:
+    """One method, for people.
+
+    Attributes:
+        changes: what sets it apart.
+        formula: in the notation of `editing.update_rule`.
+        keeps: what it remembers of earlier batches.
+        licence: of the authors' code, or of the public port that was read; nothing was copied from it.
+        note: what is good to know: scaled settings, departures from the published code.
+    """
+
+    changes: str
+    formula: str
+    keeps: str
+    licence: str
+    note: str = ""
+
+
+_P = "P of every edited layer, the keys of the edits included"
+
+CARDS = {
+    "MEMIT": Card(
+        "Spreads each edit over several layers by least squares.",
+        "Δ = R (I + KᵀPK)⁻¹ KᵀP,  P = (λp C0)⁻¹",
+        _P,
+        "MIT",
+        "RLSEdit (arXiv 2601.15686) with λ² = 0 and μ = 1 is this same recursion, so it has no row of its own.",
+    ),
+    "EMMET": Card(
+        "As MEMIT, but the new facts are an equality constraint.",
+        "Δ = R (εI + KᵀPK)⁻¹ KᵀP,  P = (λp C0)⁻¹",
+        _P,
+        "MIT",
+        "Its P follows the recursion that RLSEdit (arXiv 2601.15686) describes.",
+    ),
+    "AlphaEdit": Card(
+        "Changes only directions that general text leaves unused.",
+        "P = U Uᵀ / L2,  U: eigenvectors of C0 with an eigenvalue below the threshold",
+        _P,
+        "none stated",
+    ),
+    "ENCORE": Card(
+        "MEMIT with early stopping of targets and a constraint on the matrix's norm.",
+        "P = (λp C0 + λn I)⁻¹",
+        _P,
+        "none stated",
+    ),
+    "SPHERE": Card(
+        "AlphaEdit, with each update weakened along the main directions of the matrix's rows, so that the rows stay "
+        "spread out.",
+        "Δ ← Δ (I − α U Uᵀ),  U: first eigenvectors of ŴᵀŴ / d_model up to a share η of their sum",
+        f"{_P}; U is made anew from the matrix in every batch",
+        "MIT (its port in EasyEdit)",
+        "Every layer here sees the weakened updates of the layers below it; the port weakens all of them at the end. "
+        "An edit cannot be taken back by itself, only undone with its batch.",
+    ),
+}
+"""By name of the method; "+MPES" and "+norm" are rows of the paper's ablations and have the card of what they vary."""
+
+
+def card_of(method: str) -> Card:
+    """The card of a method in `METHODS`."""
+    return CARDS.get(method) or CARDS[METHODS[method].name.partition("+")[0]]

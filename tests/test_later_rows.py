@@ -1,0 +1,171 @@
+"""The rows that do not come from the paper: their updates against the published expressions, written out densely in
+float64, and what every row must be able to do in a session.
+
+SPHERE     Δ (I − α U Uᵀ), U the top eigenvectors of ŴᵀŴ / d_model                       arXiv 2510.01172
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from test_editor import matrices, same
+from test_update_rule import N_BATCHES, alphaedit, second_moment
+from tiny_models import CITIES, FACTS
+
+from encore_core.editing.edit_file import edit_file_of, read_edit_file, write_edit_file
+from encore_core.editing.main_directions import main_directions, weakened
+from encore_core.editing.update_rule import Preservation, null_space_preservation, solve
+from encore_core.errors import InputError
+from encore_core.method_cards import card_of
+from encore_core.methods import METHODS, PAPER, settings_for
+
+LATER = [name for name, row in METHODS.items() if row.source != PAPER]
+D_MODEL, D_MLP, N_FACTS = 24, 80, 3
+
+
+def batches(generator: np.random.Generator, n: int = N_BATCHES, n_facts: int = N_FACTS):
+    for _ in range(n):
+        yield generator.standard_normal((D_MLP, n_facts)), generator.standard_normal((D_MODEL, n_facts))
+
+
+def close(found: torch.Tensor, expected: np.ndarray) -> bool:
+    return np.linalg.norm(found.numpy() - expected) <= 1e-8 * np.linalg.norm(expected)
+
+
+# -- SPHERE ------------------------------------------------------------------------------------------------------------
+
+
+def sphere_projection(W: np.ndarray, eta: float, alpha: float) -> np.ndarray:
+    """As published: the eigenvectors of the large matrix, counted from the top."""
+    rows = W / (np.linalg.norm(W, axis=1, keepdims=True) + 1e-8)
+    values, vectors = np.linalg.eigh(rows.T @ rows / len(rows))
+    r = int((np.cumsum(values[::-1]) / values.sum() <= eta).sum()) + 1
+    U = vectors[:, -r:]
+    return np.eye(W.shape[1]) - alpha * U @ U.T
+
+
+@pytest.mark.parametrize(("eta", "alpha"), [(0.5, 0.5), (0.0, 1.0), (0.9, 0.3)])
+def test_sphere_agrees_with_the_published_expression(eta, alpha):
+    generator = np.random.default_rng(1)
+    C0 = second_moment(D_MLP, generator)
+    P, Kp = Preservation(null_space_preservation(torch.from_numpy(C0), 0.02, 10.0)), np.zeros((D_MLP, 0))
+    W = generator.standard_normal((D_MODEL, D_MLP)) * np.logspace(0, -2, D_MODEL)[:, None] + 0.3
+    for K, R in batches(generator):
+        expected = alphaedit(C0, Kp, K, R) @ sphere_projection(W, eta, alpha)
+        keys = torch.from_numpy(K)
+        update = weakened(solve(torch.from_numpy(R), keys, P.times(keys), 1.0), torch.from_numpy(W), alpha, eta)
+        assert close(update.delta(), expected)
+        P, Kp, W = P.joined(update).compact(), np.concatenate([Kp, K], axis=1), W + expected
+
+
+def test_all_main_directions_span_no_more_than_the_rows():
+    W = torch.randn(6, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    W[5] = 2 * W[4]
+    U = main_directions(W, 1.0)
+    assert U.shape == (30, 5)
+    torch.testing.assert_close(U.T @ U, torch.eye(5, dtype=torch.float64), rtol=0, atol=1e-10)
+
+
+def test_sphere_without_strength_is_alphaedit(llama, new_session):
+    sessions = [new_session(llama, "AlphaEdit"), new_session(llama, "SPHERE", sphere_strength=0.0)]
+    for session in sessions:
+        session.edit(CITIES[:2], known="edit")
+    assert same(*map(matrices, sessions))
+    other = new_session(llama, "SPHERE")
+    other.edit(CITIES[:2], known="edit")
+    assert not same(matrices(other), matrices(sessions[0]))
+
+
+# -- every row ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_method_has_a_card():
+    for name, row in METHODS.items():
+        card = card_of(name)
+        assert card.changes.endswith(".") and card.formula and card.keeps and card.licence
+        assert row.source == PAPER or name in repr(row)
+
+
+@pytest.mark.parametrize("method", LATER)
+def test_published_settings_are_the_defaults_of_an_unknown_model(method):
+    settings = settings_for(method, model_type="llama", n_layers=12, d_model=64, n_vocab=100)
+    for name, value in METHODS[method].published.items():
+        assert getattr(settings, name) == value
+    assert not settings.validated
+
+
+@pytest.fixture(params=["gpt2", "llama_tied"])
+def model(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.mark.parametrize("method", LATER)
+def test_undo_is_bit_for_bit_and_editing_goes_on(method, model, new_session):
+    session, twin = new_session(model, method), new_session(model, method)
+    for one in (session, twin):
+        one.edit(CITIES[:2], known="edit")
+    before = matrices(session)
+    session.edit(FACTS[2:4], known="edit")
+    assert not same(before, matrices(session))
+    session.undo()
+    assert same(before, matrices(session))
+    for one in (session, twin):
+        one.edit(CITIES[2:], known="edit")
+    assert same(matrices(session), matrices(twin))
+    assert session.reset() == 2
+    assert session.n_edits == 0
+
+
+@pytest.mark.parametrize("method", LATER)
+def test_a_state_continues_with_the_same_bits(method, model, new_session):
+    parts = [CITIES[:1], CITIES[1:], FACTS[2:3], FACTS[3:4]]
+    straight = new_session(model, method, keep_history=False)
+    for part in parts:
+        straight.edit(part, known="edit")
+    first = new_session(model, method, keep_history=False)
+    for part in parts[:2]:
+        first.edit(part, known="edit")
+    second = new_session(model, method, keep_history=False)
+    second.restore(first.state())
+    for part in parts[2:]:
+        second.edit(part, known="edit")
+    assert same(matrices(straight), matrices(second))
+
+
+@pytest.mark.parametrize("method", LATER)
+def test_an_edit_file_restores_the_session(method, model, new_session, tmp_path):
+    session = new_session(model, method)
+    session.edit(CITIES[:1], known="edit")
+    session.edit(CITIES[1:], known="edit")
+    write_edit_file(tmp_path / "edits.safetensors", edit_file_of(session), {})
+    back = read_edit_file(tmp_path / "edits.safetensors")
+    assert same(back.matrices_on(model), session.matrices())
+    if back.form == "factors":
+        again = back.session_on(model, statistics_text=session.statistics_text)
+        assert again.n_edits == 3
+        for one in (session, again):
+            one.edit(FACTS[2:3], known="edit")
+        assert same(matrices(session), matrices(again))
+
+
+@pytest.mark.parametrize("method", LATER)
+def test_an_edit_is_taken_back_or_the_method_says_why_not(method, model, new_session):
+    session, other = new_session(model, method), new_session(model, method)
+    session.edit(CITIES[:2], known="edit")
+    session.edit(CITIES[2:], known="edit")
+    before = matrices(session)
+    if session.settings.takes_back:
+        report = session.retract([CITIES[0]])
+        assert report.retracted and session.n_edits == 2
+        session.undo()
+    else:
+        with pytest.raises(InputError, match=r"cannot take one edit back.*Undo the last batch"):
+            session.retract([CITIES[0]])
+    assert same(before, matrices(session))
+    # The same fact again: taken back first, or on top of what is there.
+    report = session.edit([CITIES[0]], known="edit")
+    [line] = [line for line in report.notices if "was edited in batch 1" in line]
+    assert ("is taken back" if session.settings.takes_back else "comes on top") in line
+    assert session.n_edits == 3
+    assert not other.n_edits
