@@ -64,6 +64,12 @@ METHODS = {
         Method("SPHERE", "null_space", False, False, False,
                "AlphaEdit whose updates are weakened along the main directions of the matrix's rows.",
                "2510.01172", {"sphere_strength": 0.5, "sphere_energy": 0.5}),
+        Method("AlphaEdit+NAS", "null_space", False, False, False,
+               "AlphaEdit whose targets are brought to one norm; facts with far larger ones are not edited.",
+               "2602.02543", {"nas": True}),
+        Method("ENCORE+NAS", "inverse", True, False, True,
+               "Ours, not a paper's: ENCORE whose targets are brought to one norm, as NAS does for AlphaEdit.",
+               "", {"nas": True}),
     )
 }  # fmt: skip
 
@@ -87,6 +93,7 @@ class Settings:
         epsilon: slack of EMMET for batches of more than one fact.
         null_threshold, l2: AlphaEdit's eigenvalue threshold and ridge weight.
         sphere_strength, sphere_energy: α and η of SPHERE, see `main_directions`; with α = 0 there is none of it.
+        nas, nas_facts: whether targets are brought to one norm, and over how many facts it is found, see `norm_anchor`.
         steps, lr, clamp, weight_decay, kl_factor, mpes_extra_steps: see `targets`.
         bfloat16: whether targets are optimised with matrix products in bfloat16.
         sequential: whether the keys of earlier edits are added to what is preserved.
@@ -107,6 +114,8 @@ class Settings:
     l2: float = 10.0
     sphere_strength: float = 0.0
     sphere_energy: float = 0.5
+    nas: bool = False
+    nas_facts: int = 1000
     steps: int = 25
     lr: float = 0.5
     clamp: float = 0.75
@@ -234,6 +243,7 @@ _WHOLE = {
     "steps": (1, 1000),
     "mpes_extra_steps": (0, 1000),
     "statistics_tokens": (100, 10**9),
+    "nas_facts": (20, 10**6),
 }
 _NUMBERS = {
     "lambda_p": (0, 1e12, True),

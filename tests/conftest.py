@@ -114,6 +114,8 @@ def new_session(statistics_text):
         **settings,
     ) -> EditSession:
         weights = {"lambda_n": 0.001} if METHODS[method].norm_constraint else {}
+        if METHODS[method].published.get("nas") or settings.get("nas"):
+            tiny_models.know_anchor(lm)
         return EditSession(
             lm,
             method,

@@ -1,6 +1,7 @@
 """The rows that do not come from the paper: their updates against the published expressions, written out densely in
 float64, and what every row must be able to do in a session.
 
+NAS        z = h − v₀ + a v* / ‖v*‖,  v* = v₀ + δ                                        arXiv 2602.02543
 SPHERE     Δ (I − α U Uᵀ), U the top eigenvectors of ŴᵀŴ / d_model                       arXiv 2510.01172
 """
 
@@ -13,10 +14,14 @@ from test_editor import matrices, same
 from test_update_rule import N_BATCHES, alphaedit, second_moment
 from tiny_models import CITIES, FACTS
 
+from encore_core.editing import norm_anchor
 from encore_core.editing.edit_file import edit_file_of, read_edit_file, write_edit_file
+from encore_core.editing.edited_model import EditedModel
 from encore_core.editing.main_directions import main_directions, weakened
+from encore_core.editing.norm_anchor import anchor_of, brought_to_norm, mean_without_largest
 from encore_core.editing.update_rule import Preservation, null_space_preservation, solve
 from encore_core.errors import InputError
+from encore_core.forward.prompts import encode_contexts
 from encore_core.method_cards import card_of
 from encore_core.methods import METHODS, PAPER, settings_for
 
@@ -77,14 +82,79 @@ def test_sphere_without_strength_is_alphaedit(llama, new_session):
     assert not same(matrices(other), matrices(sessions[0]))
 
 
+# -- NAS ---------------------------------------------------------------------------------------------------------------
+
+
+def naive_mlp_output(lm, fact, layer: int) -> torch.Tensor:
+    """v₀ from a run of the whole model on the whole prompt."""
+    row = encode_contexts(lm, [fact], ())[0][0]
+    seen = []
+    handle = lm.down_projections[layer].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    with torch.no_grad():
+        lm.model(input_ids=torch.tensor([row.ids]))
+    handle.remove()
+    return seen[0].reshape(-1, lm.d_model)[row.lookup]
+
+
+def test_targets_are_brought_to_the_norm_and_far_ones_are_left_out(lm, new_session):
+    session = new_session(lm, "AlphaEdit")
+    targets = session.find_targets(FACTS)
+    wanted = [naive_mlp_output(lm, fact, 1) + t.z - t.h for fact, t in zip(FACTS, targets, strict=True)]
+    norms = sorted(float(v.norm()) for v in wanted)
+    anchor = (norms[-2] + norms[-1]) / 4  # one fact is too far
+    found = brought_to_norm(lm, FACTS, targets, 1, anchor)
+    assert [one is None for one in found] == [float(v.norm()) > 2 * anchor for v in wanted]
+    assert sum(one is None for one in found) == 1
+    for fact, before, after, v in zip(FACTS, targets, found, wanted, strict=True):
+        if after is not None:
+            expected = before.h - naive_mlp_output(lm, fact, 1) + anchor * v / v.norm()
+            torch.testing.assert_close(after.z, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_fact_that_is_too_far_is_said_so_and_its_earlier_edit_stays(llama, new_session, monkeypatch):
+    session = new_session(llama, "AlphaEdit+NAS")
+    session.edit(CITIES, known="edit")
+    before = matrices(session)
+    one = [CITIES[0]]
+    v = naive_norm(session, CITIES[0])
+    monkeypatch.setattr(EditedModel, "anchor", lambda self, progress=None: v / 2.5)
+    report = session.edit(one, known="edit")
+    assert report.edited[0].stopped == "too far" and not report.edited[0].is_edited
+    assert any(line.startswith("Not edited: ") for line in report.notices)
+    assert same(before, matrices(session)) and session.n_edits == 3 and len(session.history) == 1
+
+
+def naive_norm(session, fact) -> float:
+    target = session.find_targets([fact])[0]
+    with session.edited() as lm:
+        return float((naive_mlp_output(lm, fact, 1) + target.z - target.h).norm())
+
+
+def test_the_anchor_is_the_mean_without_the_largest_and_is_found_once(gpt2, monkeypatch):
+    assert mean_without_largest(torch.tensor([3.0, 1.0, 100.0, 2.0, *[2.0] * 16])) == pytest.approx(38 / 19)
+    first = anchor_of(gpt2, 1, 20)
+    assert first > 0
+    monkeypatch.setattr(norm_anchor, "_measured", None)
+    assert anchor_of(gpt2, 1, 20) == first
+    for key in [key for key in gpt2.shared if key[0] == "anchor"]:
+        del gpt2.shared[key]
+    assert anchor_of(gpt2, 1, 20) == first  # from the disk
+
+
+def test_nas_is_a_switch_on_other_methods(llama, new_session):
+    sessions = [new_session(llama, "AlphaEdit", nas=True), new_session(llama, "AlphaEdit+NAS")]
+    for session in sessions:
+        session.edit(CITIES[:2], known="edit")
+    assert same(*map(matrices, sessions))
+
+
 # -- every row ---------------------------------------------------------------------------------------------------------
 
 
 def test_every_method_has_a_card():
-    for name, row in METHODS.items():
+    for name in METHODS:
         card = card_of(name)
         assert card.changes.endswith(".") and card.formula and card.keeps and card.licence
-        assert row.source == PAPER or name in repr(row)
 
 
 @pytest.mark.parametrize("method", LATER)

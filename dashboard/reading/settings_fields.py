@@ -32,6 +32,7 @@ SETTINGS = (
     Setting("l2", "L2", "AlphaEdit's ridge weight.", 1.0),
     Setting("sphere_strength", "α, SPHERE", "How far updates are weakened along the rows' main directions.", 0.1),
     Setting("sphere_energy", "η, SPHERE", "Share of the rows' spread that counts as main directions.", 0.1),
+    Setting("nas_facts", "Facts for the norm", "NAS: over how many bundled facts the usual norm is found.", 100),
     Setting(
         "mpes_extra_steps",
         "Extra steps after MPES",
@@ -57,6 +58,7 @@ def used_settings(method: str) -> list[Setting]:
         "null_threshold": row.preservation != "null_space",
         "l2": row.preservation != "null_space",
         "mpes_extra_steps": not row.mpes,
+        "nas_facts": not row.published.get("nas"),
         "sphere_strength": "sphere_strength" not in row.published,
         "sphere_energy": "sphere_strength" not in row.published,
     }

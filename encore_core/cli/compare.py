@@ -11,6 +11,7 @@ from encore_core.cli.editing import load, reads_texts
 from encore_core.cli.fact_files import add_facts_options, facts_of, fitting
 from encore_core.cli.options import add_editing_options, add_model_options, count, overrides
 from encore_core.cli.output import Bar, notice
+from encore_core.editing.batch_report import SAID, TOO_FAR
 from encore_core.editing.comparison import Arm, Side, arms_of, edit_with_each
 from encore_core.editing.covariance import text_named
 from encore_core.editing.session import EditSession
@@ -117,7 +118,7 @@ def _print(found: dict[str, dict[str, Any]]) -> None:
         if side.get("error"):
             print(f"{label:{width}} failed: {side['error']}")
             continue
-        facts = [fact for fact in side["facts"] if fact["stopped"] != "already said"]
+        facts = [fact for fact in side["facts"] if fact["stopped"] not in (SAID, TOO_FAR)]
         n = max(1, len(facts))
         before, after = (sum(fact[f"probability_{when}"] for fact in facts) / n for when in ("before", "after"))
         growth = max(now / was for was, now in side["norms"].values()) - 1

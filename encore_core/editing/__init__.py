@@ -6,6 +6,7 @@ target_rows, plain_target_pass, fast_target_pass    facts as rows of tokens, and
 keys                   the inputs of the edited matrices at the subjects
 covariance, stored_statistics   C0, which represents what must stay, and where it is kept
 update_rule            one closed form, in which a method is a choice of P and S
+norm_anchor            targets brought to one norm (NAS)
 main_directions        updates weakened along the main directions of a matrix's rows (SPHERE)
 removal                facts taken out of W and P again, in closed form
 edited_matrices        W₀ + Δ₁ + Δ₂ + …: drafted for a batch, committed once all of it has succeeded

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -12,6 +12,7 @@ from encore_core.editing.batch_report import EditProgress, OnProgress, Place
 from encore_core.editing.edited_matrices import Sums
 from encore_core.editing.keys import KeyReader
 from encore_core.editing.main_directions import weakened
+from encore_core.editing.norm_anchor import in_proportion
 from encore_core.editing.shared_by_sessions import solve_device
 from encore_core.editing.target_loss import TargetSettings, target_settings
 from encore_core.editing.targets import Target, optimise_targets
@@ -73,6 +74,8 @@ class SolvedBatch:
         preservation: by layer, the P that they were solved with, before the batch is added to what is preserved.
         targets: one per fact.
         seconds: by phase.
+        far: the facts that are not edited, because their targets are out of proportion (see `norm_anchor`).
+        anchor: what their norms were compared with; None without it.
         ended, removed: earlier edits that were taken out first, see `AppliedBatch`.
     """
 
@@ -83,6 +86,8 @@ class SolvedBatch:
     seconds: dict[str, float]
     ended: tuple[Place, ...] = ()
     removed: dict[int, LowRankUpdate] = field(default_factory=dict)
+    far: tuple[Fact, ...] = ()
+    anchor: float | None = None
 
     @classmethod
     def of_nothing(cls, sums: Sums) -> SolvedBatch:
@@ -100,6 +105,7 @@ def solve_batch(
     *,
     targets: GivenTargets = None,
     fast_targets: bool = True,
+    anchor: float | None = None,
     on_progress: OnProgress | None = None,
 ) -> SolvedBatch:
     """Find the targets, keys and updates of a batch.
@@ -113,6 +119,7 @@ def solve_batch(
         draft: a draft of the session's matrices; the updates are added to it.
         targets: one per fact, if they have been found already, or what finds them; by default they are found here.
         fast_targets: use the fast pass where it agrees with the plain one, see `optimise_targets`.
+        anchor: the norm that targets are brought to, see `norm_anchor`; None to take them as they are.
         on_progress: called after steps and layers.
 
     Raises:
@@ -126,7 +133,12 @@ def solve_batch(
         targets = targets or find_targets(
             lm, facts, prefixes, settings.layers[-1], target_settings(settings), fast_targets, on_progress
         )
+        far: tuple[Fact, ...] = ()
+        if anchor is not None:
+            facts, targets, far = in_proportion(lm, facts, targets, settings.layers[-1], anchor)
         clock.add("targets")
+        if not facts:
+            return replace(SolvedBatch.of_nothing(draft), far=far)
         z, slack = torch.stack([target.z for target in targets], dim=1), settings.slack(len(facts))
         updates = add_updates(lm, facts, prefixes, settings, preservation, draft, z, slack, clock, on_progress)
         for layer in settings.layers:
@@ -135,7 +147,7 @@ def solve_batch(
                     f"The update of layer {layer} is not finite; raise lambda_p or lower lr, or reset the session."
                 )
         clock.add("update")
-    return SolvedBatch(draft, updates, preservation, tuple(targets), seconds)
+    return SolvedBatch(draft, updates, preservation, tuple(targets), seconds, far=far, anchor=anchor)
 
 
 def find_targets(

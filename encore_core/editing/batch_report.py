@@ -39,17 +39,25 @@ class EditProgress:
 OnProgress = Callable[[EditProgress], None]
 
 
+SAID = "already said"
+"""A fact was skipped because the model says it already."""
+
+TOO_FAR = "too far"
+"""A fact was not edited because its target is out of proportion, see `norm_anchor`."""
+
+
 @dataclass(frozen=True)
 class EditedFact:
     """What a batch did to one fact.
 
     Attributes:
         fact: the fact.
-        target: its target; None when the fact was skipped because the model says it already.
+        target: its target; None when the fact was not edited.
         probability_before: of the new answer (geometric mean per token) on the base model; None when not measured.
         probability_after: the same right after its batch.
         probability_bare: as after, but without the model's start token, as a program sees it that puts none in front
             of the prompt. None for a model without a start token.
+        outcome: without a target, why: `SAID` or `TOO_FAR`.
     """
 
     fact: Fact
@@ -57,6 +65,12 @@ class EditedFact:
     probability_before: float | None
     probability_after: float | None
     probability_bare: float | None = None
+    outcome: str = SAID
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether the fact was edited, and not skipped."""
+        return self.target is not None
 
     @property
     def steps(self) -> int:
@@ -66,7 +80,7 @@ class EditedFact:
     @property
     def stopped(self) -> str:
         """Why the search stopped, see `Target`."""
-        return self.target.stopped if self.target else "already said"
+        return self.target.stopped if self.target else self.outcome
 
 
 @dataclass(frozen=True)

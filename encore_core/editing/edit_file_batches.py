@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from encore_core.editing.batch_report import (
+    SAID,
     AnswerChange,
     AppliedBatch,
     BatchReport,
@@ -52,6 +53,8 @@ def row_of(batch: AppliedBatch) -> dict[str, Any]:
         if item.target:
             row |= {"steps": item.steps, "stopped": item.stopped}
             row |= {name: list(getattr(item.target, name)) for name in SERIES}
+        elif item.outcome != SAID:
+            row["outcome"] = item.outcome
         edited.append(row)
     report = batch.report
     norms = {str(layer): list(pair) for layer, pair in report.norms.items()}
@@ -148,7 +151,8 @@ def _edited(rows: Sequence[Mapping[str, Any]], states: Sequence[torch.Tensor]) -
             target = Target(z, h, item["steps"], item["stopped"], **series)
             column += 1
         before, after, bare = (_optional(item.get(name)) for name in PROBABILITIES)
-        edited.append(EditedFact(fact_of(item.get("fact")), target, before, after, bare))
+        outcome = item.get("outcome", SAID)
+        edited.append(EditedFact(fact_of(item.get("fact")), target, before, after, bare, outcome))
     return tuple(edited)
 
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from encore_core.editing.batch_report import SAID, TOO_FAR
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact
 
@@ -147,6 +148,8 @@ def _check_batch(where: str, batch: Mapping[str, Any], norms: Mapping[str, Any])
         if "steps" in item:
             n_edited += 1
             _check_search(here, item)
+        elif item.get("outcome", SAID) not in (SAID, TOO_FAR):
+            raise _wrong(f"{here} outcome", item["outcome"], f"{SAID} or {TOO_FAR}")
     if not n_edited and not is_retraction:
         raise InputError(f"The edit file is damaged: {where} holds no edit.")
     for phase, seconds in _object(f"{where} seconds", batch.get("seconds")).items():

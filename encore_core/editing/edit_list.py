@@ -67,7 +67,7 @@ def made_edits(history: Sequence[AppliedBatch]) -> list[MadeEdit]:
     for index, batch in enumerate(history):
         for place in batch.ended:
             end(place, index, batch.is_retraction)
-        for column, item in enumerate(item for item in batch.report.edited if item.target is not None):
+        for column, item in enumerate(item for item in batch.report.edited if item.is_edited):
             if item.fact.key in live:
                 end(live[item.fact.key], index, False)
             live[item.fact.key] = index, column

@@ -14,6 +14,7 @@ from encore_core.editing.batch_report import AppliedBatch
 from encore_core.editing.covariance import described, files_used
 from encore_core.editing.edit_list import MadeEdit, live_edits, made_edits
 from encore_core.editing.edited_matrices import EditedMatrices
+from encore_core.editing.norm_anchor import anchor_of
 from encore_core.editing.session_contents import Contents, memory_is_short
 from encore_core.editing.session_state import identity_of
 from encore_core.editing.shared_by_sessions import initial_preservation, shared_prefixes
@@ -105,6 +106,13 @@ class EditedModel:
     ) -> dict[int, Preservation]:
         """P before any edit, by edited layer, from these files of statistics, which are gathered if missing."""
         return initial_preservation(self.lm, self.settings, statistics, self.statistics_text, progress)
+
+    def anchor(self, progress: Progress | None = None) -> float | None:
+        """The norm that targets are brought to, see `norm_anchor`; None without NAS. Fixed from the first edit on."""
+        s = self.settings
+        if not s.nas:
+            return None
+        return self._contents.anchor or anchor_of(self.lm, s.layers[-1], s.nas_facts, progress)
 
     @property
     def statistics(self) -> str:

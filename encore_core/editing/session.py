@@ -20,10 +20,20 @@ import torch
 from encore_core.autograd import gradients
 from encore_core.editing.batch import GivenTargets, SolvedBatch, checked_facts, find_targets, solve_batch
 from encore_core.editing.batch_measures import look_after, look_before, norms_as_run
-from encore_core.editing.batch_report import AppliedBatch, BatchReport, EditedFact, OnProgress, Place, notices_of
+from encore_core.editing.batch_report import (
+    SAID,
+    TOO_FAR,
+    AppliedBatch,
+    BatchReport,
+    EditedFact,
+    OnProgress,
+    Place,
+    notices_of,
+)
 from encore_core.editing.edit_list import Wanted, chosen_edits, overwritten
 from encore_core.editing.edited_matrices import Sums
 from encore_core.editing.edited_model import EditedModel
+from encore_core.editing.norm_anchor import too_far
 from encore_core.editing.retraction import RetractionLook, keys_notices, set_back, take_out
 from encore_core.editing.session_state import SessionState, check_identity, contents_of, state_of
 from encore_core.editing.shared_by_sessions import forget_initial_P, inverse_of_initial_P
@@ -70,6 +80,7 @@ class EditSession(EditedModel):
             if not self._contents.preservation:  # a restored session has it
                 self._used = self._statistics_files()
                 self._initial_preservation(self._used, progress)
+            self.anchor(progress)
             # One step on any fact finds out whether the model takes the fast pass, and warms up the kernels.
             if self.fast_targets and self.settings.layers[-1] not in lm.checked_paths:
                 once = replace(target_settings(self.settings), steps=1)
@@ -133,14 +144,19 @@ class EditSession(EditedModel):
             after, bare = look_after(lm, batch.draft, facts, measure)
             seconds = batch.seconds | {"measuring": looked - started + time.perf_counter() - measured}
             norms_after = norms_as_run(lm, batch.draft, batch.updates)
+            far = {id(fact) for fact in batch.far}
+            chosen = [fact for fact in chosen if id(fact) not in far]
             found = dict(zip(map(id, chosen), batch.targets, strict=True))
             report = BatchReport(
                 edited=tuple(
-                    EditedFact(fact, found.get(id(fact)), before[i], after[i], bare[i]) for i, fact in enumerate(facts)
+                    EditedFact(
+                        fact, found.get(id(fact)), before[i], after[i], bare[i], TOO_FAR if id(fact) in far else SAID
+                    )
+                    for i, fact in enumerate(facts)
                 ),
                 seconds=seconds,
                 norms={layer: (norms_before[layer], norms_after[layer]) for layer in batch.updates},
-                notices=tuple(notices),
+                notices=(*notices, *map(too_far, batch.far)),
             )
             if chosen:
                 self._commit(batch, statistics, report, chosen)
@@ -246,8 +262,18 @@ class EditSession(EditedModel):
                 draft,
                 targets=targets,
                 fast_targets=self.fast_targets,
+                anchor=self.anchor(),
                 on_progress=on_progress,
             )
+        kept_out = {fact.key for fact in batch.far}
+        if ended and kept_out:
+            # An earlier edit of a fact that is not edited after all must stay: solve again without that fact.
+            rest = [fact for fact in facts if fact.key not in kept_out]
+            ended, _ = overwritten(self._contents.history, rest, self.settings.takes_back)
+            again, statistics = self._solve(
+                rest, ended, None if isinstance(targets, Sequence) else targets, on_progress
+            )
+            return replace(again, far=(*batch.far, *again.far)), statistics
         return replace(batch, ended=ended, removed=removed), statistics
 
     def _commit(

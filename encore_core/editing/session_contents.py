@@ -38,6 +38,7 @@ class Contents:
         history: the batches and retractions, if the session keeps them.
         n_edits: edits on the model; without history, edits made, be they of the same fact.
         edited_keys: `Fact.key` of each.
+        anchor: the norm that targets are brought to, see `norm_anchor`; None before the first edit, and without it.
     """
 
     matrices: EditedMatrices
@@ -45,6 +46,7 @@ class Contents:
     history: tuple[AppliedBatch, ...] = ()
     n_edits: int = 0
     edited_keys: frozenset[tuple[str, str]] = frozenset()
+    anchor: float | None = None
 
     @property
     def updates(self) -> list[dict[int, LowRankUpdate]]:
@@ -84,6 +86,7 @@ class Contents:
             (*self.history, applied) if keep_history else (),
             len(keys) if keep_history else self.n_edits + len(facts),
             keys,
+            batch.anchor or self.anchor,
         )
 
     def replayed(
@@ -105,7 +108,7 @@ class Contents:
                     preservation[layer] = P.compact()
         keys = frozenset(edit.fact.key for edit in live_edits(batches))
         updates = [updates for batch in batches for updates in batch.all_updates]
-        return Contents(self.matrices.replayed(updates), preservation, tuple(batches), len(keys), keys)
+        return Contents(self.matrices.replayed(updates), preservation, tuple(batches), len(keys), keys, self.anchor)
 
     def compacted(self) -> Iterator[Contents]:
         """The same with P compacted, layer by layer, so that there is at most one extra P at a time."""

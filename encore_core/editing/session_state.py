@@ -79,6 +79,7 @@ def state_of(
         "recent": {str(layer): len(P.recent) for layer, P in contents.preservation.items()},
         "released": {str(layer): len(P.released) for layer, P in contents.preservation.items() if P.released},
         "strides": strides,
+        **({} if contents.anchor is None else {"anchor": contents.anchor}),
     }
     return SessionState(tensors, values)
 
@@ -134,4 +135,5 @@ def contents_of(state: SessionState, lm: EditableModel) -> Contents:
         (),
         state.values["n_edits"],
         frozenset((subject, prompt) for subject, prompt in state.values["edited_keys"]),
+        state.values.get("anchor"),
     )

@@ -152,7 +152,7 @@ class _Execution:
         return BatchRecord(
             edits=end,
             facts=end - start,
-            skipped=sum(1 for item in report.edited if item.target is None),
+            skipped=sum(1 for item in report.edited if not item.is_edited),
             seconds=report.seconds,
             targets=[_target_row(place, item) for place, item in rows],
             trajectories=[

@@ -26,7 +26,7 @@ def batches(visitor: Visitor) -> None:
                 gone = ", ".join(f"{one.fact.subject} → {one.fact.target_new}" for one in batch.report.retracted)
                 rows.append((number, f"taken back: {gone}", "–", "–", seconds))
                 continue
-            edited = [item for item in batch.report.edited if item.target]
+            edited = [item for item in batch.report.edited if item.is_edited]
             first = edited[0].fact
             what = f"{first.subject} → {first.target_new}" + (f" and {len(edited) - 1} more" if edited[1:] else "")
             steps = sorted(item.steps for item in edited)
