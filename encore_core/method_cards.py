@@ -64,6 +64,16 @@ CARDS = {
         "Every layer here sees the weakened updates of the layers below it; the port weakens all of them at the end. "
         "An edit cannot be taken back by itself, only undone with its batch.",
     ),
+    "BetaEdit": Card(
+        "As AlphaEdit, but within the unused directions it still weighs what general text needs, and it finds these "
+        "directions anew as edits come to use them. It refuses a batch that would change a matrix too much.",
+        "P = U (Uᵀ(λ₁C0 + H)U + λ₂I)⁻¹ Uᵀ,  H = Σ KKᵀ,  U: eigenvectors below the threshold of C0, after every τ edits "
+        "of (H/t + λ₁C0)/(λ₁ + 1)",
+        f"{_P}; C0 and H",
+        "none stated",
+        "λ₁ = 3000, λ₂ = 10 and τ = 1000 are for 7B models; the embedded model has a smaller λ₁, as it has a smaller "
+        "λp. Edits are taken back one by one until the directions have been found anew; then batches are undone.",
+    ),
     "AlphaEdit+NAS": Card(
         "Brings the MLP output that each target asks for to one norm, the usual one of the model, so that no edit "
         "outweighs the others; a fact whose own is more than twice that is not edited.",

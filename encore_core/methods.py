@@ -15,7 +15,7 @@ from encore_core.errors import InputError, quoted
 from encore_core.model_rows import default_layers, find_model_row
 from encore_core.tuned_rows import Shape, find_row
 
-Preserving = Literal["inverse", "null_space"]
+Preserving = Literal["inverse", "null_space", "weighted_null_space"]
 
 PAPER = "2502.01636"
 """arXiv number of the paper whose methods this program is about; the other rows come from elsewhere."""
@@ -27,7 +27,8 @@ class Method:
 
     Attributes:
         name: as users type it.
-        preservation: "inverse" for P = (λp C0 + λn I)⁻¹, "null_space" for P = U Uᵀ / L2.
+        preservation: "inverse" for P = (λp C0 + λn I)⁻¹, "null_space" for P = U Uᵀ / L2, "weighted_null_space" for
+            BetaEdit's (see `renewed_projector`).
         norm_constraint: whether λn is used; without it λn is 0.
         equality: whether edits must be met exactly (slack ε I) or in the least-squares sense (slack I).
         mpes: whether targets stop early.
@@ -70,6 +71,9 @@ METHODS = {
         Method("ENCORE+NAS", "inverse", True, False, True,
                "Ours, not a paper's: ENCORE whose targets are brought to one norm, as NAS does for AlphaEdit.",
                "", {"nas": True}),
+        Method("BetaEdit", "weighted_null_space", False, False, False,
+               "AlphaEdit that weighs what it keeps, and finds its unused directions anew as edits use them up.",
+               "2605.09285", {"lambda_p": 3000, "l2": 10, "refresh_every": 1000, "most_change": 20}),
     )
 }  # fmt: skip
 
@@ -93,6 +97,8 @@ class Settings:
         epsilon: slack of EMMET for batches of more than one fact.
         null_threshold, l2: AlphaEdit's eigenvalue threshold and ridge weight.
         sphere_strength, sphere_energy: α and η of SPHERE, see `main_directions`; with α = 0 there is none of it.
+        refresh_every: τ of BetaEdit: after how many edits its projector is made anew.
+        most_change: largest ‖Δ‖/√n of a layer, n facts; a batch that needs more is refused. 0 for no limit.
         nas, nas_facts: whether targets are brought to one norm, and over how many facts it is found, see `norm_anchor`.
         steps, lr, clamp, weight_decay, kl_factor, mpes_extra_steps: see `targets`.
         bfloat16: whether targets are optimised with matrix products in bfloat16.
@@ -114,6 +120,8 @@ class Settings:
     l2: float = 10.0
     sphere_strength: float = 0.0
     sphere_energy: float = 0.5
+    refresh_every: int = 1000
+    most_change: float = 0.0
     nas: bool = False
     nas_facts: int = 1000
     steps: int = 25
@@ -244,6 +252,7 @@ _WHOLE = {
     "mpes_extra_steps": (0, 1000),
     "statistics_tokens": (100, 10**9),
     "nas_facts": (20, 10**6),
+    "refresh_every": (1, 10**9),
 }
 _NUMBERS = {
     "lambda_p": (0, 1e12, True),
@@ -253,6 +262,7 @@ _NUMBERS = {
     "l2": (0, 1e12, True),
     "sphere_strength": (0, 1, False),
     "sphere_energy": (0, 1, False),
+    "most_change": (0, 1e12, False),
     "lr": (0, 100, True),
     "clamp": (0, 100, True),
     "weight_decay": (0, 1e6, False),

@@ -2,6 +2,7 @@
 float64, and what every row must be able to do in a session.
 
 NAS        z = h − v₀ + a v* / ‖v*‖,  v* = v₀ + δ                                        arXiv 2602.02543
+BetaEdit   Δ = R Kᵀ P (P (K Kᵀ + H + λ₁ C₀) + λ₂ I)⁻ᵀ, P a projector made anew after every τ edits     2605.09285
 SPHERE     Δ (I − α U Uᵀ), U the top eigenvectors of ŴᵀŴ / d_model                       arXiv 2510.01172
 """
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from test_editor import matrices, same
-from test_update_rule import N_BATCHES, alphaedit, second_moment
+from test_update_rule import N_BATCHES, alphaedit, projector, second_moment
 from tiny_models import CITIES, FACTS
 
 from encore_core.editing import norm_anchor
@@ -19,6 +20,7 @@ from encore_core.editing.edit_file import edit_file_of, read_edit_file, write_ed
 from encore_core.editing.edited_model import EditedModel
 from encore_core.editing.main_directions import main_directions, weakened
 from encore_core.editing.norm_anchor import anchor_of, brought_to_norm, mean_without_largest
+from encore_core.editing.renewed_projector import RenewedPreservation, Weights, weighted_null_space
 from encore_core.editing.update_rule import Preservation, null_space_preservation, solve
 from encore_core.errors import InputError
 from encore_core.forward.prompts import encode_contexts
@@ -146,6 +148,84 @@ def test_nas_is_a_switch_on_other_methods(llama, new_session):
     for session in sessions:
         session.edit(CITIES[:2], known="edit")
     assert same(*map(matrices, sessions))
+
+
+# -- BetaEdit ----------------------------------------------------------------------------------------------------------
+
+
+def betaedit(C0, H, K, R, P, lambda_1, lambda_2):
+    """As published: one solve with the projector on the left."""
+    left = P @ (K @ K.T + H + lambda_1 * C0) + lambda_2 * np.eye(len(C0))
+    return np.linalg.solve(left, P @ K @ R.T).T
+
+
+@pytest.mark.parametrize("every", [1000, 12])
+def test_betaedit_agrees_with_the_published_expression(every):
+    generator = np.random.default_rng(3)
+    C0 = second_moment(D_MLP, generator).astype(np.float32).astype(float)
+    weights = Weights(30.0, 10.0, 0.02, every)
+    start, n = weighted_null_space(torch.from_numpy(C0), 30.0 * torch.from_numpy(C0), weights)
+    P = RenewedPreservation.first(start, n, torch.from_numpy(C0).float(), weights)
+    projection, H, t, renewed, counts = projector(C0, 0.02), np.zeros_like(C0), 0, 0, {n}
+    for K, R in batches(generator):
+        K = 0.5 * K  # lest edits use up all directions
+        if t - renewed >= every:
+            projection, renewed = projector((H / t + 30.0 * C0) / 31.0, 0.02), t
+        expected = betaedit(C0, H, K, R, projection, 30.0, 10.0)
+        keys = torch.from_numpy(K)
+        P = P.begun()
+        update = solve(torch.from_numpy(R), keys, P.times(keys), 1.0)
+        assert close(update.delta(), expected)
+        P, H, t = P.joined(update).compact(), H + K @ K.T, t + K.shape[1]
+        counts.add(P.n_directions)
+        assert P.n_directions == round(np.trace(projection))
+    assert (len(counts) > 1) == (every < t)
+
+
+def test_betaedit_takes_edits_back_until_its_directions_are_found_anew(llama, new_session):
+    session = new_session(llama, "BetaEdit", refresh_every=2)
+    session.edit(CITIES[:2], known="edit")
+    assert session.takes_back
+    session.retract([CITIES[0]])
+    session.edit([CITIES[0], FACTS[2]], known="edit")
+    session.edit(CITIES[2:], known="edit")
+    assert not session.takes_back
+    before = matrices(session)
+    with pytest.raises(InputError, match="cannot take one edit back any more"):
+        session.retract([CITIES[2]])
+    assert same(before, matrices(session))
+    session.undo()
+    assert session.takes_back
+
+
+@pytest.mark.parametrize("method", ["AlphaEdit", "BetaEdit"])
+def test_how_many_directions_are_left_is_said(llama, new_session, method):
+    session = new_session(llama, method, null_threshold=0.5, refresh_every=2)
+    told = []
+    for fact in CITIES:
+        report = session.edit([fact], known="edit")
+        [line] = [line for line in report.notices if line.startswith("Null space: ")]
+        told.append(int(line.split()[2]))
+        dense = session._contents.preservation[0].dense()
+        rank = int(torch.linalg.matrix_rank(dense, rtol=1e-9))
+        if method == "BetaEdit":
+            assert told[-1] <= rank == session._contents.preservation[0].n_directions
+        else:
+            assert told[-1] <= round(session.settings.l2 * float(dense.trace())) <= rank
+    assert method != "AlphaEdit" or told[-1] < told[0]
+
+
+def test_a_batch_that_changes_too_much_is_refused(llama, new_session):
+    session = new_session(llama, "BetaEdit")
+    session.edit(CITIES[:1], known="edit")
+    before = matrices(session)
+    changed = new_session(llama, "BetaEdit", most_change=1e-6)
+    with pytest.raises(InputError, match=r"BetaEdit refuses this batch.*layer 0.*‖Δ‖/√n = .*most_change = 1e-06"):
+        changed.edit(CITIES[1:], known="edit")
+    assert changed.n_edits == 0 and not changed.history
+    [update] = {0: session.history[0].updates[0]}.values()
+    assert update.norm() == pytest.approx(float(update.delta().norm()), rel=1e-9)
+    assert same(before, matrices(session))
 
 
 # -- every row ---------------------------------------------------------------------------------------------------------

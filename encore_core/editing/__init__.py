@@ -6,6 +6,8 @@ target_rows, plain_target_pass, fast_target_pass    facts as rows of tokens, and
 keys                   the inputs of the edited matrices at the subjects
 covariance, stored_statistics   C0, which represents what must stay, and where it is kept
 update_rule            one closed form, in which a method is a choice of P and S
+renewed_projector      P on unused directions, which are found anew (BetaEdit)
+what_is_kept           what a layer keeps between batches, by method
 norm_anchor            targets brought to one norm (NAS)
 main_directions        updates weakened along the main directions of a matrix's rows (SPHERE)
 removal                facts taken out of W and P again, in closed form

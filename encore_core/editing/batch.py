@@ -126,6 +126,7 @@ def solve_batch(
         InputError: when the batch cannot be solved, or what comes out is not finite.
     """
     seconds = no_seconds()
+    preservation = {layer: P.begun() for layer, P in preservation.items()}
     with lm.matrices_replaced(draft.run):
         clock = Clock(seconds)
         if callable(targets):
@@ -206,6 +207,8 @@ def add_updates(
         if s.sphere_strength:
             W = lm.oriented(layer, draft.exact[layer]).to(device, torch.float64)
             updates[layer] = weakened(updates[layer], W, s.sphere_strength, s.sphere_energy)
+        if s.most_change:
+            check_change(updates[layer], s.most_change, layer, s.method)
         draft.add(lm, layer, updates[layer])
         clock.add("update")
         if j + 1 < len(s.layers):
@@ -214,6 +217,43 @@ def add_updates(
         if on_progress is not None:
             on_progress(EditProgress("update", j + 1, len(s.layers)))
     return updates
+
+
+def check_change(update: LowRankUpdate, most: float, layer: int, method: str) -> None:
+    """Refuse an update that changes a matrix too much.
+
+    Raises:
+        InputError: when ‖Δ‖/√n is above `most`, n facts.
+    """
+    change = update.norm() / update.Y.shape[1] ** 0.5
+    if change > most:
+        raise InputError(
+            f"{method} refuses this batch: it would change layer {layer} by ‖Δ‖/√n = {change:.3g}, more than "
+            f"most_change = {most:g}. Nothing was edited; leave out facts, or raise most_change."
+        )
+
+
+def directions_told(batch: SolvedBatch, settings: Settings) -> list[str]:
+    """A line for people on how many directions are left to methods that work in a null space; none for others.
+
+    AlphaEdit's never leave the null space, but each edit makes some of them stiffer: they are counted by tr P · L2 with
+    the batch in P. BetaEdit counts those that its projector has.
+    """
+    s = settings
+    if s.preservation == "null_space":
+        left = [
+            s.l2 * batch.preservation[layer].trace() - s.l2 * s.sequential * float(update.joining.square().sum())
+            for layer, update in batch.updates.items()
+        ]
+    elif s.preservation == "weighted_null_space":
+        left = [batch.preservation[layer].n_directions for layer in batch.updates]
+    else:
+        return []
+    if not left:
+        return []
+    low, high, d_mlp = round(min(left)), round(max(left)), next(iter(batch.updates.values())).Y.shape[0]
+    range_ = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return [f"Null space: {range_} of {d_mlp:,} directions of a layer are left for edits."]
 
 
 def no_seconds() -> dict[str, float]:

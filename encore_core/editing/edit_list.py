@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from encore_core.editing.batch_report import AppliedBatch, EditedFact, Place
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact
@@ -99,6 +101,11 @@ def overwritten(
     happens = "is taken back, and this one takes its place" if takes_back else "stays, and this one comes on top of it"
     lines = [f"{edit} was edited in batch {edit.batch + 1}; that edit {happens}." for edit in same if edit.is_live]
     return tuple(edit.place for edit in same if takes_back), lines
+
+
+def keys_of(history: Sequence[AppliedBatch], places: Sequence[Place], layer: int) -> torch.Tensor:
+    """The keys of some edits at a layer, (d_mlp, n)."""
+    return torch.stack([history[batch].updates[layer].K[:, column] for batch, column in places], dim=1)
 
 
 def chosen_edits(history: Sequence[AppliedBatch], wanted: Sequence[Wanted]) -> list[MadeEdit]:

@@ -115,6 +115,11 @@ class EditedModel:
         return self._contents.anchor or anchor_of(self.lm, s.layers[-1], s.nas_facts, progress)
 
     @property
+    def takes_back(self) -> bool:
+        """Whether one edit can be taken out of those made so far."""
+        return self.settings.takes_back and not any(P.is_renewed for P in self._contents.preservation.values())
+
+    @property
     def statistics(self) -> str:
         """Which key statistics edits use, as a text for people."""
         return described(self.lm, self._statistics_files(), self.statistics_text)

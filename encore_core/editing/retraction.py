@@ -25,7 +25,7 @@ from encore_core.editing.batch_report import (
     Place,
     RetractedFact,
 )
-from encore_core.editing.edit_list import MadeEdit
+from encore_core.editing.edit_list import MadeEdit, keys_of
 from encore_core.editing.edited_matrices import Sums
 from encore_core.editing.keys import KeyReader
 from encore_core.editing.removal import Entry, removal
@@ -81,7 +81,7 @@ def take_out(
         if not bool(torch.isfinite(draft.run[layer]).all()):
             raise InputError(f"Layer {layer} is not finite without these edits; reset the session.")
         if sequential:
-            preservation[layer] = P.without(removed[layer].Y)
+            preservation[layer] = P.without(removed[layer].Y, partial(keys_of, history, ended, layer))
         if on_progress is not None:
             on_progress(EditProgress("update", number, len(current)))
     return SolvedBatch(draft, {}, preservation, (), no_seconds(), ended, removed)

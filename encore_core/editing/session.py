@@ -18,7 +18,14 @@ from typing import Literal
 import torch
 
 from encore_core.autograd import gradients
-from encore_core.editing.batch import GivenTargets, SolvedBatch, checked_facts, find_targets, solve_batch
+from encore_core.editing.batch import (
+    GivenTargets,
+    SolvedBatch,
+    checked_facts,
+    directions_told,
+    find_targets,
+    solve_batch,
+)
 from encore_core.editing.batch_measures import look_after, look_before, norms_as_run
 from encore_core.editing.batch_report import (
     SAID,
@@ -135,7 +142,7 @@ class EditSession(EditedModel):
             started = time.perf_counter()
             before, skipped = look_before(lm, self._contents, facts, known, measure)
             chosen = [fact for fact in facts if fact not in skipped]
-            ended, replaced = overwritten(self._contents.history, chosen, self.settings.takes_back)
+            ended, replaced = overwritten(self._contents.history, chosen, self.takes_back)
             notices += [*notices_of(lm, chosen, skipped), *replaced]
             looked = time.perf_counter()
             norms_before = norms_as_run(lm, self._contents.sums(), self.settings.layers) if chosen else {}
@@ -156,7 +163,7 @@ class EditSession(EditedModel):
                 ),
                 seconds=seconds,
                 norms={layer: (norms_before[layer], norms_after[layer]) for layer in batch.updates},
-                notices=(*notices, *map(too_far, batch.far)),
+                notices=(*notices, *map(too_far, batch.far), *directions_told(batch, self.settings)),
             )
             if chosen:
                 self._commit(batch, statistics, report, chosen)
@@ -188,10 +195,10 @@ class EditSession(EditedModel):
         if not self.keep_history:
             raise InputError("This session keeps no history, so no edit can be taken back; make one that does.")
         s = self.settings
-        if not s.takes_back:
+        if not self.takes_back:
             raise InputError(
-                f"{s.method} cannot take one edit back: its updates depend on those before. Undo the last batch, or "
-                "start over without the edit."
+                f"{s.method} cannot take one edit back{' any more' * s.takes_back}: its updates depend on those "
+                "before. Undo the last batch, or start over without the edit."
             )
         with self.pristine() as lm:
             contents, started = self._contents, time.perf_counter()
@@ -269,7 +276,7 @@ class EditSession(EditedModel):
         if ended and kept_out:
             # An earlier edit of a fact that is not edited after all must stay: solve again without that fact.
             rest = [fact for fact in facts if fact.key not in kept_out]
-            ended, _ = overwritten(self._contents.history, rest, self.settings.takes_back)
+            ended, _ = overwritten(self._contents.history, rest, self.takes_back)
             again, statistics = self._solve(
                 rest, ended, None if isinstance(targets, Sequence) else targets, on_progress
             )

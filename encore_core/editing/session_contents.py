@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from encore_core.editing.batch import SolvedBatch
 from encore_core.editing.batch_report import AppliedBatch
-from encore_core.editing.edit_list import live_edits
+from encore_core.editing.edit_list import keys_of, live_edits
 from encore_core.editing.edited_matrices import EditedMatrices, Sums
 from encore_core.editing.update_rule import LowRankUpdate, Preservation
 from encore_core.facts import Fact
@@ -103,8 +104,10 @@ class Contents:
         if sequential:
             for batch in batches:
                 for layer, P in preservation.items():
-                    P = P.without(batch.removed[layer].Y) if layer in batch.removed else P
-                    P = P.joined(batch.updates[layer]) if layer in batch.updates and not batch.is_retraction else P
+                    if layer in batch.removed:
+                        P = P.without(batch.removed[layer].Y, partial(keys_of, batches, batch.ended, layer))
+                    if layer in batch.updates and not batch.is_retraction:
+                        P = P.begun().joined(batch.updates[layer])
                     preservation[layer] = P.compact()
         keys = frozenset(edit.fact.key for edit in live_edits(batches))
         updates = [updates for batch in batches for updates in batch.all_updates]
@@ -126,8 +129,7 @@ class Contents:
         """Bytes of memory that these contents alone hold: their matrices, P, and what is kept of batches."""
         tensors = [*self.matrices.held.exact.values(), *self.matrices.held.run.values()]
         for preservation in self.preservation.values():
-            tensors += [*preservation.recent, *preservation.released]
-            tensors += [preservation.start] if preservation.owns_start else []
+            tensors += preservation.owned()
         for batch in self.history:
             for updates in batch.all_updates:
                 tensors += [tensor for update in updates.values() for tensor in update.tensors.values()]

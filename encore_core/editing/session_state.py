@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from encore_core.editing.edited_matrices import EditedMatrices, Sums, exact_dtype
 from encore_core.editing.session_contents import Contents
 from encore_core.editing.shared_by_sessions import solve_device
-from encore_core.editing.update_rule import Preservation
+from encore_core.editing.what_is_kept import restored
 from encore_core.errors import InputError, quoted
 from encore_core.methods import MARKS, Settings
 from encore_core.models.editable import EditableModel
@@ -66,18 +66,14 @@ def state_of(
     for layer, matrix in exact.items():
         put(f"matrix.{layer}", matrix)
     for layer, preservation in contents.preservation.items():
-        put(f"P.{layer}.start", preservation.start)
-        for number, Y in enumerate(preservation.recent):
-            put(f"P.{layer}.recent.{number}", Y)
-        for number, Z in enumerate(preservation.released):
-            put(f"P.{layer}.released.{number}", Z)
+        for name, piece in preservation.pieces():
+            put(f"P.{layer}.{name}", piece)
     values = identity | {
         "prefixes": list(prefixes),
         "n_edits": contents.n_edits,
         "edited_keys": sorted(map(list, contents.edited_keys)),
         "matrices": sorted(exact),
-        "recent": {str(layer): len(P.recent) for layer, P in contents.preservation.items()},
-        "released": {str(layer): len(P.released) for layer, P in contents.preservation.items() if P.released},
+        "preserved": {str(layer): P.numbers() for layer, P in contents.preservation.items()},
         "strides": strides,
         **({} if contents.anchor is None else {"anchor": contents.anchor}),
     }
@@ -96,6 +92,14 @@ def check_identity(state: SessionState, identity: dict[str, Any]) -> None:
                 f"The saved state has {name} {quoted(state.values.get(name))} and this session {quoted(mine)}; "
                 "restore it with the model and settings that it was made with."
             )
+
+
+def _preserved(values: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """By layer, what a state says of P beside its tensors; states of earlier versions say it otherwise."""
+    if "preserved" in values:
+        return values["preserved"]
+    released = values.get("released", {})
+    return {layer: {"recent": n, "released": released.get(layer, 0)} for layer, n in values["recent"].items()}
 
 
 def contents_of(state: SessionState, lm: EditableModel) -> Contents:
@@ -118,16 +122,10 @@ def contents_of(state: SessionState, lm: EditableModel) -> Contents:
         for layer in state.values["matrices"]
     }
     preservation = {
-        int(layer): Preservation(
-            take(f"P.{layer}.start", device, torch.float64),
-            tuple(take(f"P.{layer}.recent.{number}", device, torch.float64) for number in range(count)),
-            owns_start=True,
-            released=tuple(
-                take(f"P.{layer}.released.{number}", device, torch.float64)
-                for number in range(state.values.get("released", {}).get(layer, 0))
-            ),
+        int(layer): restored(
+            state.values, numbers, lambda name, dtype, layer=layer: take(f"P.{layer}.{name}", device, dtype)
         )
-        for layer, count in state.values["recent"].items()
+        for layer, numbers in _preserved(state.values).items()
     }
     return Contents(
         EditedMatrices(lm, False, Sums.of(lm, matrices)),

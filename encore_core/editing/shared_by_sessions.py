@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from encore_core.editing.covariance import second_moments
+from encore_core.editing.renewed_projector import RenewedPreservation, Weights, weighted_null_space
 from encore_core.editing.update_rule import Preservation, inverse_preservation, null_space_preservation
 from encore_core.forward.prompts import prefixes
 from encore_core.measures.answers import Answer, Question, answer_probabilities
@@ -66,19 +67,52 @@ def initial_preservation(
     """
     s = settings
     keys = _keys_of_initial_P(s, statistics)
+    C0s = moments_kept(lm, s, statistics, text, progress) if s.preservation == "weighted_null_space" else {}
     starts = {layer: lm.shared[key] for layer, key in keys.items() if key in lm.shared}
     missing = [layer for layer in s.layers if layer not in starts]
     if missing:
         with lm.matrices_replaced({}):
-            moments = second_moments(lm, missing, s.statistics_tokens, text, progress, statistics)
+            moments = C0s or second_moments(lm, missing, s.statistics_tokens, text, progress, statistics)
         for layer in missing:
             C0 = moments[layer].to(solve_device(lm))
-            starts[layer] = _initial_P(C0, s)
+            if C0s:
+                C0 = C0.double()
+                starts[layer], n = weighted_null_space(C0, s.lambda_p * C0, Weights.of(s))
+                lm.shared["directions", keys[layer]] = n
+            else:
+                starts[layer] = _initial_P(C0, s)
             _remember(lm, keys[layer], starts[layer])
     for layer in s.layers:
         if keys[layer] in lm.shared:
             lm.shared.move_to_end(keys[layer])
+    if C0s:
+        directions = {layer: lm.shared["directions", keys[layer]] for layer in s.layers}
+        return {
+            layer: RenewedPreservation.first(starts[layer], directions[layer], C0s[layer], Weights.of(s))
+            for layer in s.layers
+        }
     return {layer: Preservation(starts[layer]) for layer in s.layers}
+
+
+def moments_kept(
+    lm: EditableModel,
+    settings: Settings,
+    statistics: dict[int, Path],
+    text: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[int, torch.Tensor]:
+    """C0 by edited layer, float32 on the device of solving, for methods that need it in every batch; arguments as for
+    `initial_preservation`. Sessions on a model share it."""
+    keys = {layer: ("C0", settings.statistics_tokens, statistics[layer].name, layer) for layer in settings.layers}
+    missing = [layer for layer, key in keys.items() if key not in lm.shared]
+    found = {layer: lm.shared[key] for layer, key in keys.items() if key in lm.shared}
+    if missing:
+        with lm.matrices_replaced({}):
+            moments = second_moments(lm, missing, settings.statistics_tokens, text, progress, statistics)
+        for layer in missing:
+            found[layer] = moments[layer].to(solve_device(lm))
+            _remember(lm, keys[layer], found[layer])
+    return found
 
 
 def inverse_of_initial_P(
@@ -99,6 +133,8 @@ def inverse_of_initial_P(
     """
     if settings.preservation == "null_space":
         return settings.l2**2 * start  # P = U Uᵀ / L2
+    if settings.preservation == "weighted_null_space":
+        return torch.linalg.pinv(start, hermitian=True)
     with lm.matrices_replaced({}):
         C0 = second_moments(lm, [layer], settings.statistics_tokens, text, None, statistics)[layer]
     inverse = settings.lambda_p * C0.to(start.device, start.dtype)

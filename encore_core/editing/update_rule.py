@@ -20,8 +20,9 @@ eigenvectors of C0 with eigenvalue below a threshold (arXiv 2410.02355). Slack: 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -106,6 +107,15 @@ class LowRankUpdate:
     def delta(self) -> torch.Tensor:
         """Δ, (d_model, d_mlp) float64."""
         return self.A @ self.Y.T
+
+    @property
+    def joining(self) -> torch.Tensor:
+        """Y of what joins P, (d_mlp, n)."""
+        return self.kept.get("joining", self.Y)
+
+    def norm(self) -> float:
+        """‖Δ‖ (Frobenius)."""
+        return max(0.0, float(((self.A.T @ self.A) * (self.Y.T @ self.Y)).sum())) ** 0.5
 
     @property
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -194,16 +204,30 @@ class Preservation:
             PK += Z @ (Z.T @ K)
         return PK
 
+    @property
+    def is_renewed(self) -> bool:
+        """Whether P no longer follows from its start and the edits by the recursion alone."""
+        return False
+
+    def begun(self) -> Preservation:
+        """P at the beginning of a batch; other rules make it anew now and then."""
+        return self
+
     def joined(self, update: LowRankUpdate) -> Preservation:
         """P once a batch's keys are preserved, too."""
-        return self.absorbed(update.kept.get("joining", update.Y))
+        return self.absorbed(update.joining)
 
     def absorbed(self, Y: torch.Tensor) -> Preservation:
         """P − Y Yᵀ for Y (d_mlp, n), as one more thin factor."""
         return replace(self, recent=(*self.recent, Y))
 
-    def without(self, Z: torch.Tensor) -> Preservation:
-        """P + Z Zᵀ for Z (d_mlp, n) from `removal`: what these keys asked for is no longer preserved."""
+    def without(self, Z: torch.Tensor, keys: Callable[[], torch.Tensor] | None = None) -> Preservation:
+        """P + Z Zᵀ for Z (d_mlp, n) from `removal`: what these keys asked for is no longer preserved.
+
+        Args:
+            Z: of what is taken out.
+            keys: gives the keys, (d_mlp, n), to rules that need them.
+        """
         return replace(self, released=(*self.released, Z))
 
     def compact(self) -> Preservation:
@@ -214,7 +238,26 @@ class Preservation:
         for factors, sign in ((self.recent, -1), (self.released, 1)):
             if factors:
                 _add_square(start, torch.cat(factors, dim=1), sign, self.FOLD_BLOCK)
-        return Preservation(start, owns_start=True)
+        return replace(self, start=start, recent=(), released=(), owns_start=True)
+
+    def trace(self) -> float:
+        """tr P. Of AlphaEdit's P, times L2, it is the number of directions that are still free."""
+        joined, gone = (sum(float(Y.square().sum()) for Y in some) for some in (self.recent, self.released))
+        return float(self.start.diagonal().sum()) - joined + gone
+
+    def owned(self) -> list[torch.Tensor]:
+        """The tensors that are this session's own, and not shared."""
+        return [*self.recent, *self.released, *([self.start] if self.owns_start else [])]
+
+    def pieces(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The tensors of a saved state, by name."""
+        yield "start", self.start
+        yield from ((f"recent.{number}", Y) for number, Y in enumerate(self.recent))
+        yield from ((f"released.{number}", Z) for number, Z in enumerate(self.released))
+
+    def numbers(self) -> dict[str, Any]:
+        """What else a saved state holds of it."""
+        return {"recent": len(self.recent), "released": len(self.released)}
 
     def dense(self) -> torch.Tensor:
         """P as one matrix, (d_mlp, d_mlp)."""

@@ -1,0 +1,53 @@
+"""What a layer keeps between batches, by method: made before the first edit, and restored from a saved state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from encore_core.editing.renewed_projector import RenewedPreservation, Weights, no_keys
+from encore_core.editing.update_rule import Preservation
+
+Take = Callable[[str, torch.dtype], torch.Tensor]
+"""Gives a tensor of a saved state, by name, as a copy of that dtype."""
+
+
+def restored(settings: Mapping[str, Any], numbers: Mapping[str, Any], take: Take) -> Preservation:
+    """What a layer kept when a state was saved.
+
+    Args:
+        settings: the state's values, which include those of the session's settings.
+        numbers: what the state says of the layer beside its tensors.
+        take: gives its tensors.
+
+    Raises:
+        InputError: when a tensor is missing.
+    """
+    start, recent, released = take("start", torch.float64), *_factors("", numbers, take)
+    if settings["preservation"] != "weighted_null_space":
+        return Preservation(start, recent, owns_start=True, released=released)
+    return RenewedPreservation(
+        start, recent, True, released,
+        C0=take("C0", torch.float32),
+        H=_keys(start, numbers["H"], take),
+        n_edits=numbers["n_edits"],
+        renewed_at=numbers["renewed_at"],
+        n_directions=numbers["n_directions"],
+        weights=Weights.of(settings),
+    )  # fmt: skip
+
+
+def _keys(like: torch.Tensor, numbers: Mapping[str, Any], take: Take) -> Preservation:
+    """H, the sum of K Kᵀ."""
+    start = take("H.start", torch.float64) if numbers["owns_start"] else no_keys(like).start
+    recent, released = _factors("H.", numbers, take)
+    return Preservation(start, recent, numbers["owns_start"], released)
+
+
+def _factors(before: str, numbers: Mapping[str, Any], take: Take) -> tuple[tuple[torch.Tensor, ...], ...]:
+    return tuple(
+        tuple(take(f"{before}{name}.{number}", torch.float64) for number in range(numbers[name]))
+        for name in ("recent", "released")
+    )
