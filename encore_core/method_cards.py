@@ -47,13 +47,13 @@ CARDS = {
         "Changes only directions that general text leaves unused.",
         "P = U Uᵀ / L2,  U: eigenvectors of C0 with an eigenvalue below the threshold",
         _P,
-        "none stated",
+        "none seen",
     ),
     "ENCORE": Card(
         "MEMIT with early stopping of targets and a constraint on the matrix's norm.",
         "P = (λp C0 + λn I)⁻¹",
         _P,
-        "none stated",
+        "none seen",
     ),
     "SPHERE": Card(
         "AlphaEdit, with each update weakened along the main directions of the matrix's rows, so that the rows stay "
@@ -70,9 +70,20 @@ CARDS = {
         "P = U (Uᵀ(λ₁C0 + H)U + λ₂I)⁻¹ Uᵀ,  H = Σ KKᵀ,  U: eigenvectors below the threshold of C0, after every τ edits "
         "of (H/t + λ₁C0)/(λ₁ + 1)",
         f"{_P}; C0 and H",
-        "none stated",
+        "none seen",
         "λ₁ = 3000, λ₂ = 10 and τ = 1000 are for 7B models; the embedded model has a smaller λ₁, as it has a smaller "
         "λp. Edits are taken back one by one until the directions have been found anew; then batches are undone.",
+    ),
+    "LyapLock": Card(
+        "Weighs what general text needs by a queue that grows while more is lost than allowed, and keeps what the "
+        "matrix gave for earlier facts right after their edit.",
+        "Δ = [RKᵀ − λqE C0 + Σ(V_p − WK_p)K_pᵀ] (KKᵀ + H + λqC0)⁻¹,  E = W − W₀,  H = ΣK_pK_pᵀ,  "
+        "q ← max(1, q + D/(αD₁) − 1),  D = tr(E C0 Eᵀ)",
+        "C0, H, q, and of the last batch its keys and what they still miss",
+        "none seen",
+        "A batch factorises a d_mlp × d_mlp matrix per layer; once q moves, Δ is no longer thin, and edit files hold "
+        "matrices. λ = 1000 is for 7B models; the embedded one has a smaller λ, as it has a smaller λp. An edit "
+        "cannot be taken back by itself, only undone with its batch.",
     ),
     "AlphaEdit+NAS": Card(
         "Brings the MLP output that each target asks for to one norm, the usual one of the model, so that no edit "

@@ -15,7 +15,7 @@ from encore_core.errors import InputError, quoted
 from encore_core.model_rows import default_layers, find_model_row
 from encore_core.tuned_rows import Shape, find_row
 
-Preserving = Literal["inverse", "null_space", "weighted_null_space"]
+Preserving = Literal["inverse", "null_space", "weighted_null_space", "lyapunov"]
 
 PAPER = "2502.01636"
 """arXiv number of the paper whose methods this program is about; the other rows come from elsewhere."""
@@ -28,7 +28,7 @@ class Method:
     Attributes:
         name: as users type it.
         preservation: "inverse" for P = (λp C0 + λn I)⁻¹, "null_space" for P = U Uᵀ / L2, "weighted_null_space" for
-            BetaEdit's (see `renewed_projector`).
+            BetaEdit's (see `renewed_projector`), "lyapunov" for LyapLock's equations (see `lyapunov`).
         norm_constraint: whether λn is used; without it λn is 0.
         equality: whether edits must be met exactly (slack ε I) or in the least-squares sense (slack I).
         mpes: whether targets stop early.
@@ -74,6 +74,9 @@ METHODS = {
         Method("BetaEdit", "weighted_null_space", False, False, False,
                "AlphaEdit that weighs what it keeps, and finds its unused directions anew as edits use them up.",
                "2605.09285", {"lambda_p": 3000, "l2": 10, "refresh_every": 1000, "most_change": 20}),
+        Method("LyapLock", "lyapunov", False, False, False,
+               "Least squares in which general text weighs more the more of it earlier edits have lost.",
+               "2505.15702", {"lambda_p": 1000, "loss_budget": 60}),
     )
 }  # fmt: skip
 
@@ -99,6 +102,7 @@ class Settings:
         sphere_strength, sphere_energy: α and η of SPHERE, see `main_directions`; with α = 0 there is none of it.
         refresh_every: τ of BetaEdit: after how many edits its projector is made anew.
         most_change: largest ‖Δ‖/√n of a layer, n facts; a batch that needs more is refused. 0 for no limit.
+        loss_budget: α of LyapLock, see `lyapunov`.
         nas, nas_facts: whether targets are brought to one norm, and over how many facts it is found, see `norm_anchor`.
         steps, lr, clamp, weight_decay, kl_factor, mpes_extra_steps: see `targets`.
         bfloat16: whether targets are optimised with matrix products in bfloat16.
@@ -122,6 +126,7 @@ class Settings:
     sphere_energy: float = 0.5
     refresh_every: int = 1000
     most_change: float = 0.0
+    loss_budget: float = 60.0
     nas: bool = False
     nas_facts: int = 1000
     steps: int = 25
@@ -144,7 +149,7 @@ class Settings:
     @property
     def takes_back(self) -> bool:
         """Whether one edit can be taken out in closed form, see `removal`."""
-        return not self.sphere_strength
+        return not self.sphere_strength and self.preservation != "lyapunov"
 
     def slack(self, n_facts: int) -> float:
         """s in S = s I: 1 in the least-squares sense; ε for equality, 0 for a single fact."""
@@ -232,6 +237,11 @@ def override(settings: Settings, overrides: Mapping[str, Any], n_layers: int) ->
             f"Setting lambda_n = {changed.lambda_n:g} does not suit {changed.method}, which has no norm constraint; "
             "choose ENCORE or MEMIT+norm, or leave it out."
         )
+    if changed.preservation == "lyapunov" and changed.sphere_strength:
+        raise InputError(
+            f"Setting sphere_strength = {changed.sphere_strength:g} does not suit {changed.method}, whose updates "
+            "follow from the ones before; leave it out."
+        )
     return changed if asdict(changed) == asdict(settings) else replace(changed, validated=False, tuned=False)
 
 
@@ -263,6 +273,7 @@ _NUMBERS = {
     "sphere_strength": (0, 1, False),
     "sphere_energy": (0, 1, False),
     "most_change": (0, 1e12, False),
+    "loss_budget": (0, 1e12, True),
     "lr": (0, 100, True),
     "clamp": (0, 100, True),
     "weight_decay": (0, 1e6, False),

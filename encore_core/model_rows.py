@@ -38,7 +38,7 @@ MODEL_ROWS = (
              {"layers": (6, 7, 8, 9, 10), "steps": 20, "lambda_p": 300, "lambda_n": 5, "mpes_extra_steps": 1,
               "statistics_tokens": 30_000},
              # λ is for 7B models about 50 times as large, see the cards.
-             {"BetaEdit": {"lambda_p": 60}},
+             {"BetaEdit": {"lambda_p": 60}, "LyapLock": {"lambda_p": 20}},
              "tuned here on CounterFact",
              "<|endoftext|>"),
     ModelRow("gpt2", 48, 1600, None,

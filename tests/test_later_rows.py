@@ -3,6 +3,7 @@ float64, and what every row must be able to do in a session.
 
 NAS        z = h − v₀ + a v* / ‖v*‖,  v* = v₀ + δ                                        arXiv 2602.02543
 BetaEdit   Δ = R Kᵀ P (P (K Kᵀ + H + λ₁ C₀) + λ₂ I)⁻ᵀ, P a projector made anew after every τ edits     2605.09285
+LyapLock   Δ = [R Kᵀ − λ q E C₀ + H_v − W H] (K Kᵀ + λ q C₀ + H)⁻¹                         2505.15702
 SPHERE     Δ (I − α U Uᵀ), U the top eigenvectors of ŴᵀŴ / d_model                       arXiv 2510.01172
 """
 
@@ -18,6 +19,7 @@ from tiny_models import CITIES, FACTS
 from encore_core.editing import norm_anchor
 from encore_core.editing.edit_file import edit_file_of, read_edit_file, write_edit_file
 from encore_core.editing.edited_model import EditedModel
+from encore_core.editing.lyapunov import LyapunovMemory
 from encore_core.editing.main_directions import main_directions, weakened
 from encore_core.editing.norm_anchor import anchor_of, brought_to_norm, mean_without_largest
 from encore_core.editing.renewed_projector import RenewedPreservation, Weights, weighted_null_space
@@ -226,6 +228,51 @@ def test_a_batch_that_changes_too_much_is_refused(llama, new_session):
     [update] = {0: session.history[0].updates[0]}.values()
     assert update.norm() == pytest.approx(float(update.delta().norm()), rel=1e-9)
     assert same(before, matrices(session))
+
+
+# -- LyapLock ----------------------------------------------------------------------------------------------------------
+
+
+def lyaplock(C0, H, Hv, W, W0, K, R, q, weight):
+    """As in the authors' code: with the values that the matrix gave after each batch, and one dense inverse."""
+    left = R @ K.T - weight * q * (W - W0) @ C0 + (Hv - W @ H)
+    return left @ np.linalg.inv(K @ K.T + weight * q * C0 + H)
+
+
+def published_loss(delta, C0, W, W0, K, R, earlier, q, weight):
+    """What a batch minimises: its own facts, the values of earlier ones, and general text weighted by the queue."""
+    new = W + delta
+    loss = (new @ K - (W @ K + R)).square().sum() + weight * q * torch.trace((new - W0) @ C0 @ (new - W0).T)
+    return loss + sum((new @ Kp - Vp).square().sum() for Kp, Vp in earlier)
+
+
+@pytest.mark.parametrize("budget", [1e6, 60.0])
+def test_lyaplock_agrees_with_the_published_expression_and_minimises_the_published_loss(budget):
+    generator = np.random.default_rng(4)
+    C0 = second_moment(D_MLP, generator).astype(np.float32).astype(float)
+    W0 = generator.standard_normal((D_MODEL, D_MLP))
+    memory, W, q, first = LyapunovMemory.first(torch.from_numpy(C0).float(), 3.0, budget), W0.copy(), 1.0, None
+    H, Hv, queues, earlier = np.zeros_like(C0), np.zeros_like(W0), [], []
+    for K, R in batches(generator):
+        expected = lyaplock(C0, H, Hv, W, W0, K, R, q, 3.0)
+        update = memory.update(*map(torch.from_numpy, (R, K, W - W0)))
+        assert close(update.delta(), expected)
+        delta = update.delta().requires_grad_()
+        arguments = [torch.from_numpy(one) for one in (C0, W, W0, K, R)]
+        loss = published_loss(delta, *arguments, earlier, q, 3.0)
+        scale = published_loss(torch.zeros_like(delta).requires_grad_(), *arguments, earlier, q, 3.0)
+        (gradient,) = torch.autograd.grad(loss, delta)
+        assert float(gradient.norm()) <= 1e-8 * float(scale.detach())
+        W, H = W + expected, H + K @ K.T
+        Hv, D = Hv + W @ K @ K.T, np.trace((W - W0) @ C0 @ (W - W0).T)
+        earlier.append((torch.from_numpy(K), torch.from_numpy(W @ K)))
+        first = D if first is None else first
+        q = max(1.0, q + D / (budget * first) - 1)
+        memory = memory.joined(update).compact()
+        assert memory.queue == pytest.approx(q, rel=1e-8)
+        queues.append(q)
+    assert (queues[-1] > 1) == (budget == 60)
+    assert update.Y.shape[1] == (D_MODEL if budget == 60 else 2 * N_FACTS)
 
 
 # -- every row ---------------------------------------------------------------------------------------------------------

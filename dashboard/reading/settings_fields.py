@@ -34,6 +34,7 @@ SETTINGS = (
     Setting("sphere_energy", "η, SPHERE", "Share of the rows' spread that counts as main directions.", 0.1),
     Setting("refresh_every", "τ, BetaEdit", "After how many edits the unused directions are found anew.", 100),
     Setting("most_change", "Largest ‖Δ‖/√n", "A batch that needs more is refused; 0 for no limit.", 1.0),
+    Setting("loss_budget", "α, LyapLock", "How many times the first batch's loss of general text is allowed.", 10.0),
     Setting("nas_facts", "Facts for the norm", "NAS: over how many bundled facts the usual norm is found.", 100),
     Setting(
         "mpes_extra_steps",
@@ -59,6 +60,7 @@ def used_settings(method: str) -> list[Setting]:
         "epsilon": not row.equality,
         "null_threshold": row.preservation not in ("null_space", "weighted_null_space"),
         "l2": row.preservation not in ("null_space", "weighted_null_space"),
+        "loss_budget": row.preservation != "lyapunov",
         "refresh_every": row.preservation != "weighted_null_space",
         "most_change": row.preservation != "weighted_null_space",
         "mpes_extra_steps": not row.mpes,

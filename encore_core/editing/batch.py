@@ -11,12 +11,14 @@ import torch
 from encore_core.editing.batch_report import EditProgress, OnProgress, Place
 from encore_core.editing.edited_matrices import Sums
 from encore_core.editing.keys import KeyReader
+from encore_core.editing.lyapunov import LyapunovMemory
 from encore_core.editing.main_directions import weakened
 from encore_core.editing.norm_anchor import in_proportion
 from encore_core.editing.shared_by_sessions import solve_device
 from encore_core.editing.target_loss import TargetSettings, target_settings
 from encore_core.editing.targets import Target, optimise_targets
-from encore_core.editing.update_rule import LowRankUpdate, Preservation, solve
+from encore_core.editing.update_rule import LowRankUpdate, solve
+from encore_core.editing.what_is_kept import Memory
 from encore_core.errors import InputError
 from encore_core.facts import Fact, check_batch
 from encore_core.methods import Settings
@@ -81,7 +83,7 @@ class SolvedBatch:
 
     draft: Sums
     updates: dict[int, LowRankUpdate]
-    preservation: dict[int, Preservation]
+    preservation: dict[int, Memory]
     targets: tuple[Target, ...]
     seconds: dict[str, float]
     ended: tuple[Place, ...] = ()
@@ -100,7 +102,7 @@ def solve_batch(
     facts: Sequence[Fact],
     prefixes: Sequence[str],
     settings: Settings,
-    preservation: dict[int, Preservation],
+    preservation: dict[int, Memory],
     draft: Sums,
     *,
     targets: GivenTargets = None,
@@ -178,7 +180,7 @@ def add_updates(
     facts: Sequence[Fact],
     prefixes: Sequence[str],
     settings: Settings,
-    preservation: dict[int, Preservation],
+    preservation: dict[int, Memory],
     draft: Sums,
     z: torch.Tensor,
     slack: float,
@@ -203,12 +205,7 @@ def add_updates(
         h = reader.states(layer).to(device, torch.float64)
         clock.add("keys")
         R = (z - h) / (len(s.layers) - j)
-        updates[layer] = solve(R, K, preservation[layer].times(K), slack)
-        if s.sphere_strength:
-            W = lm.oriented(layer, draft.exact[layer]).to(device, torch.float64)
-            updates[layer] = weakened(updates[layer], W, s.sphere_strength, s.sphere_energy)
-        if s.most_change:
-            check_change(updates[layer], s.most_change, layer, s.method)
+        updates[layer] = layer_update(lm, layer, R, K, s, preservation[layer], draft, slack)
         draft.add(lm, layer, updates[layer])
         clock.add("update")
         if j + 1 < len(s.layers):
@@ -217,6 +214,39 @@ def add_updates(
         if on_progress is not None:
             on_progress(EditProgress("update", j + 1, len(s.layers)))
     return updates
+
+
+def layer_update(
+    lm: EditableModel,
+    layer: int,
+    R: torch.Tensor,
+    K: torch.Tensor,
+    settings: Settings,
+    kept: Memory,
+    draft: Sums,
+    slack: float,
+) -> LowRankUpdate:
+    """The update of one layer, by the rule of the method.
+
+    Args:
+        lm, settings, draft, slack: as for `add_updates`.
+        layer: which.
+        R, K: (d_model, n) residuals and (d_mlp, n) keys, float64.
+        kept: what the layer keeps of earlier batches.
+    """
+    s = settings
+    if isinstance(kept, LyapunovMemory):
+        with lm.matrices_replaced({}):
+            original = lm.oriented(layer, lm.parameter(layer).data)
+        W = lm.oriented(layer, draft.exact[layer])
+        return kept.update(R, K, W.to(R.device, torch.float64) - original.to(R.device, torch.float64))
+    update = solve(R, K, kept.times(K), slack)
+    if s.sphere_strength:
+        W = lm.oriented(layer, draft.exact[layer]).to(R.device, torch.float64)
+        update = weakened(update, W, s.sphere_strength, s.sphere_energy)
+    if s.most_change:
+        check_change(update, s.most_change, layer, s.method)
+    return update
 
 
 def check_change(update: LowRankUpdate, most: float, layer: int, method: str) -> None:

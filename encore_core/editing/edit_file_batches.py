@@ -25,8 +25,10 @@ from encore_core.errors import InputError
 from encore_core.facts import Fact
 from encore_core.models.editable import EditableModel
 
-KEPT = ("joining",)
-"""What methods keep of an update beside A, Y and K, see `LowRankUpdate`; each has as many columns as these."""
+KEPT = {"joining": "d_mlp", "missed": "d_model", "queue": "1"}
+"""What methods keep of an update beside A, Y and K, see `LowRankUpdate`, and how many rows each has."""
+
+ROWS = {"A": "d_model", "Y": "d_mlp", "K": "d_mlp", **KEPT}
 
 REMOVED = "removed."
 """Begins the names of the tensors that took earlier edits out."""
@@ -88,21 +90,26 @@ def batch_of(
 
     def take(name: str, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
         tensor = tensors.get(f"{number}.{name}")
-        if tensor is None or tensor.shape != (rows, columns) or tensor.dtype != dtype:
+        if tensor is None or tensor.shape != (rows, columns) or not columns or tensor.dtype != dtype:
             raise InputError(f"Batch {number + 1} of the edit file has no usable tensor {name}; it is damaged.")
         # A copy in torch's own memory: the file is mapped, and may be gone before the session is.
         return tensor.clone()
+
+    rows = {"d_model": lm.d_model, "d_mlp": lm.d_mlp, "1": 1}
 
     def updates(before: str, columns: int) -> dict[int, LowRankUpdate]:
         found = {}
         for layer in layers if columns else ():
             # Files of version 1 hold no keys.
             names = [name for name in ("K", *KEPT) if f"{number}.{before}{name}.{layer}" in tensors]
+            here = dict.fromkeys(("A", "Y", *names), columns)
+            if "queue" in names:  # A and Y have columns for the batch before, too, or are one for a row of W
+                factor = tensors.get(f"{number}.{before}A.{layer}")
+                here["A"] = here["Y"] = 0 if factor is None or factor.ndim != 2 else factor.shape[1]
+                here["queue"] = 3
             factors = {
-                name: take(
-                    f"{before}{name}.{layer}", lm.d_model if name == "A" else lm.d_mlp, columns, torch.float64
-                ).to(solve_device(lm))
-                for name in ("A", "Y", *names)
+                name: take(f"{before}{name}.{layer}", rows[ROWS[name]], width, torch.float64).to(solve_device(lm))
+                for name, width in here.items()
             }
             kept = {name: factors.pop(name) for name in KEPT if name in factors}
             found[layer] = LowRankUpdate(**factors, kept=kept)

@@ -18,7 +18,7 @@ from encore_core.editing.norm_anchor import anchor_of
 from encore_core.editing.session_contents import Contents, memory_is_short
 from encore_core.editing.session_state import identity_of
 from encore_core.editing.shared_by_sessions import initial_preservation, shared_prefixes
-from encore_core.editing.update_rule import Preservation
+from encore_core.editing.what_is_kept import Memory
 from encore_core.models.editable import EditableModel, Progress
 from encore_core.models.settings import settings_of
 
@@ -101,9 +101,7 @@ class EditedModel:
             return self._restored_prefixes
         return shared_prefixes(self.lm, self.seed)
 
-    def _initial_preservation(
-        self, statistics: dict[int, Path], progress: Progress | None = None
-    ) -> dict[int, Preservation]:
+    def _initial_preservation(self, statistics: dict[int, Path], progress: Progress | None = None) -> dict[int, Memory]:
         """P before any edit, by edited layer, from these files of statistics, which are gathered if missing."""
         return initial_preservation(self.lm, self.settings, statistics, self.statistics_text, progress)
 

@@ -29,7 +29,7 @@ from encore_core.editing.edit_list import MadeEdit, keys_of
 from encore_core.editing.edited_matrices import Sums
 from encore_core.editing.keys import KeyReader
 from encore_core.editing.removal import Entry, removal
-from encore_core.editing.update_rule import Preservation
+from encore_core.editing.what_is_kept import Memory
 from encore_core.errors import InputError
 from encore_core.facts import Fact
 from encore_core.forward.prompts import Text, encode_all, encode_fact
@@ -46,8 +46,8 @@ def take_out(
     lm: EditableModel,
     history: Sequence[AppliedBatch],
     ended: tuple[Place, ...],
-    start: dict[int, Preservation],
-    current: dict[int, Preservation],
+    start: dict[int, Memory],
+    current: dict[int, Memory],
     inverse_of: Callable[[int], torch.Tensor],
     draft: Sums,
     *,

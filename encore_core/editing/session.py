@@ -46,7 +46,7 @@ from encore_core.editing.session_state import SessionState, check_identity, cont
 from encore_core.editing.shared_by_sessions import forget_initial_P, inverse_of_initial_P
 from encore_core.editing.target_loss import target_settings
 from encore_core.editing.targets import Target, optimise_targets
-from encore_core.editing.update_rule import Preservation
+from encore_core.editing.what_is_kept import Memory
 from encore_core.errors import InputError
 from encore_core.facts import Fact
 from encore_core.models.editable import Progress
@@ -229,7 +229,7 @@ class EditSession(EditedModel):
     def _taken_out(
         self,
         ended: tuple[Place, ...],
-        preservation: dict[int, Preservation],
+        preservation: dict[int, Memory],
         draft: Sums,
         statistics: dict[int, Path],
         on_progress: OnProgress | None = None,

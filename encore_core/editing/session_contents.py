@@ -11,7 +11,8 @@ from encore_core.editing.batch import SolvedBatch
 from encore_core.editing.batch_report import AppliedBatch
 from encore_core.editing.edit_list import keys_of, live_edits
 from encore_core.editing.edited_matrices import EditedMatrices, Sums
-from encore_core.editing.update_rule import LowRankUpdate, Preservation
+from encore_core.editing.update_rule import LowRankUpdate
+from encore_core.editing.what_is_kept import Memory
 from encore_core.facts import Fact
 from encore_core.models.device_map import free_memory
 from encore_core.models.editable import EditableModel
@@ -43,7 +44,7 @@ class Contents:
     """
 
     matrices: EditedMatrices
-    preservation: dict[int, Preservation] = field(default_factory=dict)
+    preservation: dict[int, Memory] = field(default_factory=dict)
     history: tuple[AppliedBatch, ...] = ()
     n_edits: int = 0
     edited_keys: frozenset[tuple[str, str]] = frozenset()
@@ -91,7 +92,7 @@ class Contents:
         )
 
     def replayed(
-        self, batches: Sequence[AppliedBatch], preservation: dict[int, Preservation], *, sequential: bool
+        self, batches: Sequence[AppliedBatch], preservation: dict[int, Memory], *, sequential: bool
     ) -> Contents:
         """The contents after some batches on the base weights: the same sums in the same order give the same bits.
 

@@ -11,8 +11,10 @@ from pathlib import Path
 import torch
 
 from encore_core.editing.covariance import second_moments
+from encore_core.editing.lyapunov import LyapunovMemory
 from encore_core.editing.renewed_projector import RenewedPreservation, Weights, weighted_null_space
 from encore_core.editing.update_rule import Preservation, inverse_preservation, null_space_preservation
+from encore_core.editing.what_is_kept import Memory
 from encore_core.forward.prompts import prefixes
 from encore_core.measures.answers import Answer, Question, answer_probabilities
 from encore_core.methods import Settings
@@ -55,8 +57,8 @@ def initial_preservation(
     statistics: dict[int, Path],
     text: Path | None = None,
     progress: Progress | None = None,
-) -> dict[int, Preservation]:
-    """P before any edit, by edited layer.
+) -> dict[int, Memory]:
+    """What each edited layer keeps before any edit: P, for most methods.
 
     Args:
         lm: the model.
@@ -66,6 +68,9 @@ def initial_preservation(
         progress: called while they are gathered.
     """
     s = settings
+    if s.preservation == "lyapunov":
+        kept = moments_kept(lm, s, statistics, text, progress)
+        return {layer: LyapunovMemory.first(kept[layer], s.lambda_p, s.loss_budget) for layer in s.layers}
     keys = _keys_of_initial_P(s, statistics)
     C0s = moments_kept(lm, s, statistics, text, progress) if s.preservation == "weighted_null_space" else {}
     starts = {layer: lm.shared[key] for layer, key in keys.items() if key in lm.shared}

@@ -7,14 +7,18 @@ from typing import Any
 
 import torch
 
+from encore_core.editing.lyapunov import LyapunovMemory
 from encore_core.editing.renewed_projector import RenewedPreservation, Weights, no_keys
 from encore_core.editing.update_rule import Preservation
+
+Memory = Preservation | LyapunovMemory
+"""What a layer keeps: P, and more with some methods."""
 
 Take = Callable[[str, torch.dtype], torch.Tensor]
 """Gives a tensor of a saved state, by name, as a copy of that dtype."""
 
 
-def restored(settings: Mapping[str, Any], numbers: Mapping[str, Any], take: Take) -> Preservation:
+def restored(settings: Mapping[str, Any], numbers: Mapping[str, Any], take: Take) -> Memory:
     """What a layer kept when a state was saved.
 
     Args:
@@ -25,6 +29,11 @@ def restored(settings: Mapping[str, Any], numbers: Mapping[str, Any], take: Take
     Raises:
         InputError: when a tensor is missing.
     """
+    if settings["preservation"] == "lyapunov":
+        last = {name: take(name, torch.float64) if numbers["begun"] else None for name in ("keys", "missed")}
+        C0, weights = take("C0", torch.float32), (settings["lambda_p"], settings["loss_budget"])
+        queue = {name: numbers[name] for name in ("queue", "used", "first_loss")}
+        return LyapunovMemory(C0, *weights, _keys(C0, numbers["H"], take), **last, **queue)
     start, recent, released = take("start", torch.float64), *_factors("", numbers, take)
     if settings["preservation"] != "weighted_null_space":
         return Preservation(start, recent, owns_start=True, released=released)
