@@ -85,6 +85,26 @@ CARDS = {
         "matrices. λ = 1000 is for 7B models; the embedded one has a smaller λ, as it has a smaller λp. An edit "
         "cannot be taken back by itself, only undone with its batch.",
     ),
+    "UltraEdit": Card(
+        "Takes one step along the gradient of the new answers, scaled by how gradients have varied over all edits so "
+        "far. It searches for nothing and needs no statistics of text.",
+        "v = −lr ‖k̂‖² ĝ per token,  Δᵀ = Kᵀ(KKᵀ + I)⁻¹V,  k̂, ĝ: input and gradient, less their mean, over their spread",
+        "per layer the mean and variance of inputs and gradients",
+        "MIT (its port in EasyEdit)",
+        "Published for the gate and up projections of some models and for down projections of others; here the down "
+        "projections are edited, as with every method. lr = 1e-6 is for 7B models. It preserves nothing of its own "
+        "accord. An edit cannot be taken back by itself, only undone with its batch.",
+    ),
+    "StableEdit": Card(
+        "UltraEdit with a stronger ridge and, once there are more tokens than the model has dimensions, whitened "
+        "gradients.",
+        "Δᵀ = Kᵀ(KKᵀ + 10 I)⁻¹V,  ĝ = Σ^(−½)(g − mean),  Σ: running covariance of gradients",
+        "per layer the mean and variance of inputs and gradients, and Σ",
+        "none seen",
+        "The edits made before whitening begins are kept; the authors spend them on a warm-up. Small eigenvalues of Σ "
+        "are bounded by a share of their mean, and not by a number. lr = 1e-6 is for 7B models. An edit cannot be "
+        "taken back by itself, only undone with its batch.",
+    ),
     "AlphaEdit+NAS": Card(
         "Brings the MLP output that each target asks for to one norm, the usual one of the model, so that no edit "
         "outweighs the others; a fact whose own is more than twice that is not edited.",

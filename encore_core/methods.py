@@ -12,13 +12,16 @@ from typing import Any, Literal
 
 from encore_core import checks
 from encore_core.errors import InputError, quoted
-from encore_core.model_rows import default_layers, find_model_row
+from encore_core.model_rows import default_layers, find_model_row, late_layers
 from encore_core.tuned_rows import Shape, find_row
 
-Preserving = Literal["inverse", "null_space", "weighted_null_space", "lyapunov"]
+Preserving = Literal["inverse", "null_space", "weighted_null_space", "lyapunov", "gradients", "whitened_gradients"]
 
-PAPER = "2502.01636"
-"""arXiv number of the paper whose methods this program is about; the other rows come from elsewhere."""
+GRADIENTS = ("gradients", "whitened_gradients")
+"""Of `Preserving`, the rules that follow the gradient of the answer, and preserve nothing."""
+
+PAPER = "arXiv 2502.01636"
+"""The paper whose methods this program is about; the other rows come from elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,13 @@ class Method:
     Attributes:
         name: as users type it.
         preservation: "inverse" for P = (λp C0 + λn I)⁻¹, "null_space" for P = U Uᵀ / L2, "weighted_null_space" for
-            BetaEdit's (see `renewed_projector`), "lyapunov" for LyapLock's equations (see `lyapunov`).
+            BetaEdit's (see `renewed_projector`), "lyapunov" for LyapLock's equations (see `lyapunov`), and one of
+            `GRADIENTS` for UltraEdit and StableEdit (see `gradient_rule`).
         norm_constraint: whether λn is used; without it λn is 0.
         equality: whether edits must be met exactly (slack ε I) or in the least-squares sense (slack I).
         mpes: whether targets stop early.
         summary: one sentence for people.
-        source: arXiv number of the paper that it comes from; "" for what is this program's own.
+        source: the paper that it comes from; "" for what is this program's own.
         published: settings of its own, as published.
     """
 
@@ -64,19 +68,25 @@ METHODS = {
         Method("MEMIT+norm", "inverse", True, False, False, "MEMIT with the norm constraint alone."),
         Method("SPHERE", "null_space", False, False, False,
                "AlphaEdit whose updates are weakened along the main directions of the matrix's rows.",
-               "2510.01172", {"sphere_strength": 0.5, "sphere_energy": 0.5}),
+               "arXiv 2510.01172", {"sphere_strength": 0.5, "sphere_energy": 0.5}),
         Method("AlphaEdit+NAS", "null_space", False, False, False,
                "AlphaEdit whose targets are brought to one norm; facts with far larger ones are not edited.",
-               "2602.02543", {"nas": True}),
+               "arXiv 2602.02543", {"nas": True}),
         Method("ENCORE+NAS", "inverse", True, False, True,
                "Ours, not a paper's: ENCORE whose targets are brought to one norm, as NAS does for AlphaEdit.",
                "", {"nas": True}),
         Method("BetaEdit", "weighted_null_space", False, False, False,
                "AlphaEdit that weighs what it keeps, and finds its unused directions anew as edits use them up.",
-               "2605.09285", {"lambda_p": 3000, "l2": 10, "refresh_every": 1000, "most_change": 20}),
+               "arXiv 2605.09285", {"lambda_p": 3000, "l2": 10, "refresh_every": 1000, "most_change": 20}),
         Method("LyapLock", "lyapunov", False, False, False,
                "Least squares in which general text weighs more the more of it earlier edits have lost.",
-               "2505.15702", {"lambda_p": 1000, "loss_budget": 60}),
+               "arXiv 2505.15702", {"lambda_p": 1000, "loss_budget": 60}),
+        Method("UltraEdit", "gradients", False, False, False,
+               "One step along the normalised gradient of the answer: no search for targets, no statistics.",
+               "arXiv 2505.14679", {"lr": 1e-6, "l2": 1}),
+        Method("StableEdit", "whitened_gradients", False, False, False,
+               "UltraEdit with a stronger ridge, and gradients that are whitened once there are enough of them.",
+               "ICML 2026", {"lr": 1e-6, "l2": 10}),
     )
 }  # fmt: skip
 
@@ -149,7 +159,12 @@ class Settings:
     @property
     def takes_back(self) -> bool:
         """Whether one edit can be taken out in closed form, see `removal`."""
-        return not self.sphere_strength and self.preservation != "lyapunov"
+        return not self.sphere_strength and self.preservation != "lyapunov" and not self.from_gradients
+
+    @property
+    def from_gradients(self) -> bool:
+        """Whether edits follow the gradient of the answer: without subject, target and C0."""
+        return self.preservation in GRADIENTS
 
     def slack(self, n_facts: int) -> float:
         """s in S = s I: 1 in the least-squares sense; ε for equality, 0 for a single fact."""
@@ -203,6 +218,8 @@ def settings_for(
     values: dict[str, Any] = {"layers": default_layers(n_layers), "lambda_p": 1000, "lambda_n": 20}
     if model_row is not None:
         values |= model_row.common
+    if row.preservation in GRADIENTS:
+        values["layers"] = late_layers(n_layers)
     values |= row.published
     if model_row is not None:
         values |= model_row.per_method.get(row.name, {})
@@ -237,11 +254,13 @@ def override(settings: Settings, overrides: Mapping[str, Any], n_layers: int) ->
             f"Setting lambda_n = {changed.lambda_n:g} does not suit {changed.method}, which has no norm constraint; "
             "choose ENCORE or MEMIT+norm, or leave it out."
         )
-    if changed.preservation == "lyapunov" and changed.sphere_strength:
+    if changed.sphere_strength and (changed.from_gradients or changed.preservation == "lyapunov"):
         raise InputError(
-            f"Setting sphere_strength = {changed.sphere_strength:g} does not suit {changed.method}, whose updates "
-            "follow from the ones before; leave it out."
+            f"Setting sphere_strength = {changed.sphere_strength:g} does not suit {changed.method}, which has no P; "
+            "leave it out."
         )
+    if changed.nas and changed.from_gradients:
+        raise InputError(f"Setting nas = true does not suit {changed.method}, which has no targets; leave it out.")
     return changed if asdict(changed) == asdict(settings) else replace(changed, validated=False, tuned=False)
 
 

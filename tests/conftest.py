@@ -17,7 +17,7 @@ import tiny_runs
 import torch
 
 from encore_core.editing.session import EditSession
-from encore_core.methods import METHODS
+from encore_core.methods import GRADIENTS, METHODS
 from encore_core.models.editable import EditableModel, load_model
 
 MANY_THREADS = torch.get_num_threads()
@@ -114,6 +114,8 @@ def new_session(statistics_text):
         **settings,
     ) -> EditSession:
         weights = {"lambda_n": 0.001} if METHODS[method].norm_constraint else {}
+        if METHODS[method].preservation in GRADIENTS:
+            weights |= {"lr": 0.05, "l2": 1.0}
         if METHODS[method].published.get("nas") or settings.get("nas"):
             tiny_models.know_anchor(lm)
         return EditSession(

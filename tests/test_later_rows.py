@@ -4,6 +4,7 @@ float64, and what every row must be able to do in a session.
 NAS        z = h − v₀ + a v* / ‖v*‖,  v* = v₀ + δ                                        arXiv 2602.02543
 BetaEdit   Δ = R Kᵀ P (P (K Kᵀ + H + λ₁ C₀) + λ₂ I)⁻ᵀ, P a projector made anew after every τ edits     2605.09285
 LyapLock   Δ = [R Kᵀ − λ q E C₀ + H_v − W H] (K Kᵀ + λ q C₀ + H)⁻¹                         2505.15702
+UltraEdit  Δᵀ = (KᵀK + ρ I)⁻¹ Kᵀ V, V = −lr ‖k̂‖² ĝ; StableEdit with ĝ whitened               2505.14679, ICML 2026
 SPHERE     Δ (I − α U Uᵀ), U the top eigenvectors of ŴᵀŴ / d_model                       arXiv 2510.01172
 """
 
@@ -17,8 +18,10 @@ from test_update_rule import N_BATCHES, alphaedit, projector, second_moment
 from tiny_models import CITIES, FACTS
 
 from encore_core.editing import norm_anchor
+from encore_core.editing.answer_gradients import answer_gradients
 from encore_core.editing.edit_file import edit_file_of, read_edit_file, write_edit_file
 from encore_core.editing.edited_model import EditedModel
+from encore_core.editing.gradient_rule import GradientMemory
 from encore_core.editing.lyapunov import LyapunovMemory
 from encore_core.editing.main_directions import main_directions, weakened
 from encore_core.editing.norm_anchor import anchor_of, brought_to_norm, mean_without_largest
@@ -275,6 +278,111 @@ def test_lyaplock_agrees_with_the_published_expression_and_minimises_the_publish
     assert update.Y.shape[1] == (D_MODEL if budget == 60 else 2 * N_FACTS)
 
 
+# -- UltraEdit and StableEdit ------------------------------------------------------------------------------------------
+
+
+class NaiveNormaliser:
+    """From all tokens of all batches so far, kept as they are."""
+
+    def __init__(self, whitens: bool):
+        self.batches, self.whitens = [], whitens
+
+    def update(self, K: np.ndarray, G: np.ndarray, ridge: float, lr: float) -> np.ndarray:
+        """K (T, d_mlp), G (T, d_model), a row a token, as in the authors' code. Returns Δᵀ."""
+        self.batches.append(np.concatenate([K, G], axis=1))
+        x, eps = np.concatenate(self.batches), float(np.finfo(np.float32).eps)
+        squares, n, mean = np.zeros(x.shape[1]), 0, np.zeros(x.shape[1])
+        for one in self.batches:
+            T, shift = len(one), one.mean(0) - mean
+            squares = squares + T * one.var(0, ddof=0 if self.whitens else 1) + n * T * shift**2 / (n + T)
+            mean, n = mean + T * shift / (n + T), n + T
+        hat = (self.batches[-1] - mean) / (np.sqrt(squares / (n - 1 + eps)) + eps)
+        k, g = hat[:, : K.shape[1]], hat[:, K.shape[1] :]
+        if self.whitens and n > G.shape[1] + 1:
+            all_g = x[:, K.shape[1] :] - x[:, K.shape[1] :].mean(0)
+            values, vectors = np.linalg.eigh(all_g.T @ all_g / (n - G.shape[1] - 1))
+            g = (G - mean[K.shape[1] :]) @ (vectors / np.sqrt(np.maximum(values, 1e-6 * values.mean()))) @ vectors.T
+        V = -lr * (k * k).sum(1, keepdims=True) * g
+        return np.linalg.solve(K.T @ K + ridge * np.eye(K.shape[1]), K.T @ V)
+
+
+@pytest.mark.parametrize(("whitens", "ridge"), [(False, 1.0), (True, 10.0)])
+def test_gradient_rules_agree_with_the_published_expressions(whitens, ridge):
+    generator = np.random.default_rng(5)
+    memory = GradientMemory.first(ridge, 1e-3, whitens, D_MLP, D_MODEL, "cpu")
+    naive, whitened = NaiveNormaliser(whitens), 0
+    for n in range(N_BATCHES):
+        T = (3, 1, 5, 2)[n % 4] if not (n % 4 == 1 and not whitens) else 2  # the unbiased variance of one is none
+        K, G = generator.standard_normal((T, D_MLP)) + 0.5, 1e-3 * generator.standard_normal((T, D_MODEL))
+        update = memory.update(torch.from_numpy(K.T.copy()), torch.from_numpy(G.T.copy()))
+        assert close(update.delta(), naive.update(K, G, ridge, 1e-3).T)
+        memory = memory.joined(update)
+        whitened += memory.n > D_MODEL + 1
+    assert memory.n > D_MODEL + 1 and whitened
+
+
+def test_a_batch_of_one_token_is_taken_after_others_and_refused_first():
+    memory = GradientMemory.first(1.0, 1e-3, False, 6, 4, "cpu")
+    one = (torch.ones(6, 1).double(), torch.ones(4, 1).double())
+    with pytest.raises(InputError, match=r"first batch has one token.*two facts"):
+        memory.update(*one)
+    generator = torch.Generator().manual_seed(0)
+    K, G = (torch.randn(n, 3, generator=generator, dtype=torch.float64) for n in (6, 4))
+    memory = memory.joined(memory.update(K, G))
+    assert bool(torch.isfinite(memory.update(*one).delta()).all())
+
+
+def test_gradients_are_those_of_the_whole_model(lm):
+    """K and G against one run of the whole model for each fact, the graph reaching down to the matrices."""
+    found, column = answer_gradients(lm, FACTS, (0, 1)), 0
+    for fact in FACTS:
+        row = encode_contexts(lm, [fact], ())[0][0]
+        seen = {}
+
+        def keep(module, inputs, output, seen=seen):
+            output = output if output.requires_grad else output.detach().requires_grad_()
+            output.retain_grad()
+            seen[module] = inputs[0].detach(), output
+            return output
+
+        handles = [lm.down_projections[layer].register_forward_hook(keep) for layer in (0, 1)]
+        logits = lm.model(input_ids=torch.tensor([row.ids])).logits[0]
+        sum(
+            -logits[place - 1].log_softmax(-1)[row.ids[place]] for place in range(row.n_prompt, len(row.ids))
+        ).backward()
+        places = slice(row.n_prompt - 1, len(row.ids) - 1)
+        for layer, handle in zip((0, 1), handles, strict=True):
+            handle.remove()
+            inputs, output = seen[lm.down_projections[layer]]
+            for part, expected in zip(found[layer], (inputs, output.grad), strict=True):
+                own = part[:, column : column + row.n_target].T.float()
+                wanted = expected.reshape(len(row.ids), -1)[places]
+                torch.testing.assert_close(own, wanted, rtol=1e-3, atol=1e-5)
+        column += row.n_target
+
+
+def test_facts_of_many_lengths_cost_one_pass_and_keep_their_order(llama):
+    together = answer_gradients(llama, FACTS, (0, 1))
+    apart = [answer_gradients(llama, [fact], (0, 1)) for fact in FACTS]
+    for layer in (0, 1):
+        for part in (0, 1):
+            joined = torch.cat([one[layer][part] for one in apart], dim=1)
+            torch.testing.assert_close(together[layer][part], joined, rtol=1e-3, atol=1e-5)
+
+
+def test_gradient_methods_need_no_statistics_and_have_no_targets(llama, new_session, tmp_path):
+    session = new_session(llama, "UltraEdit")
+    session.prepare()
+    assert session.statistics_files == {} and session.statistics == "none: UltraEdit needs no statistics"
+    with pytest.raises(InputError, match="without targets"):
+        session.find_targets(CITIES)
+    for setting, value in (("nas", True), ("sphere_strength", 0.5)):
+        with pytest.raises(InputError, match=f"{setting}.*does not suit UltraEdit"):
+            new_session(llama, "UltraEdit", **{setting: value})
+    report = session.edit(CITIES, known="edit")
+    assert [item.stopped for item in report.edited] == ["gradient"] * 3 and all(one.is_edited for one in report.edited)
+
+
 # -- every row ---------------------------------------------------------------------------------------------------------
 
 
@@ -316,7 +424,7 @@ def test_undo_is_bit_for_bit_and_editing_goes_on(method, model, new_session):
 
 @pytest.mark.parametrize("method", LATER)
 def test_a_state_continues_with_the_same_bits(method, model, new_session):
-    parts = [CITIES[:1], CITIES[1:], FACTS[2:3], FACTS[3:4]]
+    parts = [CITIES[:2], CITIES[2:], FACTS[2:3], FACTS[3:4]]
     straight = new_session(model, method, keep_history=False)
     for part in parts:
         straight.edit(part, known="edit")
@@ -333,8 +441,8 @@ def test_a_state_continues_with_the_same_bits(method, model, new_session):
 @pytest.mark.parametrize("method", LATER)
 def test_an_edit_file_restores_the_session(method, model, new_session, tmp_path):
     session = new_session(model, method)
-    session.edit(CITIES[:1], known="edit")
-    session.edit(CITIES[1:], known="edit")
+    session.edit(CITIES[:2], known="edit")
+    session.edit(CITIES[2:], known="edit")
     write_edit_file(tmp_path / "edits.safetensors", edit_file_of(session), {})
     back = read_edit_file(tmp_path / "edits.safetensors")
     assert same(back.matrices_on(model), session.matrices())

@@ -59,7 +59,8 @@ DASHES = {
     "MEMIT": "dash", "EMMET": "dot", "AlphaEdit": "dashdot", "ENCORE": "solid", "MEMIT+MPES": "longdash",
     "EMMET+MPES": "2px,3px,6px,3px", "AlphaEdit+MPES": "longdashdot", "MEMIT+norm": "10px,3px,2px,3px,2px,3px",
     "SPHERE": "14px,3px", "AlphaEdit+NAS": "8px,2px,1px,2px", "ENCORE+NAS": "18px,4px,2px,4px",
-    "BetaEdit": "5px,2px", "LyapLock": "3px,2px,3px,2px,12px,2px",
+    "BetaEdit": "5px,2px", "LyapLock": "3px,2px,3px,2px,12px,2px", "UltraEdit": "20px,2px",
+    "StableEdit": "1px,4px",
 }  # fmt: skip
 """Method → how its lines are dashed, as Plotly names it."""
 
@@ -79,7 +80,8 @@ LIGHT = Palette(
     methods={"MEMIT": "#D55E00", "EMMET": "#B85C93", "AlphaEdit": "#0072B2", "ENCORE": "#00815F",
              "MEMIT+MPES": "#B07900", "EMMET+MPES": "#7A4E9E", "AlphaEdit+MPES": "#2F8FC4", "MEMIT+norm": "#4A4A4A",
              "SPHERE": "#3F51B5", "AlphaEdit+NAS": "#00708A", "ENCORE+NAS": "#4E7A00",
-             "BetaEdit": "#8E2F5C", "LyapLock": "#9A4A14"},
+             "BetaEdit": "#8E2F5C", "LyapLock": "#9A4A14",
+             "UltraEdit": "#A3231F", "StableEdit": "#6B5B2E"},
     ramp=("#6BAED6", "#2171B5", "#08264F"),
 )  # fmt: skip
 DARK = Palette(
@@ -89,6 +91,7 @@ DARK = Palette(
     methods={"MEMIT": "#F28E3C", "EMMET": "#E29BC4", "AlphaEdit": "#56B4E9", "ENCORE": "#2FC79A",
              "MEMIT+MPES": "#E6B93C", "EMMET+MPES": "#B79CE0", "AlphaEdit+MPES": "#9AD3F5", "MEMIT+norm": "#C9C9C9",
              "SPHERE": "#9FA8FF", "AlphaEdit+NAS": "#3CC9DE", "ENCORE+NAS": "#A6D85B",
-             "BetaEdit": "#F08BB4", "LyapLock": "#E0A878"},
+             "BetaEdit": "#F08BB4", "LyapLock": "#E0A878",
+             "UltraEdit": "#FF8A80", "StableEdit": "#CFC08A"},
     ramp=("#2C6C9E", "#64AEDD", "#E1F1FD"),
 )  # fmt: skip

@@ -20,7 +20,7 @@ def method_label(name: str) -> str:
     if name in MAIN_METHODS or name not in METHODS:
         return name
     source = METHODS[name].source
-    return f"{name} · ablation" if source == PAPER else f"{name} · {f'arXiv {source}' if source else 'ours'}"
+    return f"{name} · ablation" if source == PAPER else f"{name} · {source or 'ours'}"
 
 
 STATUS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from encore_core.methods import METHODS, Settings
+from encore_core.methods import GRADIENTS, METHODS, Settings
 
 
 @dataclass(frozen=True)
@@ -53,20 +53,22 @@ SETTINGS = (
 
 def used_settings(method: str) -> list[Setting]:
     """The settings that a method uses, in the order shown."""
-    row = METHODS[method]
+    row, s = METHODS[method], METHODS[method].preservation
+    in_null_space, by_gradient = s in ("null_space", "weighted_null_space"), s in GRADIENTS
     unused = {
-        "lambda_p": row.preservation == "null_space",
+        "lambda_p": s == "null_space" or by_gradient,
         "lambda_n": not row.norm_constraint,
         "epsilon": not row.equality,
-        "null_threshold": row.preservation not in ("null_space", "weighted_null_space"),
-        "l2": row.preservation not in ("null_space", "weighted_null_space"),
-        "loss_budget": row.preservation != "lyapunov",
-        "refresh_every": row.preservation != "weighted_null_space",
-        "most_change": row.preservation != "weighted_null_space",
+        "null_threshold": not in_null_space,
+        "l2": not (in_null_space or by_gradient),
         "mpes_extra_steps": not row.mpes,
         "nas_facts": not row.published.get("nas"),
         "sphere_strength": "sphere_strength" not in row.published,
         "sphere_energy": "sphere_strength" not in row.published,
+        "loss_budget": s != "lyapunov",
+        "refresh_every": s != "weighted_null_space",
+        "most_change": s != "weighted_null_space",
+        **dict.fromkeys(("steps", "clamp", "weight_decay", "kl_factor", "statistics_tokens"), by_gradient),
     }
     return [setting for setting in SETTINGS if not unused.get(setting.name, False)]
 

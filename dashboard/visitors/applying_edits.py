@@ -85,7 +85,7 @@ def apply(
             report = edit(batch, job.known, go_on)
         # Do not call Streamlit between these lines: a rerun could apply the batch twice.
         job.at = number
-        job.n_edited += sum(1 for item in report.edited if item.target)
+        job.n_edited += sum(1 for item in report.edited if item.is_edited)
         job.notices += report.notices
         edits_changed()
     return report
@@ -111,7 +111,7 @@ def done_message(job: Job, last: BatchReport) -> Message:
     if not job.n_edited:
         return Message("warning", f"Nothing was edited. {notices}".strip())
     if job.n_edited == 1 and len(job.batches) == 1:
-        item = next(item for item in last.edited if item.target)
+        item = next(item for item in last.edited if item.is_edited)
         before, after = percent(item.probability_before), percent(item.probability_after)
         what = f"Applied. {item.fact.target_new}: {before} → {after} in {sum(last.seconds.values()):.1f} s."
     else:

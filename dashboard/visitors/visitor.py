@@ -302,7 +302,7 @@ class Visitor:
             self.message = Message("error", str(error))
             return
         self._edits_changed()
-        n_facts = sum(1 for item in batch.report.edited if item.target)
+        n_facts = sum(1 for item in batch.report.edited if item.is_edited)
         left = self.session.n_edits
         if batch.is_retraction:
             back = ", ".join(f"{one.fact.subject} → {one.fact.target_new}" for one in batch.report.retracted)

@@ -158,7 +158,7 @@ def _session(
 
 
 def _n_edited(reports: Sequence[BatchReport]) -> int:
-    return sum(item.target is not None for report in reports for item in report.edited)
+    return sum(item.is_edited for report in reports for item in report.edited)
 
 
 def _print_facts(reports: Sequence[BatchReport]) -> None:

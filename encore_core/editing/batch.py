@@ -8,7 +8,15 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from encore_core.editing.batch_report import EditProgress, OnProgress, Place
+from encore_core.editing.batch_report import (
+    BY_GRADIENT,
+    SAID,
+    TOO_FAR,
+    EditedFact,
+    EditProgress,
+    OnProgress,
+    Place,
+)
 from encore_core.editing.edited_matrices import Sums
 from encore_core.editing.keys import KeyReader
 from encore_core.editing.lyapunov import LyapunovMemory
@@ -74,7 +82,7 @@ class SolvedBatch:
         draft: the edited matrices with the batch in them.
         updates: by layer.
         preservation: by layer, the P that they were solved with, before the batch is added to what is preserved.
-        targets: one per fact.
+        targets: one per fact; None for methods without targets.
         seconds: by phase.
         far: the facts that are not edited, because their targets are out of proportion (see `norm_anchor`).
         anchor: what their norms were compared with; None without it.
@@ -84,7 +92,7 @@ class SolvedBatch:
     draft: Sums
     updates: dict[int, LowRankUpdate]
     preservation: dict[int, Memory]
-    targets: tuple[Target, ...]
+    targets: tuple[Target | None, ...]
     seconds: dict[str, float]
     ended: tuple[Place, ...] = ()
     removed: dict[int, LowRankUpdate] = field(default_factory=dict)
@@ -261,6 +269,32 @@ def check_change(update: LowRankUpdate, most: float, layer: int, method: str) ->
             f"{method} refuses this batch: it would change layer {layer} by ‖Δ‖/√n = {change:.3g}, more than "
             f"most_change = {most:g}. Nothing was edited; leave out facts, or raise most_change."
         )
+
+
+def edited_facts(
+    batch: SolvedBatch,
+    facts: Sequence[Fact],
+    edited: Sequence[Fact],
+    before: Sequence[float | None],
+    after: Sequence[float | None],
+    bare: Sequence[float | None],
+    by_gradient: bool,
+) -> tuple[EditedFact, ...]:
+    """What a batch did to each of its facts.
+
+    Args:
+        batch: solved.
+        facts: all of the batch.
+        edited: those that were edited, in the order of the batch's targets.
+        before, after, bare: probabilities, one per fact, see `EditedFact`.
+        by_gradient: whether they were edited without targets.
+    """
+    found, far = dict(zip(map(id, edited), batch.targets, strict=True)), {id(fact) for fact in batch.far}
+    outcome = lambda key: TOO_FAR if key in far else BY_GRADIENT if by_gradient and key in found else SAID  # noqa: E731
+    return tuple(
+        EditedFact(fact, found.get(id(fact)), *measured, outcome(id(fact)))
+        for fact, *measured in zip(facts, before, after, bare, strict=True)
+    )
 
 
 def directions_told(batch: SolvedBatch, settings: Settings) -> list[str]:

@@ -46,18 +46,22 @@ TOO_FAR = "too far"
 """A fact was not edited because its target is out of proportion, see `norm_anchor`."""
 
 
+BY_GRADIENT = "gradient"
+"""A fact was edited without a target, see `gradient_rule`."""
+
+
 @dataclass(frozen=True)
 class EditedFact:
     """What a batch did to one fact.
 
     Attributes:
         fact: the fact.
-        target: its target; None when the fact was not edited.
+        target: its target; None when the fact was not edited, or its method has none.
         probability_before: of the new answer (geometric mean per token) on the base model; None when not measured.
         probability_after: the same right after its batch.
         probability_bare: as after, but without the model's start token, as a program sees it that puts none in front
             of the prompt. None for a model without a start token.
-        outcome: without a target, why: `SAID` or `TOO_FAR`.
+        outcome: without a target, why: `SAID`, `TOO_FAR` or `BY_GRADIENT`.
     """
 
     fact: Fact
@@ -70,7 +74,7 @@ class EditedFact:
     @property
     def is_edited(self) -> bool:
         """Whether the fact was edited, and not skipped."""
-        return self.target is not None
+        return self.target is not None or self.outcome == BY_GRADIENT
 
     @property
     def steps(self) -> int:

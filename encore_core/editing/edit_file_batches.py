@@ -17,7 +17,7 @@ from encore_core.editing.batch_report import (
     Place,
     RetractedFact,
 )
-from encore_core.editing.edit_file_values import CHANGES, PROBABILITIES, SERIES, fact_of
+from encore_core.editing.edit_file_values import CHANGES, PROBABILITIES, SERIES, fact_of, is_edited
 from encore_core.editing.shared_by_sessions import solve_device
 from encore_core.editing.targets import Target
 from encore_core.editing.update_rule import LowRankUpdate
@@ -25,7 +25,7 @@ from encore_core.errors import InputError
 from encore_core.facts import Fact
 from encore_core.models.editable import EditableModel
 
-KEPT = {"joining": "d_mlp", "missed": "d_model", "queue": "1"}
+KEPT = {"joining": "d_mlp", "missed": "d_model", "queue": "1", "gradient": "d_model"}
 """What methods keep of an update beside A, Y and K, see `LowRankUpdate`, and how many rows each has."""
 
 ROWS = {"A": "d_model", "Y": "d_mlp", "K": "d_mlp", **KEPT}
@@ -103,10 +103,12 @@ def batch_of(
             # Files of version 1 hold no keys.
             names = [name for name in ("K", *KEPT) if f"{number}.{before}{name}.{layer}" in tensors]
             here = dict.fromkeys(("A", "Y", *names), columns)
-            if "queue" in names:  # A and Y have columns for the batch before, too, or are one for a row of W
-                factor = tensors.get(f"{number}.{before}A.{layer}")
-                here["A"] = here["Y"] = 0 if factor is None or factor.ndim != 2 else factor.shape[1]
-                here["queue"] = 3
+            factor = tensors.get(f"{number}.{before}A.{layer}")
+            width = 0 if factor is None or factor.ndim != 2 else factor.shape[1]
+            if "queue" in names:  # A and Y have columns for the batch before, too, or one for each row of W
+                here |= {"A": width, "Y": width, "queue": 3}
+            elif "gradient" in names:  # a column is a token
+                here = dict.fromkeys(here, width)
             factors = {
                 name: take(f"{before}{name}.{layer}", rows[ROWS[name]], width, torch.float64).to(solve_device(lm))
                 for name, width in here.items()
@@ -115,9 +117,9 @@ def batch_of(
             found[layer] = LowRankUpdate(**factors, kept=kept)
         return found
 
-    n_edited = sum("steps" in item for item in row["edited"])
-    n_solved = row.get("restored", n_edited)
-    edited = _edited(row["edited"], [take(name, lm.d_model, n_edited, torch.float32) for name in "zh" if n_edited])
+    n_targets = sum("steps" in item for item in row["edited"])
+    n_solved = row.get("restored", sum(map(is_edited, row["edited"])))
+    edited = _edited(row["edited"], [take(name, lm.d_model, n_targets, torch.float32) for name in "zh" if n_targets])
     pairs = {layer: row["norms"][str(layer)] for layer in layers}
     report = BatchReport(
         edited,
@@ -140,7 +142,7 @@ def live_facts(rows: Sequence[Mapping[str, Any]]) -> list[Fact]:
             key = facts[batch, column].key
             if live.get(key) == (batch, column):
                 del live[key]
-        for column, item in enumerate(item for item in row["edited"] if "steps" in item):
+        for column, item in enumerate(item for item in row["edited"] if is_edited(item)):
             fact = facts[number, column] = fact_of(item.get("fact"))
             live.pop(fact.key, None)
             live[fact.key] = number, column

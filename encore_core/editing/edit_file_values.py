@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from encore_core.editing.batch_report import SAID, TOO_FAR
+from encore_core.editing.batch_report import BY_GRADIENT, SAID, TOO_FAR
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact
 
@@ -28,6 +28,8 @@ PROBABILITIES = ("before", "after", "bare")
 
 CHANGES = ("loaded", "before", "after")
 """Probabilities of an answer around a retraction, in this order; any of them may be missing."""
+
+OUTCOMES = (SAID, TOO_FAR, BY_GRADIENT)
 
 MOST_PROBABILITY = 1.001
 """Rounded logarithms of probabilities may be slightly above 0."""
@@ -80,6 +82,11 @@ def check_values(values: Any) -> None:
         _check_ended(where, _object(where, batch), number, places)
         n_edited = _check_batch(where, batch, norms)
         places |= {(number, column) for column in range(n_edited)}
+
+
+def is_edited(row: Mapping[str, Any]) -> bool:
+    """Whether the row of a fact says that it was edited."""
+    return "steps" in row or row.get("outcome") == BY_GRADIENT
 
 
 def fact_of(row: Any) -> Fact:
@@ -148,8 +155,10 @@ def _check_batch(where: str, batch: Mapping[str, Any], norms: Mapping[str, Any])
         if "steps" in item:
             n_edited += 1
             _check_search(here, item)
-        elif item.get("outcome", SAID) not in (SAID, TOO_FAR):
-            raise _wrong(f"{here} outcome", item["outcome"], f"{SAID} or {TOO_FAR}")
+        elif item.get("outcome", SAID) not in OUTCOMES:
+            raise _wrong(f"{here} outcome", item["outcome"], " or ".join(OUTCOMES))
+        elif is_edited(item):
+            n_edited += 1
     if not n_edited and not is_retraction:
         raise InputError(f"The edit file is damaged: {where} holds no edit.")
     for phase, seconds in _object(f"{where} seconds", batch.get("seconds")).items():

@@ -19,6 +19,7 @@ from encore_core.editing.session_contents import Contents, memory_is_short
 from encore_core.editing.session_state import identity_of
 from encore_core.editing.shared_by_sessions import initial_preservation, shared_prefixes
 from encore_core.editing.what_is_kept import Memory
+from encore_core.errors import InputError
 from encore_core.models.editable import EditableModel, Progress
 from encore_core.models.settings import settings_of
 
@@ -117,9 +118,26 @@ class EditedModel:
         """Whether one edit can be taken out of those made so far."""
         return self.settings.takes_back and not any(P.is_renewed for P in self._contents.preservation.values())
 
+    def check_takes_back(self) -> None:
+        """Refuse to take one edit back.
+
+        Raises:
+            InputError: when the session keeps no history, or its method cannot.
+        """
+        if not self.keep_history:
+            raise InputError("This session keeps no history, so no edit can be taken back; make one that does.")
+        if not self.takes_back:
+            any_more = " any more" if self.settings.takes_back else ""
+            raise InputError(
+                f"{self.settings.method} cannot take one edit back{any_more}: its updates depend on those before. Undo "
+                "the last batch, or start over without the edit."
+            )
+
     @property
     def statistics(self) -> str:
         """Which key statistics edits use, as a text for people."""
+        if self.settings.from_gradients:
+            return f"none: {self.settings.method} needs no statistics"
         return described(self.lm, self._statistics_files(), self.statistics_text)
 
     @property
@@ -130,6 +148,8 @@ class EditedModel:
     def _statistics_files(self) -> dict[int, Path]:
         """By edited layer, the file of its statistics; fixed from the first edit on, whatever is chosen later."""
         s = self.settings
+        if s.from_gradients:
+            return {}
         return self._used or files_used(self.lm, s.layers, s.statistics_tokens, self.statistics_text)
 
     def _identity(self) -> dict[str, Any]:

@@ -18,25 +18,18 @@ from typing import Literal
 import torch
 
 from encore_core.autograd import gradients
+from encore_core.editing.answer_gradients import solve_by_gradients
 from encore_core.editing.batch import (
     GivenTargets,
     SolvedBatch,
     checked_facts,
     directions_told,
+    edited_facts,
     find_targets,
     solve_batch,
 )
 from encore_core.editing.batch_measures import look_after, look_before, norms_as_run
-from encore_core.editing.batch_report import (
-    SAID,
-    TOO_FAR,
-    AppliedBatch,
-    BatchReport,
-    EditedFact,
-    OnProgress,
-    Place,
-    notices_of,
-)
+from encore_core.editing.batch_report import AppliedBatch, BatchReport, OnProgress, Place, notices_of
 from encore_core.editing.edit_list import Wanted, chosen_edits, overwritten
 from encore_core.editing.edited_matrices import Sums
 from encore_core.editing.edited_model import EditedModel
@@ -89,7 +82,11 @@ class EditSession(EditedModel):
                 self._initial_preservation(self._used, progress)
             self.anchor(progress)
             # One step on any fact finds out whether the model takes the fast pass, and warms up the kernels.
-            if self.fast_targets and self.settings.layers[-1] not in lm.checked_paths:
+            if (
+                self.fast_targets
+                and not self.settings.from_gradients
+                and self.settings.layers[-1] not in lm.checked_paths
+            ):
                 once = replace(target_settings(self.settings), steps=1)
                 fact = Fact("Paris", "The city of {} is in", "France")
                 optimise_targets(lm, [fact], self.prefixes, self.settings.layers[-1], once)
@@ -151,22 +148,15 @@ class EditSession(EditedModel):
             after, bare = look_after(lm, batch.draft, facts, measure)
             seconds = batch.seconds | {"measuring": looked - started + time.perf_counter() - measured}
             norms_after = norms_as_run(lm, batch.draft, batch.updates)
-            far = {id(fact) for fact in batch.far}
-            chosen = [fact for fact in chosen if id(fact) not in far]
-            found = dict(zip(map(id, chosen), batch.targets, strict=True))
+            edited = [fact for fact in chosen if not any(fact is one for one in batch.far)]
             report = BatchReport(
-                edited=tuple(
-                    EditedFact(
-                        fact, found.get(id(fact)), before[i], after[i], bare[i], TOO_FAR if id(fact) in far else SAID
-                    )
-                    for i, fact in enumerate(facts)
-                ),
+                edited=edited_facts(batch, facts, edited, before, after, bare, self.settings.from_gradients),
                 seconds=seconds,
                 norms={layer: (norms_before[layer], norms_after[layer]) for layer in batch.updates},
                 notices=(*notices, *map(too_far, batch.far), *directions_told(batch, self.settings)),
             )
-            if chosen:
-                self._commit(batch, statistics, report, chosen)
+            if edited:
+                self._commit(batch, statistics, report, edited)
         return report
 
     @gradients(False)
@@ -192,14 +182,8 @@ class EditSession(EditedModel):
             InputError: for no edit, one that is not there, was overwritten or taken back already; when the session
                 keeps no history, or its method cannot take one edit back.
         """
-        if not self.keep_history:
-            raise InputError("This session keeps no history, so no edit can be taken back; make one that does.")
+        self.check_takes_back()
         s = self.settings
-        if not self.takes_back:
-            raise InputError(
-                f"{s.method} cannot take one edit back{' any more' * s.takes_back}: its updates depend on those "
-                "before. Undo the last batch, or start over without the edit."
-            )
         with self.pristine() as lm:
             contents, started = self._contents, time.perf_counter()
             gone = chosen_edits(contents.history, edits)
@@ -260,6 +244,9 @@ class EditSession(EditedModel):
             if ended:
                 taken = self._taken_out(ended, preservation, draft, statistics)
                 removed, preservation = taken.removed, taken.preservation
+            if self.settings.from_gradients:
+                batch = solve_by_gradients(lm, facts, self.settings, preservation, draft, on_progress)
+                return batch, statistics
             batch = solve_batch(
                 lm,
                 facts,
@@ -310,8 +297,10 @@ class EditSession(EditedModel):
             one target per fact, in order.
 
         Raises:
-            InputError: facts that do not fit the model's context.
+            InputError: facts that do not fit the model's context; a method without targets.
         """
+        if self.settings.from_gradients:
+            raise InputError(f"{self.settings.method} edits without targets; choose a method that has them.")
         wanted = target_settings(self.settings)
         wanted = wanted if mpes is None else replace(wanted, mpes=mpes)
         prefixes = self.prefixes

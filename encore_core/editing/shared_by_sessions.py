@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from encore_core.editing.covariance import second_moments
+from encore_core.editing.gradient_rule import GradientMemory
 from encore_core.editing.lyapunov import LyapunovMemory
 from encore_core.editing.renewed_projector import RenewedPreservation, Weights, weighted_null_space
 from encore_core.editing.update_rule import Preservation, inverse_preservation, null_space_preservation
@@ -68,6 +69,9 @@ def initial_preservation(
         progress: called while they are gathered.
     """
     s = settings
+    if s.from_gradients:
+        whitens, device = s.preservation == "whitened_gradients", solve_device(lm)
+        return {layer: GradientMemory.first(s.l2, s.lr, whitens, lm.d_mlp, lm.d_model, device) for layer in s.layers}
     if s.preservation == "lyapunov":
         kept = moments_kept(lm, s, statistics, text, progress)
         return {layer: LyapunovMemory.first(kept[layer], s.lambda_p, s.loss_budget) for layer in s.layers}
@@ -167,6 +171,8 @@ def _initial_P(C0: torch.Tensor, settings: Settings) -> torch.Tensor:
 def _keys_of_initial_P(settings: Settings, statistics: dict[int, Path]) -> dict[int, tuple]:
     """By edited layer, the key in `EditableModel.shared` of its initial P."""
     s = settings
+    if s.from_gradients:
+        return {}
     identity = ("P", s.preservation, s.lambda_p, s.lambda_n, s.null_threshold, s.l2, s.statistics_tokens)
     # The file's name without its layer identifies what the statistics were made from.
     return {layer: (*identity, statistics[layer].name.partition("-")[2], layer) for layer in s.layers}

@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 
+from encore_core.editing.gradient_rule import GradientMemory
 from encore_core.editing.lyapunov import LyapunovMemory
 from encore_core.editing.renewed_projector import RenewedPreservation, Weights, no_keys
 from encore_core.editing.update_rule import Preservation
+from encore_core.methods import GRADIENTS
 
-Memory = Preservation | LyapunovMemory
+Memory = Preservation | LyapunovMemory | GradientMemory
 """What a layer keeps: P, and more with some methods."""
 
 Take = Callable[[str, torch.dtype], torch.Tensor]
@@ -29,6 +31,11 @@ def restored(settings: Mapping[str, Any], numbers: Mapping[str, Any], take: Take
     Raises:
         InputError: when a tensor is missing.
     """
+    if settings["preservation"] in GRADIENTS:
+        whitens = settings["preservation"] == "whitened_gradients"
+        names = ("mean", "squares", "products") if whitens else ("mean", "squares")
+        sums = {name: take(name, torch.float64) for name in names}
+        return GradientMemory(settings["l2"], settings["lr"], whitens, numbers["n"], **sums)
     if settings["preservation"] == "lyapunov":
         last = {name: take(name, torch.float64) if numbers["begun"] else None for name in ("keys", "missed")}
         C0, weights = take("C0", torch.float32), (settings["lambda_p"], settings["loss_budget"])

@@ -93,7 +93,7 @@ def write_model_folder(
         InputError: as `write_edited_model`.
     """
     report = edit_report(session, reports, facts_source, batch_size)
-    made = [item.fact for batch in reports for item in batch.edited if item.target]
+    made = [item.fact for batch in reports for item in batch.edited if item.is_edited]
     facts = [edit.fact for edit in session.live_edits()] if session.history else made
     if progress is not None:
         progress("Scoring for the model card", 0.0)

@@ -103,7 +103,8 @@ def prepare(plan: RunPlan, facts: Sequence[Fact] | None = None, progress: Progre
         dtype=plan.dtype or "float32",
     )
     lines = fact_lines(chosen)
-    wanted = key_statistics.wanted(done.model, settings.layers, text_named(plan.statistics_text))
+    layers = () if settings.from_gradients else settings.layers
+    wanted = key_statistics.wanted(done.model, layers, text_named(plan.statistics_text))
     statistics, told = _statistics(wanted, settings.statistics_tokens)
     return PreparedRun(
         plan=done,
@@ -165,6 +166,8 @@ def _absolute_text(name: str | None) -> str | None:
 
 def _statistics(wanted: key_statistics.Rows, n_tokens: int) -> tuple[str, list[str]]:
     """What C0 will be computed from, in words, and a line about it where it was chosen."""
+    if not wanted:
+        return "none", []
     if not any("file" in row for row in wanted):
         return f"{wanted[0]['text']}, {n_tokens} tokens", []
     of_each = {

@@ -177,7 +177,7 @@ def _figures(column: Column) -> None:
     """Growth of the matrices, steps, why the search stopped, and time."""
     norms = column.session.norms()
     layer, (was, now) = max(norms.items(), key=lambda item: item[1][1] / item[1][0])
-    items = [item for report in column.reports for item in report.edited if item.target is not None]
+    items = [item for report in column.reports for item in report.edited if item.is_edited]
     told = [f"‖W‖ {100 * (now / was - 1):+.3f} % at most (layer {layer})"]
     if items:
         steps = sorted(item.steps for item in items)

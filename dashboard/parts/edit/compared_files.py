@@ -79,7 +79,7 @@ def report(comparison: Comparison, fact: Fact, seen: Mapping[str, Seen], link: s
 
 def _row(column: Column, fact: Fact, found: Seen) -> tuple[str, ...]:
     first = found.rows.iloc[0]
-    items = [item for one in column.reports for item in one.edited if item.fact == fact and item.target]
+    items = [item for one in column.reports for item in one.edited if item.fact == fact and item.is_edited]
     growth = max(now / was for was, now in column.session.norms().values()) - 1
     return (
         column.label,

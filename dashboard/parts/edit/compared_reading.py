@@ -63,7 +63,9 @@ def outcome_of(column: Column, fact: Fact, rows: pd.DataFrame) -> Outcome:
         rows: as in `Seen`.
     """
     first, neighbours = rows.iloc[0], rows[rows.kind == "neighbour"]
-    stops = [item.stopped for report in column.reports for item in report.edited if item.fact == fact and item.target]
+    stops = [
+        item.stopped for report in column.reports for item in report.edited if item.fact == fact and item.is_edited
+    ]
     moved = tuple((neighbours.true_after - neighbours.true_before).abs().tolist())
     others = rows[(rows.kind == "paraphrase") & rows.true.notna()]
     changed = int((others.new_after > others.true_after).sum()), len(others)

@@ -65,7 +65,7 @@ def _about(method: str) -> None:
         st.markdown(card.changes)
         st.code(card.formula, language=None, wrap_lines=True)
         rows = [
-            ["Source", f"arXiv {source}" if source else "this program"],
+            ["Source", source or "this program"],
             ["Authors' code", card.licence],
             ["Kept between batches", card.keeps],
         ]
