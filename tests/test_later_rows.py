@@ -10,15 +10,19 @@ SPHERE     Δ (I − α U Uᵀ), U the top eigenvectors of ŴᵀŴ / d_model    
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import tiny_runs
 import torch
 from test_editor import matrices, same
 from test_update_rule import N_BATCHES, alphaedit, projector, second_moment
-from tiny_models import CITIES, FACTS
+from tiny_models import CITIES, DEFAULTS, FACTS
 
 from encore_core.editing import norm_anchor
 from encore_core.editing.answer_gradients import answer_gradients
+from encore_core.editing.comparison import Arm, compare_edits
 from encore_core.editing.edit_file import edit_file_of, read_edit_file, write_edit_file
 from encore_core.editing.edited_model import EditedModel
 from encore_core.editing.gradient_rule import GradientMemory
@@ -26,11 +30,15 @@ from encore_core.editing.lyapunov import LyapunovMemory
 from encore_core.editing.main_directions import main_directions, weakened
 from encore_core.editing.norm_anchor import anchor_of, brought_to_norm, mean_without_largest
 from encore_core.editing.renewed_projector import RenewedPreservation, Weights, weighted_null_space
+from encore_core.editing.session import EditSession
 from encore_core.editing.update_rule import Preservation, null_space_preservation, solve
 from encore_core.errors import InputError
 from encore_core.forward.prompts import encode_contexts
 from encore_core.method_cards import card_of
-from encore_core.methods import METHODS, PAPER, settings_for
+from encore_core.methods import GRADIENTS, METHODS, PAPER, settings_for
+from encore_core.models.editable import load_model
+from encore_core.runs import MeasurePlan, RunStore, prepare
+from encore_core.runs.resume_state import weights_digest
 
 LATER = [name for name, row in METHODS.items() if row.source != PAPER]
 D_MODEL, D_MLP, N_FACTS = 24, 80, 3
@@ -474,3 +482,36 @@ def test_an_edit_is_taken_back_or_the_method_says_why_not(method, model, new_ses
     assert ("is taken back" if session.settings.takes_back else "comes on top") in line
     assert session.n_edits == 3
     assert not other.n_edits
+
+
+@pytest.mark.parametrize("method", LATER)
+def test_a_run_gives_the_weights_of_editing_by_hand(method, tiny_folder, statistics_text, tmp_path):
+    store = RunStore(tmp_path / "runs")
+    measure = MeasurePlan(subsets=(), perplexity=False, generation_entropy=False, contributions=False, share_cap=None)
+    plan = tiny_runs.plan(tiny_folder, statistics_text, method=method, measure=measure)
+    own = {"lr": 0.05} if METHODS[method].preservation in GRADIENTS else {}
+    own |= {"nas_facts": 20} if METHODS[method].published.get("nas") else {}
+    plan = replace(plan, overrides={**plan.overrides, **own})
+    ready = prepare(plan, tiny_runs.FACTS)
+    assert (ready.statistics == "none") == (METHODS[method].preservation in GRADIENTS)
+    [run_id] = store.submit([ready])
+    tiny_runs.worker(store).serve()
+    run = store.get(run_id)
+    assert (run.status, run.error, run.done) == ("done", None, 10)
+    lm = load_model(str(tiny_folder), "cpu")
+    session = EditSession(
+        lm, method, settings=dict(plan.overrides), statistics_text=statistics_text, keep_history=False
+    )
+    skipped = 0
+    for start in range(0, 10, 2):
+        report = session.edit(tiny_runs.FACTS[start : start + 2], known="edit", measure=False)
+        skipped += sum(not item.is_edited for item in report.edited)
+    assert weights_digest(session.matrices()) == run.weights_digest and run.skipped == skipped
+
+
+def test_rows_are_compared_with_the_papers(llama, statistics_text):
+    methods = ["AlphaEdit", "SPHERE", "BetaEdit", "LyapLock", "UltraEdit"]
+    arms = [Arm(name, DEFAULTS | ({"lr": 0.05} if name == "UltraEdit" else {})) for name in methods]
+    found = compare_edits(llama, CITIES, arms, batch_size=2, known="edit", statistics_text=statistics_text)
+    assert [side.label for side in found.sides] == methods and not any(side.error for side in found.sides)
+    assert len({tuple(side.session.norms().values()) for side in found.sides}) == len(methods)
