@@ -20,6 +20,7 @@ from test_editor import matrices, same
 from test_update_rule import N_BATCHES, alphaedit, projector, second_moment
 from tiny_models import CITIES, DEFAULTS, FACTS
 
+from dashboard.parts.learn.anatomy import take_apart
 from encore_core.editing import norm_anchor
 from encore_core.editing.answer_gradients import answer_gradients
 from encore_core.editing.comparison import Arm, compare_edits
@@ -32,6 +33,7 @@ from encore_core.editing.norm_anchor import anchor_of, brought_to_norm, mean_wit
 from encore_core.editing.renewed_projector import RenewedPreservation, Weights, weighted_null_space
 from encore_core.editing.session import EditSession
 from encore_core.editing.update_rule import Preservation, null_space_preservation, solve
+from encore_core.editing.what_is_kept import bytes_kept
 from encore_core.errors import InputError
 from encore_core.forward.prompts import encode_contexts
 from encore_core.method_cards import card_of
@@ -39,6 +41,7 @@ from encore_core.methods import GRADIENTS, METHODS, PAPER, settings_for
 from encore_core.models.editable import load_model
 from encore_core.runs import MeasurePlan, RunStore, prepare
 from encore_core.runs.resume_state import weights_digest
+from encore_core.tuning.search import Tuner
 
 LATER = [name for name, row in METHODS.items() if row.source != PAPER]
 D_MODEL, D_MLP, N_FACTS = 24, 80, 3
@@ -515,3 +518,33 @@ def test_rows_are_compared_with_the_papers(llama, statistics_text):
     found = compare_edits(llama, CITIES, arms, batch_size=2, known="edit", statistics_text=statistics_text)
     assert [side.label for side in found.sides] == methods and not any(side.error for side in found.sides)
     assert len({tuple(side.session.norms().values()) for side in found.sides}) == len(methods)
+
+
+@pytest.mark.parametrize("method", ["BetaEdit", "LyapLock", "UltraEdit", "StableEdit"])
+def test_what_a_layer_keeps_is_as_large_as_foretold(method, llama, new_session, monkeypatch):
+    monkeypatch.setattr(Preservation, "FOLD_RANK_SHARE", 0.0)  # every batch is folded in
+    session = new_session(llama, method, keep_history=False)
+    session.edit(CITIES, known="edit")
+    kept = session._contents.preservation[0]
+    thin = ("keys", "missed")  # of the last batch alone
+    held = sum(piece.nbytes for name, piece in kept.pieces() if name not in thin)
+    assert held == bytes_kept(session.settings, llama.d_mlp, llama.d_model)
+
+
+def test_what_does_not_suit_a_row_is_refused_with_the_reason(llama, new_session):
+    with pytest.raises(InputError, match="UltraEdit has no targets and no statistics"):
+        Tuner(llama, "UltraEdit", CITIES, CITIES)
+    for method in ("UltraEdit", "LyapLock"):
+        session = new_session(llama, method)
+        session.edit(CITIES, known="edit")
+        with pytest.raises(InputError, match=f"{method} does not solve"):
+            take_apart(session)
+
+
+def test_a_weakened_update_is_taken_apart_as_it_was_solved(llama, new_session):
+    session = new_session(llama, "SPHERE")
+    session.edit(CITIES, known="edit")
+    found = take_apart(session)
+    for layer in found.layers:
+        assert layer.error < 1e-6
+        assert layer.delta_norm == pytest.approx(session.history[0].updates[layer.layer].norm(), rel=1e-9)

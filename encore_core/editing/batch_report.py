@@ -79,7 +79,7 @@ class EditedFact:
     @property
     def steps(self) -> int:
         """Gradient steps taken; 0 for a skipped fact."""
-        return self.target.steps if self.target else 0
+        return self.target.steps if self.target else int(self.is_edited)
 
     @property
     def stopped(self) -> str:

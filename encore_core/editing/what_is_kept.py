@@ -1,4 +1,4 @@
-"""What a layer keeps between batches, by method: made before the first edit, and restored from a saved state."""
+"""What a layer keeps between batches, by method: the kinds, their size, and how a saved state restores them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,18 @@ from encore_core.editing.gradient_rule import GradientMemory
 from encore_core.editing.lyapunov import LyapunovMemory
 from encore_core.editing.renewed_projector import RenewedPreservation, Weights, no_keys
 from encore_core.editing.update_rule import Preservation
-from encore_core.methods import GRADIENTS
+from encore_core.methods import GRADIENTS, Settings
 
 Memory = Preservation | LyapunovMemory | GradientMemory
 """What a layer keeps: P, and more with some methods."""
+
+
+def bytes_kept(settings: Settings, d_mlp: int, d_model: int) -> int:
+    """Bytes that one layer of a long run keeps: P in float64, C0 in float32, H in float64, or sums of gradients."""
+    if settings.from_gradients:
+        return 8 * (2 * (d_mlp + d_model) + (settings.preservation == "whitened_gradients") * d_model**2)
+    return d_mlp**2 * {"weighted_null_space": 8 + 4 + 8, "lyapunov": 4 + 8}.get(settings.preservation, 8)
+
 
 Take = Callable[[str, torch.dtype], torch.Tensor]
 """Gives a tensor of a saved state, by name, as a copy of that dtype."""

@@ -23,6 +23,7 @@ import torch
 
 from encore_core.editing.covariance import text_named
 from encore_core.editing.session import EditSession
+from encore_core.editing.what_is_kept import bytes_kept
 from encore_core.errors import InputError
 from encore_core.measures.downstream import evaluate_tasks
 from encore_core.measures.perplexity_entropy import generation_entropy, perplexity
@@ -72,7 +73,7 @@ class Calibration:
         perplexity_seconds, contributions_seconds, entropy_seconds: of these parts of measuring.
         downstream_test_seconds: for one test of each task; 0 without data.
         matrices_bytes: of the edited matrices.
-        preservation_bytes: of all edited layers' P.
+        preservation_bytes: of what all edited layers keep, P with most methods.
         sizes: of the model, from which memory follows.
         dtype: of its weights, as torch calls it.
         device_type: "cpu", "cuda" or "mps".
@@ -246,7 +247,7 @@ def _measure(lm: EditableModel, run: PreparedRun, tell: Progress) -> Calibration
         entropy_seconds=sampled * ENTROPY_TOKENS / CALIBRATED_SAMPLES,
         downstream_test_seconds=asked / CALIBRATED_TESTS,
         matrices_bytes=sum(lm.parameter(layer).nbytes for layer in session.settings.layers),
-        preservation_bytes=len(session.settings.layers) * lm.d_mlp**2 * 8,
+        preservation_bytes=len(session.settings.layers) * bytes_kept(session.settings, lm.d_mlp, lm.d_model),
         sizes=Sizes.of_model(lm.model, lm.parts),
         dtype=str(lm.dtype).removeprefix("torch."),
         device_type=lm.device.type,

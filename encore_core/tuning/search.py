@@ -167,6 +167,11 @@ class Tuner:
         self.statistics_text = statistics_text
         self.present = settings_of(lm, method, base)
         self.method = self.present.method
+        if self.present.from_gradients:
+            raise InputError(
+                f"{self.method} has no targets and no statistics, so there is nothing for this search to tune; try "
+                "--set lr=… and --set layers=… instead."
+            )
         self.shape = Shape(lm.model.config.model_type, lm.n_layers, lm.d_model, lm.n_vocab)
         # The row holds only these settings; the others stay as they are in force.
         self.names = ("layers", *self._axes(), "steps", "mpes_extra_steps", "statistics_tokens")
@@ -187,7 +192,9 @@ class Tuner:
 
     def _axes(self) -> tuple[str, ...]:
         p = self.present
-        axes = ("null_threshold", "l2") if p.preservation == "null_space" else ("lambda_p",)
+        axes = {"null_space": ("null_threshold", "l2"), "weighted_null_space": ("null_threshold", "lambda_p")}.get(
+            p.preservation, ("lambda_p",)
+        )
         return (*axes, *(("lambda_n",) if p.lambda_n else ()), "lr")
 
     def estimate(self) -> Cost:

@@ -89,4 +89,4 @@ def _load_edits(visitor: Visitor, uploaded: bytes) -> None:
 
 def stop_word(reason: str) -> str:
     """Why a search stopped, in a word or two."""
-    return {"mpes": "MPES", "loss": "low loss", "steps": "last step"}.get(reason, reason)
+    return {"mpes": "MPES", "loss": "low loss", "steps": "last step", "gradient": "one step"}.get(reason, reason)

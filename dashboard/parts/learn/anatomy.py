@@ -16,6 +16,7 @@ from encore_core.editing.batch_report import AppliedBatch
 from encore_core.editing.edited_matrices import Sums
 from encore_core.editing.keys import KeyReader
 from encore_core.editing.session import EditSession
+from encore_core.errors import InputError
 from encore_core.facts import Fact
 
 
@@ -68,8 +69,17 @@ class Anatomy:
 
 
 def take_apart(session: EditSession) -> Anatomy:
-    """The last batch of a session, which is left as it is; it must have one, whatever was taken back since."""
+    """The last batch of a session, which is left as it is; it must have one, whatever was taken back since.
+
+    Raises:
+        InputError: for a method that is no row of the update rule.
+    """
     lm, settings = session.lm, session.settings
+    if settings.from_gradients or settings.preservation == "lyapunov":
+        raise InputError(
+            f"{settings.method} does not solve S + KᵀPK, so there is nothing to take apart; choose one of the paper's "
+            "methods on the Edit page."
+        )
     place = max(number for number, batch in enumerate(session.history) if not batch.is_retraction)
     last = session.history[place]
     edited = [item for item in last.report.edited if item.target is not None]
@@ -109,7 +119,7 @@ def _layer(batch: AppliedBatch, layer: int, K: torch.Tensor, missing: torch.Tens
     update = batch.updates[layer]
     A, Y = update.A.double().cpu(), update.Y.double().cpu()
     R = missing / spread
-    L = factor_of(K.T @ Y)
+    L = factor_of(K.T @ update.joining.double().cpu())
     eye = torch.eye(len(L), dtype=L.dtype)
     system = slack * eye + L @ L.T - eye
     eigenvalues = torch.linalg.eigvalsh(system)

@@ -59,7 +59,7 @@ def apart(visitor: Visitor) -> Anatomy:
     """The last batch of the visitor, taken apart.
 
     Raises:
-        InputError: when it has been undone meanwhile.
+        InputError: when it has been undone meanwhile, or its method is no row of the update rule.
     """
     if not visitor.session.history:
         raise InputError("There is no edit on the model any more; make one first.")
