@@ -217,11 +217,11 @@ def test_betaedit_takes_edits_back_until_its_directions_are_found_anew(llama, ne
 @pytest.mark.parametrize("method", ["AlphaEdit", "BetaEdit"])
 def test_how_many_directions_are_left_is_said(llama, new_session, method):
     session = new_session(llama, method, null_threshold=0.5, refresh_every=2)
+    assert session.directions_left() is None
     told = []
     for fact in CITIES:
-        report = session.edit([fact], known="edit")
-        [line] = [line for line in report.notices if line.startswith("Null space: ")]
-        told.append(int(line.split()[2]))
+        session.edit([fact], known="edit")
+        told.append(int(session.directions_left().split()[0]))
         dense = session._contents.preservation[0].dense()
         rank = int(torch.linalg.matrix_rank(dense, rtol=1e-9))
         if method == "BetaEdit":
@@ -229,6 +229,7 @@ def test_how_many_directions_are_left_is_said(llama, new_session, method):
         else:
             assert told[-1] <= round(session.settings.l2 * float(dense.trace())) <= rank
     assert method != "AlphaEdit" or told[-1] < told[0]
+    assert session.directions_left().endswith(f"of {llama.d_mlp} directions of a layer left in the null space")
 
 
 def test_a_batch_that_changes_too_much_is_refused(llama, new_session):

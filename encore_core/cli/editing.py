@@ -118,7 +118,7 @@ def _edit(options: argparse.Namespace) -> None:
     written = f"written to {' and '.join(places)}" if places else "nothing is written without --out or --edits-out"
     print(
         f"{n_edited} facts edited with {session.settings.method} in {time.time() - started:.1f} s"
-        f"{f', {skipped} skipped' if skipped else ''}; {written}",
+        f"{f', {skipped} skipped' if skipped else ''}; {f'{left}; ' if (left := session.directions_left()) else ''}{written}",
         file=sys.stderr,
     )
 

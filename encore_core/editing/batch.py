@@ -297,29 +297,6 @@ def edited_facts(
     )
 
 
-def directions_told(batch: SolvedBatch, settings: Settings) -> list[str]:
-    """A line for people on how many directions are left to methods that work in a null space; none for others.
-
-    AlphaEdit's never leave the null space, but each edit makes some of them stiffer: they are counted by tr P · L2 with
-    the batch in P. BetaEdit counts those that its projector has.
-    """
-    s = settings
-    if s.preservation == "null_space":
-        left = [
-            s.l2 * batch.preservation[layer].trace() - s.l2 * s.sequential * float(update.joining.square().sum())
-            for layer, update in batch.updates.items()
-        ]
-    elif s.preservation == "weighted_null_space":
-        left = [batch.preservation[layer].n_directions for layer in batch.updates]
-    else:
-        return []
-    if not left:
-        return []
-    low, high, d_mlp = round(min(left)), round(max(left)), next(iter(batch.updates.values())).Y.shape[0]
-    range_ = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-    return [f"Null space: {range_} of {d_mlp:,} directions of a layer are left for edits."]
-
-
 def no_seconds() -> dict[str, float]:
     """The phases of a batch, none of which has taken any time yet."""
     return {"targets": 0.0, "keys": 0.0, "update": 0.0}

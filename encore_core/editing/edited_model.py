@@ -18,7 +18,7 @@ from encore_core.editing.norm_anchor import anchor_of
 from encore_core.editing.session_contents import Contents, memory_is_short
 from encore_core.editing.session_state import identity_of
 from encore_core.editing.shared_by_sessions import initial_preservation, shared_prefixes
-from encore_core.editing.what_is_kept import Memory
+from encore_core.editing.what_is_kept import Memory, free_directions
 from encore_core.errors import InputError
 from encore_core.models.editable import EditableModel, Progress
 from encore_core.models.settings import settings_of
@@ -112,6 +112,16 @@ class EditedModel:
         if not s.nas:
             return None
         return self._contents.anchor or anchor_of(self.lm, s.layers[-1], s.nas_facts, progress)
+
+    def directions_left(self) -> str | None:
+        """How many null-space directions are left to edits, as a text for people; None before the first edit, and for
+        methods that work in no null space."""
+        found = free_directions(self.settings, self._contents.preservation)
+        if found is None:
+            return None
+        low, high = found
+        range_ = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        return f"{range_} of {self.lm.d_mlp:,} directions of a layer left in the null space"
 
     @property
     def takes_back(self) -> bool:

@@ -23,7 +23,6 @@ from encore_core.editing.batch import (
     GivenTargets,
     SolvedBatch,
     checked_facts,
-    directions_told,
     edited_facts,
     find_targets,
     solve_batch,
@@ -153,7 +152,7 @@ class EditSession(EditedModel):
                 edited=edited_facts(batch, facts, edited, before, after, bare, self.settings.from_gradients),
                 seconds=seconds,
                 norms={layer: (norms_before[layer], norms_after[layer]) for layer in batch.updates},
-                notices=(*notices, *map(too_far, batch.far), *directions_told(batch, self.settings)),
+                notices=(*notices, *map(too_far, batch.far)),
             )
             if edited:
                 self._commit(batch, statistics, report, edited)

@@ -17,6 +17,25 @@ Memory = Preservation | LyapunovMemory | GradientMemory
 """What a layer keeps: P, and more with some methods."""
 
 
+def free_directions(settings: Settings, kept: Mapping[int, Memory]) -> tuple[int, int] | None:
+    """The fewest and most directions of a layer that are left to a method which works in a null space; None for others.
+
+    AlphaEdit's never leave the null space, but each edit makes some of them stiffer: tr P · L2 counts what is left of
+    them. BetaEdit counts those that its projector has.
+
+    Args:
+        settings: of the session.
+        kept: by layer, as after the edits so far; empty before the first.
+    """
+    if settings.preservation == "null_space":
+        left = [round(settings.l2 * P.trace()) for P in kept.values()]
+    elif settings.preservation == "weighted_null_space":
+        left = [P.n_directions for P in kept.values()]
+    else:
+        left = []
+    return (min(left), max(left)) if left else None
+
+
 def bytes_kept(settings: Settings, d_mlp: int, d_model: int) -> int:
     """Bytes that one layer of a long run keeps: P in float64, C0 in float32, H in float64, or sums of gradients."""
     if settings.from_gradients:

@@ -184,6 +184,8 @@ def _figures(column: Column) -> None:
         stops = ", ".join(sorted({stop_word(item.stopped) for item in items}))
         shown = str(steps[0]) if steps[0] == steps[-1] else f"{steps[0]}–{steps[-1]}"
         told.append(f"{shown} steps, stopped by {stops}")
+    if left := column.session.directions_left():
+        told.append(left)
     if column.seconds:
         told.append(f"{column.seconds:.1f} s")
     widgets.remark(" · ".join(told))

@@ -19,6 +19,8 @@ def batches(visitor: Visitor) -> None:
     if not applied:
         return
     with st.expander("Batch by batch: steps and time", key="batches_open"):
+        if left := visitor.session.directions_left():
+            st.caption(f"{left}.")
         rows = []
         for number, batch in reversed(list(enumerate(applied, start=1))):
             seconds = f"{sum(batch.report.seconds.values()):.1f} s"
