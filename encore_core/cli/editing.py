@@ -116,11 +116,9 @@ def _edit(options: argparse.Namespace) -> None:
     if not places:
         _print_facts(reports)
     written = f"written to {' and '.join(places)}" if places else "nothing is written without --out or --edits-out"
-    print(
-        f"{n_edited} facts edited with {session.settings.method} in {time.time() - started:.1f} s"
-        f"{f', {skipped} skipped' if skipped else ''}; {f'{left}; ' if (left := session.directions_left()) else ''}{written}",
-        file=sys.stderr,
-    )
+    first = f"{n_edited} facts edited with {session.settings.method} in {time.time() - started:.1f} s"
+    first += f", {skipped} skipped" if skipped else ""
+    print("; ".join(filter(None, (first, session.directions_left(), written))), file=sys.stderr)
 
 
 def _edits_to_continue(options: argparse.Namespace) -> EditFile:
