@@ -32,6 +32,7 @@ from encore_core.editing.main_directions import main_directions, weakened
 from encore_core.editing.norm_anchor import anchor_of, brought_to_norm, mean_without_largest
 from encore_core.editing.renewed_projector import RenewedPreservation, Weights, weighted_null_space
 from encore_core.editing.session import EditSession
+from encore_core.editing.session_state import SessionState
 from encore_core.editing.update_rule import Preservation, null_space_preservation, solve
 from encore_core.editing.what_is_kept import bytes_kept
 from encore_core.errors import InputError
@@ -549,3 +550,17 @@ def test_a_weakened_update_is_taken_apart_as_it_was_solved(llama, new_session):
     for layer in found.layers:
         assert layer.error < 1e-6
         assert layer.delta_norm == pytest.approx(session.history[0].updates[layer.layer].norm(), rel=1e-9)
+
+
+def test_a_state_of_an_earlier_version_goes_on(llama, new_session):
+    """It lacks the settings that were added since, and says of P how many factors there are."""
+    session, twin = (new_session(llama, "AlphaEdit", keep_history=False) for _ in range(2))
+    session.edit(CITIES[:2], known="edit")
+    state = session.state()
+    values = {name: value for name, value in state.values.items() if name not in ("nas", "sphere_strength")}
+    kept = values.pop("preserved")
+    values["recent"] = {layer: numbers["recent"] for layer, numbers in kept.items()}
+    twin.restore(SessionState(state.tensors, values))
+    for one in (session, twin):
+        one.edit(CITIES[2:], known="edit")
+    assert same(matrices(session), matrices(twin))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -86,10 +86,13 @@ def check_identity(state: SessionState, identity: dict[str, Any]) -> None:
     Raises:
         InputError: naming the first difference.
     """
+    # A state of an earlier version lacks settings that were added since; it was made with what is their default.
+    defaults = {one.name: one.default for one in fields(Settings) if one.default is not MISSING}
     for name, mine in identity.items():
-        if state.values.get(name) != mine:
+        saved = state.values.get(name, defaults.get(name))
+        if saved != mine:
             raise InputError(
-                f"The saved state has {name} {quoted(state.values.get(name))} and this session {quoted(mine)}; "
+                f"The saved state has {name} {quoted(saved)} and this session {quoted(mine)}; "
                 "restore it with the model and settings that it was made with."
             )
 
