@@ -111,9 +111,9 @@ CARDS = {
         "v* ← a v* / ‖v*‖,  z = (h − v₀) + v*,  a: mean ‖v*‖ on the unedited model, the largest 5 % left out",
         f"{_P}; a",
         "MIT",
-        "a is found once per model and block, over 1,000 facts of the bundled set, which takes a while before the "
-        "first edit (setting nas_facts). The switch works on every method with targets (setting nas); ENCORE+NAS is "
-        "ours.",
+        "a is found once per model and block, over 1,000 facts of the bundled set (200 on the embedded model), which "
+        "takes a while before the first edit (setting nas_facts). The switch works on every method with targets "
+        "(setting nas); ENCORE+NAS is ours.",
     ),
 }
 """By name of the method; "+MPES" and "+norm" are rows of the paper's ablations and have the card of what they vary."""

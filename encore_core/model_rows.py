@@ -38,7 +38,8 @@ MODEL_ROWS = (
              {"layers": (6, 7, 8, 9, 10), "steps": 20, "lambda_p": 300, "lambda_n": 5, "mpes_extra_steps": 1,
               "statistics_tokens": 30_000},
              # For 7B models λ is about 50 times as large, and lr 500 to 1000 times as small, see the cards.
-             {"BetaEdit": {"lambda_p": 60}, "LyapLock": {"lambda_p": 20},
+             {"AlphaEdit+NAS": {"nas_facts": 200}, "ENCORE+NAS": {"nas_facts": 200}, "SPHERE": {},
+              "BetaEdit": {"lambda_p": 60}, "LyapLock": {"lambda_p": 20},
               "UltraEdit": {"layers": tuple(range(20, 28)), "lr": 5e-4},
               "StableEdit": {"layers": tuple(range(22, 28)), "lr": 1e-3}},
              "tuned here on CounterFact",
