@@ -624,7 +624,7 @@ def fill(store: RunStore, claim) -> None:
     """What a run of 10,000 edits leaves, but for its facts: so much that reading would show if it were slow."""
     checkpoint = {
         "norms": [(layer, 10.0, 1.0) for layer in range(30)],
-        "scores": [(subset, metric, 50.0) for subset in ("sample", "newest", "first")
+        "scores": [(subset, metric, 50.0, 4, 20.0, 80.0) for subset in ("sample", "newest", "first")
                    for metric in ("edit_score", "paraphrase_score", "neighborhood_score", "overall_score", "accuracy",
                                   "token_accuracy", "generation_efficacy", "magnitude", "facts")],
         "contributions": [(n, str(n), "MLP", n, 0.1, 0.1) for n in range(61)],

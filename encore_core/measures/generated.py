@@ -27,6 +27,9 @@ MAX_TOKENS = 8192
 TOKENS, CHAT_TOKENS = 12, 24
 """Longest text, in tokens, unless a caller says otherwise: in a chat many answers begin by repeating the question."""
 
+CHATS = ("auto", "yes", "no")
+"""Whether prompts are put into the chat template; auto: where the model has one."""
+
 _SENTENCE = re.compile(r"""(?P<word>[^\W\d_]*)[.!?]["'”’)]*(?=\s)|[。！？]""")
 _NO_END = frozenset(
     ("st", "mt", "ft", "mr", "mrs", "ms", "dr", "jr", "sr", "prof", "gen", "col", "capt", "no", "vs", "etc", "inc",
@@ -58,6 +61,18 @@ class GenerationSettings:
     def usual(cls, chat: bool) -> GenerationSettings:
         """The settings of the plain prompt, or of the chat template, with the usual length of each."""
         return cls(CHAT_TOKENS if chat else TOKENS, chat)
+
+    @classmethod
+    def for_model(cls, lm: EditableModel, chat: str = "auto", tokens: int | None = None) -> GenerationSettings:
+        """The settings that were asked for, on a model.
+
+        Args:
+            lm: the model.
+            chat: from `CHATS`; "auto" for the chat template where the model has one.
+            tokens: at most how many; the usual length by default.
+        """
+        in_template = has_chat_template(lm) if chat == "auto" else chat == "yes"
+        return cls.usual(in_template) if tokens is None else cls(tokens, in_template)
 
     @property
     def label(self) -> str:
@@ -136,14 +151,7 @@ def generate(
     Raises:
         InputError: when a prompt and its text do not fit into the model's context, or there is no chat template.
     """
-    asked = [in_chat(lm, prompt) if settings.chat else prompt for prompt in prompts]
-    rows = [list(one.ids) for one in _encoded(lm, asked, settings.chat)]
-    for prompt, ids in zip(prompts, rows, strict=True):
-        if len(ids) + settings.tokens > lm.max_length:
-            raise InputError(
-                f"Prompt {quoted(prompt)} has {len(ids)} tokens, which leaves no room for {settings.tokens} more in "
-                f"the model's {lm.max_length}; shorten it."
-            )
+    asked, rows = _asked(lm, prompts, settings)
     guessed = _guesses(lm, asked, guesses, settings) if guesses is not None else [[] for _ in rows]
     found: list[Generated | None] = [None] * len(rows)
     done = 0
@@ -156,6 +164,30 @@ def generate(
             if on_progress is not None:
                 on_progress(done)
     return found
+
+
+def check_room(lm: EditableModel, prompts: Sequence[str], settings: GenerationSettings) -> None:
+    """Refuse early what `generate` would refuse.
+
+    Raises:
+        InputError: as `generate`.
+    """
+    _asked(lm, prompts, settings)
+
+
+def _asked(
+    lm: EditableModel, prompts: Sequence[str], settings: GenerationSettings
+) -> tuple[list[str], list[list[int]]]:
+    """Prompts as they are put to the model, and their tokens, which leave room for a text."""
+    asked = [in_chat(lm, prompt) if settings.chat else prompt for prompt in prompts]
+    rows = [list(one.ids) for one in _encoded(lm, asked, settings.chat)]
+    for prompt, ids in zip(prompts, rows, strict=True):
+        if len(ids) + settings.tokens > lm.max_length:
+            raise InputError(
+                f"Prompt {quoted(prompt)} has {len(ids)} tokens, which leaves no room for {settings.tokens} more in "
+                f"the model's {lm.max_length}; shorten it."
+            )
+    return asked, rows
 
 
 def _encoded(lm: EditableModel, texts: Sequence[str], chat: bool):

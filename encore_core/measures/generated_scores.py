@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from encore_core.facts import Fact
 from encore_core.measures import intervals
-from encore_core.measures.generated import GenerationSettings, generate
+from encore_core.measures.generated import GenerationSettings, check_room, generate
 from encore_core.measures.intervals import Interval
 from encore_core.measures.judging import Asked, Judge, contains, matches
 from encore_core.models.editable import EditableModel
@@ -22,6 +22,9 @@ Part = Literal["edit", "paraphrase", "neighborhood", "portability"]
 Metric = Literal["exact", "contained", "judged"]
 PARTS: tuple[Part, ...] = get_args(Part)
 METRICS: tuple[Metric, ...] = get_args(Metric)
+
+PROTOCOLS = ("teacher-forced", "generated")
+"""The two ways of scoring facts: `scores.evaluate`, and `evaluate_generated`."""
 
 OnProgress = Callable[[str, int, int], None]
 """`on_progress(what, done, total)`."""
@@ -74,7 +77,7 @@ class GeneratedScores:
     @property
     def protocol(self) -> str:
         """How the numbers came about, in words."""
-        return f"{self.settings.label}; {self.judge or 'no judge'}"
+        return protocol_of(self.settings, self.judge)
 
     @property
     def n_unjudged(self) -> int:
@@ -130,6 +133,11 @@ class GeneratedScores:
         ]  # fmt: skip
 
 
+def protocol_of(settings: GenerationSettings, judge: str | None) -> str:
+    """How scores come about, in words; the judge as in `Judge.label`."""
+    return f"{settings.label}; {judge or 'no judge'}"
+
+
 def evaluate_generated(
     lm: EditableModel,
     facts: Sequence[Fact],
@@ -171,6 +179,15 @@ def evaluate_generated(
     if judge is not None:
         per_fact = _judged(per_fact, judge, tell)
     return GeneratedScores(settings, judge.label if judge is not None else None, tuple(facts), tuple(per_fact))
+
+
+def check_askable(lm: EditableModel, fact: Fact, settings: GenerationSettings) -> None:
+    """Refuse early a fact that `evaluate_generated` would refuse.
+
+    Raises:
+        InputError: see `generated.generate`.
+    """
+    check_room(lm, [prompt for _, _, prompt, _ in _questions(fact)], settings)
 
 
 def _questions(fact: Fact) -> Iterator[tuple[Part, str | None, str, tuple[str, ...]]]:

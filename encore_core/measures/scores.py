@@ -29,6 +29,10 @@ GENERATED_TOKENS = 12
 """Length of the continuation in which generation efficacy looks for the new answer."""
 
 
+GENERATION_PROTOCOL = f"generated: plain prompt, greedy; the new answer is among the first {GENERATED_TOKENS} tokens"
+"""How generation efficacy comes about; the other scores are teacher-forced."""
+
+
 @dataclass(frozen=True)
 class FactScores:
     """Scores of one fact, each from 0 to 1 except the magnitude; None where the fact has no such prompts.

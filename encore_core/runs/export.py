@@ -19,7 +19,7 @@ from encore_core.measures.task_sets import HUB, hub_folder
 from encore_core.methods import SETTABLE
 from encore_core.models.editable import EditableModel, Progress, load_model
 from encore_core.runs import series
-from encore_core.runs.plan import MeasurePlan, RunPlan
+from encore_core.runs.plan import WITH_OPTIONS, MeasurePlan, RunPlan
 from encore_core.runs.resume_state import load_matrices
 from encore_core.runs.rows import RunInfo
 from encore_core.runs.store import RunStore
@@ -117,13 +117,19 @@ def command_line(plan: RunPlan) -> str:
         ("--start-token", plan.start_token, default.start_token),
         ("--statistics-text", plan.statistics_text, default.statistics_text),
         ("--downstream", HUB if measure.downstream == str(hub_folder().absolute()) else measure.downstream, None),
+        ("--protocol", ",".join(measure.protocols), ",".join(default.measure.protocols)),
+        ("--chat", measure.chat, default.measure.chat),
+        ("--max-tokens", measure.max_tokens, None),
+        ("--judge", measure.judge, None),
+        ("--judge-model", measure.judge_model, None),
+        ("--judge-seconds", f"{measure.judge_seconds:g}", f"{default.measure.judge_seconds:g}"),
     ):
         words += [option, str(value)] if value != usual else []
     for name, value in plan.overrides.items():
         text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
         words += ["--set", f"{name}={text}"]
     for name, value in vars(measure).items():
-        if name != "downstream" and value != getattr(MeasurePlan(), name):
+        if name not in WITH_OPTIONS and value != getattr(MeasurePlan(), name):
             text = ",".join(value) if isinstance(value, tuple) else str(value)
             words += ["--measure", f"{name}={'none' if value is None else text}"]
     return shlex.join(words)
