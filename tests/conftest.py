@@ -15,10 +15,11 @@ import tiny_models
 import tiny_pages
 import tiny_runs
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from encore_core.editing.session import EditSession
 from encore_core.methods import METHODS
-from encore_core.models.editable import EditableModel, load_model
+from encore_core.models.editable import EditableModel, load_model, wrap
 
 MANY_THREADS = torch.get_num_threads()
 
@@ -93,6 +94,21 @@ def lm(request) -> EditableModel:
 def tiny_folder(gpt2, tmp_path_factory) -> Path:
     """The tiny GPT-2 as a model folder."""
     return tiny_runs.save_model(gpt2, tmp_path_factory.mktemp("models") / "tiny-gpt2")
+
+
+@pytest.fixture(scope="session")
+def roomy_folder(tmp_path_factory) -> Path:
+    """A tiny model with room for four examples before each test. What it says is of no matter, so it is untrained."""
+    tokenizer = tiny_models.metaspace_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=4096, hidden_size=32, intermediate_size=64,
+        num_hidden_layers=5, num_attention_heads=2, num_key_value_heads=1, initializer_range=0.3,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        lm = wrap(LlamaForCausalLM(config), tokenizer, "roomy-llama")
+    return tiny_runs.save_model(lm, tmp_path_factory.mktemp("models") / "roomy-llama")
 
 
 @pytest.fixture(scope="session")

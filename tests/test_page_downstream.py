@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import html
-import json
 import re
 import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
-import tiny_models
 import tiny_runs
-import torch
 from refusals import NO_HUB
 from streamlit.testing.v1 import AppTest
 from tiny_pages import figures, opened, words
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from dashboard.charts import downstream as charts
 from dashboard.charts.palette import DASHES, LIGHT
 from dashboard.charts.runs import Line
 from encore_core.errors import InputError
 from encore_core.measures import task_sets
-from encore_core.models.editable import wrap
 from encore_core.runs import MeasurePlan, RunStore, series
 from encore_core.runs.recorded import record
 from encore_core.runs.worker import Worker
@@ -90,23 +85,7 @@ def test_of_runs_without_tasks_perplexity_is_left():
 
 @pytest.fixture(scope="module")
 def tasks_folder(tmp_path_factory) -> Path:
-    """Six tasks, short enough for the tiny model."""
-    folder = tmp_path_factory.mktemp("tasks")
-    single = [{"sentence": "good", "label": n % 2} for n in range(13)]
-    pairs = [{"sentence1": "a", "sentence2": "b", "label": n % 2} for n in range(13)]
-    rows = {
-        "sst2": single,
-        "cola": single,
-        "mrpc": pairs,
-        "rte": pairs,
-        "nli": [
-            {"sentence1": "a", "sentence2": "b", "label": ("entailment", "not_entailment")[n % 2]} for n in range(13)
-        ],
-        "mmlu": [{"question": "q", "choices": ["1", "2", "3", "4"], "answer": n % 4} for n in range(13)],
-    }
-    for name, of_task in rows.items():
-        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, of_task)), encoding="utf-8")
-    return folder
+    return tiny_runs.small_tasks(tmp_path_factory.mktemp("tasks"))
 
 
 @pytest.fixture(scope="module")
@@ -128,21 +107,6 @@ def made(roomy_folder, statistics_text, tasks_folder, tmp_path_factory) -> tuple
     Worker(store, "cpu", idle_seconds=0.0).serve()
     assert {store.get(run).status for run in ids.values()} == {"done"}
     return folder, ids
-
-
-@pytest.fixture(scope="module")
-def roomy_folder(tmp_path_factory) -> Path:
-    """A tiny model with room for four examples before each test. What it says is of no matter, so it is untrained."""
-    tokenizer = tiny_models.metaspace_tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), max_position_embeddings=4096, hidden_size=32, intermediate_size=64,
-        num_hidden_layers=5, num_attention_heads=2, num_key_value_heads=1, initializer_range=0.3,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        lm = wrap(LlamaForCausalLM(config), tokenizer, "roomy-llama")
-    return tiny_runs.save_model(lm, tmp_path_factory.mktemp("models") / "roomy-llama")
 
 
 @pytest.fixture(autouse=True)

@@ -71,6 +71,10 @@ def checkpoint(edits: int) -> CheckpointRecord:
         downstream=[("sst2", "f1", 80.0, 20, 60.0, 90.0)],
         seconds={"norms": 0.001, "scores": 1.0},
         left_out={"entropy": "cost"},
+        scored=[("sample", 0)],
+        fact_scores=[(0, "edit_score", 1.0), (0, "magnitude", math.nan)],
+        answers=[(0, 0, "edit", None, "The", '["Oslo"]', "Oslo.", "sentence", True, True, None, "")],
+        task_answers=[("sst2", 0, "positive", None, "negative")],
     )
 
 

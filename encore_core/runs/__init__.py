@@ -30,6 +30,7 @@ What it yields:
 
     series, frames  the series as pandas frames, and reading them
     compare         what differs between runs that are compared
+    paired          how far two runs lie apart on the same facts or tests
     export          files made from the store
     recorded        runs that come with the program
 

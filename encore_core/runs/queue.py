@@ -54,8 +54,8 @@ def submit(database: Database, runs: Sequence[PreparedRun], tags: Sequence[str] 
                            statistics, statistics_wanted, device, n_edits, status, queue_place)
                        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'queued', ?)""",
                     (run_id, run.plan.name, marked, time.time(), as_json(run.plan.to_json()),
-                     as_json(vars(run.settings)), as_json(run.notices), run.facts_digest, run.order_digest, run.statistics,
-                     as_json(run.statistics_wanted), run.plan.device, run.plan.n_edits, place),
+                     as_json(vars(run.settings)), as_json(run.notices), run.facts_digest, run.order_digest,
+                     run.statistics, as_json(run.statistics_wanted), run.plan.device, run.plan.n_edits, place),
                 )  # fmt: skip
     except BaseException as error:
         for run_id in ids:

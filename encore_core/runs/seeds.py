@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 
 from encore_core.errors import InputError, quoted
 from encore_core.runs.plan import RunPlan
+from encore_core.runs.rows import RunInfo
 
 MOST_SEEDS = 20
 LARGEST = 2**63 - 1
@@ -43,6 +45,34 @@ def with_seeds(plan: RunPlan, seeds: Sequence[int]) -> list[RunPlan]:
     """
     name = plan.name or (f"{plan.method}, {plan.n_edits} edits" if plan.n_edits else plan.method)
     return [replace(plan, seed=seed, name=f"{name}, seed {seed}") for seed in seeds]
+
+
+def apart_from_seed(run: RunInfo) -> tuple[object, ...]:
+    """What two runs have in common that differ in their seed alone (and so perhaps in the facts that it draws)."""
+    plan = {name: value for name, value in run.plan_json.items() if name not in ("seed", "name", "version")}
+    return (
+        json.dumps(plan, sort_keys=True),
+        json.dumps(dict(run.settings), sort_keys=True),
+        run.fingerprint,
+        run.start_token,
+        run.key_statistics,
+        run.facts_digest if plan.get("order") == "file" else "",
+    )
+
+
+def same_but_seed(run: RunInfo, runs: Sequence[RunInfo]) -> list[RunInfo]:
+    """A run and those of others that differ from it in their seed alone, one for each seed, by seed.
+
+    Args:
+        run: one of them; of several with its seed it is the one that is kept.
+        runs: any.
+    """
+    wanted = apart_from_seed(run)
+    found = {run.plan_json.get("seed"): run}
+    for other in runs:
+        if apart_from_seed(other) == wanted:
+            found.setdefault(other.plan_json.get("seed"), other)
+    return sorted(found.values(), key=lambda each: each.plan_json.get("seed", 0))
 
 
 def tag_of_seeds() -> str:
