@@ -48,7 +48,7 @@ def test_scores_and_intervals_follow_from_the_facts(made):
     store, ids = made
     scores = series.scores(store, ids[:1])
     assert set(scores["metric"]) == {*fact_values.FORCED, *fact_values.GENERATED}
-    values = RunAt(store, ids[0], 6).values("sample")
+    values = RunAt(store, ids[0], 6).values
     assert len(values) == 4
     for row in scores[(scores["edits"] == 6) & (scores["subset"] == "sample")].itertuples():
         found = fact_values.interval(row.metric, list(values.values()))
@@ -71,7 +71,7 @@ def test_texts_are_kept_and_their_scores_follow_from_them(made):
         assert row.judged == ("a" in row.text) and row.unjudged == ""
         assert row.part != "edit" or (row.prompt, answers) == (facts[row.fact].text, [facts[row.fact].target_new])
     by_fact = texts[texts["part"] == "edit"].set_index("fact")["judged"]
-    values = RunAt(store, ids[1], 6).values("sample")
+    values = RunAt(store, ids[1], 6).values
     assert {place: of_fact["generated_edit_judged"] for place, of_fact in values.items()} == {
         place: by_fact[place] for place in values
     }
@@ -94,23 +94,23 @@ def test_protocols_are_in_the_row_the_files_and_the_command(made):
 def test_differences_are_paired_on_the_same_facts(made):
     store, ids = made
     memit, encore, other_seed = (RunAt(store, run_id, 6) for run_id in ids)
-    values = [at.values("sample") for at in (memit, encore)]
+    values = [at.values for at in (memit, encore)]
     for metric in ("magnitude", "edit_score", "overall_score", "generated_paraphrase_contained"):
-        found = between(memit, encore, "sample", metric)
+        found = between(memit, encore, metric)
         assert found == fact_values.difference(metric, *(list(of_run.values()) for of_run in values))
-    found = between(memit, encore, "sample", "magnitude")
+    found = between(memit, encore, "magnitude")
     gaps = [values[0][place]["magnitude"] - values[1][place]["magnitude"] for place in values[0]]
     assert found.value == pytest.approx(sum(gaps) / 4) and found.n == 4
     # Another seed draws another sample of the same facts.
-    shared = set(values[1]) & set(other_seed.values("sample"))
-    found = between(encore, other_seed, "sample", "magnitude")
+    shared = set(values[1]) & set(other_seed.values)
+    found = between(encore, other_seed, "magnitude")
     assert (found.n if found else 0) == len(shared)
-    assert between(memit, encore, "sample", "no such score") is None
+    assert between(memit, encore, "no such score") is None
 
 
 def test_tasks_keep_every_answer(made):
     store, ids = made
-    frame, answers = series.downstream(store, ids[:1]), RunAt(store, ids[0], 6).answers("sst2")
+    frame, answers = series.downstream(store, ids[:1]), RunAt(store, ids[0], 6).answers["sst2"]
     assert len(answers) == 3
     truth, said, likelier = zip(*answers.values(), strict=True)
     rows = frame[(frame["edits"] == 6) & (frame["task"] == "sst2")].set_index("metric")
@@ -134,8 +134,8 @@ def test_recording_keeps_the_facts_scores_but_no_prompts_of_users(made, tmp_path
     store, ids = made
     record(store, {ids[0]: "recorded-memit-6"}, tmp_path / "recorded")
     kept = RunStore(tmp_path / "recorded", read_only=True)
-    assert RunAt(kept, "recorded-memit-6", 6).values("sample") == RunAt(store, ids[0], 6).values("sample")
-    assert between(RunAt(kept, "recorded-memit-6", 6), RunAt(store, ids[0], 6), "sample", "accuracy").value == 0
+    assert RunAt(kept, "recorded-memit-6", 6).values == RunAt(store, ids[0], 6).values
+    assert between(RunAt(kept, "recorded-memit-6", 6), RunAt(store, ids[0], 6), "accuracy").value == 0
     assert series.answers(kept, ["recorded-memit-6"]).empty and kept.get("recorded-memit-6").plan.measure.judge is None
 
 
@@ -148,7 +148,7 @@ def test_recorded_runs_of_an_earlier_version_have_no_intervals(tmp_path):
         assert all(series.ALL[name](store, [run.id]).empty for name in SINCE) and run.protocols == {}
         assert run.plan.measure.protocols == ("teacher-forced",)
         at = RunAt(store, run.id, run.done)
-        assert between(at, at, "sample", "edit_score") is None
+        assert between(at, at, "edit_score") is None
         assert b"teacher-forced: " in series_csv(store, "scores", [run.id])
 
 

@@ -43,11 +43,13 @@ class Table:
         columns: headings.
         rows: cells.
         caption: what it holds.
+        notes: what is to be known about its figures, a paragraph each.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str
+    notes: Sequence[str] = ()
 
 
 def comparison(
@@ -200,7 +202,8 @@ def _command(run: RunInfo) -> str:
 def _table(table: Table) -> str:
     head = "".join(f"<th>{_text(text)}</th>" for text in table.columns)
     body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    notes = "".join(f'<p class="muted">{_text(note)}</p>' for note in table.notes)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
 
 
 def _text(text: str) -> str:
