@@ -11,10 +11,11 @@ import pandas as pd
 import streamlit as st
 
 from dashboard.charts.runs import RATIO, Line
-from dashboard.reading.run_words import BOOTSTRAP, EDITING, MEASURES, NO_INTERVAL, WILSON, Measure, in_order
+from dashboard.reading.run_words import BOOTSTRAP, EDITING, MEASURES, WILSON, Measure, in_order
 from encore_core.measures import intervals
 from encore_core.measures.intervals import Interval
 from encore_core.runs import RunInfo, RunStore, paired, recorded, series
+from encore_core.runs.fact_values import NO_INTERVAL
 from encore_core.runs.paired import RunAt
 from encore_core.storage import data_folder
 

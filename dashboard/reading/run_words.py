@@ -95,7 +95,6 @@ STRIP = (
 )  # fmt: skip
 """The measures drawn over edits, side by side."""
 
-NO_INTERVAL = "no interval: recorded without values per fact"
 WILSON = "Wilson's interval, from the share and n alone: recorded without values per fact"
 BOOTSTRAP = "95 % bootstrap interval over facts"
 """How sure a score is, in words."""

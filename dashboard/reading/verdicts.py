@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dashboard.reading.run_words import NO_INTERVAL, Measure
+from dashboard.reading.run_words import Measure
 from encore_core.measures.intervals import Interval
+from encore_core.runs.fact_values import NO_INTERVAL
 
 FEWEST = 5
 """With fewer facts no run is called best."""

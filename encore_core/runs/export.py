@@ -14,7 +14,9 @@ from encore_core.editing.edit_file import head_of, matrices_file, write_edit_fil
 from encore_core.errors import InputError, quoted
 from encore_core.export.card import CardScores
 from encore_core.export.folder import check_output_folder, versions, write_edited_model
+from encore_core.measures.intervals import Interval
 from encore_core.measures.norms import matrix_norms, norm_ratios
+from encore_core.measures.scores import PROTOCOL
 from encore_core.measures.task_sets import HUB, hub_folder
 from encore_core.methods import SETTABLE
 from encore_core.models.editable import EditableModel, Progress, load_model
@@ -219,12 +221,25 @@ def _edited(
 
 def _run_scores(store: RunStore, run: RunInfo) -> CardScores | None:
     """The run's own scores of a sample of its facts, first and last."""
-    frame = series.every_row(store, "scores", [run.id])
-    frame = frame[frame["subset"] == "sample"]
-    if frame.empty:
+    found = sample_scores(store, run)
+    if not found:
         return None
-    first, last = (
-        {row.metric: None if row.value != row.value else row.value for row in frame[frame["edits"] == at].itertuples()}
-        for at in (frame["edits"].min(), frame["edits"].max())
-    )
-    return CardScores(min(run.plan.measure.sample_facts, int(frame["edits"].max())), first, last)
+    first, last = found[min(found)], found[max(found)]
+    protocols = run.protocols.values() or (PROTOCOL,)
+    return CardScores(min(run.plan.measure.sample_facts, max(found)), first, last, protocols=tuple(protocols))
+
+
+def sample_scores(store: RunStore, run: RunInfo) -> dict[int, dict[str, Interval | None]]:
+    """Scores of a sample of a run's facts at each checkpoint that has them: edits → metric → score with its interval.
+
+    The interval is missing, and n is 0, in runs that were recorded without values per fact.
+    """
+    frame = series.every_row(store, "scores", [run.id])
+    frame = frame[(frame["subset"] == "sample") & (frame["metric"] != "facts")]
+    found: dict[int, dict[str, Interval | None]] = {}
+    for row in frame.itertuples():
+        low, high = (None if end != end else float(end) for end in (row.low, row.high))
+        n = 0 if row.n != row.n else int(row.n)
+        score = None if row.value != row.value else Interval(float(row.value), low, high, n)
+        found.setdefault(int(row.edits), {})[row.metric] = score
+    return found

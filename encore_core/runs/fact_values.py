@@ -21,6 +21,9 @@ WAYS = {
 }
 """Way of comparing a text with an answer → what it means."""
 
+NO_INTERVAL = "no interval: recorded without values per fact"
+"""Said of the scores of runs of earlier versions."""
+
 Values = Mapping[str, float]
 """Metric → value, of one fact."""
 
