@@ -24,6 +24,11 @@ HELP = 'JSON, JSONL or CSV, "bundled", "long" (10,000 facts), or - for standard 
 def add_facts_options(parser: argparse.ArgumentParser, **facts: object) -> None:
     """Add --facts, with the keywords of `add_argument`, --skip-bad and --find-subjects."""
     parser.add_argument("--facts", **({"metavar": "FILE", "help": HELP} | facts))
+    add_reading_options(parser)
+
+
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
+    """Add --skip-bad and --find-subjects."""
     parser.add_argument("--skip-bad", action="store_true", help="leave out rows that cannot be used; each is listed")
     add_find_subjects_option(parser)
 

@@ -11,8 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from encore_core.cli.editing import check_output_file, load, reads_texts
-from encore_core.cli.fact_files import FILE_BYTES, HELP, add_find_subjects_option, facts_of, source_of, unfit
-from encore_core.cli.options import add_model_options, positive
+from encore_core.cli.fact_files import (
+    FILE_BYTES,
+    HELP,
+    add_find_subjects_option,
+    add_reading_options,
+    facts_of,
+    source_of,
+    unfit,
+)
+from encore_core.cli.options import add_json_option, add_limit_option, add_model_options, add_verbose_option
 from encore_core.cli.output import Bar, notice
 from encore_core.errors import quoted
 from encore_core.facts import FOUND, Fact, place_of, write_facts
@@ -35,10 +43,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     convert.add_argument("facts", metavar="IN", help=HELP)
     convert.add_argument("--to", choices=("jsonl",), default="jsonl", help="form to write (default jsonl)")
     convert.add_argument("--out", required=True, type=Path, metavar="FILE", help="file to write; must not exist")
-    convert.add_argument("--limit", type=positive, metavar="N", help="only the first N facts")
-    convert.add_argument("--skip-bad", action="store_true", help="leave out rows that cannot be used; each is listed")
-    add_find_subjects_option(convert)
-    convert.add_argument("--verbose", action="store_true", help="log what is done")
+    add_limit_option(convert)
+    add_reading_options(convert)
+    add_verbose_option(convert)
     convert.set_defaults(command=_convert)
 
     check = actions.add_parser(
@@ -48,15 +55,15 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--model, facts that do not fit it count as well, and it is said which answers it gives already.",
     )
     check.add_argument("facts", metavar="FILE", help=HELP)
-    check.add_argument("--limit", type=positive, metavar="N", help="only the first N facts")
+    add_limit_option(check)
     add_find_subjects_option(check)
     add_model_options(check, default=None)
-    check.add_argument("--json", action="store_true", help="print one JSON object")
+    add_json_option(check)
     check.set_defaults(command=_check)
 
     listing = actions.add_parser("list", help="list the data sets of the hub that are known by name")
-    listing.add_argument("--json", action="store_true", help="print one JSON array")
-    listing.add_argument("--verbose", action="store_true", help="log what is done")
+    add_json_option(listing, "array")
+    add_verbose_option(listing)
     listing.set_defaults(command=_list)
 
     get = actions.add_parser(
@@ -68,8 +75,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     get.add_argument("name", help="from encore facts list")
     get.add_argument("--out", type=Path, metavar="FILE", help="file to copy it to; must not exist")
     get.add_argument("--update", action="store_true", help="take the newest revision of a set of which none is pinned")
-    get.add_argument("--json", action="store_true", help="print one JSON object")
-    get.add_argument("--verbose", action="store_true", help="log what is done")
+    add_json_option(get)
+    add_verbose_option(get)
     get.set_defaults(command=_get)
 
 
