@@ -168,7 +168,7 @@ def test_get_prints_and_records_what_it_found(sets, tmp_path, capsys):
     out, _ = said(capsys)
     path = tmp_path / "home" / "facts" / "tiny.json"
     assert f"file      {path}" in out and f"revision  {commit_of(sets)} (found, and recorded)" in out
-    assert f"SHA-256   {DIGEST} (recorded)" in out and path.read_bytes() == BODY
+    assert f"SHA-256   {DIGEST} (recorded: the name means this file now)" in out and path.read_bytes() == BODY
     record = json.loads((path.parent / "fetched.json").read_text(encoding="utf-8"))
     assert record["tiny"] == {
         "repo": "org/facts", "file": SET.file, "revision": commit_of(sets), "sha256": DIGEST, "bytes": len(BODY),
@@ -242,6 +242,25 @@ def test_without_the_hub(sets, capsys, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "HF_HUB_OFFLINE is set" in refusal(fetch_set, replace(SET, name="other", repo="org/other"))
     assert main(["facts", "get", "no-such"]) == 2 and "'no-such' is unknown; choose one of tiny" in said(capsys)[1]
+
+
+def test_what_its_authors_publish_elsewhere_is_listed_with_the_way_to_load_it(capsys):
+    assert main(["facts", "list"]) == 0
+    out, _ = said(capsys)
+    assert main(["facts", "list", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(said(capsys)[0])}
+    for name in ("mquake", "rippleedits", "qaedit", "ultraeditbench"):
+        assert f"note: {name} is not fetched by name" in out and rows[name]["where"].startswith("https://")
+        assert main(["facts", "get", name]) == 2
+        err = said(capsys)[1]
+        assert "encore facts convert FILE" in err and rows[name]["where"] in err and err.count("\n") == 1
+    assert "--find-subjects" in err and rows["wikibigedit"]["where"] is None
+
+
+def test_check_says_that_a_file_goes_on(file, capsys):
+    assert main(["facts", "check", file([BAD, *GOOD]), "--limit=2"]) == 1
+    assert "facts             2, and more behind them that are not read" in said(capsys)[0]
+    assert check_facts(file(GOOD), 3).more is False and check_facts(file(GOOD), 2).more is True
 
 
 def test_the_table():

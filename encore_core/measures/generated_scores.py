@@ -7,7 +7,7 @@ judge (see `judging`). As for teacher-forced scores, shares are averaged within 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -168,9 +168,8 @@ def evaluate_generated(
         )
         for of_fact in asked
     ]  # fmt: skip
-    if judge is not None:
-        per_fact = _judged(per_fact, judge, tell)
-    return GeneratedScores(settings, judge.label if judge is not None else None, tuple(facts), tuple(per_fact))
+    found = GeneratedScores(settings, None, tuple(facts), tuple(per_fact))
+    return found if judge is None else judged(found, judge, tell)
 
 
 def _questions(fact: Fact) -> Iterator[tuple[Part, str | None, str, tuple[str, ...]]]:
@@ -184,18 +183,27 @@ def _questions(fact: Fact) -> Iterator[tuple[Part, str | None, str, tuple[str, .
         yield "portability", question.kind, question.prompt, question.answers
 
 
-def _judged(
-    per_fact: Sequence[tuple[GeneratedAnswer, ...]], judge: Judge, tell: OnProgress
-) -> list[tuple[GeneratedAnswer, ...]]:
-    """The same with a verdict each; equal questions are put once."""
-    asked = {(one.prompt, one.answers, one.text): None for of_fact in per_fact for one in of_fact}
-    verdicts = judge.verdicts([Asked(*one) for one in asked], lambda done: tell("Judging", done, len(asked)))
-    found = dict(zip(asked, verdicts, strict=True))
-    return [
-        tuple(
-            replace(one, judged=verdict, unjudged=why)
-            for one in of_fact
-            for verdict, why in (found[one.prompt, one.answers, one.text],)
-        )
-        for of_fact in per_fact
-    ]
+def judged(
+    scores: GeneratedScores,
+    judge: Judge,
+    on_progress: OnProgress | None = None,
+    known: MutableMapping[Asked, bool] | None = None,
+) -> GeneratedScores:
+    """The same answers with a verdict each; equal questions are put once.
+
+    Args:
+        scores: from `evaluate_generated`.
+        judge: who is asked.
+        on_progress: called while verdicts come.
+        known: as for `Judge.verdicts`.
+    """
+    tell = on_progress or (lambda what, done, total: None)
+    asked = [Asked(one.prompt, one.answers, one.text) for of_fact in scores.per_fact for one in of_fact]
+    verdicts = iter(judge.verdicts(asked, lambda done: tell("Judging", done, len(asked)), known))
+
+    def with_verdict(one: GeneratedAnswer) -> GeneratedAnswer:
+        verdict, why = next(verdicts)
+        return replace(one, judged=verdict, unjudged=why)
+
+    per_fact = tuple(tuple(map(with_verdict, of_fact)) for of_fact in scores.per_fact)
+    return replace(scores, judge=judge.label, per_fact=per_fact)
