@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from judge_server import judge_server
 from refusals import refusal
 
 from encore_core.measures.judging import Asked, Judge, contains, matches, normalised
@@ -65,33 +63,8 @@ def test_a_command_that_is_not_there():
 
 @pytest.fixture
 def server():
-    """An OpenAI-compatible server that gives what `replies` holds for it."""
-    replies: dict[str, object] = {"content": "Yes.", "seen": []}
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            replies["seen"].append((self.path, body, self.headers.get("Authorization")))
-            self.send_response(int(replies.get("status", 200)))
-            if "location" in replies:
-                self.send_header("Location", str(replies["location"]))
-            self.end_headers()
-            self.wfile.write(str(replies.get("raw") or json.dumps(
-                {"choices": [{"message": {"content": replies["content"]}}]})).encode())  # fmt: skip
-
-        def do_GET(self):
-            replies["seen"].append((self.path, None, self.headers.get("Authorization")))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    serving = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=serving.serve_forever, daemon=True).start()
-    replies["address"] = f"http://127.0.0.1:{serving.server_port}/v1"
-    yield replies
-    serving.shutdown()
+    with judge_server() as replies:
+        yield replies
 
 
 def test_an_address_judges(server, monkeypatch):
@@ -122,7 +95,7 @@ def test_verdicts_are_kept_as_they_come_and_a_stop_asks_no_more(server):
     with pytest.raises(Stopped):
         judge.verdicts(asked, stop, known)
     n_before = len(known)
-    assert 0 < n_before < 60 and set(known.values()) == {True}
+    assert 0 < n_before < 60 and set(known.values()) == {(True, "")}
     server["seen"].clear()
     server["content"] = "no"
     found = judge.verdicts([*asked, asked[0]], known=known)

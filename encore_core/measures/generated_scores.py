@@ -7,7 +7,7 @@ judge (see `judging`). As for teacher-forced scores, shares are averaged within 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -15,13 +15,15 @@ from encore_core.facts import Fact
 from encore_core.measures import intervals
 from encore_core.measures.generated import GenerationSettings, generate
 from encore_core.measures.intervals import Interval
-from encore_core.measures.judging import Asked, Judge, contains, matches
+from encore_core.measures.judging import Asked, Judge, Verdict, contains, matches
 from encore_core.models.editable import EditableModel
 
 Part = Literal["edit", "paraphrase", "neighborhood", "portability"]
 Metric = Literal["exact", "contained", "judged"]
 PARTS: tuple[Part, ...] = get_args(Part)
 METRICS: tuple[Metric, ...] = get_args(Metric)
+
+NOT_ASKED = "not asked yet"
 
 OnProgress = Callable[[str, int, int], None]
 """`on_progress(what, done, total)`."""
@@ -98,8 +100,12 @@ class GeneratedScores:
 
     def interval(self, part: Part, metric: Metric, kind: str | None = None, seed: int = 0) -> Interval | None:
         """A score from 0 to 100 with its 95 % interval over facts; None where there is nothing to score."""
-        found = intervals.of_mean(self.of_facts(part, metric, kind), seed)
-        return None if found is None else found.times(100.0)
+
+        def made() -> Interval | None:
+            found = intervals.of_mean(self.of_facts(part, metric, kind), seed)
+            return None if found is None else found.times(100.0)
+
+        return intervals.once(self, (part, metric, kind, seed), made)
 
     def as_dict(self) -> dict[str, Any]:
         """Protocol, and by part and metric each score with its interval and n, as plain JSON values."""
@@ -183,27 +189,34 @@ def _questions(fact: Fact) -> Iterator[tuple[Part, str | None, str, tuple[str, .
         yield "portability", question.kind, question.prompt, question.answers
 
 
-def judged(
-    scores: GeneratedScores,
-    judge: Judge,
-    on_progress: OnProgress | None = None,
-    known: MutableMapping[Asked, bool] | None = None,
-) -> GeneratedScores:
-    """The same answers with a verdict each; equal questions are put once.
+def judged(scores: GeneratedScores, judge: Judge, on_progress: OnProgress | None = None) -> GeneratedScores:
+    """The same answers with a judge's verdict each; equal questions are put once.
 
     Args:
         scores: from `evaluate_generated`.
         judge: who is asked.
         on_progress: called while verdicts come.
-        known: as for `Judge.verdicts`.
     """
     tell = on_progress or (lambda what, done, total: None)
-    asked = [Asked(one.prompt, one.answers, one.text) for of_fact in scores.per_fact for one in of_fact]
-    verdicts = iter(judge.verdicts(asked, lambda done: tell("Judging", done, len(asked)), known))
+    asked = asked_of(scores)
+    found = judge.verdicts(asked, lambda done: tell("Judging", done, len(asked)))
+    return with_verdicts(scores, judge, dict(zip(asked, found, strict=True)))
 
-    def with_verdict(one: GeneratedAnswer) -> GeneratedAnswer:
-        verdict, why = next(verdicts)
+
+def asked_of(scores: GeneratedScores) -> list[Asked]:
+    """What a judge is asked about these answers, one question each."""
+    return [_asked(one) for of_fact in scores.per_fact for one in of_fact]
+
+
+def with_verdicts(scores: GeneratedScores, judge: Judge, found: Mapping[Asked, Verdict]) -> GeneratedScores:
+    """The same answers with the verdicts that have been found; the others say that they were not asked."""
+
+    def of(one: GeneratedAnswer) -> GeneratedAnswer:
+        verdict, why = found.get(_asked(one), (None, NOT_ASKED))
         return replace(one, judged=verdict, unjudged=why)
 
-    per_fact = tuple(tuple(map(with_verdict, of_fact)) for of_fact in scores.per_fact)
-    return replace(scores, judge=judge.label, per_fact=per_fact)
+    return replace(scores, judge=judge.label, per_fact=tuple(tuple(map(of, of_fact)) for of_fact in scores.per_fact))
+
+
+def _asked(one: GeneratedAnswer) -> Asked:
+    return Asked(one.prompt, one.answers, one.text)

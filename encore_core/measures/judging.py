@@ -145,34 +145,28 @@ class Judge:
         self,
         asked: Sequence[Asked],
         on_progress: Callable[[int], None] | None = None,
-        known: MutableMapping[Asked, bool] | None = None,
+        known: MutableMapping[Asked, Verdict] | None = None,
     ) -> list[Verdict]:
         """Ask about each, several at a time.
 
         Args:
             asked: each is put once, however often it is in there.
-            on_progress: called with how many have been answered, also while none is; if it raises, nothing more is
-                asked.
-            known: verdicts from before, which are not asked for again; new ones are put in as they come.
+            on_progress: called with how many of them have been answered, also while none is; if it raises, nothing more
+                is asked.
+            known: what came of questions before, which are not put again; new ones are put in as they come.
         """
         known = {} if known is None else known
-        why: dict[Asked, str] = {}
-        left = [one for one in dict.fromkeys(asked) if one not in known]
         pool = ThreadPoolExecutor(AT_ONCE)
         try:
-            waiting = {pool.submit(self._verdict, one): one for one in left}
+            waiting = {pool.submit(self._verdict, one): one for one in dict.fromkeys(asked) if one not in known}
             while waiting:
                 for done in wait(waiting, TOLD_SECONDS, FIRST_COMPLETED).done:
-                    one, (verdict, reason) = waiting.pop(done), done.result()
-                    if verdict is None:
-                        why[one] = reason
-                    else:
-                        known[one] = verdict
+                    known[waiting.pop(done)] = done.result()
                 if on_progress is not None:
-                    on_progress(sum(one in known or one in why for one in asked))
+                    on_progress(sum(one in known for one in asked))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-        return [(known.get(one), why.get(one, "")) for one in asked]
+        return [known[one] for one in asked]
 
     def _verdict(self, asked: Asked) -> Verdict:
         try:

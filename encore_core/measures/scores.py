@@ -101,6 +101,9 @@ class Scores:
         Returns:
             None where no fact has such prompts.
         """
+        return intervals.once(self, (name, seed), lambda: self._interval(name, seed))
+
+    def _interval(self, name: str, seed: int) -> Interval | None:
         if name == "overall_score":
             columns = [[getattr(one, part) for one in self.per_fact] for part in ("edit", "paraphrase", "neighborhood")]
             found = intervals.of_harmonic_mean(columns, seed)
