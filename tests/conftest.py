@@ -131,7 +131,7 @@ def new_session(statistics_text):
 
 
 @pytest.fixture
-def server(tmp_path, monkeypatch) -> Iterator[HubServer]:
+def hub_of_tests(tmp_path, monkeypatch) -> Iterator[HubServer]:
     """A hub with nothing in it, used by this process, with an empty cache and data folder and nobody's token."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))

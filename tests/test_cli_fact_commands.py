@@ -149,12 +149,12 @@ SET = HubSet("tiny", "org/facts", "data/facts.json", "Three facts", "mit")
 
 
 @pytest.fixture
-def sets(server, monkeypatch) -> HubServer:
+def sets(hub_of_tests, monkeypatch) -> HubServer:
     """A hub with a data set, known by the name "tiny"."""
     monkeypatch.setattr(hub, "PAUSES", (0.0, 0.0, 0.0))
     monkeypatch.setattr(hub_sets, "HUB_SETS", {"tiny": SET})
-    server.add("datasets/org/facts", {SET.file: BODY})
-    return server
+    hub_of_tests.add("datasets/org/facts", {SET.file: BODY})
+    return hub_of_tests
 
 
 def commit_of(sets: HubServer) -> str:

@@ -67,6 +67,11 @@ def changed(files: dict[str, bytes]) -> dict[str, bytes]:
     return files | {SHARDS[-1]: bytes(last)}
 
 
+@pytest.fixture
+def server(hub_of_tests) -> HubServer:
+    return hub_of_tests
+
+
 @contextlib.contextmanager
 def no_pauses() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
