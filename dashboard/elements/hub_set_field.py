@@ -115,7 +115,13 @@ def _table(rows: list[dict]) -> None:
         revision = row["revision"] or (here["revision"] if here else None)
         state = size(here["bytes"]) if here else "by hand, see below" if row["where"] else "not fetched"
         shown.append((row["name"], row["about"], row["licence"], revision[:8] if revision else "–", state))
-    columns = [("Name", "name"), ("What it holds", "about"), ("Licence", ""), ("Revision", ""), ("Size here", "right")]
+    columns = [
+        ("Name", "name"),
+        ("What it holds", "about"),
+        ("Licence", ""),
+        ("Revision", "name"),
+        ("Size here", "right"),
+    ]
     widgets.table(columns, shown, "Data sets of facts that are known by name")
     for other in ELSEWHERE.values():
         widgets.remark(str(other))

@@ -59,10 +59,8 @@ class BeforeEdits:
     def in_words(self) -> str:
         """The counts, with the protocol."""
         true = [one.target_true_said for one in self.facts if one.target_true_said is not None]
-        return (
-            f"{len(self.said):,} of {len(self.facts):,} new answers, {sum(true):,} of {len(true):,} true ones by "
-            f"{self.name}, {PROTOCOL}"
-        )
+        also = f", {sum(true):,} of {len(true):,} true ones" if true else ""
+        return f"{len(self.said):,} of {len(self.facts):,} new answers{also} by {self.name}, {PROTOCOL}"
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain JSON values."""

@@ -55,7 +55,7 @@ def _own() -> Judge | None:
     where = left.text_input("Address (OpenAI-compatible), or a command", key=WHERE,
                             placeholder="http://localhost:8000/v1", **KEEP)  # fmt: skip
     model = middle.text_input("Model at that address", key=MODEL, **KEEP)
-    seconds = right.number_input("Seconds to wait", 1, 600, key=SECONDS, **KEEP)
+    seconds = right.number_input("Seconds", 1, 600, key=SECONDS, help="Longest wait for a verdict.", **KEEP)
     st.caption(
         f"A key, if the address wants one, is read from this machine's environment variable {KEY}. A command reads a "
         'question as JSON {"question", "answers", "said"} and prints yes or no.'

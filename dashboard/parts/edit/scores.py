@@ -61,7 +61,8 @@ def _judged(wrote: GeneratedScores, writes: GeneratedScores) -> tuple[GeneratedS
     widgets.remark(f"{writes.protocol[0].upper()}{writes.protocol[1:]}.")
     columns = [("Texts after", "name"), ("Judged right, before", "right"), ("after", "right"), ("n, before", "right"),
                ("after", "right")]  # fmt: skip
-    widgets.table(columns, score_rows.judged_rows(wrote, writes), "Scores by the judge")
+    if rows := score_rows.judged_rows(wrote, writes):
+        widgets.table(columns, rows, "Scores by the judge")
     return wrote, writes
 
 
