@@ -118,7 +118,7 @@ def _table(rows: list[dict]) -> None:
     columns = [
         ("Name", "name"),
         ("What it holds", "about"),
-        ("Licence", ""),
+        ("Licence", "name"),
         ("Revision", "name"),
         ("Size here", "right"),
     ]
