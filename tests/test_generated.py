@@ -8,7 +8,6 @@ from refusals import refusal
 
 from encore_core.forward.decoding import end_tokens
 from encore_core.forward.prompts import encode
-from encore_core.forward.tokens import tokens_of
 from encore_core.measures import generated
 from encore_core.measures.generated import GenerationSettings, end_of, generate, in_chat
 
@@ -88,8 +87,10 @@ def test_a_chat_template_is_used_by_choice(llama, monkeypatch):
     monkeypatch.setattr(llama.tokenizer, "chat_template", template)
     assert in_chat(llama, "Hi") == "User: Hi\nAnswer:"
     settings = GenerationSettings(tokens=5, chat=True)
-    [ids] = tokens_of(llama, ["User: You can\nAnswer:"])
-    assert generate(llama, ["You can"], settings) == [plain(llama, list(ids.ids), settings)]
+    # The template is the whole text: transformers puts nothing in front of it.
+    message = [{"role": "user", "content": "You can"}]
+    ids = llama.tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True)["input_ids"]
+    assert generate(llama, ["You can"], settings) == [plain(llama, list(ids), settings)]
     assert GenerationSettings.usual(True).tokens > GenerationSettings.usual(False).tokens
     assert "end of the sentence" in settings.label and "end" not in GenerationSettings(whole=True).label
     assert "chat template" in settings.label and "plain prompt" in GenerationSettings().label

@@ -20,7 +20,7 @@ import torch
 from encore_core.errors import InputError, quoted
 from encore_core.forward.decoding import GrowingPrefix, end_tokens, shared_start
 from encore_core.forward.prompts import Text, batches_by_length, encode_all, pad
-from encore_core.forward.tokens import tokens_of
+from encore_core.forward.tokens import whole_texts
 from encore_core.models.editable import EditableModel
 
 MAX_TOKENS = 8192
@@ -175,7 +175,7 @@ def check_room(lm: EditableModel, prompt: str, n_tokens: int, n_more: int) -> No
 
 def _encoded(lm: EditableModel, texts: Sequence[str], chat: bool, bare: bool):
     # A template writes its own blanks and line ends, which belong to it; a prompt's last blank belongs to the answer.
-    return tokens_of(lm, list(texts)) if chat else encode_all(lm, [Text(text) for text in texts], bare)
+    return whole_texts(lm, texts) if chat else encode_all(lm, [Text(text) for text in texts], bare)
 
 
 def _guesses(
