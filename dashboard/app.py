@@ -12,6 +12,7 @@ from streamlit.navigation.page import StreamlitPage
 from dashboard import links, page_list
 from dashboard.browser import field_shortcuts, navigation_roles
 from dashboard.elements import figure, theme, waiting, widgets
+from dashboard.server.garbage import collections
 from dashboard.talk import lesson_play, presenter, reset_everything, tour
 from dashboard.visitors import access, browser_session
 from dashboard.visitors.models import models
@@ -139,4 +140,5 @@ def choose_model(visitor: Visitor) -> None:
         st.rerun()
 
 
-main()
+with collections.page_runs():
+    main()

@@ -51,6 +51,7 @@ def restore(asked: Mapping[str, Sequence[str]], known: Mapping[str, RunInfo]) ->
         st.session_state["contributions_after"] = LAST
     if "text" in first:
         st.session_state["contributions_text"] = first["text"][:LONGEST_TEXT]
+    run_card.restore(asked)
 
 
 def pick_shown(runs: Sequence[RunInfo], lines: Sequence[Line]) -> list[RunInfo]:
@@ -305,6 +306,7 @@ def main() -> None:
         if runs:
             view = stored(runs, value)
             run_card.show(runs)
+            view |= run_card.view(runs)
     except InputError as error:
         widgets.problem(error)
         value = remembered("contributions_value", "share")

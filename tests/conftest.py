@@ -10,11 +10,14 @@ from pathlib import Path
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads spin while they wait; before numpy is imported
 
 import data_folder
+import hub_server
 import pytest
 import tiny_models
 import tiny_pages
 import tiny_runs
 import torch
+from hub_server import HubServer
+from huggingface_hub.utils import close_session
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from encore_core.editing.session import EditSession
@@ -141,6 +144,20 @@ def new_session(statistics_text):
         )
 
     return make
+
+
+@pytest.fixture
+def hub_of_tests(tmp_path, monkeypatch) -> Iterator[HubServer]:
+    """A hub with nothing in it, used by this process, with an empty cache and data folder and nobody's token."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    with HubServer() as server:
+        hub_server.use(server.url, tmp_path / "cache", monkeypatch)
+        close_session()
+        yield server
+    close_session()
 
 
 @pytest.fixture(scope="session")

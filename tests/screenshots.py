@@ -50,7 +50,7 @@ ALL_DRAWN = "[...document.querySelectorAll('.es-figure')].every((node) => node.q
 
 def settle(page, seconds: float = 240.0) -> None:
     """Wait until the script has run and the charts stand."""
-    page.wait_for_selector(".es-status", timeout=1000 * seconds)
+    page.wait_for_selector(".es-status", state="attached", timeout=1000 * seconds)  # hidden while presenting
     page.wait_for_selector(".es-figure .main-svg", timeout=1000 * seconds)
     wait_for_script(page, seconds)
 

@@ -7,7 +7,7 @@ import pytest
 import tiny_pages
 import tiny_runs
 from refusals import NO_HUB
-from tiny_pages import IDS, errors, opened, words
+from tiny_pages import IDS, address_of, errors, opened, words
 
 from dashboard.visitors.models import models
 from encore_core.measures.logit_lens import logit_lens
@@ -69,6 +69,23 @@ def test_a_run_of_this_machine(run_id, monkeypatch):
     assert abs(ends.iloc[0] - ends.iloc[-1]) > 1e-4
 
 
+def test_a_link_brings_back_the_fact_and_the_view(run_id):
+    app = tiny_pages.pressed(opened("contributions", run=run_id), "microscope_of_run")
+    app.number_input(key="microscope_fact_of_run").set_value(3)
+    app.segmented_control(key="microscope_view").set_value("tokens").run()
+    query = address_of(app)
+    assert query["fact"] == ["3"] and query["inside"] == ["tokens"]
+    again = tiny_pages.pressed(opened("contributions", **query), "microscope_of_run")
+    assert again.number_input(key="microscope_fact_of_run").value == 3
+    assert again.segmented_control(key="microscope_view").value == "tokens" and address_of(again) == query
+
+
+def test_a_link_to_a_fact_that_the_run_does_not_have_opens_its_last_one(run_id):
+    app = opened("contributions", run=run_id, fact="11", look="nobody-2345", inside="x-ray")
+    app = tiny_pages.pressed(app, "microscope_of_run")
+    assert app.number_input(key="microscope_fact_of_run").value == 10 and not errors(app)
+
+
 def test_a_recorded_run_says_why_not(monkeypatch):
     app = opened("contributions", run=IDS[0])
     told = words(app)
@@ -95,3 +112,9 @@ def test_weights_that_are_gone(run_id):
         file.unlink()
     app = tiny_pages.pressed(opened("contributions", run=run_id), "microscope_of_run")
     assert any("No edited matrices" in text for text in errors(app))
+
+
+def test_visitors_share_the_weights_of_a_run(run_id):
+    first, second = (tiny_pages.pressed(opened("contributions", run=run_id), "microscope_of_run") for _ in range(2))
+    one, other = (app.session_state["microscope_weights"][-1].matrices() for app in (first, second))
+    assert one.keys() == other.keys() and all(one[layer] is other[layer] for layer in one)

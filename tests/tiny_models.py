@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from encore_core.facts import Fact
+from encore_core.measures.generated import GenerationSettings, generate
 from encore_core.models.editable import EditableModel, wrap
 
 COUNTRIES = {
@@ -222,3 +223,8 @@ def hooks_and_patches(lm: EditableModel) -> int:
         len(module._forward_hooks) + len(module._forward_pre_hooks) + ("forward" in module.__dict__)
         for module in lm.model.modules()
     )
+
+
+def continued(lm: EditableModel, prompts: list[str], n_tokens: int = 12) -> list[str]:
+    """Greedy texts of so many tokens after prompts."""
+    return [one.text for one in generate(lm, prompts, GenerationSettings(n_tokens, whole=True))]

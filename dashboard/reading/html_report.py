@@ -103,7 +103,13 @@ def single(heading: str, aside: str, chart: Chart, commands: Sequence[str]) -> b
 
 
 def side_by_side(
-    heading: str, aside: str, said: str, facts: Table, charts: Mapping[str, Chart], settings: Table
+    heading: str,
+    aside: str,
+    said: str,
+    facts: Table,
+    charts: Mapping[str, Chart],
+    settings: Table,
+    scores: Sequence[Table] = (),
 ) -> bytes:
     """Several methods on one fact as a file.
 
@@ -113,6 +119,7 @@ def side_by_side(
         facts: a row per method.
         charts: method → chart, in light colours.
         settings: a column per method.
+        scores: of all facts, a column per method; the captions say the protocol.
     """
     parts = [
         f"<h1>{_text(heading)}</h1>",
@@ -124,7 +131,12 @@ def side_by_side(
     ]
     for number, (name, chart) in enumerate(charts.items()):
         parts.append(f"<section><h2>{_text(name)}</h2>{_drawn(chart, number)}</section>")
-    parts += ["</div>", "<h2>Settings</h2>", _table(settings)]
+    parts.append("</div>")
+    if scores:
+        parts.append("<h2>Scores of all facts, with 95 % intervals over facts</h2>")
+    for table in scores:
+        parts += [f"<p>{_text(table.caption)}</p>", _table(table)]
+    parts += ["<h2>Settings</h2>", _table(settings)]
     return _page(heading, parts)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from encore_core.cli.editing import load, reads_texts, tell_other_start
 from encore_core.cli.fact_files import HELP, add_facts_options, facts_of
-from encore_core.cli.options import add_model_options, positive
+from encore_core.cli.options import add_json_option, add_limit_option, add_model_options, positive
 from encore_core.cli.output import Bar, notice
 from encore_core.editing.edit_file import read_edit_file
 from encore_core.errors import InputError, quoted
@@ -37,8 +37,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     add_model_options(score)
     add_facts_options(score, help=f"{HELP}; those of --edits by default")
     score.add_argument("--edits", type=Path, metavar="FILE", help="put these saved edits onto the model first")
-    score.add_argument("--limit", type=positive, metavar="N", help="only the first N facts")
-    score.add_argument("--json", action="store_true", help="print one JSON object")
+    add_limit_option(score)
+    add_json_option(score)
     add_protocol_options(score, PROTOCOLS[0]).add_argument(
         "--texts", type=Path, metavar="FILE", help="write every answer and its scores to this CSV file"
     )

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from encore_core.cli.options import add_store_option
+from encore_core.cli.options import add_json_option, add_store_option, add_verbose_option
 from encore_core.cli.output import Bar, duration
 from encore_core.cli.watching import Workers, activity, print_ids, tell_ends, watch
 from encore_core.runs.export import export_run, sample_scores, settings_of_run
@@ -27,18 +27,18 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
     listing = actions.add_parser("list", help="list the runs")
     listing.add_argument("search", nargs="*", help="words that occur in id, name, tags, method, model or status")
-    listing.add_argument("--json", action="store_true", help="print one JSON array")
+    add_json_option(listing, "array")
     listing.set_defaults(command=_list)
 
     show = actions.add_parser("show", help="everything about a run, and the end of its log")
     show.add_argument("id")
-    show.add_argument("--json", action="store_true", help="print one JSON object")
+    add_json_option(show)
     show.set_defaults(command=_show)
 
     resume = actions.add_parser("resume", help="go on with runs that were interrupted, cancelled or have failed")
     resume.add_argument("id", nargs="+")
     resume.add_argument("--detach", action="store_true", help="do not wait")
-    resume.add_argument("--json", action="store_true", help="print one JSON array")
+    add_json_option(resume, "array")
     resume.set_defaults(command=_resume)
 
     cancel = actions.add_parser("cancel", help="take runs out of the queue, or stop them within the current batch")
@@ -59,7 +59,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     export.set_defaults(command=_export)
 
     for parser in (listing, show, resume, cancel, delete, export):
-        parser.add_argument("--verbose", action="store_true", help="log what is done")
+        add_verbose_option(parser)
         add_store_option(parser)
 
 

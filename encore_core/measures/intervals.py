@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -52,6 +52,20 @@ class Interval(NamedTuple):
     def excludes_zero(self) -> bool:
         """Whether a difference is beyond what chance in the choice of facts explains."""
         return self.low is not None and (self.low > 0 or self.high < 0)
+
+
+def once(scores: object, key: Hashable, make: Callable[[], Interval | None]) -> Interval | None:
+    """An interval of scores that never change, made at the first call and kept with them.
+
+    Args:
+        scores: an instance of a class whose instances have a dictionary.
+        key: what the interval is of.
+        make: computes it.
+    """
+    known = vars(scores).setdefault("_intervals", {})  # a frozen dataclass lets nothing be assigned
+    if key not in known:
+        known[key] = make()
+    return known[key]
 
 
 def of_mean(values: Sequence[float | None], seed: int = 0) -> Interval | None:

@@ -112,6 +112,21 @@ def _headline(fact: Fact, rows, edited: bool, said: bool) -> None:
         was = f" · was {int(before.sum())}" if edited else ""
         items.append((name, f"{n_ahead} of {n}", f"{symbol}{wanted}{was}", tone))
     widgets.tiles(items)
+    missing = _not_counted(fact)
+    if missing:
+        widgets.remark(missing)
+
+
+def _not_counted(fact: Fact) -> str:
+    """What the headline cannot count for want of prompts or of a true answer; "" where nothing is missing."""
+    parts = []
+    if not fact.neighbours:
+        parts.append("This fact has no neighbours, so nothing is said of what else changed.")
+    if not fact.paraphrases:
+        parts.append("It has no paraphrases, so nothing is said of other words for the same question.")
+    elif fact.target_true is None:
+        parts.append("Its true answer is not given, so its paraphrases are shown but not counted.")
+    return " ".join(parts)
 
 
 def _details(fact: Fact, rows, visitor: Visitor, colours) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import streamlit as st
 
@@ -19,6 +19,31 @@ from encore_core.errors import InputError
 from encore_core.runs import RunInfo
 
 RUN, FACT, HELD = "microscope_run", "microscope_fact_of_run", "microscope_weights"
+
+
+MOST_DIGITS = 9
+
+
+def restore(asked: Mapping[str, Sequence[str]]) -> None:
+    """Take what a link asks for: the run, its fact and the view. Whether the run has that fact is seen when drawn."""
+    card.restore(asked)
+    first = {name: values[0] for name, values in asked.items() if values}
+    if "look" in first:
+        st.session_state[RUN] = first["look"]
+    number = first.get("fact", "")
+    if number.isdecimal() and len(number) <= MOST_DIGITS and int(number):
+        st.session_state[FACT] = int(number)
+
+
+def view(runs: Sequence[RunInfo]) -> dict[str, str]:
+    """The query of a link to the card as it is; what it opens with is left out.
+
+    Args:
+        runs: those on the page.
+    """
+    run, fact = st.session_state.get(RUN), st.session_state.get(FACT, 1)
+    said = {"look": run} if runs and run not in (None, runs[0].id) else {}
+    return said | ({"fact": str(fact)} if fact != 1 else {}) | card.view()
 
 
 def show(runs: Sequence[RunInfo]) -> None:

@@ -6,12 +6,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import streamlit as st
 import torch
 
 from encore_core.errors import InputError
 from encore_core.models.editable import EditableModel
 from encore_core.runs import RunInfo, RunStore
 from encore_core.runs.resume_state import load_matrices
+
+KEPT = 2
+"""Runs whose weights a server keeps, of all visitors together."""
+
+Places = tuple[tuple[int, tuple[str, torch.dtype]], ...]
+"""By layer, the device and the type of a model's matrix."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +67,7 @@ def why_not(run: RunInfo, store: RunStore) -> str:
 
 
 def read(run: RunInfo, store: RunStore, lm: EditableModel) -> SavedEdits:
-    """The weights that a run last saved.
+    """The weights that a run last saved. All visitors who look at them share one copy, which may take a gigabyte.
 
     Args:
         run, store: which run, with weights at hand (see `why_not`).
@@ -74,7 +81,16 @@ def read(run: RunInfo, store: RunStore, lm: EditableModel) -> SavedEdits:
             f"{run.id} edited {run.plan.model}, and the model that is loaded is {lm.name} (fingerprints "
             f"{run.fingerprint} and {lm.fingerprint}); choose the run's model in the sidebar."
         )
-    saved, edits = load_matrices(store.folder_of(run.id), store.states(run.id))
+    places = {layer: (str(lm.parameter(layer).device), lm.dtype) for layer in run.layers}
+    saved, edits = _shared((str(store.folder_of(run.id)), run.cursor, run.done, tuple(places.items())), run, store)
+    return SavedEdits(lm, saved, run.done if edits is None else edits)
+
+
+@st.cache_resource(max_entries=KEPT, show_spinner=False)
+def _shared(
+    state: tuple[str, int, int, Places], _run: RunInfo, _store: RunStore
+) -> tuple[dict[int, torch.Tensor], int | None]:
+    """The matrices of a run where a model has them, and after how many edits."""
+    saved, edits = load_matrices(_store.folder_of(_run.id), _store.states(_run.id))
     # A saved state holds sums that are more precise than a 16-bit model's weights.
-    matrices = {layer: matrix.to(lm.parameter(layer).device, lm.dtype) for layer, matrix in saved.items()}
-    return SavedEdits(lm, matrices, run.done if edits is None else edits)
+    return {layer: saved[layer].to(device, dtype) for layer, (device, dtype) in state[-1]}, edits
