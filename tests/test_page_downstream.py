@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import re
 import shutil
 from pathlib import Path
@@ -31,17 +32,18 @@ LINES = [Line("memit-1", "MEMIT", "MEMIT", (1,)), Line("encore-1", "ENCORE", "EN
 
 def downstream_frame(edits=(0, 50, 100), tasks=tuple(charts.TASKS)) -> pd.DataFrame:
     rows = [
-        (line.run, at, task, metric, 10.0 * place + at / 10 + (metric == "accuracy"))
+        (line.run, at, task, metric, value, 40, value - 8, value + 8)
         for line in LINES
         for at in edits
         for place, task in enumerate(tasks)
         for metric in ("f1", "accuracy", "n")
+        for value in [10.0 * place + at / 10 + (metric == "accuracy")]
     ]
-    return pd.DataFrame(rows, columns=["run", "edits", "task", "metric", "value"])
+    return pd.DataFrame(rows, columns=["run", "edits", "task", "metric", "value", "n", "low", "high"])
 
 
-def measures_frame(last: float = 60.0) -> pd.DataFrame:
-    rows = [(line.run, at, "perplexity", 50.0 if at == 0 else last) for line in LINES for at in (0, 100)]
+def measures_frame(last: float = 1.2) -> pd.DataFrame:
+    rows = [(line.run, at, "perplexity_ratio", 1.0 if at == 0 else last) for line in LINES for at in (0, 100)]
     rows += [("memit-1", 0, "generation_entropy", 600.0)]
     return pd.DataFrame(rows, columns=["run", "edits", "metric", "value"])
 
@@ -49,15 +51,15 @@ def measures_frame(last: float = 60.0) -> pd.DataFrame:
 def test_a_panel_a_task_their_mean_and_perplexity():
     frame = charts.in_panels(downstream_frame(), measures_frame(), "f1")
     titles = charts.titles_of(frame)
-    assert list(titles) == [*charts.TASKS, "mean", "perplexity"]
+    assert list(titles) == [*charts.TASKS, "mean", "perplexity_ratio"]
     chart = charts.chart(frame, LINES, titles, LIGHT)
     assert [note.text for note in chart.figure.layout.annotations] == [f"<b>{title}</b>" for title in titles.values()]
     traces = {(trace.xaxis, trace.legendgroup): trace for trace in chart.figure.data}
     assert list(traces["x2", "memit-1"].y) == [10, 15, 20]
     assert list(traces["x7", "encore-1"].y) == [25, 30, 35]  # the mean of 0 to 50
-    assert list(traces["x8", "memit-1"].y) == [50, 60]
+    assert list(traces["x8", "memit-1"].y) == [1, 1.2]
     assert {traces["x", line.run].line.dash for line in LINES} == {DASHES["MEMIT"], DASHES["ENCORE"]}
-    assert chart.figure.layout.yaxis.range == (-4, 104) and chart.figure.layout.yaxis8.range is None
+    assert chart.figure.layout.yaxis.range == (-4, 104)
 
 
 def test_the_mean_is_of_all_tasks_or_none():
@@ -67,16 +69,18 @@ def test_the_mean_is_of_all_tasks_or_none():
     assert sorted(shown.loc[(shown["metric"] == "mean") & (shown["run"] == "memit-1"), "edits"]) == [0, 100]
 
 
-@pytest.mark.parametrize(("last", "kind"), [(60.0, None), (50_000.0, "log")])
-def test_a_perplexity_that_explodes_has_a_logarithmic_axis(last, kind):
+@pytest.mark.parametrize("last", [1.01, 1_000.0])
+def test_the_ratio_of_perplexities_has_a_logarithmic_axis_that_does_not_blow_up_what_is_small(last):
     frame = charts.in_panels(downstream_frame(), measures_frame(last), "accuracy")
     chart = charts.chart(frame, LINES, charts.titles_of(frame), LIGHT)
-    assert chart.figure.layout.yaxis8.type == chart.narrow.yaxis8.type == kind
+    axis = chart.figure.layout.yaxis8
+    assert axis.type == chart.narrow.yaxis8.type == "log"
+    assert axis.range[0] <= math.log10(0.8) and axis.range[1] >= math.log10(max(2.0, last))
 
 
 def test_of_runs_without_tasks_perplexity_is_left():
     frame = charts.in_panels(downstream_frame().iloc[:0], measures_frame(), "f1")
-    assert list(charts.titles_of(frame)) == ["perplexity"]
+    assert list(charts.titles_of(frame)) == ["perplexity_ratio"]
     assert charts.titles_of(charts.in_panels(downstream_frame().iloc[:0], measures_frame().iloc[:0], "f1")) == {}
 
 
