@@ -1,6 +1,6 @@
 """Score a model folder with nothing but transformers: one prompt at a time, full logits, none of this project's code.
 
-    python benchmarks/plain_evaluator.py FOLDER FACTS.jsonl [LIMIT]
+    python benchmarks/plain_evaluator.py FOLDER FACTS.jsonl [LIMIT] [--chat]
 
 A second opinion on `encore eval --protocol teacher-forced,generated`. FACTS is flat EasyEdit JSONL (prompt, target_new,
 ground_truth, rephrase_prompt, locality_prompt, locality_ground_truth).
@@ -84,9 +84,23 @@ def answer_in(text: str) -> str:
     return text.strip()
 
 
-def greedy(model, tokenizer, prompt: str, n_tokens: int) -> str:
-    """The most probable tokens after a prompt, each from a pass over the whole text, up to an end-of-text token."""
-    ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(model.device)
+def greedy(model, tokenizer, prompt: str, n_tokens: int, in_chat: bool = False) -> str:
+    """The most probable tokens after a prompt, each from a pass over the whole text, up to an end-of-text token.
+
+    Args:
+        model, tokenizer: of transformers.
+        prompt: the text, or what a user says in a chat.
+        n_tokens: at most.
+        in_chat: whether the prompt is put into the chat template.
+    """
+    if in_chat:
+        message = [{"role": "user", "content": prompt}]
+        found = tokenizer.apply_chat_template(
+            message, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+    else:
+        found = tokenizer(prompt, return_tensors="pt")
+    ids = found["input_ids"].to(model.device)
     n_prompt = ids.shape[1]
     for _ in range(n_tokens):
         token = model(ids, use_cache=False).logits[0, -1].argmax()
@@ -109,9 +123,10 @@ def is_in(answer: list[str], said: list[str]) -> bool:
 
 
 @torch.no_grad()
-def generated(folder: str, records: list[dict], n_tokens: int = 12) -> dict[str, float]:
-    """Shares of generated texts that are, and that contain, the right answer, × 100."""
-    tokenizer, start = AutoTokenizer.from_pretrained(folder), start_token(folder)
+def generated(folder: str, records: list[dict], n_tokens: int | None = None, in_chat: bool = False) -> dict[str, float]:
+    """Shares of generated texts that are, and that contain, the right answer, × 100; see `greedy`."""
+    tokenizer, start = AutoTokenizer.from_pretrained(folder), "" if in_chat else start_token(folder)
+    n_tokens = n_tokens or (24 if in_chat else 12)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     sums = {
         f"{part} {metric}": 0 for part in ("edit", "paraphrase", "neighborhood") for metric in ("exact", "contained")
@@ -122,18 +137,19 @@ def generated(folder: str, records: list[dict], n_tokens: int = 12) -> dict[str,
             ("paraphrase", "rephrase_prompt", "target_new"),
             ("neighborhood", "locality_prompt", "locality_ground_truth"),
         ):
-            said = words(answer_in(greedy(model, tokenizer, start + r[prompt], n_tokens)))
+            said = words(answer_in(greedy(model, tokenizer, start + r[prompt], n_tokens, in_chat)))
             sums[f"{part} exact"] += said == words(r[answer])
             sums[f"{part} contained"] += is_in(words(r[answer]), said)
     return {name: 100 * value / len(records) for name, value in sums.items()}
 
 
 def main() -> None:
-    folder, facts = sys.argv[1:3]
-    limit = int(sys.argv[3]) if len(sys.argv) > 3 else None
+    folder, facts, *more = [word for word in sys.argv[1:] if word != "--chat"]
+    limit = int(more[0]) if more else None
     lines = Path(facts).read_text(encoding="utf-8").splitlines()[:limit]
     records = [json.loads(line) for line in lines]
-    print(json.dumps({"teacher-forced": scores(folder, records), "generated": generated(folder, records)}))
+    texts = generated(folder, records, in_chat="--chat" in sys.argv)
+    print(json.dumps({"teacher-forced": scores(folder, records), "generated": texts}))
 
 
 if __name__ == "__main__":

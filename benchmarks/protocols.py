@@ -2,6 +2,7 @@
 
     python benchmarks/protocols.py OUT.json [--data ../shared/data] [--facts 200] [--only qaedit]
 
+Answers are generated from the plain prompt and, where the model has a chat template, as answers in a chat.
 The first facts of QAEdit and of CounterFact that the model takes, as one batch, with each method on the unedited model.
 A method that is in OUT.json already is left out, so that a run that was stopped goes on. Without the data it says so.
 """
@@ -21,6 +22,7 @@ from encore_core.editing.comparison import ComparedSessions
 from encore_core.errors import InputError
 from encore_core.facts import Fact, read_facts
 from encore_core.measures import intervals
+from encore_core.measures.generated import GenerationSettings, has_chat_template
 from encore_core.measures.generated_scores import PARTS, GeneratedScores, evaluate_generated
 from encore_core.measures.scores import Scores, check_scorable, evaluate
 from encore_core.models.editable import EditableModel, load_model
@@ -91,17 +93,20 @@ def scored(lm: EditableModel, facts: Sequence[Fact]) -> dict[str, Any]:
     began = time.perf_counter()
     forced = evaluate(lm, facts, generate=False)
     half = time.perf_counter()
-    generated = evaluate_generated(lm, facts)
+    generated = {"plain": evaluate_generated(lm, facts, GenerationSettings.usual(False))}
     ended = time.perf_counter()
+    if has_chat_template(lm):
+        generated["chat"] = evaluate_generated(lm, facts, GenerationSettings.usual(True))
     return {
         "forced": {name: pair(forced, name) for name in ("edit_score", "paraphrase_score", "neighborhood_score",
                                                          "accuracy", "overall_score")},
-        "generated": {part: {metric: pair(generated, part, metric) for metric in ("exact", "contained")}
-                      for part in PARTS},
-        "gap": {name: gap(forced, generated, name) for name in ("edit", "accuracy")},
-        "protocol": generated.protocol,
+        "generated": {
+            way: {part: {metric: pair(one, part, metric) for metric in ("exact", "contained")} for part in PARTS}
+            | {"gap": gap(forced, one), "protocol": one.protocol}
+            for way, one in generated.items()
+        },
         "seconds_forced": half - began,
-        "seconds_generated": ended - half,
+        "seconds_plain": ended - half,
     }  # fmt: skip
 
 
@@ -111,11 +116,9 @@ def pair(scores: Scores | GeneratedScores, *names: str) -> dict[str, Any] | None
     return None if found is None else found._asdict()
 
 
-def gap(forced: Scores, generated: GeneratedScores, name: str) -> dict[str, Any] | None:
-    """A teacher-forced score of the edited prompts minus the share of texts that contain the answer, in points."""
-    found = intervals.of_difference(
-        [getattr(one, name) for one in forced.per_fact], generated.of_facts("edit", "contained")
-    )
+def gap(forced: Scores, generated: GeneratedScores) -> dict[str, Any] | None:
+    """The edit score minus the share of texts that contain the answer, in points, for the edited prompts."""
+    found = intervals.of_difference([one.edit for one in forced.per_fact], generated.of_facts("edit", "contained"))
     return None if found is None else found.times(100.0)._asdict()
 
 
@@ -126,34 +129,43 @@ def shown(found: dict[str, Any] | None) -> str:
     return f"{found['value']:.1f}{between}"
 
 
+def sentence(way: str, gaps: dict[str, dict[str, Any]]) -> str:
+    """What the gaps between the protocols come to: edit score minus the share of texts that contain the answer."""
+    beyond = {
+        method: one for method, one in gaps.items() if one["low"] is not None and not one["low"] <= 0 <= one["high"]
+    }
+    if not beyond:
+        return f"{way}: no difference between the protocols beyond chance, for any of {len(gaps)} methods."
+    least, most = (kind(beyond, key=lambda method: beyond[method]["value"]) for kind in (min, max))
+    span = f"{shown(beyond[least])} points ({least})"
+    if most != least:
+        span += f" to {shown(beyond[most])} ({most})"
+    flatters = "teacher-forced scores are higher" if beyond[least]["value"] > 0 else "teacher-forced scores differ"
+    n = beyond[least]["n"]
+    return f"{way}: {flatters} by {span}; beyond chance for {len(beyond)} of {len(gaps)} methods, n = {n}."
+
+
+PAIRS = (("edit", "edit_score"), ("paraphrase", "paraphrase_score"), ("neighborhood", "neighborhood_score"))
+
+
 def print_tables(found: dict[str, Any]) -> None:
-    """A table a set, as in RESULTS.md, and the sentence that it comes to."""
+    """A table a set and way to generate, as in RESULTS.md, and the sentence that it comes to."""
     for name, methods in found.items():
-        print(f"\n{name}")
-        print("| method | edit score, forced | accuracy, forced | contained, generated | exact, generated "
-              "| paraphrases: forced; contained | neighbours: forced; contained | forced − contained |")  # fmt: skip
-        print("|---|---|---|---|---|---|---|---|")
-        for method, one in methods.items():
-            forced, generated = one["forced"], one["generated"]
-            cells = [
-                shown(forced["edit_score"]), shown(forced["accuracy"]), shown(generated["edit"]["contained"]),
-                shown(generated["edit"]["exact"]),
-                f"{shown(forced['paraphrase_score'])}; {shown(generated['paraphrase']['contained'])}",
-                f"{shown(forced['neighborhood_score'])}; {shown(generated['neighborhood']['contained'])}",
-                shown(one["gap"]["edit"]),
-            ]  # fmt: skip
-            print(f"| {method} | {' | '.join(cells)} |")
-        edited = {method: one for method, one in methods.items() if method != NO_EDIT}
-        if edited:
-            gaps = {method: one["gap"]["edit"] for method, one in edited.items()}
-            least, most = (kind(gaps, key=lambda method: gaps[method]["value"]) for kind in (min, max))
-            beyond = sum(one["low"] is not None and one["low"] > 0 for one in gaps.values())
-            print(
-                f"Teacher-forced flatters by {shown(gaps[least])} points ({least}) to {shown(gaps[most])} ({most}); "
-                f"beyond chance for {beyond} of {len(gaps)} methods."
-            )
-            ratio = [one["seconds_generated"] / one["seconds_forced"] for one in methods.values()]
-            print(f"Generating took {min(ratio):.2f} to {max(ratio):.2f} times what teacher-forced scoring took.")
+        for way in next(iter(methods.values()))["generated"]:
+            print(f"\n{name}, {way}")
+            print("| method | accuracy, forced | is the answer, generated | edited prompts: forced; contain the answer "
+                  "| paraphrases | neighbours | forced − contained |")  # fmt: skip
+            print("|---|---|---|---|---|---|---|")
+            for method, one in methods.items():
+                forced, generated = one["forced"], one["generated"][way]
+                both = [f"{shown(forced[score])}; {shown(generated[part]['contained'])}" for part, score in PAIRS]
+                cells = [shown(forced["accuracy"]), shown(generated["edit"]["exact"]), *both, shown(generated["gap"])]
+                print(f"| {method} | {' | '.join(cells)} |")
+            gaps = {method: one["generated"][way]["gap"] for method, one in methods.items() if method != NO_EDIT}
+            if gaps:
+                print(sentence(way, gaps))
+        ratio = [one["seconds_plain"] / one["seconds_forced"] for one in methods.values()]
+        print(f"Generating took {min(ratio):.2f} to {max(ratio):.2f} times what teacher-forced scoring took.")
 
 
 if __name__ == "__main__":

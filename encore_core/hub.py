@@ -164,11 +164,25 @@ def newest_commit(repo: str, file: str, revision: str, kind: str = "model") -> s
         HfHubHTTPError, httpx2.HTTPError: when the hub refuses to say, or does not answer.
         OSError: when it says something else.
     """
-    url = hf_hub_url(repo, file, revision=revision, repo_type=kind, endpoint=constants.ENDPOINT)
-    about = get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT, endpoint=constants.ENDPOINT)
+    about = _about(repo, file, revision, kind)
     if about.commit_hash is None:
         raise OSError(f"{hub_host()} does not say which commit {file} is of, so it does not speak the hub's language")
     return about.commit_hash
+
+
+def file_size(repo: str, file: str, revision: str, kind: str = "model") -> int | None:
+    """Bytes of a file, as the hub says; None where it does not.
+
+    Raises:
+        HfHubHTTPError, httpx2.HTTPError: when the hub refuses to say, or does not answer.
+    """
+    return _about(repo, file, revision, kind).size
+
+
+def _about(repo: str, file: str, revision: str, kind: str):
+    """What the hub says of a file without sending it."""
+    url = hf_hub_url(repo, file, revision=revision, repo_type=kind, endpoint=constants.ENDPOINT)
+    return get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT, endpoint=constants.ENDPOINT)
 
 
 def repository_folder(repo: str, kind: str = "model") -> Path:
@@ -206,7 +220,7 @@ def fetch_file(
         return here
     where = {"repo_type": kind, "endpoint": constants.ENDPOINT}
     url = hf_hub_url(repo, file, revision=revision, **where)
-    about = get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT, endpoint=constants.ENDPOINT)
+    about = _about(repo, file, revision, kind)
     if about.etag is None or about.commit_hash is None or Path(about.etag).name != about.etag:
         raise OSError(f"{hub_host()} does not say which commit {file} is of, so it does not speak the hub's language")
     folder = repository_folder(repo, kind)

@@ -11,7 +11,7 @@ import streamlit as st
 from dashboard import links, page_list
 from dashboard.charts.palette import LIGHT
 from dashboard.elements import layer_choice, run_picker, theme, widgets
-from dashboard.parts.runs_compared import checkpoints, costs, files, page_frame, run_charts, score_table
+from dashboard.parts.runs_compared import checkpoints, costs, files, page_frame, run_charts, score_table, seed_spread
 from dashboard.parts.runs_compared.view import View
 from dashboard.reading import run_frames
 from dashboard.reading.run_words import SUBSETS
@@ -66,9 +66,13 @@ def draw(runs: Sequence[RunInfo]) -> page_frame.Drawn:
         run_charts.draw(view, run_charts.charts_of(view, norms, scores, measures, theme.palette()))
     address = address_of(view)
     with st.container(border=True, key="card_table"):
-        table = score_table.draw(view, score_table.rows_of(view, scores, measures))
+        table = score_table.draw(view, score_table.rows_of(view, scores, measures), score_table.remarks(view, scores))
         light = partial(run_charts.charts_of, view, norms, scores, measures, LIGHT)  # downloads use the light theme
         files.offer(runs, table, light, links.address(address))
+    groups = seed_spread.groups_of(view, list(run_picker.measured_runs().values()))
+    if groups:
+        with st.container(border=True, key="card_seeds"):
+            seed_spread.draw(view, measures, groups)
     with st.container(border=True, key="card_costs"):
         widgets.heading("The runs", "and what they took")
         costs.draw(view)

@@ -37,7 +37,7 @@ def draw(runs: Sequence[RunInfo]) -> page_frame.Drawn:
 
 def _draw(runs: Sequence[RunInfo]) -> None:
     """The chart and the table of runs that have scores of the tasks, or perplexity."""
-    raw, measures = run_frames.read("downstream", runs), run_frames.read("measures", runs)
+    raw, measures = run_frames.read("downstream", runs), run_frames.measures(runs)
     have = [run for run in runs if (raw["run"] == run.id).any()]
     _tell_without([run for run in runs if run not in have])
     view = View(tuple(runs), metric=remembered("downstream_metric", "f1"))

@@ -17,7 +17,9 @@ from dashboard.reading.run_words import belongs, in_order, label, newest_compari
 from dashboard.visitors.messages import Message
 from dashboard.visitors.widget_state import remembered
 from encore_core.errors import InputError
+from encore_core.measures.scores import PROTOCOL
 from encore_core.runs import RunInfo
+from encore_core.runs.fact_values import NO_INTERVAL
 
 DATASETS = {"": "both", "CounterFact": "CounterFact", "zsRE": "zsRE"}
 PAPER_MODELS = "GPT2-XL (1.5 B parameters), Llama-2-7B, Llama-3-8B"
@@ -117,7 +119,7 @@ def together(number: int, paper: pd.DataFrame, here: pd.DataFrame, runs: Sequenc
         ones), run, source ("published" or "measured here"), shown.
     """
     named = {run.id: run for run in runs}
-    theirs = paper.assign(edits=pd.NA, run="", source=PUBLISHED)
+    theirs = paper.assign(edits=pd.NA, n=pd.NA, low=pd.NA, high=pd.NA, run="", source=PUBLISHED)
     ours = here.assign(
         table=number,
         dataset=[str(named[run].plan_json.get("facts")) for run in here["run"]],
@@ -126,8 +128,12 @@ def together(number: int, paper: pd.DataFrame, here: pd.DataFrame, runs: Sequenc
         source=HERE,
     )
     frame = pd.concat([theirs.astype(object), ours.astype(object)], ignore_index=True) if len(ours) else theirs
-    shown = [paper_tables.shown_value(row.quantity, float(row.value), row.source == HERE) for row in frame.itertuples()]
-    columns = ["table", "dataset", "model", "method", "row", "quantity", "value", "edits", "run", "source"]
+    shown = [
+        paper_tables.shown_value(row.quantity, float(row.value), row.source == HERE, row.n, row.low, row.high)
+        for row in frame.itertuples()
+    ]
+    columns = ["table", "dataset", "model", "method", "row", "quantity", "value", "n", "low", "high", "edits", "run",
+               "source"]  # fmt: skip
     return frame[columns].assign(shown=shown)
 
 
@@ -291,6 +297,10 @@ def compared(number: int, models: Sequence[str], rows: Sequence[str], runs: Sequ
                 [("", "name"), ("In the paper", ""), ("Here", "")], differences(runs), "The paper's runs and those here"
             )
         told = [*paper_tables.without_counterpart(number, rows, runs, here), *counterparts(quantities, here)]
+        if "n" in here and here["n"].notna().any():
+            told.append(f"Scores here: {PROTOCOL}; in brackets 95 % intervals over n facts.")
+        elif len(here) and number not in paper_tables.SETTINGS:
+            told.append(f"Scores here: {PROTOCOL}; {NO_INTERVAL}.")
         told.append("The paper shows norms, contributions and downstream F1 as curves, not in tables: see those pages.")
         st.html("<ul>" + "".join(widgets.rich("<li>{text}</li>", text=text) for text in told) + "</ul>")
 

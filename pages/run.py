@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import streamlit as st
 
@@ -18,6 +19,7 @@ from dashboard.visitors.visitor import Visitor
 from encore_core.errors import InputError
 from encore_core.methods import METHODS
 from encore_core.runs import PreparedRun, RunStore
+from encore_core.runs.seeds import seeds_of
 
 # Name in the address → field of the plan, and its usual value.
 NUMBERS = {
@@ -39,6 +41,9 @@ def restore(asked: Mapping[str, Sequence[str]]) -> None:
     for name, (key, known) in CHOICES.items():
         if first.get(name) in known:
             st.session_state[key] = first[name]
+    if "seeds" in first:
+        with suppress(InputError):
+            st.session_state["run_seeds"] = ", ".join(map(str, seeds_of(first["seeds"])))
     if "run" in first:
         st.session_state["watched"] = first["run"]
     else:
@@ -55,6 +60,8 @@ def view() -> dict[str, str | list[str]]:
         if shown[key] not in (None, shown["run_usual_n"] if name == "edits" else usual_number):
             said[name] = str(shown[key])
     said |= {name: shown[key] for name, (key, known) in CHOICES.items() if shown[key] != next(iter(known))}
+    if shown["run_seeds"].strip():
+        said["seeds"] = shown["run_seeds"].replace(" ", "")
     if shown.get("watched", live.FOLLOW) != live.FOLLOW:
         said["run"] = shown["watched"]
     return said
@@ -71,12 +78,13 @@ def new_runs(visitor: Visitor, store: RunStore) -> None:
         with third:
             measure = pick_measures()
     runs: list[PreparedRun] = []
-    if model is not None and facts is not None and measure is not None:
-        try:
-            runs = start_card.prepared(model, facts, measure)
-        except InputError as error:
-            widgets.problem(error)
     with st.container(border=True, key="card_start"):
+        seeds = start_card.pick_seeds()
+        if None not in (model, facts, measure, seeds):
+            try:
+                runs = start_card.prepared(model, facts, measure, seeds)
+            except InputError as error:
+                widgets.problem(error)
         if runs:
             start_card.notices(runs)
             start_card.cost(visitor, runs, store)

@@ -22,6 +22,7 @@ from dashboard.elements import widgets
 from dashboard.reading.run_words import duration, short_model, size
 from dashboard.server import limits
 from dashboard.server.device_queue import EDIT, READ, QueueState
+from dashboard.visitors import access
 from dashboard.visitors.messages import Message
 from dashboard.visitors.model_loading import Loading
 from dashboard.visitors.models import models
@@ -243,6 +244,8 @@ def rules() -> None:
                 ("Runs that wait or run", f"{found.runs.queued:,}"),
                 ("Access code for runs", "asked for" if found.runs.access_code else "none"),
                 ("Files of this machine may be named", "yes" if _files_allowed() else "no"),
+                ("A judge of generated answers may be named", "yes" if access.may_name_judge() else "no"),
+                ("Judge of this server", found.judge.model or "none"),
             ]
             widgets.table([("Limit", ""), ("", "right")], rows, "Limits for visitors")
     with right, st.container(border=True, key="card_versions"):

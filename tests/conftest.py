@@ -10,15 +10,19 @@ from pathlib import Path
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads spin while they wait; before numpy is imported
 
 import data_folder
+import hub_server
 import pytest
 import tiny_models
 import tiny_pages
 import tiny_runs
 import torch
+from hub_server import HubServer
+from huggingface_hub.utils import close_session
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from encore_core.editing.session import EditSession
 from encore_core.methods import GRADIENTS, METHODS
-from encore_core.models.editable import EditableModel, load_model
+from encore_core.models.editable import EditableModel, load_model, wrap
 
 MANY_THREADS = torch.get_num_threads()
 
@@ -96,6 +100,21 @@ def tiny_folder(gpt2, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def roomy_folder(tmp_path_factory) -> Path:
+    """A tiny model with room for four examples before each test. What it says is of no matter, so it is untrained."""
+    tokenizer = tiny_models.metaspace_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=4096, hidden_size=32, intermediate_size=64,
+        num_hidden_layers=5, num_attention_heads=2, num_key_value_heads=1, initializer_range=0.3,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        lm = wrap(LlamaForCausalLM(config), tokenizer, "roomy-llama")
+    return tiny_runs.save_model(lm, tmp_path_factory.mktemp("models") / "roomy-llama")
+
+
+@pytest.fixture(scope="session")
 def recorded_folder(tiny_folder, statistics_text, tmp_path_factory) -> Path:
     """Two runs of the tiny model in a recorded store, see `tiny_pages`. Nobody writes to it."""
     return tiny_pages.recorded_folder(tiny_folder, statistics_text, tmp_path_factory.mktemp("recorded-runs"))
@@ -129,6 +148,20 @@ def new_session(statistics_text):
         )
 
     return make
+
+
+@pytest.fixture
+def hub_of_tests(tmp_path, monkeypatch) -> Iterator[HubServer]:
+    """A hub with nothing in it, used by this process, with an empty cache and data folder and nobody's token."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    with HubServer() as server:
+        hub_server.use(server.url, tmp_path / "cache", monkeypatch)
+        close_session()
+        yield server
+    close_session()
 
 
 @pytest.fixture(scope="session")

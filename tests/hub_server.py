@@ -17,7 +17,10 @@ import secrets
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from huggingface_hub import constants
 
 LARGE = (".safetensors", ".bin", ".parquet")
 
@@ -323,3 +326,13 @@ def _git_id(body: bytes) -> str:
 
 def _etag(file: str, body: bytes) -> str:
     return hashlib.sha256(body).hexdigest() if file.endswith(LARGE) else _git_id(body)
+
+
+def use(url: str, cache: Path, monkeypatch) -> None:
+    """Let this process ask the hub at an address; what HF_ENDPOINT and HF_HUB_CACHE say is read at import."""
+    values = {
+        "ENDPOINT": url, "HUGGINGFACE_CO_URL_TEMPLATE": f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
+        "HF_HUB_CACHE": str(cache), "HF_TOKEN_PATH": str(cache.parent / "token"), "HF_HUB_OFFLINE": False,
+    }  # fmt: skip
+    for name, value in values.items():
+        monkeypatch.setattr(constants, name, value)

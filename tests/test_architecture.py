@@ -135,7 +135,7 @@ def test_sizes(capsys):
 def test_the_engine_knows_no_interface(name):
     assert not roots(name) & {"streamlit", "plotly", "dashboard", "pages", "tests"}
     # Frames are for those who look at runs; what makes them does without.
-    assert name == "encore_core.runs.series" or "pandas" not in roots(name)
+    assert name in ("encore_core.runs.series", "encore_core.runs.frames") or "pandas" not in roots(name)
 
 
 @pytest.mark.parametrize(

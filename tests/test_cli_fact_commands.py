@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -150,73 +149,58 @@ SET = HubSet("tiny", "org/facts", "data/facts.json", "Three facts", "mit")
 
 
 @pytest.fixture
-def server(tmp_path, monkeypatch) -> Iterator[HubServer]:
-    """A hub with a data set, known by the name "tiny"; an empty cache and data folder."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
+def sets(hub_of_tests, monkeypatch) -> HubServer:
+    """A hub with a data set, known by the name "tiny"."""
     monkeypatch.setattr(hub, "PAUSES", (0.0, 0.0, 0.0))
     monkeypatch.setattr(hub_sets, "HUB_SETS", {"tiny": SET})
-    monkeypatch.setattr("encore_core.cli.facts.HUB_SETS", {"tiny": SET})
-    with HubServer() as server:
-        values = {
-            "ENDPOINT": server.url, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": False,
-            "HUGGINGFACE_CO_URL_TEMPLATE": f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
-            "HF_TOKEN_PATH": str(tmp_path / "token"),
-        }  # fmt: skip
-        for name, value in values.items():
-            monkeypatch.setattr(constants, name, value)
-        close_session()
-        server.add("datasets/org/facts", {SET.file: BODY})
-        yield server
-    close_session()
+    hub_of_tests.add("datasets/org/facts", {SET.file: BODY})
+    return hub_of_tests
 
 
-def commit_of(server: HubServer) -> str:
-    return server.repositories["datasets/org/facts"].refs["main"]
+def commit_of(sets: HubServer) -> str:
+    return sets.repositories["datasets/org/facts"].refs["main"]
 
 
-def test_get_prints_and_records_what_it_found(server, tmp_path, capsys):
+def test_get_prints_and_records_what_it_found(sets, tmp_path, capsys):
     assert main(["facts", "list", "--json"]) == 0
     assert json.loads(said(capsys)[0])[0]["fetched"] is None
     assert main(["facts", "get", "tiny"]) == 0
     out, _ = said(capsys)
     path = tmp_path / "home" / "facts" / "tiny.json"
-    assert f"file      {path}" in out and f"revision  {commit_of(server)} (found, and recorded)" in out
-    assert f"SHA-256   {DIGEST} (recorded)" in out and path.read_bytes() == BODY
+    assert f"file      {path}" in out and f"revision  {commit_of(sets)} (found, and recorded)" in out
+    assert f"SHA-256   {DIGEST} (recorded: the name means this file now)" in out and path.read_bytes() == BODY
     record = json.loads((path.parent / "fetched.json").read_text(encoding="utf-8"))
     assert record["tiny"] == {
-        "repo": "org/facts", "file": SET.file, "revision": commit_of(server), "sha256": DIGEST, "bytes": len(BODY),
+        "repo": "org/facts", "file": SET.file, "revision": commit_of(sets), "sha256": DIGEST, "bytes": len(BODY),
     }  # fmt: skip
     assert read_facts(path) == list(tiny_models.FACTS[:3])
     # the second time nobody is asked, and a copy can be had
-    server.log.clear()
+    sets.log.clear()
     assert main(["facts", "get", "tiny", "--json", f"--out={tmp_path / 'copy.json'}"]) == 0
     found = json.loads(said(capsys)[0])
     assert (found["sha256"], found["new"], found["path"]) == (DIGEST, False, str(tmp_path / "copy.json"))
-    assert (tmp_path / "copy.json").read_bytes() == BODY and not server.log
+    assert (tmp_path / "copy.json").read_bytes() == BODY and not sets.log
     assert main(["facts", "get", "tiny", f"--out={tmp_path / 'copy.json'}"]) == 2 and "exists" in said(capsys)[1]
     assert main(["facts", "list"]) == 0 and "tiny                            here" in said(capsys)[0]
 
 
-def test_a_name_means_the_same_file_until_it_is_updated(server):
+def test_a_name_means_the_same_file_until_it_is_updated(sets):
     first = fetch_set(SET)
     newer = json.dumps(GOOD[:2]).encode()
-    server.add("datasets/org/facts", {SET.file: newer})
+    sets.add("datasets/org/facts", {SET.file: newer})
     first.path.write_bytes(b"[]")  # somebody has changed it
     assert fetched(SET) is None
     again = fetch_set(SET)
     assert (again.revision, again.sha256, again.new) == (first.revision, DIGEST, True)
     assert first.path.read_bytes() == BODY
     updated = fetch_set(SET, update=True)
-    assert (updated.revision, updated.path.read_bytes()) == (commit_of(server), newer)
+    assert (updated.revision, updated.path.read_bytes()) == (commit_of(sets), newer)
     assert fetched(SET) == replace(updated, new=False)
 
 
-def test_a_pinned_revision_is_what_is_fetched(server, capsys):
-    pinned = replace(SET, revision=commit_of(server), sha256=DIGEST)
-    server.add("datasets/org/facts", {SET.file: b"[]"})
+def test_a_pinned_revision_is_what_is_fetched(sets, capsys):
+    pinned = replace(SET, revision=commit_of(sets), sha256=DIGEST)
+    sets.add("datasets/org/facts", {SET.file: b"[]"})
     assert fetch_set(pinned, update=True).sha256 == DIGEST
     hub_sets.HUB_SETS["tiny"] = pinned
     assert main(["facts", "get", "tiny", "--update"]) == 0
@@ -224,7 +208,7 @@ def test_a_pinned_revision_is_what_is_fetched(server, capsys):
     assert "(pinned)" in out and "(as pinned)" in out and "so --update changes nothing" in err
 
 
-def test_another_digest_is_refused(server):
+def test_another_digest_is_refused(sets):
     wrong = replace(SET, sha256="0" * 64)
     message = refusal(fetch_set, wrong)
     assert DIGEST in message and "0" * 64 in message and "not the file that was meant" in message
@@ -237,15 +221,15 @@ def test_another_digest_is_refused(server):
     assert "was expected" in refusal(fetch_set, SET) and not first.path.exists()
 
 
-def test_without_the_hub(server, capsys, monkeypatch):
-    server.breaks[SET.file] = [10, 0, 0, 0, 0, 0]
+def test_without_the_hub(sets, capsys, monkeypatch):
+    sets.breaks[SET.file] = [10, 0, 0, 0, 0, 0]
     assert "fetching data/facts.json stopped after" in refusal(fetch_set, SET)
-    server.breaks.clear()
+    sets.breaks.clear()
     heard: list[int] = []
     assert fetch_set(SET, heard.append).sha256 == DIGEST and heard[-1] == len(BODY)
     assert "cannot be fetched from org/none at main (the hub" in refusal(fetch_set, replace(SET, repo="org/none"))
     assert "answers 404" in refusal(fetch_set, replace(SET, name="other", file="no.json"))
-    server.unplug()
+    sets.unplug()
     close_session()
     assert fetch_set(SET).new is False
     (SET.place.parent / "fetched.json").write_text("{", encoding="utf-8")
@@ -258,6 +242,25 @@ def test_without_the_hub(server, capsys, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "HF_HUB_OFFLINE is set" in refusal(fetch_set, replace(SET, name="other", repo="org/other"))
     assert main(["facts", "get", "no-such"]) == 2 and "'no-such' is unknown; choose one of tiny" in said(capsys)[1]
+
+
+def test_what_its_authors_publish_elsewhere_is_listed_with_the_way_to_load_it(capsys):
+    assert main(["facts", "list"]) == 0
+    out, _ = said(capsys)
+    assert main(["facts", "list", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(said(capsys)[0])}
+    for name in ("mquake", "rippleedits", "qaedit", "ultraeditbench"):
+        assert f"note: {name} is not fetched by name" in out and rows[name]["where"].startswith("https://")
+        assert main(["facts", "get", name]) == 2
+        err = said(capsys)[1]
+        assert "encore facts convert FILE" in err and rows[name]["where"] in err and err.count("\n") == 1
+    assert "--find-subjects" in err and rows["wikibigedit"]["where"] is None
+
+
+def test_check_says_that_a_file_goes_on(file, capsys):
+    assert main(["facts", "check", file([BAD, *GOOD]), "--limit=2"]) == 1
+    assert "facts             2, and more behind them that are not read" in said(capsys)[0]
+    assert check_facts(file(GOOD), 3).more is False and check_facts(file(GOOD), 2).more is True
 
 
 def test_the_table():

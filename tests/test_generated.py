@@ -8,7 +8,6 @@ from refusals import refusal
 
 from encore_core.forward.decoding import end_tokens
 from encore_core.forward.prompts import encode
-from encore_core.forward.tokens import tokens_of
 from encore_core.measures import generated
 from encore_core.measures.generated import GenerationSettings, end_of, generate, in_chat
 
@@ -39,6 +38,7 @@ def test_where_a_text_ends(text, kept, why):
 
 def plain(lm, ids: list[int], settings: GenerationSettings) -> generated.Generated:
     """The same from plain passes of the whole text."""
+    kept = str if settings.whole else str.strip
     written: list[int] = []
     while len(written) < settings.tokens:
         with torch.no_grad():
@@ -46,19 +46,20 @@ def plain(lm, ids: list[int], settings: GenerationSettings) -> generated.Generat
         token = int(logits.argmax())
         text = lm.tokenizer.decode(written, skip_special_tokens=True)
         if token in end_tokens(lm):
-            return generated.Generated(text.strip(), "end of text")
+            return generated.Generated(kept(text), "end of text")
         written.append(token)
         text = lm.tokenizer.decode(written, skip_special_tokens=True)
-        if end := end_of(text):
-            return generated.Generated(text[: end[0]].strip(), end[1])
-    return generated.Generated(text.strip(), "length")
+        if not settings.whole and (end := end_of(text)):
+            return generated.Generated(kept(text[: end[0]]), end[1])
+    return generated.Generated(kept(text), "length")
 
 
 @pytest.mark.parametrize("max_tokens", [30, 8192])
 @pytest.mark.parametrize("guess", ["none", "right", "half", "wrong"])
-def test_texts_are_those_of_plain_passes(lm, monkeypatch, max_tokens, guess):
+@pytest.mark.parametrize("whole", [False, True])
+def test_texts_are_those_of_plain_passes(lm, monkeypatch, max_tokens, guess, whole):
     monkeypatch.setattr(generated, "MAX_TOKENS", max_tokens)
-    settings = GenerationSettings(tokens=7)
+    settings = GenerationSettings(tokens=7, whole=whole)
     expected = [plain(lm, list(encode(lm, prompt).ids), settings) for prompt in PROMPTS]
     guesses = {
         "none": None,
@@ -86,15 +87,21 @@ def test_a_chat_template_is_used_by_choice(llama, monkeypatch):
     monkeypatch.setattr(llama.tokenizer, "chat_template", template)
     assert in_chat(llama, "Hi") == "User: Hi\nAnswer:"
     settings = GenerationSettings(tokens=5, chat=True)
-    [ids] = tokens_of(llama, ["User: You can\nAnswer:"])
-    assert generate(llama, ["You can"], settings) == [plain(llama, list(ids.ids), settings)]
+    # The template is the whole text: transformers puts nothing in front of it.
+    message = [{"role": "user", "content": "You can"}]
+    ids = llama.tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True)["input_ids"]
+    assert generate(llama, ["You can"], settings) == [plain(llama, list(ids), settings)]
     assert GenerationSettings.usual(True).tokens > GenerationSettings.usual(False).tokens
+    assert "end of the sentence" in settings.label and "end" not in GenerationSettings(whole=True).label
     assert "chat template" in settings.label and "plain prompt" in GenerationSettings().label
 
 
 def test_what_cannot_be_generated(llama):
     assert "0 tokens" in refusal(GenerationSettings, 0)
     assert "leaves no room" in refusal(generate, llama, ["The " * 60], GenerationSettings(tokens=400))
+    # a guess that would not fit does no harm
+    [text] = generate(llama, PROMPTS[:1], GenerationSettings(tokens=2))
+    assert generate(llama, PROMPTS[:1], GenerationSettings(tokens=2), ["Rome " * 400]) == [text]
     done: list[int] = []
     generate(llama, PROMPTS, GenerationSettings(tokens=2), on_progress=done.append)
     assert done[-1] == len(PROMPTS)

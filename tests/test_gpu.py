@@ -16,7 +16,7 @@ import tiny_models
 import tiny_runs
 import torch
 from test_placement import cuda
-from tiny_models import CITIES, FACTS, PREFIXES
+from tiny_models import CITIES, FACTS, PREFIXES, continued
 
 from encore_core.editing import targets
 from encore_core.editing.keys import KeyReader
@@ -26,7 +26,7 @@ from encore_core.editing.targets import optimise_targets
 from encore_core.forward import cuda_graph
 from encore_core.measures.answers import next_tokens
 from encore_core.measures.perplexity_entropy import generation_entropy, perplexity
-from encore_core.measures.scores import continuations, evaluate
+from encore_core.measures.scores import evaluate
 from encore_core.measures.sublayers import measure_contributions
 from encore_core.methods import METHODS
 from encore_core.models.editable import EditableModel, wrap
@@ -181,7 +181,7 @@ def test_measures(pair):
         top = [token for row in next_tokens(lm, prompts, 3) for token, _ in row]
         numbers = [perplexity(lm, n_tokens=300), generation_entropy(lm, prompts, 20)]
         parts = measure_contributions(lm, prompts).parts
-        found.append((scores, top, continuations(lm, prompts), numbers, [part.share for part in parts]))
+        found.append((scores, top, continued(lm, prompts), numbers, [part.share for part in parts]))
     (here, *same, numbers, shares), (there, *also, numbers_there, shares_there) = found
     assert same == also
     assert there == pytest.approx(here, abs=1e-3)

@@ -68,27 +68,8 @@ def changed(files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def server(tmp_path, monkeypatch) -> Iterator[HubServer]:
-    """A hub with nothing in it, used by this process, with an empty cache and nobody's token."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
-    with HubServer() as server:
-        use(server.url, tmp_path / "cache", monkeypatch)
-        close_session()
-        yield server
-    close_session()
-
-
-def use(url: str, cache: Path, monkeypatch) -> None:
-    """What HF_ENDPOINT and HF_HUB_CACHE say is read when huggingface_hub is imported."""
-    values = {
-        "ENDPOINT": url, "HUGGINGFACE_CO_URL_TEMPLATE": f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
-        "HF_HUB_CACHE": str(cache), "HF_TOKEN_PATH": str(cache.parent / "token"), "HF_HUB_OFFLINE": False,
-    }  # fmt: skip
-    for name, value in values.items():
-        monkeypatch.setattr(constants, name, value)
+def server(hub_of_tests) -> HubServer:
+    return hub_of_tests
 
 
 @contextlib.contextmanager

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import random
 
 import numpy as np
 import pytest
 
+from encore_core.measures import intervals
+from encore_core.measures.downstream import weighted_f1
 from encore_core.measures.intervals import Interval, _student, of_difference, of_harmonic_mean, of_mean
 
 
@@ -95,3 +98,54 @@ def test_the_overall_score_is_that_of_the_means():
 @pytest.mark.parametrize(("df", "wanted"), [(1, 12.706), (2, 4.303), (3, 3.182), (5, 2.571), (10, 2.228), (30, 2.042)])
 def test_quantiles_of_the_t_distribution(df, wanted):
     assert _student(0.975, df) == pytest.approx(wanted, rel=5e-3)  # tabulated values
+
+
+def test_the_interval_of_f1_is_that_of_a_naive_bootstrap():
+    rng = random.Random(3)
+    truth = [rng.choice("ABC") for _ in range(60)]
+    said = [one if rng.random() < 0.6 else rng.choice(["A", "B", None]) for one in truth]
+    found = intervals.of_weighted_f1(truth, said)
+    assert found.value == pytest.approx(weighted_f1(truth, said)) and found.n == 60
+    draws = sorted(
+        weighted_f1([truth[i] for i in drawn], [said[i] for i in drawn])
+        for drawn in ([rng.randrange(60) for _ in truth] for _ in range(2000))
+    )
+    assert found.low == pytest.approx(draws[50], abs=0.02) and found.high == pytest.approx(draws[1949], abs=0.02)
+    assert intervals.of_weighted_f1(truth, said) == found != intervals.of_weighted_f1(truth, said, seed=1)
+
+
+def test_an_f1_of_all_or_none_is_not_certain():
+    assert intervals.of_weighted_f1(["a", "b"] * 5, ["a", "b"] * 5) == intervals.of_share(1.0, 10)
+    assert intervals.of_weighted_f1(["a", "b"] * 5, [None] * 10) == intervals.of_share(0.0, 10)
+    assert intervals.of_weighted_f1([], []) is None
+    assert intervals.of_share(0.5, 10)[1:3] == pytest.approx((0.2366, 0.7634), abs=1e-4)  # a table of Wilson's
+
+
+def test_differences_of_f1_are_paired():
+    truth = ["a", "b"] * 20
+    said = [one if place % 5 else None for place, one in enumerate(truth)]
+    worse = [one if place % 5 > 1 else None for place, one in enumerate(truth)]
+    found = intervals.of_weighted_f1_difference(truth, said, worse)
+    assert found.value == pytest.approx(weighted_f1(truth, said) - weighted_f1(truth, worse)) and found.excludes_zero
+    alone = intervals.of_weighted_f1(truth, said)
+    assert found.high - found.low < 2 * (alone.high - alone.low)
+    same = intervals.of_weighted_f1_difference(truth, said, said)
+    assert (same.value, same.low, same.high, same.n) == (0, 0, 0, 40)
+
+
+def test_differences_of_the_overall_score_are_paired():
+    rng = random.Random(5)
+    one = [[float(rng.random() < p) for _ in range(80)] for p in (0.9, 0.8, 0.7)]
+    other = [[*column] for column in one]
+    other[0] = [value if place % 4 else 0.0 for place, value in enumerate(one[0])]
+    found = intervals.of_harmonic_mean_difference(one, other)
+    values = [intervals.of_harmonic_mean(columns).value for columns in (one, other)]
+    assert found.value == pytest.approx(values[0] - values[1]) and found.excludes_zero
+    draws = []
+    for _ in range(2000):
+        drawn = [rng.randrange(80) for _ in range(80)]
+        means = [[sum(column[i] for i in drawn) / 80 for column in columns] for columns in (one, other)]
+        draws.append(3 / sum(1 / m for m in means[0]) - 3 / sum(1 / m for m in means[1]))
+    draws.sort()
+    assert found.low == pytest.approx(draws[50], abs=0.03) and found.high == pytest.approx(draws[1949], abs=0.03)
+    assert intervals.of_harmonic_mean_difference(one, one)[:3] == (0, 0, 0)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from judge_server import judge_server
 from refusals import refusal
 
 from encore_core.measures.judging import Asked, Judge, contains, matches, normalised
@@ -65,32 +63,14 @@ def test_a_command_that_is_not_there():
 
 @pytest.fixture
 def server():
-    """An OpenAI-compatible server that gives what `replies` holds for it."""
-    replies: dict[str, object] = {"content": "Yes.", "seen": []}
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            replies["seen"].append((self.path, body, self.headers.get("Authorization")))
-            self.send_response(int(replies.get("status", 200)))
-            self.end_headers()
-            self.wfile.write(str(replies.get("raw") or json.dumps(
-                {"choices": [{"message": {"content": replies["content"]}}]})).encode())  # fmt: skip
-
-        def log_message(self, *_):
-            pass
-
-    serving = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=serving.serve_forever, daemon=True).start()
-    replies["address"] = f"http://127.0.0.1:{serving.server_port}/v1"
-    yield replies
-    serving.shutdown()
+    with judge_server() as replies:
+        yield replies
 
 
 def test_an_address_judges(server, monkeypatch):
     monkeypatch.setenv("ENCORE_JUDGE_KEY", "secret")
     done: list[int] = []
-    assert Judge(server["address"], "big").verdicts([ASKED], done.append) == [(True, "")] and done == [1]
+    assert Judge(server["address"], "big").verdicts([ASKED], done.append) == [(True, "")] and done[-1] == 1
     path, body, key = server["seen"][0]
     assert path == "/v1/chat/completions" and key == "Bearer secret" and body["model"] == "big"
     assert "Right answer: Rome or Roma" in body["messages"][0]["content"]
@@ -102,6 +82,47 @@ def test_an_address_judges(server, monkeypatch):
         assert verdict is None and said
 
 
+def test_verdicts_are_kept_as_they_come_and_a_stop_asks_no_more(server):
+    class Stopped(Exception):
+        pass
+
+    def stop(done: int) -> None:
+        if done:
+            raise Stopped
+
+    judge, known = Judge(server["address"], "big"), {}
+    asked = [Asked(f"question {n}", ("Rome",), "Rome") for n in range(60)]
+    with pytest.raises(Stopped):
+        judge.verdicts(asked, stop, known)
+    n_before = len(known)
+    assert 0 < n_before < 60 and set(known.values()) == {(True, "")}
+    server["seen"].clear()
+    server["content"] = "no"
+    found = judge.verdicts([*asked, asked[0]], known=known)
+    assert found.count((True, "")) == n_before + 1 and found.count((False, "")) == 60 - n_before and found[-1][0]
+    # those under way when it was stopped may have come in since; nobody is asked twice about what is known
+    assert len(server["seen"]) <= 60 - n_before + 8
+
+
+def test_progress_is_told_while_nobody_answers():
+    told: list[int] = []
+    Judge(command("import time; time.sleep(1.4); print('no')"), seconds=20).verdicts([ASKED], told.append)
+    assert told[0] == 0 and told[-1] == 1 and len(told) >= 3
+
+
+def test_a_redirect_does_not_take_the_key_elsewhere(server, monkeypatch):
+    monkeypatch.setenv("ENCORE_JUDGE_KEY", "secret")
+    server["status"], server["location"] = 302, f"{server['address']}/elsewhere"
+    [(verdict, why)] = Judge(server["address"], "big").verdicts([ASKED])
+    assert verdict is None and why.startswith("no reply") and len(server["seen"]) == 1
+
+
+@pytest.mark.parametrize("where", ["http://u:secret@h/v1", "http://h/v1?key=secret", "http://h/v1#secret"])
+def test_an_address_holds_no_key(where):
+    message = refusal(Judge, where, "m")
+    assert "secret" not in message and "ENCORE_JUDGE_KEY" in message
+
+
 def test_an_address_that_does_not_answer():
     [(verdict, said)] = Judge("http://127.0.0.1:9/v1", "m", seconds=2).verdicts([ASKED])
     assert verdict is None and said.startswith("no reply")
@@ -110,4 +131,5 @@ def test_an_address_that_does_not_answer():
 def test_judges_that_cannot_be_asked():
     assert "blank" in refusal(Judge, " ") and "name of a model" in refusal(Judge, "https://x/v1")
     assert "close the quotation" in refusal(Judge, 'python "x')
+    assert "no address" in refusal(Judge, "http://", "m") and "no address" in refusal(Judge, "http://[x/v1", "m")
     assert "0 seconds" in refusal(Judge, "x", seconds=0)

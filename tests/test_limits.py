@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import tomllib
 from dataclasses import asdict
 from pathlib import Path
@@ -15,9 +16,11 @@ from tiny_pages import WORKER_STARTERS, errors, opened, words
 
 from dashboard.parts.models import gather_card, jobs_card
 from dashboard.server import limits
+from dashboard.visitors import access
 from dashboard.visitors.models import models
 from encore_core.errors import InputError
 from encore_core.facts import Fact
+from encore_core.measures.judging import Judge
 from encore_core.runs import RunStore
 
 FACTS = tiny_runs.FACTS
@@ -196,6 +199,41 @@ def test_the_code(given):
 def test_files_of_the_machine_are_for_those_at_it(given, setting, address, allowed):
     given(f'[runs]\nmachine_files = "{setting}"\n')
     assert limits.may_name_files(address) is allowed
+
+
+@pytest.mark.parametrize(
+    ("text", "address", "allowed"),
+    [("", "127.0.0.1", True), ("", "localhost", True), ("", "0.0.0.0", False), ("", None, False),
+     ('named = "no"', "127.0.0.1", False)],
+)  # fmt: skip
+def test_a_judge_is_named_by_those_at_the_machine(given, text, address, allowed):
+    given(f"[judge]\n{text}\n")
+    assert limits.may_name_judge(address) is allowed and limits.judge_of_server() is None
+
+
+def test_a_judge_for_everybody(given):
+    given('[judge]\nnamed = "no"\naddress = "http://judge:8000/v1"\nmodel = "big"\n')
+    assert limits.judge_of_server() == Judge("http://judge:8000/v1", "big")
+    for text, what in (('address = "http://x/v1"', "belong together"), ('model = "m"', "belong together"),
+                       ('named = "yes"', '"loopback" or "no"'), ("address = 3", "must be a text"),
+                       ('address = "rm -rf"\nmodel = "m"', 'must begin with "http://"'),
+                       ('address = "http://u:key@x"\nmodel = "m"', "has a name, a password")):  # fmt: skip
+        given(f"[judge]\n{text}\n")
+        with pytest.raises(InputError, match=re.escape(what)):
+            limits.limits()
+
+
+def test_a_judge_that_is_a_command_needs_files_as_well(given, monkeypatch):
+    judge = Judge("judge.sh")
+    access.check_judge(judge)
+    given('[runs]\nmachine_files = "no"\n')
+    with pytest.raises(InputError, match="a command cannot be named here"):
+        access.check_judge(judge)
+    access.check_judge(Judge("http://localhost/v1", "m"))
+    given('[runs]\nmachine_files = "yes"\n[judge]\nnamed = "no"\n')
+    for one in (judge, Judge("http://localhost/v1", "m")):
+        with pytest.raises(InputError, match="cannot be named here"):
+            access.check_judge(one)
 
 
 # -- on the server -----------------------------------------------------------------------------------------------------

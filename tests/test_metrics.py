@@ -6,14 +6,15 @@ import math
 
 import pytest
 import torch
-from tiny_models import CITIES, COUNTRIES, FACTS, TEMPLATES
+from tiny_models import CITIES, COUNTRIES, FACTS, TEMPLATES, continued
 
 from encore_core.errors import InputError
 from encore_core.facts import Fact, Neighbour
 from encore_core.measures import answers as measured_answers
+from encore_core.measures import generated as measured_generated
 from encore_core.measures import scores as measured_scores
 from encore_core.measures.answers import Answer, answer_probabilities, next_tokens
-from encore_core.measures.scores import continuations, evaluate, harmonic_mean
+from encore_core.measures.scores import evaluate, harmonic_mean
 
 PAIRS = [
     *((template.format(country), city) for template in TEMPLATES for country, city in list(COUNTRIES.items())[:4]),
@@ -49,7 +50,7 @@ def test_ratings_equal_full_passes(lm, monkeypatch, max_tokens):
 
 def test_nothing_to_rate(lm):
     assert answer_probabilities(lm, []) == []
-    assert continuations(lm, []) == []
+    assert continued(lm, []) == []
     assert next_tokens(lm, []) == []
 
 
@@ -79,9 +80,9 @@ def greedy(lm, prompt, n_tokens) -> str:
 
 @pytest.mark.parametrize("max_tokens", [40, 8192])
 def test_continuations_equal_one_at_a_time(lm, monkeypatch, max_tokens):
-    monkeypatch.setattr(measured_scores, "MAX_TOKENS", max_tokens)
+    monkeypatch.setattr(measured_generated, "MAX_TOKENS", max_tokens)
     prompts = ["The capital of France is", "I", "I live in Tokyo. The largest city of New Zealand is", "You can"]
-    assert continuations(lm, prompts, 6) == [greedy(lm, prompt, 6) for prompt in prompts]
+    assert continued(lm, prompts, 6) == [greedy(lm, prompt, 6) for prompt in prompts]
 
 
 def test_continuations_are_greedy_whatever_the_model_folder_says(llama, monkeypatch):
@@ -97,16 +98,16 @@ def test_continuations_are_greedy_whatever_the_model_folder_says(llama, monkeypa
     for name, value in of_folder.items():
         monkeypatch.setattr(llama.model.generation_config, name, value)
     kept = llama.model.generation_config
-    assert continuations(llama, prompts, 20) == wanted
+    assert continued(llama, prompts, 20) == wanted
     assert llama.model.generation_config is kept
 
 
 def test_a_prompt_that_leaves_no_room_is_an_input_error(gpt2):
     """Learned positions end; a crash in the embedding would tell nobody why."""
     room = " the" * (gpt2.max_length - 5)
-    assert continuations(gpt2, [room], 5) == [greedy(gpt2, room, 5)]
+    assert continued(gpt2, [room], 5) == [greedy(gpt2, room, 5)]
     with pytest.raises(InputError, match=rf"{gpt2.max_length - 4} tokens.*{gpt2.max_length}"):
-        continuations(gpt2, [" the" * (gpt2.max_length - 4)], 5)
+        continued(gpt2, [" the" * (gpt2.max_length - 4)], 5)
 
 
 def rated(values: dict[tuple[str, str], float], monkeypatch, generated: str | None = None, hits=None) -> None:
@@ -117,7 +118,7 @@ def rated(values: dict[tuple[str, str], float], monkeypatch, generated: str | No
         return [Answer(math.log(values[pair]), (hits or {}).get(pair, (values[pair] > 0.5,))) for pair in pairs]
 
     monkeypatch.setattr(measured_scores, "answer_probabilities", fake)
-    monkeypatch.setattr(measured_scores, "continuations", lambda lm, prompts, bare=False: [generated] * len(prompts))
+    monkeypatch.setattr(measured_scores, "_continuations", lambda lm, facts, bare: [generated] * len(facts))
 
 
 def test_the_definitions(monkeypatch):

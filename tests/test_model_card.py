@@ -9,6 +9,7 @@ from tiny_models import CITIES
 
 from encore_core.export.card import SHOWN_FACTS, CardScores, card_scores, facts_csv, model_card
 from encore_core.facts import Fact
+from encore_core.measures.intervals import Interval
 
 REPORT = {
     "model": "smollm2-135m", "base_fingerprint": "a" * 16, "method": "ENCORE", "n_edits": 3,
@@ -18,9 +19,12 @@ REPORT = {
 
 
 def test_it_tells_what_was_done():
-    card = model_card(REPORT, CITIES, CardScores(3, {"edit_score": 24.0}, {"edit_score": 100.0, "overall_score": None}))
-    for wanted in ("ENCORE", "license: apache-2.0", "| edit | 24.0 | 100.0 |", "| overall | – | – |", "1.10000", "Rome",
-                   "New Zealand", "| layers | 6, 7 |", "from_pretrained", "a" * 16):  # fmt: skip
+    before = {"edit_score": Interval(24.0, 10.0, 40.5, 3), "overall_score": Interval(20.0, None, None, 0)}
+    after = {"edit_score": Interval(100.0, 43.8, 100.0, 3), "overall_score": None}
+    card = model_card(REPORT, CITIES, CardScores(3, before, after))
+    for wanted in ("ENCORE", "license: apache-2.0", "| edit | 24.0 (10.0 to 40.5) | 100.0 (43.8 to 100.0) | 3 |",
+                   "| overall | 20.0 | – | – |", "teacher-forced", "1.10000", "Rome", "New Zealand",
+                   "| layers | 6, 7 |", "from_pretrained", "a" * 16):  # fmt: skip
         assert wanted in card.replace("&#95;", "_"), wanted
     assert card.startswith("---\nlibrary_name: transformers\n")
     assert "Not measured." in model_card(REPORT, CITIES, None)
@@ -53,6 +57,6 @@ def test_scores_are_bounded_and_before_is_before(gpt2, new_session):
     session = new_session(gpt2)
     session.edit(CITIES, known="edit")
     scores = card_scores(gpt2, session.matrices(), CITIES, 2)
-    assert scores.facts == 2 and scores.after["accuracy"] >= scores.before["accuracy"]
+    assert scores.facts == 2 and scores.after["accuracy"].value >= scores.before["accuracy"].value
     assert card_scores(gpt2, {}, CITIES, 3).before == card_scores(gpt2, {}, CITIES, 3).after
     assert card_scores(gpt2, {}, CITIES, 0) is None and card_scores(gpt2, {}, [], 5) is None

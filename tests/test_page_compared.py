@@ -12,6 +12,7 @@ from tiny_pages import address_of, errors, figures, markup, opened, pressed, wor
 
 from dashboard.parts.edit import compare_form, compared_files
 from dashboard.parts.edit.compared_reading import see
+from dashboard.reading.score_rows import with_interval
 from dashboard.visitors.applying_edits import Dropped
 from dashboard.visitors.comparison import Comparison
 from dashboard.visitors.models import models
@@ -20,6 +21,9 @@ from encore_core.editing.comparison import Arm
 from encore_core.editing.session import EditSession
 from encore_core.errors import InputError
 from encore_core.facts import Fact
+from encore_core.measures.generated import GenerationSettings
+from encore_core.measures.generated_scores import evaluate_generated
+from encore_core.measures.scores import evaluate
 
 FACT = Fact("Peru", "The capital of {} is", "Rome", "Lima")
 SECOND = Fact("Spain", "The capital of {} is", "Oslo", "Madrid")
@@ -289,3 +293,34 @@ def test_a_table_is_compared_batch_by_batch():
 def test_closing_leaves_the_page_as_before():
     app = pressed(pressed(opened("edit"), "compare"), "close_comparison")
     assert columns(app) == [] and app.button(key="compare").label == "Compare 4 methods" and not errors(app)
+
+
+def test_a_tables_facts_are_scored_with_every_method_at_a_press():
+    app = opened("edit")
+    visitor = app.session_state["visitor"]
+    compared(visitor, ("ENCORE", "MEMIT"), (FACT, SECOND), 2)
+    app.run()
+    assert "Scores of all facts" in markup(app) and "Edit score" not in markup(app)
+    app = pressed(app, "measure_compared")
+    page = words(app)
+    assert "as loaded" in page and "teacher-forced" in page.casefold() and "no judge" in page
+    for column in visitor.comparison.columns:
+        with column.session.edited() as lm:
+            forced, written = evaluate(lm, [FACT, SECOND]), evaluate_generated(lm, [FACT, SECOND])
+        assert with_interval(forced.interval("edit_score")) in page
+        assert with_interval(written.interval("edit", "contained")) in page
+    # the files have the same
+    seen = {column.label: see(visitor, column, FACT, FACT.text, "") for column in visitor.comparison.columns}
+    measured = [(column.label, column.after.scores([FACT, SECOND]), column.after.generated([FACT, SECOND],
+                 GenerationSettings())) for column in visitor.comparison.columns]  # fmt: skip
+    rows = list(csv.DictReader(io.StringIO(compared_files.csv(seen, measured).decode("utf-8-sig"))))
+    [row] = [row for row in rows if row["method"] == "MEMIT" and row["score"] == "edit_score"]
+    assert row["kind"] == "score" and row["protocol"].startswith("teacher-forced") and row["n"] == "2"
+    assert float(row["value"]) == measured[1][1].edit_score
+    assert {row["score"] for row in rows if row["method"] == "ENCORE"} > {"edit, contained", "edit, exact"}
+    report = compared_files.report(visitor.comparison, FACT, seen, "", measured).decode()
+    assert "Scores of all facts" in report and "no judge" in report and "Edited prompts: text contains it" in report
+    # another edit asks anew
+    compared(visitor, ("ENCORE", "MEMIT"), (FACT, SECOND), 2)
+    app.run()
+    assert "Edit score" not in markup(app)

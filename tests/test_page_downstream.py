@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import html
-import json
+import math
 import re
 import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
-import tiny_models
 import tiny_runs
-import torch
 from refusals import NO_HUB
 from streamlit.testing.v1 import AppTest
 from tiny_pages import figures, opened, words
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from dashboard.charts import downstream as charts
 from dashboard.charts.palette import DASHES, LIGHT
 from dashboard.charts.runs import Line
 from encore_core.errors import InputError
 from encore_core.measures import task_sets
-from encore_core.models.editable import wrap
 from encore_core.runs import MeasurePlan, RunStore, series
 from encore_core.runs.recorded import record
 from encore_core.runs.worker import Worker
@@ -36,17 +32,18 @@ LINES = [Line("memit-1", "MEMIT", "MEMIT", (1,)), Line("encore-1", "ENCORE", "EN
 
 def downstream_frame(edits=(0, 50, 100), tasks=tuple(charts.TASKS)) -> pd.DataFrame:
     rows = [
-        (line.run, at, task, metric, 10.0 * place + at / 10 + (metric == "accuracy"))
+        (line.run, at, task, metric, value, 40, value - 8, value + 8)
         for line in LINES
         for at in edits
         for place, task in enumerate(tasks)
         for metric in ("f1", "accuracy", "n")
+        for value in [10.0 * place + at / 10 + (metric == "accuracy")]
     ]
-    return pd.DataFrame(rows, columns=["run", "edits", "task", "metric", "value"])
+    return pd.DataFrame(rows, columns=["run", "edits", "task", "metric", "value", "n", "low", "high"])
 
 
-def measures_frame(last: float = 60.0) -> pd.DataFrame:
-    rows = [(line.run, at, "perplexity", 50.0 if at == 0 else last) for line in LINES for at in (0, 100)]
+def measures_frame(last: float = 1.2) -> pd.DataFrame:
+    rows = [(line.run, at, "perplexity_ratio", 1.0 if at == 0 else last) for line in LINES for at in (0, 100)]
     rows += [("memit-1", 0, "generation_entropy", 600.0)]
     return pd.DataFrame(rows, columns=["run", "edits", "metric", "value"])
 
@@ -54,15 +51,15 @@ def measures_frame(last: float = 60.0) -> pd.DataFrame:
 def test_a_panel_a_task_their_mean_and_perplexity():
     frame = charts.in_panels(downstream_frame(), measures_frame(), "f1")
     titles = charts.titles_of(frame)
-    assert list(titles) == [*charts.TASKS, "mean", "perplexity"]
+    assert list(titles) == [*charts.TASKS, "mean", "perplexity_ratio"]
     chart = charts.chart(frame, LINES, titles, LIGHT)
     assert [note.text for note in chart.figure.layout.annotations] == [f"<b>{title}</b>" for title in titles.values()]
     traces = {(trace.xaxis, trace.legendgroup): trace for trace in chart.figure.data}
     assert list(traces["x2", "memit-1"].y) == [10, 15, 20]
     assert list(traces["x7", "encore-1"].y) == [25, 30, 35]  # the mean of 0 to 50
-    assert list(traces["x8", "memit-1"].y) == [50, 60]
+    assert list(traces["x8", "memit-1"].y) == [1, 1.2]
     assert {traces["x", line.run].line.dash for line in LINES} == {DASHES["MEMIT"], DASHES["ENCORE"]}
-    assert chart.figure.layout.yaxis.range == (-4, 104) and chart.figure.layout.yaxis8.range is None
+    assert chart.figure.layout.yaxis.range == (-4, 104)
 
 
 def test_the_mean_is_of_all_tasks_or_none():
@@ -72,16 +69,18 @@ def test_the_mean_is_of_all_tasks_or_none():
     assert sorted(shown.loc[(shown["metric"] == "mean") & (shown["run"] == "memit-1"), "edits"]) == [0, 100]
 
 
-@pytest.mark.parametrize(("last", "kind"), [(60.0, None), (50_000.0, "log")])
-def test_a_perplexity_that_explodes_has_a_logarithmic_axis(last, kind):
+@pytest.mark.parametrize("last", [1.01, 1_000.0])
+def test_the_ratio_of_perplexities_has_a_logarithmic_axis_that_does_not_blow_up_what_is_small(last):
     frame = charts.in_panels(downstream_frame(), measures_frame(last), "accuracy")
     chart = charts.chart(frame, LINES, charts.titles_of(frame), LIGHT)
-    assert chart.figure.layout.yaxis8.type == chart.narrow.yaxis8.type == kind
+    axis = chart.figure.layout.yaxis8
+    assert axis.type == chart.narrow.yaxis8.type == "log"
+    assert axis.range[0] <= math.log10(0.8) and axis.range[1] >= math.log10(max(2.0, last))
 
 
 def test_of_runs_without_tasks_perplexity_is_left():
     frame = charts.in_panels(downstream_frame().iloc[:0], measures_frame(), "f1")
-    assert list(charts.titles_of(frame)) == ["perplexity"]
+    assert list(charts.titles_of(frame)) == ["perplexity_ratio"]
     assert charts.titles_of(charts.in_panels(downstream_frame().iloc[:0], measures_frame().iloc[:0], "f1")) == {}
 
 
@@ -90,23 +89,7 @@ def test_of_runs_without_tasks_perplexity_is_left():
 
 @pytest.fixture(scope="module")
 def tasks_folder(tmp_path_factory) -> Path:
-    """Six tasks, short enough for the tiny model."""
-    folder = tmp_path_factory.mktemp("tasks")
-    single = [{"sentence": "good", "label": n % 2} for n in range(13)]
-    pairs = [{"sentence1": "a", "sentence2": "b", "label": n % 2} for n in range(13)]
-    rows = {
-        "sst2": single,
-        "cola": single,
-        "mrpc": pairs,
-        "rte": pairs,
-        "nli": [
-            {"sentence1": "a", "sentence2": "b", "label": ("entailment", "not_entailment")[n % 2]} for n in range(13)
-        ],
-        "mmlu": [{"question": "q", "choices": ["1", "2", "3", "4"], "answer": n % 4} for n in range(13)],
-    }
-    for name, of_task in rows.items():
-        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, of_task)), encoding="utf-8")
-    return folder
+    return tiny_runs.small_tasks(tmp_path_factory.mktemp("tasks"))
 
 
 @pytest.fixture(scope="module")
@@ -128,21 +111,6 @@ def made(roomy_folder, statistics_text, tasks_folder, tmp_path_factory) -> tuple
     Worker(store, "cpu", idle_seconds=0.0).serve()
     assert {store.get(run).status for run in ids.values()} == {"done"}
     return folder, ids
-
-
-@pytest.fixture(scope="module")
-def roomy_folder(tmp_path_factory) -> Path:
-    """A tiny model with room for four examples before each test. What it says is of no matter, so it is untrained."""
-    tokenizer = tiny_models.metaspace_tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), max_position_embeddings=4096, hidden_size=32, intermediate_size=64,
-        num_hidden_layers=5, num_attention_heads=2, num_key_value_heads=1, initializer_range=0.3,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        lm = wrap(LlamaForCausalLM(config), tokenizer, "roomy-llama")
-    return tiny_runs.save_model(lm, tmp_path_factory.mktemp("models") / "roomy-llama")
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,15 @@ from refusals import NO_HUB
 from streamlit.testing.v1 import AppTest
 from tiny_pages import errors, markup, opened, words
 
+from dashboard.elements import fact_rows, hub_set_field
+from dashboard.visitors import access
 from dashboard.visitors.models import models
+from encore_core import hub
+from encore_core.facts import hub_sets, parse_facts
+from encore_core.facts.batches import as_lines
+from encore_core.facts.hub_sets import HubSet
+
+HUB_TROUBLE = hub.hub_trouble
 
 GOOD = [
     {"subject": name, "prompt": "The capital of {} is", "target_new": answer}
@@ -153,3 +161,119 @@ def test_what_a_table_fact_lacks_is_said_and_not_counted():
     }
     told = words(table(opened("edit"), [full]))
     assert "nothing is said" not in told and "not counted" not in told
+
+
+# -- what was read, and subjects by rule -------------------------------------------------------------------------------
+
+NAMELESS = {"prompt": "What is the capital of Norway?", "rephrase_prompt": "Norway's capital?", "ans": "Rome"}
+
+
+def rule(app: AppTest):
+    """The boxes that let a rule find subjects."""
+    return [box for box in app.checkbox if box.label == "Find the subjects by a rule"]
+
+
+def test_edit_says_what_was_read_and_left_and_gives_it_as_jsonl():
+    asked = [{"prompt": "a", "answers": ["b"], "kind": "alias"}]
+    records = [GOOD[0] | {"portability": asked}, GOOD[1], GOOD[0], GOOD[1] | {"target_new": "Bonn"}]
+    app = table(opened("edit"), records)
+    said = " ".join(words(app).split())
+    assert (
+        "Facts 4" in said and "Portability 1: alias 1" in said and "Repeated 1" in said and "Contradictions 1" in said
+    )
+    assert "line 3 repeats line 1" in said and "lines 2 and 4 contradict each other" in said and not rule(app)
+    app.number_input(key="limit").set_value(2).run()
+    assert "2 facts read" in words(app) and "There are more in the file" in words(app)
+    given = fact_rows.Given.pasted("\n".join(map(json.dumps, records)), "the pasted table")
+    lines = as_lines(given.checked(None, False).facts)
+    assert parse_facts(lines) == list(given.checked(None, False).facts)
+
+
+def test_a_rule_finds_subjects_where_the_visitor_asks_and_they_are_marked():
+    app = table(opened("edit"), [NAMELESS])
+    assert any("subject is missing" in text and "--find" not in text for text in errors(app)) and len(rule(app)) == 1
+    rule(app)[0].check().run()
+    assert not errors(app) and "1 subjects were found by a rule" in words(app)
+    assert "(subject found by a rule: Norway)" in words(app)
+    app.button(key="apply").click().run()
+    assert n_edits(app) == 1 and "Norway → Rome (subject found by a rule: Norway)" in words(app)
+    rule(app)[0].uncheck().run()
+    assert errors(app)
+
+    app = opened("run")
+    app.segmented_control(key="run_source").set_value("paste").run()
+    app.text_area(key="run_pasted").set_value("\n".join(map(json.dumps, [NAMELESS, GOOD[0]]))).run()
+    assert any("1 of 2 rows cannot be used" in text for text in errors(app))
+    rule(app)[0].check().run()
+    assert not errors(app) and "2 facts. First:" in words(app) and "(subject found by a rule: Norway)" in words(app)
+    # a table of columns without a subject is refused as a whole, and helped all the same
+    app.text_area(key="run_pasted").set_value("prompt,target_new\nThe capital of Norway is,Rome\n").run()
+    assert errors(app) and len(rule(app)) == 1
+    rule(app)[0].check().run()
+    assert not errors(app) and "1 facts. First: The capital of Norway is Rome" in words(app)
+
+
+def test_edit_asks_the_model_at_a_press_which_answers_it_gives_already():
+    app = opened("edit")
+    visitor = app.session_state["visitor"]
+    said = visitor.before.continuation("The capital of Spain is").split()[0]
+    app = table(app, [GOOD[0] | {"target_new": said}, *GOOD[1:], GOOD[1] | {"prompt": "so " * 300 + "{} is"}])
+    assert "Given already" not in words(app)
+    app.button(key="ask_table").click().run()
+    page = words(app)
+    found = visitor.before.before_edits(tuple(parse_facts("\n".join(map(json.dumps, [
+        GOOD[0] | {"target_new": said}, *GOOD[1:]])))))  # fmt: skip
+    assert f"{len(found.said)} of 3 new answers" in page and "teacher-forced" in page
+    assert found.said[0].target_new == said
+    assert "do not fit the model" in page and "line 4" in page
+    app.number_input(key="limit").set_value(2).run()
+    assert "Given already" not in words(app)
+
+
+# -- data sets of the hub ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sets(hub_of_tests, monkeypatch):
+    """A hub with a data set, known by the name "tiny"."""
+    one = HubSet("tiny", "org/facts", "data/facts.json", "Three facts", "mit")
+    for place in (hub_sets, hub_set_field):
+        monkeypatch.setattr(place, "HUB_SETS", {"tiny": one})
+    monkeypatch.setattr("encore_core.hub.hub_trouble", HUB_TROUBLE)
+    monkeypatch.setattr(hub, "PAUSES", (0.0, 0.0, 0.0))
+    hub_of_tests.add("datasets/org/facts", {one.file: json.dumps(GOOD).encode()})
+    return hub_of_tests
+
+
+def test_a_data_set_is_fetched_and_used_on_both_pages(sets, monkeypatch):
+    app = opened("run")
+    app.segmented_control(key="run_source").set_value("hub").run()
+    page = words(app)
+    assert "ultraeditbench is not fetched by name" in page and "tiny" in page and app.button(key="start").disabled
+    app.selectbox(key="run_set").set_value("tiny").run()
+    assert any("is not here yet" in text for text in errors(app))
+    monkeypatch.setattr(access, "may_start", lambda: False)
+    app.button(key="run_set_fetch").click().run()
+    assert any("needs the access code" in text for text in errors(app)) and not sets.log
+    monkeypatch.setattr(access, "may_start", lambda: True)
+    app.button(key="run_set_fetch").click().run()
+    assert not app.exception and "recorded for this name" in words(app) and "another file is refused" in words(app)
+    assert "3 facts. First: The capital of Spain is Oslo" in words(app) and not errors(app)
+
+    app = opened("edit")
+    app.segmented_control(key="source").set_value("Table").run()
+    app.selectbox(key="table_set").set_value("tiny").run()
+    assert "3 facts read" in words(app) and not errors(app)
+    app.text_area(key="pasted").set_value("anything").run()  # and it is said which of the two is used
+    assert app.text_area(key="pasted").label == "Pasted text (the data set below is used)"
+    app.button(key="apply").click().run()
+    assert n_edits(app) == 3
+
+
+def test_a_data_set_without_the_hub(sets, monkeypatch):
+    monkeypatch.setattr("encore_core.hub.hub_trouble", lambda: NO_HUB)
+    app = opened("edit")
+    app.segmented_control(key="source").set_value("Table").run()
+    app.selectbox(key="table_set").set_value("tiny").run()
+    app.button(key="table_set_fetch").click().run()
+    assert any("has not been fetched yet, and the hub cannot be reached" in text for text in errors(app))

@@ -161,7 +161,7 @@ def test_known_facts_are_those_of_the_same_model_and_kind(monkeypatch, tmp_path)
         found = mpes_pairs.known_facts(SimpleNamespace(model=model, plan_json={"facts": facts}))
         return None if found is None else list(found[1])
 
-    assert of("smollm2-135m", "bundled") == [0.7, 0.5]
+    assert of("smollm2-135m", "bundled") == of("smollm2-135m", "long") == [0.7, 0.5]
     assert of("smollm2-135m", "/some/counterfact_10k.jsonl") == [0.2]
     assert of("gpt2-xl", "bundled") is None
     file.unlink()

@@ -52,6 +52,30 @@ def test_both_protocols_agree(name, request, statistics_text, tmp_path, capsys):
     assert len({*theirs.values()}) > 1  # not all of them nothing
 
 
+def test_answers_in_a_chat_agree(llama, statistics_text, tmp_path, capsys):
+    session = EditSession(llama, "MEMIT", statistics_text=statistics_text)
+    session.edit(CITIES[:3], known="edit")
+    with session.edited() as edited:
+        folder = tiny_runs.save_model(edited, tmp_path / "model")
+    # A template that says little, so that the edit shows through it.
+    template = (
+        "{% for message in messages %}{{ message.content }}{% endfor %}{% if add_generation_prompt %} ,{% endif %}"
+    )
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    path = tmp_path / "facts.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in RECORDS), encoding="utf-8")
+    words = ["eval", f"--model={folder}", "--device=cpu", f"--facts={path}", "--json"]
+    assert main([*words, "--protocol=generated"]) == 0
+    ours = json.loads(capsys.readouterr().out)["generated"]
+    assert ours["protocol"].startswith("generated: chat template")
+    theirs = plain_evaluator.generated(str(folder), RECORDS, in_chat=True)
+    for part in ("edit", "paraphrase", "neighborhood"):
+        for metric in ("exact", "contained"):
+            assert ours["scores"][part][metric]["value"] == pytest.approx(theirs[f"{part} {metric}"], abs=1e-6)
+    plain = plain_evaluator.generated(str(folder), RECORDS, n_tokens=24)
+    assert plain != theirs  # the template is not without effect
+
+
 @pytest.mark.parametrize(
     "text",
     [" Rome. The", " Rome\nThe", "\n\nRome", " St. Louis. It", " U.S. coast. It", ' "Rome." It', " . .", " 3.5 m",

@@ -10,7 +10,7 @@ import torch
 from refusals import refusal
 from test_editor import initial, matrices, preserved, same
 from test_failed_batches import Fault, fail_at
-from tiny_models import CITIES, FACTS, Snapshot, hooks_and_patches
+from tiny_models import CITIES, FACTS, Snapshot, continued, hooks_and_patches
 
 from encore_core.editing import batch, batch_measures, retraction
 from encore_core.editing.batch_report import AppliedBatch
@@ -21,7 +21,6 @@ from encore_core.editing.session import EditSession
 from encore_core.editing.update_rule import Preservation
 from encore_core.facts import Fact
 from encore_core.measures.answers import Question, answer_probabilities, questions
-from encore_core.measures.scores import continuations
 from encore_core.models.editable import EditableModel
 
 FRANCE, NEW_ZEALAND, KENYA = CITIES
@@ -119,9 +118,9 @@ def test_what_it_reports_is_what_the_models_say(llama, new_session):
         loaded = answer_probabilities(lm, [*questions([FRANCE]), *own])
     with session.edited() as lm:
         own_after = answer_probabilities(lm, own)[0]
-        says = continuations(lm, [FRANCE.text], 1)
+        says = continued(lm, [FRANCE.text], 1)
     with session.pristine() as lm:
-        assert report.retracted[0].is_back == (says == continuations(lm, [FRANCE.text], 1))
+        assert report.retracted[0].is_back == (says == continued(lm, [FRANCE.text], 1))
     [one] = report.retracted
     assert (one.fact, one.batch, one.new.text, one.own.text) == (FRANCE, 0, "Rome", "Paris")
     for found, wanted in (
@@ -157,7 +156,7 @@ def test_a_fact_whose_answer_other_edits_have_changed_is_set_back(llama, new_ses
     batches = [FRANCE], [other]
     never = session_of(new_session, llama, [other], method="AlphaEdit")
     with never.edited() as lm:
-        assert continuations(lm, [FRANCE.text], 1) != continuations_as_loaded(lm)
+        assert continued(lm, [FRANCE.text], 1) != continuations_as_loaded(lm)
     plain, session = (session_of(new_session, llama, *batches, method="AlphaEdit") for _ in range(2))
     with monkeypatch.context() as patch:
         patch.setattr("encore_core.editing.session.set_back", lambda lm, facts, prefixes, settings, batch: batch)
@@ -170,7 +169,7 @@ def test_a_fact_whose_answer_other_edits_have_changed_is_set_back(llama, new_ses
 
 def continuations_as_loaded(lm: EditableModel) -> list[str]:
     with lm.matrices_replaced({}):
-        return continuations(lm, [FRANCE.text], 1)
+        return continued(lm, [FRANCE.text], 1)
 
 
 # -- history -----------------------------------------------------------------------------------------------------------
@@ -245,7 +244,7 @@ def test_what_was_taken_back_may_be_edited_again(llama, new_session):
     # It was taken back, so a fact that the model says is known again.
     session.retract([FRANCE])
     with session.edited() as lm:
-        [said] = continuations(lm, [FRANCE.text], 1)
+        [said] = continued(lm, [FRANCE.text], 1)
     assert "says already" in refusal(session.edit, [replace(FRANCE, target_new=said.strip(), target_true=None)])
     assert [edit.retracted for edit in session.edits()] == [True, True]
 
@@ -270,7 +269,7 @@ POINTS = {
     "taking out of the second layer": (retraction, "removal", 2, False),
     "the second layer, written": (Sums, "add", 2, True),
     "leaving what is preserved": (Preservation, "without", 2, True),
-    "what it says without the edit": (retraction, "continuations", 2, False),
+    "what it says without the edit": (retraction, "generate", 2, False),
     "measuring": (retraction, "answer_probabilities", 3, False),
     "taking the matrices over": (EditedMatrices, "committed", 1, False),
 }

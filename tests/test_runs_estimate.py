@@ -26,9 +26,9 @@ def own_home(monkeypatch, tmp_path):
 
 
 CALIBRATION = Calibration(
-    fact_seconds=1.0, batch_seconds=0.5, scored_fact_seconds=0.25, perplexity_seconds=3.0, contributions_seconds=1.0,
-    entropy_seconds=5.0, downstream_test_seconds=0.5, matrices_bytes=18_000_000,
-    preservation_bytes=94_000_000, dtype="float32", device_type="cpu",
+    fact_seconds=1.0, batch_seconds=0.5, scored_fact_seconds=0.25, generated_fact_seconds=0.5,
+    perplexity_seconds=3.0, contributions_seconds=1.0, entropy_seconds=5.0, downstream_test_seconds=0.5,
+    matrices_bytes=18_000_000, preservation_bytes=94_000_000, dtype="float32", device_type="cpu",
     sizes=Sizes(n_weights=134_515_008, n_layers=30, d_model=576, d_mlp=1536, n_vocab=49152, d_heads=576, d_cache=384),
 )  # fmt: skip
 """Of the embedded model, with round seconds."""
@@ -46,6 +46,7 @@ def test_a_calibration_is_made_once_and_leaves_the_model_alone(gpt2, ready, monk
     made = estimate.calibrate(gpt2, ready)
     assert before.holds(gpt2)
     assert made.fact_seconds > 0 and made.batch_seconds > 0 and made.scored_fact_seconds > 0
+    assert made.generated_fact_seconds == 0  # its plan asks for teacher-forced scores alone
     assert made.perplexity_seconds > 0 and made.entropy_seconds > 0 and made.contributions_seconds > 0
     assert made.matrices_bytes == 2 * 32 * 64 * 4 and made.preservation_bytes == 2 * 64 * 64 * 8
     assert made.sizes.n_weights == sum(parameter.numel() for parameter in gpt2.model.parameters())
@@ -59,7 +60,12 @@ def test_what_a_calibration_depends_on_has_its_own(gpt2, llama, ready, monkeypat
     names = {estimate._identity(gpt2, ready), estimate._identity(llama, ready)}
     for values in ({"method": "MEMIT"}, {"overrides": tiny_runs.SETTINGS | {"steps": 3}}, {"batch_size": 1}):
         names.add(estimate._identity(gpt2, tiny_runs.prepared(tiny_folder, statistics_text, **values)))
-    assert len(names) == 5
+    for wanted in (tiny_runs.EVERYTHING, replace(tiny_runs.EVERYTHING, chat="no")):
+        both = tiny_runs.prepared(tiny_folder, statistics_text, measure=wanted)
+        names.add(estimate._identity(gpt2, both))
+    assert len(names) == 7
+    judged = replace(tiny_runs.EVERYTHING, judge="echo yes")
+    assert estimate._identity(gpt2, tiny_runs.prepared(tiny_folder, statistics_text, measure=judged)) in names
     # More facts, or another seed, take no longer each.
     same = tiny_runs.prepared(tiny_folder, statistics_text, n_edits=8, seed=3)
     assert estimate._identity(gpt2, same) == estimate._identity(gpt2, ready)
@@ -79,7 +85,7 @@ def test_the_estimate_adds_up_what_was_timed(ready):
     run = planned(ready, n_edits=1000, batch_size=50, checkpoint_every=100, measure=MeasurePlan(share_cap=None))
     cost = estimate.estimate(run, CALIBRATION)
     saving = 10 * 2 * 112_000_000 / estimate.DISK_BYTES_PER_SECOND
-    once = (50 + 20 + 20) * 0.25 + 3 + 1 + 5
+    once = (50 + 20 + 20) * (0.25 + 0.5) + 3 + 1 + 5
     assert cost.n_checkpoints == 11 and not cost.capped
     assert cost.editing_seconds == pytest.approx(1000 * 1.0 + 20 * 0.5 + saving)
     assert cost.measuring_seconds == pytest.approx(11 * once)
@@ -97,10 +103,10 @@ def test_memory_is_no_less_than_was_seen(ready):
 def test_the_cap_bounds_measuring(ready):
     tight = planned(ready, n_edits=1000, batch_size=50, checkpoint_every=50, measure=MeasurePlan(share_cap=0.1))
     cost = estimate.estimate(tight, CALIBRATION)
-    once = (50 + 20 + 20) * 0.25 + 3 + 1 + 5
-    # Four parts with a share each; contributions (1 s) do not use theirs up at 19 checkpoints between.
+    once = (50 + 20 + 20) * (0.25 + 0.5) + 3 + 1 + 5
+    # Five parts with a share each; contributions (1 s) do not use theirs up at 19 checkpoints between.
     assert cost.editing_seconds > 1000
-    between = 3 * 0.1 * cost.editing_seconds / 4 + 19 * 1
+    between = 4 * 0.1 * cost.editing_seconds / 5 + 19 * 1
     assert cost.capped and cost.measuring_seconds == pytest.approx(between + 2 * once)
     nothing = replace(tight, plan=replace(tight.plan, measure=MeasurePlan(share_cap=0.0)))
     assert estimate.estimate(nothing, CALIBRATION).measuring_seconds == pytest.approx(2 * once)
@@ -115,6 +121,9 @@ def test_the_cap_bounds_measuring(ready):
         ({"batch_size": 5}, {"batch_size": 50}, "memory_bytes"),
         ({"checkpoint_every": 100}, {"checkpoint_every": 20}, "measuring_seconds"),
         ({"measure": MeasurePlan(subsets=())}, {"measure": MeasurePlan()}, "measuring_seconds"),
+        ({"measure": MeasurePlan(protocols=("generated",))}, {"measure": MeasurePlan()}, "measuring_seconds"),
+        ({"measure": MeasurePlan(protocols=("teacher-forced",))}, {"measure": MeasurePlan()}, "measuring_seconds"),
+        ({"measure": MeasurePlan(protocols=("teacher-forced",))}, {"measure": MeasurePlan()}, "disk_bytes"),
         ({"measure": MeasurePlan(perplexity=False)}, {"measure": MeasurePlan()}, "measuring_seconds"),
         ({"measure": MeasurePlan()}, {"measure": MeasurePlan(downstream="d")}, "measuring_seconds"),
     ],

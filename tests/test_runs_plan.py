@@ -45,7 +45,13 @@ HOSTILE_MEASURES = {
     "subsets": (None, "sample", ["oldest"], 3, [3], {"sample": 1}),
     "sample_facts": (*NO_COUNTS, None),
     "batch_facts": (*NO_COUNTS, None),
+    "protocols": (None, "generated", ["judged"], 3, [3], [], {"generated": 1}),
     "generate": NO_FLAGS,
+    "chat": ("", "Yes", True, None, 1),
+    "max_tokens": (*NO_COUNTS, 1001),
+    "judge": (*NO_PATHS, "echo 'yes", "http://localhost:8000/v1"),
+    "judge_model": NO_PATHS,
+    "judge_seconds": (0, -1, math.nan, math.inf, "60", None, True),
     "perplexity": NO_FLAGS,
     "generation_entropy": NO_FLAGS,
     "contributions": NO_FLAGS,
@@ -84,7 +90,9 @@ def test_a_plan_survives_json():
         order="shuffled",
         seed=2**62,
         overrides={"layers": (1, 2), "sequential": False, "lr": "0.1"},
-        measure=MeasurePlan(subsets=("first", "sample"), share_cap=None, downstream="d"),
+        measure=MeasurePlan(
+            subsets=("first", "sample"), share_cap=None, downstream="d", judge="echo yes", judge_seconds=5, max_tokens=9
+        ),
     )
     again = RunPlan.from_json(json.dumps(plan.to_json()))
     assert again == plan and again.method == "MEMIT+norm" and again.measure.subsets == ("sample", "first")
@@ -101,7 +109,7 @@ def test_a_plan_survives_json():
         ("[1]", "no JSON object"),
         ("null", "no JSON object"),
         ('{"methods": "ENCORE"}', "Unknown field 'methods'"),
-        ('{"version": 3}', "version 3"),
+        ('{"version": 4}', "version 4"),
         ('{"version": true}', "version True"),
         ('{"measure": 3}', "no JSON object"),
         ('{"measure": {"perplexities": true}}', "Unknown field 'perplexities'"),

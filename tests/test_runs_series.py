@@ -46,11 +46,11 @@ def point(edits: int, shift: float) -> CheckpointRecord:
     return CheckpointRecord(
         edits,
         [(layer, shift + layer + edits, 1.0 + edits / 10) for layer in range(3)],
-        [(subset, metric, shift + edits) for subset in SUBSETS for metric in ("edit_score", "accuracy")]
-        + [("sample", "overall_score", None)],
+        [(subset, metric, shift + edits, 4, shift, None) for subset in SUBSETS for metric in ("edit_score", "accuracy")]
+        + [("sample", "overall_score", None, 0, None, None)],
         [(0, "input", "input", None, 0.25, 0.5), (1, "attention 0", "attention", 0, 0.75, 0.5)],
         [("perplexity", 50.0 + edits)],
-        [("sst2", "f1", 80.0), ("sst2", "n", 20)],
+        [("sst2", "f1", 80.0, 20, 60.0, 90.0), ("sst2", "n", 20, None, None, None)],
         {"norms": 0.5, "scores": 1.5},
         {"entropy": "cost"},
     )
@@ -195,7 +195,7 @@ def ten_long_runs(tmp_path_factory, ready) -> tuple[RunStore, list[str]]:
                 "measuring": [(run, at, p, 1.0) for at in points for p in ("norms", "scores", "entropy")],
                 "norms": [(run, at, layer, numbers.random(), 1.0) for at in points for layer in range(LAYERS)],
                 "scores": [
-                    (run, at, subset, f"metric {m}", numbers.random())
+                    (run, at, subset, f"metric {m}", numbers.random(), 50, 0.0, 1.0)
                     for at in points for subset in SUBSETS for m in range(SCORES)
                 ],
                 "contributions": [

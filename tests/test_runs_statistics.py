@@ -21,7 +21,7 @@ from encore_core.runs import MeasurePlan, RunInfo, RunStore, prepare
 from encore_core.runs.compare import differences
 from encore_core.runs.export import command_line
 from encore_core.runs.heartbeat import Stopped
-from encore_core.runs.schema import LATER_COLUMNS
+from encore_core.runs.schema import SINCE, later
 from encore_core.statistics.npz import import_npz
 
 FEWEST = MeasurePlan(subsets=(), perplexity=False, generation_entropy=False, contributions=False, share_cap=None)
@@ -255,8 +255,12 @@ def test_what_stands_in_front_of_texts_is_recorded_and_tells_runs_apart(store, s
 def test_a_store_of_the_first_version_is_brought_up_to_date(store, submit):
     old = submit()
     with sqlite3.connect(store.file) as db:
-        for name in LATER_COLUMNS:
-            db.execute(f"ALTER TABLE runs DROP COLUMN {name}")
+        for version in (1, 2, 3):
+            for table in ("runs", "scores", "downstream"):
+                for name in set(later(table, version - 1)) - set(later(table, version)):
+                    db.execute(f"ALTER TABLE {table} DROP COLUMN {name}")
+        for table in SINCE:
+            db.execute(f"DROP TABLE {table}")
         db.execute("PRAGMA user_version = 1")
     db.close()
     again = RunStore(store.folder)

@@ -65,12 +65,16 @@ def checkpoint(edits: int) -> CheckpointRecord:
     return CheckpointRecord(
         edits=edits,
         norms=[(layer, 10.0 + edits, 1.0 + edits / 100) for layer in range(4)],
-        scores=[("sample", "edit_score", 50.0), ("sample", "overall_score", None)],
+        scores=[("sample", "edit_score", 50.0, 4, 20.0, 80.0), ("sample", "overall_score", None, 0, None, None)],
         contributions=[(0, "input", "input", None, 0.5, 0.4), (1, "MLP 0", "MLP", 0, 0.5, 0.6)],
         measures=[("perplexity", 50.0 + edits), ("generation_entropy", math.nan)],
-        downstream=[("sst2", "f1", 80.0)],
+        downstream=[("sst2", "f1", 80.0, 20, 60.0, 90.0)],
         seconds={"norms": 0.001, "scores": 1.0},
         left_out={"entropy": "cost"},
+        scored=[("sample", 0)],
+        fact_scores=[(0, "edit_score", 1.0), (0, "magnitude", math.nan)],
+        answers=[(0, 0, "edit", None, "The", '["Oslo"]', "Oslo.", "sentence", True, True, None, "")],
+        task_answers=[("sst2", 0, "positive", None, "negative")],
     )
 
 

@@ -27,8 +27,9 @@ from encore_core.forward.prompts import PREFIX_TOKENS, encode_contexts, encode_f
 from encore_core.forward.tokens import tokens_of
 from encore_core.measures.answers import answer_probabilities, next_tokens
 from encore_core.measures.downstream import evaluate_task
+from encore_core.measures.generated import GenerationSettings, generate
 from encore_core.measures.perplexity_entropy import perplexity, sample_continuations
-from encore_core.measures.scores import continuations, evaluate
+from encore_core.measures.scores import evaluate
 from encore_core.measures.sublayers import measure_contributions
 from encore_core.measures.tasks import Example, Task
 from encore_core.model_check import check_model
@@ -97,7 +98,7 @@ def reads(lm: EditableModel) -> dict[str, object]:
     return {
         "answer_probabilities": [answer.log_probability for answer in answer_probabilities(lm, pairs)],
         "next tokens": [value for row in next_tokens(lm, TEXTS) for _, value in row],
-        "continuations": continuations(lm, TEXTS),
+        "texts": generate(lm, TEXTS, GenerationSettings(whole=True)),
         "samples": sample_continuations(lm, TEXTS, n_tokens=5),
         "scores": evaluate(lm, CITIES).as_dict(),
         "perplexity": perplexity(lm, text),
@@ -123,7 +124,8 @@ def test_everything_reads_texts_as_behind_a_tokenizers_own_bos(bare, started, wi
 def test_what_is_asked_bare_is_what_a_program_gets_that_puts_nothing_in_front(bare, started):
     pairs = [(fact.text, fact.target_new) for fact in FACTS]
     assert answer_probabilities(started, pairs, bare=True) == answer_probabilities(bare, pairs)
-    assert continuations(started, TEXTS, bare=True) == continuations(bare, TEXTS)
+    settings = GenerationSettings(whole=True)
+    assert generate(started, TEXTS, settings, bare=True) == generate(bare, TEXTS, settings)
     assert evaluate(started, CITIES, bare=True) == evaluate(bare, CITIES)
     assert answer_probabilities(started, pairs) != answer_probabilities(bare, pairs)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from tiny_models import CITIES, FACTS, PREFIXES, Snapshot, hooks_and_patches
+from tiny_models import CITIES, FACTS, PREFIXES, Snapshot, continued, hooks_and_patches
 from torch.nn import functional as F
 
 from encore_core.editing import fast_target_pass
@@ -293,12 +293,11 @@ def test_answers_of_several_tokens_stop_by_mpes(llama, gpt2):
 
 def test_a_fact_said_already_needs_no_step(lm):
     """Every token most probable in every context to begin with: stopped at once, z = h."""
-    from encore_core.measures.scores import continuations
 
     prompt = "The capital of Japan is"
     with lm.lock:
         answer = lm.tokenizer.decode(lm.tokenizer(prompt)["input_ids"], skip_special_tokens=True)
-        said = continuations(lm, [prompt], 1)[0].strip()
+        said = continued(lm, [prompt], 1)[0].strip()
     assert answer and said
     target = optimise_targets(
         lm, [Fact("Japan", "The capital of {} is", said)], (), 1, replace(MPES, mpes_extra_steps=0)

@@ -1,14 +1,14 @@
-"""What a model writes: greedy as `continuations` does, sampled with a seed, and the probability of every token."""
+"""What a model writes: greedy as `generate` does, sampled with a seed, and the probability of every token."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from refusals import refusal
+from tiny_models import continued
 
 from encore_core.forward.decoding import GrowingPrefix
 from encore_core.measures.answers import next_tokens
-from encore_core.measures.scores import continuations
 from encore_core.measures.writing import MOST_TOKENS, Writing, written
 
 PROMPT = "The capital of France is"
@@ -16,7 +16,7 @@ PROMPT = "The capital of France is"
 
 def test_greedy_text_and_its_probabilities(lm):
     found = written(lm, PROMPT, Writing(tokens=6))
-    assert found.text == continuations(lm, [PROMPT], 6)[0]
+    assert found.text == continued(lm, [PROMPT], 6)[0]
     token, probability = found.tokens[0]
     top = next_tokens(lm, [PROMPT], 1)[0][0]
     assert token == top[0] and probability == pytest.approx(top[1], rel=1e-4)

@@ -21,6 +21,7 @@ from encore_core.editing.norm_anchor import anchor_name, mlp_outputs
 from encore_core.editing.target_loss import target_settings
 from encore_core.editing.targets import optimise_targets
 from encore_core.facts import Fact
+from encore_core.measures.generated import GenerationSettings, generate
 from encore_core.models.editable import EditableModel, wrap
 from encore_core.models.settings import settings_of
 
@@ -239,3 +240,8 @@ def hooks_and_patches(lm: EditableModel) -> int:
         len(module._forward_hooks) + len(module._forward_pre_hooks) + ("forward" in module.__dict__)
         for module in lm.model.modules()
     )
+
+
+def continued(lm: EditableModel, prompts: list[str], n_tokens: int = 12) -> list[str]:
+    """Greedy texts of so many tokens after prompts."""
+    return [one.text for one in generate(lm, prompts, GenerationSettings(n_tokens, whole=True))]

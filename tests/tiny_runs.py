@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +30,7 @@ FACTS = tuple(
 """27 facts of the kind that the tiny models have learned; each country is edited three times."""
 
 EVERYTHING = MeasurePlan(sample_facts=4, batch_facts=2, share_cap=None)
-QUICK = replace(EVERYTHING, generate=False, perplexity=False, generation_entropy=False)
+QUICK = replace(EVERYTHING, protocols=("teacher-forced",), generate=False, perplexity=False, generation_entropy=False)
 """Without what takes longest on a tiny model: its tokenizer makes many tokens of a text."""
 
 SETTINGS = tiny_models.DEFAULTS | {"lambda_n": 0.001, "steps": 4}
@@ -62,3 +63,22 @@ def prepared(folder: Path, text: Path, **values) -> PreparedRun:
 def worker(store: RunStore, **values) -> Worker:
     """A worker that ends as soon as the queue is empty."""
     return Worker(store, "cpu", **({"idle_seconds": 0.0} | values))
+
+
+def small_tasks(folder: Path) -> Path:
+    """Data of the downstream tasks with three tests each."""
+    single = [{"sentence": "good", "label": n % 2} for n in range(13)]
+    pairs = [{"sentence1": "a", "sentence2": "b", "label": n % 2} for n in range(13)]
+    rows = {
+        "sst2": single,
+        "cola": single,
+        "mrpc": pairs,
+        "rte": pairs,
+        "nli": [
+            {"sentence1": "a", "sentence2": "b", "label": ("entailment", "not_entailment")[n % 2]} for n in range(13)
+        ],
+        "mmlu": [{"question": "q", "choices": ["1", "2", "3", "4"], "answer": n % 4} for n in range(13)],
+    }
+    for name, of_task in rows.items():
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, of_task)), encoding="utf-8")
+    return folder

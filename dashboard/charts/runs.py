@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,15 @@ SCALES = ("ratio", "linear", "log")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up")
 MARKED_POINTS = 12
 """Lines of at most this many points have a mark on each: every mark is an element of the page, which takes time."""
+
+BAND = 0.13
+"""How opaque the band of an interval is: four of them still let the lines be seen."""
+
+RATIO = "perplexity_ratio"
+LEAST_RATIOS = (0.8, 2.0)
+"""The range of an axis of perplexities, as ratios to the unedited model's, goes at least from here to there."""
+
+RATIO_TICKS = (0.1, 0.2, 0.5, 0.8, 1, 1.2, 1.5, 2, 3, 5, 10, 20)
 
 TOLD_APART_POINTS = 40
 """The same where the marks distinguish runs of one method."""
@@ -149,7 +159,8 @@ def scores(
     """Measures against edits: one panel per measure, a line per run.
 
     Args:
-        frame: columns run, edits, metric, value. Scores from 0 to 100 share their axis; perplexity has its own.
+        frame: columns run, edits, metric, value; low and high where a line has a band, its 95 % interval. Scores from
+            0 to 100 share their axis; the ratio of perplexities has a logarithmic one that is never too narrow.
         lines: the runs.
         titles: metric → title of its panel, in order.
         colours: the theme's.
@@ -161,12 +172,13 @@ def scores(
     own: list[int] = []
     for number, metric in enumerate(titles):
         of_metric = frame[frame["metric"] == metric]
-        is_score = metric not in ("perplexity", "generation_entropy", "norm_ratio")
+        is_score = metric not in ("perplexity", RATIO, "generation_entropy", "norm_ratio")
         own += [] if is_score else [number]
         for line in lines:
             part = of_metric[of_metric["run"] == line.run]
             shown = number == 0 and len(lines) > 1
             colour = colours.method(line.method)
+            _draw_band(panels, number, part, line.run, colour)
             panels.scatter(
                 number,
                 x=part["edits"],
@@ -177,14 +189,63 @@ def scores(
                 showlegend=shown,
                 line={"color": colour, "width": 2.5, "dash": DASHES.get(line.method, "solid")},
                 marker={"size": 7, "symbol": SYMBOLS[line.repeat % len(SYMBOLS)], "color": colour},
-                hovertemplate=f"{label(line.name, 30)}  %{{y:.{0 if is_score else 1}f}}<extra></extra>",
+                customdata=_hovers(part, 0 if is_score else 3 if metric == RATIO else 1),
+                hovertemplate=f"{label(line.name, 30)}  %{{customdata}}<extra></extra>",
             )
         if is_score:
             panels.mark(number, at, pd.Series([0.0, 100.0]))
         else:
             panels.mark(number, at, of_metric["value"])
     scores_of_100 = [number for number in range(len(titles)) if number not in own]
-    return panels.finished("", shared_y=False, columns=(4, 2), hundred=scores_of_100, outer_labels=True)
+    most = 3 if len(titles) in (5, 6) else 4
+    chart = panels.finished("", shared_y=False, columns=(most, 2), hundred=scores_of_100, outer_labels=True)
+    if RATIO in titles:
+        _make_ratio(chart, list(titles).index(RATIO), frame.loc[frame["metric"] == RATIO, "value"])
+    return chart
+
+
+def _draw_band(panels: Panels, number: int, part: pd.DataFrame, run: str, colour: str) -> None:
+    """The 95 % interval around a line, where there is one at two points or more."""
+    if "low" not in part:
+        return
+    known = part[part["low"].notna() & part["high"].notna()]
+    if len(known) < 2:
+        return
+    panels.scatter(
+        number,
+        x=[*known["edits"], *known["edits"][::-1]],
+        y=[*known["high"], *known["low"][::-1]],
+        mode="lines",
+        fill="toself",
+        fillcolor=f"rgba({', '.join(str(int(colour[at : at + 2], 16)) for at in (1, 3, 5))}, {BAND})",
+        line={"width": 0},
+        hoverinfo="skip",
+        legendgroup=run,
+        showlegend=False,
+    )
+
+
+def _hovers(part: pd.DataFrame, digits: int) -> list[str]:
+    """A value with its interval and n, for the hover."""
+    if "low" not in part:
+        return [f"{value:.{digits}f}" for value in part["value"]]
+    return [
+        f"{row.value:.{digits}f}"
+        + (f" ({row.low:.{digits}f} to {row.high:.{digits}f}, n {row.n:.0f})" if row.low == row.low else "")
+        for row in part.itertuples()
+    ]
+
+
+def _make_ratio(chart: Chart, number: int, values: pd.Series) -> None:
+    """A logarithmic axis that shows at least `LEAST_RATIOS`, so that a change of some per cent looks like one."""
+    finite = values[(values > 0) & (values < float("inf"))]
+    low, high = (finite.min() / 1.1, finite.max() * 1.1) if len(finite) else LEAST_RATIOS
+    ends = [math.log10(min(low, LEAST_RATIOS[0])), math.log10(max(high, LEAST_RATIOS[1]))]
+    ticks = RATIO_TICKS if ends[1] - ends[0] < 1.5 else [10**power for power in range(-6, 13)]
+    for layout in chart.layouts:
+        layout[f"yaxis{number + 1 if number else ''}"].update(
+            type="log", range=ends, tickvals=ticks, ticktext=[f"× {tick:,g}" for tick in ticks]
+        )
 
 
 def panel_title(line: Line, colours: Palette, width: int) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from dashboard.reading import fact_words
 from dashboard.reading.model_check_rows import STANDINGS
 from dashboard.visitors.messages import Message
 from dashboard.visitors.visitor import Visitor
@@ -126,6 +127,8 @@ def sentence(fact: Fact) -> None:
         + f'<span class="es-answers">{old}<span aria-hidden="true">→</span> '
         + rich('<ins title="answer wanted">{new}</ins></span></p>', new=fact.target_new)
     )
+    if fact.subject_found:
+        remark(f"Its {fact_words.BY_RULE}: {fact.subject}. No file names it, so look whether it is right.")
 
 
 def table(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[object]], caption: str) -> None:

@@ -43,11 +43,13 @@ class Table:
         columns: headings.
         rows: cells.
         caption: what it holds.
+        notes: what is to be known about its figures, a paragraph each.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str
+    notes: Sequence[str] = ()
 
 
 def comparison(
@@ -101,7 +103,13 @@ def single(heading: str, aside: str, chart: Chart, commands: Sequence[str]) -> b
 
 
 def side_by_side(
-    heading: str, aside: str, said: str, facts: Table, charts: Mapping[str, Chart], settings: Table
+    heading: str,
+    aside: str,
+    said: str,
+    facts: Table,
+    charts: Mapping[str, Chart],
+    settings: Table,
+    scores: Sequence[Table] = (),
 ) -> bytes:
     """Several methods on one fact as a file.
 
@@ -111,6 +119,7 @@ def side_by_side(
         facts: a row per method.
         charts: method → chart, in light colours.
         settings: a column per method.
+        scores: of all facts, a column per method; the captions say the protocol.
     """
     parts = [
         f"<h1>{_text(heading)}</h1>",
@@ -122,7 +131,12 @@ def side_by_side(
     ]
     for number, (name, chart) in enumerate(charts.items()):
         parts.append(f"<section><h2>{_text(name)}</h2>{_drawn(chart, number)}</section>")
-    parts += ["</div>", "<h2>Settings</h2>", _table(settings)]
+    parts.append("</div>")
+    if scores:
+        parts.append("<h2>Scores of all facts, with 95 % intervals over facts</h2>")
+    for table in scores:
+        parts += [f"<p>{_text(table.caption)}</p>", _table(table)]
+    parts += ["<h2>Settings</h2>", _table(settings)]
     return _page(heading, parts)
 
 
@@ -200,7 +214,8 @@ def _command(run: RunInfo) -> str:
 def _table(table: Table) -> str:
     head = "".join(f"<th>{_text(text)}</th>" for text in table.columns)
     body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    notes = "".join(f'<p class="muted">{_text(note)}</p>' for note in table.notes)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
 
 
 def _text(text: str) -> str:

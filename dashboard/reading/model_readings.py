@@ -16,6 +16,7 @@ import pandas as pd
 
 from encore_core.facts import Fact
 from encore_core.measures import answers, scores
+from encore_core.measures.before_edits import BeforeEdits, ask_before
 from encore_core.measures.generated import GenerationSettings
 from encore_core.measures.generated_scores import GeneratedScores, evaluate_generated
 from encore_core.measures.writing import Writing, Written, written
@@ -76,6 +77,10 @@ class Readings:
             [("generated", tuple(facts), settings)],
             lambda lm, keys: [evaluate_generated(lm, *key[1:]) for key in keys],
         )[0]
+
+    def before_edits(self, facts: Sequence[Fact]) -> BeforeEdits:
+        """`ask_before` of some facts, for the model as loaded."""
+        return self._all([("before edits", *facts)], lambda lm, keys: [ask_before(lm, key[1:]) for key in keys])[0]
 
     def _all(self, keys: Sequence[tuple], ask: Callable[[EditableModel, list[tuple]], Iterable]) -> list:
         with self._lock:

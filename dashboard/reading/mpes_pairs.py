@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from dashboard.reading.run_words import EDITING, belongs
+from encore_core.facts.source import SETS
 from encore_core.methods import METHODS
 from encore_core.resources import ASSETS
 from encore_core.runs import RunInfo
@@ -105,7 +106,7 @@ def known_facts(run: RunInfo) -> tuple[str, pd.Series] | None:
     if run.model != KNOWN_MODEL or not KNOWN_FACTS.is_file():
         return None
     frame = pd.read_csv(KNOWN_FACTS)
-    bundled = run.plan_json.get("facts") == "bundled"
+    bundled = run.plan_json.get("facts") in SETS  # the long set is like the bundled one; people's own are not
     rows = frame[(frame["dataset"] == "bundled") == bundled]
     if rows.empty:
         return None

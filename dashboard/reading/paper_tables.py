@@ -189,9 +189,10 @@ def measured(
         rows: of the table, after filters; runs of other methods are left out.
 
     Returns:
-        run, row, quantity, value, edits (at which it was measured).
+        run, row, quantity, value, edits (at which it was measured), n, low, high (the 95 % interval over facts; missing
+        where there is none).
     """
-    found: list[tuple[str, str, str, float, int]] = []
+    found: list[tuple] = []
     last = AtCheckpoints(scores) if len(scores) else None
     names = filtered(number)["quantity"].unique()
     for run in runs:
@@ -205,9 +206,10 @@ def measured(
         elif number in ZSRE_SCORES or last is None:
             values = {}
         else:  # at the last checkpoint that has it, without the unedited model
-            values = {name: (value, at) for name in names for value, at in [last.last(run.id, name)] if at}
-        found += [(run.id, row, quantity, value, edits) for quantity, (value, edits) in values.items()]
-    return pd.DataFrame(found, columns=["run", "row", "quantity", "value", "edits"])
+            scored = {name: last.score(run.id, name) for name in names}
+            values = {name: one for name, one in scored.items() if one is not None and one.edits}
+        found += [(run.id, row, quantity, *one, *[None] * (5 - len(one))) for quantity, one in values.items()]
+    return pd.DataFrame(found, columns=["run", "row", "quantity", "value", "edits", "n", "low", "high"])
 
 
 def row_of_run(number: int, run: RunInfo) -> str:
@@ -324,8 +326,12 @@ def without_counterpart(number: int, rows: Sequence[str], runs: Sequence[RunInfo
     return told
 
 
-def shown_value(quantity: str, value: float, is_ours: bool) -> str:
-    """A figure as text: published ones with the digits they were printed with."""
-    if is_ours and not QUANTITIES[quantity].is_setting:
-        return f"{value:,.{QUANTITIES[quantity].digits}f}"
-    return f"{value:,.10g}"
+def shown_value(quantity: str, value: float, is_ours: bool, n: float, low: float, high: float) -> str:
+    """A figure as text: published ones with the digits they were printed with, ours with their interval and n."""
+    if not is_ours or QUANTITIES[quantity].is_setting:
+        return f"{value:,.10g}"
+    digits = QUANTITIES[quantity].digits
+    text = f"{value:,.{digits}f}"
+    if not pd.isna(low):
+        text += f" ({low:,.{digits}f} to {high:,.{digits}f})"
+    return text if pd.isna(n) else f"{text}, n {n:.0f}"

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
-from dashboard.charts.runs import Line
-from dashboard.reading.run_words import EDITING, MEASURES, Measure, in_order
-from encore_core.runs import RunInfo, RunStore, recorded, series
+from dashboard.charts.runs import RATIO, Line
+from dashboard.reading.run_words import BOOTSTRAP, EDITING, MEASURES, WILSON, Measure, in_order
+from encore_core.measures import intervals
+from encore_core.measures.intervals import Interval
+from encore_core.runs import RunInfo, RunStore, paired, recorded, series
+from encore_core.runs.fact_values import NO_INTERVAL
+from encore_core.runs.paired import RunAt
 from encore_core.storage import data_folder
 
 KEPT_FRAMES = 200
 LONGEST_NAME = 28
+YES_OR_NO = ("edit_score", "accuracy", "generation_efficacy")
+"""Scores that are yes or no for each fact."""
 
 
 def all_runs(search: str = "") -> list[RunInfo]:
@@ -59,9 +67,50 @@ def scores(runs: Sequence[RunInfo], subset: str) -> pd.DataFrame:
     """Scores of a subset, perplexity and the like, and the largest growth of an edited matrix, in one frame.
 
     Returns:
-        run, edits, metric, value; metrics as in `run_words.MEASURES`.
+        run, edits, metric, value, n, low, high, sure (how the 95 % interval came about, or why there is none, as in
+        `run_words`; empty for what is not scored on facts); metrics as in `run_words.MEASURES`.
     """
     return _joined([_scores(str(_folder(run)), run.recorded, version(run), run.layers, subset) for run in runs])
+
+
+def measures(runs: Sequence[RunInfo]) -> pd.DataFrame:
+    """The series `measures` with perplexity as the ratio to the unedited model's, too."""
+    found = [_series(str(_folder(run)), run.recorded, "measures", version(run)) for run in runs]
+    return _joined([frame for of_run in found for frame in (of_run, _perplexity_ratios(of_run))])
+
+
+def differences(
+    runs: Sequence[RunInfo], subset: str, metrics: Sequence[str], at: int
+) -> dict[tuple[str, str, str], Interval]:
+    """How much higher one run scores than another on the same facts, with its 95 % interval.
+
+    Args:
+        runs: those compared.
+        subset: of facts.
+        metrics: names of scores.
+        at: edits; both runs are read at their last checkpoint up to there, where it is the same.
+
+    Returns:
+        (metric, id, id of the other) → the difference; nothing where there is none.
+    """
+    key = tuple((str(_folder(run)), run.recorded, version(run)) for run in runs)
+    return _differences(key, subset, tuple(metrics), at)
+
+
+def task_changes(runs: Sequence[RunInfo], metric: str) -> dict[tuple[str, str], tuple[int, Interval]]:
+    """How a score of the tasks changed from the unedited model to the last checkpoint, on the same tests.
+
+    Args:
+        runs: any.
+        metric: "f1", "f1_nll" or "accuracy".
+
+    Returns:
+        (task, id) → edits at the last checkpoint, and the difference; nothing where answers were not recorded.
+    """
+    found = {}
+    for run in runs:
+        found |= _task_changes(str(_folder(run)), run.recorded, version(run), metric)
+    return found
 
 
 def seconds_of_edits(run: RunInfo) -> float | None:
@@ -120,8 +169,67 @@ def _scores(folder: str, recorded: bool, key: tuple[object, ...], layers: tuple[
     of_run, measures, growth = (_series(folder, recorded, name, key) for name in ("scores", "measures", "norms"))
     largest = growth[growth["layer"].isin(layers)].groupby("edits", as_index=False)["ratio"].max()
     grown = {"run": str(key[0]), "edits": largest["edits"], "metric": "norm_ratio", "value": largest["ratio"]}
-    of_subset = of_run.loc[of_run["subset"] == subset, ["run", "edits", "metric", "value"]]
-    return _joined([of_subset, measures, pd.DataFrame(grown)])
+    of_subset = _with_intervals(of_run[of_run["subset"] == subset].drop(columns="subset"))
+    others = _joined([measures, _perplexity_ratios(measures), pd.DataFrame(grown)])
+    return _joined([of_subset, others.assign(n=np.nan, low=np.nan, high=np.nan, sure="")])
+
+
+def _with_intervals(frame: pd.DataFrame) -> pd.DataFrame:
+    """Scores of one subset with how sure they are; Wilson's interval where nothing but a share and n is known."""
+    frame = frame.astype({"metric": str, "n": float}).assign(sure=BOOTSTRAP)
+    old = frame["n"].isna()
+    if not old.any():
+        return frame
+    frame.loc[old, "sure"] = NO_INTERVAL
+    counts = frame[frame["metric"] == "facts"].set_index("edits")["value"]
+    shares = frame.index[old & frame["metric"].isin(YES_OR_NO) & frame["value"].notna()]
+    for row in shares:
+        n = counts.get(frame.at[row, "edits"])
+        if n:
+            found = intervals.of_share(frame.at[row, "value"] / 100, int(n)).times(100)
+            frame.loc[row, ["n", "low", "high", "sure"]] = [found.n, found.low, found.high, WILSON]
+    return frame[frame["metric"] != "facts"]
+
+
+def _perplexity_ratios(measures: pd.DataFrame) -> pd.DataFrame:
+    """Perplexity as the ratio to that of the unedited model, where that was measured."""
+    of_text = measures[measures["metric"] == "perplexity"]
+    before = of_text.loc[of_text["edits"] == 0, "value"]
+    if before.empty or not before.iloc[0] > 0:
+        return of_text.iloc[:0]
+    return of_text.assign(metric=RATIO, value=of_text["value"] / before.iloc[0])
+
+
+@st.cache_resource(show_spinner=False, max_entries=KEPT_FRAMES)
+def _differences(
+    runs: tuple[tuple[str, bool, tuple[object, ...]], ...], subset: str, metrics: tuple[str, ...], at: int
+) -> dict[tuple[str, str, str], Interval]:
+    places = []
+    for folder, is_recorded, key in runs:
+        there = _series(folder, is_recorded, "scored", key)
+        reached = there.loc[(there["edits"] <= at) & (there["subset"] == subset), "edits"]
+        if len(reached):
+            places.append(RunAt(RunStore(folder, read_only=is_recorded), str(key[0]), int(reached.max()), subset))
+    found = {}
+    for one, other in itertools.permutations(places, 2):
+        if one.edits == other.edits:
+            for metric in metrics:
+                if (difference := paired.between(one, other, metric)) is not None:
+                    found[metric, one.run, other.run] = difference
+    return found
+
+
+@st.cache_resource(show_spinner=False, max_entries=KEPT_FRAMES)
+def _task_changes(
+    folder: str, recorded: bool, key: tuple[object, ...], metric: str
+) -> dict[tuple[str, str], tuple[int, Interval]]:
+    there = _series(folder, recorded, "task_answers", key)
+    if there.empty or there["edits"].min() or not there["edits"].max():
+        return {}
+    store, run, last = RunStore(folder, read_only=recorded), str(key[0]), int(there["edits"].max())
+    before, after = RunAt(store, run, 0), RunAt(store, run, last)
+    changes = {task: paired.of_task(after, before, task, metric) for task in after.answers}
+    return {(task, run): (last, change) for task, change in changes.items() if change is not None}
 
 
 @st.cache_resource(show_spinner=False, max_entries=KEPT_FRAMES)

@@ -83,16 +83,31 @@ MEASURES = (
     Measure("paraphrase_score", "Paraphrase score", "the same for paraphrases"),
     Measure("neighborhood_score", "Neighbourhood score", "share of neighbours whose own answer beats the new one"),
     Measure("overall_score", "Overall score", "harmonic mean of the three"),
+    Measure("portability_score", "Portability", "share of tokens of what follows from the edit that are most probable"),
     Measure("accuracy", "Accuracy", "share of facts whose new answer is the most probable"),
     Measure("generation_efficacy", "Generation efficacy", "share of facts whose new answer is generated"),
+    Measure("generated_edit_contained", "Generated: edited", "share of edited prompts after which the model writes it"),
+    Measure("generated_edit_exact", "Generated: edited, exact", "the same, with nothing else in the text"),
+    Measure("generated_edit_judged", "Generated: edited, judged", "the same in the judge's eyes"),
+    Measure("generated_paraphrase_contained", "Generated: paraphrases", "the same for paraphrases"),
+    Measure("generated_neighborhood_contained", "Generated: neighbours", "share of neighbours with their own answer"),
+    Measure("generated_portability_contained", "Generated: portability", "share with what follows from the edit"),
+    Measure("perplexity_ratio", "Perplexity ratio", "to the unedited model's, on a fixed text", "low", 3, "measures"),
     Measure("perplexity", "Perplexity", "on a fixed text; lower is better", "low", 1, "measures"),
     Measure("generation_entropy", "Generation entropy", "of sampled continuations, × 100 bits", "high", 0, "measures"),
     Measure(
         "norm_ratio", "‖W‖ / ‖W₀‖", "largest growth among the edited layers; nearer to 1 is better", "one", 3, "norms"
     ),
 )
-STRIP = ("edit_score", "paraphrase_score", "neighborhood_score", "perplexity")
+STRIP = (
+    "edit_score", "generated_edit_contained", "paraphrase_score", "neighborhood_score", "portability_score",
+    "perplexity_ratio",
+)  # fmt: skip
 """The measures drawn over edits, side by side."""
+
+WILSON = "Wilson's interval, from the share and n alone: recorded without values per fact"
+BOOTSTRAP = "95 % bootstrap interval over facts"
+"""How sure a score is, in words."""
 
 
 def status_line(run: RunInfo) -> str:
@@ -133,19 +148,19 @@ def label(run: RunInfo) -> str:
     """A run's name for a list: method, edits, its own name, its status unless done, id."""
     stopped = run.status not in ("done", "queued", "running")
     parts = [run.method, f"{f'{run.done:,} of ' if stopped else ''}{run.n_edits:,} edits"]
-    parts += [] if _is_plain(run) else [run.name]
+    parts += [own] if (own := _own_name(run)) else []
     parts += ["recorded"] if run.recorded else [STATUS[run.status][1]] if run.status != "done" else []
     return " · ".join([*parts, run.id])
 
 
 def named(run: RunInfo) -> str:
     """A run's name for a table with the rest in other columns: method, its own name, id."""
-    return " · ".join([run.method, *([] if _is_plain(run) else [run.name]), run.id])
+    return " · ".join([run.method, *([own] if (own := _own_name(run)) else []), run.id])
 
 
-def _is_plain(run: RunInfo) -> bool:
-    """Whether the run has no name of its own."""
-    return run.name == f"{run.method}, {run.n_edits} edits"
+def _own_name(run: RunInfo) -> str:
+    """What the name of a run says beyond its method and size, such as its seed."""
+    return run.name.removeprefix(f"{run.method}, {run.n_edits} edits").removeprefix(", ")
 
 
 def belongs(run: RunInfo) -> tuple[object, ...]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
+from dashboard.reading.html_report import Table
 from encore_core.measures import intervals
-from encore_core.measures.generated_scores import GeneratedScores, Part
+from encore_core.measures.generated_scores import GeneratedScores, Metric, Part
 from encore_core.measures.intervals import Interval
-from encore_core.measures.scores import Scores
+from encore_core.measures.scores import PROTOCOL, Scores
 
 FORCED = (
     ("edit_score", "Edit score", "share of edited prompts where the new answer beats the true one"),
@@ -71,11 +73,84 @@ def _generated_row(
     return name, wanted, with_interval(before), with_interval(after), with_interval(exact), f"{after.n:,}"
 
 
+def judged_rows(was: GeneratedScores, now: GeneratedScores) -> list[Row]:
+    """(prompts, judged right before, after, n before, n after) of every part that has verdicts."""
+    rows = []
+    for part, name, _ in GENERATED:
+        kinds = now.kinds if part == "portability" and len(now.kinds) > 1 else []
+        for kind in (None, *kinds):
+            before, after = was.interval(part, "judged", kind), now.interval(part, "judged", kind)
+            if before is not None or after is not None:
+                n = [f"{one.n:,}" if one is not None else "0" for one in (before, after)]
+                rows.append((f"· {kind}" if kind else name, with_interval(before), with_interval(after), *n))
+    return rows
+
+
+Column = tuple[str, Scores, GeneratedScores]
+"""A model in a comparison: its name, and its scores by both protocols."""
+
+
+def compared_forced_rows(columns: Sequence[Column]) -> list[Row]:
+    """(name, a score of each column, n) of every teacher-forced score that the facts have prompts for."""
+    rows = []
+    for name, label, _ in FORCED:
+        found = [forced.interval(name) for _, forced, _ in columns]
+        if found[0] is not None:
+            style = (2, "+") if name == "magnitude" else (0, "")
+            rows.append((label, *(with_interval(one, *style) for one in found), f"{found[0].n:,}"))
+    return rows
+
+
+def compared_generated_rows(columns: Sequence[Column]) -> list[Row]:
+    """(what is right, a score of each column, n) of every part and metric that has prompts."""
+    rows = []
+    for part, name, _ in GENERATED:
+        for metric, words in METRICS.items():
+            found = [written.interval(part, metric) for _, _, written in columns]
+            known = [one for one in found if one is not None]
+            if known:
+                counts = sorted({one.n for one in known})  # a judge may not have had a word for each
+                n = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+                rows.append((f"{name}: {words}", *map(with_interval, found), n))
+    return rows
+
+
+def compared_tables(columns: Sequence[Column]) -> list[Table]:
+    """A table for each protocol, which stands in its caption: a row per score, a column per model, and n."""
+    names = tuple(label for label, _, _ in columns)
+    written = columns[-1][2].protocol
+    return [
+        Table(("Score", *names, "n"), compared_forced_rows(columns), f"{PROTOCOL[0].upper()}{PROTOCOL[1:]}."),
+        Table(("Texts after", *names, "n"), compared_generated_rows(columns), f"{written[0].upper()}{written[1:]}."),
+    ]
+
+
+def long_rows(columns: Sequence[Column]) -> list[dict[str, object]]:
+    """A row for each model, protocol and score, for files."""
+    rows = []
+    for label, forced, written in columns:
+        of_forced = [(PROTOCOL, name, forced.interval(name)) for name, _, _ in FORCED]
+        of_written = [
+            (written.protocol, f"{part}, {metric}{f', {kind}' if kind else ''}", written.interval(part, metric, kind))
+            for part, _, _ in GENERATED
+            for metric in METRICS
+            for kind in (None, *(written.kinds if part == "portability" else ()))
+        ]
+        for protocol, score, found in (*of_forced, *of_written):
+            if found is not None:
+                rows.append({"model": label, "protocol": protocol, "score": score, **found._asdict()})
+    return rows
+
+
+METRICS: dict[Metric, str] = {"contained": "text contains it", "exact": "text is exactly it", "judged": "judged right"}
+"""Metric → when a text is right."""
+
+
 def gap_sentence(forced: Scores, generated: GeneratedScores) -> str:
     """How far the edited facts' scores of both protocols lie apart, and whether that is more than chance."""
     ahead = [100 * one.edit for one in forced.per_fact]
     said = [None if share is None else 100 * share for share in generated.of_facts("edit", "contained")]
-    gap = intervals.of_difference(ahead, said)
+    gap = _gap(tuple(ahead), tuple(said))
     if gap is None:
         return ""
     n = f"{gap.n:,} fact{'s' * (gap.n != 1)}"
@@ -91,6 +166,12 @@ def gap_sentence(forced: Scores, generated: GeneratedScores) -> str:
     between = f"{abs(gap.value):.0f} points {more} (95 %: {gap.low:+.0f} to {gap.high:+.0f})"
     verdict = "" if gap.excludes_zero else ", which may be chance"
     return f"{first} Teacher-forced is {between}{verdict}."
+
+
+@lru_cache(maxsize=64)
+def _gap(ahead: tuple[float, ...], said: tuple[float | None, ...]) -> Interval | None:
+    """The interval of the difference; drawn once, because a page asks at every run."""
+    return intervals.of_difference(ahead, said)
 
 
 FEWEST = 5

@@ -19,6 +19,7 @@ from typing import Any
 from encore_core import checks
 from encore_core.errors import InputError, quoted
 from encore_core.facts import MAX_BYTES, Fact
+from encore_core.measures.judging import Judge
 from encore_core.resources import LIMITS
 
 FILE = LIMITS
@@ -60,11 +61,27 @@ class RunLimits:
 
 
 @dataclass(frozen=True)
+class JudgeLimits:
+    """Who may judge generated answers (see `measures.judging`).
+
+    Attributes:
+        named: whether visitors may name a judge, which this machine then asks: "loopback" or "no". There is no "yes":
+            whoever names addresses to a server makes it ask them.
+        address, model: of a judge that everybody may ask; "" for none. The key is in the environment alone.
+    """
+
+    named: str = "loopback"
+    address: str = ""
+    model: str = ""
+
+
+@dataclass(frozen=True)
 class Limits:
     """The limits of this server."""
 
     visitors: VisitorLimits = VisitorLimits()
     runs: RunLimits = RunLimits()
+    judge: JudgeLimits = JudgeLimits()
 
 
 # -- the file ----------------------------------------------------------------------------------------------------------
@@ -110,7 +127,7 @@ def parse(text: str, name: str = "encore.toml") -> Limits:
         found = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also for numbers of thousands of digits
         raise InputError(f"{name} is no TOML: {error}.") from error
-    sections = {"visitors": VisitorLimits, "runs": RunLimits}
+    sections = {"visitors": VisitorLimits, "runs": RunLimits, "judge": JudgeLimits}
     for key in found:
         if key not in sections:
             raise checks.unknown(f"{name}: unknown section", key, sections)
@@ -125,7 +142,20 @@ def _section(name: str, section: str, kind: type, values: Any) -> Any:
         if key not in known:
             raise checks.unknown(f"{name}: unknown key", key, known, place=f"in [{section}]")
         _check(name, section, key, value, known[key])
-    return kind(**values)
+    made = kind(**values)
+    if section == "judge" and (made.address or made.model):
+        _check_judge(name, made)
+    return made
+
+
+def _check_judge(file: str, made: JudgeLimits) -> None:
+    if not (made.address and made.model):
+        raise InputError(f"{file}: address and model in [judge] belong together; give both, or neither.")
+    if not made.address.startswith(("http://", "https://")):
+        raise InputError(
+            f'{file}: address = {quoted(made.address)} in [judge] must begin with "http://" or "https://".'
+        )
+    Judge(made.address, made.model)
 
 
 def _check(file: str, section: str, key: str, value: Any, usual: Any) -> None:
@@ -139,6 +169,11 @@ def _check(file: str, section: str, key: str, value: Any, usual: Any) -> None:
             )
     elif key == "machine_files":
         checks.choice(what, value, ("yes", "no", "loopback"), place=place)
+    elif key == "named":
+        checks.choice(what, value, ("loopback", "no"), place=place)
+    elif section == "judge":
+        if not isinstance(value, str):
+            raise InputError(f'{what} = {quoted(value)} {place} must be a text, or "" for none.')
     elif (
         checks.whole(what, value, 0 if key == "keep_minutes" else 1, 10**9, place=place) > usual and key == "upload_mb"
     ):
@@ -286,14 +321,32 @@ def may_name_files(address: str | None) -> bool:
         address: that the server listens on; None for all.
     """
     allowed = limits().runs.machine_files
-    if allowed != "loopback":
-        return allowed == "yes"
+    return allowed == "yes" if allowed != "loopback" else _serves_itself(address)
+
+
+def may_name_judge(address: str | None) -> bool:
+    """Whether visitors may name the address of a judge.
+
+    Args:
+        address: that the server listens on; None for all.
+    """
+    return limits().judge.named == "loopback" and _serves_itself(address)
+
+
+def _serves_itself(address: str | None) -> bool:
+    """Whether a server that listens on this address serves its own machine alone."""
     if address == "localhost":
         return True
     try:
         return ipaddress.ip_address(address or "").is_loopback
     except ValueError:
         return False
+
+
+def judge_of_server() -> Judge | None:
+    """The judge that everybody may ask; None if there is none."""
+    found = limits().judge
+    return Judge(found.address, found.model) if found.address else None
 
 
 def _s(n: int) -> str:

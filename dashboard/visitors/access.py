@@ -13,6 +13,7 @@ import streamlit as st
 from dashboard.server import limits
 from dashboard.visitors.models import DEFAULT_MODEL
 from encore_core.errors import InputError, quoted
+from encore_core.measures.judging import Judge
 from encore_core.models.catalogue import CATALOGUE
 from encore_core.runs import RunStore
 
@@ -66,6 +67,31 @@ def check_files(what: str) -> None:
             f"{what} cannot be named here: this server serves other machines and takes no names of its own files. "
             "Its operator can allow that, with machine_files in encore.toml."
         )
+
+
+def may_name_judge() -> bool:
+    """Whether visitors may name a judge of generated answers."""
+    return limits.may_name_judge(st.get_option("server.address"))
+
+
+def check_judge(judge: Judge) -> None:
+    """Check that a judge may be asked: that of the server, or one that the visitor may name.
+
+    A visitor who names an address makes this machine ask it, and one who names a command makes it run that. So both are
+    for servers that serve their own machine only, and commands for those that also take names of files.
+
+    Raises:
+        InputError: when it may not.
+    """
+    if judge == limits.judge_of_server():
+        return
+    if not may_name_judge():
+        raise InputError(
+            "A judge cannot be named here: this server serves other machines, and does not ask addresses that its "
+            "visitors name. Its operator can give one for everybody, with [judge] in encore.toml."
+        )
+    if not judge.is_address:
+        check_files("A judge that is a command")
 
 
 def check_model(name: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dashboard.charts.labels import percent
+from dashboard.reading import fact_words
 from dashboard.server import device_queue
 from dashboard.visitors.messages import Message
 from encore_core.editing.batch_report import BatchReport, EditProgress, OnProgress
@@ -135,6 +136,6 @@ def stopped_message(n_batches: int) -> Message:
 
 def retracted_message(report: BatchReport) -> Message:
     """The message when edits have been taken back: which, and what that left behind."""
-    gone = ", ".join(f"{one.fact.subject} → {one.fact.target_new}" for one in report.retracted)
+    gone = ", ".join(fact_words.short(one.fact) for one in report.retracted)
     is_back = all(one.is_back is not False for one in report.retracted)
     return Message("success" if is_back else "warning", f"Taken back: {gone}. {'. '.join(told(report))}.")

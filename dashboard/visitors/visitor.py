@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, Literal
 
+from dashboard.reading import fact_words
 from dashboard.reading.model_readings import Readings
 from dashboard.server import device_queue, limits
 from dashboard.server.device_queue import Place
@@ -305,7 +306,7 @@ class Visitor:
         n_facts = sum(1 for item in batch.report.edited if item.is_edited)
         left = self.session.n_edits
         if batch.is_retraction:
-            back = ", ".join(f"{one.fact.subject} → {one.fact.target_new}" for one in batch.report.retracted)
+            back = ", ".join(fact_words.short(one.fact) for one in batch.report.retracted)
             self.message = Message("success", f"Undone: what was taken back is on the model again: {back}.")
             return
         what = "Undone: the last edit" if n_facts == 1 else f"Undone: the last batch of {n_facts} facts"

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from encore_core.cli.options import add_verbose_option
 from encore_core.errors import InputError, quoted
 from encore_core.processes import ENVIRONMENT
 from encore_core.resources import CODE_FOLDER, SERVER_SETTINGS
@@ -31,7 +32,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--address", metavar="IP", help="to listen at; 0.0.0.0 for all (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, metavar="N", help="to listen at (default: 8501)")
     parser.add_argument("--home", metavar="DIR", help="data folder (default: ENCORE_HOME, or ~/.encore-studio)")
-    parser.add_argument("--verbose", action="store_true", help="log what is done")
+    add_verbose_option(parser)
     parser.set_defaults(command=serve)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from encore_core.cli.editing import load, reads_texts
 from encore_core.cli.fact_files import add_facts_options, facts_of, fitting
-from encore_core.cli.options import add_editing_options, add_model_options, count, overrides
+from encore_core.cli.options import add_editing_options, add_json_option, add_model_options, count, overrides
 from encore_core.cli.output import Bar, notice
 from encore_core.editing.batch_report import SAID, TOO_FAR
 from encore_core.editing.comparison import Arm, Side, arms_of, edit_with_each
@@ -40,7 +40,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--scored", type=count, default=SCORED_FACTS, metavar="N",
         help=f"facts that are scored after the edits, at most (default {SCORED_FACTS}; 0 for none)",
     )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_json_option(parser)
     parser.set_defaults(command=_compare)
 
 

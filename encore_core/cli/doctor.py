@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Iterable
 
+from encore_core.cli.options import add_json_option, add_verbose_option
 from encore_core.cli.output import Bar, duration, some_layers
 from encore_core.doctor import Report, examine
 from encore_core.editing.covariance import summary
@@ -28,8 +29,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--device", metavar="D", help="where it would be loaded (default: the best one present)")
     parser.add_argument("--dtype", metavar="T", help="its number format (default float32)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--verbose", action="store_true", help="log what is done")
+    add_json_option(parser)
+    add_verbose_option(parser)
     parser.set_defaults(command=_doctor)
 
 

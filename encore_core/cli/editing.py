@@ -10,7 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from encore_core.cli.fact_files import add_facts_options, facts_of, fitting
-from encore_core.cli.options import add_editing_options, add_model_options, count, overrides
+from encore_core.cli.options import (
+    add_editing_options,
+    add_json_option,
+    add_model_options,
+    add_verbose_option,
+    count,
+    overrides,
+)
 from encore_core.cli.output import Bar, notice, teller
 from encore_core.editing.batch import batched
 from encore_core.editing.batch_report import BatchReport
@@ -68,8 +75,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     put.set_defaults(command=_apply)
 
     models = commands.add_parser("models", help="list the models known by name")
-    models.add_argument("--json", action="store_true", help="print one JSON array")
-    models.add_argument("--verbose", action="store_true", help="log what is done")
+    add_json_option(models, "array")
+    add_verbose_option(models)
     models.set_defaults(command=_models)
 
 

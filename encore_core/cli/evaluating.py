@@ -12,20 +12,18 @@ from typing import Any
 
 from encore_core.cli.editing import load, reads_texts, tell_other_start
 from encore_core.cli.fact_files import HELP, add_facts_options, facts_of
-from encore_core.cli.options import add_model_options, positive
+from encore_core.cli.options import add_json_option, add_limit_option, add_model_options, positive
 from encore_core.cli.output import Bar, notice
 from encore_core.editing.edit_file import read_edit_file
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact
-from encore_core.measures.generated import CHAT_TOKENS, TOKENS, GenerationSettings, has_chat_template
-from encore_core.measures.generated_scores import METRICS, PARTS, GeneratedScores, evaluate_generated
+from encore_core.measures.generated import CHAT_TOKENS, CHATS, TOKENS, GenerationSettings
+from encore_core.measures.generated_scores import METRICS, PARTS, PROTOCOLS, GeneratedScores, evaluate_generated
 from encore_core.measures.intervals import Interval
 from encore_core.measures.judging import KEY, Judge
 from encore_core.measures.scores import PROTOCOL, Scores, evaluate
 from encore_core.models.editable import EditableModel
 from encore_core.storage import replacing
-
-PROTOCOLS = ("teacher-forced", "generated")
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -39,20 +37,32 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     add_model_options(score)
     add_facts_options(score, help=f"{HELP}; those of --edits by default")
     score.add_argument("--edits", type=Path, metavar="FILE", help="put these saved edits onto the model first")
-    score.add_argument("--limit", type=positive, metavar="N", help="only the first N facts")
-    score.add_argument("--json", action="store_true", help="print one JSON object")
-    score.add_argument(
-        "--protocol", default=PROTOCOLS[0], metavar="NAMES",
-        help=f"{' or '.join(PROTOCOLS)}, or both with a comma between (default {PROTOCOLS[0]})",
-    )  # fmt: skip
-    _add_generation_options(score.add_argument_group("generated answers"))
+    add_limit_option(score)
+    add_json_option(score)
+    add_protocol_options(score, PROTOCOLS[0]).add_argument(
+        "--texts", type=Path, metavar="FILE", help="write every answer and its scores to this CSV file"
+    )
     score.set_defaults(command=_eval)
 
 
-def _add_generation_options(group: argparse._ArgumentGroup) -> None:
+def add_protocol_options(parser: argparse.ArgumentParser, default: str) -> argparse._ArgumentGroup:
+    """Add the options on how facts are scored.
+
+    Args:
+        parser: of a subcommand.
+        default: the protocols, as for --protocol.
+
+    Returns:
+        the group of the options on generated answers.
+    """
+    parser.add_argument(
+        "--protocol", default=default, metavar="NAMES",
+        help=f"{' or '.join(PROTOCOLS)}, or both with a comma between (default {default})",
+    )  # fmt: skip
+    group = parser.add_argument_group("generated answers")
     group.add_argument(
         "--chat",
-        choices=("auto", "yes", "no"),
+        choices=CHATS,
         default="auto",
         help="put prompts into the chat template; auto: where the model has one (default)",
     )
@@ -70,11 +80,13 @@ def _add_generation_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--judge-seconds", type=float, default=60.0, metavar="S", help="longest wait for a verdict (default 60)"
     )
-    group.add_argument("--texts", type=Path, metavar="FILE", help="write every answer and its scores to this CSV file")
+    return group
 
 
 def _eval(options: argparse.Namespace) -> None:
-    protocols = _protocols(options)
+    protocols = protocols_of(options)
+    if "generated" not in protocols and options.texts is not None:
+        raise InputError("--texts is for generated answers; add --protocol generated.")
     judge = Judge(options.judge, options.judge_model, options.judge_seconds) if options.judge is not None else None
     edits = read_edit_file(options.edits) if options.edits is not None else None
     if options.facts is None and edits is None:
@@ -98,26 +110,25 @@ def _eval(options: argparse.Namespace) -> None:
         _print(forced, generated)
 
 
-def _protocols(options: argparse.Namespace) -> list[str]:
-    """The protocols asked for."""
-    names = [name.strip() for name in options.protocol.split(",")]
+def protocols_of(options: argparse.Namespace) -> tuple[str, ...]:
+    """The protocols asked for.
+
+    Raises:
+        InputError: for an unknown one, or a judge without generated answers.
+    """
+    names = tuple(dict.fromkeys(name.strip() for name in options.protocol.split(",")))
     for name in names:
         if name not in PROTOCOLS:
             raise InputError(f"--protocol {quoted(name)} is not known; give {' or '.join(PROTOCOLS)}, or both.")
-    if "generated" not in names:
-        for option in ("judge", "texts"):
-            if getattr(options, option) is not None:
-                raise InputError(f"--{option} is for generated answers; add --protocol generated.")
+    if "generated" not in names and options.judge is not None:
+        raise InputError("--judge is for generated answers; add --protocol generated.")
     return names
 
 
 def _generated(
     options: argparse.Namespace, lm: EditableModel, facts: Sequence[Fact], judge: Judge | None
 ) -> GeneratedScores:
-    chat = has_chat_template(lm) if options.chat == "auto" else options.chat == "yes"
-    settings = GenerationSettings.usual(chat)
-    if options.max_tokens is not None:
-        settings = GenerationSettings(options.max_tokens, chat)
+    settings = GenerationSettings.for_model(lm, options.chat, options.max_tokens)
     with Bar("Generating") as bar:
         found = evaluate_generated(
             lm, facts, settings, judge,

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from encore_core.cli.output import notice
 from encore_core.errors import InputError
 from encore_core.facts import FOUND, MAX_BYTES, Fact, FactError, place_of, read_facts
-from encore_core.forward.prompts import encode_contexts
-from encore_core.measures.scores import check_scorable
+from encore_core.measures.before_edits import unfit
 from encore_core.models.editable import EditableModel
 
 FILE_BYTES = 500 * 1000 * 1000
@@ -24,6 +23,11 @@ HELP = 'JSON, JSONL or CSV, "bundled", "long" (10,000 facts), or - for standard 
 def add_facts_options(parser: argparse.ArgumentParser, **facts: object) -> None:
     """Add --facts, with the keywords of `add_argument`, --skip-bad and --find-subjects."""
     parser.add_argument("--facts", **({"metavar": "FILE", "help": HELP} | facts))
+    add_reading_options(parser)
+
+
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
+    """Add --skip-bad and --find-subjects."""
     parser.add_argument("--skip-bad", action="store_true", help="leave out rows that cannot be used; each is listed")
     add_find_subjects_option(parser)
 
@@ -99,16 +103,3 @@ def fitting(
     more = f" So are {len(lines) - 1:,} others." if len(lines) > 1 else ""
     way_on = f" --skip-bad goes on with the other {len(others):,}." if others else ""
     raise InputError(f"{lines[0]}{more}{way_on}")
-
-
-def unfit(
-    lm: EditableModel, facts: Sequence[Fact], prefixes: Sequence[str], scored: bool
-) -> Iterator[tuple[int, InputError]]:
-    """The positions of facts that do not fit the model, each with the reason; the arguments are `fitting`'s."""
-    for at, fact in enumerate(facts):
-        try:
-            encode_contexts(lm, [fact], prefixes)
-            if scored:
-                check_scorable(lm, fact, generate=False)
-        except InputError as error:
-            yield at, error

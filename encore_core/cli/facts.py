@@ -8,17 +8,23 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from encore_core.cli.editing import check_output_file, load, reads_texts
-from encore_core.cli.fact_files import FILE_BYTES, HELP, add_find_subjects_option, facts_of, source_of, unfit
-from encore_core.cli.options import add_model_options, positive
+from encore_core.cli.fact_files import (
+    FILE_BYTES,
+    HELP,
+    add_find_subjects_option,
+    add_reading_options,
+    facts_of,
+    source_of,
+)
+from encore_core.cli.options import add_json_option, add_limit_option, add_model_options, add_verbose_option
 from encore_core.cli.output import Bar, notice
 from encore_core.errors import quoted
-from encore_core.facts import FOUND, Fact, place_of, write_facts
+from encore_core.facts import FOUND, Fact, write_facts
 from encore_core.facts.checking import Checked, check_facts
-from encore_core.facts.hub_sets import HUB_SETS, fetch_set, fetched, find_set
-from encore_core.measures.answers import Question, answer_probabilities, questions
+from encore_core.facts.hub_sets import ELSEWHERE, fetch_set, find_set, listed
+from encore_core.measures.before_edits import BeforeEdits, ask_before
 from encore_core.storage import gigabytes, replacing
 
 EXIT_WRONG = 1
@@ -35,10 +41,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     convert.add_argument("facts", metavar="IN", help=HELP)
     convert.add_argument("--to", choices=("jsonl",), default="jsonl", help="form to write (default jsonl)")
     convert.add_argument("--out", required=True, type=Path, metavar="FILE", help="file to write; must not exist")
-    convert.add_argument("--limit", type=positive, metavar="N", help="only the first N facts")
-    convert.add_argument("--skip-bad", action="store_true", help="leave out rows that cannot be used; each is listed")
-    add_find_subjects_option(convert)
-    convert.add_argument("--verbose", action="store_true", help="log what is done")
+    add_limit_option(convert)
+    add_reading_options(convert)
+    add_verbose_option(convert)
     convert.set_defaults(command=_convert)
 
     check = actions.add_parser(
@@ -48,15 +53,15 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--model, facts that do not fit it count as well, and it is said which answers it gives already.",
     )
     check.add_argument("facts", metavar="FILE", help=HELP)
-    check.add_argument("--limit", type=positive, metavar="N", help="only the first N facts")
+    add_limit_option(check)
     add_find_subjects_option(check)
     add_model_options(check, default=None)
-    check.add_argument("--json", action="store_true", help="print one JSON object")
+    add_json_option(check)
     check.set_defaults(command=_check)
 
     listing = actions.add_parser("list", help="list the data sets of the hub that are known by name")
-    listing.add_argument("--json", action="store_true", help="print one JSON array")
-    listing.add_argument("--verbose", action="store_true", help="log what is done")
+    add_json_option(listing, "array")
+    add_verbose_option(listing)
     listing.set_defaults(command=_list)
 
     get = actions.add_parser(
@@ -68,8 +73,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     get.add_argument("name", help="from encore facts list")
     get.add_argument("--out", type=Path, metavar="FILE", help="file to copy it to; must not exist")
     get.add_argument("--update", action="store_true", help="take the newest revision of a set of which none is pinned")
-    get.add_argument("--json", action="store_true", help="print one JSON object")
-    get.add_argument("--verbose", action="store_true", help="log what is done")
+    add_json_option(get)
+    add_verbose_option(get)
     get.set_defaults(command=_get)
 
 
@@ -86,9 +91,9 @@ def _convert(options: argparse.Namespace) -> None:
 def _check(options: argparse.Namespace) -> int:
     checked = check_facts(source_of(options.facts), options.limit, FOUND if options.find_subjects else None, FILE_BYTES)
     asked = _ask(options, checked.facts) if options.model is not None and checked.facts else None
-    problems = [*checked.problems, *checked.contradictions, *(asked["do_not_fit"] if asked else ())]
+    problems = [*checked.problems, *checked.contradictions, *(asked.do_not_fit if asked else ())]
     if options.json:
-        model = {"model": asked} if options.model is not None else {}
+        model = {"model": asked and asked.as_dict()} if options.model is not None else {}
         print(json.dumps({"file": options.facts} | checked.as_dict() | model))
     else:
         _print(checked, asked)
@@ -101,65 +106,20 @@ def _check(options: argparse.Namespace) -> int:
     return EXIT_WRONG if problems else 0
 
 
-def _ask(options: argparse.Namespace, facts: Sequence[Fact]) -> dict[str, Any]:
-    """What a model says to the facts' prompts before any edit, as plain JSON values."""
+def _ask(options: argparse.Namespace, facts: Sequence[Fact]) -> BeforeEdits:
+    """What a model says to the facts' prompts before any edit."""
     lm = load(options)
     notice(reads_texts(lm))
-    bad = dict(unfit(lm, facts, (), scored=True))
-    fit = [(at, fact) for at, fact in enumerate(facts) if at not in bad]
-    true = [Question(fact.text, fact.target_true, fact.join) for _, fact in fit if fact.target_true is not None]
-    answers = answer_probabilities(lm, [*questions([fact for _, fact in fit]), *true])
-    true_answers = iter(answers[len(fit) :])
-    rows = []
-    for (at, fact), answer in zip(fit, answers, strict=False):
-        before = next(true_answers) if fact.target_true is not None else None
-        rows.append(
-            {
-                "place": place_of(fact, at + 1),
-                "prompt": fact.text,
-                "target_new": fact.target_new,
-                "probability": answer.probability,
-                "said": answer.said,
-                "target_true_said": before.said if before is not None else None,
-            }
-        )
-    return {
-        "name": lm.name,
-        "protocol": "teacher-forced",
-        "facts": rows,
-        "do_not_fit": [f"{place_of(facts[at], at + 1)}: {error}" for at, error in bad.items()],
-    }
+    return ask_before(lm, facts)
 
 
-def _print(checked: Checked, asked: dict[str, Any] | None) -> None:
+def _print(checked: Checked, asked: BeforeEdits | None) -> None:
     """The counts, a line each."""
-    found = checked.as_dict()
-    rows = [("facts", f"{found['facts']:,}")]
-    if found["subjects_found"]:
-        rows.append(("by a rule", f"{found['subjects_found']:,} of their subjects were found by a rule"))
-    rows += [(name, f"{found[name]:,}") for name in ("paraphrases", "neighbours")]
-    kinds = ", ".join(f"{kind or 'of no kind'} {number:,}" for kind, number in checked.kinds.items())
-    total = sum(checked.kinds.values())
-    rows.append(("portability", f"{total:,}{f': {kinds}' if kinds else ''}"))
-    rows.append(("cannot be used", f"{len(checked.problems):,}"))
-    rows.append(("repeated", f"{len(checked.repeated):,}"))
-    rows.append(("contradictions", f"{len(checked.contradictions):,}"))
-    if asked is not None:
-        said = [row for row in asked["facts"] if row["said"]]
-        true = [row["target_true_said"] for row in asked["facts"] if row["target_true_said"] is not None]
-        rows.append(
-            (
-                "said already",
-                f"{len(said):,} of {len(asked['facts']):,} new answers, {sum(true):,} of {len(true):,} true ones by "
-                f"{asked['name']}, {asked['protocol']}",
-            )
-        )
-    for name, value in rows:
+    for name, value in [*checked.counts(), *([("said already", asked.in_words)] if asked else [])]:
         print(f"{name:18}{value}")
     if asked is not None:
-        _print_lines(
-            "said already", [f"{row['place']}: {quoted(row['prompt'])} → {quoted(row['target_new'])}" for row in said]
-        )
+        said = [f"{one.place}: {quoted(one.prompt)} → {quoted(one.target_new)}" for one in asked.said]
+        _print_lines("said already", said)
 
 
 def _print_lines(label: str, lines: Sequence[str]) -> None:
@@ -173,28 +133,17 @@ def _print_lines(label: str, lines: Sequence[str]) -> None:
 
 
 def _list(options: argparse.Namespace) -> None:
-    rows = []
-    for one in HUB_SETS.values():
-        here = fetched(one)
-        rows.append(
-            {
-                "name": one.name,
-                "about": one.about,
-                "licence": one.licence,
-                "repo": one.repo,
-                "file": one.file,
-                "revision": one.revision,
-                "sha256": one.sha256,
-                "fetched": here and here.as_dict(),
-            }
-        )
+    rows = listed()
     if options.json:
         print(json.dumps(rows))
         return
     for row in rows:
-        state = "here" if row["fetched"] else "from the hub"
-        pinned = row["revision"][:8] if row["revision"] else "not pinned"
-        print(f"{row['name']:32}{state:14}{pinned:12}{row['licence']:12}{row['about']}")
+        here = row["fetched"]
+        state = "by hand" if row["where"] else gigabytes(here["bytes"]) if here else "from the hub"
+        pinned = row["revision"][:8] if row["revision"] else "" if row["where"] else "not pinned"
+        print(f"{row['name']:32}{'here, ' if here else ''}{state:14}{pinned:12}{row['licence']:14}{row['about']}")
+    for one in ELSEWHERE.values():
+        print(f"note: {one}")
 
 
 def _get(options: argparse.Namespace) -> None:
@@ -216,7 +165,7 @@ def _get(options: argparse.Namespace) -> None:
         print(json.dumps({"name": wanted.name} | found.as_dict() | {"path": str(path)}))
         return
     pinned = "pinned" if wanted.revision else "found, and recorded"
-    checked = "as pinned" if wanted.sha256 else "recorded" if found.new else "as recorded"
+    checked = "as pinned" if wanted.sha256 else "recorded: the name means this file now" if found.new else "as recorded"
     rows = {
         "file": str(path),
         "from": f"{found.repo}, {found.file}",

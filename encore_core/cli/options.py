@@ -40,7 +40,25 @@ def add_model_options(parser: argparse.ArgumentParser, default: str | None = "sm
         help='what to put in front of every text: "none", a token of the vocabulary, or "auto" (default): nothing '
         "if the tokenizer puts a token there itself, else what suits the model",
     )
+    add_verbose_option(parser)
+
+
+def add_verbose_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verbose", action="store_true", help="log what is done")
+
+
+def add_json_option(parser: argparse.ArgumentParser, kind: str = "object") -> None:
+    """Add --json.
+
+    Args:
+        parser: to add it to.
+        kind: of JSON value that is printed.
+    """
+    parser.add_argument("--json", action="store_true", help=f"print one JSON {kind}")
+
+
+def add_limit_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N facts")
 
 
 def add_store_option(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +67,7 @@ def add_store_option(parser: argparse.ArgumentParser) -> None:
 
 def add_editing_options(parser: argparse.ArgumentParser) -> None:
     """How facts are edited, for the commands that edit them at once."""
-    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N facts")
+    add_limit_option(parser)
     parser.add_argument("--batch-size", type=positive, default=100, metavar="B", help="facts per batch (default 100)")
     parser.add_argument("--seed", type=seed, default=0, metavar="S", help="of the sampled prefixes (default 0)")
     parser.add_argument(

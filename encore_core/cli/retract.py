@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from encore_core.cli.editing import check_output_file, load, tell_other_start
-from encore_core.cli.options import add_model_options, number_list
+from encore_core.cli.options import add_json_option, add_model_options, number_list
 from encore_core.cli.output import Bar, notice
 from encore_core.editing.batch_report import BatchReport
 from encore_core.editing.covariance import text_named
@@ -41,7 +41,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--statistics", metavar="FILE", help="as for the encore edit that made them (default: what it uses by default)"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_json_option(parser)
     parser.set_defaults(command=_retract)
 
 

@@ -12,17 +12,20 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from encore_core.cli.evaluating import add_protocol_options, protocols_of
 from encore_core.cli.fact_files import add_facts_options, facts_of
 from encore_core.cli.options import add_model_options, add_store_option, overrides, positive, seed
 from encore_core.cli.output import Bar, duration, notice
 from encore_core.cli.watching import Workers, print_ids, tell_ends, watch
 from encore_core.errors import InputError, quoted
+from encore_core.measures.generated_scores import PROTOCOLS
 from encore_core.methods import METHODS, find_method
 from encore_core.models.editable import load_model
 from encore_core.models.start_token import AUTO
 from encore_core.runs.estimate import calibrate, estimate
-from encore_core.runs.plan import KNOWN, ORDERS, MeasurePlan, RunPlan
+from encore_core.runs.plan import KNOWN, ORDERS, WITH_OPTIONS, MeasurePlan, RunPlan
 from encore_core.runs.preparing import PreparedRun, prepare
+from encore_core.runs.seeds import seeds_of, tag_of_seeds, with_seeds
 from encore_core.runs.store import RunStore
 
 
@@ -39,7 +42,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     run.add_argument("--name", default="", help="its name (default: method and size)")
     run.add_argument("--order", choices=ORDERS, default="file", help="the first facts of the file, or a shuffle of all")
-    run.add_argument("--seed", type=seed, default=0, metavar="S", help="of order, prefixes and samples (default 0)")
+    seeds = run.add_mutually_exclusive_group()
+    seeds.add_argument("--seed", type=seed, default=0, metavar="S", help="of order, prefixes and samples (default 0)")
+    seeds.add_argument("--seeds", type=_seeds, metavar="S,…", help="one run for each seed, tagged alike")
     run.add_argument(
         "--set",
         action="append",
@@ -60,6 +65,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         metavar="FILE",
         help='text for key statistics, or "bundled" (default: what encore statistics has gathered, else bundled)',
     )
+    add_protocol_options(run, ",".join(PROTOCOLS))
     run.add_argument("--downstream", metavar="DIR", help='folder of downstream tasks, or "hub" to fetch them')
     run.add_argument(
         "--measure",
@@ -86,7 +92,7 @@ def _run(options: argparse.Namespace) -> None:
         _tell_costs(ready, options.json)
         return
     store = RunStore(options.store)
-    ids = store.submit(ready)
+    ids = store.submit(ready, [tag_of_seeds()] if options.seeds else ())
     workers = Workers(store)
     workers.ensure(ready[0].plan.device)
     if options.detach:
@@ -99,14 +105,30 @@ def _run(options: argparse.Namespace) -> None:
     tell_ends(store, ids)
 
 
+def _seeds(text: str) -> list[int]:
+    try:
+        return seeds_of(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def plans_of(options: argparse.Namespace) -> list[RunPlan]:
-    """A plan for each method asked for; they differ only in the method and its settings."""
+    """A plan for each method and seed asked for; they differ only in these and the method's settings."""
     names = [find_method(name).name for name in options.method.split(",")]
     if len(set(names)) < len(names):
         raise InputError(f"--method {quoted(options.method)} names a method twice; name each once.")
     common, own = _settings(options.set, names)
-    measure = MeasurePlan(downstream=options.downstream, **_measures(options.measure))
-    return [
+    measure = MeasurePlan(
+        downstream=options.downstream,
+        protocols=protocols_of(options),
+        chat=options.chat,
+        max_tokens=options.max_tokens,
+        judge=options.judge,
+        judge_model=options.judge_model,
+        judge_seconds=options.judge_seconds,
+        **_measures(options.measure),
+    )
+    plans = [
         RunPlan(
             method=name,
             model=options.model,
@@ -127,6 +149,7 @@ def plans_of(options: argparse.Namespace) -> list[RunPlan]:
         )
         for name in names
     ]
+    return [one for plan in plans for one in with_seeds(plan, options.seeds)] if options.seeds else plans
 
 
 def _settings(pairs: Sequence[str], methods: Sequence[str]) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
@@ -149,7 +172,7 @@ def _settings(pairs: Sequence[str], methods: Sequence[str]) -> tuple[dict[str, s
 
 def _measures(pairs: Sequence[str]) -> dict[str, Any]:
     """Fields of `MeasurePlan` from "NAME=VALUE"."""
-    usual = {name: value for name, value in vars(MeasurePlan()).items() if name != "downstream"}
+    usual = {name: value for name, value in vars(MeasurePlan()).items() if name not in WITH_OPTIONS}
     found: dict[str, Any] = {}
     for pair in pairs:
         name, equals, text = (part.strip() for part in pair.partition("="))
@@ -186,10 +209,12 @@ def _tell_costs(ready: Sequence[PreparedRun], as_json: bool) -> None:
     for run in ready:
         with Bar("Timing a few edits") as bar:
             cost = estimate(run, calibrate(lm, run, bar.share))
-        rows.append({"method": run.plan.method, "edits": len(run.facts), **vars(cost)})
+        rows.append({"method": run.plan.method, "seed": run.plan.seed, "edits": len(run.facts), **vars(cost)})
     if as_json:
         print(json.dumps(rows))
         return
+    if plan.measure.judge is not None:
+        notice("the judge is not asked for this, so its time is not in these figures")
     for row in rows:
         print(
             f"{row['method']:15}{row['edits']:>7} edits  {duration(row['seconds']):>10}"

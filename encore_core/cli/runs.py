@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from encore_core.cli.options import add_store_option
+from encore_core.cli.options import add_json_option, add_store_option, add_verbose_option
 from encore_core.cli.output import Bar, duration
 from encore_core.cli.watching import Workers, activity, print_ids, tell_ends, watch
-from encore_core.runs.export import export_run, settings_of_run
+from encore_core.runs.export import export_run, sample_scores, settings_of_run
+from encore_core.runs.fact_values import NO_INTERVAL, protocol
+from encore_core.runs.rows import RunInfo
 from encore_core.runs.store import RunStore
 
 
@@ -22,18 +27,18 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
     listing = actions.add_parser("list", help="list the runs")
     listing.add_argument("search", nargs="*", help="words that occur in id, name, tags, method, model or status")
-    listing.add_argument("--json", action="store_true", help="print one JSON array")
+    add_json_option(listing, "array")
     listing.set_defaults(command=_list)
 
     show = actions.add_parser("show", help="everything about a run, and the end of its log")
     show.add_argument("id")
-    show.add_argument("--json", action="store_true", help="print one JSON object")
+    add_json_option(show)
     show.set_defaults(command=_show)
 
     resume = actions.add_parser("resume", help="go on with runs that were interrupted, cancelled or have failed")
     resume.add_argument("id", nargs="+")
     resume.add_argument("--detach", action="store_true", help="do not wait")
-    resume.add_argument("--json", action="store_true", help="print one JSON array")
+    add_json_option(resume, "array")
     resume.set_defaults(command=_resume)
 
     cancel = actions.add_parser("cancel", help="take runs out of the queue, or stop them within the current batch")
@@ -54,7 +59,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     export.set_defaults(command=_export)
 
     for parser in (listing, show, resume, cancel, delete, export):
-        parser.add_argument("--verbose", action="store_true", help="log what is done")
+        add_verbose_option(parser)
         add_store_option(parser)
 
 
@@ -72,7 +77,7 @@ def _show(options: argparse.Namespace) -> None:
     store = RunStore(options.store)
     run = store.get(options.id)
     if options.json:
-        print(json.dumps(settings_of_run(run) | {"log": store.read_log(run.id, 50)}))
+        print(json.dumps(settings_of_run(run) | {"log": store.read_log(run.id, 50), "scores": _scores(store, run)}))
         return
     described = settings_of_run(run)
     rows = {
@@ -95,9 +100,39 @@ def _show(options: argparse.Namespace) -> None:
     for name, value in rows.items():
         if value:
             print(f"{name:10}{value}")
+    _print_scores(_scores(store, run))
     log = store.read_log(run.id, 10)
     if log:
         print(f"\n{log}")
+
+
+def _scores(store: RunStore, run: RunInfo) -> dict[str, Any]:
+    """Scores of the sample at the last checkpoint that has some, as plain JSON values; empty before the first one."""
+    found = sample_scores(store, run)
+    if not found:
+        return {}
+    last = max(found)
+    scores = {
+        name: one._asdict() | {"protocol": protocol(name, run.protocols)}
+        for name, one in found[last].items()
+        if one is not None and not math.isnan(one.value)
+    }
+    return {"edits": last, "subset": "sample", "scores": scores}
+
+
+def _print_scores(found: Mapping[str, Any]) -> None:
+    if not found:
+        return
+    print(f"\nScores of a sample of the facts after {found['edits']:,} edits, with 95 % intervals over facts")
+    by_protocol: dict[str, list[str]] = {}
+    for name, one in found["scores"].items():
+        digits = 3 if name == "magnitude" else 1
+        between = "" if one["low"] is None else f"{one['low']:.{digits}f} to {one['high']:.{digits}f}"
+        n = f"{one['n']} facts" if one["n"] else NO_INTERVAL
+        line = f"  {name:34}{one['value']:>8.{digits}f}   {between:18}{n}"
+        by_protocol.setdefault(one["protocol"], []).append(line)
+    for words, lines in by_protocol.items():
+        print("\n".join((words, *lines)))
 
 
 def _resume(options: argparse.Namespace) -> None:

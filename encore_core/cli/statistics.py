@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from encore_core.cli.editing import load
-from encore_core.cli.options import add_model_options, positive
+from encore_core.cli.options import add_json_option, add_model_options, positive
 from encore_core.cli.output import Bar, duration, notice, some_layers
 from encore_core.editing import stored_statistics
 from encore_core.editing.covariance import summary
@@ -53,7 +53,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--forget", action="store_true", help="make edits of this model use the bundled sample again; deletes nothing"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON value")
+    add_json_option(parser, "value")
     parser.set_defaults(command=_statistics)
 
 

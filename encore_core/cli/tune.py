@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from encore_core.cli.editing import load
 from encore_core.cli.fact_files import HELP, add_facts_options, facts_of
-from encore_core.cli.options import add_model_options, positive, seed
+from encore_core.cli.options import add_json_option, add_model_options, positive, seed
 from encore_core.cli.output import Bar, duration, notice, some_layers
 from encore_core.editing.covariance import text_named
 from encore_core.errors import InputError
@@ -32,7 +32,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
                       help="use the row from now on even if the model has a validated one")  # fmt: skip
     tune.add_argument("--estimate", action="store_true", help="only print what it would take")
     tune.add_argument("--forget", action="store_true", help="remove the row found before, and stop")
-    tune.add_argument("--json", action="store_true", help="print one JSON object")
+    add_json_option(tune)
     tune.set_defaults(command=_tune)
 
 

@@ -34,7 +34,7 @@ from encore_core.errors import InputError
 from encore_core.facts import Fact
 from encore_core.forward.prompts import Text, encode_all, encode_fact
 from encore_core.measures.answers import Answer, Question, answer_probabilities, questions
-from encore_core.measures.scores import continuations
+from encore_core.measures.generated import GenerationSettings, generate
 from encore_core.methods import Settings
 from encore_core.models.editable import EditableModel
 
@@ -243,8 +243,9 @@ def _said(lm: EditableModel, facts: Sequence[Fact]) -> list[str]:
     found = [""] * len(facts)
     for length in set(lengths):
         some = [i for i, one in enumerate(lengths) if one == length]
-        for i, text in zip(some, continuations(lm, [facts[i].text for i in some], length), strict=True):
-            found[i] = text
+        texts = generate(lm, [facts[i].text for i in some], GenerationSettings(length, whole=True))
+        for i, one in zip(some, texts, strict=True):
+            found[i] = one.text
     return found
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from encore_core.facts import Fact
-from encore_core.measures.scores import Scores, evaluate
+from encore_core.measures.intervals import Interval
+from encore_core.measures.scores import PROTOCOL, Scores, evaluate
 from encore_core.models.catalogue import CATALOGUE, split_revision
 from encore_core.models.editable import EditableModel
 from encore_core.spreadsheets import neutral_csv
@@ -28,7 +29,10 @@ SCORED_FACTS = 50
 
 _SCORES = {
     "edit_score": "edit", "paraphrase_score": "paraphrase", "neighborhood_score": "neighbourhood",
-    "overall_score": "overall", "accuracy": "accuracy",
+    "overall_score": "overall", "portability_score": "portability", "accuracy": "accuracy",
+    "generated_edit_contained": "generated: edited", "generated_paraphrase_contained": "generated: paraphrases",
+    "generated_neighborhood_contained": "generated: neighbours",
+    "generated_portability_contained": "generated: portability",
 }  # fmt: skip
 
 
@@ -38,14 +42,17 @@ class CardScores:
 
     Attributes:
         facts: how many were scored.
-        before, after: name → value as in `scores.Scores`; None where it could not be measured.
+        before, after: name → score with its interval, names as in `runs.fact_values`; None where it could not be
+            measured.
         bare: as after, but without the start token; None for a model that has none.
+        protocols: how they came about, in words.
     """
 
     facts: int
-    before: Mapping[str, float | None]
-    after: Mapping[str, float | None]
-    bare: Mapping[str, float | None] | None = None
+    before: Mapping[str, Interval | None]
+    after: Mapping[str, Interval | None]
+    bare: Mapping[str, Interval | None] | None = None
+    protocols: Sequence[str] = (PROTOCOL,)
 
 
 def card_scores(
@@ -73,8 +80,8 @@ def card_scores(
     return CardScores(len(chosen), _values(before), _values(after), bare and _values(bare))
 
 
-def _values(scores: Scores) -> dict[str, float | None]:
-    return {name: getattr(scores, name) for name in _SCORES}
+def _values(scores: Scores) -> dict[str, Interval | None]:
+    return {name: scores.interval(name) for name in _SCORES if not name.startswith("generated_")}
 
 
 def facts_csv(facts: Sequence[Fact]) -> bytes:
@@ -143,10 +150,18 @@ def _scores(scores: CardScores | None) -> str:
     columns = {"before": scores.before, "after": scores.after}
     if scores.bare is not None:
         columns["after, with nothing in front"] = scores.bare
-    lines = [f"Scores of {scores.facts} of the edited facts, in per cent.", ""]
-    lines += [f"| | {' | '.join(columns)} |", f"|---{'|---' * len(columns)}|"]
+    lines = [
+        f"Scores of {scores.facts} of the edited facts, in per cent; in brackets the 95 % interval over facts, where "
+        "it is known.",
+        "",
+    ]
+    lines += [f"| | {' | '.join(columns)} | n |", f"|---{'|---' * len(columns)}|---|"]
     for name, label in _SCORES.items():
-        lines.append(f"| {label} | {' | '.join(_percent(values.get(name)) for values in columns.values())} |")
+        found = [values.get(name) for values in columns.values()]
+        if any(one is not None for one in found):
+            n = " / ".join(dict.fromkeys(f"{one.n}" for one in found if one is not None and one.n))
+            lines.append(f"| {label} | {' | '.join(map(_percent, found))} | {n or '–'} |")
+    lines += ["", *(f"- {_text(protocol)}" for protocol in scores.protocols)]
     return "\n".join(lines)
 
 
@@ -197,8 +212,10 @@ def _listed(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"
+def _percent(found: Interval | None) -> str:
+    if found is None:
+        return "–"
+    return f"{found.value:.1f}" + (f" ({found.low:.1f} to {found.high:.1f})" if found.low is not None else "")
 
 
 def _text(value: object, most: int = 200) -> str:

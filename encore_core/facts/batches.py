@@ -107,10 +107,16 @@ def duplicate_subjects(facts: Iterable[Fact]) -> dict[tuple[str, str], list[int]
     return {pair: found for pair, found in places.items() if len(found) > 1}
 
 
-def write_facts(facts: Iterable[Fact], path: str | Path) -> None:
-    """Write facts as JSON lines in our own form, completely or not at all.
+def as_lines(facts: Iterable[Fact]) -> str:
+    """Facts as JSON lines in our own form.
 
     `read_facts` gives equal facts back, except for answers that are words of `texts.NO_TEXT`, which it ignores.
+    """
+    return "".join(json.dumps(fact.to_dict(), ensure_ascii=False, separators=(",", ":")) + "\n" for fact in facts)
+
+
+def write_facts(facts: Iterable[Fact], path: str | Path) -> None:
+    """Write facts as `as_lines` gives them, completely or not at all.
 
     Args:
         facts: what to write.
@@ -120,7 +126,7 @@ def write_facts(facts: Iterable[Fact], path: str | Path) -> None:
         FactError: when the file cannot be written.
     """
     path = Path(path)
-    lines = "".join(json.dumps(fact.to_dict(), ensure_ascii=False, separators=(",", ":")) + "\n" for fact in facts)
+    lines = as_lines(facts)
     try:
         with replacing(path) as part:
             part.write_text(lines, encoding="utf-8", newline="\n")

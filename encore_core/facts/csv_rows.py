@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from encore_core.errors import first_line, quoted
+from encore_core.facts.found import BY_RULE
 from encore_core.facts.json_rows import Row
 from encore_core.facts.names import KNOWN, NAMELESS, NAMES, PAIRED, REWRITE, THINGS, has, plain
 from encore_core.facts.notices import Telling
@@ -113,8 +114,7 @@ def _header(table: Iterator[list[str]], name: str, telling: Telling, find: bool)
         found = ", ".join(column for column in header if column != NAMELESS)
         reason = ""
         if missing == ["subject"]:
-            reason = ', because every method here looks a subject up; or let a rule find it (subject="found", '
-            reason += "--find-subjects)"
+            reason = f", because every method here looks a subject up; or let a rule find it {BY_RULE}"
         raise FactError(
             f"{name}: CSV columns missing: {', '.join(missing)}; found: {quoted(found)}: the first line "
             f"must name subject, prompt and target_new{reason} (or give JSON)"

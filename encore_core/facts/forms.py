@@ -23,7 +23,7 @@ from typing import Any
 from encore_core.errors import quoted
 from encore_core.facts import parts, ripple
 from encore_core.facts.fact import Fact, Portability
-from encore_core.facts.found import Found, at_last_place, find_subject
+from encore_core.facts.found import BY_RULE, Found, at_last_place, find_subject
 from encore_core.facts.names import FIRST, NAMES, REWRITE, THINGS, has, plain
 from encore_core.facts.notices import Telling
 from encore_core.facts.record import Layer, Record, same
@@ -153,7 +153,7 @@ def _fact(record: Record, questions: Sequence[Portability], place: str, find: bo
     try:
         fact = Fact(**values)
     except FactError as error:
-        last = '; or let a rule take the last place (subject="found", --find-subjects)'
+        last = f"; or let a rule take the last place {BY_RULE}"
         way_on = last if not find and _is_there_twice(prompt, subject) else ""
         raise FactError(_in_their_words(f"{error}{way_on}", record.used)) from error
     record.finish()
@@ -171,8 +171,7 @@ def _subject(record: Record, subject: Any, prompt: Any) -> Any:
     if subject is None and prompt is not None:
         raise FactError(
             "subject is missing: every method here looks a subject up in the prompt and edits at its last token, and "
-            "none works without one; add subject, spelt as in the prompt, or let a rule find it "
-            '(subject="found", --find-subjects)'
+            f"none works without one; add subject, spelt as in the prompt, or let a rule find it {BY_RULE}"
         )
     if not isinstance(subject, str) or not isinstance(prompt, str) or stands_for_nothing(subject):
         return subject

@@ -21,6 +21,9 @@ from encore_core.facts.joining import is_unspaced
 from encore_core.facts.slots import SLOT, places, within_word
 from encore_core.facts.texts import folded
 
+BY_RULE = '(subject="found", --find-subjects)'
+"""In messages about rows that could be read if the rule were asked: how to ask for it."""
+
 MOST_WORDS = 300
 """Longer texts are not compared word by word."""
 

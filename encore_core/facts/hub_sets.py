@@ -118,6 +118,62 @@ HUB_SETS: Mapping[str, HubSet] = {
 """The data sets known by name."""
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """A data set that is not fetched by name, because no file of it is known to us at a fixed address.
+
+    Attributes:
+        name: what it is called here.
+        about, licence: as for `HubSet`.
+        where: the address at which its authors publish it.
+        form: what its records look like to us, and what that asks for.
+    """
+
+    name: str
+    about: str
+    licence: str
+    where: str
+    form: str = ""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name} is not fetched by name: its authors publish it at {self.where}. Download a file of it, and "
+            f"load that: encore facts convert FILE --to jsonl --out facts.jsonl{self.form}."
+        )
+
+
+ELSEWHERE: Mapping[str, Elsewhere] = {
+    one.name: one
+    for one in (
+        Elsewhere("mquake", "MQuAKE: multi-hop questions", "mit", "https://github.com/princeton-nlp/MQuAKE"),
+        Elsewhere("rippleedits", "RippleEdits: what follows from an edit", "mit",
+                  "https://github.com/edenbiran/RippleEdits"),
+        Elsewhere("qaedit", "QAEdit: questions that people asked", "apache-2.0",
+                  "https://huggingface.co/datasets/WenDingY/QAEdit"),
+        Elsewhere("ultraeditbench", "UltraEditBench: two million facts without subjects", "not known here",
+                  "https://huggingface.co/datasets/XiaojieGu/UltraEditBench", " --find-subjects"),
+    )
+}  # fmt: skip
+"""Data sets of the field that people have to download themselves; the reader takes their files as they are."""
+
+
+def listed() -> list[dict[str, Any]]:
+    """Every data set as plain JSON values, those that were fetched with the file; `where` is None for those that can
+    be fetched.
+
+    Raises:
+        InputError: when the record of what was fetched cannot be read.
+    """
+    rows = []
+    for one in HUB_SETS.values():
+        here = fetched(one)
+        rows.append(asdict(one) | {"fetched": here and here.as_dict(), "where": None})
+    for other in ELSEWHERE.values():
+        row = {"repo": None, "file": None, "revision": None, "sha256": None, "fetched": None}
+        rows.append({"name": other.name, "about": other.about, "licence": other.licence, **row, "where": other.where})
+    return rows
+
+
 def sets_folder() -> Path:
     """Where fetched data sets are kept."""
     return data_folder() / "facts"
@@ -129,6 +185,8 @@ def find_set(name: str) -> HubSet:
     Raises:
         InputError: when there is none.
     """
+    if name in ELSEWHERE:
+        raise InputError(f"Data set {ELSEWHERE[name]}")
     if name not in HUB_SETS:
         raise InputError(f"Data set {quoted(name)} is unknown; choose one of {', '.join(HUB_SETS)}.")
     return HUB_SETS[name]
@@ -178,6 +236,16 @@ def fetch_set(wanted: HubSet, received: hub.Received = lambda n_bytes: None, upd
     found = Fetched(wanted.place, wanted.repo, wanted.file, commit, digest, source.stat().st_size, True)
     _record(wanted, found)
     return found
+
+
+def size_on_hub(wanted: HubSet) -> int | None:
+    """Bytes of a data set's file, as the hub says; None where it cannot be asked or does not say."""
+    if hub.hub_trouble() is not None:
+        return None
+    try:
+        return hub.file_size(wanted.repo, wanted.file, wanted.revision or MAIN, "dataset")
+    except (HfHubHTTPError, httpx2.HTTPError, OSError):  # fetching it will say why
+        return None
 
 
 def digest_of(path: Path) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from encore_core.errors import quoted
-from encore_core.facts.found import Found, at_last_place, find_subject
+from encore_core.facts.found import BY_RULE, Found, at_last_place, find_subject
 from encore_core.facts.names import kind_of, plain
 from encore_core.facts.notices import Telling
 from encore_core.facts.texts import FactError, key_name, stands_for_nothing
@@ -69,7 +69,7 @@ def plain_record(row: Mapping[str, Any], telling: Telling, find: bool) -> dict[s
     if found is None:
         raise FactError(
             f"edit.prompt {quoted(stem)}: the record gives its subject as an id alone, and no question about "
-            'the same id shows its text; add subject, or let a rule find it (subject="found", --find-subjects)'
+            f"the same id shows its text; add subject, or let a rule find it {BY_RULE}"
         )
     if named is None:
         telling.count("the subject is taken from what the questions about the same id share with the sentence")

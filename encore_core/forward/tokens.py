@@ -47,6 +47,24 @@ def tokens_of(lm: EditableModel, texts: Sequence[str], bare: bool = False) -> li
     return [_begun(lm, *of_text, bare) for of_text in zip(*columns, strict=True)]
 
 
+def whole_texts(lm: EditableModel, texts: Sequence[str]) -> list[Tokens]:
+    """Texts that hold all their special tokens, as a chat template writes them: nothing is put in front or behind.
+
+    Args:
+        lm: gives the tokenizer.
+        texts: the same tokens as transformers' `apply_chat_template` gives for them.
+    """
+    if not texts:
+        return []
+    found = lm.tokenizer(
+        list(texts), add_special_tokens=False, return_offsets_mapping=True, padding=False, verbose=False
+    )
+    return [
+        Tokens(tuple(ids), tuple(offsets), 0)
+        for ids, offsets in zip(found["input_ids"], found["offset_mapping"], strict=True)
+    ]
+
+
 def _begun(lm: EditableModel, ids: list[int], offsets: list[tuple[int, int]], added: list[int], bare: bool) -> Tokens:
     """A text's tokens from the tokenizer's output, with the right beginning and end."""
     own = [position for position, special in enumerate(added) if not special]

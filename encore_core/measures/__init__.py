@@ -2,6 +2,7 @@
 
 answers                how probable answers are, and the next tokens
 scores                 edit, paraphrase, neighbourhood and portability scores
+before_edits           which facts fit a model, and which answers it gives already
 intervals              how sure they are
 generated              answers that a model writes itself, to their natural end
 judging                whether a text gives an answer; judges of the user's

@@ -12,7 +12,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
@@ -21,6 +22,8 @@ from encore_core.forward.decoding import GrowingPrefix, end_tokens, shared_start
 from encore_core.forward.prompts import batches_by_length, encode, pad
 from encore_core.forward.tokens import tokens_of
 from encore_core.forward.tracing import Prefix
+from encore_core.measures import intervals
+from encore_core.measures.intervals import Interval
 from encore_core.measures.tasks import Task
 from encore_core.models.editable import EditableModel, Progress
 
@@ -30,6 +33,23 @@ GENERATED_TOKENS = 3
 
 MAX_TOKENS = 1024
 """Tokens of tests run at a time, padding included."""
+
+
+_SAID = "generated: four examples before each test, greedy, the first word of three tokens"
+PROTOCOLS = {
+    "f1": _SAID,
+    "accuracy": _SAID,
+    "f1_nll": "teacher-forced: four examples before each test, the option of highest mean log-probability per token",
+}
+"""Score → how it comes about, for whatever shows it."""
+
+
+class TaskAnswer(NamedTuple):
+    """One test: the right answer, what the model says (None for none of the options), what it finds most probable."""
+
+    truth: str
+    said: str | None
+    likelier: str | None
 
 
 @dataclass(frozen=True)
@@ -43,6 +63,7 @@ class TaskScores:
         unparsable: number of tests where it says none of the options.
         n: number of tests asked.
         too_long: number of tests left out because they do not fit into the model's context with the examples.
+        answers: of each test asked, by its place among the task's tests.
     """
 
     f1: float
@@ -51,6 +72,16 @@ class TaskScores:
     unparsable: int
     n: int
     too_long: int
+    answers: Mapping[int, TaskAnswer] = field(repr=False, default_factory=dict)
+
+    def interval(self, metric: str, seed: int = 0) -> Interval:
+        """A score ("f1", "f1_nll" or "accuracy") with its 95 % interval over tests."""
+        truth, said, likelier = zip(*self.answers.values(), strict=True)
+        if metric == "accuracy":
+            found = intervals.of_mean([float(one.truth == one.said) for one in self.answers.values()], seed)
+        else:
+            found = intervals.of_weighted_f1(truth, said if metric == "f1" else likelier, seed)
+        return found.times(100.0)
 
 
 def evaluate_tasks(
@@ -98,17 +129,21 @@ def evaluate_task(lm: EditableModel, task: Task, max_tests: int = MAX_TESTS) -> 
             f"Downstream task {task.name!r}: its {len(task.shots)} examples and a test have at least "
             f"{min(map(len, rows))} tokens, but the model takes at most {lm.max_length}; leave the task out."
         )
-    said: list[str | None] = []
-    likelier: list[str | None] = []
-    truth: list[str] = []
+    answers: dict[int, TaskAnswer] = {}
     with lm.lock:
         n_shared, before = shared_start(lm, [rows[index] for index in fitting])
         own = [rows[index][n_shared:] for index in fitting]
         for group in batches_by_length(list(map(len, own)), MAX_TOKENS):
             texts, choices = _ask(lm, before, [own[i] for i in group], options, n_behind)
-            said += [parsed(text, task.options) for text in texts]
-            likelier += [None if choice is None else task.options[choice] for choice in choices]
-            truth += [tests[fitting[i]].answer for i in group]
+            for i, text, choice in zip(group, texts, choices, strict=True):
+                likelier = None if choice is None else task.options[choice]
+                place = fitting[i]
+                answers[place] = TaskAnswer(tests[place].answer, parsed(text, task.options), likelier)
+    return _scored(dict(sorted(answers.items())), too_long=len(tests) - len(fitting))
+
+
+def _scored(answers: Mapping[int, TaskAnswer], too_long: int) -> TaskScores:
+    truth, said, likelier = zip(*answers.values(), strict=True)
     right = sum(answer == wanted for answer, wanted in zip(said, truth, strict=True))
     return TaskScores(
         f1=100 * weighted_f1(truth, said),
@@ -116,7 +151,8 @@ def evaluate_task(lm: EditableModel, task: Task, max_tests: int = MAX_TESTS) -> 
         accuracy=100 * right / len(truth),
         unparsable=said.count(None),
         n=len(truth),
-        too_long=len(tests) - len(fitting),
+        too_long=too_long,
+        answers=answers,
     )
 
 

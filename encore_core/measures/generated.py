@@ -20,12 +20,15 @@ import torch
 from encore_core.errors import InputError, quoted
 from encore_core.forward.decoding import GrowingPrefix, end_tokens, shared_start
 from encore_core.forward.prompts import Text, batches_by_length, encode_all, pad
-from encore_core.forward.tokens import tokens_of
+from encore_core.forward.tokens import whole_texts
 from encore_core.models.editable import EditableModel
 
 MAX_TOKENS = 8192
 TOKENS, CHAT_TOKENS = 12, 24
 """Longest text, in tokens, unless a caller says otherwise: in a chat many answers begin by repeating the question."""
+
+CHATS = ("auto", "yes", "no")
+"""Whether prompts are put into the chat template; auto: where the model has one."""
 
 _SENTENCE = re.compile(r"""(?P<word>[^\W\d_]*)[.!?]["'”’)]*(?=\s)|[。！？]""")
 _NO_END = frozenset(
@@ -42,6 +45,8 @@ class GenerationSettings:
     Attributes:
         tokens: at most how many.
         chat: put each prompt into the model's chat template, as a user's message. For models that have one.
+        whole: go on beyond the end of the sentence or line, to a token that ends texts or to the full length, and keep
+            the blanks around the text.
 
     Raises:
         InputError: for a length that cannot be used.
@@ -49,6 +54,7 @@ class GenerationSettings:
 
     tokens: int = TOKENS
     chat: bool = False
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.tokens <= 1000:
@@ -59,11 +65,24 @@ class GenerationSettings:
         """The settings of the plain prompt, or of the chat template, with the usual length of each."""
         return cls(CHAT_TOKENS if chat else TOKENS, chat)
 
+    @classmethod
+    def for_model(cls, lm: EditableModel, chat: str = "auto", tokens: int | None = None) -> GenerationSettings:
+        """The settings that were asked for, on a model.
+
+        Args:
+            lm: the model.
+            chat: from `CHATS`; "auto" for the chat template where the model has one.
+            tokens: at most how many; the usual length by default.
+        """
+        in_template = has_chat_template(lm) if chat == "auto" else chat == "yes"
+        return cls.usual(in_template) if tokens is None else cls(tokens, in_template)
+
     @property
     def label(self) -> str:
         """The protocol in words, for whatever shows a score."""
         prompt = "chat template" if self.chat else "plain prompt"
-        return f"generated: {prompt}, greedy, to the end of the sentence or line, at most {self.tokens} tokens"
+        end = "" if self.whole else "to the end of the sentence or line, "
+        return f"generated: {prompt}, greedy, {end}at most {self.tokens} tokens"
 
 
 @dataclass(frozen=True)
@@ -123,6 +142,7 @@ def generate(
     settings: GenerationSettings,
     guesses: Sequence[str] | None = None,
     on_progress: Callable[[int], None] | None = None,
+    bare: bool = False,
 ) -> list[Generated]:
     """Greedy texts after prompts, each to its natural end.
 
@@ -132,24 +152,18 @@ def generate(
         settings: length and template.
         guesses: for each prompt a text that the model may begin with; it saves time where it is right.
         on_progress: called with the number of prompts that are done.
+        bare: leave out the start token, as programs do that put none in front.
 
     Raises:
         InputError: when a prompt and its text do not fit into the model's context, or there is no chat template.
     """
-    asked = [in_chat(lm, prompt) if settings.chat else prompt for prompt in prompts]
-    rows = [list(one.ids) for one in _encoded(lm, asked, settings.chat)]
-    for prompt, ids in zip(prompts, rows, strict=True):
-        if len(ids) + settings.tokens > lm.max_length:
-            raise InputError(
-                f"Prompt {quoted(prompt)} has {len(ids)} tokens, which leaves no room for {settings.tokens} more in "
-                f"the model's {lm.max_length}; shorten it."
-            )
-    guessed = _guesses(lm, asked, guesses, settings) if guesses is not None else [[] for _ in rows]
+    asked, rows = _asked(lm, prompts, settings, bare)
+    guessed = _guesses(lm, asked, rows, guesses, settings) if guesses is not None else [[] for _ in rows]
     found: list[Generated | None] = [None] * len(rows)
     done = 0
     with lm.lock:
         for group in batches_by_length([len(row) + settings.tokens for row in rows], MAX_TOKENS):
-            batch = _Batch(lm, [rows[i] for i in group], [guessed[i] for i in group], settings.tokens)
+            batch = _Batch(lm, [rows[i] for i in group], [guessed[i] for i in group], settings)
             for index, text in zip(group, batch.texts(), strict=True):
                 found[index] = text
             done += len(group)
@@ -158,28 +172,75 @@ def generate(
     return found
 
 
-def _encoded(lm: EditableModel, texts: Sequence[str], chat: bool):
+def check_prompts(lm: EditableModel, prompts: Sequence[str], settings: GenerationSettings) -> None:
+    """Refuse early what `generate` would refuse.
+
+    Raises:
+        InputError: as `generate`.
+    """
+    _asked(lm, prompts, settings, bare=False)
+
+
+def check_room(lm: EditableModel, prompt: str, n_tokens: int, n_more: int) -> None:
+    """Refuse a prompt of so many tokens after which so many more do not fit into the model's context.
+
+    Raises:
+        InputError: naming the prompt and the numbers.
+    """
+    if n_tokens + n_more > lm.max_length:
+        raise InputError(
+            f"Prompt {quoted(prompt)} has {n_tokens} tokens, which leaves no room for {n_more} more in the model's "
+            f"{lm.max_length}; shorten it."
+        )
+
+
+def _asked(
+    lm: EditableModel, prompts: Sequence[str], settings: GenerationSettings, bare: bool
+) -> tuple[list[str], list[list[int]]]:
+    """Prompts as they are put to the model, and their tokens, which leave room for a text."""
+    asked = [in_chat(lm, prompt) if settings.chat else prompt for prompt in prompts]
+    rows = [list(one.ids) for one in _encoded(lm, asked, settings.chat, bare)]
+    for prompt, ids in zip(prompts, rows, strict=True):
+        check_room(lm, prompt, len(ids), settings.tokens)
+    return asked, rows
+
+
+def _encoded(lm: EditableModel, texts: Sequence[str], chat: bool, bare: bool):
     # A template writes its own blanks and line ends, which belong to it; a prompt's last blank belongs to the answer.
-    return tokens_of(lm, list(texts)) if chat else encode_all(lm, [Text(text) for text in texts])
+    return whole_texts(lm, texts) if chat else encode_all(lm, [Text(text) for text in texts], bare)
 
 
 def _guesses(
-    lm: EditableModel, prompts: Sequence[str], guesses: Sequence[str], settings: GenerationSettings
+    lm: EditableModel,
+    prompts: Sequence[str],
+    rows: Sequence[Sequence[int]],
+    guesses: Sequence[str],
+    settings: GenerationSettings,
 ) -> list[list[int]]:
-    """Token ids of guesses, followed by a full stop, which many answers are."""
+    """Token ids of guesses, followed by a full stop, which many answers are; none where they may not fit."""
+    found: list[list[int]] = [[] for _ in prompts]
     if settings.chat:
-        return [[] for _ in prompts]
-    encoded = encode_all(lm, [Text(prompt, f"{guess}.") for prompt, guess in zip(prompts, guesses, strict=True)])
-    return [list(one.target_ids)[: settings.tokens - 1] for one in encoded]
+        return found
+    # A token is a byte at least, but for the few that a tokenizer adds.
+    fit = [i for i, guess in enumerate(guesses) if len(rows[i]) + len(guess.encode()) + 8 <= lm.max_length]
+    encoded = encode_all(lm, [Text(prompts[i], f"{guesses[i]}.") for i in fit])
+    for i, one in zip(fit, encoded, strict=True):
+        found[i] = list(one.target_ids)[: settings.tokens - 1]
+    return found
 
 
 class _Batch:
     """Texts that grow together."""
 
     def __init__(
-        self, lm: EditableModel, rows: Sequence[Sequence[int]], guesses: Sequence[Sequence[int]], n_tokens: int
+        self,
+        lm: EditableModel,
+        rows: Sequence[Sequence[int]],
+        guesses: Sequence[Sequence[int]],
+        settings: GenerationSettings,
     ):
-        self.lm, self.n_tokens, self.ends = lm, n_tokens, end_tokens(lm)
+        self.lm, self.ends, n_tokens = lm, end_tokens(lm), settings.tokens
+        self.n_tokens, self.whole = n_tokens, settings.whole
         self.written: list[list[int]] = [[] for _ in rows]
         self.found: list[Generated | None] = [None] * len(rows)
         n_shared, before = shared_start(lm, rows)
@@ -229,14 +290,17 @@ class _Batch:
         for n in range(1, len(tokens) + 1):
             if tokens[n - 1] in self.ends:
                 before = self._text(tokens[: n - 1])
-                end = end_of(before + "\n")
+                end = None if self.whole else end_of(before + "\n")
                 if end is not None and end[0] < len(before):
-                    return Generated(before[: end[0]].strip(), end[1])
-                return Generated(before.strip(), "end of text")
-        end = end_of(text)
+                    return self._made(before[: end[0]], end[1])
+                return self._made(before, "end of text")
+        end = None if self.whole else end_of(text)
         if end is not None:
-            return Generated(text[: end[0]].strip(), end[1])
-        return Generated(text.strip(), "length") if len(tokens) >= self.n_tokens else None
+            return self._made(text[: end[0]], end[1])
+        return self._made(text, "length") if len(tokens) >= self.n_tokens else None
+
+    def _made(self, text: str, ended: str) -> Generated:
+        return Generated(text if self.whole else text.strip(), ended)
 
     def _text(self, tokens: Sequence[int]) -> str:
         return self.lm.tokenizer.decode(list(tokens), skip_special_tokens=True)

@@ -7,21 +7,26 @@ judge (see `judging`). As for teacher-forced scores, shares are averaged within 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from encore_core.facts import Fact
 from encore_core.measures import intervals
-from encore_core.measures.generated import GenerationSettings, generate
+from encore_core.measures.generated import GenerationSettings, check_prompts, generate
 from encore_core.measures.intervals import Interval
-from encore_core.measures.judging import Asked, Judge, contains, matches
+from encore_core.measures.judging import Asked, Judge, Verdict, contains, matches
 from encore_core.models.editable import EditableModel
 
 Part = Literal["edit", "paraphrase", "neighborhood", "portability"]
 Metric = Literal["exact", "contained", "judged"]
 PARTS: tuple[Part, ...] = get_args(Part)
 METRICS: tuple[Metric, ...] = get_args(Metric)
+
+PROTOCOLS = ("teacher-forced", "generated")
+"""The two ways of scoring facts: `scores.evaluate`, and `evaluate_generated`."""
+
+NOT_ASKED = "not asked yet"
 
 OnProgress = Callable[[str, int, int], None]
 """`on_progress(what, done, total)`."""
@@ -74,7 +79,7 @@ class GeneratedScores:
     @property
     def protocol(self) -> str:
         """How the numbers came about, in words."""
-        return f"{self.settings.label}; {self.judge or 'no judge'}"
+        return protocol_of(self.settings, self.judge)
 
     @property
     def n_unjudged(self) -> int:
@@ -98,8 +103,12 @@ class GeneratedScores:
 
     def interval(self, part: Part, metric: Metric, kind: str | None = None, seed: int = 0) -> Interval | None:
         """A score from 0 to 100 with its 95 % interval over facts; None where there is nothing to score."""
-        found = intervals.of_mean(self.of_facts(part, metric, kind), seed)
-        return None if found is None else found.times(100.0)
+
+        def made() -> Interval | None:
+            found = intervals.of_mean(self.of_facts(part, metric, kind), seed)
+            return None if found is None else found.times(100.0)
+
+        return intervals.once(self, (part, metric, kind, seed), made)
 
     def as_dict(self) -> dict[str, Any]:
         """Protocol, and by part and metric each score with its interval and n, as plain JSON values."""
@@ -128,6 +137,11 @@ class GeneratedScores:
             for number, (fact, of_fact) in enumerate(zip(self.facts, self.per_fact, strict=True), start=1)
             for one in of_fact
         ]  # fmt: skip
+
+
+def protocol_of(settings: GenerationSettings, judge: str | None) -> str:
+    """How scores come about, in words; the judge as in `Judge.label`."""
+    return f"{settings.label}; {judge or 'no judge'}"
 
 
 def evaluate_generated(
@@ -168,9 +182,17 @@ def evaluate_generated(
         )
         for of_fact in asked
     ]  # fmt: skip
-    if judge is not None:
-        per_fact = _judged(per_fact, judge, tell)
-    return GeneratedScores(settings, judge.label if judge is not None else None, tuple(facts), tuple(per_fact))
+    found = GeneratedScores(settings, None, tuple(facts), tuple(per_fact))
+    return found if judge is None else judged(found, judge, tell)
+
+
+def check_askable(lm: EditableModel, fact: Fact, settings: GenerationSettings) -> None:
+    """Refuse early a fact that `evaluate_generated` would refuse.
+
+    Raises:
+        InputError: see `generated.generate`.
+    """
+    check_prompts(lm, [prompt for _, _, prompt, _ in _questions(fact)], settings)
 
 
 def _questions(fact: Fact) -> Iterator[tuple[Part, str | None, str, tuple[str, ...]]]:
@@ -184,18 +206,34 @@ def _questions(fact: Fact) -> Iterator[tuple[Part, str | None, str, tuple[str, .
         yield "portability", question.kind, question.prompt, question.answers
 
 
-def _judged(
-    per_fact: Sequence[tuple[GeneratedAnswer, ...]], judge: Judge, tell: OnProgress
-) -> list[tuple[GeneratedAnswer, ...]]:
-    """The same with a verdict each; equal questions are put once."""
-    asked = {(one.prompt, one.answers, one.text): None for of_fact in per_fact for one in of_fact}
-    verdicts = judge.verdicts([Asked(*one) for one in asked], lambda done: tell("Judging", done, len(asked)))
-    found = dict(zip(asked, verdicts, strict=True))
-    return [
-        tuple(
-            replace(one, judged=verdict, unjudged=why)
-            for one in of_fact
-            for verdict, why in (found[one.prompt, one.answers, one.text],)
-        )
-        for of_fact in per_fact
-    ]
+def judged(scores: GeneratedScores, judge: Judge, on_progress: OnProgress | None = None) -> GeneratedScores:
+    """The same answers with a judge's verdict each; equal questions are put once.
+
+    Args:
+        scores: from `evaluate_generated`.
+        judge: who is asked.
+        on_progress: called while verdicts come.
+    """
+    tell = on_progress or (lambda what, done, total: None)
+    asked = asked_of(scores)
+    found = judge.verdicts(asked, lambda done: tell("Judging", done, len(asked)))
+    return with_verdicts(scores, judge, dict(zip(asked, found, strict=True)))
+
+
+def asked_of(scores: GeneratedScores) -> list[Asked]:
+    """What a judge is asked about these answers, one question each."""
+    return [_asked(one) for of_fact in scores.per_fact for one in of_fact]
+
+
+def with_verdicts(scores: GeneratedScores, judge: Judge, found: Mapping[Asked, Verdict]) -> GeneratedScores:
+    """The same answers with the verdicts that have been found; the others say that they were not asked."""
+
+    def of(one: GeneratedAnswer) -> GeneratedAnswer:
+        verdict, why = found.get(_asked(one), (None, NOT_ASKED))
+        return replace(one, judged=verdict, unjudged=why)
+
+    return replace(scores, judge=judge.label, per_fact=tuple(tuple(map(of, of_fact)) for of_fact in scores.per_fact))
+
+
+def _asked(one: GeneratedAnswer) -> Asked:
+    return Asked(one.prompt, one.answers, one.text)

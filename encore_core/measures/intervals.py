@@ -7,12 +7,15 @@ percentile interval, Hesterberg 2015, doi:10.1080/00031305.2015.1089789).
 
 Where every fact has the same score, no draw differs from another, and a bootstrap would claim certainty. If that score
 is 0 or 1, a share, Wilson's interval is given; if it is anything else, none.
+
+F1 of a task is not a mean over its tests; there, whole tests are drawn, and F1 is computed of each draw.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -49,6 +52,20 @@ class Interval(NamedTuple):
     def excludes_zero(self) -> bool:
         """Whether a difference is beyond what chance in the choice of facts explains."""
         return self.low is not None and (self.low > 0 or self.high < 0)
+
+
+def once(scores: object, key: Hashable, make: Callable[[], Interval | None]) -> Interval | None:
+    """An interval of scores that never change, made at the first call and kept with them.
+
+    Args:
+        scores: an instance of a class whose instances have a dictionary.
+        key: what the interval is of.
+        make: computes it.
+    """
+    known = vars(scores).setdefault("_intervals", {})  # a frozen dataclass lets nothing be assigned
+    if key not in known:
+        known[key] = make()
+    return known[key]
 
 
 def of_mean(values: Sequence[float | None], seed: int = 0) -> Interval | None:
@@ -106,7 +123,7 @@ def of_harmonic_mean(columns: Sequence[Sequence[float | None]], seed: int = 0) -
     Returns:
         None if one of the scores has no value at all.
     """
-    table = np.array([[math.nan if value is None else value for value in column] for column in columns], dtype=float)
+    table = _table(columns)
     n = table.shape[1]
     if not n or np.isnan(table).all(axis=1).any():
         return None
@@ -114,14 +131,131 @@ def of_harmonic_mean(columns: Sequence[Sequence[float | None]], seed: int = 0) -
     same = all(len({value for value in column if value is not None}) == 1 for column in columns)
     if n < FEWEST or same:
         return Interval(value, None, None, n)
+    draws = _drawn_harmonic_means(table, seed)
+    return Interval(value, *_ends(draws[np.isfinite(draws)], n), n)
+
+
+def of_harmonic_mean_difference(
+    columns: Sequence[Sequence[float | None]], others: Sequence[Sequence[float | None]], seed: int = 0
+) -> Interval | None:
+    """The difference between two harmonic means on the same facts, `columns` minus `others` (paired bootstrap).
+
+    Args:
+        columns, others: as for `of_harmonic_mean`, the facts in the same order.
+        seed: of the draws.
+
+    Returns:
+        None if one of the scores has no value at all. Where both have the same values, the interval is 0 alone.
+    """
+    value, other = of_harmonic_mean(columns, seed), of_harmonic_mean(others, seed)
+    if value is None or other is None:
+        return None
+    difference, n = value.value - other.value, value.n
+    if [list(column) for column in columns] == [list(column) for column in others]:
+        return Interval(0.0, 0.0, 0.0, n)
+    if n < FEWEST:
+        return Interval(difference, None, None, n)
+    # The same seed draws the same facts for both.
+    draws = _drawn_harmonic_means(_table(columns), seed) - _drawn_harmonic_means(_table(others), seed)
+    draws = draws[np.isfinite(draws)]
+    if not len(draws) or (draws == draws[0]).all():
+        return Interval(difference, None, None, n)
+    return Interval(difference, *_ends(draws, n), n)
+
+
+def _table(columns: Sequence[Sequence[float | None]]) -> np.ndarray:
+    """Scores × facts, NaN where a fact has none."""
+    return np.array([[math.nan if value is None else value for value in column] for column in columns], dtype=float)
+
+
+def _drawn_harmonic_means(table: np.ndarray, seed: int) -> np.ndarray:
+    """`DRAWS` harmonic means, each of as many facts as there are; NaN where a draw lacks a score."""
+    n = table.shape[1]
     rng, found = np.random.default_rng(seed), []
     filled, present = np.nan_to_num(table), (~np.isnan(table)).astype(float)
     for n_draws in _chunks(n):
         counts = rng.multinomial(n, np.full(n, 1 / n), size=n_draws).T  # how often each fact is drawn
         with np.errstate(invalid="ignore", divide="ignore"):
             found.append(_harmonic((filled @ counts) / (present @ counts)))
-    draws = np.concatenate(found)
-    return Interval(value, *_ends(draws[np.isfinite(draws)], n), n)
+    return np.concatenate(found)
+
+
+def of_share(share: float, n: int) -> Interval:
+    """A share of n yes-or-no values of which nothing else is known, with Wilson's interval; no draws are needed.
+
+    Args:
+        share: from 0 to 1.
+        n: 1 or more.
+    """
+    return Interval(share, *_wilson(share, n), n)
+
+
+def of_weighted_f1(truth: Sequence[str], said: Sequence[str | None], seed: int = 0) -> Interval | None:
+    """F1 of a task from 0 to 1, as `downstream.weighted_f1` has it, with its interval over tests.
+
+    Where every answer is right, or none, no draw differs from another, and Wilson's interval of that share is given.
+
+    Args:
+        truth: the right answers.
+        said: for each an answer or None.
+        seed: of the draws.
+
+    Returns:
+        None without any test.
+    """
+    pairs = list(zip(truth, said, strict=True))
+    if not pairs:
+        return None
+    rights = {wanted == found for wanted, found in pairs}
+    if len(rights) == 1:
+        return of_share(float(rights.pop()), len(pairs))
+    kinds, drawn = _drawn_kinds(pairs, seed)
+    counts, draws = drawn[:1], drawn[1:]
+    return Interval(float(_f1(kinds, counts)[0]), *_ends(_f1(kinds, draws), len(pairs)), len(pairs))
+
+
+def of_weighted_f1_difference(
+    truth: Sequence[str], said: Sequence[str | None], others: Sequence[str | None], seed: int = 0
+) -> Interval | None:
+    """The difference in F1 between two models on the same tests, `said` minus `others`, from -1 to 1 (paired).
+
+    Args:
+        truth, said, seed: as for `of_weighted_f1`.
+        others: the other model's answers.
+
+    Returns:
+        None without any test. Where both always say the same, the interval is 0 alone.
+    """
+    rows = list(zip(truth, said, others, strict=True))
+    if not rows:
+        return None
+    kinds, drawn = _drawn_kinds(rows, seed)
+    differences = _f1([kind[:2] for kind in kinds], drawn) - _f1([kind[::2] for kind in kinds], drawn)
+    value, n = float(differences[0]), len(rows)
+    if n < FEWEST:
+        return Interval(value, None, None, n)
+    if all(kind[1] == kind[2] for kind in kinds):
+        return Interval(value, value, value, n)
+    return Interval(value, *_ends(differences[1:], n), n)
+
+
+def _drawn_kinds(rows: Sequence[tuple], seed: int) -> tuple[list[tuple], np.ndarray]:
+    """The distinct rows, and (1 + `DRAWS`, kinds) how often each is there: as they are, and in every draw."""
+    kinds = Counter(rows)
+    counts = np.array(list(kinds.values()))
+    draws = np.random.default_rng(seed).multinomial(len(rows), counts / len(rows), size=DRAWS)
+    return list(kinds), np.vstack([counts, draws])
+
+
+def _f1(kinds: Sequence[tuple], counts: np.ndarray) -> np.ndarray:
+    """(n,) weighted F1 of n draws, given how often each (right answer, answer) is in them."""
+    total = np.zeros(len(counts))
+    for name in {wanted for wanted, _ in kinds}:
+        frequency = counts @ np.array([wanted == name for wanted, _ in kinds])
+        claimed = counts @ np.array([found == name for _, found in kinds])
+        hits = counts @ np.array([wanted == name == found for wanted, found in kinds])
+        total += frequency * 2 * hits / np.maximum(frequency + claimed, 1)
+    return total / counts.sum(axis=1)
 
 
 def _harmonic(means: np.ndarray) -> np.ndarray:

@@ -15,9 +15,10 @@ import subprocess
 import unicodedata
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, MutableMapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from encore_core.errors import InputError, quoted
 
@@ -26,6 +27,12 @@ AT_ONCE = 8
 
 KEY = "ENCORE_JUDGE_KEY"
 """Environment variable with the key that an address wants, if any."""
+
+TOLD_SECONDS = 0.5
+"""Longest time between two reports of progress."""
+
+MOST_OF_A_REPLY = 1_000_000
+"""Bytes of a reply that are read."""
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _YES, _NO = frozenset(("yes", "true", "1", "correct", "right")), frozenset(("no", "false", "0", "incorrect", "wrong"))
@@ -85,6 +92,10 @@ class Asked:
         )
 
 
+Verdict = tuple[bool | None, str]
+"""Whether an answer is right, or None and why there is no verdict."""
+
+
 @dataclass(frozen=True)
 class Judge:
     """A user's judge.
@@ -96,7 +107,8 @@ class Judge:
         seconds: to wait for a verdict.
 
     Raises:
-        InputError: for a judge that cannot be asked.
+        InputError: for a judge that cannot be asked, and for an address with a name, a password or a query in it, which
+            would be shown wherever the judge is named.
     """
 
     where: str
@@ -112,8 +124,10 @@ class Judge:
             raise InputError(
                 f"The judge {quoted(self.where)} is no command line ({error}); close the quotation."
             ) from None
-        if self.is_address and not self.model:
-            raise InputError(f"The judge at {self.where} needs the name of a model.")
+        if self.is_address:
+            _check_address(self.where)
+            if not self.model:
+                raise InputError(f"The judge at {self.where} needs the name of a model.")
         if not self.seconds > 0:
             raise InputError(f"{self.seconds} seconds are too few for a judge; give a number above 0.")
 
@@ -128,18 +142,33 @@ class Judge:
         return f"judged by {self.model}" if self.is_address else f"judged by {shlex.split(self.where)[0]}"
 
     def verdicts(
-        self, asked: Sequence[Asked], on_progress: Callable[[int], None] | None = None
-    ) -> list[tuple[bool | None, str]]:
-        """Ask about each: the verdict, or None and why there is none."""
-        found = []
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            for verdict in pool.map(self._verdict, asked):
-                found.append(verdict)
-                if on_progress is not None:
-                    on_progress(len(found))
-        return found
+        self,
+        asked: Sequence[Asked],
+        on_progress: Callable[[int], None] | None = None,
+        known: MutableMapping[Asked, Verdict] | None = None,
+    ) -> list[Verdict]:
+        """Ask about each, several at a time.
 
-    def _verdict(self, asked: Asked) -> tuple[bool | None, str]:
+        Args:
+            asked: each is put once, however often it is in there.
+            on_progress: called with how many of them have been answered, also while none is; if it raises, nothing more
+                is asked.
+            known: what came of questions before, which are not put again; new ones are put in as they come.
+        """
+        known = {} if known is None else known
+        pool = ThreadPoolExecutor(AT_ONCE)
+        try:
+            waiting = {pool.submit(self._verdict, one): one for one in dict.fromkeys(asked) if one not in known}
+            while waiting:
+                for done in wait(waiting, TOLD_SECONDS, FIRST_COMPLETED).done:
+                    known[waiting.pop(done)] = done.result()
+                if on_progress is not None:
+                    on_progress(sum(one in known for one in asked))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        return [known[one] for one in asked]
+
+    def _verdict(self, asked: Asked) -> Verdict:
         try:
             reply = self._over_network(asked) if self.is_address else self._by_command(asked)
         except subprocess.TimeoutExpired:
@@ -173,5 +202,31 @@ class Judge:
             headers["Authorization"] = f"Bearer {key}"
         address = f"{self.where.rstrip('/')}/chat/completions"
         request = urllib.request.Request(address, json.dumps(body).encode(), headers)
-        with urllib.request.urlopen(request, timeout=self.seconds) as reply:
-            return str(json.load(reply)["choices"][0]["message"]["content"])
+        with _OPENER.open(request, timeout=self.seconds) as reply:
+            return str(json.loads(reply.read(MOST_OF_A_REPLY))["choices"][0]["message"]["content"])
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """The key goes to the address that the user named, and to no other that it refers to."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect)
+
+
+def _check_address(where: str) -> None:
+    try:
+        parts = urlsplit(where)
+        host = parts.hostname
+    except ValueError:
+        parts, host = None, None
+    if not host:
+        raise InputError(f"The judge {quoted(where)} is no address; write it as http://localhost:8000/v1.")
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        # The message does not repeat it: it may hold a key.
+        raise InputError(
+            f"The judge's address at {host} has a name, a password or a query in it; give the address alone, and its "
+            f"key in the environment variable {KEY}."
+        )

@@ -11,14 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
-import torch
-
-from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact
-from encore_core.forward.decoding import nothing_but_asked
-from encore_core.forward.prompts import Text, batches_by_length, encode, encode_all, pad
-from encore_core.measures import intervals
-from encore_core.measures.answers import MAX_TOKENS, Answer, Question, answer_probabilities
+from encore_core.forward.prompts import Text, encode, encode_all
+from encore_core.measures import generated, intervals
+from encore_core.measures.answers import Answer, Question, answer_probabilities
+from encore_core.measures.generated import GenerationSettings, check_room
 from encore_core.measures.intervals import Interval
 from encore_core.models.editable import EditableModel
 
@@ -27,6 +24,10 @@ PROTOCOL = "teacher-forced: mean log-probability of the answer's tokens after th
 
 GENERATED_TOKENS = 12
 """Length of the continuation in which generation efficacy looks for the new answer."""
+
+
+GENERATION_PROTOCOL = f"generated: plain prompt, greedy; the new answer is among the first {GENERATED_TOKENS} tokens"
+"""How generation efficacy comes about; the other scores are teacher-forced."""
 
 
 @dataclass(frozen=True)
@@ -104,50 +105,15 @@ class Scores:
         Returns:
             None where no fact has such prompts.
         """
+        return intervals.once(self, (name, seed), lambda: self._interval(name, seed))
+
+    def _interval(self, name: str, seed: int) -> Interval | None:
         if name == "overall_score":
             columns = [[getattr(one, part) for one in self.per_fact] for part in ("edit", "paraphrase", "neighborhood")]
             found = intervals.of_harmonic_mean(columns, seed)
         else:
             found = intervals.of_mean([getattr(one, OF_FACT[name]) for one in self.per_fact], seed)
         return found if found is None or name == "magnitude" else found.times(100.0)
-
-
-@torch.no_grad()
-def continuations(
-    lm: EditableModel, prompts: Sequence[str], max_new_tokens: int = GENERATED_TOKENS, bare: bool = False
-) -> list[str]:
-    """Greedy continuations of prompts, without the prompts.
-
-    Args:
-        lm: the model, with whatever edits are in place.
-        prompts: texts.
-        max_new_tokens: greatest length; the end-of-text token ends a continuation earlier.
-        bare: as for `answer_probabilities`.
-
-    Raises:
-        InputError: when a prompt and its continuation do not fit into the model's context.
-    """
-    encoded = _ids(lm, prompts, bare)
-    for prompt, ids in zip(prompts, encoded, strict=True):
-        _check_room(lm, prompt, len(ids), max_new_tokens)
-    found = [""] * len(prompts)
-    with lm.lock, nothing_but_asked(lm):
-        for group in batches_by_length([len(ids) + max_new_tokens for ids in encoded], MAX_TOKENS):
-            batch = pad(lm, [encoded[i] for i in group])
-            # generate() continues at the right edge, so here alone padding goes on the left.
-            shifts = (batch.mask.shape[1] - batch.mask.sum(-1)).tolist()
-            ids = torch.stack([row.roll(shift) for row, shift in zip(batch.ids, shifts, strict=True)])
-            mask = torch.stack([row.roll(shift) for row, shift in zip(batch.mask, shifts, strict=True)])
-            out = lm.model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-            )
-            texts = lm.tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
-            for index, text in zip(group, texts, strict=True):
-                found[index] = text
-    return found
 
 
 def evaluate(lm: EditableModel, facts: Sequence[Fact], generate: bool = True, bare: bool = False) -> Scores:
@@ -164,8 +130,15 @@ def evaluate(lm: EditableModel, facts: Sequence[Fact], generate: bool = True, ba
     """
     pairs = [Question(*pair, fact.join) for fact in facts for pair in _pairs(fact)]
     ratings = dict(zip(pairs, answer_probabilities(lm, pairs, bare), strict=True))
-    generated = continuations(lm, [fact.text for fact in facts], bare=bare) if generate else [None] * len(facts)
-    return summarised([_score(fact, ratings, text) for fact, text in zip(facts, generated, strict=True)])
+    texts = _continuations(lm, facts, bare) if generate else [None] * len(facts)
+    return summarised([_score(fact, ratings, text) for fact, text in zip(facts, texts, strict=True)])
+
+
+def _continuations(lm: EditableModel, facts: Sequence[Fact], bare: bool) -> list[str]:
+    """What the model writes after each fact's prompt."""
+    prompts, guesses = [fact.text for fact in facts], [fact.target_new for fact in facts]
+    settings = GenerationSettings(GENERATED_TOKENS, whole=True)
+    return [one.text for one in generated.generate(lm, prompts, settings, guesses, bare=bare)]
 
 
 def check_scorable(lm: EditableModel, fact: Fact, generate: bool = True) -> None:
@@ -182,11 +155,7 @@ def check_scorable(lm: EditableModel, fact: Fact, generate: bool = True) -> None
     for prompt, answer in _pairs(fact):
         encode_all(lm, [Text(prompt, answer, join=fact.join)])
     if generate:
-        _check_room(lm, fact.text, len(encode(lm, fact.text).ids), GENERATED_TOKENS)
-
-
-def _ids(lm: EditableModel, prompts: Sequence[str], bare: bool = False) -> list[list[int]]:
-    return [list(one.ids) for one in encode_all(lm, [Text(prompt) for prompt in prompts], bare)]
+        check_room(lm, fact.text, len(encode(lm, fact.text).ids), GENERATED_TOKENS)
 
 
 def _pairs(fact: Fact) -> list[tuple[str, str]]:
@@ -200,15 +169,7 @@ def _pairs(fact: Fact) -> list[tuple[str, str]]:
     return pairs
 
 
-def _check_room(lm: EditableModel, prompt: str, n_tokens: int, max_new_tokens: int) -> None:
-    if n_tokens + max_new_tokens > lm.max_length:
-        raise InputError(
-            f"Prompt {quoted(prompt)} has {n_tokens} tokens, which leaves no room for {max_new_tokens} more in the "
-            f"model's {lm.max_length}; shorten it."
-        )
-
-
-def _score(fact: Fact, ratings: dict[Question, Answer], generated: str | None) -> FactScores:
+def _score(fact: Fact, ratings: dict[Question, Answer], text: str | None) -> FactScores:
     def of(prompt: str, answer: str) -> Answer:
         return ratings[Question(prompt, answer, fact.join)]
 
@@ -230,7 +191,7 @@ def _score(fact: Fact, ratings: dict[Question, Answer], generated: str | None) -
         magnitude=new.probability - true.probability if true else None,
         accuracy=float(new.said),
         token_accuracy=_mean(new.hits),
-        generation=None if generated is None else float(fact.target_new.casefold() in generated.casefold()),
+        generation=None if text is None else float(fact.target_new.casefold() in text.casefold()),
         portability=_mean(
             [max(_mean(of(one.prompt, answer).hits) for answer in one.answers) for one in fact.portability]
         ),

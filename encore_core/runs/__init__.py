@@ -2,7 +2,7 @@
 
 What a run will do:
 
-    plan            the plan and its fields
+    plan, seeds     the plan and its fields, and one plan with several seeds
     preparing       a plan checked against facts, model and machine: a run that can start
     fact_order      which facts, in which batches, with which checkpoints
     facts_file      the facts of a run, copied when it is submitted
@@ -23,12 +23,14 @@ How it is done:
     session_of_run  what comes before its first batch
     heartbeat       signs of life, and whether the run must stop
     measuring       what is measured at its checkpoints
+    fact_values     its scores fact by fact, with intervals and differences
     resume_state    what it needs to resume, on disk
 
 What it yields:
 
-    series          the series as pandas frames
+    series, frames  the series as pandas frames, and reading them
     compare         what differs between runs that are compared
+    paired          how far two runs lie apart on the same facts or tests
     export          files made from the store
     recorded        runs that come with the program
 

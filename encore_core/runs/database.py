@@ -39,8 +39,10 @@ class Database:
     def __init__(self, folder: Path, read_only: bool = False):
         self.folder, self.read_only = folder, read_only
         self.file = folder / "runs.sqlite"
+        self.version = SCHEMA_VERSION
+        """Of its tables: a database that is only read may be older than the program."""
         if read_only:
-            self._check_version()
+            self.version = self._check_version()
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,7 @@ from encore_core.editing.session import EditSession
 from encore_core.editing.what_is_kept import bytes_kept
 from encore_core.errors import InputError
 from encore_core.measures.downstream import evaluate_tasks
+from encore_core.measures.generated_scores import evaluate_generated
 from encore_core.measures.perplexity_entropy import generation_entropy, perplexity
 from encore_core.measures.scores import evaluate
 from encore_core.measures.sublayers import measure_contributions
@@ -33,13 +34,13 @@ from encore_core.measures.tasks import load_tasks
 from encore_core.models.editable import EditableModel, Progress
 from encore_core.models.memory import Sizes, estimate_of
 from encore_core.runs.fact_order import batch_ends, checkpoints
-from encore_core.runs.measuring import ENTROPY_PROMPTS, ENTROPY_TOKENS, passages
+from encore_core.runs.measuring import ENTROPY_PROMPTS, ENTROPY_TOKENS, generation_settings, passages
 from encore_core.runs.preparing import PreparedRun
 from encore_core.storage import data_folder, replacing
 
 log = logging.getLogger(__name__)
 
-CALIBRATION_VERSION = 2
+CALIBRATION_VERSION = 3
 CALIBRATED_FACTS = 4
 """Facts edited and scored for the timing."""
 
@@ -60,6 +61,8 @@ PROCESS_BYTES = 500_000_000
 
 DISK_BYTES_PER_SECOND = 200e6
 ROW_BYTES = 60
+ROWS_OF_FACT = 30
+"""Rows' worth of a fact that is scored: its scores, and the answers generated for it."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ class Calibration:
     Attributes:
         fact_seconds: to find the target of a fact and read its keys.
         batch_seconds: to update the layers, once per batch.
-        scored_fact_seconds: to score a fact.
+        scored_fact_seconds: to score a fact teacher-forced.
+        generated_fact_seconds: to generate a fact's answers; 0 where none are. A judge is not asked: it may cost money.
         perplexity_seconds, contributions_seconds, entropy_seconds: of these parts of measuring.
         downstream_test_seconds: for one test of each task; 0 without data.
         matrices_bytes: of the edited matrices.
@@ -82,6 +86,7 @@ class Calibration:
     fact_seconds: float
     batch_seconds: float
     scored_fact_seconds: float
+    generated_fact_seconds: float
     perplexity_seconds: float
     contributions_seconds: float
     entropy_seconds: float
@@ -169,7 +174,8 @@ def estimate(run: PreparedRun, calibration: Calibration) -> Estimate:
         for subset in wanted.subsets
     )
     parts = [
-        n_scored * c.scored_fact_seconds,
+        ("teacher-forced" in wanted.protocols) * n_scored * c.scored_fact_seconds,
+        ("generated" in wanted.protocols) * n_scored * c.generated_fact_seconds,
         wanted.perplexity * c.perplexity_seconds,
         wanted.contributions * c.contributions_seconds,
         wanted.generation_entropy * c.entropy_seconds,
@@ -183,6 +189,7 @@ def estimate(run: PreparedRun, calibration: Calibration) -> Estimate:
     rows = n_facts * (1 + 25 * min(1, wanted.trajectory_facts / n_facts)) + 5 * len(ends)
     n_layers = c.sizes.n_layers
     rows += len(points) * (n_layers + 9 * len(wanted.subsets) + wanted.contributions * (2 * n_layers + 1) + 10)
+    rows += len(points) * n_scored * ROWS_OF_FACT * len(wanted.protocols)
     memory = estimate_of(c.sizes, getattr(torch, c.dtype), run.settings, plan.batch_size, c.device_type)
     return Estimate(
         seconds=editing + in_full + between,
@@ -206,6 +213,7 @@ def _identity(lm: EditableModel, run: PreparedRun) -> str:
         "threads": torch.get_num_threads(),
         "settings": asdict(run.settings),
         "generate": plan.measure.generate,
+        "generated": [plan.measure.chat, plan.measure.max_tokens] if "generated" in plan.measure.protocols else None,
         "downstream": plan.measure.downstream is not None,
         "batch": min(plan.batch_size, CALIBRATED_FACTS),
     }
@@ -230,6 +238,10 @@ def _measure(lm: EditableModel, run: PreparedRun, tell: Progress) -> Calibration
     prompts = [facts[0].text] * ENTROPY_PROMPTS
     with session.edited():
         scores = _seconds(lambda: evaluate(lm, facts, generate=plan.measure.generate))
+        written = 0.0
+        if "generated" in plan.measure.protocols:
+            how = generation_settings(lm, plan.measure)
+            written = _seconds(lambda: evaluate_generated(lm, facts, how))
         read = _seconds(lambda: perplexity(lm, n_tokens=CALIBRATED_TOKENS))
         contributions = _seconds(lambda: measure_contributions(lm, passages(lm)))
         sampled = _seconds(lambda: generation_entropy(lm, prompts, CALIBRATED_SAMPLES))
@@ -242,6 +254,7 @@ def _measure(lm: EditableModel, run: PreparedRun, tell: Progress) -> Calibration
         fact_seconds=(report.seconds["targets"] + report.seconds["keys"]) / len(facts),
         batch_seconds=report.seconds["update"],
         scored_fact_seconds=scores / len(facts),
+        generated_fact_seconds=written / len(facts),
         perplexity_seconds=read * FIXED_TEXT_TOKENS / CALIBRATED_TOKENS,
         contributions_seconds=contributions,
         entropy_seconds=sampled * ENTROPY_TOKENS / CALIBRATED_SAMPLES,

@@ -14,12 +14,14 @@ from encore_core.editing.edit_file import head_of, matrices_file, write_edit_fil
 from encore_core.errors import InputError, quoted
 from encore_core.export.card import CardScores
 from encore_core.export.folder import check_output_folder, versions, write_edited_model
+from encore_core.measures.intervals import Interval
 from encore_core.measures.norms import matrix_norms, norm_ratios
+from encore_core.measures.scores import PROTOCOL
 from encore_core.measures.task_sets import HUB, hub_folder
 from encore_core.methods import SETTABLE
 from encore_core.models.editable import EditableModel, Progress, load_model
 from encore_core.runs import series
-from encore_core.runs.plan import MeasurePlan, RunPlan
+from encore_core.runs.plan import WITH_OPTIONS, MeasurePlan, RunPlan
 from encore_core.runs.resume_state import load_matrices
 from encore_core.runs.rows import RunInfo
 from encore_core.runs.store import RunStore
@@ -117,13 +119,19 @@ def command_line(plan: RunPlan) -> str:
         ("--start-token", plan.start_token, default.start_token),
         ("--statistics-text", plan.statistics_text, default.statistics_text),
         ("--downstream", HUB if measure.downstream == str(hub_folder().absolute()) else measure.downstream, None),
+        ("--protocol", ",".join(measure.protocols), ",".join(default.measure.protocols)),
+        ("--chat", measure.chat, default.measure.chat),
+        ("--max-tokens", measure.max_tokens, None),
+        ("--judge", measure.judge, None),
+        ("--judge-model", measure.judge_model, None),
+        ("--judge-seconds", f"{measure.judge_seconds:g}", f"{default.measure.judge_seconds:g}"),
     ):
         words += [option, str(value)] if value != usual else []
     for name, value in plan.overrides.items():
         text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
         words += ["--set", f"{name}={text}"]
     for name, value in vars(measure).items():
-        if name != "downstream" and value != getattr(MeasurePlan(), name):
+        if name not in WITH_OPTIONS and value != getattr(MeasurePlan(), name):
             text = ",".join(value) if isinstance(value, tuple) else str(value)
             words += ["--measure", f"{name}={'none' if value is None else text}"]
     return shlex.join(words)
@@ -213,12 +221,25 @@ def _edited(
 
 def _run_scores(store: RunStore, run: RunInfo) -> CardScores | None:
     """The run's own scores of a sample of its facts, first and last."""
-    frame = series.every_row(store, "scores", [run.id])
-    frame = frame[frame["subset"] == "sample"]
-    if frame.empty:
+    found = sample_scores(store, run)
+    if not found:
         return None
-    first, last = (
-        {row.metric: None if row.value != row.value else row.value for row in frame[frame["edits"] == at].itertuples()}
-        for at in (frame["edits"].min(), frame["edits"].max())
-    )
-    return CardScores(min(run.plan.measure.sample_facts, int(frame["edits"].max())), first, last)
+    first, last = found[min(found)], found[max(found)]
+    protocols = run.protocols.values() or (PROTOCOL,)
+    return CardScores(min(run.plan.measure.sample_facts, max(found)), first, last, protocols=tuple(protocols))
+
+
+def sample_scores(store: RunStore, run: RunInfo) -> dict[int, dict[str, Interval | None]]:
+    """Scores of a sample of a run's facts at each checkpoint that has them: edits → metric → score with its interval.
+
+    The interval is missing, and n is 0, in runs that were recorded without values per fact.
+    """
+    frame = series.every_row(store, "scores", [run.id])
+    frame = frame[(frame["subset"] == "sample") & (frame["metric"] != "facts")]
+    found: dict[int, dict[str, Interval | None]] = {}
+    for row in frame.itertuples():
+        low, high = (None if end != end else float(end) for end in (row.low, row.high))
+        n = 0 if row.n != row.n else int(row.n)
+        score = None if row.value != row.value else Interval(float(row.value), low, high, n)
+        found.setdefault(int(row.edits), {})[row.metric] = score
+    return found

@@ -31,6 +31,15 @@ def tag(database: Database, run_id: str, tags: Sequence[str]) -> RunInfo:
     Raises:
         InputError: for tags that are empty, too long or too many.
     """
+    return _write_field(database, run_id, "tags", as_json(checked_tags(tags)))
+
+
+def checked_tags(tags: Sequence[str]) -> list[str]:
+    """Tags without blanks around them, each once.
+
+    Raises:
+        InputError: for tags that are empty, too long or too many.
+    """
     if isinstance(tags, str) or not isinstance(tags, list | tuple):
         raise InputError(f"The tags {quoted(tags)} are no list; give a list of words.")
     cleaned: list[str] = []
@@ -41,7 +50,7 @@ def tag(database: Database, run_id: str, tags: Sequence[str]) -> RunInfo:
         cleaned += [text] if text not in cleaned else []
     if len(cleaned) > MOST_TAGS:
         raise InputError(f"{len(cleaned)} tags are too many; give up to {MOST_TAGS}.")
-    return _write_field(database, run_id, "tags", as_json(cleaned))
+    return cleaned
 
 
 def _write_field(database: Database, run_id: str, column: str, value: Any) -> RunInfo:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from encore_core.errors import InputError, quoted
 from encore_core.runs.database import Database
 from encore_core.runs.rows import RunInfo
-from encore_core.runs.schema import LATER_COLUMNS
+from encore_core.runs.schema import later
 from encore_core.runs.worker_liveness import reconcile, seems_dead
 
 
@@ -60,19 +60,21 @@ def _select(database: Database, where: str, values: Sequence[Any] = ()) -> list[
     rows = select()
     if any(seems_dead(row) for row in rows) and reconcile(database):
         rows = select()
-    return [_info(row, database.read_only) for row in rows]
+    missing = later("runs", database.version)
+    return [_info({**dict.fromkeys(missing), **dict(row)}, database.read_only) for row in rows]
 
 
-def _info(row: sqlite3.Row, recorded: bool) -> RunInfo:
+def _info(row: Mapping[str, Any], recorded: bool) -> RunInfo:
     plain = (
         "number", "id", "name", "created", "started", "finished", "facts_digest", "order_digest", "statistics",
         "device", "n_edits", "status", "position", "stop", "error", "cursor", "done", "skipped", "editing_seconds",
         "measuring_seconds", "pid", "host", "boot_id", "heartbeat", "fingerprint", "threads", "weights_digest",
     )  # fmt: skip
-    later = {name: row[name] if name in row.keys() else None for name in LATER_COLUMNS}  # noqa: SIM118
+    lists = ("statistics_wanted", "statistics_used", "start_token")
     return RunInfo(
         **{name: row[name] for name in plain},
-        **{name: tuple(json.loads(text or "[]")) for name, text in later.items()},
+        **{name: tuple(json.loads(row[name] or "[]")) for name in lists},
+        protocols=json.loads(row["protocols"] or "{}"),
         tags=tuple(json.loads(row["tags"])),
         plan_json=json.loads(row["plan"]),
         settings=json.loads(row["settings"]),

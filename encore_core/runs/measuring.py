@@ -2,6 +2,7 @@
 
     norms           of every layer's MLP output matrix; always
     scores          of a fixed sample of the facts edited so far, of the newest batch, and of the first batch
+    generated       the same from answers that the model writes itself
     perplexity      on the fixed text
     contributions   of every sublayer to the residual stream, on passages of the fixed text
     entropy         of sampled continuations of prompts of the sample
@@ -13,6 +14,7 @@ resumed, measure the same.
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import time
@@ -24,18 +26,29 @@ from encore_core.errors import InputError
 from encore_core.facts import Fact
 from encore_core.forward.prompts import encode
 from encore_core.measures.downstream import evaluate_tasks
+from encore_core.measures.generated import GenerationSettings
+from encore_core.measures.generated_scores import check_askable, evaluate_generated, protocol_of
 from encore_core.measures.norms import matrix_norms, norm_ratios
 from encore_core.measures.perplexity_entropy import FIXED_TEXT, generation_entropy, perplexity
-from encore_core.measures.scores import FactScores, check_scorable, evaluate, summarised
+from encore_core.measures.scores import PROTOCOL, check_scorable, evaluate
 from encore_core.measures.sublayers import measure_contributions
 from encore_core.measures.tasks import load_tasks
 from encore_core.models.editable import EditableModel
-from encore_core.runs.plan import RunPlan
+from encore_core.runs import fact_values
+from encore_core.runs.plan import MeasurePlan, RunPlan
 from encore_core.runs.rows import CheckpointRecord
 
 log = logging.getLogger(__name__)
 
-Take = Callable[[EditableModel, EditSession], list[tuple]]
+Rows = dict[str, list[tuple]]
+"""Table of the store → rows."""
+
+Take = Callable[[EditableModel, EditSession], Rows]
+
+MEASURED = (
+    "norms", "scores", "fact_scores", "answers", "measures", "contributions", "downstream", "task_answers",
+)  # fmt: skip
+"""Tables that the parts fill."""
 
 COSTLY = "cost"
 """Reason for leaving a part out: measuring it would have exceeded the cap."""
@@ -67,6 +80,17 @@ class Measurer:
         self.ranks = ranks
         folder = plan.measure.downstream
         self.tasks = load_tasks(Path(folder)) if folder is not None else None
+        self.judge = plan.measure.judged_by()
+        self.settings = generation_settings(session.lm, plan.measure)
+
+    @property
+    def protocols(self) -> dict[str, str]:
+        """How facts are scored, in words, by the name of the protocol."""
+        words = {
+            "teacher-forced": PROTOCOL,
+            "generated": protocol_of(self.settings, self.judge.label if self.judge is not None else None),
+        }
+        return {name: words[name] for name in self.plan.measure.protocols}
 
     def measure(
         self,
@@ -88,14 +112,12 @@ class Measurer:
             tell: called with the name of each part before it is measured; may raise to stop.
         """
         parts = self._parts(edits, tell)
-        found: dict[str, list[tuple]] = {
-            name: [] for name in ("norms", "scores", "measures", "contributions", "downstream")
-        }
+        found: Rows = {table: [] for table in MEASURED}
         seconds: dict[str, float] = {}
         left_out: dict[str, str] = {}
         share = budget / max(1, len(parts) - 1)
         with session.edited() as lm:
-            for part, (table, take) in parts.items():
+            for part, take in parts.items():
                 # Norms cost milliseconds, and are the point of the run.
                 before = spent.get(part, [])
                 if part != "norms" and sum(before[1:]) + sum(before[-1:]) > share:
@@ -104,36 +126,41 @@ class Measurer:
                 tell(part)
                 began = time.perf_counter()
                 try:
-                    found[table] += take(lm, session)
+                    for table, rows in take(lm, session).items():
+                        found[table] += rows
                 except InputError as error:
                     # A part that this model refuses is no reason to lose the rest.
                     log.warning("Not measured after %d edits: %s: %s", edits, part, error)
                     left_out[part] = str(error)
                 seconds[part] = time.perf_counter() - began
+        if found["fact_scores"]:
+            found["scored"] = [(name, place) for name, places in self.subsets(edits).items() for place in places]
         return CheckpointRecord(edits=edits, seconds=seconds, left_out=left_out, **found)
 
-    def _parts(self, edits: int, tell: Callable[[str], None]) -> dict[str, tuple[str, Take]]:
-        """The wanted parts, the most important first: for each the table and the maker of its rows."""
+    def _parts(self, edits: int, tell: Callable[[str], None]) -> dict[str, Take]:
+        """The wanted parts, the most important first, each with the maker of its rows."""
         wanted = self.plan.measure
-        parts = {"norms": ("norms", self._norms)}
-        if wanted.subsets:
-            parts["scores"] = ("scores", lambda lm, _: self._scores(lm, edits))
+        parts: dict[str, Take] = {"norms": self._norms}
+        if wanted.subsets and "teacher-forced" in wanted.protocols:
+            parts["scores"] = lambda lm, _: self._scores(lm, edits)
+        if wanted.subsets and "generated" in wanted.protocols:
+            parts["generated"] = lambda lm, _: self._generated(lm, edits, tell)
         if wanted.perplexity:
-            parts["perplexity"] = ("measures", lambda lm, _: [("perplexity", perplexity(lm))])
+            parts["perplexity"] = lambda lm, _: {"measures": [("perplexity", perplexity(lm))]}
         if wanted.contributions:
-            parts["contributions"] = ("contributions", lambda lm, _: self._contributions(lm))
+            parts["contributions"] = lambda lm, _: self._contributions(lm)
         if wanted.generation_entropy:
-            parts["entropy"] = ("measures", lambda lm, _: self._entropy(lm))
+            parts["entropy"] = lambda lm, _: self._entropy(lm)
         if self.tasks is not None:
-            parts["downstream"] = ("downstream", lambda lm, _: self._downstream(lm, tell))
+            parts["downstream"] = lambda lm, _: self._downstream(lm, tell)
         return parts
 
     # -- the parts -----------------------------------------------------------------------------------------------------
 
-    def _norms(self, lm: EditableModel, session: EditSession) -> list[tuple]:
+    def _norms(self, lm: EditableModel, session: EditSession) -> Rows:
         norms = self.original_norms | matrix_norms(session.matrices())
         ratios = norm_ratios(norms, self.original_norms)
-        return [(layer, norm, ratios[layer]) for layer, norm in norms.items()]
+        return {"norms": [(layer, norm, ratios[layer]) for layer, norm in norms.items()]}
 
     def subsets(self, edits: int) -> dict[str, list[int]]:
         """Places of the facts that are scored after `edits` edits, by subset.
@@ -155,47 +182,89 @@ class Measurer:
         """The n places of lowest rank, ascending."""
         return sorted(sorted(places, key=self.ranks.__getitem__)[:n])
 
-    def _scores(self, lm: EditableModel, edits: int) -> list[tuple]:
-        subsets = self.subsets(edits)
-        # A fact in several subsets is scored once.
-        places = sorted({place for chosen in subsets.values() for place in chosen})
-        scorable = [place for place in places if self._can_be_scored(lm, place)]
-        scores: dict[int, FactScores] = {}
-        if scorable:
-            evaluated = evaluate(lm, [self.facts[place] for place in scorable], generate=self.plan.measure.generate)
-            scores = dict(zip(scorable, evaluated.per_fact, strict=True))
-        rows: list[tuple] = []
-        for subset, chosen in subsets.items():
-            of_subset = [scores[place] for place in chosen if place in scores]
-            if of_subset:
-                rows += [(subset, metric, value) for metric, value in summarised(of_subset).as_dict().items()]
+    def _scores(self, lm: EditableModel, edits: int) -> Rows:
+        generate = self.plan.measure.generate
+        places = self._fitting(edits, lambda fact: check_scorable(lm, fact, generate))
+        values: dict[int, fact_values.Values] = {}
+        if places:
+            evaluated = evaluate(lm, [self.facts[place] for place in places], generate=generate)
+            values = dict(zip(places, map(fact_values.forced, evaluated.per_fact), strict=True))
+        return self._rows(edits, fact_values.FORCED, values)
+
+    def _generated(self, lm: EditableModel, edits: int, tell: Callable[[str], None]) -> Rows:
+        places = self._fitting(edits, lambda fact: check_askable(lm, fact, self.settings))
+        if not places:
+            return {}
+        facts = [self.facts[place] for place in places]
+        # Telling is also where a run is stopped.
+        found = evaluate_generated(lm, facts, self.settings, self.judge, lambda what, done, total: tell("generated"))
+        values = dict(zip(places, fact_values.generated(found), strict=True))
+        metrics = [name for name in fact_values.GENERATED if self.judge is not None or not name.endswith("_judged")]
+        rows = self._rows(edits, metrics, values)
+        rows["answers"] = [
+            (place, number, one.part, one.kind, one.prompt, json.dumps(one.answers, ensure_ascii=False), one.text,
+             one.ended, one.exact, one.contained, one.judged, one.unjudged)
+            for place, of_fact in zip(places, found.per_fact, strict=True)
+            for number, one in enumerate(of_fact)
+        ]  # fmt: skip
         return rows
 
-    def _can_be_scored(self, lm: EditableModel, place: int) -> bool:
-        """Whether all of a fact's prompts fit the model; one that does not is left out of scores, not edits."""
-        try:
-            check_scorable(lm, self.facts[place], self.plan.measure.generate)
-        except InputError as error:
-            log.warning("Fact %d is left out of scores: %s", place + 1, error)
-            return False
-        return True
+    def _fitting(self, edits: int, check: Callable[[Fact], None]) -> list[int]:
+        """Places of the facts to score whose prompts fit the model; others are left out of scores, not of edits.
 
-    def _contributions(self, lm: EditableModel) -> list[tuple]:
+        A fact in several subsets is scored once.
+        """
+        fitting = []
+        for place in sorted({place for chosen in self.subsets(edits).values() for place in chosen}):
+            try:
+                check(self.facts[place])
+            except InputError as error:
+                log.warning("Fact %d is left out of scores: %s", place + 1, error)
+            else:
+                fitting.append(place)
+        return fitting
+
+    def _rows(self, edits: int, metrics: Sequence[str], values: Mapping[int, fact_values.Values]) -> Rows:
+        """Scores by subset, and of each fact."""
+        rows: Rows = {"scores": [], "fact_scores": []}
+        for subset, chosen in self.subsets(edits).items():
+            of_subset = [values[place] for place in chosen if place in values]
+            if of_subset:
+                rows["scores"] += fact_values.summary(subset, metrics, of_subset)
+        rows["fact_scores"] = [(place, *item) for place, of_fact in values.items() for item in of_fact.items()]
+        return rows
+
+    def _contributions(self, lm: EditableModel) -> Rows:
         parts = measure_contributions(lm, self.passages).parts
-        return [
+        rows = [
             (number, part.label, part.kind, part.layer, part.share, part.signed_share)
             for number, part in enumerate(parts)
         ]
+        return {"contributions": rows}
 
-    def _entropy(self, lm: EditableModel) -> list[tuple]:
+    def _entropy(self, lm: EditableModel) -> Rows:
         prompts = [self.facts[place].text for place in self._lowest(range(len(self.facts)), ENTROPY_PROMPTS)]
         room = lm.max_length - max(len(encode(lm, prompt).ids) for prompt in prompts)
         n_tokens = max(1, min(ENTROPY_TOKENS, room))
-        return [("generation_entropy", generation_entropy(lm, prompts, n_tokens, self.plan.seed))]
+        found = generation_entropy(lm, prompts, n_tokens, self.plan.seed)
+        return {"measures": [("generation_entropy", found)]}
 
-    def _downstream(self, lm: EditableModel, tell: Callable[[str], None]) -> list[tuple]:
-        scores = evaluate_tasks(lm, self.tasks, self.plan.measure.downstream_tests, lambda what, share: tell(what))
-        return [(task, metric, value) for task, of_task in scores.items() for metric, value in vars(of_task).items()]
+    def _downstream(self, lm: EditableModel, tell: Callable[[str], None]) -> Rows:
+        found = evaluate_tasks(lm, self.tasks, self.plan.measure.downstream_tests, lambda what, share: tell(what))
+        rows: Rows = {"downstream": [], "task_answers": []}
+        for task, scores in found.items():
+            for metric in ("f1", "f1_nll", "accuracy"):
+                one = scores.interval(metric)
+                rows["downstream"].append((task, metric, one.value, one.n, one.low, one.high))
+            for metric in ("unparsable", "n", "too_long"):
+                rows["downstream"].append((task, metric, getattr(scores, metric), None, None, None))
+            rows["task_answers"] += [(task, test, *answer) for test, answer in scores.answers.items()]
+        return rows
+
+
+def generation_settings(lm: EditableModel, wanted: MeasurePlan) -> GenerationSettings:
+    """How a plan's answers are generated on a model."""
+    return GenerationSettings.for_model(lm, wanted.chat, wanted.max_tokens)
 
 
 def passages(lm: EditableModel) -> list[str]:

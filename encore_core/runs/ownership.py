@@ -65,7 +65,8 @@ def beat(database: Database, claim: Claim, detail: Mapping[str, Any]) -> str | N
 
 
 def note(database: Database, claim: Claim, **columns: Any) -> None:
-    """Record facts about the run's process: fingerprint, threads, versions, code_commit, statistics_used.
+    """Record facts about the run's process: fingerprint, threads, versions, code_commit, statistics_used,
+    protocols.
 
     Raises:
         LostRun: when the run is no longer the caller's.

@@ -15,18 +15,25 @@ from typing import Any
 
 from encore_core import checks
 from encore_core.errors import InputError, quoted
+from encore_core.measures.generated import CHATS
+from encore_core.measures.generated_scores import PROTOCOLS
+from encore_core.measures.judging import Judge
 from encore_core.methods import check_names, find_method
 from encore_core.models.editable import DTYPES
 from encore_core.models.start_token import AUTO, NONE
 
-PLAN_VERSION = 2
+PLAN_VERSION = 3
 """Version of a plan's JSON form; raised when its fields change their meaning. Version 1 had no `start_token`: nothing
-was put in front of texts, and nothing is when such a run is resumed."""
+was put in front of texts, and nothing is when such a run is resumed. Versions 1 and 2 had no `protocols`: facts were
+scored teacher-forced alone."""
 
 ORDERS = ("file", "shuffled")
 KNOWN = ("edit", "skip")
 SUBSETS = ("sample", "newest", "first")
 """Which facts are scored at a checkpoint: a fixed sample of those edited so far, the newest batch, the first batch."""
+
+WITH_OPTIONS = ("downstream", "protocols", "chat", "max_tokens", "judge", "judge_model", "judge_seconds")
+"""Fields of `MeasurePlan` that have options of their own on the command line; the others are given by --measure."""
 
 MOST_EDITS = 1_000_000
 
@@ -39,7 +46,11 @@ class MeasurePlan:
         subsets: which facts are scored, from `SUBSETS`; empty for none.
         sample_facts: size of the sample of the facts edited so far.
         batch_facts: facts of the newest and of the first batch, at most.
-        generate: whether scores contain generation efficacy, their most costly part.
+        protocols: how they are scored, from `generated_scores.PROTOCOLS`; each is a part of measuring with a share of
+            the cap of its own.
+        generate: whether teacher-forced scores contain generation efficacy, their most costly part.
+        chat, max_tokens: how answers are generated, see `GenerationSettings.for_model`.
+        judge, judge_model, judge_seconds: who judges generated answers, see `judging.Judge`; None for nobody.
         perplexity: whether to measure it on the fixed text.
         generation_entropy: whether to sample continuations and measure their entropy.
         contributions: whether to measure what each sublayer adds to the residual stream.
@@ -57,7 +68,13 @@ class MeasurePlan:
     subsets: tuple[str, ...] = SUBSETS
     sample_facts: int = 50
     batch_facts: int = 20
+    protocols: tuple[str, ...] = PROTOCOLS
     generate: bool = True
+    chat: str = CHATS[0]
+    max_tokens: int | None = None
+    judge: str | None = None
+    judge_model: str | None = None
+    judge_seconds: float = 60.0
     perplexity: bool = True
     generation_entropy: bool = True
     contributions: bool = True
@@ -68,16 +85,38 @@ class MeasurePlan:
 
     def __post_init__(self) -> None:
         put = _putter(self)
-        put("subsets", _subsets(self.subsets))
+        put("subsets", _some_of("subsets", self.subsets, SUBSETS))
+        put("protocols", _some_of("protocols", self.protocols, PROTOCOLS))
+        if self.subsets and not self.protocols:
+            raise InputError(f"protocols is empty, but facts are scored; give some of {', '.join(PROTOCOLS)}.")
         put("sample_facts", checks.whole("sample_facts", self.sample_facts, 1, 10_000))
         put("batch_facts", checks.whole("batch_facts", self.batch_facts, 1, 10_000))
         for name in ("generate", "perplexity", "generation_entropy", "contributions"):
             put(name, checks.flag(name, getattr(self, name)))
+        put("chat", checks.choice("chat", self.chat, CHATS))
+        if self.max_tokens is not None:
+            put("max_tokens", checks.whole("max_tokens", self.max_tokens, 1, 1000))
+        for name in ("judge", "judge_model"):
+            put(name, _path(name, getattr(self, name)))
+        put("judge_seconds", checks.number("judge_seconds", self.judge_seconds, 0, 3600, above=True))
+        self.judged_by()
         put("downstream", _path("downstream", self.downstream))
         put("downstream_tests", checks.whole("downstream_tests", self.downstream_tests, 1, 100))
         if self.share_cap is not None:
             put("share_cap", checks.number("share_cap", self.share_cap, 0, 1000))
         put("trajectory_facts", checks.whole("trajectory_facts", self.trajectory_facts, 0, 10_000))
+
+    def judged_by(self) -> Judge | None:
+        """Who judges generated answers; None for nobody.
+
+        Raises:
+            InputError: for a judge that cannot be asked, or has nothing to judge.
+        """
+        if self.judge is None:
+            return None
+        if "generated" not in self.protocols:
+            raise InputError('judge is for generated answers; add "generated" to the protocols.')
+        return Judge(self.judge, self.judge_model, self.judge_seconds)
 
 
 @dataclass(frozen=True)
@@ -168,9 +207,9 @@ class RunPlan:
                 raise InputError(f"The plan is not valid JSON ({error}); give what to_json() wrote.") from error
         values = _fields_of(cls, values, "plan", besides=("version",))
         version = values.pop("version", PLAN_VERSION)
-        if version == 1 and not isinstance(version, bool):
+        if version in (1, 2) and not isinstance(version, bool):
+            values |= _of_version(version, values)
             version = PLAN_VERSION
-            values["start_token"] = NONE
         if version != PLAN_VERSION or isinstance(version, bool):
             raise InputError(
                 f"The plan has version {quoted(version)}, but this program reads version {PLAN_VERSION}; "
@@ -199,6 +238,13 @@ def _fields_of(cls: type, values: Any, what: str, besides: tuple[str, ...] = ())
     return dict(values)
 
 
+def _of_version(version: int, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a plan of an earlier version did where it said nothing."""
+    measure = values.get("measure", {})
+    measured = {"measure": {"protocols": PROTOCOLS[:1], **measure} if isinstance(measure, Mapping) else measure}
+    return measured | ({"start_token": NONE} if version == 1 else {})
+
+
 def _missing(name: str, right: str):
     raise InputError(f"{name} is missing; give {right}.")
 
@@ -218,11 +264,11 @@ def _path(name: str, value: Any) -> str | None:
     return None if value is None else _text(name, value, 4096)
 
 
-def _subsets(value: Any) -> tuple[str, ...]:
+def _some_of(name: str, value: Any, known: tuple[str, ...]) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, list | tuple):
-        raise InputError(f"subsets {quoted(value)} is no list; give some of {', '.join(SUBSETS)}, or an empty list.")
-    chosen = [checks.choice("subsets", name, SUBSETS) for name in value]
-    return tuple(name for name in SUBSETS if name in chosen)
+        raise InputError(f"{name} {quoted(value)} is no list; give some of {', '.join(known)}, or an empty list.")
+    chosen = [checks.choice(name, entry, known) for entry in value]
+    return tuple(entry for entry in known if entry in chosen)
 
 
 def _overrides(value: Any) -> dict[str, Any]:

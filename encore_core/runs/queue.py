@@ -15,6 +15,7 @@ from encore_core.errors import InputError
 from encore_core.runs.database import Database, StoreError, as_json
 from encore_core.runs.facts_file import fact_lines
 from encore_core.runs.folders import facts_file, run_folder, slug
+from encore_core.runs.labels import checked_tags
 from encore_core.runs.lookup import get
 from encore_core.runs.preparing import PreparedRun
 from encore_core.runs.rows import RESUMABLE, RunInfo
@@ -23,18 +24,21 @@ from encore_core.storage import replacing
 _ID_LETTERS = "23456789abcdefghjkmnpqrstvwxyz"  # without letters that look alike
 
 
-def submit(database: Database, runs: Sequence[PreparedRun]) -> list[str]:
+def submit(database: Database, runs: Sequence[PreparedRun], tags: Sequence[str] = ()) -> list[str]:
     """Put runs at the end of the queue: all of them or none.
 
     Args:
         runs: what `preparing.prepare` gave.
+        tags: of all of them.
 
     Returns:
         their ids, in order. A worker takes them once one is running, see `launch.start_worker`.
 
     Raises:
         StoreError: when they cannot be written.
+        InputError: for a tag that cannot be used.
     """
+    marked = as_json(checked_tags(tags))
     ids: list[str] = []
     try:
         for run in runs:
@@ -46,12 +50,12 @@ def submit(database: Database, runs: Sequence[PreparedRun]) -> list[str]:
             (last,) = db.execute("SELECT max(queue_place) FROM runs").fetchone()
             for place, (run_id, run) in enumerate(zip(ids, runs, strict=True), (last or 0) + 1):
                 db.execute(
-                    """INSERT INTO runs (id, name, created, plan, settings, notices, facts_digest, order_digest,
+                    """INSERT INTO runs (id, name, tags, created, plan, settings, notices, facts_digest, order_digest,
                            statistics, statistics_wanted, device, n_edits, status, queue_place)
-                       VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'queued', ?)""",
-                    (run_id, run.plan.name, time.time(), as_json(run.plan.to_json()), as_json(vars(run.settings)),
-                     as_json(run.notices), run.facts_digest, run.order_digest, run.statistics,
-                     as_json(run.statistics_wanted), run.plan.device, run.plan.n_edits, place),
+                       VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'queued', ?)""",
+                    (run_id, run.plan.name, marked, time.time(), as_json(run.plan.to_json()),
+                     as_json(vars(run.settings)), as_json(run.notices), run.facts_digest, run.order_digest,
+                     run.statistics, as_json(run.statistics_wanted), run.plan.device, run.plan.n_edits, place),
                 )  # fmt: skip
     except BaseException as error:
         for run_id in ids:

@@ -101,8 +101,10 @@ def _copy(db: sqlite3.Connection, run: RunInfo, new_id: str, end: int) -> None:
     row |= {"number": None, "id": new_id, "plan": json.dumps(_shown_plan(run.plan_json)), "detail": "{}", **FORGOTTEN}
     marks = ", ".join("?" * len(row))
     number = db.execute(f"INSERT INTO runs ({', '.join(row)}) VALUES ({marks})", list(row.values())).lastrowid
+    # Generated answers hold the prompts of the facts.
+    left_out = NOT_KEPT if run.plan_json["facts"] in SETS else (*NOT_KEPT, "answers")
     for table in BY_EDITS:
-        if table not in NOT_KEPT:
+        if table not in left_out:
             columns = [column[1] for column in db.execute(f"PRAGMA table_info({table})") if column[1] != "run"]
             names = ", ".join(columns)
             db.execute(
@@ -114,7 +116,8 @@ def _copy(db: sqlite3.Connection, run: RunInfo, new_id: str, end: int) -> None:
 
 
 def _shown_plan(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """A plan with only the names of its files, because the folders of one machine mean nothing on another."""
+    """A plan with only the names of its files, because the folders of one machine mean nothing on another; nor does its
+    judge, who is named in the run's protocols."""
 
     def named(path: str | None) -> str | None:
         return path and Path(path).name
@@ -123,7 +126,7 @@ def _shown_plan(plan: Mapping[str, Any]) -> dict[str, Any]:
     return dict(plan) | {
         "facts": named(plan["facts"]),
         "statistics_text": named(plan["statistics_text"]),
-        "measure": measure | {"downstream": named(measure["downstream"])},
+        "measure": measure | {"downstream": named(measure["downstream"]), "judge": None, "judge_model": None},
     }
 
 

@@ -28,6 +28,8 @@ class RunInfo:
         statistics_used: a row for each edited layer, see `key_statistics.used`; empty before the first edit, and for
             runs of earlier versions.
         start_token: the token in front of every text, once the model is loaded; empty for none.
+        protocols: how facts are scored, in words, by the names in `generated_scores.PROTOCOLS`; empty before the model
+            is loaded, and for runs of earlier versions, which were scored teacher-forced.
         device: where it runs.
         n_edits: edits wanted.
         status: one of `STATUSES`.
@@ -84,6 +86,7 @@ class RunInfo:
     statistics_wanted: key_statistics.Rows = field(default=(), repr=False)
     statistics_used: key_statistics.Rows = ()
     start_token: tuple[str, ...] = ()
+    protocols: Mapping[str, str] = field(default_factory=dict)
     recorded: bool = False
 
     @property
@@ -149,6 +152,7 @@ class RunInfo:
             "statistics_wanted": list(self.statistics_wanted),
             "statistics_used": list(self.statistics_used),
             "start_token": self.start_token[0] if self.start_token else None,
+            "protocols": dict(self.protocols),
             "plan": dict(self.plan_json),
         }
 
@@ -237,19 +241,29 @@ class CheckpointRecord:
     Attributes:
         edits: facts handled so far; 0 is the model as it was loaded.
         norms: (layer, norm, ratio).
-        scores: (subset, metric, value).
+        scores: (subset, metric, value, n, low, high): with its 95 % interval over n facts. Metrics as in
+            `fact_values`.
         contributions: (sublayer, label, kind, layer, share, signed_share).
         measures: (metric, value).
-        downstream: (task, metric, value).
+        downstream: (task, metric, value, n, low, high): with its 95 % interval over n tests.
         seconds: by part.
         left_out: parts that were left out, with the reason: "cost" for the cap on measuring, or what went wrong.
+        scored: (subset, fact): which facts are in a subset, by place in the run's facts.
+        fact_scores: (fact, metric, value): what scores are the means of, from 0 to 1.
+        answers: (fact, number, part, kind, prompt, answers, text, ended, exact, contained, judged, unjudged): what the
+            model wrote, see `generated_scores.GeneratedAnswer`; the right answers as a JSON list.
+        task_answers: (task, test, truth, said, likelier), see `downstream.TaskAnswer`.
     """
 
     edits: int
     norms: Sequence[tuple[int, float, float]]
-    scores: Sequence[tuple[str, str, float | None]]
+    scores: Sequence[tuple[str, str, float | None, int | None, float | None, float | None]]
     contributions: Sequence[tuple[int, str, str, int | None, float, float]]
     measures: Sequence[tuple[str, float]]
-    downstream: Sequence[tuple[str, str, float | None]]
+    downstream: Sequence[tuple[str, str, float | None, int | None, float | None, float | None]]
     seconds: Mapping[str, float]
     left_out: Mapping[str, str]
+    scored: Sequence[tuple[str, int]] = ()
+    fact_scores: Sequence[tuple[int, str, float]] = ()
+    answers: Sequence[tuple] = ()
+    task_answers: Sequence[tuple[str, int, str, str | None, str | None]] = ()

@@ -98,6 +98,7 @@ class _Execution:
         session.stop_sharing()
         note_statistics(self.store, self.claim, session, self.done)
         self.measurer = Measurer(self.plan, self.facts, self.ends, session)
+        self.store.note(self.claim, protocols=self.measurer.protocols)
         try:
             self._measure_if_due(session)
             for end in self.ends:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import sqlite3
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
-LATER_COLUMNS = ("statistics_wanted", "statistics_used", "start_token")
-"""Columns of runs that stores of version 1 do not have; the recorded runs are in such a store. They hold JSON lists."""
+LATER_COLUMNS = {
+    2: {"runs": ("statistics_wanted TEXT", "statistics_used TEXT", "start_token TEXT")},
+    3: {
+        "runs": ("protocols TEXT",),
+        "scores": ("n INTEGER", "low REAL", "high REAL"),
+        "downstream": ("n INTEGER", "low REAL", "high REAL"),
+    },
+}
+"""Version of stores → what it added to tables. The recorded runs are in a store of an earlier version, which is never
+written, so whatever reads must do without."""
 
 SCHEMA = """
 CREATE TABLE runs (
@@ -48,7 +56,8 @@ CREATE TABLE runs (
     weights_digest TEXT,
     statistics_wanted TEXT,
     statistics_used TEXT,
-    start_token TEXT
+    start_token TEXT,
+    protocols TEXT
 );
 CREATE INDEX runs_by_status ON runs (status, queue_place);
 CREATE TABLE batches (
@@ -92,6 +101,7 @@ CREATE TABLE norms (
 CREATE TABLE scores (
     run INTEGER NOT NULL REFERENCES runs (number) ON DELETE CASCADE,
     edits INTEGER NOT NULL, subset TEXT NOT NULL, metric TEXT NOT NULL, value REAL,
+    n INTEGER, low REAL, high REAL,
     PRIMARY KEY (run, edits, subset, metric)
 ) WITHOUT ROWID;
 CREATE TABLE contributions (
@@ -108,6 +118,7 @@ CREATE TABLE measures (
 CREATE TABLE downstream (
     run INTEGER NOT NULL REFERENCES runs (number) ON DELETE CASCADE,
     edits INTEGER NOT NULL, task TEXT NOT NULL, metric TEXT NOT NULL, value REAL,
+    n INTEGER, low REAL, high REAL,
     PRIMARY KEY (run, edits, task, metric)
 ) WITHOUT ROWID;
 CREATE TABLE states (
@@ -117,9 +128,39 @@ CREATE TABLE states (
 ) WITHOUT ROWID;
 """
 
+LATER_TABLES = """
+CREATE TABLE scored (
+    run INTEGER NOT NULL REFERENCES runs (number) ON DELETE CASCADE,
+    edits INTEGER NOT NULL, subset TEXT NOT NULL, fact INTEGER NOT NULL,
+    PRIMARY KEY (run, edits, subset, fact)
+) WITHOUT ROWID;
+CREATE TABLE fact_scores (
+    run INTEGER NOT NULL REFERENCES runs (number) ON DELETE CASCADE,
+    edits INTEGER NOT NULL, fact INTEGER NOT NULL, metric TEXT NOT NULL, value REAL,
+    PRIMARY KEY (run, edits, fact, metric)
+) WITHOUT ROWID;
+CREATE TABLE answers (
+    run INTEGER NOT NULL REFERENCES runs (number) ON DELETE CASCADE,
+    edits INTEGER NOT NULL, fact INTEGER NOT NULL, number INTEGER NOT NULL, part TEXT NOT NULL, kind TEXT,
+    prompt TEXT NOT NULL, answers TEXT NOT NULL, text TEXT NOT NULL, ended TEXT NOT NULL,
+    exact INTEGER NOT NULL, contained INTEGER NOT NULL, judged INTEGER, unjudged TEXT NOT NULL,
+    PRIMARY KEY (run, edits, fact, number)
+) WITHOUT ROWID;
+CREATE TABLE task_answers (
+    run INTEGER NOT NULL REFERENCES runs (number) ON DELETE CASCADE,
+    edits INTEGER NOT NULL, task TEXT NOT NULL, test INTEGER NOT NULL, truth TEXT NOT NULL, said TEXT, likelier TEXT,
+    PRIMARY KEY (run, edits, task, test)
+) WITHOUT ROWID;
+"""
+"""Tables of version 3: which facts are in a subset, their scores and the answers generated for them, and the answers to
+the tests of the downstream tasks. From these intervals, and differences between runs, can be computed again."""
+
+SINCE = dict.fromkeys(("scored", "fact_scores", "answers", "task_answers"), 3)
+"""Table → the version of stores since which it is there, for those that were not always."""
+
 BY_EDITS = (
     "batches", "timings", "targets", "trajectories", "checkpoints", "measuring", "norms", "scores", "contributions",
-    "measures", "downstream", "states",
+    "measures", "downstream", "scored", "fact_scores", "answers", "task_answers", "states",
 )  # fmt: skip
 """Tables whose rows belong to a number of edits, and are deleted when the run goes back to fewer."""
 
@@ -138,5 +179,24 @@ def bring_up_to_date(db: sqlite3.Connection) -> None:
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version == SCHEMA_VERSION:
         return
-    steps = SCHEMA if version == 0 else "".join(f"ALTER TABLE runs ADD COLUMN {name} TEXT;" for name in LATER_COLUMNS)
-    db.executescript(f"BEGIN; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+    db.executescript(f"BEGIN; {_steps(version)} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+
+
+def _steps(version: int) -> str:
+    """The statements that bring a store of a version up to date; 0 is a new one."""
+    if version == 0:
+        return SCHEMA + LATER_TABLES
+    added = [
+        f"ALTER TABLE {table} ADD COLUMN {column};"
+        for since, tables in LATER_COLUMNS.items()
+        if since > version
+        for table, columns in tables.items()
+        for column in columns
+    ]
+    return " ".join(added) + (LATER_TABLES if version < 3 else "")
+
+
+def later(table: str, version: int) -> list[str]:
+    """The names of columns that a table of a store of this version does not have yet."""
+    added = (tables.get(table, ()) for since, tables in LATER_COLUMNS.items() if since > version)
+    return [column.split()[0] for columns in added for column in columns]

@@ -13,13 +13,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from encore_core.measures.downstream import PROTOCOLS as TASK_PROTOCOLS
+from encore_core.runs.fact_values import protocol
+from encore_core.runs.frames import MAX_POINTS, among, bucketed, read, thinned
 from encore_core.runs.store import RunStore
 from encore_core.spreadsheets import neutral_csv
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MAX_POINTS = 1000
+
+WITH_INTERVAL = ("value", "n", "low", "high")
 
 
 def norms(
@@ -37,7 +41,7 @@ def norms(
         run, edits, layer, norm, ratio (to the norm of the unedited matrix).
     """
     condition = f"AND layer IN ({', '.join(str(int(layer)) for layer in layers)})" if layers is not None else ""
-    frame = _read(store, ids, "norms", ("edits", "layer", "norm", "ratio"), condition)
+    frame = read(store, ids, "norms", ("edits", "layer", "norm", "ratio"), condition)
     return thinned(frame, ("run", "layer"), "edits", "norm", max_points)
 
 
@@ -59,12 +63,13 @@ def scores(
         metrics: names of metrics; all by default.
 
     Returns:
-        run, edits, subset, metric, value (None where the facts have no such prompts).
+        run, edits, subset, metric, value (None where the facts have no such prompts), n (facts), low, high (the 95 %
+        interval). The last three are missing in runs that were recorded without values per fact.
     """
-    condition, values = _among("subset", subsets)
-    more, more_values = _among("metric", metrics)
-    frame = _read(
-        store, ids, "scores", ("edits", "subset", "metric", "value"), condition + more, (*values, *more_values)
+    condition, values = among("subset", subsets)
+    more, more_values = among("metric", metrics)
+    frame = read(
+        store, ids, "scores", ("edits", "subset", "metric", *WITH_INTERVAL), condition + more, (*values, *more_values)
     )
     return thinned(frame, ("run", "subset", "metric"), "edits", "value", max_points)
 
@@ -81,9 +86,8 @@ def contributions(
     Returns:
         run, edits, sublayer (place from the input up), label, kind, layer (missing for the input), share, signed_share.
     """
-    condition = f"AND edits IN ({', '.join(str(int(at)) for at in edits)})" if edits is not None else ""
     columns = ("edits", "sublayer", "label", "kind", "layer", "share", "signed_share")
-    frame = _read(store, ids, "contributions", columns, condition)
+    frame = read(store, ids, "contributions", columns, _at(edits))
     return thinned(frame, ("run", "sublayer"), "edits", "share", max_points)
 
 
@@ -93,7 +97,7 @@ def measures(store: RunStore, ids: Sequence[str], max_points: int | None = MAX_P
     Returns:
         run, edits, metric ("perplexity", "generation_entropy"), value.
     """
-    frame = _read(store, ids, "measures", ("edits", "metric", "value"))
+    frame = read(store, ids, "measures", ("edits", "metric", "value"))
     return thinned(frame, ("run", "metric"), "edits", "value", max_points)
 
 
@@ -101,10 +105,66 @@ def downstream(store: RunStore, ids: Sequence[str], max_points: int | None = MAX
     """Scores of the downstream tasks.
 
     Returns:
-        run, edits, task, metric, value.
+        run, edits, task, metric, value, n (tests), low, high (the 95 % interval); the last three are missing for what
+        is no score, and in runs recorded without the answers to each test.
     """
-    frame = _read(store, ids, "downstream", ("edits", "task", "metric", "value"))
+    frame = read(store, ids, "downstream", ("edits", "task", "metric", *WITH_INTERVAL))
     return thinned(frame, ("run", "task", "metric"), "edits", "value", max_points)
+
+
+def scored(store: RunStore, ids: Sequence[str]) -> pd.DataFrame:
+    """Which facts were scored at which checkpoint.
+
+    Returns:
+        run, edits, subset, fact (place in the run's facts, from 0).
+    """
+    return read(store, ids, "scored", ("edits", "subset", "fact"))
+
+
+def fact_scores(store: RunStore, ids: Sequence[str], edits: Sequence[int] | None = None) -> pd.DataFrame:
+    """The scores of every fact, see `fact_values`.
+
+    Args:
+        store, ids: as for `norms`.
+        edits: only at these checkpoints; all by default.
+
+    Returns:
+        run, edits, fact, metric, value (from 0 to 1).
+    """
+    return read(store, ids, "fact_scores", ("edits", "fact", "metric", "value"), _at(edits))
+
+
+def answers(store: RunStore, ids: Sequence[str], edits: Sequence[int] | None = None) -> pd.DataFrame:
+    """What the model wrote after the facts' prompts.
+
+    Args:
+        store, ids, edits: as for `fact_scores`.
+
+    Returns:
+        run, edits, fact, number (of the prompt within the fact), part, kind, prompt, answers (the right ones, as a JSON
+        list), text, ended, exact, contained, judged (1 or 0; missing without a verdict), unjudged (why).
+    """
+    columns = (
+        "edits", "fact", "number", "part", "kind", "prompt", "answers", "text", "ended", "exact", "contained",
+        "judged", "unjudged",
+    )  # fmt: skip
+    return read(store, ids, "answers", columns, _at(edits))
+
+
+def task_answers(store: RunStore, ids: Sequence[str], edits: Sequence[int] | None = None) -> pd.DataFrame:
+    """The answers to each test of the downstream tasks.
+
+    Args:
+        store, ids, edits: as for `fact_scores`.
+
+    Returns:
+        run, edits, task, test (place among the task's tests), truth, said (missing for none of the options), likelier.
+    """
+    return read(store, ids, "task_answers", ("edits", "task", "test", "truth", "said", "likelier"), _at(edits))
+
+
+def _at(edits: Sequence[int] | None) -> str:
+    return "" if edits is None else f"AND edits IN ({', '.join(str(int(at)) for at in edits)})"
 
 
 def checkpoints(store: RunStore, ids: Sequence[str]) -> pd.DataFrame:
@@ -113,7 +173,7 @@ def checkpoints(store: RunStore, ids: Sequence[str]) -> pd.DataFrame:
     Returns:
         run, edits, left_out (a JSON object: part and why, "cost" or an error), seconds (spent on measuring).
     """
-    return _read(
+    return read(
         store,
         ids,
         "(SELECT c.run, c.edits, c.left_out, coalesce(sum(m.seconds), 0) AS seconds FROM checkpoints AS c "
@@ -128,7 +188,7 @@ def measuring(store: RunStore, ids: Sequence[str]) -> pd.DataFrame:
     Returns:
         run, edits, part, seconds.
     """
-    return _read(store, ids, "measuring", ("edits", "part", "seconds"))
+    return read(store, ids, "measuring", ("edits", "part", "seconds"))
 
 
 def timings(store: RunStore, ids: Sequence[str], max_points: int | None = MAX_POINTS) -> pd.DataFrame:
@@ -138,7 +198,7 @@ def timings(store: RunStore, ids: Sequence[str], max_points: int | None = MAX_PO
         run, edits (at the end of the batch or batches), phase, seconds, facts (edited in that time, so that
         seconds / facts is the time of an edit).
     """
-    return _bucketed(
+    return bucketed(
         store,
         ids,
         "(SELECT t.run, t.edits, t.phase, t.seconds, b.facts FROM timings AS t "
@@ -158,7 +218,7 @@ def memory(store: RunStore, ids: Sequence[str], max_points: int | None = MAX_POI
     """
     names = ("resident_bytes", "peak_bytes", "device_peak_bytes")
     summary = ", ".join(f"max({name}) AS {name}" for name in names)
-    return _bucketed(store, ids, "batches", (), summary, ("edits", *names), max_points)
+    return bucketed(store, ids, "batches", (), summary, ("edits", *names), max_points)
 
 
 def targets(store: RunStore, ids: Sequence[str]) -> pd.DataFrame:
@@ -171,7 +231,7 @@ def targets(store: RunStore, ids: Sequence[str]) -> pd.DataFrame:
     columns = (
         "fact", "edits", "steps", "stopped", "loss", "nll", "kl", "decay", "probability", "probability_before",
     )  # fmt: skip
-    return _read(store, ids, "targets", columns)
+    return read(store, ids, "targets", columns)
 
 
 def target_means(store: RunStore, ids: Sequence[str], max_points: int | None = MAX_POINTS) -> pd.DataFrame:
@@ -182,7 +242,7 @@ def target_means(store: RunStore, ids: Sequence[str], max_points: int | None = M
     """
     names = ("steps", "loss", "nll", "kl", "decay", "probability", "probability_before")
     summary = ", ".join(f"avg({name}) AS {name}" for name in names)
-    return _bucketed(store, ids, "targets", (), summary, ("edits", *names), max_points)
+    return bucketed(store, ids, "targets", (), summary, ("edits", *names), max_points)
 
 
 def trajectories(store: RunStore, ids: Sequence[str], facts: Sequence[int] | None = None) -> pd.DataFrame:
@@ -197,7 +257,7 @@ def trajectories(store: RunStore, ids: Sequence[str], facts: Sequence[int] | Non
     """
     condition = f"AND fact IN ({', '.join(str(int(fact)) for fact in facts)})" if facts is not None else ""
     columns = ("fact", "step", "edits", "loss", "nll", "kl", "decay", "probability")
-    return _read(store, ids, "trajectories", columns, condition)
+    return read(store, ids, "trajectories", columns, condition)
 
 
 ALL: dict[str, Callable[..., pd.DataFrame]] = {
@@ -212,159 +272,32 @@ ALL: dict[str, Callable[..., pd.DataFrame]] = {
     "memory": memory,
     "targets": targets,
     "trajectories": trajectories,
+    "scored": scored,
+    "fact_scores": fact_scores,
+    "answers": answers,
+    "task_answers": task_answers,
 }
 """Every series by name."""
 
+THINNED = ("norms", "scores", "contributions", "measures", "downstream", "timings", "memory")
+"""Those of them that are thinned unless told otherwise."""
+
 
 def every_row(store: RunStore, name: str, ids: Sequence[str]) -> pd.DataFrame:
-    """A series with every row, neither thinned nor added up."""
-    thinning = name not in ("checkpoints", "measuring", "targets", "trajectories")
-    return ALL[name](store, ids, **({"max_points": None} if thinning else {}))
+    """A series with every row, neither thinned nor added up; scores with their protocol, for files are read alone."""
+    frame = ALL[name](store, ids, **({"max_points": None} if name in THINNED else {}))
+    if name not in ("scores", "downstream"):
+        return frame
+    if name == "downstream":
+        return frame.assign(protocol=[TASK_PROTOCOLS.get(metric, "") for metric in frame["metric"]])
+    of_run = {run_id: store.get(run_id).protocols for run_id in dict.fromkeys(ids)}
+    pairs = zip(frame["run"], frame["metric"], strict=True)
+    return frame.assign(
+        protocol=["" if metric == "facts" else protocol(metric, of_run[run_id]) for run_id, metric in pairs]
+    )
 
 
 def as_csv(frame: pd.DataFrame) -> bytes:
     """A frame as CSV, safe in a spreadsheet; missing values are empty cells."""
     cells = frame.astype(object).where(frame.notna(), None)
     return neutral_csv(list(frame.columns), cells.itertuples(index=False, name=None))
-
-
-# -- reading -----------------------------------------------------------------------------------------------------------
-
-
-def thinned(
-    frame: pd.DataFrame, line: Sequence[str], x: str, y: str, max_points: int | None = MAX_POINTS
-) -> pd.DataFrame:
-    """A frame whose lines have at most `max_points` points each, with the extremes of y and both ends kept.
-
-    A line's points are divided into equal stretches; the lowest and highest point of each stay.
-
-    Args:
-        frame: with the columns below, ordered by x within each line.
-        line: columns that distinguish lines.
-        x, y: names of columns.
-        max_points: 4 or more, or None to keep all.
-    """
-    import numpy as np
-
-    if max_points is None or not len(frame):
-        return frame
-    grouped = frame.groupby(list(line), observed=True, sort=False)
-    if grouped.size().max() <= max_points:
-        return frame
-    kept: list[np.ndarray] = []
-    for places in grouped.indices.values():
-        if len(places) <= max_points:
-            kept.append(places)
-            continue
-        values = frame[y].to_numpy(dtype=float, na_value=np.nan)[places]
-        # Two points per stretch, and the two ends.
-        stretches = np.array_split(np.arange(len(places)), (max_points - 2) // 2)
-        chosen = {0, len(places) - 1}
-        for stretch in stretches:
-            part = values[stretch]
-            if np.isnan(part).all():
-                chosen.add(int(stretch[0]))
-            else:
-                chosen |= {int(stretch[np.nanargmin(part)]), int(stretch[np.nanargmax(part)])}
-        kept.append(places[sorted(chosen)])
-    return frame.iloc[np.sort(np.concatenate(kept))].reset_index(drop=True)
-
-
-def _read(
-    store: RunStore,
-    ids: Sequence[str],
-    table: str,
-    columns: Sequence[str],
-    condition: str = "",
-    values: Sequence[object] = (),
-) -> pd.DataFrame:
-    """Rows of a table that belong to some runs. Names come only from this module; values are bound."""
-    ids = list(dict.fromkeys(ids))
-    numbers = _numbers(store, ids)
-    sql = (
-        f"SELECT run, {', '.join(columns)} FROM {table} WHERE run IN ({', '.join(map(str, numbers))}) {condition} "
-        "ORDER BY run"
-    )
-    # The primary keys begin with run and place, so this order needs no sorting.
-    _, rows = store.query(sql + f", {columns[0]}", values)
-    return _framed(numbers, ids, columns, rows)
-
-
-def _bucketed(
-    store: RunStore,
-    ids: Sequence[str],
-    table: str,
-    line: Sequence[str],
-    summary: str,
-    columns: Sequence[str],
-    max_points: int | None,
-) -> pd.DataFrame:
-    """Rows summed up over stretches of edits, in the database, so that long runs are not read row by row."""
-    ids = list(dict.fromkeys(ids))
-    numbers = _numbers(store, ids)
-    inside = ", ".join(map(str, numbers))
-    _, spans = store.query(f"SELECT run, count(*), max(edits) FROM batches WHERE run IN ({inside}) GROUP BY run")
-    width = 1
-    for _, count, last in spans:
-        if max_points is not None and count > max_points:
-            width = max(width, -(-last // max_points))
-    grouping = ", ".join(("run", f"(edits - 1) / {width}", *line))
-    names = ", ".join(("run", "max(edits) AS edits", *line, summary))
-    _, rows = store.query(
-        f"SELECT {names} FROM {table} WHERE run IN ({inside}) GROUP BY {grouping} ORDER BY run, edits"
-    )
-    return _framed(numbers, ids, columns, rows)
-
-
-def _numbers(store: RunStore, ids: Sequence[str]) -> list[int]:
-    """Keys of runs, in the order of their ids.
-
-    Raises:
-        InputError: for an id that the store does not have.
-    """
-    if not ids:
-        return []
-    _, rows = store.query(f"SELECT id, number FROM runs WHERE id IN ({', '.join('?' * len(ids))})", list(ids))
-    known = dict(rows)
-    return [known[run_id] if run_id in known else store.get(run_id).number for run_id in ids]
-
-
-def _framed(numbers: Sequence[int], ids: Sequence[str], columns: Sequence[str], rows: Sequence[tuple]) -> pd.DataFrame:
-    import numpy as np
-    import pandas as pd
-
-    by_column = list(zip(*rows, strict=True)) or [()] * (len(columns) + 1)
-    place = {number: code for code, number in enumerate(numbers)}
-    codes = np.array([place[number] for number in by_column[0]], dtype=np.int32)
-    data = {"run": pd.Categorical.from_codes(codes, categories=list(ids))}
-    for name, values in zip(columns, by_column[1:], strict=True):
-        data[name] = _column(name, values)
-    return pd.DataFrame(data)
-
-
-_TEXTS = ("subset", "metric", "task", "phase", "part", "label", "kind", "stopped", "left_out")
-_COUNTS = ("edits", "fact", "facts", "step", "sublayer")
-
-
-def _column(name: str, values: Sequence):
-    import numpy as np
-    import pandas as pd
-
-    if name in _TEXTS:
-        # Store each of the few distinct texts once: building and grouping by codes is many times quicker.
-        codes: dict[str, int] = {}
-        numbers = np.fromiter((codes.setdefault(value, len(codes)) for value in values), np.int32, len(values))
-        return pd.Categorical.from_codes(numbers, categories=list(codes))
-    if name in _COUNTS:
-        return np.array(values, dtype=np.int64)
-    if name == "layer":
-        if None in values:
-            return pd.array(values, dtype="Int64")
-        return np.array(values, dtype=np.int64)
-    return np.array(values, dtype=np.float64)  # None becomes NaN
-
-
-def _among(column: str, values: Sequence[str] | None) -> tuple[str, tuple[str, ...]]:
-    if values is None:
-        return "", ()
-    return f" AND {column} IN ({', '.join('?' * len(values))})", tuple(values)

@@ -91,6 +91,10 @@ def record_checkpoint(database: Database, claim: Claim, checkpoint: CheckpointRe
             ("contributions", checkpoint.contributions),
             ("measures", checkpoint.measures),
             ("downstream", checkpoint.downstream),
+            ("scored", checkpoint.scored),
+            ("fact_scores", checkpoint.fact_scores),
+            ("answers", checkpoint.answers),
+            ("task_answers", checkpoint.task_answers),
             ("measuring", checkpoint.seconds.items()),
         ):
             rows = [(run, edits, *row) for row in rows]

@@ -92,9 +92,9 @@ class RunStore:
 
     # -- what people do ------------------------------------------------------------------------------------------------
 
-    def submit(self, runs: Sequence[PreparedRun]) -> list[str]:
+    def submit(self, runs: Sequence[PreparedRun], tags: Sequence[str] = ()) -> list[str]:
         """Put runs at the end of the queue: all of them or none."""
-        return queue.submit(self.database, runs)
+        return queue.submit(self.database, runs, tags)
 
     def cancel(self, run_id: str) -> RunInfo:
         """Take a run out of the queue, or ask its worker to stop it (which it does within a batch)."""
@@ -145,7 +145,8 @@ class RunStore:
         return ownership.beat(self.database, claim, detail)
 
     def note(self, claim: Claim, **columns: Any) -> None:
-        """Record facts about the run's process: fingerprint, threads, versions, code_commit, statistics_used."""
+        """Record facts about the run's process: fingerprint, threads, versions, code_commit, statistics_used,
+        protocols."""
         ownership.note(self.database, claim, **columns)
 
     def finish(self, claim: Claim, status: str, error: str | None = None, weights_digest: str | None = None) -> None:

@@ -8,6 +8,7 @@ import streamlit as st
 
 from dashboard.charts.labels import percent
 from dashboard.elements import widgets
+from dashboard.reading import fact_words
 from dashboard.visitors.messages import Message
 from dashboard.visitors.visitor import Visitor
 from encore_core.editing.edit_list import MadeEdit
@@ -79,7 +80,7 @@ def _table(edits: Sequence[MadeEdit], now: Sequence[Now] | None) -> None:
         forgotten = now is not None and _is_forgotten(edit, now[place])
         present = "?" if now is None else percent(now[place][0].probability)
         shown = (f"✗ {present}", "bad") if forgotten else (present if now is None else f"✓ {present}", "")
-        rows.append((forgotten, (edit.number, f"{edit.fact.subject} → {edit.fact.target_new}", was, then, shown)))
+        rows.append((forgotten, (edit.number, fact_words.short(edit.fact), was, then, shown)))
     # Forgotten ones stand on top, the latest edit first.
     rows = [row for _, row in sorted(rows, key=lambda row: (not row[0], -row[1][0]))]
     widgets.table(
@@ -97,7 +98,7 @@ def _take_back(visitor: Visitor, edits: Sequence[MadeEdit]) -> None:
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     number = left.selectbox(
         "Any edit can be taken back", list(by_number), key="edit_to_take_back",
-        format_func=lambda n: f"{n}: {by_number[n].fact.subject} → {by_number[n].fact.target_new}",
+        format_func=lambda n: f"{n}: {fact_words.short(by_number[n].fact)}",
     )  # fmt: skip
     right.button(
         "Take it back", key="take_back", icon=":material/backspace:", width="stretch", disabled=visitor.is_busy,

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import streamlit as st
 
-from dashboard.elements import fact_rows, widgets
-from dashboard.parts.edit import gallery, own_fact
+from dashboard.elements import fact_rows, hub_set_field, widgets
+from dashboard.parts.edit import gallery, own_fact, table_before
+from dashboard.reading import fact_words
 from dashboard.reading.bundled_facts import bundled_facts
 from dashboard.server import limits
 from dashboard.visitors.messages import Message
 from dashboard.visitors.widget_state import remembered
 from encore_core.errors import InputError
-from encore_core.facts import MAX_BYTES, Fact, parse_facts, read_facts
+from encore_core.facts import MAX_BYTES, Fact
 
 MAX_TABLE = 1000
+HUB_SET = "table_set"
 
 
 def pick_facts() -> None:
@@ -46,18 +50,21 @@ def fill_from_example() -> None:
 
 
 def _table() -> None:
-    upload = st.file_uploader(
+    st.file_uploader(
         "Upload CSV, JSON or JSONL", type=["csv", "tsv", "txt", "json", "jsonl"], key="upload",
         max_upload_size=MAX_BYTES // 1_000_000,
     )  # fmt: skip
+    used = _used()
     st.text_area(
-        "or paste it here" if upload is None else "Pasted text (the upload above is used)",
+        "or paste it here" if used in (None, "pasted") else f"Pasted text (the {used} is used)",
         key="pasted",
         height=150,
         persist_state="session",
         placeholder="subject,prompt,target_new,target_true\nFrance,The capital of {} is,Rome,Paris",
     )
-    if upload is None and not (st.session_state.get("pasted") or "").strip():
+    with st.expander("or take a data set from the hub", key="table_sets"):
+        hub_set_field.pick(HUB_SET)
+    if _used() is None:
         st.caption(
             "Columns: subject, prompt, target_new; optional target_true, paraphrases, neighbours. "
             "CounterFact, EasyEdit and zsRE files are read as they are."
@@ -70,58 +77,76 @@ def _table() -> None:
     right.number_input("Facts per batch", 1, MAX_TABLE, key="batch_size", persist_state="session",
                        help="The facts of a batch are edited together; Undo takes back one batch.")  # fmt: skip
     try:
-        rows = table_rows()
+        given, limit = _given(), st.session_state["limit"]
+        rows = fact_rows.choose(given, limit)
+        if rows is None:
+            return
+        _check_limits(rows.facts)
     except InputError as error:
         widgets.problem(error)
         return
-    if rows.bad is not None and not fact_rows.offer(rows.bad):
-        return
-    facts = rows.facts
-    size = st.session_state["batch_size"]
+    _show_facts(rows)
+    table_before.ask(rows.facts, (given.token, limit, fact_rows.asks_rule(given)))
+
+
+def _show_facts(rows: fact_rows.Rows) -> None:
+    """How many facts there are and in how many batches, what the reader said, and the first of them."""
+    facts, size = rows.facts, st.session_state["batch_size"]
     n_batches = -(-len(facts) // size)
     read = f"{len(facts)} fact{'s' * (len(facts) != 1)} read, {n_batches} batch{'es' * (n_batches != 1)}."
-    widgets.notice(Message("success", read))
-    fact_rows.tell(rows)
-    shown = [(fact.text, fact.target_new) for fact in facts[:4]]
+    more = f" There are more in the file; up to {MAX_TABLE:,} can be used here, and any number on the page Run."
+    widgets.notice(Message("success", read + more * rows.checked.more))
+    fact_rows.tell(rows, "table")
+    shown = [(f"{fact.text}{fact_words.marked(fact)}", fact.target_new) for fact in facts[:4]]
     widgets.table([("Prompt", ""), ("New answer", "")], shown, "The first facts of the table")
     if len(facts) > len(shown):
         st.caption(f"and {len(facts) - len(shown)} more")
 
 
-def table_rows() -> fact_rows.Rows:
-    """The facts of the upload, or else of the pasted text, and what the reader had to say about them.
+def _used() -> str | None:
+    """Which of the three ways to give a table is used: what was uploaded, else a data set, else what was pasted."""
+    if st.session_state.get("upload") is not None:
+        return "upload above"
+    if st.session_state.get(HUB_SET):
+        return "data set below"
+    return "pasted" if (st.session_state.get("pasted") or "").strip() else None
+
+
+def _given() -> fact_rows.Given:
+    """The table.
 
     Raises:
-        InputError: naming what is wrong, when nothing can be used or a fact goes beyond a limit of this server.
+        InputError: when there is none, or it is too large for this server.
     """
-    limit = st.session_state.get("limit", 100)
-    upload = st.session_state.get("upload")
-    if upload is not None:
+    used, upload = _used(), st.session_state.get("upload")
+    if used == "upload above":
         limits.check_upload("The upload", upload.size)
-        upload.seek(0)
-        rows = fact_rows.read_rows(lambda notice: read_facts(upload, limit, notice=notice))
-    else:
-        text = st.session_state.get("pasted") or ""
-        if not text.strip():
-            raise InputError(
-                "The table is empty: upload a file or paste at least one row below a line of column names."
-            )
-        limits.check_upload("The pasted table", len(text))
-        rows = fact_rows.read_rows(lambda notice: parse_facts(text, "the pasted table", limit, notice=notice))
-    for fact in rows.facts:
+        return fact_rows.Given.upload(upload)
+    if used == "data set below":
+        return hub_set_field.given(st.session_state[HUB_SET])
+    text = st.session_state.get("pasted") or ""
+    if used is None:
+        raise InputError("The table is empty: upload a file or paste at least one row below a line of column names.")
+    limits.check_upload("The pasted table", len(text))
+    return fact_rows.Given.pasted(text, "the pasted table")
+
+
+def _check_limits(facts: Sequence[Fact]) -> None:
+    for fact in facts:
         limits.check_fact(fact)
-    return rows
 
 
 def table_facts() -> list[Fact]:
     """The facts of the table that would be edited.
 
     Raises:
-        InputError: as `table_rows`, and for bad rows that the visitor has not chosen to leave out.
+        InputError: naming what is wrong, when nothing can be used, a fact goes beyond a limit of this server, or there
+            are bad rows that the visitor has not chosen to leave out.
     """
-    rows = table_rows()
-    if rows.bad is not None and not fact_rows.left_out(rows.bad):
+    rows = fact_rows.read(_given(), st.session_state.get("limit", 100))
+    if rows.bad is not None:
         raise rows.bad
+    _check_limits(rows.facts)
     return rows.facts
 
 

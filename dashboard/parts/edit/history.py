@@ -6,6 +6,7 @@ import streamlit as st
 
 from dashboard.elements import widgets
 from dashboard.parts.edit import files
+from dashboard.reading import fact_words
 from dashboard.visitors.messages import Message
 from dashboard.visitors.visitor import Visitor
 from encore_core.editing.edit_file import keeps_history
@@ -25,12 +26,12 @@ def batches(visitor: Visitor) -> None:
         for number, batch in reversed(list(enumerate(applied, start=1))):
             seconds = f"{sum(batch.report.seconds.values()):.1f} s"
             if batch.is_retraction:
-                gone = ", ".join(f"{one.fact.subject} → {one.fact.target_new}" for one in batch.report.retracted)
+                gone = ", ".join(fact_words.short(one.fact) for one in batch.report.retracted)
                 rows.append((number, f"taken back: {gone}", "–", "–", seconds))
                 continue
             edited = [item for item in batch.report.edited if item.is_edited]
             first = edited[0].fact
-            what = f"{first.subject} → {first.target_new}" + (f" and {len(edited) - 1} more" if edited[1:] else "")
+            what = fact_words.short(first) + (f" and {len(edited) - 1} more" if edited[1:] else "")
             steps = sorted(item.steps for item in edited)
             stops = sorted({stop_word(item.stopped) for item in edited})
             rows.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.elements import widgets
+from dashboard.parts.edit import judge_form
 from dashboard.reading import score_rows
 from dashboard.visitors.visitor import Visitor
 from dashboard.visitors.widget_state import KEEP, remembered
@@ -12,6 +13,7 @@ from encore_core.facts import Fact
 from encore_core.measures.generated import GenerationSettings, has_chat_template
 from encore_core.measures.generated_scores import GeneratedScores
 from encore_core.measures.scores import PROTOCOL
+from encore_core.models.editable import EditableModel
 from encore_core.spreadsheets import neutral_csv
 
 SCORED_AT_ONCE = 5
@@ -32,7 +34,7 @@ def show(visitor: Visitor) -> None:
             st.caption("Takes about a second for every fact on two cores: the model writes answers to all its prompts.")
             return
         st.session_state["scored"] = state
-    settings = GenerationSettings.usual(_pick_template(visitor))
+    settings = GenerationSettings.usual(pick_template(visitor.session.lm))
     with st.spinner("Measuring …"):
         was, now = visitor.before.scores(facts), visitor.after.scores(facts)
         wrote, writes = visitor.before.generated(facts, settings), visitor.after.generated(facts, settings)
@@ -45,12 +47,28 @@ def show(visitor: Visitor) -> None:
                ("Are exactly it, after", "right"), ("n", "right")]  # fmt: skip
     widgets.table(columns, score_rows.generated_rows(wrote, writes), "Scores of generated answers")
     widgets.remark(score_rows.gap_sentence(now, writes))
+    wrote, writes = _judged(wrote, writes)
     _texts(facts, wrote, writes)
 
 
-def _pick_template(visitor: Visitor) -> bool:
+def _judged(wrote: GeneratedScores, writes: GeneratedScores) -> tuple[GeneratedScores, GeneratedScores]:
+    """The same texts with the verdicts of a judge, if the visitor names one, and their scores."""
+    judge = judge_form.pick()
+    found = judge_form.judged(judge, (wrote, writes), "scores_judge") if judge is not None else None
+    if found is None:
+        return wrote, writes
+    wrote, writes = found
+    widgets.remark(f"{writes.protocol[0].upper()}{writes.protocol[1:]}.")
+    columns = [("Texts after", "name"), ("Judged right, before", "right"), ("after", "right"), ("n, before", "right"),
+               ("after", "right")]  # fmt: skip
+    if rows := score_rows.judged_rows(wrote, writes):
+        widgets.table(columns, rows, "Scores by the judge")
+    return wrote, writes
+
+
+def pick_template(lm: EditableModel) -> bool:
     """Whether prompts go into the model's chat template: a choice for models that have one."""
-    if not has_chat_template(visitor.session.lm):
+    if not has_chat_template(lm):
         return False
     remembered(CHAT, True)
     return st.toggle("Generate in the model's chat template", key=CHAT, **KEEP)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from dashboard.parts.edit.fact_form import facts_in_editor
+from dashboard.reading import fact_words
 from dashboard.visitors.visitor import Visitor
 from encore_core.errors import InputError
 from encore_core.facts import Fact
@@ -40,9 +41,7 @@ def pick(visitor: Visitor, edited: Sequence[Fact]) -> Fact | None:
             range(len(options)),
             index=options.index(visitor.shown),
             key=f"shown {hash((tuple(options), visitor.shown, tuple(latest)))}",
-            format_func=lambda i: (
-                f"{options[i].text} → {options[i].target_new}" + ("" if options[i] in latest else "   (not edited)")
-            ),
+            format_func=lambda i: fact_words.asked(options[i]) + ("" if options[i] in latest else "   (not edited)"),
         )
         if options[chosen] != visitor.shown:
             visitor.shown = options[chosen]

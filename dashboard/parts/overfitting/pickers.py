@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import streamlit as st
 
 from dashboard.elements import widgets
-from dashboard.reading import run_frames
+from dashboard.reading import fact_words, run_frames
 from dashboard.reading.mpes_pairs import Pair
 from dashboard.reading.run_words import short_model
 from dashboard.visitors.messages import Message
@@ -78,7 +78,7 @@ def pick_fact(ends: Mapping[int, str], facts: Sequence[Fact]) -> int:
 
     def named(place: int) -> str:
         if place < len(facts):
-            return f"fact {place} · {facts[place].text} … {facts[place].target_new}"
+            return f"fact {place} · {facts[place].text} … {facts[place].target_new}{fact_words.marked(facts[place])}"
         return f"fact {place} · ends at p = {ends[place]}"
 
     st.selectbox(

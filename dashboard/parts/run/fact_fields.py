@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 from typing import Any
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from dashboard.elements import fact_rows, widgets
+from dashboard.elements import fact_rows, hub_set_field, widgets
+from dashboard.reading import fact_words
 from dashboard.reading.bundled_facts import bundled_facts, long_facts
 from dashboard.server import limits
 from dashboard.visitors import access
 from dashboard.visitors.messages import Message
 from dashboard.visitors.widget_state import KEEP, remembered
 from encore_core.errors import InputError
-from encore_core.facts import MAX_BYTES, Fact, parse_facts, read_facts
+from encore_core.facts import MAX_BYTES, Fact
 from encore_core.runs import RunPlan
 from encore_core.storage import named_path
 
-SOURCES = {"bundled": "Bundled", "long": "Long set", "upload": "Upload", "paste": "Paste", "file": "File"}
+SOURCES = {
+    "bundled": "Bundled", "long": "Long set", "upload": "Upload", "paste": "Paste", "hub": "Data set", "file": "File",
+}  # fmt: skip
+HUB_SET = "run_set"
 ORDERS = {"file": "as in the file", "shuffled": "shuffled"}
 KNOWN = {"edit": "edit them too", "skip": "skip them"}
 BATCH_SIZE = 20
 
 Facts = tuple[list[Fact], str, tuple[object, ...]]  # facts, their name in the plan, what tells them from others
-Found = tuple[fact_rows.Rows, str, tuple[object, ...]]  # rows, their name in the plan, what tells them from others
 
 
 def pick_facts() -> dict[str, Any] | None:
@@ -71,9 +72,9 @@ def _pick_source() -> Facts | None:
         widgets.problem(error)
         return None
     if found is not None:
-        widgets.notice(
-            Message("success", f"{len(found[0]):,} facts. First: {found[0][0].text} {found[0][0].target_new}")
-        )
+        first = found[0][0]
+        said = f"{len(found[0]):,} facts. First: {first.text} {first.target_new}{fact_words.marked(first)}"
+        widgets.notice(Message("success", said))
     return found
 
 
@@ -149,31 +150,30 @@ def _pick_order(left: DeltaGenerator, right: DeltaGenerator) -> dict[str, Any]:
 
 
 def _facts(source: str) -> Facts | None:
-    """The facts of a source, with what the reader had to say; None while there is nothing to read yet.
+    """The facts of a source, with what the reader had to say; None on a problem, and while there is nothing to read.
 
     Raises:
         InputError: naming what is wrong.
     """
-    found = _rows(source)
-    if found is None:
+    if source == "bundled":
+        return list(bundled_facts()), "bundled", ("bundled",)
+    if source == "long":
+        return list(long_facts()), "long", ("long",)
+    given = _given(source)
+    rows = fact_rows.choose(given) if given is not None else None
+    if rows is None:
         return None
-    rows, called, token = found
-    if rows.bad is not None and not fact_rows.offer(rows.bad):
-        return None
-    fact_rows.tell(rows)
-    return rows.facts, called, token
+    fact_rows.tell(rows, "run_facts")
+    called = given.path if source == "file" else given.name
+    return rows.facts, called, (source, given.token, fact_rows.asks_rule(given))
 
 
-def _rows(source: str) -> Found | None:
-    """What a source holds; None while there is nothing to read yet.
+def _given(source: str) -> fact_rows.Given | None:
+    """What the visitor gives; None while there is nothing yet.
 
     Raises:
-        InputError: naming what is wrong, when nothing can be used.
+        InputError: when it is too large, or may not be named here.
     """
-    if source == "bundled":
-        return fact_rows.Rows(list(bundled_facts()), []), "bundled", ("bundled",)
-    if source == "long":
-        return fact_rows.Rows(list(long_facts()), []), "long", ("long",)
     if source == "upload":
         upload = st.file_uploader(
             "CSV, JSON or JSONL",
@@ -188,9 +188,7 @@ def _rows(source: str) -> Found | None:
             )
             return None
         limits.check_upload("The upload", upload.size)
-        upload.seek(0)
-        data = upload.read()
-        return _parsed(data, upload.name), upload.name, ("upload", hashlib.sha256(data).hexdigest())
+        return fact_rows.Given.upload(upload)
     if source == "paste":
         text = st.text_area(
             "Facts",
@@ -203,34 +201,14 @@ def _rows(source: str) -> Found | None:
             st.caption("A line of column names, then one fact per line; or JSON.")
             return None
         limits.check_upload("The pasted text", len(text))
-        return (
-            _parsed(text.encode("utf-8", "surrogatepass"), "pasted"),
-            "pasted",
-            ("paste", hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()),
-        )
+        return fact_rows.Given.pasted(text, "pasted")
+    if source == "hub":
+        hub_set_field.pick(HUB_SET)
+        name = st.session_state.get(HUB_SET)
+        return hub_set_field.given(name) if name else None
     path = st.text_input("File on this machine", key="run_path", placeholder="a path, e.g. facts.jsonl", **KEEP) or ""
     if not path.strip():
         st.caption("For files that are too large to upload.")
         return None
     access.check_files("A file of this machine")
-    file = named_path(path.strip())
-    try:
-        stamp = (str(file), file.stat().st_mtime_ns, file.stat().st_size)
-    except (OSError, ValueError):
-        stamp = (str(file), 0, 0)  # reading it will say what is wrong
-    return _read(*stamp), str(file), stamp
-
-
-@st.cache_resource(show_spinner="Reading the facts …", max_entries=4)
-def _read(path: str, changed: int, n_bytes: int) -> fact_rows.Rows:
-    return fact_rows.read_rows(lambda notice: read_facts(path, notice=notice))
-
-
-@st.cache_resource(show_spinner=False, max_entries=8)
-def _parsed(data: bytes, name: str) -> fact_rows.Rows:
-    if name == "pasted":
-        text = data.decode("utf-8", "surrogatepass")
-        return fact_rows.read_rows(lambda notice: parse_facts(text, "the pasted facts", notice=notice))
-    stream = io.BytesIO(data)
-    stream.name = name
-    return fact_rows.read_rows(lambda notice: read_facts(stream, notice=notice))
+    return fact_rows.Given.file(named_path(path.strip()))

@@ -12,6 +12,8 @@ from dashboard.reading.run_words import SUBSETS
 from dashboard.visitors import access
 from dashboard.visitors.widget_state import KEEP, remembered
 from encore_core.errors import InputError
+from encore_core.measures.generated import CHAT_TOKENS, CHATS, TOKENS
+from encore_core.measures.generated_scores import PROTOCOLS
 from encore_core.runs import MeasurePlan
 
 ABOUT = {
@@ -31,8 +33,9 @@ def pick_measures() -> MeasurePlan | None:
         subsets = st.multiselect(
             "Scores of", list(SUBSETS), key="run_subsets", format_func=SUBSETS.get, **KEEP, placeholder="no scores"
         )
-        left, right = st.columns(2)
         values: dict[str, Any] = {"subsets": tuple(subsets)}
+        values |= _pick_protocols(usually) if subsets else {}
+        left, right = st.columns(2)
         values |= _pick_counts(left, right, usually) | _pick_kinds(left, right, usually)
         values |= _pick_limits(left, right, usually) | _pick_downstream(usually)
         try:
@@ -42,6 +45,39 @@ def pick_measures() -> MeasurePlan | None:
         except InputError as error:
             widgets.problem(error)
             return None
+
+
+def _pick_protocols(usually: MeasurePlan) -> dict[str, Any]:
+    """How facts are scored, and how answers are generated where they are."""
+    remembered("run_protocols", list(usually.protocols))
+    protocols = st.multiselect(
+        "Scored",
+        list(PROTOCOLS),
+        key="run_protocols",
+        **KEEP,
+        placeholder="give one at least",
+        help="Teacher-forced: how probable the answers are. Generated: what the model writes by itself; takes about as "
+        "long again. With a judge: encore run --judge.",
+    )
+    values: dict[str, Any] = {"protocols": tuple(protocols)}
+    if "generated" not in protocols:
+        return values
+    left, right = st.columns(2)
+    remembered("run_chat", usually.chat)
+    values["chat"] = left.selectbox(
+        "Chat template", list(CHATS), key="run_chat", **KEEP, help="auto: where the model has one."
+    )
+    remembered("run_max_tokens", usually.max_tokens)
+    values["max_tokens"] = right.number_input(
+        "Longest answer",
+        key="run_max_tokens",
+        step=4,
+        value=None,
+        placeholder="usual",
+        **KEEP,
+        help=f"In tokens; usually {TOKENS}, in a chat {CHAT_TOKENS}. Most answers end before.",
+    )
+    return values
 
 
 def _pick_counts(left: DeltaGenerator, right: DeltaGenerator, usually: MeasurePlan) -> dict[str, Any]:

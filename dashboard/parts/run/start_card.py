@@ -14,15 +14,42 @@ from dashboard.reading.run_words import duration, short_model, size
 from dashboard.visitors import access
 from dashboard.visitors.messages import Message
 from dashboard.visitors.visitor import Visitor
+from dashboard.visitors.widget_state import KEEP, remembered
 from encore_core.errors import InputError
 from encore_core.runs import MeasurePlan, PreparedRun, RunPlan, RunStore, prepare, start_worker
+from encore_core.runs.seeds import seeds_of, tag_of_seeds, with_seeds
 
 SHOWN_NOTICES = 4
 MARK = " \0 "  # stands for the method in a notice; facts cannot hold it
 
 
-def prepared(model: dict[str, Any], facts: dict[str, Any], measure: MeasurePlan) -> list[PreparedRun]:
+def pick_seeds() -> list[int] | None:
+    """Pick several seeds; empty for the one of the plan, None on a problem."""
+    remembered("run_seeds", "")
+    text = st.text_input(
+        "Seeds (optional)",
+        key="run_seeds",
+        placeholder="the one above",
+        help="Several with commas between, such as 1, 2, 3: every method is run once with each. Compare then shows how "
+        "far the scores spread.",
+        width=320,
+        **KEEP,
+    )
+    try:
+        return seeds_of(text) if text.strip() else []
+    except InputError as error:
+        widgets.problem(error)
+        return None
+
+
+def prepared(
+    model: dict[str, Any], facts: dict[str, Any], measure: MeasurePlan, seeds: Sequence[int] = ()
+) -> list[PreparedRun]:
     """The runs that Start would queue; made again only when a field has changed.
+
+    Args:
+        model, facts, measure: the fields.
+        seeds: a run for each of them and each method; the plan's own if there are none.
 
     Raises:
         InputError: for fields that do not fit together.
@@ -34,6 +61,8 @@ def prepared(model: dict[str, Any], facts: dict[str, Any], measure: MeasurePlan)
         RunPlan(method=method, facts=called, overrides=overrides, measure=measure, **fields, **shared)
         for method, overrides in model["methods"].items()
     ]
+    if seeds:
+        plans = [one for plan in plans for one in with_seeds(plan, seeds)]
     key = (tuple(str(plan.to_json()) for plan in plans), token)
     kept = st.session_state.get("run_prepared")
     if kept is None or kept[0] != key:
@@ -47,7 +76,8 @@ def notices(runs: Sequence[PreparedRun]) -> None:
     of_methods: dict[str, list[str]] = {}
     for run in runs:
         for line in run.notices:
-            of_methods.setdefault(line.replace(f" {run.plan.method} ", MARK, 1), []).append(run.plan.method)
+            named = of_methods.setdefault(line.replace(f" {run.plan.method} ", MARK, 1), [])
+            named += [run.plan.method] if run.plan.method not in named else []
     lines = [line.replace(MARK, f" {', '.join(methods)} ", 1) for line, methods in of_methods.items()]
     if not lines:
         return
@@ -103,9 +133,10 @@ def _found_cost(visitor: Visitor, runs: Sequence[PreparedRun]) -> costs.Cost | N
 
 def _cost_table(runs: Sequence[PreparedRun], found: costs.Cost) -> None:
     """A row per run, and one for all together."""
+    several = len({run.plan.seed for run in runs}) > 1
     rows = [
         (
-            run.plan.method,
+            f"{run.plan.method}, seed {run.plan.seed}" if several else run.plan.method,
             duration(one.seconds),
             duration(one.editing_seconds),
             duration(one.measuring_seconds) + (", capped" if one.capped else ""),
@@ -142,7 +173,8 @@ def start(store: RunStore, runs: Sequence[PreparedRun]) -> None:
     """Queue the runs, and make sure that a worker takes them."""
     try:
         access.check_runs(store, [len(run.facts) for run in runs])
-        ids = store.submit(runs)
+        several = len({run.plan.seed for run in runs}) > 1
+        ids = store.submit(runs, [tag_of_seeds()] if several else ())
         for device in dict.fromkeys(run.plan.device for run in runs):
             start_worker(store, device)
     except InputError as error:

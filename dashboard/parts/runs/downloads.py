@@ -14,9 +14,13 @@ from encore_core.runs.export import series_csv, settings_of_run
 SERIES = {
     "norms": "norms of all layers",
     "scores": "scores of facts",
+    "fact_scores": "scores, fact by fact",
+    "scored": "which facts were scored",
+    "answers": "generated answers, text by text",
     "measures": "perplexity, generation entropy",
     "contributions": "residual stream",
     "downstream": "downstream tasks",
+    "task_answers": "downstream tasks, answer by answer",
     "checkpoints": "checkpoints",
     "measuring": "time spent measuring",
     "timings": "time spent editing",

@@ -3,7 +3,8 @@
 page_frame   what such a page does: pick runs, draw them, write the address, follow them
 view         what is shown, made once and handed to the parts
 checkpoints  which checkpoints: the one of Compare, those of Norm growth
-score_table  Compare: every measure of every run at a checkpoint, the best marked
+score_table  Compare: every measure of every run at a checkpoint, and which is ahead by more than chance
+seed_spread  Compare: the spread of runs that differ in their seed alone
 run_charts   Compare: norms, and what the model says
 costs        Compare: the runs' state, and what they took
 files        Compare: downloads, and the link

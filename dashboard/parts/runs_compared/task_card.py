@@ -15,6 +15,7 @@ from dashboard.parts.runs_compared.view import View
 from dashboard.reading import run_frames
 from dashboard.reading.run_words import left_out
 from dashboard.visitors.messages import Message
+from encore_core.measures.downstream import PROTOCOLS
 from encore_core.runs import RunInfo
 
 METRICS = {"f1": "F1", "f1_nll": "F1, more probable", "accuracy": "Accuracy"}
@@ -55,7 +56,7 @@ def draw(
     chart_card.show(
         partial(charts.chart, frame, view.lines, titles),
         key="downstream tasks",
-        heading=f"{METRICS[view.metric]} of the tasks, and perplexity" if have else "Perplexity",
+        heading=f"{METRICS[view.metric]} of the tasks, and perplexity" if have else "Perplexity, as a ratio",
         aside="against edits",
         alt=f"{METRICS[view.metric]} of downstream tasks and perplexity against edits, of "
         f"{', '.join(view.names)}; figures are in the table below.",
@@ -64,27 +65,33 @@ def draw(
         revision=" ".join([view.metric, *view.ids]),
     )
     if have:
-        widgets.notice(Message("info", f"{_certainty(raw)} {GUESSING}"))
+        widgets.notice(Message("info", f"{_certainty(raw, have)} {GUESSING}"))
+        st.caption(f"Protocol · {PROTOCOLS[view.metric]}.")
     cut = left_out(run_frames.read("checkpoints", have)["left_out"]) if have else []
     for line in cut:
         if line.startswith("downstream"):
             st.caption(f"Of these runs, {line}")
 
 
-def _certainty(frame: pd.DataFrame) -> str:
+def _certainty(frame: pd.DataFrame, have: Sequence[RunInfo]) -> str:
     """How many tests there were, and how far a figure can be off.
 
     Args:
         frame: the series `downstream`.
+        have: the runs in it.
     """
     counts = frame.loc[frame["metric"] == "n", "value"]
     fewest, most = int(counts.min()), int(counts.max())
     tests = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-    one, off = 100 / fewest, 100 * math.sqrt(0.25 / fewest)
-    n_tasks = frame["task"].nunique()
-    mean_off = off / math.sqrt(n_tasks)
-    return (
-        f"{tests} tests per task: one test is {one:.3g} points of accuracy. By the choice of tests alone a task's "
-        f"figure is off by about ±{off:.0f} points, the mean of {n_tasks} by about ±{mean_off:.0f}: do not read much "
-        "into smaller differences."
-    )
+    said = f"{tests} tests per task: one test is {100 / fewest:.3g} points of accuracy."
+    known = set(frame.loc[frame["low"].notna(), "run"].astype(str))
+    without = [run.id for run in have if run.id not in known]
+    if known:
+        said += " Bands and brackets are 95 % intervals by a bootstrap over tests, seeded; the mean of tasks has none."
+    if without:
+        off = 100 * math.sqrt(0.25 / fewest)
+        said += (
+            f" {', '.join(without)}: no interval, recorded without the answers to each test; by the choice of tests "
+            f"alone a task's figure is off by about ±{off:.0f} points (one standard error)."
+        )
+    return said

@@ -1,0 +1,85 @@
+"""Which run is ahead in a score, and whether that is more than chance. Knows no streamlit.
+
+A run is called best only where it is ahead of every other run beyond the 95 % interval of the difference on the same
+facts (paired bootstrap).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dashboard.reading.run_words import Measure
+from encore_core.measures.intervals import Interval
+from encore_core.runs.fact_values import NO_INTERVAL
+
+FEWEST = 5
+"""With fewer facts no run is called best."""
+
+Differences = Mapping[tuple[str, str, str], Interval]
+"""(metric, run, other run) → how much higher the run scores on the same facts."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What can be said about a measure of several runs.
+
+    Attributes:
+        best: the place of the run that is best, if one is.
+        mark: the word beside its figure; empty for none.
+        words: why, in words.
+    """
+
+    best: int | None = None
+    mark: str = ""
+    words: str = ""
+
+
+def of_scores(
+    measure: Measure, ids: Sequence[str], names: Sequence[str], values: Sequence[float | None], found: Differences
+) -> Verdict:
+    """The verdict on a score of facts, of which more is better.
+
+    Args:
+        measure: the score.
+        ids, names: of the runs.
+        values: of each run; None where it has none.
+        found: differences between the runs.
+    """
+    places = sorted((place for place, one in enumerate(values) if one is not None), key=lambda at: -values[at])
+    if len(places) < 2:
+        return Verdict()
+    first, *others = places
+    gaps = [found.get((measure.name, ids[first], ids[other])) for other in others]
+    if any(gap is None for gap in gaps):
+        return Verdict(words="no difference on the same facts: " + NO_INTERVAL.partition(": ")[2])
+    second, gap = min(zip(others, gaps, strict=True), key=lambda pair: pair[1].value)
+    if all(one.value == 0 for one in gaps):
+        return Verdict(words="no difference")
+    digits = max(1, measure.digits)
+    if gap.low is None or gap.n < FEWEST:
+        return Verdict(words=f"n = {gap.n} is too small to tell")
+    figures = f"{gap.value:+.{digits}f} ({gap.low:+.{digits}f} to {gap.high:+.{digits}f})".replace("-", "−")
+    ahead = f"{names[first]} − {names[second]}: {figures}"
+    if all(one.n >= FEWEST and one.low is not None and one.low > 0 for one in gaps):
+        return Verdict(first, "best", ahead)
+    return Verdict(words=f"{ahead}: within chance")
+
+
+def of_figures(measure: Measure, values: Sequence[float | None]) -> Verdict:
+    """The verdict on what is not scored on facts and has no interval: which figure is the lowest, for example.
+
+    Args:
+        measure: what was measured.
+        values: of each run, as shown; None where it has none.
+    """
+    there = {place: value for place, value in enumerate(values) if value is not None}
+    if len(set(there.values())) < 2 or not measure.best:
+        return Verdict()
+    if measure.best == "one":
+        place, word = min(there, key=lambda at: abs(there[at] - 1)), "nearest to 1"
+    elif measure.best == "low":
+        place, word = min(there, key=there.__getitem__), "lowest"
+    else:
+        place, word = max(there, key=there.__getitem__), "highest"
+    return Verdict(place, word, "one figure per run, no interval")
