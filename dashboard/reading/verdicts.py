@@ -52,7 +52,7 @@ def of_scores(
     first, *others = places
     gaps = [found.get((measure.name, ids[first], ids[other])) for other in others]
     if any(gap is None for gap in gaps):
-        return Verdict(words="no difference on the same facts: " + NO_INTERVAL.partition(": ")[2])
+        return Verdict(words="cannot be told: " + NO_INTERVAL.partition(": ")[2])
     second, gap = min(zip(others, gaps, strict=True), key=lambda pair: pair[1].value)
     if all(one.value == 0 for one in gaps):
         return Verdict(words="no difference")
