@@ -9,6 +9,10 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
+class Server(ThreadingHTTPServer):
+    request_queue_size = 64  # by default 5 connections may wait, and others are reset
+
+
 @contextmanager
 def judge_server() -> Iterator[dict[str, object]]:
     """Its address, what it is to reply, and what it has seen.
@@ -42,7 +46,7 @@ def judge_server() -> Iterator[dict[str, object]]:
         def log_message(self, *_: object) -> None:
             pass
 
-    serving = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    serving = Server(("127.0.0.1", 0), Handler)
     threading.Thread(target=serving.serve_forever, daemon=True).start()
     replies["address"] = f"http://127.0.0.1:{serving.server_port}/v1"
     try:
