@@ -17,7 +17,7 @@ from encore_core.editing.edited_matrices import EditedMatrices
 from encore_core.editing.norm_anchor import anchor_of
 from encore_core.editing.session_contents import Contents, memory_is_short
 from encore_core.editing.session_state import identity_of
-from encore_core.editing.shared_by_sessions import initial_preservation, shared_prefixes
+from encore_core.editing.shared_by_sessions import gradients_kept, initial_preservation, shared_prefixes
 from encore_core.editing.what_is_kept import Memory, free_directions
 from encore_core.errors import InputError
 from encore_core.models.editable import EditableModel, Progress
@@ -112,6 +112,17 @@ class EditedModel:
         if not s.nas:
             return None
         return self._contents.anchor or anchor_of(self.lm, s.layers[-1], s.nas_facts, progress)
+
+    def metric(self, progress: Progress | None = None) -> torch.Tensor | None:
+        """F at the last edited layer, (d_model, d_model), by which the natural gradient searches; None for other
+        searches. Fixed from the first edit on."""
+        s = self.settings
+        if s.search != "natural_gradient" or s.from_gradients:
+            return None
+        if self._contents.F is not None:
+            return self._contents.F
+        last = s.layers[-1]
+        return gradients_kept(self.lm, {last: self._statistics_files()[last]}, self.statistics_text, progress)[last]
 
     def directions_left(self) -> str | None:
         """How many null-space directions are left to edits, as a text for people; None before the first edit, and for
