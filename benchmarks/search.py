@@ -3,10 +3,10 @@
     python benchmarks/search.py run FOLDER FACTS.jsonl --method ENCORE-N --edits 2000 [--set NAME=VALUE] [--name NAME]
     python benchmarks/search.py table FOLDER [--at 2000]
 
-`run` edits in batches of 100. At every checkpoint it scores the first 100 facts, the last 100, and 100 drawn from all so
-far; it measures perplexity on the fixed text, and KL(unedited ‖ edited) per token on the end of the bundled sample, which
-is in no statistics. With --tasks DIR it ends with the downstream tasks. What is measured goes into FOLDER/NAME.jsonl,
-a line per checkpoint; beside it stands the session's state, from which an interrupted run continues.
+`run` edits in batches of 100. At every checkpoint it scores the first 100 facts, the last 100, and 100 drawn from all
+so far; it measures perplexity on the fixed text, and KL(unedited ‖ edited) per token on the end of the bundled sample,
+which is in no statistics. With --tasks DIR it ends with the downstream tasks. What is measured goes into
+FOLDER/NAME.jsonl, a line per checkpoint; beside it stands the session's state, from which an interrupted run continues.
 `table` prints the runs of a folder at one checkpoint, with 95 % intervals (bootstrap over facts, seeded), and each
 against the first: differences of scores on the same facts, and ratios.
 """

@@ -23,7 +23,8 @@ GRADIENTS = ("gradients", "whitened_gradients")
 Search = Literal["adam", "normalised_gradient", "natural_gradient"]
 MpesContexts = Literal["sampled", "all"]
 
-_CHOICES = {"search": get_args(Search), "mpes_contexts": get_args(MpesContexts)}
+CHOICES = {"search": get_args(Search), "mpes_contexts": get_args(MpesContexts)}
+"""Settings that are one of several words."""
 
 PAPER = "arXiv 2502.01636"
 """The paper whose methods this program is about; the other rows come from elsewhere."""
@@ -330,8 +331,8 @@ def _converted(name: str, value: Any, n_layers: int) -> Any:
     if name in _NUMBERS:
         low, high, above = _NUMBERS[name]
         return checks.number(f"Setting {name}", value, low, high, above=above, typed=True)
-    if name in _CHOICES:
-        return checks.choice(f"Setting {name}", value, _CHOICES[name])
+    if name in CHOICES:
+        return checks.choice(f"Setting {name}", value, CHOICES[name])
     return checks.flag(f"Setting {name}", value, typed=True)
 
 

@@ -7,7 +7,7 @@ target_rows, plain_target_pass, fast_target_pass    facts as rows of tokens, and
 keys                   the inputs of the edited matrices at the subjects
 covariance, stored_statistics   C0, which represents what must stay, and where it is kept
 gradient_moments       F, what general text loses when a block's output changes
-foretold_damage        what an update costs general text, from C0 and F
+foretold_damage, layer_costs   what an update costs general text, from C0 and F; what a fact would, block by block
 update_rule            one closed form, in which a method is a choice of P and S
 renewed_projector      P on unused directions, which are found anew (BetaEdit)
 what_is_kept           what a layer keeps between batches, by method

@@ -5,8 +5,8 @@ general text that predict another, without those that the model puts in front of
 about ½ tr(F Δ C0 Δᵀ) by a change Δ of the block's MLP output matrix (see `foretold_damage`); the search for
 targets may follow F⁻¹ (see `search_step`).
 
-F is kept beside C0: the file of a layer's C0, with "gradients" instead of "layer" in its name, holds the F that goes with
-it. One pass over a few thousand tokens gives F of all blocks. Statistics that are gathered have both; where C0 was
+F is kept beside C0: the file of a layer's C0, with "gradients" instead of "layer" in its name, holds the F that goes
+with it. One pass over a few thousand tokens gives F of all blocks. Statistics that are gathered have both; where C0 was
 imported or gathered without F, it is made from the bundled text when it is first needed.
 """
 
@@ -125,6 +125,7 @@ def collect(
     precise = torch.float64 if lm.device.type != "mps" else torch.float32
     sums = {layer: torch.zeros(lm.d_model, lm.d_model, dtype=precise, device=lm.device) for layer in layers}
     (empty,) = tokens_of(lm, [""])
+    windows = [window for window in windows if len(window) > 1]
     count = done = 0
     for rows in _together(windows):
         found = gradients_of(lm, layers, rows, empty.n_added)
@@ -141,8 +142,6 @@ def _together(windows: Sequence[list[int]]) -> Iterator[list[list[int]]]:
     """Windows that are run at a time, of similar length."""
     group: list[list[int]] = []
     for window in sorted(windows, key=len)[::-1]:
-        if len(window) < 2:
-            continue
         if group and (len(group) + 1) * len(group[0]) > AT_ONCE:
             yield group
             group = []

@@ -4,11 +4,11 @@
     normalised_gradient    δ ← δ − η_t s g / ‖g‖
     natural_gradient       δ ← δ − η_t s F̂⁻¹g / ‖F̂⁻¹g‖,      F̂ = F / (tr F / d_model) + ε I
 
-The last two are ours, not the paper's. g is the loss's gradient at δ; η_t = step · decay^t; s is the median of ‖h‖ over a
-fact's contexts, never the plain prompt's alone: where nothing stands in front of it, a first token's state is many times
-as long as others. F = E[g gᵀ] over general text (see `gradient_moments`) is what a change of the block's output costs
-that text, so F̂⁻¹g is the direction that says the fact at the least cost to the rest. C0 guards the keys' side of an
-update, F its values' side.
+The last two are ours, not the paper's. g is the loss's gradient at δ; η_t = step · decay^t; s is the median of ‖h‖ over
+a fact's contexts, never the plain prompt's alone: where nothing stands in front of it, a first token's state is many
+times as long as others. F = E[g gᵀ] over general text (see `gradient_moments`) is what a change of the block's output
+costs that text, so F̂⁻¹g is the direction that says the fact at the least cost to the rest. C0 guards the keys' side of
+an update, F its values' side.
 """
 
 from __future__ import annotations

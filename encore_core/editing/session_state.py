@@ -23,8 +23,8 @@ class SessionState:
 
     Attributes:
         tensors: contiguous tensors on the session's devices, by name: the edited matrices as the family stores them,
-            F if the search uses it, and per layer the start of P and the thin factors not folded into it, because sums in
-            another order give other bits. Nobody writes to them.
+            F if the search uses it, and per layer the start of P and the thin factors not folded into it, because sums
+            in another order give other bits. Nobody writes to them.
         values: everything else, as plain JSON values.
     """
 
