@@ -26,7 +26,8 @@ def of_change(F: torch.Tensor, change: torch.Tensor, C0: torch.Tensor) -> float:
         C0: (d_mlp, d_mlp).
     """
     change = change.double()
-    return 0.5 * float(((F.double() @ change) * (change @ C0.double())).sum())
+    F, C0 = F.to(change), C0.to(change)
+    return 0.5 * float(((F @ change) * (change @ C0)).sum())
 
 
 def of_update(F: torch.Tensor, update: LowRankUpdate, C0: torch.Tensor) -> float:
