@@ -39,7 +39,9 @@ from encore_core.runs.heartbeat import Pulse, Stopped
 from encore_core.runs.measuring import Measurer
 from encore_core.runs.resume_state import EDITED_FILE, load_matrices, weights_digest
 
-FEWEST = MeasurePlan(subsets=(), perplexity=False, generation_entropy=False, contributions=False, share_cap=None)
+FEWEST = MeasurePlan(
+    subsets=(), perplexity=False, foretold_damage=False, generation_entropy=False, contributions=False, share_cap=None
+)
 
 
 @pytest.fixture
