@@ -7,6 +7,7 @@ from functools import partial
 
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import links, page_list
 from dashboard.charts.palette import LIGHT
@@ -52,8 +53,8 @@ def cover(view: View) -> links.View:
     return {"run": view.ids}
 
 
-def draw(runs: Sequence[RunInfo]) -> page_frame.Drawn:
-    """Everything below the choice of runs."""
+def draw(runs: Sequence[RunInfo], answer: DeltaGenerator) -> page_frame.Drawn:
+    """Everything below the choice of runs, and the answer above it."""
     if len(runs) == 1:
         widgets.notice(Message("info", "This is only one run; pick another one to compare it with."))
     if presenter.covers("compare", [run.id for run in runs]):

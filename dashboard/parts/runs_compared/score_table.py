@@ -12,6 +12,7 @@ from dashboard.parts.runs_compared.view import View
 from dashboard.reading import html_report, run_frames, verdicts
 from dashboard.reading.run_words import BOOTSTRAP, MEASURES, SUBSETS, Measure
 from dashboard.reading.scores_at_checkpoint import AtCheckpoints, Score
+from encore_core.measures.downstream import PROTOCOLS
 from encore_core.runs import fact_values
 
 ABOUT = (
@@ -82,6 +83,8 @@ def protocol_of(view: View, measure: Measure) -> str:
     """How a measure came about, in words; of several runs that differ, each."""
     if measure.series == "measures":
         return ON_TEXT if measure.name.startswith("perplexity") else "sampled continuations of ten prompts"
+    if measure.series == "downstream":
+        return PROTOCOLS["f1"]
     if measure.series == "norms":
         return "Frobenius norms of the matrices"
     return " / ".join(dict.fromkeys(fact_values.protocol(measure.name, run.protocols) for run in view.runs))
