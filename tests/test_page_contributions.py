@@ -241,12 +241,8 @@ def test_nothing_chosen(with_recorded):
 def test_a_run_in_progress(with_recorded, tiny_folder, statistics_text):
     run_id = tiny_pages.run_in_progress(tiny_folder, statistics_text)
     app = opened("contributions", run=run_id)
-    assert (
-        not errors(app)
-        and len(figures(app)) == 1
-        
+    assert not errors(app) and len(figures(app)) == 1
     assert "as loaded the edited MLPs (layers 0–1) give 18.2 %" in words(app)
-    )
     app = opened("contributions", run=[run_id, IDS[1]], show="all")
     assert not errors(app) and len(figures(app)) == 2
 

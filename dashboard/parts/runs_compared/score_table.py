@@ -58,6 +58,8 @@ def _row(view: View, measure: Measure, values: AtCheckpoints, found: verdicts.Di
     if measure.series == "scores":
         plain = [None if one is None else one.value for one in of_runs]
         verdict = verdicts.of_scores(measure, view.ids, view.names, plain, found)
+    elif measure.series == "downstream":
+        verdict = verdicts.of_means(measure, view.names, of_runs)
     else:
         shown = [None if one is None else round(one.value, measure.digits) for one in of_runs]
         verdict = verdicts.of_figures(measure, shown)

@@ -61,6 +61,7 @@ class Course:
         ended: whether no more edits will come.
         perplexity, tasks: where each crosses its line; None where it was not measured.
         ratios: perplexity as a ratio, by edits.
+        tasks_line: the mean of the tasks that is not to be reached; None where the unedited model was not asked.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Course:
     perplexity: Crossing | None
     tasks: Crossing | None
     ratios: tuple[tuple[int, float], ...] = ()
+    tasks_line: float | None = None
 
     @property
     def measured(self) -> list[Crossing]:
@@ -119,9 +121,11 @@ def courses(runs: Sequence[RunInfo], names: Sequence[str], frame: pd.DataFrame, 
         of_run = frame[frame["run"] == run.id]
         ratios, tasks = (of_run[of_run["metric"] == metric] for metric in (RATIO, MEAN))
         at_first = tasks.loc[tasks["edits"] == 0, "value"]
-        fallen = crossing(tasks, lines.tasks * float(at_first.iloc[0]), falls=True) if len(at_first) else None
+        line = lines.tasks * float(at_first.iloc[0]) if len(at_first) else None
+        fallen = None if line is None else crossing(tasks, line, falls=True)
         course = tuple((int(row.edits), float(row.value)) for row in ratios.sort_values("edits").itertuples())
-        found.append(Course(name, run.done, run.n_edits, run.ended, crossing(ratios, lines.perplexity), fallen, course))
+        risen = crossing(ratios, lines.perplexity)
+        found.append(Course(name, run.done, run.n_edits, run.ended, risen, fallen, course, line))
     return found
 
 
