@@ -178,6 +178,17 @@ def test_tasks_count_too_and_chance_does_not():
     assert said.outcome == "all survive" and "With ENCORE a line may have been crossed, within chance." in said.text
 
 
+def test_a_line_that_is_looked_at_less_often_may_have_been_crossed_first():
+    """Tasks asked only at the end leave open when they fell, so that run cannot be said to last longer."""
+    runs = [run_like("MEMIT", 2000), run_like("ENCORE", 2000)]
+    early, late = {0: 1, 500: 2.5, 2000: 9}, {0: 1, 500: 1.2, 1000: 1.5, 2000: 2.2}
+    asked_late = {0: 40, 2000: 5}
+    said = survivors(runs, health_of({"MEMIT": early, "ENCORE": late}, {"ENCORE": asked_late}))
+    assert said.outcome == "none survives" and "which lasts longest cannot be told" in said.text
+    assert "between 1,000 and 2,000 edits with ENCORE and between 0 and 500 with MEMIT" in said.text
+    assert "The tasks are halved between 0 and 2,000 edits with ENCORE." in said.text
+
+
 def test_a_run_that_ended_early_is_said_to_have_and_one_that_goes_on_is_not():
     runs = [run_like("MEMIT", 1000, 5000), run_like("ENCORE", 1000, 5000, ended=False)]
     said = survivors(runs, health_of({"MEMIT": GOOD, "ENCORE": GOOD}))

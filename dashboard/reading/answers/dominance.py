@@ -1,4 +1,5 @@
-"""Do the edited layers dominate the residual stream? They do where they give more than half of it, or the most of all.
+"""Do the edited layers dominate the residual stream? They do where they give more than half of it, or where the largest
+of all sublayers is an edited one and together they give twice an even share.
 
 Shares are measured on one fixed text, so they have no interval; beside them stands the share that the edited MLPs would
 have if all sublayers gave the same.
@@ -51,8 +52,9 @@ def answer(found: Sequence[Standing], models: Sequence[str] = ()) -> Answer:
 
 
 def dominates(one: Standing) -> bool:
-    """Whether the edited MLPs give more than half of the stream, or one of them the most of all sublayers."""
-    return one.after > HALF or (one.place == 1 and one.after > one.before)
+    """Whether the edited MLPs dominate, as said above."""
+    even = one.n_edited / one.sublayers
+    return one.after > HALF or (one.place == 1 and one.after >= 2 * even and one.after > one.before)
 
 
 def _figures(known: Sequence[Standing]) -> str:

@@ -79,14 +79,18 @@ class Course:
 
     @property
     def collapse(self) -> Crossing | None:
-        """The first line that it crosses; None where it crosses none."""
-        return min((one for one in self.measured if one.crosses), key=lambda one: one.span[::-1], default=None)
+        """The line that it crosses first, as far as that is known; None where it crosses none."""
+        return min((one for one in self.measured if one.crosses), key=lambda one: (one.by, -one.after), default=None)
 
     @property
     def span(self) -> tuple[float, float]:
-        """Edits between which it collapses; up to infinity where it has not."""
+        """Edits between which it collapses; up to infinity where it has not.
+
+        It may have crossed the line that is measured less often before the other one.
+        """
         found = self.collapse
-        return found.span if found else (min(one.span[0] for one in self.measured), math.inf)
+        return min(one.span[0] for one in self.measured if found is None or one.crosses), \
+            found.span[1] if found else math.inf  # fmt: skip
 
     @property
     def reached(self) -> int:
@@ -229,7 +233,8 @@ def _tasks(known: Sequence[Course], lines: Lines) -> str:
     never = [one for one in told if not one.tasks.crosses]
     if not fallen:
         reach = min(one.tasks.reached for one in never)
-        return f"The tasks are not {lines.tasks_fallen} within {reach:,} edits."
+        others = f" with {listed(one.name for one in never)}" if len(never) < len(known) else ""
+        return f"The tasks are not {lines.tasks_fallen} within {reach:,} edits{others}."
     text = f"The tasks are {lines.tasks_fallen} {spans(fallen)}"
     if never:
         text += f", not within {min(one.tasks.reached for one in never):,} with {listed(one.name for one in never)}"
