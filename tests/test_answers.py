@@ -9,12 +9,16 @@ import pandas as pd
 import pytest
 
 from dashboard.charts import downstream as charts
+from dashboard.charts import small_multiples
 from dashboard.charts.contributions import Pair
+from dashboard.charts.palette import LIGHT
 from dashboard.charts.runs import Line
-from dashboard.reading import findings, paper_tables, recorded_choice, start_content
+from dashboard.reading import findings, paper_tables, recorded_choice, start_content, verdicts
 from dashboard.reading.answers import dominance, landing, lost, published, stopping, survival
 from dashboard.reading.answers.answer import listed, percent, times
 from dashboard.reading.answers.crossings import Crossing, crossing, span_words
+from dashboard.reading.run_words import MEASURES
+from dashboard.reading.scores_at_checkpoint import Score
 from encore_core.measures.contributions import sublayer_names
 from encore_core.measures.intervals import Interval
 from encore_core.measures.tasks import load_tasks
@@ -429,6 +433,41 @@ def test_differences_within_chance_are_not_compared():
     assert not sure(("A", score), ("C", score)) and not sure(("A", near), ("B", near))
     assert sure(("A", near), ("C", near)) and not sure(("A", entropy), ("B", entropy))
     assert paper_tables.beyond_chance(1, here, {})(("A", score), ("C", score))
+
+
+# -- Compare: which run is ahead in the tasks, and the small multiples -------------------------------------------------
+
+TASKS = next(measure for measure in MEASURES if measure.name == charts.MEAN)
+
+
+@pytest.mark.parametrize(("others", "best", "words"), [
+    ((50, 46, 54), 0, "A − B: +20.0 (at least +14.3)"), ((66, 62, 70), None, "within chance"),
+    ((50, None, None), None, "cannot be told: recorded without the answers"),
+])  # fmt: skip
+def test_a_run_is_best_in_the_tasks_only_beyond_both_intervals(others, best, words):
+    found = [Score(70.0, 100, 600, 66.0, 74.0), Score(others[0], 100, 600, *others[1:])]
+    said = verdicts.of_means(TASKS, ["A", "B"], found)
+    assert said.best == best and words in said.words
+    assert verdicts.of_means(TASKS, ["A", "B"], [found[0], None]) == verdicts.Verdict()
+
+
+def test_small_multiples_share_a_rows_axis_and_are_never_too_narrow():
+    lines = [Line(run, run, run, (1,)) for run in ("MEMIT", "ENCORE")]
+    frame = health_of({"MEMIT": {0: 1, 40: 1.004}, "ENCORE": {0: 1, 40: 1.001}}, {"MEMIT": {0: (40, 36, 44), 40: 30}})
+    rows = [small_multiples.Row("perplexity_ratio", "Perplexity", is_score=False), small_multiples.Row("mean", "Tasks")]
+    chart = small_multiples.grid(frame, lines, rows, LIGHT, at=40, limits={("mean", "MEMIT"): 20.0})
+    assert [note.text.count(line.name) for note, line in
+            zip(chart.figure.layout.annotations, lines * 2, strict=True)] == [1] * 4  # fmt: skip
+    for layout in (chart.figure.layout, chart.narrow, chart.slim):
+        low, high = layout.yaxis.range
+        assert layout.yaxis.type == "log" and low <= math.log10(0.8) and high >= math.log10(2)
+        assert (layout.yaxis2.matches, layout.yaxis3.matches, layout.yaxis4.matches) == ("y", None, "y3")
+        assert [layout[f"xaxis{n}"].matches for n in (2, 3, 4)] == ["x"] * 3
+        assert layout.yaxis.title.text == "Perplexity" and layout.yaxis3.title.text == "Tasks"
+    colours = {trace.xaxis: trace.line.color for trace in chart.figure.data if trace.name == "Perplexity"}
+    assert colours == {"x": LIGHT.method("MEMIT"), "x2": LIGHT.method("ENCORE")}
+    [across] = [trace for trace in chart.figure.data if trace.line.color == LIGHT.bad]
+    assert list(across.y) == [20, 20] and across.xaxis == "x3"
 
 
 # -- which runs a page opens with --------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""In a browser: after two runs of one's own every page still shows the recorded evidence, and one's own at one press."""
+"""In a browser: after two runs of one's own every page shows the recorded evidence, and one's own at one press."""
 
 from __future__ import annotations
 
