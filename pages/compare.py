@@ -1,19 +1,29 @@
-"""Which method survives? Up to four runs side by side: norms by layer, scores over edits, a table at any checkpoint."""
+"""Which method survives? The answer, edits until collapse, up to four runs side by side, a table at any checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
 
-import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import links, page_list
 from dashboard.charts.palette import LIGHT
 from dashboard.elements import layer_choice, run_picker, theme, widgets
-from dashboard.parts.runs_compared import checkpoints, costs, files, page_frame, run_charts, score_table, seed_spread
+from dashboard.parts.runs_compared import (
+    checkpoints,
+    collapse_card,
+    costs,
+    files,
+    page_frame,
+    run_charts,
+    score_table,
+    seed_spread,
+)
 from dashboard.parts.runs_compared.view import View
 from dashboard.reading import run_frames
+from dashboard.reading.answers import survival
 from dashboard.reading.run_words import SUBSETS
 from dashboard.talk import presenter
 from dashboard.visitors.messages import Message
@@ -29,20 +39,18 @@ def restore(asked: page_frame.Asked, known: page_frame.Known) -> None:
     if first.get("facts") in SUBSETS:
         st.session_state["compare_facts"] = first["facts"]
     checkpoints.restore_one(first.get("at", ""))
-
-
-def pick(runs: Sequence[RunInfo], norms: pd.DataFrame) -> View:
-    """Read the controls. The choice of facts is drawn further below, at the chart that scores them."""
-    scale, layers = layer_choice.pick("compare", runs, norms)
-    there = run_frames.read("checkpoints", runs)["edits"].unique()
-    at = checkpoints.pick_one(sorted(int(edits) for edits in there))
-    subset = remembered("compare_facts", "sample")
-    return View(tuple(runs), scale, None if layers is None else tuple(layers), (at,), subset)
+    collapse_card.restore(first)
 
 
 def address_of(view: View) -> links.View:
     """The query of a link to a view."""
-    return {"run": view.ids, **layer_choice.view("compare"), "at": str(view.at), "facts": view.subset}
+    return {
+        "run": view.ids,
+        **layer_choice.view("compare"),
+        "at": str(view.at),
+        "facts": view.subset,
+        **collapse_card.address(view.limits),
+    }
 
 
 def cover(view: View) -> links.View:
@@ -52,22 +60,44 @@ def cover(view: View) -> links.View:
     return {"run": view.ids}
 
 
-def draw(runs: Sequence[RunInfo]) -> page_frame.Drawn:
-    """Everything below the choice of runs."""
+def _measured(run: RunInfo) -> bool:
+    """Whether perplexity or tasks were measured after an edit."""
+    health = run_frames.health([run])
+    return bool(((health["edits"] > 0) & (health["metric"] != "norm_ratio")).any())
+
+
+def draw(runs: Sequence[RunInfo], answer: DeltaGenerator) -> page_frame.Drawn:
+    """Everything below the choice of runs, and the answer above it."""
     if len(runs) == 1:
         widgets.notice(Message("info", "This is only one run; pick another one to compare it with."))
     if presenter.covers("compare", [run.id for run in runs]):
         return cover(View(tuple(runs))), ()
-    norms = run_frames.read("norms", runs)
-    with st.container(border=True, key="card_compared"):
-        view = pick(runs, norms)
-        scores = run_frames.scores(runs, view.subset)
-        measures = run_frames.known_measures(scores)
-        run_charts.draw(view, run_charts.charts_of(view, norms, scores, measures, theme.palette()))
+    norms, health, limits = run_frames.read("norms", runs), run_frames.health(runs), collapse_card.chosen()
+    courses = survival.courses(runs, View(tuple(runs)).names, health, limits)
+    with answer:
+        widgets.answer(survival.answer(courses, limits, [run.model for run in runs]))
+    with st.container(border=True, key="card_collapse"):
+        collapse_card.draw(limits, courses)
+    fare, by_layer = st.container(border=True, key="card_compared"), st.container(border=True, key="card_norms")
+    with by_layer:
+        scale, layers = layer_choice.pick("compare", runs, norms)
+    with fare:
+        there = sorted(int(edits) for edits in run_frames.read("checkpoints", runs)["edits"].unique())
+        at, subset = checkpoints.pick_one(there), remembered("compare_facts", "sample")
+    view = View(tuple(runs), scale, None if layers is None else tuple(layers), (at,), subset, limits=limits)
+    scores = run_frames.scores(runs, view.subset)
+    measures = run_frames.known_measures(scores)
+    across = collapse_card.limits(view, courses)
+    charts = run_charts.charts_of(view, norms, scores, across, theme.palette())
+    with fare:
+        collapse_card.marks(view, courses, there)
+        run_charts.draw_fare(view, charts)
+    with by_layer:
+        run_charts.draw_norms(view, charts)
     address = address_of(view)
     with st.container(border=True, key="card_table"):
         table = score_table.draw(view, score_table.rows_of(view, scores, measures), score_table.remarks(view, scores))
-        light = partial(run_charts.charts_of, view, norms, scores, measures, LIGHT)  # downloads use the light theme
+        light = partial(run_charts.charts_of, view, norms, scores, across, LIGHT)  # downloads use the light theme
         files.offer(runs, table, light, links.address(address))
     groups = seed_spread.groups_of(view, list(run_picker.measured_runs().values()))
     if groups:
@@ -86,4 +116,5 @@ page_frame.show(
     none_yet="Start some on the Run page; their curves appear here as they grow.",
     restore=restore,
     draw=draw,
+    has=_measured,
 )

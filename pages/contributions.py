@@ -10,6 +10,7 @@ from functools import partial
 
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import links, page_list
 from dashboard.charts import contributions as charts
@@ -17,7 +18,9 @@ from dashboard.charts.contributions import VALUES, Pair
 from dashboard.charts.runs import Line
 from dashboard.elements import chart_card, run_picker, widgets
 from dashboard.parts.microscope import run_card
+from dashboard.parts.runs_compared.page_frame import ANSWER
 from dashboard.reading import findings, run_frames
+from dashboard.reading.answers import dominance
 from dashboard.visitors import browser_session
 from dashboard.visitors.messages import Message
 from dashboard.visitors.widget_state import remembered
@@ -108,7 +111,7 @@ def pair_of(line: Line, there: Sequence[int], before: int, after: int | str) -> 
 # -- stored checkpoints ------------------------------------------------------------------------------------------------
 
 
-def stored(runs: Sequence[RunInfo], value: str) -> dict[str, str | list[str]]:
+def stored(runs: Sequence[RunInfo], value: str, answer: DeltaGenerator) -> dict[str, str | list[str]]:
     """Show the contributions of the chosen runs; return the query of a link to them."""
     asked_for = {"run": [run.id for run in runs]}
     measured = run_frames.read("contributions", runs)
@@ -120,19 +123,20 @@ def stored(runs: Sequence[RunInfo], value: str) -> dict[str, str | list[str]]:
     if not runs:
         return asked_for
     lines = {line.run: line for line in run_frames.lines(runs)}
-    answer = st.container()
     with st.container(border=True, key="card_contributions"):
         shown = pick_shown(runs, list(lines.values()))
         before, after = pick_checkpoints(sorted({at for run in shown for at in there[run.id]}))
         pairs = [pair_of(lines[run.id], there[run.id], before, after) for run in shown]
         bars(measured, pairs, value, "contributions", chart_card.commands_of(shown))
+    everyone = [
+        findings.standing(measured, pair_of(lines[run.id], there[run.id], before, after), value) for run in runs
+    ]
     with answer:
-        told = [findings.dominance(findings.standing(measured, pair, value), VALUES[value]) for pair in pairs]
-        widgets.notice(Message("info", "\n".join([*told, *depths(measured, pairs)])))
-    if len(runs) > 1:
-        with st.container(border=True, key="card_standings"):
-            everyone = [pair_of(lines[run.id], there[run.id], before, after) for run in runs]
-            standings([findings.standing(measured, pair, value) for pair in everyone], VALUES[value])
+        widgets.answer(dominance.answer(everyone, [run.model for run in runs]))
+        for note in depths(measured, pairs):
+            widgets.notice(Message("info", note))
+    with st.container(border=True, key="card_standings"):
+        standings(everyone, VALUES[value])
     view = {"before": str(before), "after": str(after)}
     return asked_for | view | ({"show": st.session_state["contributions_run"]} if len(runs) > 1 else {})
 
@@ -301,10 +305,11 @@ def main() -> None:
         asked = links.opened("contributions")
         if asked is not None:
             restore(asked, known)
+        answer = st.container(key=ANSWER)
         runs = pick_runs(known)
         value = pick_value()
         if runs:
-            view = stored(runs, value)
+            view = stored(runs, value, answer)
             run_card.show(runs)
             view |= run_card.view(runs)
     except InputError as error:
@@ -316,13 +321,19 @@ def main() -> None:
     run_picker.follow(runs)
 
 
+def _measured_twice(run: RunInfo) -> bool:
+    """Whether contributions were measured before and after edits."""
+    measured = run_frames.read("contributions", [run])
+    return bool(len(measured)) and measured["edits"].min() == 0 < measured["edits"].max()
+
+
 def pick_runs(known: Mapping[str, RunInfo]) -> list[RunInfo]:
     """The runs of the shared choice."""
     if not known:
         words = "No run has reached its first checkpoint yet. Start some on the Run page, or measure a text below."
         widgets.notice(Message("info", words))
         return []
-    runs = run_picker.pick(known)
+    runs = run_picker.pick("contributions", known, has=_measured_twice)
     if runs:
         run_picker.warn_of_differences(runs)
     else:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import page_list
 from dashboard.charts import downstream as charts
@@ -12,6 +14,8 @@ from dashboard.elements import run_picker, widgets
 from dashboard.parts.runs_compared import page_frame, task_card, task_data, task_table
 from dashboard.parts.runs_compared.view import View
 from dashboard.reading import run_frames
+from dashboard.reading.answers import lost
+from dashboard.reading.answers.answer import Answer
 from dashboard.visitors.messages import Message
 from dashboard.visitors.widget_state import remembered
 from encore_core.errors import InputError
@@ -26,22 +30,24 @@ def restore(asked: page_frame.Asked, known: page_frame.Known) -> None:
         st.session_state["downstream_metric"] = metric
 
 
-def draw(runs: Sequence[RunInfo]) -> page_frame.Drawn:
+def draw(runs: Sequence[RunInfo], answer: DeltaGenerator) -> page_frame.Drawn:
     """Everything below the choice of runs. The tasks' data are offered below whatever goes wrong here."""
     try:
-        _draw(runs)
+        _draw(runs, answer)
     except InputError as error:
         widgets.problem(error)
     return {"run": [run.id for run in runs], "metric": st.session_state.get("downstream_metric", "")}, runs
 
 
-def _draw(runs: Sequence[RunInfo]) -> None:
+def _draw(runs: Sequence[RunInfo], answer: DeltaGenerator) -> None:
     """The chart and the table of runs that have scores of the tasks, or perplexity."""
     raw, measures = run_frames.read("downstream", runs), run_frames.measures(runs)
     have = [run for run in runs if (raw["run"] == run.id).any()]
     _tell_without([run for run in runs if run not in have])
     view = View(tuple(runs), metric=remembered("downstream_metric", "f1"))
     frame = charts.in_panels(raw, measures, view.metric)
+    with answer:
+        widgets.answer(_answer(view, raw, measures))
     titles = charts.titles_of(frame)
     if not titles:
         return
@@ -53,6 +59,19 @@ def _draw(runs: Sequence[RunInfo]) -> None:
         columns = [(of_tasks, "name"), *((name, "figures") for name in view.names)]
         rows = task_table.rows_of(view, frame, raw, titles)
         widgets.table(columns, rows, "Scores before any edit and at the last checkpoint")
+
+
+def _answer(view: View, raw: pd.DataFrame, measures: pd.DataFrame) -> Answer:
+    """The page's question answered by the paper's measure, whichever is drawn."""
+    frame = charts.in_panels(raw, measures, "f1")
+    found = lost.losses(frame, raw, view.lines, run_frames.task_changes(view.runs, "f1"))
+    return lost.answer(found, frame, view.lines, raw, [run.model for run in view.runs])
+
+
+def _asked_tasks(run: RunInfo) -> bool:
+    """Whether tasks were asked before and after edits."""
+    asked = run_frames.read("downstream", [run])
+    return bool(len(asked)) and asked["edits"].min() == 0 < asked["edits"].max()
 
 
 def _tell_without(runs: Sequence[RunInfo]) -> None:
@@ -77,4 +96,5 @@ page_frame.show(
     restore=restore,
     draw=draw,
     below=task_data.draw,
+    has=_asked_tasks,
 )

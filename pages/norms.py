@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import page_list
 from dashboard.elements import chart_card, layer_choice, run_picker, widgets
 from dashboard.parts.runs_compared import checkpoints, norm_cards, page_frame
 from dashboard.parts.runs_compared.view import View
-from dashboard.reading import findings, run_frames
+from dashboard.reading import run_frames
+from dashboard.reading.answers import landing
 from dashboard.visitors.messages import Message
 from encore_core.runs import RunInfo
 
@@ -23,8 +25,8 @@ def restore(asked: page_frame.Asked, known: page_frame.Known) -> None:
         checkpoints.restore_several(asked["at"])
 
 
-def draw(runs: Sequence[RunInfo]) -> page_frame.Drawn:
-    """Everything below the choice of runs."""
+def draw(runs: Sequence[RunInfo], answer: DeltaGenerator) -> page_frame.Drawn:
+    """Everything below the choice of runs, and the answer above it."""
     norms = run_frames.read("norms", runs)
     there = set(norms["run"])
     without = [run.id for run in runs if run.id not in there]
@@ -33,11 +35,10 @@ def draw(runs: Sequence[RunInfo]) -> page_frame.Drawn:
         widgets.notice(Message("info", f"No norms were measured in {', '.join(without)}."))
     if not runs:
         return {"run": without}, ()
-    answer = st.container()
-    growth, landing = st.container(border=True, key="card_norms"), st.container(border=True, key="card_layers")
+    growth, by_layer = st.container(border=True, key="card_norms"), st.container(border=True, key="card_layers")
     with growth:
         scale, layers = layer_choice.pick("norms", runs, norms)
-    with landing:
+    with by_layer:
         at = checkpoints.pick_several(norms)
     view = View(tuple(runs), scale, None if layers is None else tuple(layers), tuple(at))
     rows, commands, revision = (
@@ -47,10 +48,10 @@ def draw(runs: Sequence[RunInfo]) -> page_frame.Drawn:
     )
     with growth:
         norm_cards.over_edits(view, norms, rows, commands, revision)
-    with landing:
+    with by_layer:
         norm_cards.layer_by_layer(view, norms, rows, commands, revision)
     with answer:
-        widgets.notice(Message("info", findings.growth(norms, view.lines, view.at)))
+        widgets.answer(landing.answer(norms, view.lines, view.at))
     address = {
         "run": [*view.ids, *without],
         **layer_choice.view("norms"),

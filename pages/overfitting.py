@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import links, page_list
 from dashboard.elements import run_picker, widgets
@@ -40,8 +41,10 @@ def main() -> None:
     except InputError as error:
         widgets.problem(error)
         return
-    # Facts that can be read come first: the runs on them show most.
-    pairs = {pair.key: pair for pair in mpes_pairs.pairs_of(list(known.values()))}
+    recorded = [run for run in known.values() if run.recorded]
+    own = [run for run in known.values() if not run.recorded]
+    # Recorded pairs come first, then the visitor's own, then what is made of both.
+    pairs = {pair.key: pair for runs in (recorded, own, [*own, *recorded]) for pair in mpes_pairs.pairs_of(runs)}
     asked = links.opened("overfitting")
     if asked is not None:
         restore(asked, pairs, known)
@@ -49,9 +52,10 @@ def main() -> None:
     if missing:
         widgets.notice(Message("warning", missing))
     if pairs:
+        answer = st.container(key="answer")
         pair = pick_pair(pairs)
         try:
-            of_pair(pair)
+            of_pair(pair, answer)
         except InputError as error:
             widgets.problem(error)
             links.write("overfitting", {})
@@ -69,8 +73,10 @@ def main() -> None:
         run_picker.follow(pair.runs)
 
 
-def of_pair(pair: Pair) -> None:
-    """Everything about a pair of runs."""
+def of_pair(pair: Pair, answer: DeltaGenerator) -> None:
+    """Everything about a pair of runs, and the answer above it."""
+    with answer:
+        many_facts.answer(pair)
     if len(pair.runs) == 1:
         [run] = pair.runs
         counterpart = "without" if mpes_pairs.stops_early(run) else "with"

@@ -7,11 +7,13 @@ from functools import partial
 
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import links, page_list
 from dashboard.charts import paper as paper_charts
 from dashboard.elements import chart_card, run_picker, widgets
-from dashboard.reading import paper_tables, run_frames
+from dashboard.reading import paper_tables, recorded_choice, run_frames
+from dashboard.reading.answers import published
 from dashboard.reading.paper_tables import HERE, PUBLISHED, QUANTITIES, TABLES
 from dashboard.reading.run_words import belongs, in_order, label, newest_comparison, short_model
 from dashboard.visitors.messages import Message
@@ -78,17 +80,19 @@ def pick_table() -> tuple[int, list[str], list[str]]:
 
 
 def pick_runs(known: Mapping[str, RunInfo]) -> list[RunInfo]:
-    """Pick runs to compare with the paper: at first one per method, ablations too, of the comparison viewed last."""
+    """Pick runs to compare with the paper: at first the recorded ones of most methods, ablations too."""
     remembered("paper_runs", [run.id for run in comparison(known)])
     st.session_state["paper_runs"] = [run for run in st.session_state["paper_runs"] if run in known]
-    st.multiselect(
-        "Measured here: runs",
-        list(known),
-        key="paper_runs",
-        format_func=lambda run: label(known[run]),
-        placeholder="none; pick runs to compare with the paper",
-        persist_state="session",
-    )
+    with st.container(horizontal=True, vertical_alignment="bottom", key="pick_runs"):
+        st.multiselect(
+            "Measured here: runs",
+            list(known),
+            key="paper_runs",
+            format_func=lambda run: label(known[run]),
+            placeholder="none; pick runs to compare with the paper",
+            persist_state="session",
+        )
+        _offer_others(known)
     missing = st.session_state.pop("paper_runs_missing", [])
     if missing:
         widgets.notice(Message("warning", f"The link names runs that are not in this store: {', '.join(missing[:4])}."))
@@ -96,16 +100,40 @@ def pick_runs(known: Mapping[str, RunInfo]) -> list[RunInfo]:
 
 
 def comparison(known: Mapping[str, RunInfo]) -> list[RunInfo]:
-    """The newest run of each method that belongs with the runs chosen on other pages, or else with the newest."""
-    chosen = [known[run] for run in st.session_state.get("chosen_runs", ()) if run in known]
-    anchors = chosen or newest_comparison(list(known.values()))
+    """The recorded runs of most methods that belong together, ablations too; else the newest runs that do."""
+    runs = list(known.values())
+    return recorded_choice.broadest(runs) or _of_newest(runs)
+
+
+def _of_newest(runs: Sequence[RunInfo]) -> list[RunInfo]:
+    """The newest run of each method that belongs with the newest comparison; own runs come first in `runs`."""
+    anchors = newest_comparison(runs)
     if not anchors:
         return []
     group: dict[str, RunInfo] = {}
-    for run in known.values():
+    for run in runs:
         if belongs(run) == belongs(anchors[0]):
             group.setdefault(run.method, run)
     return in_order(list(group.values()))
+
+
+def _offer_others(known: Mapping[str, RunInfo]) -> None:
+    """A press to one's own runs, or back to the recorded ones."""
+    shown = [known[run] for run in st.session_state["paper_runs"]]
+    own = _of_newest([run for run in known.values() if not run.recorded])
+    recorded = recorded_choice.broadest(list(known.values()))
+    if own and (not shown or any(run.recorded for run in shown)):
+        words, icon, wanted = "Show my runs", "person", own
+    elif recorded and shown and not any(run.recorded for run in shown):
+        words, icon, wanted = "Show recorded runs", "inventory_2", recorded
+    else:
+        return
+    key = "own_runs" if wanted is own else "recorded_runs"
+    st.button(words, key=key, icon=f":material/{icon}:", on_click=_show, args=([run.id for run in wanted],))
+
+
+def _show(runs: list[str]) -> None:
+    st.session_state["paper_runs"] = runs
 
 
 # -- what is shown -----------------------------------------------------------------------------------------------------
@@ -191,19 +219,6 @@ def figures_table(frame: pd.DataFrame, rows: Sequence[str], quantities: Sequence
     widgets.table(columns, lines, "Published figures, and those measured here in rows of their own")
 
 
-def verdict(number: int, paper: pd.DataFrame, here: pd.DataFrame) -> str:
-    """One sentence on how often our comparisons come out as the paper's do; "" where nothing is compared."""
-    found = paper_tables.agreement(number, paper, here)
-    if not found:
-        return ""
-    parts = [f"{alike} of {compared} for {model}" for model, alike, compared in found]
-    what = "with and without MPES" if number in paper_tables.OVERFITTING else "of two methods on one measure"
-    return (
-        f"Comparisons {what} that come out here as in the paper: {', '.join(parts)}. Small differences are noise, "
-        "above all in the samples here."
-    )
-
-
 def differences(runs: Sequence[RunInfo]) -> list[list[str]]:
     """What differs between the paper's runs and those here: aspect, there, here."""
 
@@ -241,6 +256,7 @@ def main() -> None:
     asked = links.opened("paper")
     if asked is not None:
         restore(asked, known)
+    answer = st.container(key="answer")
     with st.container(border=True, key="card_choice"):
         number, models, rows = pick_table()
         runs = pick_runs(known) if known else []
@@ -253,7 +269,7 @@ def main() -> None:
             )
         )
     try:
-        compared(number, models, rows, runs)
+        compared(number, models, rows, runs, answer)
     except InputError as error:
         widgets.problem(error)
     links.write(
@@ -269,7 +285,9 @@ def main() -> None:
     run_picker.follow(runs)
 
 
-def compared(number: int, models: Sequence[str], rows: Sequence[str], runs: Sequence[RunInfo]) -> None:
+def compared(
+    number: int, models: Sequence[str], rows: Sequence[str], runs: Sequence[RunInfo], answer: DeltaGenerator
+) -> None:
     """The table as chart and as table, beside our figures, and why the two differ."""
     run_picker.warn_of_differences(runs)
     paper = paper_tables.filtered(number, models, rows)
@@ -283,9 +301,16 @@ def compared(number: int, models: Sequence[str], rows: Sequence[str], runs: Sequ
     )
     frame = together(number, paper, here, runs)
     quantities = list(paper["quantity"].unique())
-    said = verdict(number, paper, here)
+    samples = {run.id: int(run.plan_json.get("measure", {}).get("sample_facts", 0)) for run in runs}
+    said = published.answer(
+        paper_tables.agreement(number, paper, here),
+        paper_tables.agreement(number, paper, here, paper_tables.beyond_chance(number, here, samples)),
+        max((int(edits) for edits in here["edits"]), default=0) if len(here) else 0,
+        about_mpes=number in paper_tables.OVERFITTING,
+    )
     if said:
-        st.html(widgets.rich('<p class="es-sentence">{said}</p>', said=said))
+        with answer:
+            widgets.answer(said)
     with st.container(border=True, key="card_paper"):
         draw(number, frame, rows, runs)
         st.caption(TABLES[number].about)

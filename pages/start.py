@@ -1,6 +1,6 @@
 """What happens to a model that is edited again and again? Three ways in, and the recorded runs' answer.
 
-This page opens without a model, and reads only norms.
+This page opens without a model, and reads only what was measured of the models.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from encore_core.runs import RunInfo
 IMPORTANCE_HACKING = (
     "Every batch of edits adds to the matrices of a few layers; unless something holds them back, their norms grow "
     "with each addition, while all other matrices stay as they were.",
-    "Larger matrices write larger vectors, so the outputs of the edited layers come to dominate the residual stream, "
-    "the running sum that the model reads its answer from.",
-    "That is how edited facts win: the edited layers decide the answer, and what the other layers contribute, the rest "
-    "of the model's knowledge and skills, is drowned out.",
+    "Larger matrices write larger vectors, and the paper finds that on its models the edited layers come to dominate "
+    "the residual stream, the running sum that the model reads its answer from.",
+    "That, it says, is how edited facts win: the edited layers decide the answer, and the rest of the model is "
+    "outvoted; whether the recorded runs show it, too, is answered on Contributions.",
     "ENCORE has two remedies: it stops optimising a fact once its answer is the most probable one (MPES), to avoid "
     "overfitting, and it penalises the norm in the least-squares problem that gives the update.",
 )
@@ -37,14 +37,14 @@ RULE = "Δ = R (S + Kᵀ P K)⁻¹ Kᵀ P        W ← W + Δ        P ← P −
 PAPER = "https://arxiv.org/abs/2502.01636"
 
 
-def shown_runs(groups: Sequence[list[RunInfo]]) -> tuple[list[RunInfo], bool]:
+def shown_runs(recorded: list[RunInfo]) -> tuple[list[RunInfo], bool]:
     """Recorded runs, or else the visitor's own newest comparison; and whether they are recorded.
 
     Raises:
         InputError: when a store cannot be read.
     """
-    if groups:
-        return start_content.broadest(groups), True
+    if recorded:
+        return recorded, True
     return newest_comparison([run for run in run_frames.all_runs() if run.measuring_seconds]), False
 
 
@@ -65,19 +65,20 @@ def ways_in(runs: Sequence[RunInfo]) -> None:
 
 
 def curves(runs: Sequence[RunInfo], are_recorded: bool) -> None:
-    """The norms of the edited matrices, all methods on the same axes, with a sentence that sums them up."""
-    norms = run_frames.read("norms", runs)
-    said = start_content.answer(norms, runs)
-    if said:
-        st.html(widgets.rich('<p class="es-sentence">{said}</p>', said=said))
+    """What editing does to the models, all methods on the same axes, with the answer that it comes to."""
+    health, lines = run_frames.health(runs), run_frames.lines(runs)
+    found = start_content.answer(run_frames.read("norms", runs), health, runs, [line.name for line in lines])
+    if found:
+        widgets.answer(found)
+    titles = start_content.panels(health)
     with st.container(border=True, key="card_curves"):
         chart_card.show(
-            partial(run_charts.norms, norms, run_frames.lines(runs)),
-            key="norms at the start",
+            partial(run_charts.scores, health, lines, titles, height=300),
+            key="health at the start",
             heading=start_content.HEADING,
             aside=start_content.RECORDED if are_recorded else "your newest runs",
-            alt=f"Norm of the edited matrices over edits. {said}",
-            frame=start_content.of_edited_layers(norms, runs),
+            alt=f"{', '.join(titles.values())} over edits. {found.text if found else ''}",
+            frame=health,
             commands=chart_card.commands_of(runs),
         )
 
@@ -106,16 +107,14 @@ def main() -> None:
     with st.container(horizontal=True, vertical_alignment="center", key="start_head"):
         st.title(page_list.question("start"), anchor=False, width="stretch")
         tour.offer()
-    groups: list[list[RunInfo]] = []
     runs: list[RunInfo] = []
     are_recorded = False
     trouble = None
     try:
-        groups = start_content.recorded_groups()
-        runs, are_recorded = shown_runs(groups)
+        runs, are_recorded = shown_runs(start_content.recorded())
     except InputError as error:
         trouble = Message("error", str(error))
-    ways_in(start_content.longest(groups, runs))
+    ways_in(runs)
     widgets.notice(trouble)
     if runs:
         try:

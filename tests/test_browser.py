@@ -119,6 +119,7 @@ def make_way(worker: subprocess.Popen, store: RunStore) -> None:
 
 
 CHART = "document.querySelector('.es-figure.js-plotly-plot')"
+CHART_OF_NORMS = "document.querySelector('.st-key-card_norms .es-figure.js-plotly-plot')"
 
 
 def zoom(page) -> list[float]:
@@ -195,8 +196,8 @@ def test_runs_are_watched_zoomed_into_cancelled_and_compared(tiny_home, tiny_fol
             other.on("pageerror", lambda error: problems.append(str(error)))
             other.goto(page.url, timeout=LONG)
             other.get_by_text("After 50 edits").first.wait_for(timeout=LONG)
-            other.locator(".es-figure .main-svg").first.wait_for(timeout=LONG)
-            assert other.evaluate(f"{CHART}._fullLayout.yaxis.type") == "log"
+            other.locator(".st-key-card_norms .es-figure .main-svg").first.wait_for(timeout=LONG)
+            assert other.evaluate(f"{CHART_OF_NORMS}._fullLayout.yaxis.type") == "log"
             with other.expect_download() as download:
                 other.locator(".es-figure [data-title='Download as SVG']").first.click()
             assert download.value.suggested_filename.endswith(".svg")

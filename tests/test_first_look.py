@@ -15,7 +15,7 @@ from dashboard.browser.first_paint import first_look, static_chart
 from dashboard.charts import runs as run_charts
 from dashboard.charts.palette import LIGHT
 from dashboard.charts.runs import Line
-from encore_core.runs.recorded import recorded_runs
+from dashboard.reading import run_frames, start_content
 
 ROOT = Path(__file__).parents[1]
 
@@ -68,16 +68,20 @@ def test_an_address_of_any_kind_is_none_the_worse(query):
 def test_start_shows_the_recorded_curves_and_says_what_they_come_to():
     first_look.make_ready()
     look = first_look.markup("/")
-    shown = [recorded_runs().get(f"recorded-{name}-1000") for name in ("memit", "alphaedit", "emmet", "encore")]
+    runs = start_content.recorded()
     panels = re.split(r'<div class="es-still-panel es-still-\d">', look)[1:]
-    assert len(panels) == len(shown)
-    for run, panel in zip(shown, panels, strict=True):
-        assert f">{run.method}</span>" in panel
+    assert len(panels) == len(start_content.PANELS)
+    health = run_frames.health(runs)
+    for metric, panel in zip(start_content.PANELS, panels, strict=True):
+        assert html.escape(start_content.PANELS[metric]) in panel
         lines = [path for path in paths_of(panel) if path.startswith("M") and "h0" not in path]
-        assert len(lines) == len(run.layers) + 1  # and one for the norm as loaded
-    assert "After 1,000 sequential edits of smollm2-135m" in look and "with ENCORE" in look
+        measured = health[(health["metric"] == metric) & health["value"].notna()]
+        assert len(lines) == measured["run"].nunique()
+    assert len(re.findall(r'class="es-still-y"[^>]*>× \d', panels[0])) >= 2  # powers of ten
+    [answer] = re.findall(r'<div class="es-answer".*?</div>', look)
+    assert "sequential edits of" in answer and runs[0].method in answer
     # Every colour that is used is there in both themes.
-    used = set(re.findall(r"var\((--es-(?:line|run)\d+)\)", look))
+    used = set(re.findall(r"var\((--es-line\d+)\)", look))
     assert used and all(look.count(f"{name}:#") == 3 for name in used)  # light, chosen dark, dark by the system
 
 

@@ -206,7 +206,8 @@ def test_recorded_runs_stand_beside_the_paper(recorded, runs, cards):
     assert names_in(spec) == {"GPT2-XL, published", "tiny-gpt2, measured here"}
     said = words(app)
     assert "What differs" in said and "up to 10,000" in said and "a processor" in said
-    assert "Comparisons of two methods" in said and "Not among the runs here: EMMET" in said
+    assert "Too few edits to tell: 10 here, 10,000 in the paper." in said and "comparisons of two methods" in said
+    assert "Not among the runs here: EMMET" in said
 
 
 def test_filters_and_the_link_to_them(recorded, cards):

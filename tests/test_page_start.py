@@ -12,8 +12,8 @@ import tiny_pages
 from test_run_pages import page_functions
 from tiny_pages import errors, figures, opened, words
 
-from dashboard.reading import start_content
-from encore_core.runs.recorded import recorded_runs
+from dashboard.reading import run_frames, start_content
+from encore_core.runs.recorded import RECORDED, recorded_runs
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +47,16 @@ def test_the_recorded_curves_and_their_sentence_are_there_without_a_model(record
     cards = tiny_pages.cards(monkeypatch)
     app = opened("start")
     [(chart, frame)] = cards.values()
-    assert len(frame) == 2 * 2 * 4  # runs, edited layers, checkpoints
-    assert tiny_pages.points(chart) == tiny_pages.rows(frame, "edits", "ratio")
-    panels = [note.text for note in chart.figure.layout.annotations]
-    assert ["MEMIT" in panels[0], "ENCORE" in panels[1]] == [True, True]
+    grown = frame[frame["metric"] == "norm_ratio"]
+    assert len(grown) == 2 * 4  # runs, checkpoints; nothing else was measured of these
+    assert tiny_pages.points(chart) == tiny_pages.rows(grown, "edits", "value")
+    assert [note.text for note in chart.figure.layout.annotations] == [f"<b>{start_content.PANELS['norm_ratio']}</b>"]
+    norms = run_frames.read("norms", recorded_runs().runs())
     for run in recorded_runs().runs():
-        largest = frame.loc[(frame["run"] == run.id) & (frame["edits"] == 10), "ratio"].max()
-        assert f"{largest:.2f} × with {run.method}" in words(app)
+        at_end = norms[(norms["run"] == run.id) & (norms["edits"] == 10) & norms["layer"].isin(run.layers)]
+        assert f"× {at_end['ratio'].max():.2f} with {run.method}" in words(app)
     assert "After 10 sequential edits of tiny-gpt2" in words(app) and not errors(app)
+    assert "neither perplexity nor tasks were measured" in words(app)
 
 
 def test_three_ways_in(recorded):
@@ -75,7 +77,7 @@ def test_without_recorded_runs_the_visitors_own_are_shown(tiny_folder, statistic
     tiny_pages.run_in_progress(tiny_folder, statistics_text, checkpoints=2)
     app = opened("start")
     assert len(figures(app)) == 1 and "your newest runs" in words(app)
-    assert "After 4 sequential edits" in words(app) and "1.40 × with MEMIT" in words(app)
+    assert "After 4 sequential edits" in words(app) and "× 1.40 with MEMIT" in words(app)
 
 
 def test_a_run_that_has_just_begun_has_nothing_to_tell(tiny_folder, statistics_text):
@@ -108,21 +110,24 @@ def test_growth_is_compared_where_all_runs_have_come_to():
     )  # fmt: skip
     both = [first, second]
     assert start_content.growth_at_end(norms, both) == (50, [("MEMIT", 1.75), ("ENCORE", 1.25)])
-    said = start_content.answer(norms, both)
-    assert "After 50 sequential edits of m," in said and "1.75 × with MEMIT and 1.25 × with ENCORE" in said
     at_first = norms[norms["edits"] == 0]
-    assert start_content.growth_at_end(at_first, both) == (0, []) and start_content.answer(at_first, both) == ""
+    assert start_content.growth_at_end(at_first, both) == (0, [])
     assert len(page_functions("start")["IMPORTANCE_HACKING"]) == 4
 
 
-def test_most_methods_are_shown_and_the_longest_runs_are_linked():
-    four, pair, alone = (
-        [SimpleNamespace(method=f"M{number}", done=done) for number in range(n)]
-        for n, done in ((4, 1000), (2, 5000), (1, 9000))
-    )
-    for groups in ([alone, pair, four], [four, pair, alone]):
-        assert start_content.broadest(groups) is four
-        assert page_functions("start")["shown_runs"](groups) == (four, True)
-        assert start_content.longest(groups, four) is pair
-    assert start_content.broadest([pair, alone]) is pair and start_content.broadest([]) == []
-    assert start_content.longest([alone], four) is start_content.longest([], four) is four
+def test_perplexity_tasks_and_norms_share_the_edits(monkeypatch):
+    """The runs that come with the program, whichever they are: what the models lost stands beside the growth."""
+    monkeypatch.setattr("encore_core.runs.recorded.RECORDED", RECORDED)
+    cards = tiny_pages.cards(monkeypatch)
+    app = opened("start")
+    [(chart, frame)] = cards.values()
+    assert set(frame["metric"]) == set(start_content.PANELS)
+    titles = [note.text for note in chart.figure.layout.annotations]
+    assert titles == [f"<b>{title}</b>" for title in start_content.PANELS.values()]
+    for layout in (chart.figure.layout, chart.narrow):
+        assert (layout.xaxis2.matches, layout.xaxis3.matches, layout.yaxis.type) == ("x", "x", "log")
+    runs = start_content.recorded()
+    found = start_content.answer(run_frames.read("norms", runs), run_frames.health(runs), runs,
+                                 [line.name for line in run_frames.lines(runs)])  # fmt: skip
+    assert found.text in " ".join(words(app).split()) and not errors(app)
+    assert page_functions("start")["shown_runs"](runs) == (runs, True)

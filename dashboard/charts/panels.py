@@ -74,9 +74,16 @@ class _Grid:
 class Panels:
     """Panels side by side, in rows; which axes a panel has does not depend on how many are in a row."""
 
-    def __init__(self, titles: Sequence[tuple[str, str]], colours: Palette, height: int, along: Along = EDITS):
+    def __init__(
+        self,
+        titles: Sequence[tuple[str, str]],
+        colours: Palette,
+        height: int,
+        along: Along = EDITS,
+        title_room: int = _TITLE,
+    ):
         self.titles, self.colours, self.height = list(titles), colours, height  # titles for wide pages and for narrow
-        self.along = along
+        self.along, self.title_room = along, title_room  # the latter in pixels, above each row but the first
         self.traces = Traces()
 
     def axes(self, number: int) -> dict[str, str]:
@@ -113,6 +120,7 @@ class Panels:
         *,
         shared_y: bool,
         columns: tuple[int, int],
+        slim: int = 1,
         log: bool = False,
         hundred: Sequence[int] = (),
         outer_labels: bool = False,
@@ -120,7 +128,7 @@ class Panels:
         x_axes: Mapping[str, object] | None = None,
         y_axes: Mapping[str, object] | None = None,
     ) -> Chart:
-        """The figure, with at most `columns[0]` panels per row, a layout with at most `columns[1]`, one with one.
+        """The figure, with at most `columns[0]` panels per row, a layout with at most `columns[1]`, one with `slim`.
 
         Axes of the panels in `hundred` go from 0 to 100. With `outer_labels`, an axis is labelled once for panels below
         each other, and those from 0 to 100 once for panels beside each other: every text takes time to draw.
@@ -128,7 +136,7 @@ class Panels:
         """
         layouts: list[dict[str, Any]] = []
         up = _Up(y_title, shared_y, log, hundred, outer_labels)
-        for most, legend_width in zip((*columns, 1), _LEGEND_WIDTHS, strict=True):
+        for most, legend_width in zip((*columns, slim), _LEGEND_WIDTHS, strict=True):
             n_rows = -(-len(self.titles) // most)
             # Four panels in two rows are two and two, not three and one.
             n_columns = -(-len(self.titles) // n_rows)
@@ -149,7 +157,7 @@ class Panels:
     def _layout(self, n_columns: int, legend_width: int | None, up: _Up) -> dict:
         narrow = legend_width is not None
         n_rows = -(-len(self.titles) // n_columns)
-        between = _TITLE + (8 if up.outer_labels else _BOTTOM - 18)
+        between = self.title_room + (8 if up.outer_labels else _BOTTOM - 18)
         inner = n_rows * self.height + (n_rows - 1) * between
         top_margin = _MODE_BAR + _TITLE + self._legend_rows(legend_width) * _LEGEND_ROW if narrow else _TOP
         gap_x = 0.0 if n_columns == 1 else (0.03 if up.shared else 0.05) + 0.04 * (n_columns < 4)

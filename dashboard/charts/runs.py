@@ -178,7 +178,7 @@ def scores(
             part = of_metric[of_metric["run"] == line.run]
             shown = number == 0 and len(lines) > 1
             colour = colours.method(line.method)
-            _draw_band(panels, number, part, line.run, colour)
+            draw_band(panels, number, part, line.run, colour)
             panels.scatter(
                 number,
                 x=part["edits"],
@@ -189,7 +189,7 @@ def scores(
                 showlegend=shown,
                 line={"color": colour, "width": 2.5, "dash": DASHES.get(line.method, "solid")},
                 marker={"size": 7, "symbol": SYMBOLS[line.repeat % len(SYMBOLS)], "color": colour},
-                customdata=_hovers(part, 0 if is_score else 3 if metric == RATIO else 1),
+                customdata=hovers(part, 0 if is_score else 3 if metric == RATIO else 1),
                 hovertemplate=f"{label(line.name, 30)}  %{{customdata}}<extra></extra>",
             )
         if is_score:
@@ -204,7 +204,7 @@ def scores(
     return chart
 
 
-def _draw_band(panels: Panels, number: int, part: pd.DataFrame, run: str, colour: str) -> None:
+def draw_band(panels: Panels, number: int, part: pd.DataFrame, run: str, colour: str) -> None:
     """The 95 % interval around a line, where there is one at two points or more."""
     if "low" not in part:
         return
@@ -225,7 +225,7 @@ def _draw_band(panels: Panels, number: int, part: pd.DataFrame, run: str, colour
     )
 
 
-def _hovers(part: pd.DataFrame, digits: int) -> list[str]:
+def hovers(part: pd.DataFrame, digits: int) -> list[str]:
     """A value with its interval and n, for the hover."""
     if "low" not in part:
         return [f"{value:.{digits}f}" for value in part["value"]]
@@ -240,12 +240,17 @@ def _make_ratio(chart: Chart, number: int, values: pd.Series) -> None:
     """A logarithmic axis that shows at least `LEAST_RATIOS`, so that a change of some per cent looks like one."""
     finite = values[(values > 0) & (values < float("inf"))]
     low, high = (finite.min() / 1.1, finite.max() * 1.1) if len(finite) else LEAST_RATIOS
-    ends = [math.log10(min(low, LEAST_RATIOS[0])), math.log10(max(high, LEAST_RATIOS[1]))]
-    ticks = RATIO_TICKS if ends[1] - ends[0] < 1.5 else [10**power for power in range(-6, 13)]
     for layout in chart.layouts:
         layout[f"yaxis{number + 1 if number else ''}"].update(
-            type="log", range=ends, tickvals=ticks, ticktext=[f"× {tick:,g}" for tick in ticks]
+            ratio_axis(min(low, LEAST_RATIOS[0]), max(high, LEAST_RATIOS[1]))
         )
+
+
+def ratio_axis(low: float, high: float) -> dict[str, object]:
+    """An axis of ratios from `low` to `high`, logarithmic, as plotly's layout has it."""
+    ends = [math.log10(low), math.log10(high)]
+    ticks = RATIO_TICKS if ends[1] - ends[0] < 1.5 else [10**power for power in range(-6, 13)]
+    return {"type": "log", "range": ends, "tickvals": ticks, "ticktext": [f"× {tick:,g}" for tick in ticks]}
 
 
 def panel_title(line: Line, colours: Palette, width: int) -> str:

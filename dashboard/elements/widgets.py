@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from dashboard.reading import fact_words
+from dashboard.reading.answers.answer import Answer
 from dashboard.reading.model_check_rows import STANDINGS
 from dashboard.visitors.messages import Message
 from dashboard.visitors.visitor import Visitor
@@ -62,6 +63,21 @@ def notice(message: Message | None) -> None:
             symbol=SYMBOLS[message.kind],
             text=message.text,
         )
+    )
+
+
+def answer(found: Answer) -> None:
+    """The answer to a page's question: its first words stand out, and what the paper found is below them."""
+    st.html(answer_markup(found))
+
+
+def answer_markup(found: Answer) -> str:
+    """The same as markup, for the first paint, too."""
+    lead, rest = re.fullmatch(r"(.*?[.:;](?=\s|$))?(.*)", found.text, re.DOTALL).groups(default="")
+    return (
+        rich('<div class="es-answer" role="status"><p><b>{lead}</b>{rest}</p>', lead=lead, rest=rest)
+        + (rich('<p class="es-aside">{paper}</p>', paper=found.paper) if found.paper else "")
+        + "</div>"
     )
 
 

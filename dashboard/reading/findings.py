@@ -26,7 +26,7 @@ def growth(norms: pd.DataFrame, lines: Sequence[Line], at: int) -> str:
         lines: the runs.
         at: edits; for a run without such a checkpoint, the last one before it.
     """
-    found = [_grown(norms, line, at) for line in lines]
+    found = [grown(norms, line, at) for line in lines]
     told = [one for one in found if one is not None]
     if not told:
         return "Nothing has been edited at this checkpoint, so no matrix has grown yet."
@@ -42,7 +42,7 @@ def growth(norms: pd.DataFrame, lines: Sequence[Line], at: int) -> str:
 
 
 @dataclass(frozen=True)
-class _Growth:
+class Growth:
     """A run's edited layer that has grown most, and the largest |ratio − 1| of layers that it does not edit."""
 
     name: str
@@ -52,7 +52,8 @@ class _Growth:
     moved: float
 
 
-def _grown(norms: pd.DataFrame, line: Line, at: int) -> _Growth | None:
+def grown(norms: pd.DataFrame, line: Line, at: int) -> Growth | None:
+    """A run's growth after `at` edits, or at the last checkpoint before; None where nothing has been edited."""
     of_run = norms[(norms["run"] == line.run) & (norms["edits"] <= at)]
     if of_run.empty or of_run["edits"].max() == 0:
         return None
@@ -65,7 +66,7 @@ def _grown(norms: pd.DataFrame, line: Line, at: int) -> _Growth | None:
     row = edited[broken].iloc[0] if broken.any() else edited.loc[edited["ratio"].idxmax()]
     ratio = math.nan if broken.any() else float(row["ratio"])
     moved = float((others["ratio"] - 1).abs().max(skipna=False)) if len(others) else 0.0
-    return _Growth(line.name, int(row["edits"]), int(row["layer"]), ratio, moved)
+    return Growth(line.name, int(row["edits"]), int(row["layer"]), ratio, moved)
 
 
 def _by(ratio: float) -> str:
@@ -75,13 +76,13 @@ def _by(ratio: float) -> str:
     return f"by {100 * (ratio - 1):.2g} %" if abs(ratio - 1) < 0.1 else f"by {100 * (ratio - 1):.1f} %"
 
 
-def _most(one: _Growth) -> str:
+def _most(one: Growth) -> str:
     if not math.isfinite(one.ratio):
         return f"layer {one.layer}, whose norm is no longer a number"
     return f"layer {one.layer}, {_by(one.ratio)}"
 
 
-def _others(told: Sequence[_Growth]) -> str:
+def _others(told: Sequence[Growth]) -> str:
     worst = max(told, key=lambda one: math.inf if math.isnan(one.moved) else one.moved)
     if worst.moved < STILL:
         return "The layers that are not edited did not move."

@@ -5,10 +5,12 @@ Published and measured figures have separate rows; nothing here averages over bo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
+from typing import Any
 
 import pandas as pd
 
@@ -245,7 +247,13 @@ def _settings(run: RunInfo) -> dict[str, tuple[float, int]]:
     return {name: (float(settings[name]), run.done) for name, is_used in used.items() if is_used and name in settings}
 
 
-def agreement(number: int, paper: pd.DataFrame, here: pd.DataFrame) -> list[tuple[str, int, int]]:
+Sure = Callable[[tuple[str, str], tuple[str, str]], bool]
+"""Whether two places, each (row, quantity), differ here by more than chance."""
+
+
+def agreement(
+    number: int, paper: pd.DataFrame, here: pd.DataFrame, is_sure: Sure = lambda one, other: True
+) -> list[tuple[str, int, int]]:
     """How many comparisons come out here as published, for each of the paper's models.
 
     A comparison asks which of two methods has the higher value; in table 1, with or without MPES. Ties on either side
@@ -255,6 +263,7 @@ def agreement(number: int, paper: pd.DataFrame, here: pd.DataFrame) -> list[tupl
         number: of the table.
         paper: as `filtered` gives it.
         here: as `measured` gives it, of one run per method; of several the first is taken.
+        is_sure: which comparisons count.
 
     Returns:
         model, comparisons that come out alike, comparisons made.
@@ -266,12 +275,45 @@ def agreement(number: int, paper: pd.DataFrame, here: pd.DataFrame) -> list[tupl
         signs = [
             (theirs[a] - theirs[b]) * (ours[a] - ours[b])
             for a, b in _comparisons(number, theirs)
-            if a in ours and b in ours
+            if a in ours and b in ours and is_sure(a, b)
         ]
         counted = [sign for sign in signs if sign]
         if counted:
             found.append((str(model), sum(sign > 0 for sign in counted), len(counted)))
     return found
+
+
+def beyond_chance(number: int, here: pd.DataFrame, n_facts: Mapping[str, int]) -> Sure:
+    """Which differences here are larger than the choice of facts explains.
+
+    Args:
+        number: of the table. Table 1 is about all edited facts, and all of its differences count.
+        here: as `measured` gives it; a score that has no interval is taken to be as unsure as a share of a half.
+        n_facts: run → facts that its scores are of, where these have no interval.
+    """
+    if number in OVERFITTING:
+        return lambda one, other: True
+    first = here.drop_duplicates(["row", "quantity"]) if len(here) else here
+    ends = {(row.row, row.quantity): _ends(row, n_facts.get(row.run, 0)) for row in first.itertuples()}
+
+    def is_sure(one: tuple[str, str], other: tuple[str, str]) -> bool:
+        pair = [found for place in (one, other) if (found := ends[place]) is not None]
+        if len(pair) < 2:
+            return False
+        (_, lower, its_high), (its_low, higher, _) = sorted(pair, key=lambda found: found[1])
+        return higher - lower > math.hypot(higher - its_low, its_high - lower)
+
+    return is_sure
+
+
+def _ends(row: Any, n_facts: int) -> tuple[float, float, float] | None:
+    """A figure between the ends of its interval; None for what is not scored on facts."""
+    if not pd.isna(row.low):
+        return float(row.low), float(row.value), float(row.high)
+    if QUANTITIES[row.quantity].axis != "hundred" or not n_facts:
+        return None
+    rough = 100 * 1.96 * math.sqrt(0.25 / n_facts)
+    return row.value - rough, float(row.value), row.value + rough
 
 
 def _by_place(frame: pd.DataFrame) -> dict[tuple[str, str], float]:

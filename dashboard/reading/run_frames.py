@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from dashboard.charts.downstream import MEAN, in_panels
 from dashboard.charts.runs import RATIO, Line
-from dashboard.reading.run_words import BOOTSTRAP, EDITING, MEASURES, WILSON, Measure, in_order
+from dashboard.reading.run_words import BOOTSTRAP, BY_TASKS, EDITING, MEASURES, TASKS_UNSURE, WILSON, Measure, in_order
 from encore_core.measures import intervals
 from encore_core.measures.intervals import Interval
 from encore_core.runs import RunInfo, RunStore, paired, recorded, series
@@ -64,7 +65,7 @@ def read(name: str, runs: Sequence[RunInfo]) -> pd.DataFrame:
 
 
 def scores(runs: Sequence[RunInfo], subset: str) -> pd.DataFrame:
-    """Scores of a subset, perplexity and the like, and the largest growth of an edited matrix, in one frame.
+    """Scores of a subset, of the tasks, perplexity and the like, and the largest growth of an edited matrix.
 
     Returns:
         run, edits, metric, value, n, low, high, sure (how the 95 % interval came about, or why there is none, as in
@@ -77,6 +78,16 @@ def measures(runs: Sequence[RunInfo]) -> pd.DataFrame:
     """The series `measures` with perplexity as the ratio to the unedited model's, too."""
     found = [_series(str(_folder(run)), run.recorded, "measures", version(run)) for run in runs]
     return _joined([frame for of_run in found for frame in (of_run, _perplexity_ratios(of_run))])
+
+
+def health(runs: Sequence[RunInfo]) -> pd.DataFrame:
+    """How well the models of some runs fare: rows of `scores` on what has nothing to do with the edited facts.
+
+    Returns:
+        run, edits, metric ("mean" of the tasks, "perplexity_ratio", "norm_ratio"), value, n, low, high, sure.
+    """
+    frame = scores(runs, "sample")
+    return frame[frame["metric"].isin([MEAN, RATIO, "norm_ratio"])]
 
 
 def differences(
@@ -171,7 +182,10 @@ def _scores(folder: str, recorded: bool, key: tuple[object, ...], layers: tuple[
     grown = {"run": str(key[0]), "edits": largest["edits"], "metric": "norm_ratio", "value": largest["ratio"]}
     of_subset = _with_intervals(of_run[of_run["subset"] == subset].drop(columns="subset"))
     others = _joined([measures, _perplexity_ratios(measures), pd.DataFrame(grown)])
-    return _joined([of_subset, others.assign(n=np.nan, low=np.nan, high=np.nan, sure="")])
+    tasks = in_panels(_series(folder, recorded, "downstream", key), measures.iloc[:0], "f1")
+    tasks = tasks[tasks["metric"] == MEAN].astype({"n": float})
+    tasks = tasks.assign(sure=tasks["low"].isna().map({True: TASKS_UNSURE, False: BY_TASKS}))
+    return _joined([of_subset, others.assign(n=np.nan, low=np.nan, high=np.nan, sure=""), tasks])
 
 
 def _with_intervals(frame: pd.DataFrame) -> pd.DataFrame:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dashboard.charts.downstream import MEAN
 from encore_core.methods import METHODS, PAPER
 from encore_core.runs import RunInfo
 
@@ -92,6 +93,7 @@ MEASURES = (
     Measure("generated_paraphrase_contained", "Generated: paraphrases", "the same for paraphrases"),
     Measure("generated_neighborhood_contained", "Generated: neighbours", "share of neighbours with their own answer"),
     Measure("generated_portability_contained", "Generated: portability", "share with what follows from the edit"),
+    Measure(MEAN, "Tasks", "mean F1 of the downstream tasks, × 100", "high", 0, "downstream"),
     Measure("perplexity_ratio", "Perplexity ratio", "to the unedited model's, on a fixed text", "low", 3, "measures"),
     Measure("perplexity", "Perplexity", "on a fixed text; lower is better", "low", 1, "measures"),
     Measure(
@@ -102,7 +104,7 @@ MEASURES = (
         4,
         "measures",
     ),
-    Measure("generation_entropy", "Generation entropy", "of sampled continuations, × 100 bits", "high", 0, "measures"),
+    Measure("generation_entropy", "Generation entropy", "of sampled continuations, × 100 bits", "", 0, "measures"),
     Measure(
         "norm_ratio", "‖W‖ / ‖W₀‖", "largest growth among the edited layers; nearer to 1 is better", "one", 3, "norms"
     ),
@@ -114,6 +116,8 @@ STRIP = (
 """The measures drawn over edits, side by side."""
 
 WILSON = "Wilson's interval, from the share and n alone: recorded without values per fact"
+TASKS_UNSURE = "no interval: recorded without the answers to each test"
+BY_TASKS = "95 % interval from those of the tasks, a bootstrap over tests each"
 BOOTSTRAP = "95 % bootstrap interval over facts"
 """How sure a score is, in words."""
 

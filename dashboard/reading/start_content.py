@@ -10,11 +10,31 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from dashboard.reading.run_words import MAIN_METHODS, in_order, short_model
+from dashboard.charts.downstream import MEAN
+from dashboard.charts.runs import RATIO
+from dashboard.reading import recorded_choice
+from dashboard.reading.answers import survival
+from dashboard.reading.answers.answer import Answer, listed, times
+from dashboard.reading.run_words import short_model
 from encore_core.runs import RunInfo
 from encore_core.runs.recorded import recorded_runs
 
-HEADING = "Norm of the edited matrices, against the norm as loaded"
+HEADING = "What repeated editing does to a model"
+PANELS = {
+    RATIO: "Perplexity, × unedited (log)",
+    MEAN: "Tasks: mean F1, × 100",
+    "norm_ratio": "Largest ‖W‖ / ‖W₀‖",
+}
+"""Measure → title of its panel."""
+
+LEADS = {
+    "one lasts longest": "It breaks. ",
+    "none survives": "It breaks. ",
+    "some survive": "With some methods it breaks. ",
+    "all survive": "It holds, so far. ",
+}
+"""Outcome of `survival.answer` → what comes before it here."""
+
 RECORDED = "◆ recorded runs, which come with the program"
 
 
@@ -59,29 +79,14 @@ WAYS = (
 )
 
 
-def recorded_groups() -> list[list[RunInfo]]:
-    """The main methods' recorded runs, in the methods' order; grouped by number of edits and kind of device.
+def recorded() -> list[RunInfo]:
+    """The recorded runs that the page opens with: the longest comparable ones, in which a collapse shows most.
 
     Raises:
         InputError: when the store cannot be read.
     """
     kept = recorded_runs()
-    groups: dict[tuple[int, str], list[RunInfo]] = {}
-    for run in in_order(kept.runs() if kept else []):
-        if run.method in MAIN_METHODS and run.measuring_seconds:
-            groups.setdefault((run.n_edits, run.device.partition(":")[0]), []).append(run)
-    return list(groups.values())
-
-
-def broadest(groups: Sequence[list[RunInfo]]) -> list[RunInfo]:
-    """The group of recorded runs with the most methods, and of those the longest; empty where none are recorded."""
-    return max(groups, key=lambda runs: (len(runs), runs[0].done), default=[])
-
-
-def longest(groups: Sequence[list[RunInfo]], otherwise: list[RunInfo]) -> list[RunInfo]:
-    """The group of recorded runs of two methods or more that went furthest; a collapse shows most in it."""
-    several = [runs for runs in groups if len(runs) > 1]
-    return max(several, key=lambda runs: min(run.done for run in runs)) if several else otherwise
+    return recorded_choice.longest(kept.runs() if kept else [])
 
 
 def growth_at_end(norms: pd.DataFrame, runs: Sequence[RunInfo]) -> tuple[int, list[tuple[str, float]]]:
@@ -104,24 +109,33 @@ def growth_at_end(norms: pd.DataFrame, runs: Sequence[RunInfo]) -> tuple[int, li
     return at, sorted(found, key=lambda pair: -pair[1])
 
 
-def answer(norms: pd.DataFrame, runs: Sequence[RunInfo]) -> str:
-    """The page's question answered in one sentence; "" where nothing can be said.
+def answer(norms: pd.DataFrame, health: pd.DataFrame, runs: Sequence[RunInfo], names: Sequence[str]) -> Answer | None:
+    """The page's question answered: whether the models break, where, and how far their matrices have grown.
 
     Args:
         norms, runs: as for `growth_at_end`.
+        health: of `run_frames.health`.
+        names: what each run is called beside the others.
+
+    Returns:
+        None while nothing has been edited.
     """
     at, growth = growth_at_end(norms, runs)
     if not growth:
-        return ""
-    told = [f"{ratio:.2f} × with {method}" for method, ratio in growth]
-    listed = told[0] if len(told) == 1 else f"{', '.join(told[:-1])} and {told[-1]}"
+        return None
+    lines = survival.Lines()
+    found = survival.answer(survival.courses(runs, names, health, lines), lines, brief=True)
     models = " / ".join(dict.fromkeys(short_model(run.model) for run in runs))
-    return (
-        f"After {at:,} sequential edits of {models}, the norm of the most grown edited matrix, relative to its norm as "
-        f"loaded, is {listed}."
-    )
+    told = listed(f"{times(ratio)} with {method}" for method, ratio in growth)
+    grown = f"After {at:,} sequential edits of {models} the norm of the most grown matrix is {told}."
+    return Answer(found.outcome, f"{LEADS.get(found.outcome, '')}{found.text} {grown}")
 
 
-def of_edited_layers(norms: pd.DataFrame, runs: Sequence[RunInfo]) -> pd.DataFrame:
-    """The rows of layers that at least one run edits; the page draws these."""
-    return norms[norms["layer"].isin({layer for run in runs for layer in run.layers})]
+def panels(health: pd.DataFrame) -> dict[str, str]:
+    """The panels of the chart: what the models have lost first, then how far their matrices have grown.
+
+    Args:
+        health: of `run_frames.health`.
+    """
+    there = set(health["metric"][health["value"].notna()])
+    return {name: title for name, title in PANELS.items() if name in there}

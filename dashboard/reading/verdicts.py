@@ -6,10 +6,12 @@ facts (paired bootstrap).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dashboard.reading.run_words import Measure
+from dashboard.reading.run_words import TASKS_UNSURE, Measure
+from dashboard.reading.scores_at_checkpoint import Score
 from encore_core.measures.intervals import Interval
 from encore_core.runs.fact_values import NO_INTERVAL
 
@@ -64,6 +66,32 @@ def of_scores(
     if all(one.n >= FEWEST and one.low is not None and one.low > 0 for one in gaps):
         return Verdict(first, "best", ahead)
     return Verdict(words=f"{ahead}: within chance")
+
+
+def of_means(measure: Measure, names: Sequence[str], found: Sequence[Score | None]) -> Verdict:
+    """The verdict on a score with intervals that are independent of each other, of which more is better.
+
+    Args:
+        measure: the score.
+        names: of the runs.
+        found: of each run; None where it has none.
+    """
+    places = sorted((place for place, one in enumerate(found) if one is not None), key=lambda at: -found[at].value)
+    if len(places) < 2:
+        return Verdict()
+    first, *others = places
+    if any(found[place].low is None or found[place].high is None for place in places):
+        return Verdict(words=f"cannot be told: {TASKS_UNSURE.partition(': ')[2]}")
+    best = found[first]
+    gaps = {place: best.value - found[place].value for place in others}
+    # The interval of a difference, from those of the two (Zou and Donner 2008).
+    lows = {place: gap - math.hypot(best.value - best.low, found[place].high - found[place].value)
+            for place, gap in gaps.items()}  # fmt: skip
+    second = min(others, key=gaps.__getitem__)
+    digits = max(1, measure.digits)
+    ahead = f"{names[first]} − {names[second]}: {gaps[second]:+.{digits}f} (at least {lows[second]:+.{digits}f})"
+    ahead = ahead.replace("-", "−")
+    return Verdict(first, "best", ahead) if min(lows.values()) > 0 else Verdict(words=f"{ahead}: within chance")
 
 
 def of_figures(measure: Measure, values: Sequence[float | None]) -> Verdict:

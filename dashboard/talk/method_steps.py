@@ -107,11 +107,11 @@ STEPS = (
         "Why it breaks",
         (
             "Each Δ is small, but they add up, and nothing in MEMIT keeps the sum small. A larger matrix writes larger "
-            "vectors, so a growing share of the residual stream comes from the few edited layers. The paper calls "
-            "this importance hacking: edited facts win because the edited layers outvote the rest.",
-            "The price is paid elsewhere. What the other layers know is drowned out: neighbours of edited facts go "
-            "wrong, text becomes less probable, and facts that were edited first can be forgotten. The figures below "
-            "show how much of it has happened in these runs.",
+            "vectors, and on the paper's models a much larger share of the residual stream comes from the few edited "
+            "layers: edited facts win because these layers outvote the rest. The paper calls it importance hacking.",
+            "The price is paid elsewhere: text becomes less probable, tasks fail, neighbours of edited facts go wrong, "
+            "and facts that were edited first can be forgotten. What is said below is computed from the runs shown: "
+            "how much of it has happened there, and whether the edited layers outvote the rest at all.",
         ),
         (
             r"\mathrm{share}_s = \operatorname*{mean}_{\mathrm{tokens}}"

@@ -6,7 +6,8 @@ attention and MLP. There are two ways of dividing it, both computed per token an
     share_s        = ‖o_s‖ / Σ_t ‖o_t‖          the paper's "average norm proportion"; positive, sums to 1
     signed_share_s = ⟨o_s, h_L⟩ / ‖h_L‖²        counts only the part in the direction of the sum; sums to 1 as well
 
-Sequential edits make the edited layers' share grow until they drown the others ("importance hacking" in the paper).
+The paper finds that sequential edits make the edited layers' share grow until they outvote the others ("importance
+hacking").
 Tensors in, numbers out; `sublayers` reads the outputs from a model.
 
     n_sublayers   2 n_layers + 1, in the order input, attention 0, MLP 0, attention 1, …

@@ -93,11 +93,11 @@ def _page_titles(current: Entry) -> str:
     return f'<div class="es-first-side">{"".join(parts)}</div>'
 
 
-def _start() -> tuple[str, tuple[str, str]]:
+def _start() -> tuple[str, Sequence[str]]:
     """The body of Start, with the recorded curves, and the variables that hold their colours, light and dark."""
     from dashboard.browser.first_paint import static_chart
     from dashboard.charts import runs as run_charts
-    from dashboard.elements import figure
+    from dashboard.elements import figure, widgets
     from dashboard.reading import run_frames, start_content
 
     ways = "".join(f"<div><b>{html.escape(way.title)}</b>{html.escape(way.about)}</div>" for way in start_content.WAYS)
@@ -105,25 +105,21 @@ def _start() -> tuple[str, tuple[str, str]]:
         f'<div class="es-first-head"><h1>{html.escape(page_list.question("start"))}</h1><span></span></div>'
         f'<div class="es-first-ways">{ways}</div>'
     )
-    runs = start_content.broadest(start_content.recorded_groups())
+    runs = start_content.recorded()
     if not runs:
         return body, ("", "")
-    norms = run_frames.read("norms", runs)
-    lines = run_frames.lines(runs)
-    light, dark = (run_charts.norms(norms, lines, palette) for palette in (LIGHT, DARK))
+    health, lines = run_frames.health(runs), run_frames.lines(runs)
+    panels = start_content.panels(health)
+    light, dark = (run_charts.scores(health, lines, panels, palette, height=300) for palette in (LIGHT, DARK))
     names, variables = _named_colours([[trace.line.color for trace in chart.figure.data] for chart in (light, dark)])
-    titles = [
-        f'<span style="color:var(--es-run{number})">{html.escape(line.name)}</span>'
-        for number, line in enumerate(lines)
-    ]
-    of_methods = tuple(_variables("run", [palette.method(line.method) for line in lines]) for palette in (LIGHT, DARK))
-    drawn = static_chart.markup(light, titles, names, figure.NARROW, figure.SLIM)
-    said = html.escape(start_content.answer(norms, runs))
+    drawn = static_chart.markup(light, [html.escape(title) for title in panels.values()], names, figure.NARROW,
+                                figure.SLIM)  # fmt: skip
+    answer = start_content.answer(run_frames.read("norms", runs), health, runs, [line.name for line in lines])
     body += (
-        f'<p class="es-sentence">{said}</p><div class="es-first-card"><h2>{html.escape(start_content.HEADING)}'
-        f"<small>{html.escape(start_content.RECORDED)}</small></h2>{drawn}</div>"
+        f'{"" if answer is None else widgets.answer_markup(answer)}<div class="es-first-card">'
+        f"<h2>{html.escape(start_content.HEADING)}<small>{html.escape(start_content.RECORDED)}</small></h2>{drawn}</div>"
     )
-    return body, (variables[0] + of_methods[0], variables[1] + of_methods[1])
+    return body, variables
 
 
 def _named_colours(themes: Sequence[Sequence[str]]) -> tuple[list[str], list[str]]:

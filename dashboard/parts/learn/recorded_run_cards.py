@@ -7,13 +7,16 @@ from functools import partial
 
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from dashboard.charts import contributions as contribution_charts
 from dashboard.charts import runs as run_charts
 from dashboard.charts.contributions import Pair
 from dashboard.charts.runs import Line
 from dashboard.elements import chart_card, run_picker, widgets
-from dashboard.reading import findings, run_frames
+from dashboard.reading import findings, run_frames, start_content
+from dashboard.reading.answers import dominance, survival
+from dashboard.reading.answers.answer import Answer
 from dashboard.reading.run_words import MEASURES
 from dashboard.reading.scores_at_checkpoint import AtCheckpoints
 from dashboard.talk import presenter
@@ -21,16 +24,18 @@ from dashboard.visitors.messages import Message
 from dashboard.visitors.widget_state import remembered
 from encore_core.runs import RunInfo
 
-SHOWN = ("edit_score", "paraphrase_score", "neighborhood_score", "perplexity")
+SHOWN = ("edit_score", "paraphrase_score", "neighborhood_score", "perplexity_ratio")
 TITLES = {measure.name: measure.title for measure in MEASURES}
 AT = "learn_at"
 
 
 def again() -> list[RunInfo]:
     """Norms and scores of the chosen runs over edits. Returns the runs."""
-    runs = _pick()
+    place, runs = _pick("again")
     if not runs:
         return []
+    with place:
+        widgets.answer(_survival(runs))
     norms, scores = run_frames.read("norms", runs), run_frames.scores(runs, "sample")
     lines, commands = run_frames.lines(runs), chart_card.commands_of(runs)
     with st.container(border=True, key="card_learn"):
@@ -60,39 +65,52 @@ def again() -> list[RunInfo]:
 
 def breaks() -> list[RunInfo]:
     """Shares of the residual stream at a checkpoint, and what is left of the first batch. Returns the runs."""
-    runs = _pick()
+    place, runs = _pick("breaks")
     if not runs:
         return []
+    with place:
+        widgets.answer(_survival(runs))
     measured = run_frames.read("contributions", runs)
     with_shares = [run for run in runs if run.id in set(measured["run"])]
     commands = chart_card.commands_of(runs)
     with st.container(border=True, key="card_learn"):
         at = pick_checkpoint(run_frames.read("norms", runs))
+        _health(runs, at, commands)
+    with st.container(border=True, key="card_learn_shares"):
         if with_shares:
-            _shares(measured, run_frames.lines(with_shares), at, commands)
+            _shares(measured, run_frames.lines(with_shares), [run.model for run in with_shares], at, commands)
         else:
             widgets.notice(Message("info", "Contributions to the residual stream were not measured in these runs."))
     with st.container(border=True, key="card_learn_first"):
         first = run_frames.scores(runs, "first")
-        first = first[first["metric"] != "perplexity"]  # which is not about these facts
+        first = first[first["metric"] != "perplexity_ratio"]  # which is not about these facts
         lines = run_frames.lines(runs)
         _scores(first, lines, at, commands, "learn first", "What is left of the first batch", "the facts edited first")
         st.caption("Forgetting: these facts were edited once, at the beginning, and have only been disturbed since.")
     return runs
 
 
-def _pick() -> list[RunInfo]:
+def _survival(runs: Sequence[RunInfo]) -> Answer:
+    """How the models of the runs fared: what does show that they break."""
+    names, lines = [line.name for line in run_frames.lines(runs)], survival.Lines()
+    found = survival.courses(runs, names, run_frames.health(runs), lines)
+    return survival.answer(found, lines, [run.model for run in runs])
+
+
+def _pick(step: str) -> tuple[DeltaGenerator, list[RunInfo]]:
+    """The place of the step's answer, and the runs."""
     known = run_picker.measured_runs()
+    place = st.container(key="answer")
     if not known:
         words = "No run has reached its first checkpoint yet. Start some on the Run page; their curves appear here."
         widgets.notice(Message("info", words))
-        return []
-    runs = run_picker.pick(known)
+        return place, []
+    runs = run_picker.pick(f"learn {step}", known)
     if not runs:
         widgets.notice(Message("info", "Pick one to four runs above."))
-        return []
+        return place, []
     run_picker.warn_of_differences(runs)
-    return runs
+    return place, runs
 
 
 def pick_checkpoint(norms: pd.DataFrame) -> int:
@@ -113,12 +131,32 @@ def pick_checkpoint(norms: pd.DataFrame) -> int:
     return st.session_state[AT]
 
 
-def _shares(measured: pd.DataFrame, lines: Sequence[Line], at: int, commands: Sequence[str]) -> None:
+def _health(runs: Sequence[RunInfo], at: int, commands: Sequence[str]) -> None:
+    """What does show that models break: perplexity and tasks, beside the growth."""
+    health = run_frames.health(runs)
+    titles = start_content.panels(health)
+    chart_card.show(
+        partial(run_charts.scores, health, run_frames.lines(runs), titles, at=at),
+        key="learn health",
+        heading="What the models have lost",
+        aside=f"dotted line: after {at:,} edits",
+        alt=f"{', '.join(titles.values())} over edits; what they come to is said above.",
+        frame=health,
+        commands=commands,
+        revision=" ".join(run.id for run in runs),
+    )
+
+
+def _shares(
+    measured: pd.DataFrame, lines: Sequence[Line], models: Sequence[str], at: int, commands: Sequence[str]
+) -> None:
     pairs = []
     for line in lines:
         there = sorted(int(edits) for edits in measured["edits"][measured["run"] == line.run].unique())
         pairs.append(Pair(line, there[0], max((edits for edits in there if edits <= at), default=there[0])))
     standings = [findings.standing(measured, pair, "share") for pair in pairs]
+    widgets.heading("Do the edited layers outvote the rest?")
+    widgets.answer(dominance.answer(standings, models))
     widgets.tiles([(one.pair.line.name, *_share_words(one)) for one in standings])
     panels = contribution_charts.moments(measured, pairs)
     rows = contribution_charts.shown(measured, panels, "share")
@@ -132,8 +170,6 @@ def _shares(measured: pd.DataFrame, lines: Sequence[Line], at: int, commands: Se
         commands=commands,
         revision=" ".join(line.run for line in lines),
     )
-    told = [findings.dominance(one, "share") for one in standings]
-    widgets.notice(Message("info", "\n".join(told)))
 
 
 def _share_words(one: findings.Standing) -> tuple[str, str, str]:
@@ -165,7 +201,7 @@ def _scores(
     )
     values = AtCheckpoints(scores)
     rows = [
-        (line.name, *(_figure(values, line, name, at, 1 if name == "perplexity" else 0) for name in titles))
+        (line.name, *(_figure(values, line, name, at, 2 if name == "perplexity_ratio" else 0) for name in titles))
         for line in lines
     ]
     columns = [("Run", "name"), *((title, "right") for title in titles.values())]

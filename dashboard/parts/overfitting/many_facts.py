@@ -13,9 +13,21 @@ from dashboard.charts.overfitting import Arm
 from dashboard.elements import chart_card, widgets
 from dashboard.parts.overfitting.search_pairs import KNOWN, arms_of, with_arms
 from dashboard.reading import mpes_pairs, paper_tables, run_frames
+from dashboard.reading.answers import stopping
 from dashboard.reading.mpes_pairs import Pair
 from dashboard.reading.run_words import EDITING, PHASES, seconds_an_edit, short_model
 from dashboard.visitors.messages import Message
+
+
+def answer(pair: Pair) -> None:
+    """The page's question answered from all facts of a pair; nothing while no batch is complete."""
+    frame = mpes_pairs.common_facts(run_frames.read("targets", pair.runs), pair)
+    if frame.empty:
+        return
+    runs = {"without": pair.without, "stopped": pair.stopped}
+    known = mpes_pairs.known_facts(pair.runs[0])
+    found = {arm: run.id for arm, run in runs.items() if run is not None}
+    widgets.answer(stopping.answer(frame, found, float(known[1].mean()) if known else None))
 
 
 def cards(pair: Pair) -> None:

@@ -18,18 +18,44 @@ from encore_core.runs import RunInfo
 
 
 def pick_pair(pairs: Mapping[str, Pair]) -> Pair:
-    """Pick the pair; at first one whose facts have their texts here, if there is one."""
-    first = next((key for key, pair in pairs.items() if len(pair.runs) == 2 and _has_texts(pair.runs[0])), None)
-    if remembered("overfitting_pair", first or next(iter(pairs))) not in pairs:  # deleted in another tab
-        st.session_state["overfitting_pair"] = first or next(iter(pairs))
-    st.selectbox(
-        "Runs",
-        list(pairs),
-        key="overfitting_pair",
-        format_func=lambda key: _pair_label(pairs[key]),
-        persist_state="session",
-    )
+    """Pick the pair; at first a recorded one, and one whose facts have their texts here, if there is one."""
+    if remembered("overfitting_pair", _usual(pairs)) not in pairs:  # deleted in another tab
+        st.session_state["overfitting_pair"] = _usual(pairs)
+    with st.container(horizontal=True, vertical_alignment="bottom", key="pick_runs"):
+        st.selectbox(
+            "Runs",
+            list(pairs),
+            key="overfitting_pair",
+            format_func=lambda key: _pair_label(pairs[key]),
+            persist_state="session",
+        )
+        _offer_others(pairs)
     return pairs[st.session_state["overfitting_pair"]]
+
+
+def _offer_others(pairs: Mapping[str, Pair]) -> None:
+    """A press to one's own newest pair, or back to the recorded one."""
+    own = [key for key, pair in pairs.items() if not any(run.recorded for run in pair.runs)]
+    is_own = st.session_state["overfitting_pair"] in own
+    if own and not is_own:
+        st.button("Show my runs", key="own_runs", icon=":material/person:", on_click=_show, args=(own[0],))
+    elif is_own and len(own) < len(pairs):
+        st.button("Show recorded runs", key="recorded_runs", icon=":material/inventory_2:", on_click=_show,
+                  args=(_usual(pairs),))  # fmt: skip
+
+
+def _usual(pairs: Mapping[str, Pair]) -> str:
+    """The pair that the page opens with: recorded before one's own, two runs before one, facts with texts first."""
+
+    def rank(key: str) -> tuple[bool, bool, bool]:
+        runs = pairs[key].runs
+        return all(run.recorded for run in runs), len(runs) == 2, _has_texts(runs[0])
+
+    return max(pairs, key=rank)
+
+
+def _show(key: str) -> None:
+    st.session_state["overfitting_pair"] = key
 
 
 def _pair_label(pair: Pair) -> str:

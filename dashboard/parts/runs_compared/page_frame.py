@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
 from dashboard import links
 from dashboard.elements import run_picker, widgets
+from dashboard.reading import recorded_choice
 from dashboard.visitors.messages import Message
 from encore_core.errors import InputError
 from encore_core.runs import RunInfo
 
 Asked = Mapping[str, Sequence[str]]
 Known = Mapping[str, RunInfo]
+ANSWER = "answer"
+"""Key of the place of a page's answer, above the choice of runs."""
+
 Drawn = tuple[links.View, Sequence[RunInfo]]  # what the address shall say, and the runs to follow
 
 
@@ -21,8 +28,9 @@ def show(
     ask: str,
     none_yet: str,
     restore: Callable[[Asked, Known], None],
-    draw: Callable[[Sequence[RunInfo]], Drawn],
+    draw: Callable[[Sequence[RunInfo], DeltaGenerator], Drawn],
     below: Callable[[], None] = lambda: None,
+    has: recorded_choice.Has = recorded_choice.anything,
 ) -> None:
     """Show everything of a page below its title.
 
@@ -31,8 +39,10 @@ def show(
         ask: to pick runs, and how many.
         none_yet: said while there are no runs to pick.
         restore: sets the page's controls to what a link asks for, given the known runs.
-        draw: draws everything below the choice of runs; an `InputError` that it raises is shown.
+        draw: draws everything below the choice of runs, and the answer into the place above it; an `InputError` that
+            it raises is shown.
         below: draws what the page has below all of that, runs or not.
+        has: whether a run has what the page needs to answer its question.
     """
     try:
         known = run_picker.measured_runs()
@@ -46,7 +56,8 @@ def show(
         widgets.notice(Message("info", f"No run has reached its first checkpoint yet. {none_yet}"))
         below()
         return
-    runs = run_picker.pick(known, ask)
+    place = st.container(key=ANSWER)
+    runs = run_picker.pick(page, known, ask, has)
     if not runs:
         widgets.notice(Message("info", f"{ask} above."))
         links.write(page, {})
@@ -54,7 +65,7 @@ def show(
         return
     run_picker.warn_of_differences(runs)
     try:
-        address, followed = draw(runs)
+        address, followed = draw(runs, place)
     except InputError as error:
         widgets.problem(error)
         return

@@ -12,6 +12,7 @@ from dashboard.parts.runs_compared.view import View
 from dashboard.reading import html_report, run_frames, verdicts
 from dashboard.reading.run_words import BOOTSTRAP, MEASURES, SUBSETS, Measure
 from dashboard.reading.scores_at_checkpoint import AtCheckpoints, Score
+from encore_core.measures.downstream import PROTOCOLS
 from encore_core.runs import fact_values
 
 ABOUT = (
@@ -62,6 +63,8 @@ def _row(view: View, measure: Measure, values: AtCheckpoints, found: verdicts.Di
     if measure.series == "scores":
         plain = [None if one is None else one.value for one in of_runs]
         verdict = verdicts.of_scores(measure, view.ids, view.names, plain, found)
+    elif measure.series == "downstream":
+        verdict = verdicts.of_means(measure, view.names, of_runs)
     else:
         shown = [None if one is None else round(one.value, measure.digits) for one in of_runs]
         verdict = verdicts.of_figures(measure, shown)
@@ -87,6 +90,8 @@ def protocol_of(view: View, measure: Measure) -> str:
     """How a measure came about, in words; of several runs that differ, each."""
     if measure.series == "measures":
         return ON_MEASURES.get(measure.name, ON_TEXT)
+    if measure.series == "downstream":
+        return PROTOCOLS["f1"]
     if measure.series == "norms":
         return "Frobenius norms of the matrices"
     return " / ".join(dict.fromkeys(fact_values.protocol(measure.name, run.protocols) for run in view.runs))

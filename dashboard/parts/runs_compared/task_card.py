@@ -87,7 +87,10 @@ def _certainty(frame: pd.DataFrame, have: Sequence[RunInfo]) -> str:
     known = set(frame.loc[frame["low"].notna(), "run"].astype(str))
     without = [run.id for run in have if run.id not in known]
     if known:
-        said += " Bands and brackets are 95 % intervals by a bootstrap over tests, seeded; the mean of tasks has none."
+        said += (
+            " Bands and brackets are 95 % intervals by a bootstrap over tests, seeded; that of the mean follows from "
+            "those of the tasks."
+        )
     if without:
         off = 100 * math.sqrt(0.25 / fewest)
         said += (

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from dashboard.charts.runs import Line
 from dashboard.reading import run_frames
+from dashboard.reading.answers.survival import Lines
 from encore_core.runs import RunInfo
 
 
@@ -21,6 +22,7 @@ class View:
         checkpoints: edits after which values are read, ascending.
         subset: facts that are scored.
         metric: what downstream tasks are measured by.
+        limits: the line that a model must not cross.
     """
 
     runs: tuple[RunInfo, ...]
@@ -29,6 +31,7 @@ class View:
     checkpoints: tuple[int, ...] = ()
     subset: str = "sample"
     metric: str = "f1"
+    limits: Lines = field(default_factory=Lines)
 
     @cached_property
     def lines(self) -> list[Line]:

@@ -1,0 +1,11 @@
+"""Each page's question, answered in one or two sentences that are computed from what the page shows. No streamlit.
+
+answer      what an answer is, and figures in words
+crossings   after how many edits a measure crosses a line
+survival    Compare, Start and Learn: which method survives?
+landing     Norm growth: where does the growth land?
+dominance   Contributions and Learn: do the edited layers dominate the residual stream?
+lost        Downstream: what did the model lose?
+stopping    Overfitting: why stop early?
+published   Paper: does it match what was published? And what the paper found, for the other pages
+"""

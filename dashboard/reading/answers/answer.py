@@ -1,0 +1,57 @@
+"""What an answer is, and figures in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+FEW_EDITS = 500
+"""With fewer edits than this, that nothing has broken says little: damage adds up over hundreds of edits."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to a page's question.
+
+    Attributes:
+        outcome: what it comes to, in a few words; it distinguishes the kinds of answer.
+        text: one or two sentences with figures, beginning with the answer itself.
+        paper: what the paper found, and why that may differ; empty where it adds nothing.
+    """
+
+    outcome: str
+    text: str
+    paper: str = ""
+
+
+def listed(parts: Iterable[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    parts = list(parts)
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def times(ratio: float) -> str:
+    """A ratio: "× 1.17", "× 12.3", "× 128"; "not a number" where it is none."""
+    if math.isnan(ratio):
+        return "not a number"
+    if math.isinf(ratio):
+        return "beyond all numbers"
+    return f"× {ratio:,.{2 if ratio < 10 else 1 if ratio < 100 else 0}f}"
+
+
+def percent(share: float) -> str:
+    """A share from 0 to 1: "4.7 %", "0.83 %"."""
+    told = f"{100 * share:.1f} %" if abs(share) >= 0.02 else f"{100 * share:.2f} %"
+    return told.replace("-", "−")
+
+
+def by_ratio(found: Sequence[tuple[str, float]]) -> str:
+    """Names with their ratios, the smallest first: "× 1.17 with ENCORE and × 1.78 with MEMIT"."""
+    ranked = sorted(found, key=lambda pair: math.inf if math.isnan(pair[1]) else pair[1])
+    return listed(f"{times(ratio)} with {name}" for name, ratio in ranked)
+
+
+def sentence(text: str) -> str:
+    """A text that begins with a capital letter; names such as "ENCORE" stay as they are."""
+    return text[:1].upper() + text[1:]

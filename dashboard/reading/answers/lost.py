@@ -1,0 +1,236 @@
+"""What did the model lose? The mean of the tasks before any edit and at the last checkpoint, beyond chance or not.
+
+Where the answers to each test were recorded, the difference has its 95 % interval on the same tests, and that of the
+mean follows from those of the tasks, which are independent (the interval of a sum by the method of variance estimates
+recovery, Zou and Donner 2008, doi:10.1002/sim.3095). Of older runs only the number of tests is known: then a
+difference is taken to be off by as much as one of two shares of a half, the least certain ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from dashboard.charts.downstream import MEAN, TASKS
+from dashboard.charts.runs import RATIO, Line
+from dashboard.reading.answers import published
+from dashboard.reading.answers.answer import FEW_EDITS, Answer, by_ratio, listed, sentence
+from dashboard.reading.scores_at_checkpoint import AtCheckpoints
+from encore_core.measures import intervals
+from encore_core.measures.intervals import Interval
+
+GUESSED = {task: 25.0 if task == "mmlu" else 50.0 for task in TASKS}
+"""Task → accuracy of guessing, in per cent: MMLU has four options, the others two."""
+
+Z = 1.96
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What one run's model lost.
+
+    Attributes:
+        name: the run's.
+        edits: at the last checkpoint that has a mean.
+        before, after: the mean of the tasks, × 100.
+        low, high: 95 % interval of after − before.
+        n: tests of all tasks.
+        is_rough: whether the interval is the rough one for runs without recorded answers.
+        no_option: answers that are none of the options, before and after.
+    """
+
+    name: str
+    edits: int
+    before: float
+    after: float
+    low: float
+    high: float
+    n: int
+    is_rough: bool
+    no_option: tuple[int, int] | None = None
+
+    @property
+    def lost(self) -> bool:
+        """Whether it lost anything beyond chance: in the mean, or because it answers with none of the options."""
+        return self.high < 0 or self.has_stopped_answering
+
+    @property
+    def has_stopped_answering(self) -> bool:
+        """Whether more answers than before are none of the options, beyond their 95 % intervals."""
+        if self.no_option is None:
+            return False
+        before, after = (intervals.of_share(count / self.n, self.n) for count in self.no_option)
+        return after.low > before.high
+
+    @property
+    def degree(self) -> str:
+        """How much of the mean it lost, in words."""
+        share = self.after / self.before if self.before else 1.0
+        return "nearly all" if share < 0.15 else "much" if share < 0.6 else "some"
+
+
+def losses(
+    frame: pd.DataFrame,
+    raw: pd.DataFrame,
+    lines: Sequence[Line],
+    gaps: Mapping[tuple[str, str], tuple[int, Interval]],
+) -> list[Loss]:
+    """What the runs lost; runs without the mean before and after are left out.
+
+    Args:
+        frame: of `charts.downstream.in_panels`.
+        raw: the series `downstream`.
+        lines: the runs.
+        gaps: of `run_frames.task_changes`.
+    """
+    values = AtCheckpoints(frame)
+    counts = raw[raw["metric"].isin(["n", "unparsable"])].astype({"metric": str})
+    sums = AtCheckpoints(counts.groupby(["run", "metric", "edits"], sort=False, as_index=False)["value"].sum())
+    found = []
+    for line in lines:
+        first, _ = values.last(line.run, MEAN, 0)
+        last, at = values.last(line.run, MEAN)
+        n, _ = sums.last(line.run, "n")
+        if first is None or last is None or not at or not n:
+            continue
+        of_run = [gap for (_, run), (edits, gap) in gaps.items() if run == line.run and edits == at]
+        ends = _mean_difference(of_run, last - first)
+        rough = 100 * Z * math.sqrt(2 * 0.25 / n)
+        low, high = ends or (last - first - rough, last - first + rough)
+        odd = [sums.last(line.run, "unparsable", until)[0] for until in (0, at)]
+        no_option = None if None in odd else (round(odd[0]), round(odd[1]))
+        found.append(Loss(line.name, at, first, last, low, high, round(n), ends is None, no_option))
+    return found
+
+
+def _mean_difference(gaps: Sequence[Interval], difference: float) -> tuple[float, float] | None:
+    """The interval of the mean of differences that are independent; None where one has no interval."""
+    if not gaps or any(gap.low is None for gap in gaps):
+        return None
+    below = math.sqrt(sum((gap.value - gap.low) ** 2 for gap in gaps)) / len(gaps)
+    above = math.sqrt(sum((gap.high - gap.value) ** 2 for gap in gaps)) / len(gaps)
+    return difference - below, difference + above
+
+
+def guesses(raw: pd.DataFrame) -> str:
+    """A sentence where the unedited model answers no better than one that guesses; "" where it does, or is unknown.
+
+    Args:
+        raw: the series `downstream`.
+    """
+    first = raw[(raw["edits"] == 0) & raw["metric"].isin(["accuracy", "n"])].astype({"metric": str, "task": str})
+    if first.empty:
+        return ""
+    one = first[first["run"] == first["run"].iloc[0]].pivot_table(index="task", columns="metric", values="value")
+    if "accuracy" not in one or "n" not in one:
+        return ""
+    n = float(one["n"].sum())
+    right = float((one["accuracy"] * one["n"]).sum() / n)
+    chance = float((one.index.map(lambda task: GUESSED.get(task, 50.0)) * one["n"]).sum() / n)
+    low = 100 * (intervals.of_share(right / 100, round(n)).low or 0.0)
+    if low > chance:
+        return ""
+    return (
+        f"As loaded, this model gives {right:.0f} % right answers where guessing gives {chance:.0f} %: it has little "
+        "skill to lose, and what the tasks show is whether it still answers at all."
+    )
+
+
+# -- the answer --------------------------------------------------------------------------------------------------------
+
+
+def answer(
+    found: Sequence[Loss], frame: pd.DataFrame, lines: Sequence[Line], raw: pd.DataFrame, models: Sequence[str] = ()
+) -> Answer:
+    """What the models lost.
+
+    Args:
+        found: of `losses`.
+        frame: of `charts.downstream.in_panels`; its perplexities are told.
+        lines: the runs.
+        raw: the series `downstream`.
+        models: names of the runs' models.
+    """
+    perplexity = _perplexity(frame, lines)
+    if not found:
+        return Answer(
+            "no tasks",
+            f"That cannot be told: no task was asked before and after edits in these runs. {perplexity}".strip(),
+        )
+    lost = [one for one in found if one.lost]
+    kept = [one for one in found if not one.lost]
+    if lost:
+        outcome, first = "some lost" if kept else "lost", _how_much(lost, kept)
+    elif max(one.edits for one in found) < FEW_EDITS:
+        outcome, first = "too few edits", "Too few edits to tell"
+    else:
+        outcome, first = "nothing lost", "In the tasks, nothing beyond chance"
+    paper = published.lost(outcome, [one.name for one in kept], models)
+    notes = " ".join(note for note in (guesses(raw), paper) if note)
+    return Answer(
+        outcome, " ".join(part for part in (f"{first}.", _figures(found), _odd(found), perplexity) if part), notes
+    )
+
+
+def _how_much(lost: Sequence[Loss], kept: Sequence[Loss]) -> str:
+    """How much each run lost of what the model could do in the tasks."""
+    groups: dict[str, list[str]] = {}
+    for one in lost:
+        groups.setdefault(one.degree, []).append(one.name)
+    if len(groups) == 1 and not kept:
+        return f"{sentence(next(iter(groups)))} of its skill in the tasks"
+    ranked = [(degree, groups[degree]) for degree in ("nearly all", "much", "some") if degree in groups]
+    parts = [f"{degree} with {listed(names)}" for degree, names in ranked]
+    parts += [f"nothing beyond chance with {listed(one.name for one in kept)}"] if kept else []
+    return f"Of its skill in the tasks, {listed(parts)}"
+
+
+def _figures(found: Sequence[Loss]) -> str:
+    """The mean of the tasks before and after in each run; what is the same for all is said once."""
+    if len({(round(one.before), one.edits, one.n, one.is_rough) for one in found}) == 1:
+        one = found[0]
+        parts = [f"{each.after:.0f} with {each.name} ({_gap(each)})" for each in found]
+        text = f"Mean F1 is {one.before:.0f} before and, after {one.edits:,} edits, {listed(parts)}"
+        if not one.is_rough:
+            return f"{text}, of {one.n} tests."
+        return f"{text}; by the choice of {one.n} tests a difference is off by about ±{_half(one):.0f}."
+    parts = [
+        f"{one.name} {one.before:.0f} → {one.after:.0f} after {one.edits:,} edits ({_gap(one)}"
+        + (f", ±{_half(one):.0f} by the choice of {one.n} tests)" if one.is_rough else f", n {one.n})")
+        for one in found
+    ]
+    return f"Mean F1: {'; '.join(parts)}."
+
+
+def _gap(one: Loss) -> str:
+    """The difference, with its interval where it is known."""
+    text = f"{one.after - one.before:+.0f}"
+    return (text if one.is_rough else f"{text}, 95 %: {one.low:+.0f} to {one.high:+.0f}").replace("-", "−")
+
+
+def _half(one: Loss) -> float:
+    return (one.high - one.low) / 2
+
+
+def _odd(found: Sequence[Loss]) -> str:
+    """Which models no longer answer with one of the options."""
+    odd = [one for one in found if one.has_stopped_answering]
+    if not odd:
+        return ""
+    parts = listed(f"{one.no_option[1]} of {one.n} with {one.name}" for one in odd)
+    return f"Answers that are none of the options: {parts}."
+
+
+def _perplexity(frame: pd.DataFrame, lines: Sequence[Line]) -> str:
+    """Perplexity at each run's last checkpoint."""
+    values = AtCheckpoints(frame)
+    found = [(line.name, *values.last(line.run, RATIO)) for line in lines]
+    known = [(name, ratio, at) for name, ratio, at in found if ratio is not None and at]
+    if not known:
+        return ""
+    if len({at for _, _, at in known}) == 1:
+        return f"Perplexity after {known[0][2]:,} edits: {by_ratio([(name, ratio) for name, ratio, _ in known])}."
+    return f"Perplexity: {by_ratio([(f'{name}, after {at:,} edits', ratio) for name, ratio, at in known])}."

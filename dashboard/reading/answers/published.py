@@ -1,0 +1,142 @@
+"""What the paper found, for what is found here, and whether the two match.
+
+Every sentence about the paper is from it (arXiv 2502.01636) or from its tables. Why something differs here is a guess,
+and said as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dashboard.reading.answers.answer import FEW_EDITS, Answer, listed
+
+MODELS = "GPT2-XL, Llama-2-7B and Llama-3-8B"
+SIZES = {"smollm2-135m": 0.135}
+"""Model → billions of parameters, of those that are recorded."""
+
+SMALLEST = 1.5
+"""Billions of parameters of the smallest model of the paper."""
+
+
+def _why(models: Sequence[str]) -> str:
+    """Why results may differ."""
+    small = sorted({name for name in models if SIZES.get(name, SMALLEST) < SMALLEST})
+    if not small:
+        return "Other models, facts and settings may come out otherwise."
+    sizes = listed(f"{name} has {SIZES[name]:g} billion" for name in small)
+    return (
+        f"Its models have {SMALLEST:g} to 8 billion parameters, {sizes}: the same edits must fit into far smaller "
+        "matrices, which may be why."
+    )
+
+
+def survival(outcome: str, collapsed: Sequence[str], models: Sequence[str]) -> str:
+    """What the paper says of survival, where that differs from what is found.
+
+    Args:
+        outcome: of `survival.answer`.
+        collapsed: names of the runs that collapse.
+        models: of the runs.
+    """
+    if any(name.startswith("ENCORE") for name in collapsed):
+        return (
+            f"The paper reports 10,000 edits of {MODELS} by ENCORE without loss in its downstream tasks. {_why(models)}"
+        )
+    if outcome in ("too few edits", "all survive"):
+        return "The paper's results are after 10,000 edits; damage adds up from batch to batch."
+    return ""
+
+
+def dominance(outcome: str, models: Sequence[str]) -> str:
+    """What the paper says of the residual stream, where it is not found here."""
+    if outcome not in ("no", "no growth", "too few edits"):
+        return ""
+    text = (
+        f"The paper sees it on {MODELS} after 10,000 edits: the edited layers give a much larger part of the stream, "
+        "which it calls importance hacking."
+    )
+    return text if outcome == "too few edits" else f"{text} {_why(models)}"
+
+
+def landing(outcome: str) -> str:
+    """What the paper says of growth, where little or none is found here."""
+    if outcome in ("too few edits", "hardly anywhere"):
+        return "The paper finds that the norm of the edited matrices grows out of proportion over 10,000 edits."
+    return ""
+
+
+def lost(outcome: str, kept: Sequence[str], models: Sequence[str]) -> str:
+    """What the paper says of tasks.
+
+    Args:
+        outcome: of `lost.answer`.
+        kept: names of the runs that lost nothing beyond chance.
+        models: of the runs.
+    """
+    if outcome in ("lost", "some lost") and not any(name.startswith("ENCORE") for name in kept):
+        return f"The paper's ENCORE keeps its tasks over 10,000 edits of {MODELS}. {_why(models)}"
+    if outcome in ("too few edits", "nothing lost"):
+        return "The paper finds that earlier methods than ENCORE degrade its models over thousands of edits."
+    return ""
+
+
+def stopping(without: float, stopped: float, known: float) -> str:
+    """The paper's table 1 for MEMIT on Llama3-8B: p of edited facts without MPES and with it, and of known facts."""
+    return (
+        f"In the paper (table 1, MEMIT on Llama-3-8B) it is {without:.2f} without MPES and {stopped:.2f} with it; "
+        f"facts that the model knows by itself have {known:.2f}."
+    )
+
+
+# -- the page Paper ----------------------------------------------------------------------------------------------------
+
+
+def answer(
+    made: Sequence[tuple[str, int, int]],
+    sure: Sequence[tuple[str, int, int]],
+    most_edits: int,
+    *,
+    about_mpes: bool,
+) -> Answer | None:
+    """Does it match what was published?
+
+    Args:
+        made: (model of the paper, comparisons that come out alike, comparisons made), of `paper_tables.agreement`.
+        sure: the same of those that differ here by more than chance.
+        most_edits: of the runs compared.
+        about_mpes: whether comparisons are of with and without MPES, not of two methods.
+
+    Returns:
+        None where nothing is compared.
+    """
+    if not made:
+        return None
+    what = "with against without MPES" if about_mpes else "of two methods on one measure"
+    alike, n = (sum(one[place] for one in sure) for place in (1, 2))
+    all_alike, all_made = (sum(one[place] for one in made) for place in (1, 2))
+    if not n:
+        outcome = "cannot be told"
+        text = (
+            f"That cannot be told: of {all_made} comparisons {what}, none differs here by more than chance. Chance "
+            f"included, {all_alike} come out as in the paper."
+        )
+    else:
+        outcome, first = _match(alike, n)
+        parts = listed(f"{model}: {of_model} of {compared}" for model, of_model, compared in sure)
+        which = f"of {all_made} comparisons {what}, {n} differ here by more than chance, and {alike} of these" if \
+            n < all_made else f"of {n} comparisons {what}, {alike}"  # fmt: skip
+        text = f"{first}: {which} come out as in the paper ({parts})."
+    if most_edits < FEW_EDITS:
+        outcome, text = "too few edits", f"Too few edits to tell: {most_edits:,} here, 10,000 in the paper. {text}"
+    return Answer(outcome, text)
+
+
+def _match(alike: int, n: int) -> tuple[str, str]:
+    """Outcome and first words; half of the comparisons would agree by chance."""
+    if alike == n:
+        return "yes", "Yes, in all that can be told"
+    if alike >= 0.75 * n:
+        return "mostly", "For the most part"
+    if alike > 0.5 * n:
+        return "in part", "In part"
+    return "no", "No, not here"

@@ -1,0 +1,266 @@
+"""Which method survives? How long each run's model stays on the good side of a line that the reader sets.
+
+The lines are perplexity, as a ratio to the unedited model's, and the mean score of the tasks, as a share of the
+unedited model's. A model collapses where it crosses one of them for good. What is compared are the edits between which
+that happens: a run lasts longer than another one where these spans do not overlap.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from dashboard.charts.downstream import MEAN
+from dashboard.charts.runs import RATIO
+from dashboard.reading.answers import published
+from dashboard.reading.answers.answer import FEW_EDITS, Answer, by_ratio, listed
+from dashboard.reading.answers.crossings import Crossing, crossing, spans
+from encore_core.runs import RunInfo
+
+PERPLEXITIES = (1.5, 2.0, 5.0, 10.0)
+SHARES = (0.75, 0.5, 0.25)
+"""Lines to choose from."""
+
+
+@dataclass(frozen=True)
+class Lines:
+    """What a model must not reach.
+
+    Attributes:
+        perplexity: ratio to the unedited model's.
+        tasks: the mean score of the tasks, as a share of the unedited model's.
+    """
+
+    perplexity: float = 2.0
+    tasks: float = 0.5
+
+    @property
+    def words(self) -> str:
+        """The lines in words."""
+        return f"perplexity × {self.perplexity:g}, or tasks {self.tasks_fallen}"
+
+    @property
+    def tasks_fallen(self) -> str:
+        return "halved" if self.tasks == 0.5 else f"down to {100 * self.tasks:g} %"
+
+    @property
+    def perplexity_risen(self) -> str:
+        return "doubles" if self.perplexity == 2 else f"reaches × {self.perplexity:g}"
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a run's model fared.
+
+    Attributes:
+        name: the run's, beside the others.
+        done, planned: edits.
+        ended: whether no more edits will come.
+        perplexity, tasks: where each crosses its line; None where it was not measured.
+        ratios: perplexity as a ratio, by edits.
+        tasks_line: the mean of the tasks that is not to be reached; None where the unedited model was not asked.
+    """
+
+    name: str
+    done: int
+    planned: int
+    ended: bool
+    perplexity: Crossing | None
+    tasks: Crossing | None
+    ratios: tuple[tuple[int, float], ...] = ()
+    tasks_line: float | None = None
+
+    @property
+    def measured(self) -> list[Crossing]:
+        return [one for one in (self.perplexity, self.tasks) if one is not None]
+
+    @property
+    def collapse(self) -> Crossing | None:
+        """The line that it crosses first, as far as that is known; None where it crosses none."""
+        return min((one for one in self.measured if one.crosses), key=lambda one: (one.by, -one.after), default=None)
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Edits between which it collapses; up to infinity where it has not.
+
+        It may have crossed the line that is measured less often before the other one.
+        """
+        found = self.collapse
+        return min(one.span[0] for one in self.measured if found is None or one.crosses), \
+            found.span[1] if found else math.inf  # fmt: skip
+
+    @property
+    def reached(self) -> int:
+        """Edits up to which everything that was measured is known."""
+        return min(one.reached for one in self.measured)
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether it may have crossed a line, within chance."""
+        return any(not one.is_sure for one in self.measured)
+
+    @property
+    def ended_early(self) -> bool:
+        return self.ended and self.done < self.planned
+
+    def outlasts(self, other: Course) -> bool:
+        return self.span[0] >= other.span[1]
+
+
+def courses(runs: Sequence[RunInfo], names: Sequence[str], frame: pd.DataFrame, lines: Lines) -> list[Course]:
+    """How the models of some runs fared.
+
+    Args:
+        runs: those shown.
+        names: what each is called beside the others.
+        frame: run, edits, metric ("perplexity_ratio", "mean" of the tasks), value, low, high, as
+            `charts.downstream.in_panels` gives it.
+        lines: what is not to be reached.
+    """
+    found = []
+    for run, name in zip(runs, names, strict=True):
+        of_run = frame[frame["run"] == run.id]
+        ratios, tasks = (of_run[of_run["metric"] == metric] for metric in (RATIO, MEAN))
+        at_first = tasks.loc[tasks["edits"] == 0, "value"]
+        line = lines.tasks * float(at_first.iloc[0]) if len(at_first) else None
+        fallen = None if line is None else crossing(tasks, line, falls=True)
+        course = tuple((int(row.edits), float(row.value)) for row in ratios.sort_values("edits").itertuples())
+        risen = crossing(ratios, lines.perplexity)
+        found.append(Course(name, run.done, run.n_edits, run.ended, risen, fallen, course, line))
+    return found
+
+
+# -- the answer --------------------------------------------------------------------------------------------------------
+
+
+def answer(found: Sequence[Course], lines: Lines, models: Sequence[str] = (), *, brief: bool = False) -> Answer:
+    """Which method survives.
+
+    Args:
+        found: the runs.
+        lines: what a model must not reach.
+        models: names of the runs' models, for what the paper says.
+        brief: the first sentence alone, and no word of the paper.
+    """
+    known = [one for one in found if one.measured]
+    if not known:
+        return Answer(
+            "not measured",
+            "That cannot be told: neither perplexity nor tasks were measured after an edit in these runs.",
+        )
+    collapsed = [one for one in known if one.collapse]
+    alive = [one for one in known if not one.collapse]
+    if not collapsed:
+        said = _all_alive(known, lines)
+    elif alive:
+        said = _some_alive(alive, collapsed, lines)
+    else:
+        said = _none_alive(collapsed, lines)
+    if brief:
+        return said
+    text = " ".join(part for part in (said.text, _tasks(known, lines), _unsure(alive), _cut_short(found)) if part)
+    paper = published.survival(said.outcome, [one.name for one in collapsed], models)
+    return Answer(said.outcome, text, paper)
+
+
+def _all_alive(known: Sequence[Course], lines: Lines) -> Answer:
+    reach = min(one.reached for one in known)
+    ratios = _ratios(known, reach)
+    told = f" Perplexity after {ratios[0]:,} edits: {by_ratio(ratios[1])}." if ratios else ""
+    if reach < FEW_EDITS:
+        return Answer("too few edits", f"Too few edits to tell: after {reach:,} no model has collapsed.{told}")
+    if len(known) == 1:
+        first = f"{known[0].name} survives its {reach:,} edits: it reaches neither line ({lines.words})."
+    else:
+        who = "Both" if len(known) == 2 else f"All {len(known)}"
+        first = f"{who} survive the {reach:,} edits that they have in common: none collapses ({lines.words})."
+    return Answer("all survive", first + told)
+
+
+def _some_alive(alive: Sequence[Course], collapsed: Sequence[Course], lines: Lines) -> Answer:
+    outlive = [one for one in alive if all(one.outlasts(other) for other in collapsed)]
+    falls = _falls(collapsed, lines)
+    reach = min(one.reached for one in outlive or alive)
+    if not outlive:
+        names = listed(one.name for one in alive)
+        why = "is within chance" if any(one.is_unsure for one in alive) else "would take more edits to know"
+        last = "lasts" if len(alive) == 1 else "last"
+        return Answer("cannot be told", f"That cannot be told: {falls}; whether {names} {last} longer {why}.")
+    names = listed(one.name for one in outlive)
+    verb = "survives" if len(outlive) == 1 else "survive"
+    ratios = _ratios([*outlive, *collapsed], reach)
+    told = f" Perplexity after {ratios[0]:,} edits: {by_ratio(ratios[1])}." if ratios else ""
+    return Answer("some survive", f"{names} {verb} {reach:,} edits; {falls}.{told}")
+
+
+def _none_alive(collapsed: Sequence[Course], lines: Lines) -> Answer:
+    if len(collapsed) == 1:
+        return Answer("none survives", f"It does not: {_falls(collapsed, lines)}.")
+    first = "Neither of the two" if len(collapsed) == 2 else f"None of the {len(collapsed)}"
+    ranked = sorted(collapsed, key=lambda one: one.span, reverse=True)
+    if all(ranked[0].outlasts(other) for other in ranked[1:]):
+        return Answer(
+            "one lasts longest",
+            f"{first} survives, but {ranked[0].name} lasts {'longer' if len(ranked) == 2 else 'longest'}: "
+            f"{_falls(ranked, lines)}.",
+        )
+    return Answer(
+        "none survives",
+        f"{first} survives, and which lasts longest cannot be told: {_falls(ranked, lines)}.",
+    )
+
+
+def _falls(runs: Sequence[Course], lines: Lines) -> str:
+    """Where each collapses, in the words of the line that it crosses first."""
+    parts = []
+    for said, what in ((lambda run: run.perplexity, f"perplexity {lines.perplexity_risen}"),
+                       (lambda run: run.tasks, f"tasks are {lines.tasks_fallen}")):  # fmt: skip
+        of_line = [run for run in runs if run.collapse is said(run)]
+        if of_line:
+            parts.append(f"{what} {spans([(run.name, said(run)) for run in of_line])}")
+    return "; ".join(parts)
+
+
+def _tasks(known: Sequence[Course], lines: Lines) -> str:
+    """What is not said yet: where the tasks fall, where perplexity crosses its line first."""
+    told = [one for one in known if one.tasks is not None and one.collapse is not one.tasks]
+    if not told or not any(one.collapse for one in known):
+        return ""
+    fallen = [(one.name, one.tasks) for one in told if one.tasks.crosses]
+    never = [one for one in told if not one.tasks.crosses]
+    if not fallen:
+        reach = min(one.tasks.reached for one in never)
+        others = f" with {listed(one.name for one in never)}" if len(never) < len(known) else ""
+        return f"The tasks are not {lines.tasks_fallen} within {reach:,} edits{others}."
+    text = f"The tasks are {lines.tasks_fallen} {spans(fallen)}"
+    if never:
+        text += f", not within {min(one.tasks.reached for one in never):,} with {listed(one.name for one in never)}"
+    return f"{text}."
+
+
+def _unsure(alive: Sequence[Course]) -> str:
+    """Which runs may have crossed a line."""
+    names = [one.name for one in alive if one.is_unsure]
+    return f"With {listed(names)} a line may have been crossed, within chance." if names else ""
+
+
+def _cut_short(found: Sequence[Course]) -> str:
+    """Which runs ended early."""
+    early: dict[tuple[int, int], list[str]] = {}
+    for one in found:
+        if one.ended_early:
+            early.setdefault((one.done, one.planned), []).append(one.name)
+    return " ".join(
+        f"{listed(names)} ended early, after {done:,} of {planned:,} edits." for (done, planned), names in early.items()
+    )
+
+
+def _ratios(known: Sequence[Course], reach: int) -> tuple[int, list[tuple[str, float]]] | None:
+    """The last checkpoint up to `reach` at which all of them have a perplexity, and what it was."""
+    tables = [dict(one.ratios) for one in known]
+    common = set.intersection(*(set(table) for table in tables)) if tables else set()
+    at = max((edits for edits in common if 0 < edits <= reach), default=0)
+    return (at, [(one.name, table[at]) for one, table in zip(known, tables, strict=True)]) if at else None

@@ -1,0 +1,496 @@
+"""What pages answer: made-up runs with known properties, and the sentences that they must come to."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from dashboard.charts import downstream as charts
+from dashboard.charts import small_multiples
+from dashboard.charts.contributions import Pair
+from dashboard.charts.palette import LIGHT
+from dashboard.charts.runs import Line
+from dashboard.reading import findings, paper_tables, recorded_choice, start_content, verdicts
+from dashboard.reading.answers import dominance, landing, lost, published, stopping, survival
+from dashboard.reading.answers.answer import listed, percent, times
+from dashboard.reading.answers.crossings import Crossing, crossing, span_words
+from dashboard.reading.run_words import MEASURES
+from dashboard.reading.scores_at_checkpoint import Score
+from encore_core.measures.contributions import sublayer_names
+from encore_core.measures.intervals import Interval
+from encore_core.measures.tasks import load_tasks
+
+LINES = survival.Lines()
+COLUMNS = ["run", "edits", "metric", "value", "n", "low", "high"]
+
+
+def run_like(name: str, done: int, planned: int | None = None, **values) -> SimpleNamespace:
+    """What the answers read of a run."""
+    usual = {
+        "id": name, "method": name, "done": done, "n_edits": planned or done, "ended": True, "layers": (6, 7),
+        "model": "m", "recorded": True, "measuring_seconds": 1.0, "created": 0, "device": "cpu", "plan_json": {},
+        "facts_digest": "f", "order_digest": "o", "statistics": "s", "status": "done",
+    }  # fmt: skip
+    return SimpleNamespace(**(usual | values))
+
+
+def health_of(ratios: dict[str, dict[int, float]], tasks: dict[str, dict[int, tuple]] | None = None) -> pd.DataFrame:
+    """Perplexity ratios, and means of the tasks with their intervals, by run and edits."""
+    rows = [(run, at, "perplexity_ratio", value, None, None, None) for run, of in ratios.items()
+            for at, value in of.items()]  # fmt: skip
+    for run, of_run in (tasks or {}).items():
+        for at, found in of_run.items():
+            value, low, high = found if isinstance(found, tuple) else (found, None, None)
+            rows.append((run, at, "mean", value, 600, low, high))
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    return frame.astype({"n": float, "low": float, "high": float})
+
+
+def survivors(runs, frame, **values):
+    names = [run.id for run in runs]
+    return survival.answer(survival.courses(runs, names, frame, LINES), LINES, [run.model for run in runs], **values)
+
+
+# -- figures in words --------------------------------------------------------------------------------------------------
+
+
+def test_figures_in_words():
+    assert [times(value) for value in (1.174, 12.34, 128.4, 5023)] == ["× 1.17", "× 12.3", "× 128", "× 5,023"]
+    assert times(math.inf) == "beyond all numbers" and times(math.nan) == "not a number"
+    assert [percent(value) for value in (0.0468, 0.0083, -0.05)] == ["4.7 %", "0.83 %", "−5.0 %"]
+    assert [listed(parts) for parts in (["a"], ["a", "b"], ["a", "b", "c"])] == ["a", "a and b", "a, b and c"]
+
+
+# -- where a measure crosses a line ------------------------------------------------------------------------------------
+
+
+def of(values: dict[int, float], ends: dict[int, tuple[float, float]] | None = None) -> pd.DataFrame:
+    found = ends or {}
+    rows = [(at, value, *found.get(at, (math.nan, math.nan))) for at, value in values.items()]
+    return pd.DataFrame(rows, columns=["edits", "value", "low", "high"])
+
+
+def test_a_crossing_lies_between_the_checkpoints_around_it():
+    found = crossing(of({0: 1, 100: 1.5, 200: 2.5, 300: 4}), 2)
+    assert (found.after, found.by, found.crosses, span_words(found)) == (100, 200, True, "100 to 200")
+    assert crossing(of({0: 40, 100: 30, 200: 10}), 20, falls=True).span == (100, 200)
+
+
+def test_what_never_crosses_is_not_within_its_edits():
+    found = crossing(of({0: 1, 100: 1.5, 200: 1.9}), 2)
+    assert found.span == (200, math.inf) and span_words(found) == "not within 200" and not found.crosses
+
+
+def test_a_measure_that_goes_to_and_fro_crosses_where_it_stays_beyond():
+    found = crossing(of({0: 1, 100: 2.5, 200: 1.5, 300: 2.5, 400: 3}), 2)
+    assert (found.after, found.by) == (0, 300)
+    back = crossing(of({0: 1, 100: 2.5, 200: 1.5}), 2)
+    assert not back.crosses and back.came_back and "had been beyond" in span_words(back)
+
+
+def test_an_infinite_perplexity_is_beyond_every_line():
+    assert crossing(of({0: 1, 100: 1.1, 200: math.inf}), 10).span == (100, 200)
+
+
+def test_intervals_widen_the_span_and_may_leave_it_open():
+    values = {0: 40, 100: 30, 200: 19, 300: 15, 400: 10}
+    ends = {0: (36, 44), 100: (19, 41), 200: (9, 29), 300: (8, 19), 400: (5, 15)}
+    # After 100 edits the interval holds the line already; after 200 it still does.
+    assert crossing(of(values, ends), 20, falls=True).span == (0, 300)
+    unsure = crossing(of({0: 40, 100: 19}, {100: (9, 29)}), 20, falls=True)
+    assert not unsure.crosses and "within chance" in span_words(unsure)
+
+
+def test_nothing_measured_after_an_edit_is_no_crossing():
+    assert crossing(of({}), 2) is None is crossing(of({0: 1}), 2) and span_words(None) == "not measured"
+
+
+def test_one_outlasts_another_where_their_spans_are_apart():
+    early, late, overlapping = Crossing(300, 100, 200, 3), Crossing(300, 200, 300, 3), Crossing(300, 150, 250, 3)
+    assert late.outlasts(early) and not early.outlasts(late)
+    assert not overlapping.outlasts(early) and not late.outlasts(overlapping)
+
+
+# -- Compare: which method survives? -----------------------------------------------------------------------------------
+
+GOOD = {0: 1, 500: 1.05, 1000: 1.17}
+BAD = {0: 1, 500: 1.6, 1000: 3.0}
+
+
+def test_the_one_that_survives_is_named_with_where_the_other_breaks():
+    runs = [run_like("MEMIT", 1000), run_like("ENCORE", 1000)]
+    said = survivors(runs, health_of({"MEMIT": BAD, "ENCORE": GOOD}))
+    assert said.outcome == "some survive"
+    assert said.text.startswith(
+        "ENCORE survives 1,000 edits; perplexity doubles between 500 and 1,000 edits with MEMIT"
+    )
+    assert "× 1.17 with ENCORE and × 3.00 with MEMIT" in said.text
+    # Nothing in it is written for these names.
+    turned = survivors(runs, health_of({"MEMIT": GOOD, "ENCORE": BAD}))
+    assert turned.text.startswith("MEMIT survives 1,000 edits") and "without loss in its downstream" in turned.paper
+
+
+def test_where_all_break_the_one_that_lasts_longest_is_named_only_if_the_spans_are_apart():
+    runs = [run_like("MEMIT", 3000), run_like("ENCORE", 3000)]
+    early, late = {0: 1, 1000: 2.5, 3000: 9}, {0: 1, 1000: 1.2, 3000: 2.2}
+    said = survivors(runs, health_of({"MEMIT": early, "ENCORE": late}))
+    assert said.outcome == "one lasts longest" and "but ENCORE lasts longer" in said.text
+    same = survivors(runs, health_of({"MEMIT": late, "ENCORE": late}))
+    assert same.outcome == "none survives" and "cannot be told" in same.text
+
+
+def test_where_none_breaks_that_is_said_with_the_figures():
+    runs = [run_like("MEMIT", 1000), run_like("ENCORE", 1000)]
+    said = survivors(runs, health_of({"MEMIT": GOOD, "ENCORE": GOOD}))
+    assert said.outcome == "all survive" and said.text.startswith("Both survive the 1,000 edits")
+    assert survivors(runs[:1], health_of({"MEMIT": GOOD})).text.startswith("MEMIT survives its 1,000 edits")
+
+
+def test_too_few_edits_are_too_few():
+    runs = [run_like("MEMIT", 40), run_like("ENCORE", 40)]
+    said = survivors(runs, health_of({"MEMIT": {0: 1, 40: 1.004}, "ENCORE": {0: 1, 40: 1.001}}))
+    assert said.outcome == "too few edits" and said.text.startswith("Too few edits to tell: after 40")
+
+
+def test_a_short_run_is_not_said_to_outlast_a_long_one():
+    runs = [run_like("MEMIT", 1000), run_like("ENCORE", 5000)]
+    said = survivors(runs, health_of({"MEMIT": GOOD, "ENCORE": {0: 1, 2000: 1.5, 5000: 4}}))
+    assert said.outcome == "cannot be told" and "whether MEMIT lasts longer would take more" in said.text
+
+
+def test_without_perplexity_and_tasks_nothing_is_told():
+    runs = [run_like("MEMIT", 1000)]
+    assert survivors(runs, health_of({})).outcome == "not measured"
+    assert survivors(runs, health_of({"MEMIT": {0: 1}})).outcome == "not measured"
+
+
+def test_tasks_count_too_and_chance_does_not():
+    runs = [run_like("MEMIT", 1000), run_like("ENCORE", 1000)]
+    fell = {0: (40, 36, 44), 1000: (5, 2, 8)}
+    perhaps = {0: (40, 36, 44), 1000: (19, 12, 26)}
+    stood = {0: (40, 36, 44), 1000: (38, 34, 42)}
+    good = {"MEMIT": GOOD, "ENCORE": GOOD}
+    said = survivors(runs, health_of(good, {"MEMIT": fell, "ENCORE": stood}))
+    assert said.outcome == "some survive"
+    assert "ENCORE survives 1,000 edits; tasks are halved between 0 and 1,000 edits with MEMIT" in said.text
+    said = survivors(runs, health_of(good, {"MEMIT": fell, "ENCORE": perhaps}))
+    assert said.outcome == "cannot be told" and "whether ENCORE lasts longer is within chance" in said.text
+    said = survivors(runs, health_of(good, {"MEMIT": stood, "ENCORE": perhaps}))
+    assert said.outcome == "all survive" and "With ENCORE a line may have been crossed, within chance." in said.text
+
+
+def test_a_line_that_is_looked_at_less_often_may_have_been_crossed_first():
+    """Tasks asked only at the end leave open when they fell, so that run cannot be said to last longer."""
+    runs = [run_like("MEMIT", 2000), run_like("ENCORE", 2000)]
+    early, late = {0: 1, 500: 2.5, 2000: 9}, {0: 1, 500: 1.2, 1000: 1.5, 2000: 2.2}
+    asked_late = {0: 40, 2000: 5}
+    said = survivors(runs, health_of({"MEMIT": early, "ENCORE": late}, {"ENCORE": asked_late}))
+    assert said.outcome == "none survives" and "which lasts longest cannot be told" in said.text
+    assert "between 1,000 and 2,000 edits with ENCORE and between 0 and 500 with MEMIT" in said.text
+    assert "The tasks are halved between 0 and 2,000 edits with ENCORE." in said.text
+
+
+def test_a_run_that_ended_early_is_said_to_have_and_one_that_goes_on_is_not():
+    runs = [run_like("MEMIT", 1000, 5000), run_like("ENCORE", 1000, 5000, ended=False)]
+    said = survivors(runs, health_of({"MEMIT": GOOD, "ENCORE": GOOD}))
+    assert said.text.endswith("MEMIT ended early, after 1,000 of 5,000 edits.")
+
+
+def test_the_reader_sets_the_line():
+    runs = [run_like("MEMIT", 1000)]
+    frame = health_of({"MEMIT": BAD})
+    strict, loose = survival.Lines(perplexity=1.5), survival.Lines(perplexity=5)
+    said = [survival.answer(survival.courses(runs, ["MEMIT"], frame, one), one).text for one in (strict, loose)]
+    assert "perplexity reaches × 1.5 between 0 and 500 edits" in said[0] and "MEMIT survives its 1,000" in said[1]
+
+
+# -- Start -------------------------------------------------------------------------------------------------------------
+
+
+def norms_of(growth: dict[str, float], at: int = 1000) -> pd.DataFrame:
+    rows = [(run, edits, layer, 1 + (ratio - 1) * (edits > 0) * (layer == 7))
+            for run, ratio in growth.items() for edits in (0, at) for layer in (6, 7)]  # fmt: skip
+    return pd.DataFrame(rows, columns=["run", "edits", "layer", "ratio"])
+
+
+@pytest.mark.parametrize(("memit", "encore", "first"), [
+    (BAD, GOOD, "With some methods it breaks. ENCORE survives"),
+    (BAD, BAD, "It breaks. Neither"), (GOOD, GOOD, "It holds, so far. Both"),
+])  # fmt: skip
+def test_start_says_what_these_runs_show(memit, encore, first):
+    runs = [run_like("MEMIT", 1000), run_like("ENCORE", 1000)]
+    said = start_content.answer(norms_of({"MEMIT": 2.1, "ENCORE": 1.2}), health_of({"MEMIT": memit, "ENCORE": encore}),
+                                runs, ["MEMIT", "ENCORE"])  # fmt: skip
+    assert said.text.startswith(first) and "× 2.10 with MEMIT and × 1.20 with ENCORE" in said.text
+
+
+def test_start_says_nothing_before_the_first_edit():
+    runs = [run_like("MEMIT", 0)]
+    assert start_content.answer(norms_of({"MEMIT": 1.0}, at=0), health_of({}), runs, ["MEMIT"]) is None
+
+
+# -- Norm growth: where does it land? ----------------------------------------------------------------------------------
+
+LINE = Line("a", "MEMIT", "MEMIT", (1, 2))
+
+
+@pytest.mark.parametrize(("ratios", "at", "outcome"), [
+    ({1: 1.1, 2: 1.4}, 1000, "edited layers"), ({1: 1.1, 2: 1.4, 5: 1.2}, 1000, "elsewhere, too"),
+    ({2: 1.004}, 40, "too few edits"), ({2: 1.004}, 1000, "hardly anywhere"), ({}, 0, "nothing edited"),
+])  # fmt: skip
+def test_where_growth_lands(ratios, at, outcome):
+    rows = [("a", edits, layer, ratios.get(layer, 1.0) if edits else 1.0) for edits in {0, at} for layer in range(8)]
+    said = landing.answer(pd.DataFrame(rows, columns=["run", "edits", "layer", "ratio"]), [LINE], at)
+    assert said.outcome == outcome
+    assert ("the last of them most" in said.text) == (outcome == "edited layers")
+
+
+def test_a_lower_edited_layer_that_grows_most_is_not_called_the_last():
+    rows = [("a", edits, layer, 1 + 0.5 * (layer == 1) * (edits > 0)) for edits in (0, 600) for layer in range(8)]
+    said = landing.answer(pd.DataFrame(rows, columns=["run", "edits", "layer", "ratio"]), [LINE], 600)
+    assert said.text.startswith("In the edited layers alone. After 600 edits layer 1")
+
+
+# -- Contributions: do the edited layers dominate? ---------------------------------------------------------------------
+
+
+def standing(name: str, after: float, before: float = 0.047, at: int = 5000, top: float = 0.15) -> findings.Standing:
+    """61 sublayers; the MLPs of layers 6 and 7 share what the edited ones have, and the last MLP has the most."""
+    line = Line(name, name, name, (6, 7))
+    rows = []
+    for edits, share in ((0, before), (at, after)):
+        for place, (label, layer, kind) in enumerate(sublayer_names(30)):
+            edited = kind == "MLP" and layer in line.layers
+            value = share / 2 if edited else top if layer == 29 and kind == "MLP" else (1 - share - top) / 58
+            rows.append((name, edits, place, label, kind, layer, value))
+    columns = ["run", "edits", "sublayer", "label", "kind", "layer", "share"]
+    frame = pd.DataFrame(rows, columns=columns).astype({"layer": "Int64"})
+    return findings.standing(frame, Pair(line, 0, at), "share")
+
+
+def test_a_share_that_is_still_below_an_even_one_is_not_called_dominant():
+    said = dominance.answer([standing("MEMIT", 0.055), standing("ENCORE", 0.048)], ["smollm2-135m"] * 2)
+    assert said.outcome == "no" and said.text.startswith("No, not on this model: after 5,000 edits the edited MLPs")
+    assert "5.5 % with MEMIT and 4.8 % with ENCORE; as loaded it was 4.7 %" in said.text
+    assert "2 of 61 equal sublayers would give 3.3 %" in said.text
+    assert "importance hacking" in said.paper and "0.135 billion" in said.paper
+
+
+@pytest.mark.parametrize(("after", "outcome"), [(0.4, "yes"), (0.6, "yes"), (0.048, "no growth"), (0.02, "no growth")])
+def test_dominance_is_told_from_the_figures(after, outcome):
+    said = dominance.answer([standing("MEMIT", after)])
+    assert said.outcome == outcome and said.text.startswith("Yes, with MEMIT" if outcome == "yes" else "No, and")
+    assert bool(said.paper) == (outcome != "yes")
+
+
+def test_few_edits_no_edits_and_broken_states():
+    assert dominance.answer([standing("MEMIT", 0.05, at=40)]).text.startswith("Too few edits to tell")
+    assert dominance.answer([standing("MEMIT", 0.4, at=40)]).outcome == "yes"
+    assert dominance.answer([standing("MEMIT", math.nan)]).outcome == "broken"
+    both = dominance.answer([standing("MEMIT", math.nan), standing("ENCORE", 0.05)])
+    assert both.outcome == "no growth" and "With MEMIT the model's states are no longer numbers" in both.text
+
+
+# -- Downstream: what did the model lose? ------------------------------------------------------------------------------
+
+
+def asked(f1: dict[str, tuple[float, float]], *, at: int = 1000, n: int = 20, odd: dict[str, int] | None = None,
+          right: float = 80.0) -> tuple[pd.DataFrame, list[Line]]:  # fmt: skip
+    """The series of runs whose tasks all have these scores before and after."""
+    rows = []
+    for run, scores in f1.items():
+        for edits, value in zip((0, at), scores, strict=True):
+            for task in charts.TASKS:
+                unparsable = (odd or {}).get(run, 0) if edits else 0
+                found = {"f1": value, "n": n, "accuracy": right, "unparsable": unparsable}
+                rows += [(run, edits, task, metric, value, None, None, None) for metric, value in found.items()]
+    columns = ["run", "edits", "task", "metric", "value", "n", "low", "high"]
+    frame = pd.DataFrame(rows, columns=columns).astype({"n": float, "low": float, "high": float})
+    return frame, [Line(run, run, run, (1,)) for run in f1]
+
+
+def loss_of(f1, gaps=None, **values):
+    raw, lines = asked(f1, **values)
+    frame = charts.in_panels(raw, health_of({}).iloc[:0], "f1")
+    return lost.answer(lost.losses(frame, raw, lines, gaps or {}), frame, lines, raw)
+
+
+def test_a_loss_is_told_run_by_run():
+    said = loss_of({"MEMIT": (70.0, 2.0), "ENCORE": (70.0, 69.0)}, odd={"MEMIT": 19})
+    assert said.outcome == "some lost"
+    assert "nearly all with MEMIT and nothing beyond chance with ENCORE" in said.text
+    assert "2 with MEMIT (−68) and 69 with ENCORE (−1)" in said.text and "114 of 120 with MEMIT" in said.text
+
+
+def test_within_chance_nothing_is_lost_and_few_edits_are_too_few():
+    assert loss_of({"MEMIT": (70.0, 63.0)}).text.startswith("In the tasks, nothing beyond chance.")
+    assert loss_of({"MEMIT": (70.0, 63.0)}, at=40).outcome == "too few edits"
+    assert loss_of({"MEMIT": (70.0, 2.0)}, at=40).outcome == "lost"
+
+
+def test_recorded_answers_make_the_interval():
+    gaps = {(task, "MEMIT"): (1000, Interval(-7.0, -12.0, -2.0, 100)) for task in charts.TASKS}
+    said = loss_of({"MEMIT": (70.0, 63.0)}, gaps, n=100)
+    # The mean of six differences, each ± 5, is known to ± 5 / √6.
+    assert said.outcome == "lost" and "(−7, 95 %: −9 to −5)" in said.text
+    zero = {key: (1000, Interval(-7.0, -30.0, 16.0, 100)) for key in gaps}
+    assert loss_of({"MEMIT": (70.0, 63.0)}, zero, n=100).outcome == "nothing lost"
+
+
+def test_a_model_that_stops_answering_has_lost_something_whatever_its_mean():
+    assert loss_of({"ENCORE": (36.0, 30.0)}, odd={"ENCORE": 7}).outcome == "lost"
+
+
+def test_without_tasks_that_is_said_with_the_perplexity():
+    raw, lines = asked({})
+    frame = charts.in_panels(raw, health_of({"MEMIT": {0: 1, 40: 1.01}}), "f1")
+    said = lost.answer([], frame, [Line("MEMIT", "MEMIT", "MEMIT", (1,))], raw)
+    assert said.outcome == "no tasks" and said.text.endswith("Perplexity after 40 edits: × 1.01 with MEMIT.")
+    assert not lines
+
+
+def test_a_model_that_guesses_is_said_to():
+    chance = sum(lost.GUESSED.values()) / len(lost.GUESSED)
+    assert "guessing gives 46 %" in lost.guesses(asked({"MEMIT": (36.0, 36.0)}, right=chance + 2)[0])
+    assert lost.guesses(asked({"MEMIT": (70.0, 70.0)}, right=80.0)[0]) == ""
+
+
+def test_guessing_is_right_as_often_as_there_are_options(tmp_path):
+    import tiny_runs
+
+    for name, task in load_tasks(tiny_runs.small_tasks(tmp_path)).items():
+        assert lost.GUESSED[name] == 100 / len(task.options)
+
+
+def test_the_mean_of_the_tasks_has_an_interval_where_all_of_them_have():
+    raw, _ = asked({"MEMIT": (60.0, 50.0)})
+    raw.loc[raw["metric"] == "f1", "low"] = raw["value"] - 6
+    raw.loc[raw["metric"] == "f1", "high"] = raw["value"] + 12
+    [before, _] = charts.in_panels(raw, health_of({}).iloc[:0], "f1").query("metric == 'mean'").itertuples()
+    assert before.low == pytest.approx(60 - 6 / math.sqrt(6)) and before.high == pytest.approx(60 + 12 / math.sqrt(6))
+    raw.loc[raw.index[0], "low"] = math.nan
+    assert charts.in_panels(raw, health_of({}).iloc[:0], "f1").query("metric == 'mean'")["low"].isna().iloc[0]
+
+
+# -- Overfitting: why stop early? --------------------------------------------------------------------------------------
+
+
+def targets(without: list[float], stopped: list[float]) -> pd.DataFrame:
+    rows = [("w", fact, p, 18) for fact, p in enumerate(without)] + [
+        ("s", fact, p, 7) for fact, p in enumerate(stopped)
+    ]
+    return pd.DataFrame(rows, columns=["run", "fact", "probability", "steps"])
+
+
+def test_stopping_early_is_answered_from_the_facts_of_both():
+    arms = {"without": "w", "stopped": "s"}
+    sure, unsure = [0.95, 0.97, 0.99, 0.96, 0.98, 0.94] * 3, [0.6, 0.7, 0.8, 0.75, 0.65, 0.72] * 3
+    said = stopping.answer(targets(sure, unsure), arms, 0.5)
+    assert said.outcome == "overfits" and "mean p 0.97 without MPES, 0.70 with it" in said.text and "n 18" in said.text
+    assert "surer of edited ones" in said.text and "0.77 without MPES and 0.41 with it" in said.paper
+    assert "no surer" in stopping.answer(targets(sure, unsure), arms, 0.99).text
+    assert stopping.answer(targets(unsure, sure), arms, None).outcome == "the other way"
+    mixed = stopping.answer(targets([0.2, 0.9, 0.4, 0.8, 0.5, 0.7], [0.9, 0.3, 0.5, 0.6, 0.8, 0.4]), arms, 0.5)
+    assert mixed.outcome == "no difference"
+    assert stopping.answer(targets(sure[:3], unsure[:3]), arms, 0.5).outcome == "too few facts"
+    assert stopping.answer(targets(sure, []), {"without": "w"}, 0.5).outcome == "one run alone"
+
+
+# -- Paper: does it match? ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("alike", "n", "outcome"), [
+    (5, 5, "yes"), (8, 10, "mostly"), (6, 10, "in part"), (5, 10, "no"), (0, 0, "cannot be told"),
+])  # fmt: skip
+def test_a_match_is_told_from_what_is_beyond_chance(alike, n, outcome):
+    said = published.answer([("M", 12, 20)], [("M", alike, n)] if n else [], 1000, about_mpes=False)
+    assert said.outcome == outcome and "20" in said.text
+    few = published.answer([("M", 12, 20)], [("M", alike, n)] if n else [], 40, about_mpes=False)
+    assert few.outcome == "too few edits" and few.text.startswith("Too few edits to tell: 40 here")
+
+
+def test_nothing_compared_is_nothing_said():
+    assert published.answer([], [], 1000, about_mpes=True) is None
+
+
+def test_differences_within_chance_are_not_compared():
+    columns = ["run", "row", "quantity", "value", "edits", "n", "low", "high"]
+    here = pd.DataFrame([
+        ("a", "A", "edit_score", 90.0, 100, 50, 85.0, 95.0), ("b", "B", "edit_score", 50.0, 100, 50, 40.0, 60.0),
+        ("c", "C", "edit_score", 86.0, 100, 50, 80.0, 92.0),
+        ("a", "A", "neighborhood_score", 60.0, 100, None, None, None),
+        ("b", "B", "neighborhood_score", 52.0, 100, None, None, None),
+        ("c", "C", "neighborhood_score", 5.0, 100, None, None, None),
+        ("a", "A", "generation_entropy", 600.0, 100, None, None, None),
+        ("b", "B", "generation_entropy", 1.0, 100, None, None, None),
+    ], columns=columns).astype({"n": float, "low": float, "high": float})  # fmt: skip
+    sure = paper_tables.beyond_chance(4, here, {"a": 50, "b": 50, "c": 50})
+    score, near, entropy = "edit_score", "neighborhood_score", "generation_entropy"
+    assert sure(("A", score), ("B", score)) and sure(("B", score), ("A", score))
+    assert not sure(("A", score), ("C", score)) and not sure(("A", near), ("B", near))
+    assert sure(("A", near), ("C", near)) and not sure(("A", entropy), ("B", entropy))
+    assert paper_tables.beyond_chance(1, here, {})(("A", score), ("C", score))
+
+
+# -- Compare: which run is ahead in the tasks, and the small multiples -------------------------------------------------
+
+TASKS = next(measure for measure in MEASURES if measure.name == charts.MEAN)
+
+
+@pytest.mark.parametrize(("others", "best", "words"), [
+    ((50, 46, 54), 0, "A − B: +20.0 (at least +14.3)"), ((66, 62, 70), None, "within chance"),
+    ((50, None, None), None, "cannot be told: recorded without the answers"),
+])  # fmt: skip
+def test_a_run_is_best_in_the_tasks_only_beyond_both_intervals(others, best, words):
+    found = [Score(70.0, 100, 600, 66.0, 74.0), Score(others[0], 100, 600, *others[1:])]
+    said = verdicts.of_means(TASKS, ["A", "B"], found)
+    assert said.best == best and words in said.words
+    assert verdicts.of_means(TASKS, ["A", "B"], [found[0], None]) == verdicts.Verdict()
+
+
+def test_small_multiples_share_a_rows_axis_and_are_never_too_narrow():
+    lines = [Line(run, run, run, (1,)) for run in ("MEMIT", "ENCORE")]
+    frame = health_of({"MEMIT": {0: 1, 40: 1.004}, "ENCORE": {0: 1, 40: 1.001}}, {"MEMIT": {0: (40, 36, 44), 40: 30}})
+    rows = [small_multiples.Row("perplexity_ratio", "Perplexity", is_score=False), small_multiples.Row("mean", "Tasks")]
+    chart = small_multiples.grid(frame, lines, rows, LIGHT, at=40, limits={("mean", "MEMIT"): 20.0})
+    assert [note.text.count(line.name) for note, line in
+            zip(chart.figure.layout.annotations, lines * 2, strict=True)] == [1] * 4  # fmt: skip
+    for layout in (chart.figure.layout, chart.narrow, chart.slim):
+        low, high = layout.yaxis.range
+        assert layout.yaxis.type == "log" and low <= math.log10(0.8) and high >= math.log10(2)
+        assert (layout.yaxis2.matches, layout.yaxis3.matches, layout.yaxis4.matches) == ("y", None, "y3")
+        assert [layout[f"xaxis{n}"].matches for n in (2, 3, 4)] == ["x"] * 3
+        assert layout.yaxis.title.text == "Perplexity" and layout.yaxis3.title.text == "Tasks"
+    colours = {trace.xaxis: trace.line.color for trace in chart.figure.data if trace.name == "Perplexity"}
+    assert colours == {"x": LIGHT.method("MEMIT"), "x2": LIGHT.method("ENCORE")}
+    [across] = [trace for trace in chart.figure.data if trace.line.color == LIGHT.bad]
+    assert list(across.y) == [20, 20] and across.xaxis == "x3"
+
+
+# -- which runs a page opens with --------------------------------------------------------------------------------------
+
+
+def test_the_longest_comparable_recorded_runs_are_opened():
+    short = [run_like(name, 1000, id=f"{name}-1") for name in ("MEMIT", "EMMET", "ENCORE")]
+    long = [run_like(name, 5000, 10000, id=f"{name}-2") for name in ("MEMIT", "ENCORE")]
+    alone = run_like("ENCORE", 10000, id="alone", device="cuda:0")
+    mine = [run_like(name, 40, id=f"own-{name}", recorded=False) for name in ("MEMIT", "ENCORE")]
+    for runs in ([*mine, *short, *long, alone], [alone, *long, *short, *mine]):
+        assert {run.id for run in recorded_choice.at_first(runs)} == {"MEMIT-2", "ENCORE-2"}
+        assert {run.id for run in recorded_choice.broadest(runs)} == {"MEMIT-1", "EMMET-1", "ENCORE-1"}
+        with_tasks = recorded_choice.at_first(runs, lambda run: run.id.endswith("-1"))
+        assert {run.id for run in with_tasks} == {"MEMIT-1", "EMMET-1", "ENCORE-1"}
+        assert {run.id for run in recorded_choice.own(runs)} == {"own-MEMIT", "own-ENCORE"}
+    assert recorded_choice.at_first([alone]) == [alone] and recorded_choice.at_first([]) == []
+    assert {run.id for run in recorded_choice.at_first(mine)} == {"own-MEMIT", "own-ENCORE"}
+    # Where no recorded run has what is needed, recorded ones are shown all the same.
+    assert len(recorded_choice.at_first([*mine, *long], lambda run: False)) == 2
+
+
+def test_no_more_runs_than_can_be_compared():
+    runs = [run_like(name, 1000) for name in ("MEMIT", "AlphaEdit", "EMMET", "ENCORE", "MEMIT+MPES")]
+    assert [run.id for run in recorded_choice.longest(runs)] == ["MEMIT", "AlphaEdit", "EMMET", "ENCORE"]
+    assert len(recorded_choice.broadest(runs)) == 5
