@@ -403,7 +403,7 @@ def test_runs_are_started_watched_and_finished(empty_home, facts_file, statistic
     tiny_runs.worker(store).serve()
     app.run()
     assert not app.exception and "✓ done" in words(app) and "waiting" not in words(app)
-    assert len(figures(app)) == 2 and "as loaded" in names_in(figures(app)[0])
+    assert len(figures(app)) == 2 and "as loaded" in names_in(figures(app)[1])
 
 
 def test_the_cost_is_told_before_the_start(empty_home, facts_file, statistics_text):

@@ -29,6 +29,7 @@ How it is done:
 What it yields:
 
     series, frames  the series as pandas frames, and reading them
+    overview        many runs at a glance: last scores, curves of perplexity and growth
     compare         what differs between runs that are compared
     paired          how far two runs lie apart on the same facts or tests
     export          files made from the store

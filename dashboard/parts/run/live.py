@@ -8,13 +8,10 @@ from collections.abc import Callable, Sequence
 import streamlit as st
 
 from dashboard import page_list
-from dashboard.charts import runs as run_charts
-from dashboard.elements import figure, theme, widgets
-from dashboard.reading import run_frames
+from dashboard.elements import widgets
+from dashboard.parts.run import curves
 from dashboard.reading.run_words import (
-    MEASURES,
     STATUS,
-    STRIP,
     doing,
     duration,
     label,
@@ -258,23 +255,7 @@ def resume(store: RunStore, run_id: str) -> Message:
 
 def _curves(run: RunInfo) -> None:
     """Norms and scores so far. Figures are made again only at checkpoints; the polls between cost no more than text."""
-    if not run.measuring_seconds:
-        if not run.ended:
-            st.caption("Curves begin with the first checkpoint, which is measured before the first edit.")
-        return
-    colours = theme.palette()
-    key = (run_frames.version(run), colours.page)
-    kept = st.session_state.get("live charts")
-    if kept is None or kept[0] != key:
-        line = run_frames.lines([run])
-        scores = run_frames.scores([run], "sample")
-        titles = {m.name: m.title for m in MEASURES if m.name in STRIP and m.name in set(scores["metric"].astype(str))}
-        norms = run_charts.norms(run_frames.read("norms", [run]), line, colours, height=280)
-        kept = (key, norms, run_charts.scores(scores, line, titles, colours, height=190) if titles else None)
-        st.session_state["live charts"] = kept
-    _, norms, scores = kept
-    widgets.heading("Growth of the edited matrices", "norm against the norm as loaded")
-    figure.draw(norms, key="live norms", revision=run.id, alt=f"Norm ratio of the edited layers of {run.id} over edits")
-    if scores is not None:
-        widgets.heading("Scores", "of a sample of the facts edited so far")
-        figure.draw(scores, key="live scores", revision=run.id, alt=f"Scores of {run.id} over edits")
+    if run.measuring_seconds:
+        curves.draw(run, "live")
+    elif not run.ended:
+        st.caption("Curves begin with the first checkpoint, which is measured before the first edit.")
