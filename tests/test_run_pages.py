@@ -370,7 +370,7 @@ def facts_file(tmp_path_factory) -> Path:
 def plan_page(facts_file: Path, statistics_text: Path) -> AppTest:
     """The Run page with a plan for the tiny model that could start."""
     app = opened("run")
-    app.segmented_control(key="run_source").set_value("file").run()
+    app.selectbox(key="run_source").set_value("file").run()
     app.text_input(key="run_path").set_value(str(facts_file))
     app.multiselect(key="run_methods").set_value(list(METHODS))
     app.number_input(key="run_n").set_value(6)
@@ -491,12 +491,12 @@ BAD_FACTS = {
 @pytest.mark.parametrize("name", BAD_FACTS)
 def test_bad_facts_are_told_and_kept(desk, empty_home, name):
     text, said = BAD_FACTS[name]
-    desk.segmented_control(key="run_source").set_value("paste").run()
+    desk.selectbox(key="run_source").set_value("paste").run()
     desk.text_area(key="run_pasted").set_value(text).run()
     assert any(said in error for error in errors(desk)) and desk.button(key="start").disabled
     assert desk.text_area(key="run_pasted").value == text
     desk.text_area(key="run_pasted").set_value("")
-    desk.segmented_control(key="run_source").set_value("file").run()
+    desk.selectbox(key="run_source").set_value("file").run()
     assert not errors(desk)
 
 

@@ -105,9 +105,9 @@ def test_the_list_has_figures_as_numbers_and_curves(ids):
     for name in ("Edits", "of", "Edit", "n", "Perplexity ×", "‖W‖ / ‖W₀‖", "Time, min"):
         assert pd.api.types.is_numeric_dtype(frame[name]), name
     assert (memit["Edits"], memit["of"], memit["n"]) == (10, 10, 4) and encore["Time, min"] == pytest.approx(2.3)
-    assert len(encore["Norm over edits"]) == run_overviews.CURVE_POINTS
-    assert encore["Norm over edits"][-1] == pytest.approx(math.log10(encore["‖W‖ / ‖W₀‖"]))
-    assert math.isnan(queued["Edit"]) and not len(queued["Norm over edits"]) and queued["Edits"] == 0
+    assert len(encore["‖W‖ over edits"]) == run_overviews.CURVE_POINTS
+    assert encore["‖W‖ over edits"][-1] == pytest.approx(math.log10(encore["‖W‖ / ‖W₀‖"]))
+    assert math.isnan(queued["Edit"]) and not len(queued["‖W‖ over edits"]) and queued["Edits"] == 0
     assert "Tags" not in frame and "Says it" in frame  # a column without any figure is not there
 
 
@@ -125,7 +125,7 @@ def ticked(app: AppTest, rows: list[int], cells: list | None = None) -> AppTest:
 
 def test_two_runs_are_ticked_and_sent_to_compare_by_one_press(ids):
     app = opened("runs")
-    assert app.button(key="compare_picked").disabled and "tick two" in " ".join(c.value for c in app.caption)
+    assert app.button(key="compare_picked").disabled and "tick 2" in " ".join(c.value for c in app.caption)
     listed = list(app.dataframe[0].value["Id"])
     ticked(app, [listed.index(run_id) for run_id in ids[:2]])
     assert app.button(key="compare_picked").label == "Compare these 2 runs"

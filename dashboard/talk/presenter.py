@@ -15,7 +15,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard import links, page_list
-from dashboard.elements import theme, widgets
+from dashboard.elements import theme, theme_switch, widgets
 from dashboard.elements.presentation_mode import ON, is_on
 from dashboard.talk import lesson_play, reset_everything
 from dashboard.talk.method_steps import STEPS
@@ -225,6 +225,7 @@ def bar(pages: Sequence[Any], page: Any) -> None:
         # Not a toggle: a field that has the focus would take the keys.
         st.button("Predict first", key="present_predict", on_click=_switch_predictions,
                   icon=":material/check_box:" if is_predicting() else ":material/check_box_outline_blank:")  # fmt: skip
+        theme_switch.offer("present_theme")
         reset_everything.offer("present_reset", "Reset")
         st.button("Leave", key="present_leave", icon=":material/close:", shortcut="Esc", on_click=leave)
     _focus()(key="focus of the presentation", data={"place": f"{words} {is_predicting()}"})

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 UNCAPPED = ("norms",)
 """Parts that are measured at every checkpoint."""
 
-LEAST_SHARE = 0.15
-"""The part of the first batch that must be done before its time is taken for the speed."""
+OVERRUN = 0.2
+"""What takes longer than it took last is taken to need this share of its time again, so that it never reads zero."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Standing:
         editing_seconds: spent so far.
         spent: part → seconds at each checkpoint at which it was measured, in order.
         measured: checkpoints that are behind.
-        at_checkpoint: part → seconds spent on it at the checkpoint under way, the present one included; empty when none
-            is.
+        at_checkpoint: part → seconds spent on it at the checkpoint under way; empty when none is.
+        part: the one of them that is under way.
     """
 
     done: int
@@ -56,6 +56,7 @@ class Standing:
     spent: Mapping[str, Sequence[float]]
     measured: frozenset[int]
     at_checkpoint: Mapping[str, float] = field(default_factory=dict)
+    part: str | None = None
 
 
 def batch_share(done: int, total: int, step: int, n_steps: int) -> float:
@@ -101,6 +102,14 @@ def _measuring_left(ahead: Ahead, at: Standing, speed: float) -> float:
             if share is not None and part not in UNCAPPED and sum(seconds[1:]) + seconds[-1] > share:
                 continue
             cost = seconds[-1]
-            total += max(0.0, cost - at.at_checkpoint.get(part, 0.0)) if under_way else cost
+            total += _rest(part, cost, at) if under_way else cost
             seconds.append(cost)
     return total
+
+
+def _rest(part: str, cost: float, at: Standing) -> float:
+    """Seconds that a part of the checkpoint under way still needs."""
+    if part not in at.at_checkpoint:
+        return cost
+    taken = at.at_checkpoint[part]
+    return max(cost - taken, OVERRUN * taken) if part == at.part else 0.0

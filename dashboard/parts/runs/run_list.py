@@ -75,9 +75,7 @@ def _offer_comparison(picked: Sequence[RunInfo], n_runs: int) -> None:
     elif len(ready) < len(picked):
         said = "One of the ticked runs has not been measured yet."
     else:
-        said = (
-            f"{n_runs} run{'s' * (n_runs != 1)}. Click a row to open it; tick two to {MOST_COMPARED} to compare them."
-        )
+        said = f"{n_runs} run{'s' * (n_runs != 1)}. Click a row to open it; tick 2 to {MOST_COMPARED} to compare them."
     st.caption(said)
 
 
