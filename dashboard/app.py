@@ -62,6 +62,8 @@ def shown(page: StreamlitPage) -> None:
         theme_switch.offer("theme")
         reset_everything.offer("reset_everything", width="stretch")
     reset_everything.say()
+    if tour.place() is None:
+        lesson_play.point(page.url_path)
     tour.card(page)
     if "visitor" not in st.session_state and page.url_path not in WITH_MODEL:
         sidebar.caption("The model is loaded by the first page that uses it.")
