@@ -11,7 +11,7 @@ from streamlit.navigation.page import StreamlitPage
 
 from dashboard import links, page_list
 from dashboard.browser import field_shortcuts, navigation_roles
-from dashboard.elements import figure, theme, waiting, widgets
+from dashboard.elements import colour_key, figure, theme, theme_switch, waiting, widgets
 from dashboard.server.garbage import collections
 from dashboard.talk import lesson_play, presenter, reset_everything, tour
 from dashboard.visitors import access, browser_session
@@ -53,14 +53,17 @@ def main() -> None:
 def shown(page: StreamlitPage) -> None:
     """The sidebar and the page, which waits for a model if it needs one."""
     with st.sidebar:
-        st.html('<div class="es-brand">ENCORE <span>Studio</span></div>')
         if page.url_path != "lessons":
             lesson_play.bar()
         sidebar = st.container()
         st.button("Present", key="present", icon=":material/slideshow:", width="stretch", on_click=presenter.begin,
                   help="Large type, no sidebar, Page Down and Page Up to move, Esc to leave.")  # fmt: skip
+        colour_key.offer()
+        theme_switch.offer("theme")
         reset_everything.offer("reset_everything", width="stretch")
     reset_everything.say()
+    if tour.place() is None:
+        lesson_play.point(page.url_path)
     tour.card(page)
     if "visitor" not in st.session_state and page.url_path not in WITH_MODEL:
         sidebar.caption("The model is loaded by the first page that uses it.")

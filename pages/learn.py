@@ -12,6 +12,7 @@ import streamlit as st
 from dashboard import links, page_list
 from dashboard.elements import run_picker, widgets
 from dashboard.parts.learn import (
+    block_drawing,
     own_fact,
     recorded_run_cards,
     sandbox_card,
@@ -90,7 +91,9 @@ def explain(step: Step) -> None:
     with st.container(key="learn_text"):
         st.html(
             widgets.rich('<h2 class="es-step">{number} · {title}</h2>', number=number, title=step.title)
+            + '<div class="es-explained"><div>'
             + "".join(widgets.rich("<p>{text}</p>", text=text) for text in step.text)
+            + f"</div>{block_drawing.markup(step.lit, step.drawn)}</div>"
         )
         for equation in step.equations:
             st.latex(equation)

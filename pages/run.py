@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 import streamlit as st
 
@@ -18,7 +19,7 @@ from dashboard.visitors import browser_session
 from dashboard.visitors.visitor import Visitor
 from encore_core.errors import InputError
 from encore_core.methods import METHODS
-from encore_core.runs import PreparedRun, RunStore
+from encore_core.runs import MeasurePlan, PreparedRun, RunStore
 from encore_core.runs.seeds import seeds_of
 
 # Name in the address → field of the plan, and its usual value.
@@ -68,39 +69,53 @@ def view() -> dict[str, str | list[str]]:
 
 
 def new_runs(visitor: Visitor, store: RunStore) -> None:
-    """The plan, its cost, and Start."""
-    with st.container(key="plan"):
-        first, second, third = st.columns(3)
-        with first:
-            model = pick_model(visitor)
-        with second:
-            facts = pick_facts()
-        with third:
-            measure = pick_measures()
-    runs: list[PreparedRun] = []
-    with st.container(border=True, key="card_start"):
+    """Four fields, their cost and Start; all other fields are under More."""
+    with st.container(key="plan_main"):
+        places = st.columns([1, 2.2, 1, 0.8])
+    below, card = st.container(), st.container(key="card_start")
+    more = st.expander("More: batches, seeds, settings, what is measured", key="run_more", on_change="rerun")
+    columns = more.container(key="plan").columns(3)
+    # Fields are drawn even while they are folded away: what was chosen there counts.
+    model = pick_model(visitor, places[0], places[1], columns[0])
+    facts = pick_facts(places[2], places[3], below, columns[1])
+    with columns[1]:
         seeds = start_card.pick_seeds()
-        if None not in (model, facts, measure, seeds):
-            try:
-                runs = start_card.prepared(model, facts, measure, seeds)
-            except InputError as error:
-                widgets.problem(error)
-        if runs:
-            start_card.notices(runs)
-            start_card.cost(visitor, runs, store)
-        unlocked = access_code.ask_code()
-        n_runs = len(runs)
-        total = f"{sum(len(run.facts) for run in runs):,} edits"
-        st.button(
-            f"Start {n_runs} run{'s' * (n_runs != 1)}, {total}" if runs else "Start",
-            type="primary",
-            key="start",
-            disabled=not (runs and unlocked),
-            on_click=start_card.start,
-            args=(store, runs),
-        )
-        if not runs:
-            st.caption("Complete the plan above; it says what is missing or wrong.")
+    measure = pick_measures(columns[2])
+    with card:
+        _start(visitor, store, model, facts, measure, seeds)
+
+
+def _start(
+    visitor: Visitor,
+    store: RunStore,
+    model: dict[str, Any] | None,
+    facts: dict[str, Any] | None,
+    measure: MeasurePlan | None,
+    seeds: Sequence[int] | None,
+) -> None:
+    """What to know before the start, the cost, and the button; fields with a problem are None."""
+    runs: list[PreparedRun] = []
+    if None not in (model, facts, measure, seeds):
+        try:
+            runs = start_card.prepared(model, facts, measure, seeds)
+        except InputError as error:
+            widgets.problem(error)
+    if runs:
+        start_card.notices(runs)
+        start_card.cost(visitor, runs, store)
+    unlocked = access_code.ask_code()
+    n_runs = len(runs)
+    total = f"{sum(len(run.facts) for run in runs):,} edits"
+    st.button(
+        f"Start {n_runs} run{'s' * (n_runs != 1)}, {total}" if runs else "Start",
+        type="primary",
+        key="start",
+        disabled=not (runs and unlocked),
+        on_click=start_card.start,
+        args=(store, runs),
+    )
+    if not runs:
+        st.caption("Complete the plan, here or under More; it says what is missing or wrong.")
 
 
 def main() -> None:

@@ -356,7 +356,7 @@ def test_every_edit_file_that_is_none(desk, bystander, name):
 def test_every_file_is_harmless_to_the_run_page(server):
     """Its reader is that of the Edit page; here the page around it."""
     app = opened("run")
-    app.segmented_control(key="run_source").set_value("upload").run()
+    app.selectbox(key="run_source").set_value("upload").run()
     names = list(FILES)
     for name in names[::4]:
         app.file_uploader(key="run_upload").set_value((name, FILES[name], "text/plain"))

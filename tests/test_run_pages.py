@@ -371,7 +371,7 @@ def facts_file(tmp_path_factory) -> Path:
 def plan_page(facts_file: Path, statistics_text: Path) -> AppTest:
     """The Run page with a plan for the tiny model that could start."""
     app = opened("run")
-    app.segmented_control(key="run_source").set_value("file").run()
+    app.selectbox(key="run_source").set_value("file").run()
     app.text_input(key="run_path").set_value(str(facts_file))
     app.multiselect(key="run_methods").set_value(list(METHODS))
     app.number_input(key="run_n").set_value(6)
@@ -404,7 +404,7 @@ def test_runs_are_started_watched_and_finished(empty_home, facts_file, statistic
     tiny_runs.worker(store).serve()
     app.run()
     assert not app.exception and "✓ done" in words(app) and "waiting" not in words(app)
-    assert len(figures(app)) == 2 and "as loaded" in names_in(figures(app)[0])
+    assert len(figures(app)) == 2 and "as loaded" in names_in(figures(app)[1])
 
 
 def test_the_cost_is_told_before_the_start(empty_home, facts_file, statistics_text):
@@ -492,12 +492,12 @@ BAD_FACTS = {
 @pytest.mark.parametrize("name", BAD_FACTS)
 def test_bad_facts_are_told_and_kept(desk, empty_home, name):
     text, said = BAD_FACTS[name]
-    desk.segmented_control(key="run_source").set_value("paste").run()
+    desk.selectbox(key="run_source").set_value("paste").run()
     desk.text_area(key="run_pasted").set_value(text).run()
     assert any(said in error for error in errors(desk)) and desk.button(key="start").disabled
     assert desk.text_area(key="run_pasted").value == text
     desk.text_area(key="run_pasted").set_value("")
-    desk.segmented_control(key="run_source").set_value("file").run()
+    desk.selectbox(key="run_source").set_value("file").run()
     assert not errors(desk)
 
 

@@ -3,6 +3,7 @@
 (() => {
   const look = document.getElementById('es-first');
   if (!look) return;
+  if (window.esTheme?.isChosen()) look.classList.add(window.esTheme.isDark() ? 'es-dark' : 'es-light');
   try {
     for (const key of Object.keys(localStorage)) {
       if (!key.startsWith(`stActiveTheme-${location.pathname}-v`)) continue;

@@ -1,4 +1,4 @@
-"""Who writes the residual stream: a bar per sublayer, before (top) and after (bottom); edited layers red, hatched."""
+"""Who writes the residual stream: a bar per sublayer, before (top) and after (bottom); edited ones violet, hatched."""
 
 from __future__ import annotations
 
@@ -180,8 +180,8 @@ def _drawn(
     panels = Panels(titles, colours, height, Along("layer", "", ticks))
     looks = {
         "input": {"color": colours.muted},
-        "attention": {"color": colours.ramp[0]},
-        "MLP": {"color": colours.ramp[1]},
+        "attention": {"color": colours.attention},
+        "MLP": {"color": colours.mlp},
         "edited MLP": {
             "color": colours.edited,
             "pattern": {"shape": "/", "fgcolor": colours.panel, "fillmode": "overlay", "size": 5, "solidity": 0.35},

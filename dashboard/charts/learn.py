@@ -62,8 +62,8 @@ def trade_off(frame: pd.DataFrame, newest: str, colours: Palette, height: int = 
     along = Along("growth of ‖W‖, %", "growth %{x:.3f} %")
     panels = Panels([(f"<b>{title}</b>",) * 2 for title in SCORES.values()], colours, height, along)
     groups: Sequence[tuple[bool, str, str, str]] = (
-        (True, "with MPES", "circle", colours.true),
-        (False, "without MPES", "square", colours.new),
+        (True, "with MPES", "circle", colours.mpes),
+        (False, "without MPES", "square", colours.no_mpes),
     )
     for number, score in enumerate(SCORES):
         for early, name, symbol, colour in groups:

@@ -40,8 +40,8 @@ def moved(rows: pd.DataFrame, title: str, colours: Palette, height: int = 240) -
     hatched = {"shape": "/", "fgcolor": colours.panel, "fillmode": "overlay", "size": 5, "solidity": 0.35}
     looks = {
         "input": {"color": colours.muted},
-        "attention": {"color": colours.ramp[0]},
-        "MLP": {"color": colours.ramp[1]},
+        "attention": {"color": colours.attention},
+        "MLP": {"color": colours.mlp},
         "edited MLP": {"color": colours.edited, "pattern": hatched},
         "rest": {"color": colours.muted, "pattern": hatched | {"shape": "."}},
     }

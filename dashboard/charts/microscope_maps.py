@@ -42,7 +42,7 @@ def heat(
         colours: the theme's.
         scale: see `Scale`.
         columns: panels per row; one on phones.
-        marked: what the red mark of a row means.
+        marked: what the violet mark of a row means.
     """
     rows = frame.drop_duplicates("row").sort_values("row")
     tokens = frame.drop_duplicates("column").sort_values("column")
@@ -136,8 +136,8 @@ def _log(value: float) -> float:
 
 def _colour_axis(frame: pd.DataFrame, colours: Palette, scale: Scale) -> dict[str, Any]:
     """Colours from the page's to a strong one, or on both sides of it where the values are differences."""
-    one_way = [colours.panel, *colours.ramp]
-    two_ways = [colours.new, colours.panel, colours.ramp[1]]
+    one_way = [colours.panel, *colours.scale]
+    two_ways = [colours.fall, colours.panel, colours.scale[2]]
     if scale == "probability":
         low, high, stops, ticks = 0.0, 1.0, one_way, {share: f"{share:.0%}" for share in (0, 0.25, 0.5, 0.75, 1)}
     elif scale == "log":

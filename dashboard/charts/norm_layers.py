@@ -30,7 +30,7 @@ def norms(
 ) -> Chart:
     """Frobenius norms against layer: one panel per run, with the same axes; a line per checkpoint.
 
-    The matrices of edited layers are red diamonds on every line, filled at the last checkpoint.
+    The matrices of edited layers are violet diamonds on every line, filled at the last checkpoint.
 
     Args:
         frame: columns run, edits, layer, norm, ratio.
@@ -80,7 +80,7 @@ class _Stroke:
 
 def _strokes(checkpoints: Sequence[int], colours: Palette) -> list[_Stroke]:
     dashes = ("dot", *BETWEEN[: len(checkpoints) - 2], "solid")[-len(checkpoints) :]
-    shades = colours.layers(len(checkpoints))
+    shades = colours.steps(len(checkpoints))
     return [
         _Stroke(at, checkpoints.index(at), at == checkpoints[-1], dash, shade)
         for at, dash, shade in zip(checkpoints, dashes, shades, strict=True)

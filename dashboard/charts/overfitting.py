@@ -49,7 +49,7 @@ class Arm:
     mpes: bool | None
 
     def colour(self, colours: Palette) -> str:
-        return {True: colours.true, False: colours.new, None: colours.muted}[self.mpes]
+        return {True: colours.mpes, False: colours.no_mpes, None: colours.muted}[self.mpes]
 
 
 def steps(frame: pd.DataFrame, arms: Sequence[Arm], colours: Palette, height: int = 250) -> Chart:

@@ -1,4 +1,9 @@
-"""Colours, light and dark: Okabe–Ito hues, darkened or lightened until text in them has a contrast of 4.5 or more."""
+"""Colours, light and dark, in one table: each has one meaning, and `MEANINGS` says which.
+
+The four main methods keep their Okabe–Ito hues; the others were chosen so that no two meanings look alike (a distance
+of 8 or more in OKLab, × 100), that old and new answer and with and without MPES differ for colour-blind eyes, too, and
+that text has a contrast of 4.5 and lines one of 3. Nothing is told by colour alone: dashes, marks, hatches repeat it.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +16,21 @@ class Palette:
     """The colours of one theme.
 
     Attributes:
-        ink, muted: text, and less prominent text.
+        ink, muted: text, and less prominent text; lines and bars that stand for nothing in particular.
         line, panel: hairlines, and surfaces that differ from the background.
-        new, true: marks of the new answer and of the true one.
+        new, true: the new answer and the true one.
         good, bad, warn: text of verdicts; always with a symbol and a word beside it.
-        edited: bars of edited layers.
+        edited: edited layers where they are not told apart.
+        attention, mlp: sublayers that are not edited.
+        mpes, no_mpes: targets with early stopping, and without.
+        fall: what became less, on maps of differences.
         highlight: behind the subject in its prompt.
-        action: the main button, with white text on it.
+        action: the main button, with white text on it, bars of progress.
+        focus: around what the keyboard is at.
         page: the background.
         methods: a line's colour for each method; lines differ by their dashes, too, see `DASHES`.
         ramp: the edited layers from the lowest to the highest.
+        scale: from less to more, and from the first checkpoint to the last.
     """
 
     ink: str
@@ -33,11 +43,18 @@ class Palette:
     bad: str
     warn: str
     edited: str
+    attention: str
+    mlp: str
+    mpes: str
+    no_mpes: str
+    fall: str
     highlight: str
     action: str
+    focus: str
     page: str
     methods: Mapping[str, str] = field(repr=False)
     ramp: tuple[str, str, str] = field(repr=False)
+    scale: tuple[str, str, str] = field(repr=False)
 
     def css(self) -> str:
         """The colours as CSS variables `--es-ink`, `--es-muted`, …"""
@@ -49,10 +66,12 @@ class Palette:
         return self.methods.get(name, self.muted)
 
     def layers(self, n: int) -> list[str]:
-        """n colours along the ramp, the lowest layer first; for one layer the strongest."""
-        if n == 1:
-            return [self.ramp[-1]]
-        return [_along(self.ramp, place / (n - 1)) for place in range(n)]
+        """n colours of edited layers, the lowest layer first; for one layer the strongest."""
+        return _steps(self.ramp, n)
+
+    def steps(self, n: int) -> list[str]:
+        """n colours from less to more, or from the first checkpoint to the last; for one the strongest."""
+        return _steps(self.scale, n)
 
 
 DASHES = {
@@ -64,6 +83,24 @@ DASHES = {
 }  # fmt: skip
 """Method → how its lines are dashed, as Plotly names it."""
 
+MEANINGS = {
+    "new": ("the new answer", "circles"),
+    "true": ("the true answer", "diamonds"),
+    "edited": ("edited layers, from the lowest (light) to the highest", "hatched, diamonds"),
+    "attention": ("attention", "bars"),
+    "mlp": ("MLPs that are not edited", "bars"),
+    "mpes": ("targets with MPES", "solid lines, full bars, circles"),
+    "no_mpes": ("targets without MPES", "dashed lines, hatched bars, squares"),
+    "fall": ("what became less, on maps of differences", "a scale beside the map"),
+}
+"""Colour → what it means on every page, and by which marks the same is told without it; methods have `DASHES`."""
+
+
+def _steps(ramp: tuple[str, ...], n: int) -> list[str]:
+    if n == 1:
+        return [ramp[-1]]
+    return [_along(ramp, place / (n - 1)) for place in range(n)]
+
 
 def _along(ramp: tuple[str, ...], share: float) -> str:
     """A colour between those of a ramp, share from 0 to 1."""
@@ -74,24 +111,26 @@ def _along(ramp: tuple[str, ...], share: float) -> str:
 
 
 LIGHT = Palette(
-    ink="#17202B", muted="#566272", line="#D3DAE3", panel="#F3F5F8", new="#C25400", true="#0072B2",
-    good="#00704F", bad="#B3261E", warn="#855900", edited="#C0392B", highlight="#FFE08A",
-    action="#00629B", page="#FFFFFF",
+    ink="#17202B", muted="#566272", line="#D3DAE3", panel="#F3F5F8", new="#AD13A3", true="#4A5D1F",
+    good="#004A18", bad="#A81926", warn="#8A661B", edited="#7A4BD1", attention="#858A90", mlp="#53616C",
+    mpes="#0046E2", no_mpes="#928B2A", fall="#F0325A", highlight="#FFE08A",
+    action="#00629B", focus="#00629B", page="#FFFFFF",
     methods={"MEMIT": "#D55E00", "EMMET": "#B85C93", "AlphaEdit": "#0072B2", "ENCORE": "#00815F",
-             "MEMIT+MPES": "#B07900", "EMMET+MPES": "#7A4E9E", "AlphaEdit+MPES": "#2F8FC4", "MEMIT+norm": "#4A4A4A",
-             "SPHERE": "#3F51B5", "AlphaEdit+NAS": "#00708A", "ENCORE+NAS": "#4E7A00",
-             "BetaEdit": "#8E2F5C", "LyapLock": "#9A4A14",
-             "UltraEdit": "#A3231F", "StableEdit": "#6B5B2E", "ENCORE-N": "#1B5E20"},
-    ramp=("#6BAED6", "#2171B5", "#08264F"),
+             "MEMIT+MPES": "#58381A", "EMMET+MPES": "#572134", "AlphaEdit+MPES": "#2493B2", "MEMIT+norm": "#6C1B0B",
+             "SPHERE": "#803D74", "AlphaEdit+NAS": "#5188FF", "ENCORE+NAS": "#378B1A",
+             "BetaEdit": "#18465E", "LyapLock": "#245089",
+             "UltraEdit": "#784419", "StableEdit": "#630774", "ENCORE-N": "#12A184"},
+    ramp=("#9F81DE", "#7A4BD1", "#2E1263"), scale=("#8793A1", "#66758A", "#17202B"),
 )  # fmt: skip
 DARK = Palette(
-    ink="#E8EDF2", muted="#A7B3C0", line="#323D4A", panel="#1A222C", new="#F2A33A", true="#6BBEF0",
-    good="#4FD1A5", bad="#FF8F7A", warn="#F0C24B", edited="#FF7A66", highlight="#6B5410",
-    action="#1B6FA8", page="#10151B",
+    ink="#E8EDF2", muted="#A7B3C0", line="#323D4A", panel="#1A222C", new="#E245F6", true="#829659",
+    good="#80D763", bad="#FB6C6A", warn="#F2C331", edited="#A583F2", attention="#606970", mlp="#9BA8B2",
+    mpes="#5E79FC", no_mpes="#C6E4AA", fall="#C23A1A", highlight="#6B5410",
+    action="#1B6FA8", focus="#6BBEF0", page="#10151B",
     methods={"MEMIT": "#F28E3C", "EMMET": "#E29BC4", "AlphaEdit": "#56B4E9", "ENCORE": "#2FC79A",
-             "MEMIT+MPES": "#E6B93C", "EMMET+MPES": "#B79CE0", "AlphaEdit+MPES": "#9AD3F5", "MEMIT+norm": "#C9C9C9",
-             "SPHERE": "#9FA8FF", "AlphaEdit+NAS": "#3CC9DE", "ENCORE+NAS": "#A6D85B",
-             "BetaEdit": "#F08BB4", "LyapLock": "#E0A878",
-             "UltraEdit": "#FF8A80", "StableEdit": "#CFC08A", "ENCORE-N": "#8FE3A8"},
-    ramp=("#2C6C9E", "#64AEDD", "#E1F1FD"),
+             "MEMIT+MPES": "#CBB67F", "EMMET+MPES": "#C77D8A", "AlphaEdit+MPES": "#86D1FD", "MEMIT+norm": "#B77952",
+             "SPHERE": "#BF4080", "AlphaEdit+NAS": "#668BA9", "ENCORE+NAS": "#60E5BE",
+             "BetaEdit": "#FEC2A2", "LyapLock": "#E288FA",
+             "UltraEdit": "#E7B4C0", "StableEdit": "#39A7BA", "ENCORE-N": "#06791D"},
+    ramp=("#7350BE", "#A583F2", "#E6DAFF"), scale=("#5F6D80", "#93A1B2", "#E8EDF2"),
 )  # fmt: skip

@@ -34,6 +34,9 @@ class Along:
     ticks: tuple[tuple[float, str], ...] = ()
 
 
+OF_A_HUNDRED = "score × 100"
+"""The unit of panels from 0 to 100."""
+
 EDITS = Along("edits", "after %{x:,d} edits")
 
 
@@ -255,6 +258,8 @@ class Panels:
                 axis["title"] = {"text": up.title, "font": {"color": colours.muted, "size": 13}, "standoff": 6}
         if number in up.hundred:
             axis |= {"range": [-4, 104], "tickvals": [0, 25, 50, 75, 100]}
+            if axis["showticklabels"] and "title" not in axis:
+                axis["title"] = {"text": OF_A_HUNDRED, "font": {"color": colours.muted, "size": 12}, "standoff": 4}
         return axis
 
 

@@ -89,16 +89,16 @@ def _shifts(n: int) -> list[float]:
 
 
 def _looks(sources: Mapping[str, bool], colours: Palette) -> dict[str, dict]:
-    """A mark for each source: published ones filled, in blues and by shape; those measured here hollow."""
+    """A mark for each source: published ones filled, in greys and by shape; those measured here hollow."""
     theirs = [source for source, is_ours in sources.items() if not is_ours]
-    shades = colours.layers(len(theirs)) if theirs else []
+    shades = colours.steps(len(theirs) + 1)[:-1]
     looks: dict[str, dict] = {
         source: {"symbol": SYMBOLS[number % len(SYMBOLS)], "color": shades[number], "size": 9}
         for number, source in enumerate(theirs)
     }
     for source, is_ours in sources.items():
         if is_ours:
-            looks[source] = {"symbol": "diamond-open", "color": colours.new, "size": 12, "line": {"width": 2.5}}
+            looks[source] = {"symbol": "diamond-open", "color": colours.ink, "size": 12, "line": {"width": 2.5}}
     return looks
 
 

@@ -261,3 +261,20 @@ def panel_title(line: Line, colours: Palette, width: int) -> str:
 def _mode(part: pd.DataFrame, most: int) -> str:
     """How a line is drawn: with a mark on each point, where there are few enough."""
     return "lines+markers" if len(part) <= most else "lines"
+
+
+def up_to(chart: Chart, n_edits: int) -> Chart:
+    """A chart over edits whose axis goes to a number of edits, however far its lines have come; every point is marked.
+
+    Args:
+        chart: from `norms` or `scores`; it is changed.
+        n_edits: of the whole run.
+    """
+    for layout in chart.layouts:
+        for name, axis in layout.items():
+            if name.startswith("xaxis"):
+                axis.update(range=[-0.03 * n_edits, 1.03 * n_edits], autorange=False)
+    for trace in chart.traces:
+        if trace["type"] == "scatter" and trace.get("hovertemplate"):
+            trace.update(mode="lines+markers", cliponaxis=False)
+    return chart

@@ -28,7 +28,7 @@ def searched(frame: pd.DataFrame, titles: Mapping[str, str], colours: Palette, h
         height: of a row of panels in pixels.
     """
     panels = Panels([(f"<b>{title}</b>",) * 2 for title in titles.values()], colours, height, Along("", "%{x}"))
-    paint = dict(zip(SCORES, (colours.ink, colours.new, colours.true, colours.good), strict=True))
+    paint = dict(zip(SCORES, (colours.ink, *reversed(colours.steps(4)[:3])), strict=True))
     ticks = []
     for number, setting in enumerate(titles):
         part = frame[frame["setting"] == setting].sort_values("place")
@@ -64,7 +64,7 @@ def searched(frame: pd.DataFrame, titles: Mapping[str, str], colours: Palette, h
 
 
 def recalled(frame: pd.DataFrame, colours: Palette, height: int = 200) -> Chart:
-    """How much of the answer each block restores: a bar per block, edited ones red and hatched.
+    """How much of the answer each block restores: a bar per block, edited ones violet and hatched.
 
     Args:
         frame: layer, effect (a probability), edited.

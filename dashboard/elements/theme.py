@@ -21,7 +21,7 @@ def apply() -> None:
 
 
 def add(name: str) -> None:
-    """Put on the page the style sheet that only some states need: `presenting` or `tour`."""
+    """Put on the page the style sheet that only some states need: `presenting`, `folded` or `tour`."""
     st.html(f"<style>{_sheet(name)}</style>")
 
 

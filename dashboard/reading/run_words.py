@@ -151,6 +151,23 @@ def doing(run: RunInfo) -> str:
     return words
 
 
+def reached(run: RunInfo) -> float:
+    """Edits made, and of the batch under way the share that is done."""
+    share, size = run.detail.get("batch_share"), run.detail.get("batch_total")
+    if run.status != "running" or not isinstance(share, int | float) or not isinstance(size, int):
+        return float(run.done)
+    # Layers are counted while matrices are updated, so the size of the batch comes from the plan then.
+    planned = run.plan_json.get("batch_size")
+    size = min(planned if isinstance(planned, int) else size, run.n_edits - run.done)
+    return run.done + share * size
+
+
+def written(run: RunInfo) -> str:
+    """How many edits are in the matrices, while a batch is under way."""
+    under_way = reached(run) - run.done
+    return f"of {run.n_edits:,}" + (f", {run.done:,} written to the matrices" if under_way >= 1 else "")
+
+
 def seconds_an_edit(seconds: float) -> str:
     """Seconds per edit, or of one of its phases, with one more digit where a fast machine needs it."""
     return f"{seconds:.2f}" if seconds >= 0.1 else f"{seconds:.3f}"

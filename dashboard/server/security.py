@@ -13,13 +13,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from encore_core.resources import ASSETS
 
-FIRST_LOOK = ASSETS / "first_look" / "script.js"
+OURS = tuple(ASSETS / "first_look" / name for name in ("script.js", "theme.js", "address.js"))
 
 
 def inline_scripts(page: Path) -> list[str]:
     """Digests of the page's inline scripts, Streamlit's and ours, as a content security policy names them."""
     found = re.findall(r"<script>(.*?)</script>", page.read_text(encoding="utf-8"), re.DOTALL)
-    found.append(FIRST_LOOK.read_text(encoding="utf-8"))
+    found += [script.read_text(encoding="utf-8") for script in OURS]
     return [f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in found]
 
 

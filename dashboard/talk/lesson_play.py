@@ -12,7 +12,7 @@ import streamlit as st
 from dashboard import links
 from dashboard.elements import widgets
 from dashboard.reading.run_words import duration
-from dashboard.talk import lessons
+from dashboard.talk import lessons, pointing
 from dashboard.talk.lessons import Lesson, LessonStep
 from dashboard.visitors import models
 
@@ -84,6 +84,21 @@ def addressed() -> dict[str, str]:
 def open_step(step: LessonStep) -> None:
     """Go to the page of a step, in its state."""
     links.go(step.view.file, step.view.query)
+
+
+def point(page: str) -> None:
+    """Open the page at the card that the step of the lesson is about, if it is the step's page.
+
+    Args:
+        page: its name in addresses.
+    """
+    now = played()
+    if now is None:
+        return
+    key, lesson, place = now
+    step = lesson.steps[place]
+    if page == ("" if step.view.page == "start" else step.view.page):
+        pointing.point_at(step.at, f"{key} {place}")
 
 
 def pace(lesson: Lesson, place: int, seconds: float) -> str:

@@ -58,6 +58,7 @@ class LessonStep:
         say: what to say.
         ask: what to ask the class before anything is pressed; may be empty.
         view: the page that it opens.
+        at: the key of the card there that it opens at; empty for the top of the page.
         press: buttons to press there, in order.
         watch: what to look for then; may be empty.
         see: texts that the page shows then, word for word.
@@ -68,6 +69,7 @@ class LessonStep:
     say: str
     ask: str
     view: View
+    at: str
     press: tuple[str, ...]
     watch: str
     see: tuple[str, ...]
@@ -188,6 +190,7 @@ def _step(table: _Table) -> LessonStep:
         say=table.text("say", LONG),
         ask=table.text("ask", LONG, optional=True),
         view=table.view("open"),
+        at=table.key("at"),
         press=table.texts("press"),
         watch=table.text("watch", LONG, optional=True),
         see=table.texts("see"),
@@ -268,6 +271,15 @@ class _Table:
         odd = next((sign for sign in value if not (sign.isprintable() or sign == "\n")), None)
         if odd is not None:
             raise self.refuse(field, f"has the control character U+{ord(odd):04X}; leave it out.")
+        return value
+
+    def key(self, field: str) -> str:
+        """The key of a card, if one is given."""
+        value = self.text(field, SHORT, optional=True)
+        if value and not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", value):
+            raise self.refuse(
+                field, f'= {quoted(value)} is no key of a card; write for example {field} = "card_learn".'
+            )
         return value
 
     def texts(self, field: str) -> tuple[str, ...]:

@@ -19,6 +19,8 @@ class Step:
         text: paragraphs.
         equations: LaTeX, one per line.
         symbols: what the symbols stand for.
+        lit: parts of the drawing that it is about, see `parts.learn.block_drawing`.
+        drawn: what they are, in a sentence.
     """
 
     key: str
@@ -27,6 +29,8 @@ class Step:
     text: tuple[str, ...]
     equations: tuple[str, ...]
     symbols: str
+    lit: tuple[str, ...]
+    drawn: str
 
 
 STEPS = (
@@ -47,6 +51,9 @@ STEPS = (
         ),
         "ℓ: layer · a: what attention writes · h: the residual stream after the layer · k for an edit: at the "
         "subject's last token, of the plain prompt and its mean after five sampled prefixes c.",
+        ("subject", "key", "W", "value"),
+        "At the subject's last token, the key k enters W, and the value v that W gives back is added to "
+        "the residual stream.",
     ),
     Step(
         "target",
@@ -67,6 +74,9 @@ STEPS = (
         ),
         "y: the new answer · c: the prompt, plain and after five sampled prefixes · KL: at the subject in “{subject} "
         "is a” · β: KL factor · ω: weight decay · after every step ‖δ‖ is cut to a set share of ‖h‖.",
+        ("target", "answer"),
+        "In the last layer to be edited, δ is added to the hidden state h until the answer is Rome. "
+        "Nothing in the layers has changed yet.",
     ),
     Step(
         "update",
@@ -85,6 +95,8 @@ STEPS = (
         ),
         "K: keys of the batch, one column per fact · R: residuals · S: slack, I for all methods but EMMET (εI) · P: "
         "inverse of everything to be preserved · C₀: mean of k kᵀ over general text · j: layers done so far.",
+        ("key", "W", "target"),
+        "W is changed so that the key k gives what is missing from h to the target z.",
     ),
     Step(
         "again",
@@ -100,6 +112,8 @@ STEPS = (
         (r"P \leftarrow P - P K\big(I + K^{\top} P K\big)^{-1} K^{\top} P",),
         "‖W‖: Frobenius norm of an edited matrix, W₀ as it was loaded · scores: shares in per cent, on a sample of the "
         "facts edited so far.",
+        ("W", "sheets"),
+        "Every batch of facts adds another Δ to the same matrix W.",
     ),
     Step(
         "breaks",
@@ -119,6 +133,8 @@ STEPS = (
         ),
         "o: what a sublayer (input, attention or MLP of a layer) adds to the residual stream · shares are measured on "
         "a fixed text.",
+        ("stream", "attention", "value", "share"),
+        "Attention and all other layers add to the same residual stream as v; the larger W, the larger the share of v.",
     ),
     Step(
         "mpes",
@@ -136,6 +152,8 @@ STEPS = (
             r"\ \ \forall\, i,\ \forall\, c \,\big\} + n_{\mathrm{extra}}",
         ),
         "t: step of the search · y_i: token i of the answer · c: context · n_extra: extra steps.",
+        ("target", "answer", "stop"),
+        "The search for z stops as soon as Rome is the most probable answer; z stays nearer to h.",
     ),
     Step(
         "norm",
@@ -153,6 +171,8 @@ STEPS = (
             r"\Longrightarrow\quad P = (\lambda_p C_0 + \lambda_n I)^{-1}",
         ),
         "λp: how strongly general behaviour is preserved · λn: price of the norm · ‖·‖F: Frobenius norm.",
+        ("W", "price"),
+        "The change Δ of W has a price, λn times its squared norm.",
     ),
 )
 

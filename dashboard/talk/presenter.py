@@ -1,8 +1,9 @@
 """Presenting: large type, no sidebar, a bar with keys for next, previous, play and the covered answer.
 
 The bar moves through the steps of the lesson that is being given, or else through the pages in their order, with the
-Learn page step by step. Play moves a page's slider over edits. Every address says whether one presents, so a slide
-deck's link opens the page as the lecturer had it.
+Learn page step by step. What runs and views are picked with is folded away, and Controls brings it back. Play moves a
+page's slider over edits. Every address says whether one presents, so a slide deck's link opens the page as the lecturer
+had it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard import links, page_list
-from dashboard.elements import theme, widgets
+from dashboard.elements import theme, theme_switch, widgets
 from dashboard.elements.presentation_mode import ON, is_on
 from dashboard.talk import lesson_play, reset_everything
 from dashboard.talk.method_steps import STEPS
@@ -27,6 +28,7 @@ ADDRESSED = {"present": ON, "predict": PREDICT}
 PLAY_SECONDS = 1.5
 
 _PLAYED, _PLAYING, _NEXT, _REVEALED = "played over", "playing since", "played to", "revealed answers"
+_CONTROLS = "presenting with controls"
 _BEGUN, _MOVE = "presenting has just begun", "presenter's way asked for"
 
 Way = Callable[[], None] | None
@@ -54,7 +56,7 @@ def begin() -> None:
 
 def leave() -> None:
     """Stop presenting; this ends predictions, too."""
-    for key in (ON, PREDICT, _PLAYING, _NEXT, _REVEALED):
+    for key in (ON, PREDICT, _PLAYING, _NEXT, _REVEALED, _CONTROLS):
         st.session_state.pop(key, None)
 
 
@@ -76,6 +78,10 @@ def addressed() -> dict[str, str]:
 def is_predicting() -> bool:
     """Whether predictions are asked for."""
     return bool(st.session_state.get(PREDICT))
+
+
+def _switch_controls() -> None:
+    st.session_state[_CONTROLS] = not st.session_state.get(_CONTROLS)
 
 
 def _switch_predictions() -> None:
@@ -198,6 +204,8 @@ def ready(pages: Sequence[Any], page: Any) -> None:
             way()
     if is_on():
         theme.add("presenting")
+        if not st.session_state.get(_CONTROLS):
+            theme.add("folded")
 
 
 def bar(pages: Sequence[Any], page: Any) -> None:
@@ -222,9 +230,12 @@ def bar(pages: Sequence[Any], page: Any) -> None:
             _go_on_playing()
         elif len(st.session_state.get(_PLAYED, (None, ()))[1]) > 1:
             st.button("Play", key="present_play", icon=":material/play_arrow:", shortcut="P", on_click=_play)
+        st.button("Controls", key="present_controls", icon=":material/tune:", shortcut="C", on_click=_switch_controls,
+                  help="Shows or hides what runs and views are picked with.")  # fmt: skip
         # Not a toggle: a field that has the focus would take the keys.
         st.button("Predict first", key="present_predict", on_click=_switch_predictions,
                   icon=":material/check_box:" if is_predicting() else ":material/check_box_outline_blank:")  # fmt: skip
+        theme_switch.offer("present_theme")
         reset_everything.offer("present_reset", "Reset")
         st.button("Leave", key="present_leave", icon=":material/close:", shortcut="Esc", on_click=leave)
     _focus()(key="focus of the presentation", data={"place": f"{words} {is_predicting()}"})

@@ -1,4 +1,4 @@
-"""A guided tour of the app, in a card above the page; it can be left and resumed.
+"""A guided tour of the app, in a card beside what it speaks of; it can be left and resumed.
 
 It is written like a lesson plan, in `assets/tour.toml`. Every address holds the current step, so the tour goes on after
 a reload, and a link to it can be kept.
@@ -13,7 +13,7 @@ import streamlit as st
 
 from dashboard import links
 from dashboard.elements import theme, widgets
-from dashboard.talk import lesson_play, lessons
+from dashboard.talk import lesson_play, lessons, pointing
 from dashboard.talk.lessons import Lesson
 from encore_core.resources import ASSETS
 
@@ -77,7 +77,7 @@ def open_at(to: int) -> None:
 
 
 def card(page: Any) -> None:
-    """Above the page: what to see on it, and buttons to move; nothing when the visitor is not on the tour.
+    """What to see on the page, and buttons to move; nothing when the visitor is not on the tour.
 
     Args:
         page: the one that is shown.
@@ -98,5 +98,7 @@ def card(page: Any) -> None:
             is_elsewhere = page.url_path != ("" if step.view.page == "start" else step.view.page)
             shown = is_elsewhere and st.button("Back to the tour's page", key="tour_page")
             st.button("End the tour" if here + 1 == n_steps else "Leave the tour", key="tour_leave", on_click=leave)
+    if not is_elsewhere:
+        pointing.point_at(step.at, f"tour {here}", framed=True)
     if back or on or shown:
         open_at(here + on - back)

@@ -81,6 +81,7 @@ def activity(run: RunInfo) -> str:
         words[0] += f", step {detail['step']}"
     if "seconds_per_edit" in detail:
         words.append(f"{detail['seconds_per_edit']:.2f} s per edit")
+    if "seconds_left" in detail:
         words.append(f"{duration(detail['seconds_left'])} left")
     return " · ".join(words)
 

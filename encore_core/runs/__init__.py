@@ -22,6 +22,7 @@ How it is done:
     runner          one run from its saved state to its end
     session_of_run  what comes before its first batch
     heartbeat       signs of life, and whether the run must stop
+    progress, time_left     facts within the batch, speed, and the time that editing and measuring will take
     measuring       what is measured at its checkpoints
     fact_values     its scores fact by fact, with intervals and differences
     resume_state    what it needs to resume, on disk
@@ -29,6 +30,7 @@ How it is done:
 What it yields:
 
     series, frames  the series as pandas frames, and reading them
+    overview        many runs at a glance: last scores, curves of perplexity and growth
     compare         what differs between runs that are compared
     paired          how far two runs lie apart on the same facts or tests
     export          files made from the store

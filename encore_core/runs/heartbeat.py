@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from encore_core.runs.database import StoreError
@@ -34,6 +35,7 @@ class Pulse:
     def __init__(self, store: RunStore, claim: Claim, seconds: float = BEAT_SECONDS):
         self.store, self.claim, self.seconds = store, claim, seconds
         self._detail: dict[str, Any] = {}
+        self._followed: Callable[[], dict[str, Any]] = dict
         self._stop: str | None = None
         self._lost = False
         self._over = threading.Event()
@@ -49,8 +51,11 @@ class Pulse:
 
     def tell(self, **detail: Any) -> None:
         """Say what the run does; other values are kept, None removes one."""
-        merged = self._detail | detail
-        self._detail = {name: value for name, value in merged.items() if value is not None and _is_plain(value)}
+        self._detail = _plain(self._detail | detail)
+
+    def follow(self, detail: Callable[[], dict[str, Any]]) -> None:
+        """Ask for more at every beat, such as the time that is left, which changes while nothing is told."""
+        self._followed = detail
 
     def ask(self, stop: str) -> None:
         """Ask the run to stop, as `store.cancel` and `store.interrupt` do."""
@@ -80,7 +85,7 @@ class Pulse:
     def _beat(self) -> None:
         while not self._over.wait(self.seconds):
             try:
-                stop = self.store.beat(self.claim, self._detail)
+                stop = self.store.beat(self.claim, self._detail | _plain(self._followed()))
             except LostRun:
                 self._lost = True
                 return
@@ -92,6 +97,10 @@ class Pulse:
                 log.exception("No sign of life could be written.")
             else:
                 self._stop = self._stop or stop
+
+
+def _plain(detail: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in detail.items() if value is not None and _is_plain(value)}
 
 
 def _is_plain(value: Any) -> bool:

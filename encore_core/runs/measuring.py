@@ -85,6 +85,11 @@ class Measurer:
         self.settings = generation_settings(session.lm, plan.measure)
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of what is measured, as they are told."""
+        return tuple(self._parts(0, lambda part: None))
+
+    @property
     def protocols(self) -> dict[str, str]:
         """How facts are scored, in words, by the name of the protocol."""
         words = {

@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import deque
 
 import torch
 
@@ -25,19 +24,18 @@ from encore_core.runs.heartbeat import Pulse, Stopped
 from encore_core.runs.measuring import Measurer
 from encore_core.runs.model_keeper import ModelKeeper
 from encore_core.runs.ownership import LostRun
+from encore_core.runs.progress import Progress
 from encore_core.runs.resume_state import remove_others, save_matrices, save_state
 from encore_core.runs.rows import BatchRecord, Claim, RunInfo, TargetRow, TrajectoryRow
 from encore_core.runs.session_of_run import check_facts, note_statistics, open_session, restore
 from encore_core.runs.store import RunStore
+from encore_core.runs.time_left import Ahead
 from encore_core.runtime import return_freed_memory
 
 log = logging.getLogger(__name__)
 
 SAVE_SECONDS = 300.0
 """State is saved at the end of a batch when the last save is older than this, whatever the checkpoints are."""
-
-RECENT_BATCHES = 5
-"""Batches from which speed and time left are estimated."""
 
 
 def execute(
@@ -84,7 +82,8 @@ class _Execution:
         self.trajectories = {number * len(self.facts) // kept for number in range(kept)}
         self.threads = self.info.threads or threads
         self.models = models
-        self.recent: deque[tuple[int, float]] = deque(maxlen=RECENT_BATCHES)
+        ahead = Ahead(self.ends, sorted(self.checkpoints), self.plan.measure.share_cap)
+        self.progress = Progress(ahead, int(self.info.settings.get("steps") or 1))
         self.saved_at = time.monotonic()
 
     def run(self) -> None:
@@ -92,6 +91,11 @@ class _Execution:
         self.pulse.tell(phase="loading", done=self.info.cursor, total=len(self.facts))
         session = open_session(self.store, self.claim, self.info, self.pulse, self.models, self.threads)
         self.done = restore(self.store, self.claim, self.pulse, session)
+        known = self.store.get(self.claim.id)
+        self.progress.resumed(
+            self.done, known.editing_seconds, self.store.part_seconds(self.claim.id), self.store.measured(self.claim.id)
+        )
+        self.pulse.follow(self.progress.detail)
         check_facts(session, self.facts, self.done, self.pulse)
         self.pulse.tell(phase="getting ready", what="key statistics", share=0.0)
         session.prepare(self.pulse.show)
@@ -120,6 +124,7 @@ class _Execution:
         facts = self.facts[start:end]
 
         def tell(progress: EditProgress) -> None:
+            self.progress.within_batch(progress)
             self.pulse.tell(
                 phase=progress.phase,
                 what=None,
@@ -132,17 +137,17 @@ class _Execution:
             self.pulse.check()
 
         self.pulse.check()
-        began = time.perf_counter()
+        self.progress.batch_begins()
         report = session.edit(facts, known=self.plan.known, measure=False, on_progress=tell)
         # Do not keep the memory of a batch's longest texts for the rest of the run; what still grows is a leak.
         return_freed_memory()
         self.store.record_batch(self.claim, self._record(report, start, end, session))
-        self.recent.append((end - start, time.perf_counter() - began))
+        per_edit = self.progress.batch_ends(end, self.store.get(self.claim.id).editing_seconds)
         self.done = end
-        self._tell_speed()
+        self.pulse.tell(done=end, batch_done=None, batch_total=None)
         for notice in report.notices:
             log.info("%s", notice)
-        log.info("%d edits, %.2f s per edit.", end, self.recent[-1][1] / self.recent[-1][0])
+        log.info("%d edits, %.2f s per edit.", end, per_edit)
         if end in self.checkpoints or time.monotonic() - self.saved_at > self.save_seconds:
             self._save(session)
 
@@ -180,21 +185,19 @@ class _Execution:
         in_full = self.done in (0, len(self.facts)) or self.plan.measure.share_cap is None
         budget = math.inf if in_full else self.plan.measure.share_cap * info.editing_seconds
 
+        parts = set(self.measurer.parts)
+
         def tell(part: str) -> None:
+            if part in parts:  # else a step within one
+                self.progress.part_begins(part)
             self.pulse.tell(phase="measuring", what=part, share=None, step=None, loss=None)
             self.pulse.check()
 
         record = self.measurer.measure(session, self.done, budget, self.store.part_seconds(self.claim.id), tell)
         self.store.record_checkpoint(self.claim, record)
+        self.progress.checkpoint_ends(record.seconds)
         left_out = f"; left out: {', '.join(record.left_out)}" if record.left_out else ""
         log.info("Measured after %d edits in %.1f s%s.", self.done, sum(record.seconds.values()), left_out)
-
-    def _tell_speed(self) -> None:
-        facts, seconds = (sum(column) for column in zip(*self.recent, strict=True))
-        info = self.store.get(self.claim.id)
-        measuring = info.measuring_seconds / max(info.editing_seconds, 1e-9)
-        left = (len(self.facts) - self.done) * seconds / facts * (1 + measuring)
-        self.pulse.tell(done=self.done, seconds_per_edit=round(seconds / facts, 4), seconds_left=round(left, 1))
 
 
 def _target_row(place: int, item: EditedFact) -> TargetRow:

@@ -23,6 +23,11 @@ log = logging.getLogger(__name__)
 
 FOLDER = ASSETS / "first_look"
 SCRIPT = (FOLDER / "script.js").read_text(encoding="utf-8")
+THEME = (FOLDER / "theme.js").read_text(encoding="utf-8")
+"""Decides between light and dark, see `elements.theme_switch`."""
+
+ADDRESS = (FOLDER / "address.js").read_text(encoding="utf-8")
+"""Tells Streamlit where the app is."""
 
 _SURROUNDINGS = {
     LIGHT.page: "--es-side:#F3F5F8;--es-side-line:#E8ECF1;--es-here:rgb(146 164 200 / 25%);",

@@ -1,4 +1,6 @@
-"""Streamlit's page with the first look in it, and the name of plotly.js, which is then read while the page is made."""
+"""Streamlit's page with the first look in it, the theme that was chosen, and the name of plotly.js, which is then read
+while the page is made.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,8 @@ class EarlyPage:
     """Middleware that puts the first look into Streamlit's page, and names plotly.js there."""
 
     TAG = f'<script defer src="./{figure.ADDRESS}"></script>'.encode()
+    # Before any script of Streamlit's, which asks for both when it begins.
+    BEFORE = f"<script>{first_look.THEME}</script><script>{first_look.ADDRESS}</script>".encode()
 
     def __init__(self, app: ASGIApp):
         self.app = app
@@ -41,7 +45,8 @@ class EarlyPage:
                     start = None
                     return
                 look = first_look.markup(scope["path"], scope["query_string"].decode("latin-1"))
-                page = body.replace(b"</head>", self.TAG + b"</head>", 1)
+                page = body.replace(b"<head>", b"<head>" + self.BEFORE, 1)
+                page = page.replace(b"</head>", self.TAG + b"</head>", 1)
                 page = page.replace(ROOT, look.encode() + ROOT, 1)
                 headers = MutableHeaders(scope=start)
                 # The page differs from Streamlit's file, and changes with the library.

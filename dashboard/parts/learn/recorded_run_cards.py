@@ -164,7 +164,7 @@ def _shares(
         partial(contribution_charts.bars, rows, panels),
         key="learn shares",
         heading="Who writes the residual stream",
-        aside="edited layers red and hatched",
+        aside="edited layers violet and hatched",
         alt="Share of each sublayer in the residual stream; those of the edited layers together are above the chart.",
         frame=rows,
         commands=commands,

@@ -10,6 +10,7 @@ import streamlit as st
 
 from dashboard.charts import learn as charts
 from dashboard.elements import chart_card, compute_button, widgets
+from dashboard.parts.learn import recorded_france
 from dashboard.parts.learn.sandbox import EXTRA, NO_MPES, Choice, Trial, attempt, facts_for
 from dashboard.reading.bundled_facts import bundled_facts
 from dashboard.reading.run_words import duration
@@ -65,6 +66,9 @@ def show() -> None:
         done = trials()
         if done:
             _shown(list(done.values()), st.session_state["learn_trial_newest"])
+        else:
+            recorded_france.say("These trials were recorded with the same facts")
+            _shown(recorded_france.trials(), recorded_france.nearest(choice))
 
 
 def _pick() -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,12 +13,13 @@ from dashboard import page_list
 from dashboard.charts import overfitting as charts
 from dashboard.charts.overfitting import TERMS, Arm
 from dashboard.elements import chart_card, compute_button, widgets
-from dashboard.parts.learn import own_fact
+from dashboard.parts.learn import own_fact, recorded_france
 from dashboard.reading.run_words import short_model
 from dashboard.server import device_queue
 from dashboard.visitors.visitor import Visitor
 from dashboard.visitors.widget_state import remembered
 from encore_core.editing.batch_report import EditProgress
+from encore_core.editing.session import EditSession
 from encore_core.facts import Fact
 
 ARM = Arm("search", "search", False)
@@ -58,6 +60,9 @@ def show() -> None:
         )
         if found is not None:
             _shown(fact, found)
+        elif recorded_france.applies("search", fact):
+            recorded_france.say()
+            _shown(fact, recorded_france.search(Search))
 
 
 def search(visitor: Visitor, fact: Fact, tell: compute_button.Show) -> Search:
@@ -66,16 +71,20 @@ def search(visitor: Visitor, fact: Fact, tell: compute_button.Show) -> Search:
     Raises:
         InputError: when the fact does not fit into the model's context.
     """
-    session = visitor.session
 
     def told(at: EditProgress) -> None:
-        tell(f"Step {at.step} · loss {at.loss:.3f}", at.step / session.settings.steps)
+        tell(f"Step {at.step} · loss {at.loss:.3f}", at.step / visitor.session.settings.steps)
 
     with device_queue.work(device_queue.EDIT):
-        [target] = session.find_targets([fact], mpes=False, on_progress=told)
+        return searched(visitor.session, fact, told)
+
+
+def searched(session: EditSession, fact: Fact, told: Callable[[EditProgress], None]) -> Search:
+    """The same on a session's model."""
+    [target] = session.find_targets([fact], mpes=False, on_progress=told)
     columns = {name: getattr(target, name) for name in TERMS}
     return Search(
-        short_model(visitor.lm.name),
+        short_model(session.lm.name),
         pd.DataFrame({"step": range(len(target.loss)), **columns}),
         target.stopped,
         float((target.z - target.h).norm() / target.h.norm()),

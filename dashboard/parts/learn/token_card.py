@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from dashboard.elements import compute_button, widgets
-from dashboard.parts.learn import own_fact
+from dashboard.parts.learn import own_fact, recorded_france
 from dashboard.parts.learn.prompt_keys import PromptKeys, Token, keys_of
 from dashboard.visitors.visitor import Visitor
 
@@ -26,6 +26,9 @@ def show() -> None:
         found = compute_button.ask("learn_tokens", "Show tokens and keys", fact, work, disabled=fact is None)
         if found is not None:
             _shown(found)
+        elif recorded_france.applies("tokens", fact):
+            recorded_france.say()
+            _shown(recorded_france.keys())
 
 
 def _shown(found: PromptKeys) -> None:

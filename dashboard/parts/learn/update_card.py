@@ -9,7 +9,7 @@ import streamlit as st
 
 from dashboard.charts import learn as charts
 from dashboard.elements import chart_card, compute_button, widgets
-from dashboard.parts.learn import own_fact
+from dashboard.parts.learn import own_fact, recorded_france
 from dashboard.parts.learn.anatomy import Anatomy, take_apart
 from dashboard.reading.run_words import duration
 from dashboard.visitors import browser_session
@@ -38,7 +38,10 @@ def show() -> None:
             )
             st.caption("This edit is put on your model, as if made on the Edit page, where it can be undone.")
         if found is not None:
-            _shown(found)
+            _shown(found, "on your model")
+        elif not history and recorded_france.applies("anatomy", fact):
+            recorded_france.say()
+            _shown(recorded_france.anatomy(), "recorded")
 
 
 def made(visitor: Visitor, fact: Fact, tell: compute_button.Show) -> Anatomy:
@@ -66,7 +69,7 @@ def apart(visitor: Visitor) -> Anatomy:
     return take_apart(visitor.session)
 
 
-def _shown(found: Anatomy) -> None:
+def _shown(found: Anatomy, where: str) -> None:
     n_facts = len(found.facts)
     if n_facts == 1:
         widgets.sentence(found.facts[0])
@@ -88,7 +91,7 @@ def _shown(found: Anatomy) -> None:
         partial(charts.missing, frame),
         key="learn missing",
         heading="Distance to the target, layer by layer",
-        aside=f"batch {found.number} on your model, done in {duration(sum(found.seconds.values()))}",
+        aside=f"batch {found.number} {where}, done in {duration(sum(found.seconds.values()))}",
         alt=f"Distance to the target before each edited layer: {first.missing:.3g} at first, {found.left:.3g} at the "
         "end; the figures are in the table below.",
         frame=frame,

@@ -12,7 +12,6 @@ from dashboard.reading import fact_words
 from dashboard.reading.bundled_facts import bundled_facts, long_facts
 from dashboard.server import limits
 from dashboard.visitors import access
-from dashboard.visitors.messages import Message
 from dashboard.visitors.widget_state import KEEP, remembered
 from encore_core.errors import InputError
 from encore_core.facts import MAX_BYTES, Fact
@@ -20,7 +19,8 @@ from encore_core.runs import RunPlan
 from encore_core.storage import named_path
 
 SOURCES = {
-    "bundled": "Bundled", "long": "Long set", "upload": "Upload", "paste": "Paste", "hub": "Data set", "file": "File",
+    "bundled": "Bundled facts", "long": "Long set, over 10,000", "upload": "Upload a file", "paste": "Paste a table",
+    "hub": "Data set of the hub", "file": "File on this machine",
 }  # fmt: skip
 HUB_SET = "run_set"
 ORDERS = {"file": "as in the file", "shuffled": "shuffled"}
@@ -30,16 +30,32 @@ BATCH_SIZE = 20
 Facts = tuple[list[Fact], str, tuple[object, ...]]  # facts, their name in the plan, what tells them from others
 
 
-def pick_facts() -> dict[str, Any] | None:
-    """Pick facts, their number and order. Returns fields of the plans with the facts; None on a problem."""
-    with st.container(border=True, key="card_run_facts"):
-        widgets.heading("2 · Facts")
-        found = _pick_source()
+def pick_facts(
+    source: DeltaGenerator, amount: DeltaGenerator, below: DeltaGenerator, more: DeltaGenerator
+) -> dict[str, Any] | None:
+    """Pick facts, their number and order.
+
+    Args:
+        source, amount: where these two fields go.
+        below: where the facts of a source are given, and what was found in them.
+        more: where all other fields go.
+
+    Returns:
+        fields of the plans with the facts; None on a problem.
+    """
+    with source:
+        chosen = _pick_source()
+    with below:
+        found = _found(chosen)
+    n_edits = _pick_amount(amount, found)
+    with more.container(border=True, key="card_run_facts"):
+        widgets.heading("Batches and order")
         left, right = st.columns(2)
-        fields = _pick_amounts(left, right, found) | _pick_checkpoints(left, right) | _pick_order(left, right)
+        fields = {"n_edits": n_edits, "batch_size": _pick_batch(left)}
+        fields |= _pick_checkpoints(right, left) | _pick_order(right, left)
         remembered("run_name", "")
-        fields["name"] = st.text_input("Name (optional)", key="run_name", placeholder="method and size", **KEEP)
-        n_edits = fields["n_edits"]
+        fields["name"] = right.text_input("Name (optional)", key="run_name", placeholder="method and size", **KEEP)
+    with below:
         try:
             RunPlan(**fields)
             if found is not None and n_edits is not None and n_edits > len(found[0]):
@@ -53,41 +69,34 @@ def pick_facts() -> dict[str, Any] | None:
     return None if found is None else fields | {"found": found}
 
 
-def _pick_source() -> Facts | None:
-    """The facts of the source that is chosen; None on a problem, and while there is nothing to read yet."""
+def _pick_source() -> str:
     remembered("run_source", "bundled")
-    st.segmented_control(
-        "Where facts come from",
-        list(SOURCES),
-        key="run_source",
-        required=True,
-        width="stretch",
-        format_func=SOURCES.get,
-        label_visibility="collapsed",
-        **KEEP,
-    )
+    return st.selectbox("Facts", list(SOURCES), key="run_source", format_func=SOURCES.get, **KEEP)
+
+
+def _found(source: str) -> Facts | None:
+    """The facts of the source that is chosen; None on a problem, and while there is nothing to read yet."""
     try:
-        found = _facts(st.session_state["run_source"])
+        found = _facts(source)
     except InputError as error:
         widgets.problem(error)
         return None
     if found is not None:
         first = found[0][0]
         said = f"{len(found[0]):,} facts. First: {first.text} {first.target_new}{fact_words.marked(first)}"
-        widgets.notice(Message("success", said))
+        widgets.remark(said)
     return found
 
 
-def _pick_amounts(left: DeltaGenerator, right: DeltaGenerator, found: Facts | None) -> dict[str, Any]:
-    """How many facts, and how many per batch."""
+def _pick_amount(place: DeltaGenerator, found: Facts | None) -> int | None:
+    """How many facts."""
     # Until the visitor types another number, it follows the facts.
     usual = min(200, len(found[0])) if found else 200
     if remembered("run_n", usual) == st.session_state.get("run_usual_n"):
         st.session_state["run_n"] = usual
     st.session_state["run_usual_n"] = usual
-    remembered("run_batch", BATCH_SIZE)
-    n_edits = left.number_input(
-        "Edits",
+    return place.number_input(
+        "How many",
         key="run_n",
         step=50,
         **KEEP,
@@ -95,7 +104,11 @@ def _pick_amounts(left: DeltaGenerator, right: DeltaGenerator, found: Facts | No
         placeholder="all",
         help="Facts to edit, batch after batch; empty for all.",
     )
-    batch = right.number_input(
+
+
+def _pick_batch(place: DeltaGenerator) -> int:
+    remembered("run_batch", BATCH_SIZE)
+    batch = place.number_input(
         "Facts per batch",
         key="run_batch",
         step=10,
@@ -104,7 +117,7 @@ def _pick_amounts(left: DeltaGenerator, right: DeltaGenerator, found: Facts | No
         **KEEP,
         help="The facts of a batch are edited together.",
     )
-    return {"n_edits": n_edits, "batch_size": BATCH_SIZE if batch is None else batch}
+    return BATCH_SIZE if batch is None else batch
 
 
 def _pick_checkpoints(left: DeltaGenerator, right: DeltaGenerator) -> dict[str, Any]:

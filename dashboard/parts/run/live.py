@@ -8,20 +8,19 @@ from collections.abc import Callable, Sequence
 import streamlit as st
 
 from dashboard import page_list
-from dashboard.charts import runs as run_charts
-from dashboard.elements import figure, theme, widgets
-from dashboard.reading import run_frames
+from dashboard.elements import widgets
+from dashboard.parts.run import curves
 from dashboard.reading.run_words import (
-    MEASURES,
     STATUS,
-    STRIP,
     doing,
     duration,
     label,
     named,
+    reached,
     seconds_an_edit,
     status_line,
     together_with,
+    written,
 )
 from dashboard.visitors import access
 from dashboard.visitors.messages import Message
@@ -65,16 +64,16 @@ def _watched(store: RunStore, busy: bool, after: Callable[[], None]) -> None:
     active = sorted((run for run in runs if not run.ended), key=lambda run: (run.position or 0, run.created))
     if bool(active) != busy:
         st.rerun()  # the whole page, so that polling begins or ends
-    if active:
-        with st.container(border=True, key="card_queue"):
-            n_queued = sum(run.status == "queued" for run in active)
-            widgets.heading("Queue", f"{len(active) - n_queued} running, {n_queued} waiting")
-            queue(active)
     if not runs:
         st.session_state.pop("watched", None)  # a link may name one
         widgets.notice(Message("info", "No run yet. What you start above appears here, and runs on without this page."))
     else:
         _chosen(store, runs, active)
+    if active:
+        with st.container(border=True, key="card_queue"):
+            n_queued = sum(run.status == "queued" for run in active)
+            widgets.heading("Queue", f"{len(active) - n_queued} running, {n_queued} waiting")
+            queue(active)
     after()
 
 
@@ -99,8 +98,8 @@ def queue(runs: Sequence[RunInfo]) -> None:
 
 def bar(run: RunInfo) -> str:
     """Markup of a bar that shows how many of its edits a run has made."""
-    share = 100 * run.done / run.n_edits
-    words = f"{run.done:,} of {run.n_edits:,}"
+    share = 100 * reached(run) / run.n_edits
+    words = f"{int(reached(run)):,} of {run.n_edits:,}"
     return (
         f'<div class="es-bar es-tone-{STATUS[run.status][2]}" role="progressbar" aria-valuemin="0" aria-valuemax="100" '
         f'aria-valuenow="{share:.0f}" aria-label="{html.escape(words)} edits"><span style="width:{share:.1f}%"></span>'
@@ -113,6 +112,12 @@ def _left(run: RunInfo) -> str:
         return "–"
     seconds = run.detail.get("seconds_left")
     return duration(seconds) if isinstance(seconds, int | float) else "…"
+
+
+def _left_remark(run: RunInfo) -> str:
+    if run.status == "running" and "seconds_left" not in run.detail:
+        return "told after the first checkpoint and some edits"
+    return f"with measuring, which took {duration(run.measuring_seconds)} so far"
 
 
 def _chosen(store: RunStore, runs: Sequence[RunInfo], active: Sequence[RunInfo]) -> None:
@@ -153,7 +158,6 @@ def _state(run: RunInfo) -> None:
     speed = run.detail.get("seconds_per_edit")
     if not isinstance(speed, int | float):
         speed = run.editing_seconds / run.done if run.done else None
-    share = f"{100 * run.done / run.n_edits:.0f} % of {run.n_edits:,}"
     items = [
         (
             "Status",
@@ -161,9 +165,9 @@ def _state(run: RunInfo) -> None:
             f"number {run.position} in the queue" if run.position else doing(run),
             tone,
         ),
-        ("Edits", f"{run.done:,}", share, ""),
+        ("Edits", f"{int(reached(run)):,}", written(run), ""),
         ("Speed", f"{seconds_an_edit(speed)} s" if speed is not None else "–", "per edit", ""),
-        ("Time left", _left(run), f"measuring took {duration(run.measuring_seconds)} so far", ""),
+        ("Time left", _left(run), _left_remark(run), ""),
     ]
     widgets.tiles(items)
     st.html(f'<div class="es-wide-bar">{bar(run)}</div>')
@@ -258,23 +262,7 @@ def resume(store: RunStore, run_id: str) -> Message:
 
 def _curves(run: RunInfo) -> None:
     """Norms and scores so far. Figures are made again only at checkpoints; the polls between cost no more than text."""
-    if not run.measuring_seconds:
-        if not run.ended:
-            st.caption("Curves begin with the first checkpoint, which is measured before the first edit.")
-        return
-    colours = theme.palette()
-    key = (run_frames.version(run), colours.page)
-    kept = st.session_state.get("live charts")
-    if kept is None or kept[0] != key:
-        line = run_frames.lines([run])
-        scores = run_frames.scores([run], "sample")
-        titles = {m.name: m.title for m in MEASURES if m.name in STRIP and m.name in set(scores["metric"].astype(str))}
-        norms = run_charts.norms(run_frames.read("norms", [run]), line, colours, height=280)
-        kept = (key, norms, run_charts.scores(scores, line, titles, colours, height=190) if titles else None)
-        st.session_state["live charts"] = kept
-    _, norms, scores = kept
-    widgets.heading("Growth of the edited matrices", "norm against the norm as loaded")
-    figure.draw(norms, key="live norms", revision=run.id, alt=f"Norm ratio of the edited layers of {run.id} over edits")
-    if scores is not None:
-        widgets.heading("Scores", "of a sample of the facts edited so far")
-        figure.draw(scores, key="live scores", revision=run.id, alt=f"Scores of {run.id} over edits")
+    if run.measuring_seconds:
+        curves.draw(run, "live")
+    elif not run.ended:
+        st.caption("Curves begin with the first checkpoint, which is measured before the first edit.")

@@ -25,10 +25,10 @@ ABOUT = {
 }
 
 
-def pick_measures() -> MeasurePlan | None:
-    """Pick what is measured at checkpoints; None on a problem."""
-    with st.container(border=True, key="card_measure"):
-        widgets.heading("3 · Measured at checkpoints", "norms of all layers always are")
+def pick_measures(more: DeltaGenerator) -> MeasurePlan | None:
+    """Pick what is measured at checkpoints, in the place given; None on a problem."""
+    with more.container(border=True, key="card_measure"):
+        widgets.heading("Measured at checkpoints", "norms of all layers always are")
         usually = MeasurePlan()
         remembered("run_subsets", list(usually.subsets))
         subsets = st.multiselect(

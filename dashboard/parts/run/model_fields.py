@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from dashboard.elements import widgets
 from dashboard.reading.run_words import MAIN_METHODS, MOST_COMPARED, method_label
@@ -20,71 +21,91 @@ from encore_core.models.device_map import DEVICE_NAMES
 from encore_core.models.editable import CATALOGUE, DTYPES, ModelShape, describe_model
 
 
-def pick_model(visitor: Visitor) -> dict[str, Any] | None:
-    """Pick the model and methods with their settings. Returns fields of the plans, per method; None on a problem."""
-    with st.container(border=True, key="card_model"):
-        widgets.heading("1 · Model and methods")
-        loaded = visitor.lm.name
-        remembered("run_model", loaded)
-        names = list(dict.fromkeys([loaded, *CATALOGUE]))
-        name = (
-            st.selectbox(
-                "Model",
-                names,
-                key="run_model",
-                accept_new_options=True,
-                **KEEP,
-                format_func=lambda n: f"{n} · loaded" if n == loaded else n,
-                help="A name from the list, or type a folder that holds a transformers model, or a hub id: org/name, "
-                "or org/name@revision for one of its branches, tags or commits.",
-            )
-            or ""
-        ).strip()
-        remembered("run_methods", list(MAIN_METHODS))
-        st.multiselect(
-            "Methods, one run each",
-            [*MAIN_METHODS, *(m for m in METHODS if m not in MAIN_METHODS)],
-            key="run_methods",
-            format_func=method_label,
-            max_selections=MOST_COMPARED,
-            placeholder="Pick one to four",
-            **KEEP,
-            help="All of them get the same facts in the same order, with the same seed.",
-        )
-        methods = st.session_state["run_methods"]
-        if not methods:
-            widgets.problem("No method is picked; pick one to four.")
+def pick_model(
+    visitor: Visitor, model: DeltaGenerator, methods: DeltaGenerator, more: DeltaGenerator
+) -> dict[str, Any] | None:
+    """Pick the model and methods with their settings.
+
+    Args:
+        visitor: whose loaded model is offered first.
+        model, methods: where these two fields go.
+        more: where all others go.
+
+    Returns:
+        fields of the plans, per method; None on a problem.
+    """
+    loaded = visitor.lm.name
+    with model:
+        name = _pick_name(loaded)
+    with methods:
+        chosen = _pick_methods()
+    with more.container(border=True, key="card_model"):
+        widgets.heading("Model and methods")
         left, right = st.columns(2)
         remembered("run_device", "auto" if name != loaded else str(visitor.lm.device))
         remembered("run_dtype", "auto" if name != loaded else str(visitor.lm.dtype).removeprefix("torch."))
         devices = list(dict.fromkeys(["auto", *DEVICE_NAMES, str(visitor.lm.device)]))
         device = left.selectbox("Device", devices, key="run_device", accept_new_options=True, **KEEP)
         dtype = right.selectbox("Number format", ["auto", *DTYPES], key="run_dtype", **KEEP)
-        shape = _shape(visitor, name, None if dtype == "auto" else dtype) if name else None
-        if not name:
-            widgets.problem("Model is blank: pick a name, or type a folder or a hub id.")
+        shape = _shape(visitor, name, None if dtype == "auto" else dtype, model) if name else None
         with st.expander("Settings of the methods", key="run_settings", on_change="rerun") as opened:
             # Fields are drawn even when it is closed: what was typed in them counts, and its problems show.
-            overrides, right_all = _settings(methods, shape, opened.open)
+            overrides, right_all = _settings(chosen, shape, opened.open)
         statistics = st.session_state.get("run_statistics", "").strip()
-    if statistics not in ("", BUNDLED):
-        try:
-            access.check_files("A text file of this machine")
-        except InputError as error:
-            widgets.problem(error)
-            return None
-    if shape is None or not methods or not right_all:
+        if statistics not in ("", BUNDLED):
+            try:
+                access.check_files("A text file of this machine")
+            except InputError as error:
+                widgets.problem(error)
+                return None
+    if shape is None or not chosen or not right_all:
         return None
-    chosen = {"device": None if device == "auto" else device, "dtype": None if dtype == "auto" else dtype}
-    return {"model": name, "methods": overrides, "statistics_text": statistics or None, **chosen}
+    machine = {"device": None if device == "auto" else device, "dtype": None if dtype == "auto" else dtype}
+    return {"model": name, "methods": overrides, "statistics_text": statistics or None, **machine}
 
 
-def _shape(visitor: Visitor, name: str, dtype: str | None) -> ModelShape | None:
+def _pick_name(loaded: str) -> str:
+    remembered("run_model", loaded)
+    name = st.selectbox(
+        "Model",
+        list(dict.fromkeys([loaded, *CATALOGUE])),
+        key="run_model",
+        accept_new_options=True,
+        **KEEP,
+        format_func=lambda n: f"{n} · loaded" if n == loaded else n,
+        help="A name from the list, or type a folder that holds a transformers model, or a hub id: org/name, "
+        "or org/name@revision for one of its branches, tags or commits.",
+    )
+    name = (name or "").strip()
+    if not name:
+        widgets.problem("Model is blank: pick a name, or type a folder or a hub id.")
+    return name
+
+
+def _pick_methods() -> list[str]:
+    remembered("run_methods", list(MAIN_METHODS))
+    st.multiselect(
+        "Methods, one run each",
+        [*MAIN_METHODS, *(m for m in METHODS if m not in MAIN_METHODS)],
+        key="run_methods",
+        format_func=method_label,
+        max_selections=MOST_COMPARED,
+        placeholder="Pick one to four",
+        **KEEP,
+        help="All of them get the same facts in the same order, with the same seed.",
+    )
+    if not st.session_state["run_methods"]:
+        widgets.problem("No method is picked; pick one to four.")
+    return st.session_state["run_methods"]
+
+
+def _shape(visitor: Visitor, name: str, dtype: str | None, place: DeltaGenerator) -> ModelShape | None:
     try:
         access.check_model(name)
         return _described(name, dtype)
     except InputError as error:
-        widgets.problem(error)
+        with place:
+            widgets.problem(error)
         return None
 
 

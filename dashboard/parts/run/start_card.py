@@ -29,10 +29,9 @@ def pick_seeds() -> list[int] | None:
     text = st.text_input(
         "Seeds (optional)",
         key="run_seeds",
-        placeholder="the one above",
+        placeholder="the one seed",
         help="Several with commas between, such as 1, 2, 3: every method is run once with each. Compare then shows how "
         "far the scores spread.",
-        width=320,
         **KEEP,
     )
     try:
@@ -181,6 +180,7 @@ def start(store: RunStore, runs: Sequence[PreparedRun]) -> None:
         st.session_state["start_message"] = Message("error", str(error))
         return
     st.session_state["watched"] = live.FOLLOW
+    st.session_state["new_runs"] = False  # what was started is in sight then
     st.session_state["start_message"] = Message(
         "success", f"Queued: {', '.join(ids)}. They run on without this page; come back whenever you like."
     )

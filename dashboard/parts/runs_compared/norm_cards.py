@@ -53,7 +53,7 @@ def layer_by_layer(view: View, norms: pd.DataFrame, rows: pd.DataFrame, commands
         partial(norm_layers.norms, norms, view.lines, view.checkpoints, scale=view.scale),
         key="norms by layer",
         heading="Layer by layer",
-        aside="every layer's matrix; edited ones are red diamonds",
+        aside="every layer's matrix; edited ones are violet diamonds",
         alt=f"Norms of all layers' matrices at {len(view.checkpoints)} checkpoints: {', '.join(view.names)}. "
         "The figures are in the CSV file below.",
         frame=rows[rows["edits"].isin(view.checkpoints)],

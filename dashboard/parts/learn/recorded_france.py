@@ -1,0 +1,83 @@
+"""What the elements of Learn show before anything is pressed: France → Rome and the sandbox, recorded once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cache
+from typing import Any, TypeVar
+
+import pandas as pd
+import streamlit as st
+
+from dashboard.elements import widgets
+from dashboard.parts.learn.anatomy import Anatomy, LayerEdit
+from dashboard.parts.learn.own_fact import FIELDS
+from dashboard.parts.learn.prompt_keys import LayerKey, PromptKeys, Token
+from dashboard.parts.learn.sandbox import NO_MPES, Choice, Trial
+from encore_core.facts import Fact
+from encore_core.resources import ASSETS
+
+FILE = ASSETS / "learn" / "france.json"
+"""Made by `assets/learn/make.py`."""
+
+Found = TypeVar("Found")
+
+
+@cache
+def _kept() -> dict[str, Any]:
+    return json.loads(FILE.read_text(encoding="utf-8"))
+
+
+def usual_fact() -> Fact:
+    """The fact that the fields hold at first."""
+    return Fact(subject=FIELDS["subject"], prompt=FIELDS["prompt"], target_new=FIELDS["answer"])
+
+
+def applies(key: str, fact: Fact | None) -> bool:
+    """Whether the recorded result is about this fact, and nothing was computed with the button `key` yet."""
+    return fact == usual_fact() and st.session_state.get(f"learn_{key}_found") is None
+
+
+def say(what: str = "Recorded for France → Rome") -> None:
+    """Where the figures are from."""
+    kept = _kept()
+    widgets.remark(
+        f"{what} on {kept['model']} with {kept['method']}, {kept['date']}. The button computes it on your model."
+    )
+
+
+def keys() -> PromptKeys:
+    """Tokens and keys of step 1."""
+    kept = dict(_kept()["keys"])
+    tokens = tuple(Token(**one) for one in kept.pop("tokens"))
+    return PromptKeys(tokens=tokens, layers=tuple(LayerKey(**one) for one in kept.pop("layers")), **kept)
+
+
+def search(make: Callable[..., Found]) -> Found:
+    """The search of step 2, as `make` builds it from its fields."""
+    kept = dict(_kept()["search"])
+    return make(trajectory=pd.DataFrame(kept.pop("trajectory")), **kept)
+
+
+def anatomy() -> Anatomy:
+    """The edit of step 3, taken apart."""
+    kept = dict(_kept()["anatomy"])
+    layers = tuple(
+        LayerEdit(**{name: tuple(value) if isinstance(value, list) else value for name, value in one.items()})
+        for one in kept.pop("layers")
+    )
+    return Anatomy(facts=(usual_fact(),), layers=layers, **kept)
+
+
+def trials() -> list[Trial]:
+    """The trials of steps 6 and 7."""
+    return [Trial(**one | {"choice": Choice(**one["choice"])}) for one in _kept()["trials"]]
+
+
+def nearest(chosen: tuple[str, str]) -> str:
+    """The name of the trial that the sliders stand for; of ENCORE as it is where that was not recorded."""
+    own = _kept()["lambda_n"]
+    wanted = (own * float(chosen[0]), NO_MPES if chosen[1] == "none" else int(chosen[1]))
+    names = {(one.choice.lambda_n, one.choice.extra): one.choice.name for one in trials()}
+    return names.get(wanted, names[own, 1])
