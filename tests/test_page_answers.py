@@ -95,7 +95,8 @@ def test_the_lecturers_line_moves_the_answer_and_is_in_the_link():
     cells = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL) for row in rows]
     assert ["ENCORE", "not within 1,200", "not within 1,200", "1,200"] in cells
     assert ["MEMIT", "600 to 1,200", "0 to 1,200", "1,200"] in cells
-    assert "MEMIT: tasks, 0 to 1,200" in markup(app) or "MEMIT: perplexity, 600 to 1,200" in markup(app)
+    assert "MEMIT<span>: perplexity, 600 to 1,200</span>" in markup(app)
+    assert "ENCORE<span>: not within 1,200</span>" in markup(app)
     app.segmented_control(key="compare_perplexity").set_value(1.5)
     app.segmented_control(key="compare_tasks").set_value(0.25).run()
     assert "perplexity reaches × 1.5 between 0 and 600 edits with MEMIT" in answers(app)[0]

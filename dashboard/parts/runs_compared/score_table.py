@@ -43,7 +43,7 @@ def draw(view: View, rows: Sequence[Sequence[object]], told: Sequence[str]) -> h
         (ABOUT, *told),
     )
     widgets.heading(f"After {view.at:,} edits", f"scores on {SUBSETS[view.subset]}")
-    hows = ("name", *("right" for _ in view.names), "right", "", "about", "about")
+    hows = ("name", *("right" for _ in view.names), "right", "told", "about", "about")
     widgets.table([*zip(headings, hows, strict=True)][:-1], [row[:-1] for row in rows], table.caption)
     for line in table.notes:
         st.caption(line)
