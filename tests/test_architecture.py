@@ -22,6 +22,7 @@ ENGINE = (
     "editing",
     "statistics tuning export",
     "runs",
+    "cluster",
     "doctor model_check cli __init__",
 )
 STUDIO = ("page_list links", "charts", "reading", "server", "visitors", "elements", "talk", "browser parts", "app asgi")

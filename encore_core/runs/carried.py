@@ -117,6 +117,9 @@ def snapshot(store: RunStore, folder: Path) -> Path:
             copy = sqlite3.connect(part)
             try:
                 db.backup(copy)
+                # Whoever reads the copy must not look for the worker.
+                copy.execute("UPDATE runs SET status = 'interrupted', owner = NULL WHERE status = 'running'")
+                copy.commit()
                 copy.execute("PRAGMA journal_mode = DELETE")  # no files beside it
             finally:
                 copy.close()
