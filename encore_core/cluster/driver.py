@@ -119,10 +119,10 @@ class Driver:
         try:
             self.store.abandon(self.grid.queue)
             with connected(self.grid.place.address, **options) as self.ray:
-                self._check_nodes()
                 owner = f"process {os.getpid()} on {processes.host()}, store {self.store.folder}"
                 self.mailbox = open_mailbox(self.ray, self.grid.name, owner)
                 try:
+                    self._check_nodes()
                     self._serve()
                 finally:
                     self._let_go()

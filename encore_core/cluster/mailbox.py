@@ -6,12 +6,13 @@ and store, from working on the same plan: Ray gives a name once, and frees it wh
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
 from encore_core.errors import InputError
 
-TAKEN_SECONDS = 20.0
+TAKEN_SECONDS = 10.0
 """How long the name may be taken before that is a second driver: Ray needs a moment to bury one that was killed."""
 
 
@@ -55,7 +56,8 @@ def open_mailbox(ray: Any, name: str, owner: str, seconds: float = TAKEN_SECONDS
     Raises:
         InputError: when another driver has one for the plan.
     """
-    # A name ends with its owner, but only while nothing else holds it: so the actor must not outlive this process.
+    # By value, lest a process that keeps a few words load this program and torch.
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     make = ray.remote(num_cpus=0, max_restarts=0)(Mailbox).options(name=f"encore:{name}")
     end = time.monotonic() + seconds
     while True:

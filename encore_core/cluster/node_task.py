@@ -23,7 +23,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,7 @@ from encore_core.runs.carried import snapshot
 from encore_core.runs.resume_state import EDITED_FILE
 from encore_core.runs.store import RunStore
 from encore_core.runs.worker import Worker
-from encore_core.storage import WriteError
+from encore_core.storage import WriteError, writing
 
 log = logging.getLogger(__name__)
 
@@ -71,23 +71,51 @@ class Ticket:
     versions: Mapping[str, str]
 
 
-Files = Sequence[tuple[str, Sequence[Any]]]
-"""A run's folder: names with "/", and of each the references to its parts in Ray's object store."""
+Files = Iterable[tuple[str, Iterable[bytes]]]
+"""A run's folder: names with "/", and of each its parts in order."""
+
+Ask = Callable[[], str | None]
+"""What the driver wants: "cancel", "interrupt" or None. Raises `DriverGone`."""
 
 
-def serve_run(ticket: Ticket, files: Files, mailbox: Any) -> Iterator[Message]:
-    """The body of the task, see above. Does not raise for what a run can meet: it ends with a word.
+class DriverGone(Exception):
+    """Nobody reads what the task sends."""
+
+
+def serve_run(ticket: Ticket, files: Sequence[tuple[str, Sequence[Any]]], mailbox: Any) -> Iterator[Message]:
+    """The body of the Ray task: `work` with what comes through Ray.
+
+    Args:
+        ticket: what to do.
+        files: the run's folder, of each file the references to its parts in Ray's object store.
+        mailbox: handle of the driver's `Mailbox`.
+    """
+    import ray
+
+    def ask() -> str | None:
+        try:
+            return ray.get(mailbox.stop_of.remote(ticket.run_id), timeout=60.0)
+        except ray.exceptions.GetTimeoutError:
+            return None  # a busy or distant driver; Ray says so when it is gone
+        except ray.exceptions.RayError as error:
+            raise DriverGone from error
+
+    yield from work(ticket, ((name, map(ray.get, parts)) for name, parts in files), ask)
+
+
+def work(ticket: Ticket, files: Files, ask: Ask) -> Iterator[Message]:
+    """Do a run, see above. Does not raise for what a run can meet: it ends with a word.
 
     Args:
         ticket: what to do.
         files: the run's folder, see `runs.carried.pack`.
-        mailbox: handle of the driver's `Mailbox`.
+        ask: says whether to stop.
     """
     yield "about", {"host": processes.host(), "pid": os.getpid()}
     try:
         _check_versions(ticket)
         with _Folder(ticket) as folder:
-            yield from _Task(ticket, folder, mailbox).run(files)
+            yield from _Task(ticket, folder, ask).run(files)
     except (InputError, OSError) as error:
         yield "end", "failed", f"{_one(error)} (node {processes.host()})"
 
@@ -149,8 +177,8 @@ def _user() -> str:
 class _Task:
     """A run in progress on this node."""
 
-    def __init__(self, ticket: Ticket, folder: Path, mailbox: Any):
-        self.ticket, self.folder, self.mailbox = ticket, folder, mailbox
+    def __init__(self, ticket: Ticket, folder: Path, ask: Ask):
+        self.ticket, self.folder, self.ask = ticket, folder, ask
         self.run_id = ticket.run_id
         self.sent: tuple[Any, ...] = ()
         self.told: tuple[Any, ...] = ()
@@ -161,7 +189,11 @@ class _Task:
     def run(self, files: Files) -> Iterator[Message]:
         """Unpack, work, and yield what the driver must know."""
         for name, parts in files:
-            self._unpack(name, parts)
+            target = self.folder / name
+            with writing(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("wb") as stream:
+                    stream.writelines(parts)
         self.store = RunStore(self.folder)
         _settle(self.ticket)
         worker = Worker(self.store, self.ticket.device, idle_seconds=0.0, save_seconds=self.ticket.save_seconds)
@@ -179,15 +211,6 @@ class _Task:
         error = self.problem or run.error
         yield "end", "failed" if self.problem else status, error and f"{error} (node {processes.host()})"
 
-    def _unpack(self, name: str, parts: Sequence[Any]) -> None:
-        import ray
-
-        target = self.folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("wb") as stream:
-            for part in parts:
-                stream.write(ray.get(part))
-
     def _serve(self, worker: Worker) -> None:
         try:
             worker.serve()
@@ -197,16 +220,12 @@ class _Task:
 
     def _heed(self, worker: Worker) -> None:
         """Stop the run when the driver says so, or is gone."""
-        import ray
-
         if time.monotonic() - self.heard < HEED_SECONDS:
             return
         self.heard = time.monotonic()
         try:
-            stop = ray.get(self.mailbox.stop_of.remote(self.run_id), timeout=60.0)
-        except ray.exceptions.GetTimeoutError:
-            return  # a busy or distant driver; Ray says so when it is gone
-        except ray.exceptions.RayError:
+            stop = self.ask()
+        except DriverGone:
             log.warning("The driver of run %s is gone; the run is left.", self.run_id)
             worker.end()
             return
