@@ -201,11 +201,15 @@ class _Task:
         self.read = _size(self.store.log_file(self.run_id))
         thread = threading.Thread(target=self._serve, args=(worker,), name=f"does {self.run_id}", daemon=True)
         thread.start()
-        while thread.is_alive():
-            thread.join(POLL_SECONDS)
-            self._heed(worker)
+        try:
+            while thread.is_alive():
+                thread.join(POLL_SECONDS)
+                self._heed(worker)
+                yield from self._news()
             yield from self._news()
-        yield from self._news()
+        finally:  # the reader has let go
+            worker.end()
+            thread.join()
         run = self.store.get(self.run_id)
         status = run.status if run.ended else "interrupted"
         error = self.problem or run.error
