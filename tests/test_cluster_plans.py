@@ -13,8 +13,9 @@ import tiny_cluster
 import tiny_runs
 from filelock import FileLock
 
+from encore_core import ray_core
 from encore_core.cli import main
-from encore_core.cluster import grid, nodes, ray_core
+from encore_core.cluster import grid, nodes
 from encore_core.cluster.needs import Needs, memory_of, needs_of, sizes_of
 from encore_core.cluster.nodes import NodeSays
 from encore_core.cluster.plan_file import Place, read_plan

@@ -8,10 +8,11 @@ import sys
 from collections import Counter
 from dataclasses import replace
 
+from encore_core import ray_core
 from encore_core.cli.options import add_json_option, add_store_option, add_verbose_option
 from encore_core.cli.output import Bar, notice
 from encore_core.cli.watching import Workers, activity, print_ids, tell_ends, watch
-from encore_core.cluster import grid, nodes, ray_core
+from encore_core.cluster import grid, nodes
 from encore_core.cluster.plan_file import GridPlan, read_plan
 from encore_core.errors import InputError
 from encore_core.runs.rows import RunInfo

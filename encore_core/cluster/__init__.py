@@ -8,7 +8,6 @@ What is wanted:
 
 Where it runs:
 
-    ray_core        Ray itself: whether it is there, and connecting to an address
     nodes           what every node has: versions, models, files; and whether they agree
 
 How it runs:

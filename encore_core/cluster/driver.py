@@ -33,8 +33,8 @@ from encore_core.cluster.grid import Grid, read_grid
 from encore_core.cluster.incoming import Incoming, packed
 from encore_core.cluster.mailbox import open_mailbox
 from encore_core.cluster.node_task import CHUNK_BYTES, Ticket, serve_run
-from encore_core.cluster.ray_core import connected
 from encore_core.errors import InputError, first_line
+from encore_core.ray_core import connected
 from encore_core.runs.database import StoreError
 from encore_core.runs.launch import CLUSTER
 from encore_core.runs.ownership import LostRun

@@ -37,10 +37,10 @@ from pathlib import Path
 from typing import Any
 
 from encore_core import checks
-from encore_core.cluster.ray_core import AUTO, checked_address
 from encore_core.errors import InputError, quoted
 from encore_core.facts.source import SETS
 from encore_core.methods import METHODS, find_method
+from encore_core.ray_core import AUTO, checked_address
 from encore_core.runs.plan import MOST_EDITS, MeasurePlan, RunPlan
 from encore_core.runs.seeds import LARGEST
 

@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from encore_core.editing.edited_matrices import weights_digest
 from encore_core.editing.session import EditSession
 from encore_core.editing.session_state import SessionState
 from encore_core.errors import InputError
@@ -171,15 +172,6 @@ def load_matrices(folder: Path, saved: Sequence[SavedState]) -> tuple[dict[int, 
         except (OSError, SafetensorError) as error:
             log.warning("%s cannot be read (%s).", path, error)
     raise InputError(f"No edited matrices in {folder} can be read; let the run reach a checkpoint first.")
-
-
-def weights_digest(matrices: Mapping[int, torch.Tensor]) -> str:
-    """SHA-256 of edited matrices, their layers and shapes: equal for equal bits, 64 hex digits."""
-    digest = hashlib.sha256()
-    for layer, matrix in sorted(matrices.items()):
-        digest.update(f"{layer} {tuple(matrix.shape)} {matrix.dtype}\n".encode())
-        digest.update(matrix.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def remove_others(folder: Path, keep: Sequence[str]) -> None:
