@@ -9,14 +9,18 @@ from collections import Counter
 from dataclasses import replace
 
 from encore_core import ray_core
-from encore_core.cli.options import add_json_option, add_store_option, add_verbose_option
-from encore_core.cli.output import Bar, notice
+from encore_core.cli.options import add_json_option, add_store_option, add_verbose_option, positive
+from encore_core.cli.output import Bar, duration, notice
 from encore_core.cli.watching import Workers, activity, print_ids, tell_ends, watch
 from encore_core.cluster import grid, nodes
+from encore_core.cluster.cost import HARDWARE, find_hardware, run_cost, together
+from encore_core.cluster.needs import sizes_of
 from encore_core.cluster.plan_file import GridPlan, read_plan
 from encore_core.errors import InputError
+from encore_core.runs.fact_order import batch_ends, checkpoints
 from encore_core.runs.rows import RunInfo
 from encore_core.runs.store import RunStore
+from encore_core.storage import gigabytes
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -35,6 +39,19 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     add_json_option(status)
     status.set_defaults(command=_status)
 
+    cost = actions.add_parser("plan", help="what a plan would cost on given hardware, from measured constants")
+    cost.add_argument("plan", metavar="PLAN", help="a TOML file")
+    cost.add_argument("--hardware", default="h100", metavar="H", help=f"one of {', '.join(h.name for h in HARDWARE)}")
+    cost.add_argument("--devices", type=positive, default=1, metavar="N", help="devices of the cluster (default 1)")
+    cost.add_argument(
+        "--workers", type=positive, default=1, metavar="N", help="devices of one run that share its batches (default 1)"
+    )
+    cost.add_argument(
+        "--steps", type=positive, metavar="S", help="evaluations per fact (default: as many as the settings allow)"
+    )
+    add_json_option(cost)
+    cost.set_defaults(command=_cost)
+
     cancel = actions.add_parser("cancel", help="cancel the runs of a plan that have not ended")
     cancel.add_argument("plan", metavar="PLAN", help="its name or its file")
     cancel.set_defaults(command=_cancel)
@@ -45,6 +62,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         )
     for parser in (run, status, cancel):
         add_store_option(parser)
+    for parser in (run, status, cancel, cost):
         add_verbose_option(parser)
 
 
@@ -100,6 +118,43 @@ def _status(options: argparse.Namespace) -> None:
             print(f"  {run.id:22}{run.status:13}{run.done:>7} of {run.n_edits:<7}{_where(run):12}{_doing(run)}")
     if not found and said is None:
         print("no plan has been started; encore cluster run PLAN", file=sys.stderr)
+
+
+def _cost(options: argparse.Namespace) -> None:
+    plan, hardware = read_plan(options.plan), find_hardware(options.hardware)
+    with Bar("Checking") as bar:
+        ready = grid.prepared_runs(plan.runs, bar.share)
+    sizes = {model: sizes_of(model) for model in {run.plan.model for run in ready}}
+    costs = []
+    for run in ready:
+        points = checkpoints(batch_ends(run.facts, run.plan.batch_size), run.plan.checkpoint_every)
+        costs.append(
+            run_cost(
+                sizes[run.plan.model],
+                run.settings,
+                len(run.facts),
+                run.plan.batch_size,
+                len(points),
+                hardware,
+                options.workers,
+                options.steps,
+            )
+        )
+    seconds = together(costs, options.devices)
+    if options.json:
+        rows = [{"name": run.plan.name, **vars(one)} for run, one in zip(ready, costs, strict=True)]
+        print(json.dumps({"seconds": seconds, "hardware": hardware.name, "runs": rows}))
+        return
+    notice(f"computed from what {hardware.measured} reached; measuring and loading are not in it")
+    notice(f"{gigabytes(hardware.link)} a second between machines and {gigabytes(hardware.disk)} to disk are assumed")
+    for run, one in zip(ready, costs, strict=True):
+        print(
+            f"{run.plan.name:32}{len(run.facts):>9,} edits  {duration(one.seconds):>12}  device "
+            f"{gigabytes(one.device_bytes)} on {one.devices}  traffic {gigabytes(one.traffic)} a batch  disk "
+            f"{gigabytes(one.disk)}  most time: {one.limit}"
+        )
+    disk = gigabytes(sum(one.disk for one in costs))
+    print(f"together on {options.devices} device{'s' * (options.devices != 1)}: {duration(seconds)}, disk {disk}")
 
 
 def _where(run: RunInfo) -> str:

@@ -4,6 +4,7 @@ What is wanted:
 
     plan_file       a plan file (TOML) as run plans that do not depend on each other
     needs           what a run asks of a node: cores, GPUs, memory
+    cost            what a grid will cost on given hardware
     grid            the runs of a plan in the store: submitted once, resumed, known again
 
 Where it runs:

@@ -38,6 +38,7 @@ class Hardware:
         measured: when, and on what.
         rate: FLOP/s that the target search reaches.
         tokens: per fact and step, of the facts with which the rate was measured.
+        least: seconds per fact for targets below which no model comes: small ones do not reach the rate.
         key_rate: weights per second and fact that reading keys goes through.
         update: seconds per batch of 100 facts and layer at d_mlp 14,336.
         dtype: of the weights.
@@ -50,6 +51,7 @@ class Hardware:
     measured: str
     rate: float
     tokens: float
+    least: float
     key_rate: float
     update: float
     dtype: str
@@ -60,7 +62,8 @@ class Hardware:
 
 HARDWARE = (
     # Llama 3 8B's shape in bfloat16, ENCORE: 0.0661 s for 24.8 evaluations of 560 GFLOP, keys 0.0022 s, update 4.7 ms.
-    Hardware("h100", "one H100 80 GB, 2026-11-26", 210e12, 25.3, 0.91e12, 0.0047, "bfloat16", 80e9, 1.25e9, 200e6),
+    # SmolLM2-135M: 0.017 s.
+    Hardware("h100", "one H100 80 GB, 2026-11-26", 210e12, 25.3, 0.017, 0.91e12, 0.0047, "bfloat16", 80e9, 1.25e9, 200e6),
 )
 
 
@@ -129,7 +132,7 @@ def run_cost(
     workers = max(1, min(n_devices // devices, n_shards))
     block = (sizes.n_weights - 2 * sizes.n_head) / sizes.n_layers
     above = block * (sizes.n_layers - 1 - settings.layers[-1]) + sizes.n_head
-    fact_targets = steps * FLOP_PER_WEIGHT * above * hardware.tokens / hardware.rate
+    fact_targets = max(hardware.least, steps * FLOP_PER_WEIGHT * above * hardware.tokens / hardware.rate)
     fact_keys = block * (settings.layers[-1] + 1) / hardware.key_rate
     # The busiest worker has so many shards; all its facts are done one after the other.
     share = math.ceil(n_shards / workers) / n_shards
