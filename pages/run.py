@@ -80,14 +80,16 @@ def new_runs(visitor: Visitor, store: RunStore) -> None:
     runs: list[PreparedRun] = []
     with st.container(border=True, key="card_start"):
         seeds = start_card.pick_seeds()
-        if None not in (model, facts, measure, seeds):
+        place = start_card.pick_place()
+        if place and None not in (model, facts, measure, seeds):
             try:
                 runs = start_card.prepared(model, facts, measure, seeds)
             except InputError as error:
                 widgets.problem(error)
         if runs:
             start_card.notices(runs)
-            start_card.cost(visitor, runs, store)
+            if place is True:
+                start_card.cost(visitor, runs, store)
         unlocked = access_code.ask_code()
         n_runs = len(runs)
         total = f"{sum(len(run.facts) for run in runs):,} edits"
@@ -97,7 +99,7 @@ def new_runs(visitor: Visitor, store: RunStore) -> None:
             key="start",
             disabled=not (runs and unlocked),
             on_click=start_card.start,
-            args=(store, runs),
+            args=(store, runs, place),
         )
         if not runs:
             st.caption("Complete the plan above; it says what is missing or wrong.")

@@ -63,7 +63,9 @@ class Hardware:
 HARDWARE = (
     # Llama 3 8B's shape in bfloat16, ENCORE: 0.0661 s for 24.8 evaluations of 560 GFLOP, keys 0.0022 s, update 4.7 ms.
     # SmolLM2-135M: 0.017 s.
-    Hardware("h100", "one H100 80 GB, 2026-11-26", 210e12, 25.3, 0.017, 0.91e12, 0.0047, "bfloat16", 80e9, 1.25e9, 200e6),
+    Hardware(
+        "h100", "one H100 80 GB, 2026-11-26", 210e12, 25.3, 0.017, 0.91e12, 0.0047, "bfloat16", 80e9, 1.25e9, 200e6
+    ),
 )
 
 

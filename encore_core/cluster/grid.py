@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from encore_core.cluster.needs import Needs, Sizes, needs_of, sizes_of
+from encore_core.cluster.needs import Needs, needs_of, sizes_of
 from encore_core.cluster.plan_file import GridPlan, Place, checked_name
 from encore_core.errors import InputError
 from encore_core.facts import Fact, read_facts
@@ -73,6 +73,12 @@ def queue_of(name: str) -> str:
     return f"{CLUSTER}{checked_name(name)}"
 
 
+def for_nodes(run: PreparedRun, gpus: int) -> PreparedRun:
+    """A run that was prepared for this machine, for nodes with so many GPUs for it."""
+    device = "cpu" if not gpus else "cuda" if gpus == 1 else BALANCED
+    return replace(run, plan=replace(run.plan, device=_on_node(device)))
+
+
 def prepared_runs(plans: Sequence[RunPlan], tell: Callable[[str, float], None]) -> list[PreparedRun]:
     """Plans prepared for nodes: checked here, but for their device, which only a node has.
 
@@ -99,25 +105,20 @@ def _on_node(device: str | None) -> str:
     raise InputError(f'device "{device}" is not one of a node; give "cpu", "cuda" or "balanced", and gpus = N.')
 
 
-def submit(
-    store: RunStore, plan: GridPlan, runs: Sequence[PreparedRun], sizes: Mapping[str, Sizes] | None = None
-) -> Submitted:
+def submit(store: RunStore, plan: GridPlan, runs: Sequence[PreparedRun], join: bool = False) -> Submitted:
     """Put a plan's runs into the queue of its name: those that are not there, and those that are to be resumed.
 
     Args:
         store: where to.
         plan: as read.
         runs: its runs, prepared, in order.
-        sizes: by model, where the caller knows them.
+        join: let a driver that is at work on the plan take them, instead of refusing.
 
     Raises:
         InputError: when a driver is at work on the plan, another process submits it, or the store cannot be written.
     """
     queue = queue_of(plan.name)
-    sizes = dict(sizes or {})
-    for run in runs:
-        if run.plan.model not in sizes:
-            sizes[run.plan.model] = sizes_of(run.plan.model)
+    sizes = {model: sizes_of(model) for model in {run.plan.model for run in runs}}
     needs = [needs_of(run, sizes[run.plan.model], plan.place.cpus, plan.place.gpus, plan.place.memory) for run in runs]
     lock = FileLock(store.folder / f"ray-{plan.name}.lock")
     try:
@@ -127,8 +128,9 @@ def submit(
             f"Plan {plan.name} is being submitted by another process; see encore cluster status."
         ) from error
     try:
-        refuse_a_second_driver(store, plan.name)
-        store.abandon(queue)
+        if not (join and store.has_worker(queue)):
+            refuse_a_second_driver(store, plan.name)
+            store.abandon(queue)
         known = {_key(run): run for run in reversed(store.runs()) if run.device == queue}
         found = [known.get(_key_of(run)) for run in runs]
         missing = [run for run, there in zip(runs, found, strict=True) if there is None]
