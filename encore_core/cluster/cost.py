@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 
 from encore_core import checks
-from encore_core.editing.helpers import shards
+from encore_core.editing.helpers import SHARD_FACTS, shards
 from encore_core.editing.team import planned_traffic
 from encore_core.methods import Settings
 from encore_core.models.memory import Sizes, estimate_of
@@ -77,7 +77,7 @@ class RunCost:
         seconds: of editing in all, without measuring and loading.
         parts: of them by part: "targets", "keys", "update", "traffic", "checkpoints".
         limit: what takes most of the time, or keeps it from falling with more devices, in words.
-        device_bytes: memory of a worker's device, if everything is on one.
+        device_bytes: memory of a worker's device at least, if everything is on one.
         devices: that a worker needs for that.
         workers: that have something to do.
         traffic: bytes per batch between the workers.
@@ -128,7 +128,8 @@ def run_cost(
     """
     steps = settings.steps if steps is None else steps
     n_layers, n = len(settings.layers), min(batch_size, n_edits)
-    memory = estimate_of(sizes, getattr(torch, hardware.dtype), settings, batch_size, "cuda")
+    # Of a shard: where memory is short, facts are run in smaller groups (see `targets.default_max_tokens`).
+    memory = estimate_of(sizes, getattr(torch, hardware.dtype), settings, min(n, SHARD_FACTS), "cuda")
     devices = math.ceil(memory.total / hardware.memory)
     n_shards = len(shards(n))
     workers = max(1, min(n_devices // devices, n_shards))
