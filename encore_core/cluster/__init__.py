@@ -14,6 +14,7 @@ Where it runs:
 How it runs:
 
     driver          the process that has the grid's runs, and what their tasks send
+    task            what it keeps of a run that is on its way
     incoming        what a run's task sends, brought into the store
     mailbox         an actor through which tasks hear that they must stop, or that their driver is gone
     node_task       one run on one node: our own worker on a folder of its own

@@ -21,7 +21,6 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +32,12 @@ from encore_core.cluster.grid import Grid, read_grid
 from encore_core.cluster.incoming import Incoming, packed
 from encore_core.cluster.mailbox import open_mailbox
 from encore_core.cluster.node_task import CHUNK_BYTES, Ticket, serve_run
+from encore_core.cluster.task import Task
 from encore_core.errors import InputError, first_line
 from encore_core.ray_core import connected
 from encore_core.runs.database import StoreError
 from encore_core.runs.launch import CLUSTER
 from encore_core.runs.ownership import LostRun
-from encore_core.runs.rows import Claim
 from encore_core.runs.runner import SAVE_SECONDS
 from encore_core.runs.store import RunStore
 
@@ -51,34 +50,11 @@ LOCK_SECONDS = 5.0
 NO_NODE_SECONDS = 60.0
 """How long runs may wait in a cluster that has no node with room for them: one may just have died."""
 
+AGAIN_SECONDS, NOT_BEGUN_SECONDS = 1.0, 300.0
+"""How soon a lost run is started again, and for how long one that does not even begin."""
+
 UNREAD = 8
 """Messages of a task that may wait to be read; then it waits."""
-
-
-@dataclass
-class Task:
-    """A run on its way.
-
-    Attributes:
-        claim: the driver's right to it.
-        incoming: what comes from it.
-        stream: Ray's generator of its messages.
-        detail, done: what it last said.
-        node: host it runs on; None before it has begun.
-        asked: what it was asked to do, "cancel" or "interrupt".
-        losses: times it was lost since it last brought a state.
-        is_done: whether its result has been taken in, so that it is nobody's any more; its last words may still come.
-    """
-
-    claim: Claim
-    incoming: Incoming
-    stream: Any = None
-    detail: dict[str, Any] = field(default_factory=dict)
-    done: int = 0
-    node: str | None = None
-    asked: str | None = None
-    losses: int = 0
-    is_done: bool = False
 
 
 class Driver:
@@ -151,6 +127,7 @@ class Driver:
         while True:
             if not self._ending.is_set():
                 self._launch_what_fits()
+                self._start_what_is_due()
             elif not self.tasks:
                 return
             now = time.monotonic()
@@ -181,8 +158,15 @@ class Driver:
             claim = self.store.claim(self.grid.queue)
             if claim is None:
                 return
-            task = self.tasks[claim.id] = Task(claim, Incoming(self.store, claim))
-            self._start(task)
+            self.tasks[claim.id] = Task(claim, Incoming(self.store, claim))
+            self._start_what_is_due()
+
+    def _start_what_is_due(self) -> None:
+        for task in [task for task in self.tasks.values() if task.stream is None and task.due <= time.monotonic()]:
+            try:
+                self._start(task)
+            except (InputError, OSError) as error:
+                self._over(task, "failed", " ".join(str(error).split()))
 
     def _start(self, task: Task) -> None:
         """Start a run's task from its last state in the store."""
@@ -209,7 +193,7 @@ class Driver:
 
     def _read(self, seconds: float) -> None:
         """Handle messages that have come, at most one of each task; wait for one so long."""
-        by_stream = {task.stream: task for task in self.tasks.values()}
+        by_stream = {task.stream: task for task in self.tasks.values() if task.stream is not None}
         if not by_stream:
             self._ending.wait(seconds)
             return
@@ -234,7 +218,7 @@ class Driver:
         kind, *values = message
         try:
             if kind == "about":
-                task.node = values[0]["host"]
+                task.node, task.unbegun = values[0]["host"], None
                 self._note(task, f"Run {task.claim.id} is on node {task.node}, process {values[0]['pid']}.")
             elif kind == "tell":
                 task.done, task.detail = values
@@ -284,7 +268,7 @@ class Driver:
                 stop = stop or "interrupt"
             if stop and task.asked != stop:
                 task.asked = stop
-                if task.node is None:  # nothing has begun, so nothing is to be saved
+                if task.node is None or task.stream is None:  # nothing is under way, so nothing is to be saved
                     self._over(task, {"cancel": "cancelled", "interrupt": "interrupted"}[stop], None)
                 else:
                     self.mailbox.tell.remote(task.claim.id, stop)
@@ -311,20 +295,21 @@ class Driver:
         where = f" on node {task.node}" if task.node else ""
         self._note(task, f"Run {task.claim.id} was lost{where} ({why}).")
         task.incoming.drop()
-        task.losses += 1
-        stop = task.asked
+        now, stop = time.monotonic(), task.asked
+        if task.node is None:  # Ray has not noticed yet that a node is gone
+            task.unbegun = task.unbegun or now
+        else:
+            task.losses += 1
         if stop or self._ending.is_set():
             status = "cancelled" if stop == "cancel" else "interrupted"
             task.asked = task.asked or "interrupt"
             self._over(task, status, None)
         elif task.losses >= MOST_LOSSES:
             self._over(task, "failed", f"The run was lost {task.losses} times in a row, last{where}: {why}.")
+        elif task.unbegun is not None and now - task.unbegun > NOT_BEGUN_SECONDS:
+            self._over(task, "failed", f"The run could not begin for {NOT_BEGUN_SECONDS:.0f} s: {why}.")
         else:
-            time.sleep(min(5.0, 0.2 * 2**task.losses))  # Ray may not have noticed yet that a node is gone
-            try:
-                self._start(task)
-            except (InputError, OSError) as error:
-                self._over(task, "failed", " ".join(str(error).split()))
+            task.stream, task.due = None, now + AGAIN_SECONDS
 
     def _drop(self, task: Task) -> None:
         self.tasks.pop(task.claim.id, None)
