@@ -114,4 +114,8 @@ def _why_not(address: str, error: Exception) -> str:
         )
     if address == AUTO:
         return 'This machine is a part of no Ray cluster; start one with `ray start --head`, or give "local".'
-    return f"The Ray cluster at {address} cannot be used ({first_line(error)}); see `ray status`."
+    token = os.environ.get("RAY_AUTH_MODE") == "token"
+    return (
+        f"The Ray cluster at {address} cannot be used ({first_line(error)}); "
+        + ("is its token in ~/.ray/auth_token here?" if token else "if it asks for a token, set RAY_AUTH_MODE=token.")
+    )

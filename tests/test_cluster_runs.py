@@ -171,9 +171,6 @@ def test_a_run_that_fails_on_its_node_says_why_and_where(store, plan, tmp_path):
 
 
 def test_what_the_cluster_cannot_do_is_told_before_anything_is_run(store, plan, tmp_path):
-    tiny_cluster.begin(store, plan("large", [{}], cpus=2))
-    with pytest.raises(InputError, match=r"No node of the cluster has room for run encore-\w+, which needs 2 cores"):
-        tiny_cluster.driver(store, "large").serve()
     text = tmp_path / "text.txt"
     text.write_text(Path(plan("x", [{}]).runs[0].statistics_text).read_text())
     tiny_cluster.begin(store, plan("lacking", [{"statistics_text": str(text)}]))

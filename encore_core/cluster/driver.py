@@ -112,6 +112,8 @@ class Driver:
 
     def _check_nodes(self) -> None:
         queued = self._queued()
+        if not queued:
+            return
         found = cluster_nodes.ask_nodes(self.ray, cluster_nodes.files_needed(run.plan_json for run in queued))
         cluster_nodes.check_agree(found, self.versions)
         needs = {run.id: self.grid.needs[run.id] for run in queued if run.id in self.grid.needs}
