@@ -17,6 +17,7 @@ from dashboard.parts.run.model_fields import pick_model
 from dashboard.reading.run_words import MAIN_METHODS, MOST_COMPARED
 from dashboard.visitors import browser_session
 from dashboard.visitors.visitor import Visitor
+from encore_core.cluster.plan_file import Place
 from encore_core.errors import InputError
 from encore_core.methods import METHODS
 from encore_core.runs import MeasurePlan, PreparedRun, RunStore
@@ -80,9 +81,10 @@ def new_runs(visitor: Visitor, store: RunStore) -> None:
     facts = pick_facts(places[2], places[3], below, columns[1])
     with columns[1]:
         seeds = start_card.pick_seeds()
+        place = start_card.pick_place()
     measure = pick_measures(columns[2])
     with card:
-        _start(visitor, store, model, facts, measure, seeds)
+        _start(visitor, store, model, facts, measure, seeds, place)
 
 
 def _start(
@@ -92,17 +94,19 @@ def _start(
     facts: dict[str, Any] | None,
     measure: MeasurePlan | None,
     seeds: Sequence[int] | None,
+    place: Place | bool,
 ) -> None:
-    """What to know before the start, the cost, and the button; fields with a problem are None."""
+    """What to know before the start, the cost, and the button; fields with a problem are None, and the place False."""
     runs: list[PreparedRun] = []
-    if None not in (model, facts, measure, seeds):
+    if place and None not in (model, facts, measure, seeds):
         try:
             runs = start_card.prepared(model, facts, measure, seeds)
         except InputError as error:
             widgets.problem(error)
     if runs:
         start_card.notices(runs)
-        start_card.cost(visitor, runs, store)
+        if place is True:
+            start_card.cost(visitor, runs, store)
     unlocked = access_code.ask_code()
     n_runs = len(runs)
     total = f"{sum(len(run.facts) for run in runs):,} edits"
@@ -112,7 +116,7 @@ def _start(
         key="start",
         disabled=not (runs and unlocked),
         on_click=start_card.start,
-        args=(store, runs),
+        args=(store, runs, place),
     )
     if not runs:
         st.caption("Complete the plan, here or under More; it says what is missing or wrong.")

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # A folder may import those above it, never one beside or below it. "." is what lies in the package itself.
 ENGINE = (
     "errors checks resources version runtime autograd storage spreadsheets processes hub methods method_cards "
-    "model_rows tuned_rows",
+    "model_rows tuned_rows ray_core",
     "facts",
     "models",
     "forward",
@@ -22,6 +22,7 @@ ENGINE = (
     "editing",
     "statistics tuning export",
     "runs",
+    "cluster",
     "doctor model_check cli __init__",
 )
 STUDIO = ("page_list links", "charts", "reading", "server", "visitors", "elements", "talk", "browser parts", "app asgi")

@@ -7,6 +7,7 @@ import html
 import io
 import json
 import re
+import socket
 import sqlite3
 import statistics
 import time
@@ -24,6 +25,7 @@ from dashboard.parts.run import live
 from dashboard.parts.runs import downloads
 from dashboard.reading import costs, html_report, run_frames, run_words
 from dashboard.reading.scores_at_checkpoint import AtCheckpoints
+from encore_core.cluster.grid import read_grid
 from encore_core.errors import InputError
 from encore_core.facts import write_facts
 from encore_core.runs import RunStore, launch, series
@@ -405,6 +407,30 @@ def test_runs_are_started_watched_and_finished(empty_home, facts_file, statistic
     app.run()
     assert not app.exception and "✓ done" in words(app) and "waiting" not in words(app)
     assert len(figures(app)) == 2 and "as loaded" in names_in(figures(app)[1])
+
+
+def test_runs_are_started_on_a_cluster(empty_home, facts_file, statistics_text, no_processes):
+    """An address that answers is enough for the page: the driver, which is asked for here, finds out the rest."""
+    pytest.importorskip("ray")
+    app = plan_page(facts_file, statistics_text)
+    for address, said in (("ray://here:1", "is not one of a Ray cluster"), ("here", "is not one of a Ray cluster")):
+        app.text_input(key="run_where").set_value(address).run()
+        assert not app.exception and len(errors(app)) == 1 and said in errors(app)[0]
+        assert app.button(key="start").disabled
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        app.text_input(key="run_where").set_value(address).run()
+        assert not app.exception and not errors(app)
+        for _ in range(2):  # pressed again, nothing is there twice
+            app.button(key="start").click().run()
+            assert not app.exception and not errors(app) and "Queued:" in words(app)
+    store, name = RunStore(), f"page-{address.replace('.', '-').replace(':', '-')}"
+    assert {run.device for run in store.runs()} == {f"ray:{name}"} and len(store.runs()) == len(METHODS)
+    assert no_processes == [f"ray:{name}"] * 2 and read_grid(store, name).place.address == address
+    app.button(key="start").click().run()  # nobody listens any more
+    assert len(errors(app)) == 1 and "does not answer" in errors(app)[0]
 
 
 def test_the_cost_is_told_before_the_start(empty_home, facts_file, statistics_text):

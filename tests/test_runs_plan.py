@@ -37,6 +37,7 @@ HOSTILE = {
     "known": ("", "refuse", None, 1, True),
     "device": ("", 3, [], "a\nb", "x" * 50),
     "dtype": ("", "float16", 3, [], "FLOAT32"),
+    "workers": (0, -1, 257, 1.5, True, "2", None),
     "start_token": ("", "  ", None, 3, [], "a\nb", "x" * 101),
     "statistics_text": NO_PATHS,
     "measure": (None, {}, 3, "all", []),

@@ -286,9 +286,14 @@ def test_a_run_stops_within_a_batch_and_goes_on_to_the_same_weights(store, submi
 
 def assert_same_run(store: RunStore, a: str, b: str) -> None:
     """The same weights, and the same series but for seconds and memory."""
-    assert store.get(a).weights_digest == store.get(b).weights_digest
+    same_series(store, a, store, b)
+
+
+def same_series(store: RunStore, a: str, other: RunStore, b: str) -> None:
+    """The same of runs in two stores."""
+    assert store.get(a).weights_digest == other.get(b).weights_digest
     for name in series.ALL:
-        frames = [series.every_row(store, name, [run_id]).drop(columns="run") for run_id in (a, b)]
+        frames = [series.every_row(of, name, [run_id]).drop(columns="run") for of, run_id in ((store, a), (other, b))]
         frames = [
             frame.drop(columns=[c for c in frame.columns if c == "seconds" or c.endswith("_bytes")]) for frame in frames
         ]

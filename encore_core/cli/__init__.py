@@ -16,6 +16,7 @@ from contextlib import suppress
 from encore_core import __version__
 from encore_core.cli import (
     app,
+    cluster,
     compare,
     doctor,
     editing,
@@ -103,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     facts.add_commands(commands)
     run.add_commands(commands)
     runs.add_commands(commands)
+    cluster.add_commands(commands)
     statistics.add_commands(commands)
     doctor.add_commands(commands)
     tune.add_commands(commands)

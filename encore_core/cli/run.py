@@ -74,6 +74,14 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         metavar="NAME=VALUE",
         help="what to measure, for example sample_facts=100, contributions=false, share_cap=none; repeatable",
     )
+    run.add_argument(
+        "--workers",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="processes that share every batch, each with the model: on the GPUs or cores of this machine, or on the "
+        "Ray cluster that RAY_ADDRESS names (default 1; more need the extra [ray])",
+    )
     run.add_argument("--detach", action="store_true", help="do not wait: the run goes on by itself")
     run.add_argument("--dry-run", action="store_true", help="only say what it would cost")
     run.add_argument("--json", action="store_true", help="print one JSON array")
@@ -144,6 +152,7 @@ def plans_of(options: argparse.Namespace) -> list[RunPlan]:
             device=options.device,
             dtype=options.dtype,
             start_token=options.start_token or AUTO,
+            workers=options.workers,
             statistics_text=options.statistics_text,
             measure=measure,
         )

@@ -1,4 +1,4 @@
-"""`encore runs …`: list, show, resume, cancel, delete and export runs."""
+"""`encore runs …`: list, show, resume, cancel, delete, export and import runs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 from encore_core.cli.options import add_json_option, add_store_option, add_verbose_option
 from encore_core.cli.output import Bar, duration
 from encore_core.cli.watching import Workers, activity, print_ids, tell_ends, watch
+from encore_core.runs.carried import import_runs
 from encore_core.runs.export import export_run, sample_scores, settings_of_run
 from encore_core.runs.fact_values import NO_INTERVAL, protocol
 from encore_core.runs.rows import RunInfo
@@ -22,7 +23,7 @@ from encore_core.runs.store import RunStore
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the subcommands to the parser's."""
-    runs = commands.add_parser("runs", help="list, show, resume, cancel, delete and export runs")
+    runs = commands.add_parser("runs", help="list, show, resume, cancel, delete, export and import runs")
     actions = runs.add_subparsers(required=True, metavar="ACTION")
 
     listing = actions.add_parser("list", help="list the runs")
@@ -58,7 +59,12 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     export.add_argument("--edits", action="store_true", help="write the edits as a file for encore apply, too")
     export.set_defaults(command=_export)
 
-    for parser in (listing, show, resume, cancel, delete, export):
+    importing = actions.add_parser("import", help="take in what was done in another folder of runs, once")
+    importing.add_argument("folder", type=Path, metavar="FOLDER")
+    add_json_option(importing, "array")
+    importing.set_defaults(command=_import)
+
+    for parser in (listing, show, resume, cancel, delete, export, importing):
         add_verbose_option(parser)
         add_store_option(parser)
 
@@ -168,6 +174,18 @@ def _export(options: argparse.Namespace) -> None:
             RunStore(options.store), options.id, options.out, options.model, bar.share, with_edits=options.edits
         )
     print(f"{len(written)} files written to {options.out}", file=sys.stderr)
+
+
+def _import(options: argparse.Namespace) -> None:
+    taken = import_runs(RunStore(options.store), options.folder)
+    if options.json:
+        print(json.dumps([vars(one) | {"changed": one.changed} for one in taken]))
+        return
+    for one in taken:
+        said = "nothing new" if not one.changed else f"{one.before} to {one.after} edits"
+        print(f"{one.id}: {said}{', done' if one.is_done else ''}", file=sys.stderr)
+    if not taken:
+        print(f"{options.folder} holds no run", file=sys.stderr)
 
 
 def _when(seconds: float) -> str:

@@ -21,6 +21,7 @@ batch                  one batch, solved on a draft: targets, keys, updates
 batch_measures, batch_report   what is measured before and after a batch; what it reports
 edit_list, retraction  the edits of a history one by one; some of them taken back, and what that leaves behind
 edited_model           a model with one person's edits on it, and what they start from
+helpers, team, team_member   several processes that share the work of every batch: how it is cut, who does it
 session                one person's edits of one model: prepare, edit, take back, undo, save
 session_contents, session_state    what a session holds, replaced as a whole; its state, for continuing elsewhere
 shared_by_sessions     what sessions on one model share: sampled prefixes, initial P

@@ -18,6 +18,7 @@ from encore_core.editing.batch_report import (
     Place,
 )
 from encore_core.editing.edited_matrices import Sums
+from encore_core.editing.helpers import Helpers
 from encore_core.editing.keys import KeyReader
 from encore_core.editing.lyapunov import LyapunovMemory
 from encore_core.editing.main_directions import weakened
@@ -119,6 +120,7 @@ def solve_batch(
     fast_targets: bool = True,
     F: torch.Tensor | None = None,
     anchor: float | None = None,
+    helpers: Helpers | None = None,
     on_progress: OnProgress | None = None,
 ) -> SolvedBatch:
     """Find the targets, keys and updates of a batch.
@@ -134,6 +136,7 @@ def solve_batch(
         fast_targets: use the fast pass where it agrees with the plain one, see `optimise_targets`.
         F: (d_model, d_model) at the last edited layer, for the natural gradient (see `search_step`).
         anchor: the norm that targets are brought to, see `norm_anchor`; None to take them as they are.
+        helpers: who shares the work, see `helpers`; None to do all of it here.
         on_progress: called after steps and layers.
 
     Raises:
@@ -145,7 +148,8 @@ def solve_batch(
         clock = Clock(seconds)
         if callable(targets):
             targets = targets(facts, on_progress)
-        targets = targets or find_targets(
+        search = helpers.find_targets if helpers is not None else find_targets
+        targets = targets or search(
             lm, facts, prefixes, settings.layers[-1], target_settings(settings), F, fast_targets, on_progress
         )
         far: tuple[Fact, ...] = ()
@@ -155,7 +159,7 @@ def solve_batch(
         if not facts:
             return replace(SolvedBatch.of_nothing(draft), far=far)
         z, slack = torch.stack([target.z for target in targets], dim=1), settings.slack(len(facts))
-        updates = add_updates(lm, facts, prefixes, settings, preservation, draft, z, slack, clock, on_progress)
+        updates = add_updates(lm, facts, prefixes, settings, preservation, draft, z, slack, clock, on_progress, helpers)
         for layer in settings.layers:
             if not bool(torch.isfinite(draft.run[layer]).all()):
                 raise InputError(
@@ -200,19 +204,20 @@ def add_updates(
     slack: float,
     clock: Clock,
     on_progress: OnProgress | None = None,
+    helpers: Helpers | None = None,
 ) -> dict[int, LowRankUpdate]:
     """Solve layer by layer from the lowest, each with those below it edited, and add the updates to the draft.
 
     Args:
         lm: the model with the draft in it; the caller holds its lock.
-        facts, prefixes, settings, preservation, draft, on_progress: as for `solve_batch`.
+        facts, prefixes, settings, preservation, draft, on_progress, helpers: as for `solve_batch`.
         z: (d_model, n), the wanted states.
         slack: s in S = s I.
         clock: takes the time.
     """
     s, device = settings, solve_device(lm)
     z = z.to(device, torch.float64)
-    reader = KeyReader(lm, facts, prefixes, s.layers)
+    reader = (helpers.reader if helpers is not None else KeyReader)(lm, facts, prefixes, s.layers)
     updates: dict[int, LowRankUpdate] = {}
     for j, layer in enumerate(s.layers):
         K = reader.keys(layer).to(device, torch.float64)
@@ -221,6 +226,7 @@ def add_updates(
         R = (z - h) / (len(s.layers) - j)
         updates[layer] = layer_update(lm, layer, R, K, s, preservation[layer], draft, slack)
         draft.add(lm, layer, updates[layer])
+        reader.added(layer, updates[layer])
         clock.add("update")
         if j + 1 < len(s.layers):
             reader.advance(layer, s.layers[j + 1])

@@ -13,6 +13,7 @@ products in the same order, so they give the same bits.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -139,3 +140,12 @@ class EditedMatrices:
 def exact_dtype(lm: EditableModel) -> torch.dtype:
     """The dtype in which edited matrices are summed."""
     return torch.promote_types(lm.dtype, torch.float32)
+
+
+def weights_digest(matrices: Mapping[int, torch.Tensor]) -> str:
+    """SHA-256 of edited matrices, their layers and shapes: equal for equal bits, 64 hex digits."""
+    digest = hashlib.sha256()
+    for layer, matrix in sorted(matrices.items()):
+        digest.update(f"{layer} {tuple(matrix.shape)} {matrix.dtype}\n".encode())
+        digest.update(matrix.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -211,6 +211,11 @@ class EditedModel:
         with self.lm.lock:
             return dict(self._contents.sums().run)
 
+    def exact_matrices(self) -> dict[int, torch.Tensor]:
+        """The same in the dtype in which they are summed, see `Sums.exact`; empty before the first edit."""
+        with self.lm.lock:
+            return dict(self._contents.sums().exact)
+
     def nbytes(self) -> int:
         """Bytes of memory that this session alone holds: its matrices, P, and what the history keeps of its batches."""
         return self._contents.nbytes()

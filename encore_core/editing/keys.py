@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
+from encore_core.editing.update_rule import LowRankUpdate
 from encore_core.facts import Fact
 from encore_core.forward.prefix_cache import SharedStarts
 from encore_core.forward.prompts import Encoded, batches_by_length, encode_contexts, pad
@@ -114,6 +115,9 @@ class KeyReader:
         prefix, self.starts_entering = self.starts.record(self.lm, layer, to, self.starts_entering)
         for chunk in self.chunks:
             chunk.entering = self._run(chunk, prefix, layer, to)
+
+    def added(self, layer: int, update: LowRankUpdate) -> None:
+        """The layer has been edited; here the model shows it. Others are told, see `team`."""
 
     @property
     def _precise(self) -> torch.dtype:

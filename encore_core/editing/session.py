@@ -32,6 +32,7 @@ from encore_core.editing.batch_report import AppliedBatch, BatchReport, OnProgre
 from encore_core.editing.edit_list import Wanted, chosen_edits, overwritten
 from encore_core.editing.edited_matrices import Sums
 from encore_core.editing.edited_model import EditedModel
+from encore_core.editing.helpers import Helpers
 from encore_core.editing.norm_anchor import too_far
 from encore_core.editing.retraction import RetractionLook, keys_notices, set_back, take_out
 from encore_core.editing.session_state import SessionState, check_identity, contents_of, state_of
@@ -70,6 +71,9 @@ class EditSession(EditedModel):
     Raises:
         InputError: unknown method or setting.
     """
+
+    helpers: Helpers | None = None
+    """Who shares the work of its batches; set by who has them, see `team`."""
 
     # -- preparation ---------------------------------------------------------------------------------------------------
 
@@ -258,6 +262,7 @@ class EditSession(EditedModel):
                 fast_targets=self.fast_targets,
                 F=self.metric(),
                 anchor=self.anchor(),
+                helpers=self.helpers,
                 on_progress=on_progress,
             )
         kept_out = {fact.key for fact in batch.far}

@@ -15,6 +15,8 @@ Where it is kept:
     database, schema, rows, folders     the file, its tables, their rows, and the files beside it
     lookup, queue, labels, worker_liveness, ownership, series_rows     the work of `RunStore`, by subject
 
+    carried         a run in a folder of its own, to another machine and back
+
 How it is done:
 
     worker, launch  the process that serves a device's queue, and starting it

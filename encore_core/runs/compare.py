@@ -48,7 +48,8 @@ def differences(runs: Sequence[RunInfo]) -> list[Difference]:
         ("batch size", lambda run: planned(run, "batch_size"), None),
         ("known facts", lambda run: planned(run, "known"), None),
         ("precision", lambda run: planned(run, "dtype"), None),
-        ("device", lambda run: run.device, None),
+        # A cluster's queue says nothing about where its runs were.
+        ("device", lambda run: planned(run, "device"), None),
     )
     found: list[Difference] = []
     for what, key, shown in compared:

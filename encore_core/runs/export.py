@@ -117,6 +117,7 @@ def command_line(plan: RunPlan) -> str:
         ("--device", plan.device, default.device),
         ("--dtype", plan.dtype, default.dtype),
         ("--start-token", plan.start_token, default.start_token),
+        ("--workers", plan.workers, default.workers),
         ("--statistics-text", plan.statistics_text, default.statistics_text),
         ("--downstream", HUB if measure.downstream == str(hub_folder().absolute()) else measure.downstream, None),
         ("--protocol", ",".join(measure.protocols), ",".join(default.measure.protocols)),

@@ -9,6 +9,9 @@ from encore_core import processes
 from encore_core.runs.database import StoreError
 from encore_core.runs.store import RunStore
 
+CLUSTER = "ray:"
+"""How the queues of clusters begin; their worker is a driver of Ray, see `cluster.driver`, which knows this folder."""
+
 
 def start_worker(store: RunStore, device: str) -> subprocess.Popen | None:
     """Make sure that a worker serves the queue of a device.
@@ -18,7 +21,7 @@ def start_worker(store: RunStore, device: str) -> subprocess.Popen | None:
 
     Args:
         store: whose queue.
-        device: as in the plans, prepared ("cpu", "cuda:0").
+        device: as in the plans, prepared ("cpu", "cuda:0"), or the queue of a cluster ("ray:my-plan").
 
     Returns:
         the process, or None when there is already a worker.
@@ -28,7 +31,8 @@ def start_worker(store: RunStore, device: str) -> subprocess.Popen | None:
     """
     if store.has_worker(device):
         return None
-    command = [sys.executable, "-m", "encore_core.runs.worker", "--store", str(store.folder), "--device", device]
+    module = "encore_core.cluster.driver" if device.startswith(CLUSTER) else "encore_core.runs.worker"
+    command = [sys.executable, "-m", module, "--store", str(store.folder), "--device", device]
     try:
         return processes.start(command, store.worker_log(device))
     except OSError as error:

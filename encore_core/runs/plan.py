@@ -35,7 +35,7 @@ SUBSETS = ("sample", "newest", "first")
 WITH_OPTIONS = ("downstream", "protocols", "chat", "max_tokens", "judge", "judge_model", "judge_seconds")
 """Fields of `MeasurePlan` that have options of their own on the command line; the others are given by --measure."""
 
-MOST_EDITS = 1_000_000
+MOST_EDITS, MOST_WORKERS = 1_000_000, 256
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,8 @@ class RunPlan:
         device: "cpu", "cuda", "cuda:1", "mps", "balanced"; None for the best one present.
         dtype: "float32" or "bfloat16"; None for float32.
         start_token: what is put in front of every text: "auto", "none" or a token, see `start_token`.
+        workers: processes that share the work of every batch, this one among them, see `editing.team`; more than one
+            needs the extra `[ray]`.
         statistics_text: text file for C0, or "bundled" for the bundled sample; None for the statistics that were chosen
             for the model (see `statistics`), and the bundled sample where none were.
         measure: what is measured at checkpoints.
@@ -164,6 +166,7 @@ class RunPlan:
     device: str | None = None
     dtype: str | None = None
     start_token: str = AUTO
+    workers: int = 1
     statistics_text: str | None = None
     measure: MeasurePlan = field(default_factory=MeasurePlan)
 
@@ -187,6 +190,7 @@ class RunPlan:
         if self.dtype is not None:
             put("dtype", checks.choice("dtype", self.dtype, tuple(DTYPES)))
         put("start_token", _text("start_token", self.start_token, 100))
+        put("workers", checks.whole("workers", self.workers, 1, MOST_WORKERS))
         put("statistics_text", _path("statistics_text", self.statistics_text))
         if not isinstance(self.measure, MeasurePlan):
             raise InputError(f"measure {quoted(self.measure)} is no MeasurePlan; give one.")

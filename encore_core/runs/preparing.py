@@ -85,6 +85,8 @@ def prepare(plan: RunPlan, facts: Sequence[Fact] | None = None, progress: Progre
         n_vocab=shape.n_vocab,
         overrides=plan.overrides,
     )
+    if plan.workers > 1 and settings.from_gradients:
+        raise InputError(f"workers = {plan.workers} share targets, and {settings.method} has none; give workers = 1.")
     tasks = None
     if plan.measure.downstream is not None:
         tasks = tasks_folder(plan.measure.downstream, progress)

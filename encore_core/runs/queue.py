@@ -24,12 +24,15 @@ from encore_core.storage import replacing
 _ID_LETTERS = "23456789abcdefghjkmnpqrstvwxyz"  # without letters that look alike
 
 
-def submit(database: Database, runs: Sequence[PreparedRun], tags: Sequence[str] = ()) -> list[str]:
+def submit(
+    database: Database, runs: Sequence[PreparedRun], tags: Sequence[str] = (), queue: str | None = None
+) -> list[str]:
     """Put runs at the end of the queue: all of them or none.
 
     Args:
         runs: what `preparing.prepare` gave.
         tags: of all of them.
+        queue: the queue, if not that of the plan's device: "ray:" and the name of a cluster's, see `launch`.
 
     Returns:
         their ids, in order. A worker takes them once one is running, see `launch.start_worker`.
@@ -55,7 +58,7 @@ def submit(database: Database, runs: Sequence[PreparedRun], tags: Sequence[str] 
                        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'queued', ?)""",
                     (run_id, run.plan.name, marked, time.time(), as_json(run.plan.to_json()),
                      as_json(vars(run.settings)), as_json(run.notices), run.facts_digest, run.order_digest,
-                     run.statistics, as_json(run.statistics_wanted), run.plan.device, run.plan.n_edits, place),
+                     run.statistics, as_json(run.statistics_wanted), queue or run.plan.device, run.plan.n_edits, place),
                 )  # fmt: skip
     except BaseException as error:
         for run_id in ids:

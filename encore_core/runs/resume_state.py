@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from encore_core.editing.edited_matrices import weights_digest
 from encore_core.editing.session import EditSession
 from encore_core.editing.session_state import SessionState
 from encore_core.errors import InputError
@@ -99,6 +101,55 @@ def save_matrices(folder: Path, matrices: Mapping[int, torch.Tensor]) -> str:
     return weights_digest(matrices)
 
 
+def adopt_state(source: Path, folder: Path, state: SavedState, move: bool = False) -> bool:
+    """Bring a saved state from another folder into a run's own, forced to the disk before anything points to it.
+
+    Args:
+        source: folder in which the state's file is.
+        folder: of the run.
+        state: its name and digest.
+        move: rename the file, which must then be on the same file system; else it is copied.
+
+    Returns:
+        whether the file is there and intact; nothing is done when it is not.
+
+    Raises:
+        DiskFull, InputError: as `save_state`.
+    """
+    try:
+        if _digest(source / state.file) != state.digest:
+            return False
+    except OSError:
+        return False
+    _adopt(source / state.file, folder / state.file, move)
+    return True
+
+
+def adopt_matrices(source: Path, folder: Path, digest: str, move: bool = False) -> bool:
+    """Bring the edited matrices of a run that is done from another folder into the run's own.
+
+    Args:
+        source, folder, move: as for `adopt_state`.
+        digest: of the matrices, see `weights_digest`.
+
+    Returns:
+        whether they are there and have this digest; nothing is done when not.
+
+    Raises:
+        DiskFull, InputError: as `save_state`.
+    """
+    try:
+        with safe_open(source / EDITED_FILE, "pt") as file:
+            names = [key for key in file.keys() if key.startswith("matrix.")]  # noqa: SIM118
+            found = weights_digest({int(key.partition(".")[2]): file.get_tensor(key) for key in names})
+    except (OSError, SafetensorError):
+        return False
+    if found != digest:
+        return False
+    _adopt(source / EDITED_FILE, folder / EDITED_FILE, move)
+    return True
+
+
 def load_matrices(folder: Path, saved: Sequence[SavedState]) -> tuple[dict[int, torch.Tensor], int | None]:
     """The edited matrices of a run as last saved.
 
@@ -121,15 +172,6 @@ def load_matrices(folder: Path, saved: Sequence[SavedState]) -> tuple[dict[int, 
         except (OSError, SafetensorError) as error:
             log.warning("%s cannot be read (%s).", path, error)
     raise InputError(f"No edited matrices in {folder} can be read; let the run reach a checkpoint first.")
-
-
-def weights_digest(matrices: Mapping[int, torch.Tensor]) -> str:
-    """SHA-256 of edited matrices, their layers and shapes: equal for equal bits, 64 hex digits."""
-    digest = hashlib.sha256()
-    for layer, matrix in sorted(matrices.items()):
-        digest.update(f"{layer} {tuple(matrix.shape)} {matrix.dtype}\n".encode())
-        digest.update(matrix.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def remove_others(folder: Path, keep: Sequence[str]) -> None:
@@ -158,6 +200,24 @@ def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str
             ) from error
         raise InputError(f"The run's state cannot be saved: {error}") from error
     return digest
+
+
+def _adopt(source: Path, target: Path, move: bool) -> None:
+    try:
+        if move:
+            _force_to_disk(source)
+            with writing(target):
+                source.replace(target)
+        else:
+            with replacing(target) as part:
+                shutil.copyfile(source, part)
+                _force_to_disk(part)
+        with writing(target):
+            _force_to_disk(target.parent)
+    except WriteError as error:
+        if error.errno in NO_ROOM:
+            raise DiskFull(f"The disk of {target.parent} is full, so a run's state cannot be taken in.") from error
+        raise InputError(f"The run's state cannot be taken in: {error}") from error
 
 
 def _digest(path: Path) -> str:

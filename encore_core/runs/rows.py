@@ -30,7 +30,7 @@ class RunInfo:
         start_token: the token in front of every text, once the model is loaded; empty for none.
         protocols: how facts are scored, in words, by the names in `generated_scores.PROTOCOLS`; empty before the model
             is loaded, and for runs of earlier versions, which were scored teacher-forced.
-        device: where it runs.
+        device: whose queue it is in: a device of this machine, or "ray:" and a name for a cluster's.
         n_edits: edits wanted.
         status: one of `STATUSES`.
         position: place in its device's queue, from 1; None when it is not queued.

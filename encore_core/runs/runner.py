@@ -13,12 +13,16 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from encore_core import processes
 from encore_core.editing.batch_report import BatchReport, EditedFact, EditProgress
 from encore_core.editing.session import EditSession
+from encore_core.editing.team import Team, team_of
+from encore_core.editing.team_member import LoadAs
 from encore_core.runs.fact_order import batch_ends, checkpoints
 from encore_core.runs.heartbeat import Pulse, Stopped
 from encore_core.runs.measuring import Measurer
@@ -80,7 +84,10 @@ class _Execution:
         self.checkpoints = set(checkpoints(self.ends, self.plan.checkpoint_every))
         kept = min(self.plan.measure.trajectory_facts, len(self.facts))
         self.trajectories = {number * len(self.facts) // kept for number in range(kept)}
-        self.threads = self.info.threads or threads
+        # Workers on the cores of one machine share them.
+        shared = self.plan.workers if self.plan.device == "cpu" else 1
+        self.threads = self.info.threads or max(1, threads // shared)
+        self.team: Team | None = None
         self.models = models
         ahead = Ahead(self.ends, sorted(self.checkpoints), self.plan.measure.share_cap)
         self.progress = Progress(ahead, int(self.info.settings.get("steps") or 1))
@@ -104,11 +111,12 @@ class _Execution:
         self.measurer = Measurer(self.plan, self.facts, self.ends, session)
         self.store.note(self.claim, protocols=self.measurer.protocols)
         try:
-            self._measure_if_due(session)
-            for end in self.ends:
-                if end > self.done:
-                    self._batch(session, end)
-                    self._measure_if_due(session)
+            with self._helped(session):
+                self._measure_if_due(session)
+                for end in self.ends:
+                    if end > self.done:
+                        self._batch(session, end)
+                        self._measure_if_due(session)
         except (Stopped, LostRun) as reason:
             if isinstance(reason, Stopped) and self.done > self.store.get(self.claim.id).cursor:
                 self._save(session)
@@ -117,6 +125,24 @@ class _Execution:
         log.info("Done: %d edits; the edited matrices have the digest %s.", self.done, digest)
         self.store.finish(self.claim, "done", weights_digest=digest)
         remove_others(self.folder, ())
+
+    @contextmanager
+    def _helped(self, session: EditSession) -> Iterator[None]:
+        """With the workers that the plan asks for besides this process, if any."""
+        plan = self.plan
+        if plan.workers == 1:
+            yield
+            return
+        self.pulse.tell(phase="getting ready", what="workers")
+        how = LoadAs(plan.model, plan.device, plan.dtype, plan.start_token, self.threads)
+        with team_of(how, session.lm, plan.workers) as self.team:
+            self.team.begin_from(session.exact_matrices())
+            log.info("%d workers, %d threads each.", plan.workers, self.threads)
+            session.helpers = self.team
+            try:
+                yield
+            finally:
+                session.helpers = self.team = None
 
     def _batch(self, session: EditSession, end: int) -> None:
         """Edit the facts up to `end`, record the batch, and save when it is time to."""
@@ -139,6 +165,8 @@ class _Execution:
         self.pulse.check()
         self.progress.batch_begins()
         report = session.edit(facts, known=self.plan.known, measure=False, on_progress=tell)
+        if self.team is not None:
+            self.team.keep()
         # Do not keep the memory of a batch's longest texts for the rest of the run; what still grows is a leak.
         return_freed_memory()
         self.store.record_batch(self.claim, self._record(report, start, end, session))
@@ -172,6 +200,8 @@ class _Execution:
     def _save(self, session: EditSession) -> None:
         began = time.perf_counter()
         self.pulse.tell(phase="saving")
+        if self.team is not None:
+            self.team.check(session.matrices())
         # Keep only the newest state beside the one being written: a state of a large model is large.
         remove_others(self.folder, [state.file for state in self.store.states(self.claim.id)[:1]])
         saved = save_state(self.folder, self.done, session)

@@ -92,9 +92,9 @@ class RunStore:
 
     # -- what people do ------------------------------------------------------------------------------------------------
 
-    def submit(self, runs: Sequence[PreparedRun], tags: Sequence[str] = ()) -> list[str]:
-        """Put runs at the end of the queue: all of them or none."""
-        return queue.submit(self.database, runs, tags)
+    def submit(self, runs: Sequence[PreparedRun], tags: Sequence[str] = (), queue_name: str | None = None) -> list[str]:
+        """Put runs at the end of the queue of their device, or of another: all of them or none."""
+        return queue.submit(self.database, runs, tags, queue_name)
 
     def cancel(self, run_id: str) -> RunInfo:
         """Take a run out of the queue, or ask its worker to stop it (which it does within a batch)."""

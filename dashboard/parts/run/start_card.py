@@ -15,8 +15,12 @@ from dashboard.visitors import access
 from dashboard.visitors.messages import Message
 from dashboard.visitors.visitor import Visitor
 from dashboard.visitors.widget_state import KEEP, remembered
+from encore_core import ray_core
+from encore_core.cluster import grid
+from encore_core.cluster.plan_file import GridPlan, Place
 from encore_core.errors import InputError
 from encore_core.runs import MeasurePlan, PreparedRun, RunPlan, RunStore, prepare, start_worker
+from encore_core.runs.folders import slug
 from encore_core.runs.seeds import seeds_of, tag_of_seeds, with_seeds
 
 SHOWN_NOTICES = 4
@@ -39,6 +43,31 @@ def pick_seeds() -> list[int] | None:
     except InputError as error:
         widgets.problem(error)
         return None
+
+
+def pick_place() -> Place | bool:
+    """Pick where the runs go: a Ray cluster, True for this machine, False on a problem."""
+    remembered("run_where", "")
+    left, right = st.columns([2, 1], width=480)
+    address = left.text_input(
+        "Where",
+        key="run_where",
+        placeholder="this machine",
+        help="Empty for this machine. Or the address of a Ray cluster, HOST:PORT as `ray start --head` printed it, or "
+        '"auto" for the one that this machine is a part of; each run then goes to a node that has room for it.',
+        **KEEP,
+    ).strip()
+    remembered("run_gpus", 0)
+    if not address:
+        return True
+    gpus = right.number_input("GPUs per run", 0, 8, key="run_gpus", **KEEP)
+    try:
+        access.check_files("A Ray cluster")
+        ray_core.ray_module()
+        return Place(ray_core.checked_address(address), gpus=int(gpus))
+    except InputError as error:
+        widgets.problem(error)
+        return False
 
 
 def prepared(
@@ -168,14 +197,23 @@ def _cost_table(runs: Sequence[PreparedRun], found: costs.Cost) -> None:
     widgets.table(columns, rows if len(runs) > 1 else rows[:1], "Estimated cost of the runs")
 
 
-def start(store: RunStore, runs: Sequence[PreparedRun]) -> None:
-    """Queue the runs, and make sure that a worker takes them."""
+def start(store: RunStore, runs: Sequence[PreparedRun], place: Place | bool = True) -> None:
+    """Queue the runs, and make sure that a worker takes them.
+
+    Args:
+        store: where to.
+        runs: prepared.
+        place: from `pick_place`.
+    """
     try:
         access.check_runs(store, [len(run.facts) for run in runs])
         several = len({run.plan.seed for run in runs}) > 1
-        ids = store.submit(runs, [tag_of_seeds()] if several else ())
-        for device in dict.fromkeys(run.plan.device for run in runs):
-            start_worker(store, device)
+        if isinstance(place, Place):
+            ids = _to_cluster(store, runs, place)
+        else:
+            ids = store.submit(runs, [tag_of_seeds()] if several else ())
+            for device in dict.fromkeys(run.plan.device for run in runs):
+                start_worker(store, device)
     except InputError as error:
         st.session_state["start_message"] = Message("error", str(error))
         return
@@ -184,3 +222,14 @@ def start(store: RunStore, runs: Sequence[PreparedRun]) -> None:
     st.session_state["start_message"] = Message(
         "success", f"Queued: {', '.join(ids)}. They run on without this page; come back whenever you like."
     )
+
+
+def _to_cluster(store: RunStore, runs: Sequence[PreparedRun], place: Place) -> Sequence[str]:
+    """Queue the runs for a cluster. Those that were started there before go on; none is there twice."""
+    ray_core.check_answers(place.address)
+    name = f"page-{slug(place.address)}"[:30].strip("-")
+    ready = [grid.for_nodes(run, place.gpus) for run in runs]
+    plan = GridPlan(name, store.folder, tuple(run.plan for run in ready), place)
+    ids = grid.submit(store, plan, ready, join=True).ids
+    start_worker(store, grid.queue_of(name))
+    return ids
