@@ -91,6 +91,11 @@ def measured(session: EditSession, facts: list[Fact], windows: list[list[int]], 
     return {"scores": scored, "perplexity": found, "kl": divergence(session, windows), "norms": norms}
 
 
+def without_contradictions(batch: list[Fact]) -> list[Fact]:
+    """A batch without facts that want another answer to a question that is in it already."""
+    return list({fact.key: fact for fact in reversed(batch)}.values())[::-1]
+
+
 def life(options: argparse.Namespace) -> None:
     folder, name = options.folder, options.name or options.method
     folder.mkdir(parents=True, exist_ok=True)
@@ -123,7 +128,7 @@ def life(options: argparse.Namespace) -> None:
         if number * BATCH <= done:
             continue
         began = time.perf_counter()
-        report = session.edit(batch, known="edit", measure=False)
+        report = session.edit(without_contradictions(batch), known="edit", measure=False)
         seconds.append((time.perf_counter() - began) / len(batch))
         steps += [item.target.steps for item in report.edited if item.target is not None]
         edits = number * BATCH

@@ -50,3 +50,32 @@ def sentence(total: float) -> str:
 
 def _work(visitor: Visitor, show: compute_button.Show) -> dict[int, float]:
     return visitor.session.foretold_damage(show)
+
+
+def show_compared(visitor: Visitor) -> None:
+    """A button that works it out for each column of a comparison, and a row per column."""
+    columns = [column for column in visitor.comparison.columns if column.session is not None and column.n_edits]
+    if not columns:
+        return
+    with st.container(border=True, key="card_foretold"):
+        widgets.heading("What it costs other text", "foretold from statistics; no text is read")
+        state = tuple((column.label, id(column.session), len(column.session.history)) for column in columns)
+
+        def work(_visitor: Visitor, show: compute_button.Show) -> list[dict[int, float]]:
+            return [column.session.foretold_damage(show) for column in columns]
+
+        found = compute_button.ask("foretold_compared", "Foretell the damage of each", state, work)
+        if found is None:
+            return
+        rows = [
+            (column.label, f"{sum(one.values()):.2e}", f"× {math.exp(sum(one.values())):.4f}", _most(one))
+            for column, one in zip(columns, found, strict=True)
+        ]
+        names = ("Nats per token", "Perplexity", "Most in layer")
+        headings = [("Method", "name"), *((name, "right") for name in names)]
+        widgets.table(headings, rows, "Foretold damage to general text, by method")
+        st.caption("½ tr(F Δ C₀ Δᵀ), summed over the edited layers: an estimate to second order.")
+
+
+def _most(by_layer: dict[int, float]) -> str:
+    return str(max(by_layer, key=by_layer.__getitem__))
