@@ -11,6 +11,7 @@ lowest edited one do not change, so what enters it is computed once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -144,7 +145,7 @@ def passes(
         for n, groups in steps:
             loss, by_matrix = loss_and_gradients(lm, groups, s.layers)
             mean += loss * n / len(facts)
-            if not torch.isfinite(torch.tensor(loss)):
+            if not math.isfinite(loss):
                 raise InputError(f"The loss of the batch is {loss} in pass {number}; lower lr, or reset the session.")
             if loss >= s.stop_loss:
                 for layer, G in by_matrix.items():
