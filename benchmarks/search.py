@@ -130,11 +130,11 @@ def life(options: argparse.Namespace) -> None:
         began = time.perf_counter()
         report = session.edit(without_contradictions(batch), known="edit", measure=False)
         seconds.append((time.perf_counter() - began) / len(batch))
-        steps += [item.target.steps for item in report.edited if item.target is not None]
-        edits = number * BATCH
+        steps += [item.steps for item in report.edited if item.is_edited]
+        edits = min(number * BATCH, len(facts))
         print(f"{name}: {edits} edits, {seconds[-1]:.2f} s each", flush=True)
         if edits % options.every == 0 or edits == len(facts):
-            of_all = random.Random(edits).sample(facts[:edits], SAMPLE)
+            of_all = random.Random(edits).sample(facts[:edits], min(SAMPLE, edits))
             row = measured(session, facts[:edits], windows, of_all)
             saved = save_state(states, edits, session)
             spent = {"seconds": sorted(seconds)[len(seconds) // 2], "steps": sum(steps) / max(1, len(steps))}

@@ -115,6 +115,21 @@ CARDS = {
         "are bounded by a share of their mean, and not by a number. lr = 1e-6 is for 7B models. An edit cannot be "
         "taken back by itself, only undone with its batch.",
     ),
+    "CrispEdit": Card(
+        "Fine-tunes the matrices on the new answers by Adam, with every gradient kept out of those pairs of input and "
+        "output directions that general text, and the facts edited before, need most.",
+        "G' = U_B((U_BᵀGU_A) ∘ M)U_Aᵀ,  A = E[aaᵀ] = U_A S_A U_Aᵀ,  B = E[ggᵀ] = U_B S_B U_Bᵀ,  M_ij = [s^B_i s^A_j "
+        "below the threshold above which lie γ of all s^B_i s^A_j]",
+        "A and B of every edited layer: C0 and F, and beside them the sums of aaᵀ and ggᵀ over the edited facts",
+        "none seen",
+        "It needs no subject, no targets and no sampled prefixes. A pass takes 32 facts a step, in order; a batch ends "
+        "after 25 passes (setting steps), or when the mean loss is below 0.01 (stop_loss). Adam scales each element by "
+        "itself, so that its steps reach a little into what is kept; it begins anew with every batch, where the "
+        "authors' goes on. General text counts as many tokens as C0 is made from. B is F, the gradient by the block's "
+        "output; where a norm or a factor comes between the matrix and that (Gemma 2 and 3, OLMo 2, Granite), it fits "
+        "less well. Δ is not thin, so that edit files hold whole matrices for every batch. An edit cannot be taken "
+        "back by itself, only undone with its batch.",
+    ),
     "AlphaEdit+NAS": Card(
         "Brings the MLP output that each target asks for to one norm, the usual one of the model, so that no edit "
         "outweighs the others; a fact whose own is more than twice that is not edited.",

@@ -15,10 +15,15 @@ from encore_core.errors import InputError, quoted
 from encore_core.model_rows import default_layers, find_model_row, late_layers
 from encore_core.tuned_rows import Shape, find_row
 
-Preserving = Literal["inverse", "null_space", "weighted_null_space", "lyapunov", "gradients", "whitened_gradients"]
+Preserving = Literal[
+    "inverse", "null_space", "weighted_null_space", "lyapunov", "gradients", "whitened_gradients", "curvature"
+]  # fmt: skip
 
 GRADIENTS = ("gradients", "whitened_gradients")
 """Of `Preserving`, the rules that follow the gradient of the answer, and preserve nothing."""
+
+WITHOUT_TARGETS = (*GRADIENTS, "curvature")
+"""Of `Preserving`, all rules that follow the gradient of the answer."""
 
 Search = Literal["adam", "normalised_gradient", "natural_gradient"]
 MpesContexts = Literal["sampled", "all"]
@@ -38,7 +43,8 @@ class Method:
         name: as users type it.
         preservation: "inverse" for P = (λp C0 + λn I)⁻¹, "null_space" for P = U Uᵀ / L2, "weighted_null_space" for
             BetaEdit's (see `renewed_projector`), "lyapunov" for LyapLock's equations (see `lyapunov`), and one of
-            `GRADIENTS` for UltraEdit and StableEdit (see `gradient_rule`).
+            `GRADIENTS` for UltraEdit and StableEdit (see `gradient_rule`), "curvature" for CrispEdit's projected
+            gradients (see `projected_gradient`).
         norm_constraint: whether λn is used; without it λn is 0.
         equality: whether edits must be met exactly (slack ε I) or in the least-squares sense (slack I).
         mpes: whether targets stop early.
@@ -96,6 +102,9 @@ METHODS = {
         Method("StableEdit", "whitened_gradients", False, False, False,
                "UltraEdit with a stronger ridge, and gradients that are whitened once there are enough of them.",
                "ICML 2026", {"lr": 1e-6, "l2": 10}),
+        Method("CrispEdit", "curvature", False, False, False,
+               "Fine-tunes on the answers, with what general text needs taken out of every gradient.",
+               "arXiv 2602.15823", {"lr": 5e-4, "steps": 25, "curvature_energy": 0.8}),
     )
 }  # fmt: skip
 
@@ -122,6 +131,9 @@ class Settings:
         refresh_every: τ of BetaEdit: after how many edits its projector is made anew.
         most_change: largest ‖Δ‖/√n of a layer, n facts; a batch that needs more is refused. 0 for no limit.
         loss_budget: α of LyapLock, see `lyapunov`.
+        curvature_energy: γ of CrispEdit, see `projected_gradient`.
+        facts_per_step, stop_loss: how many facts of a batch CrispEdit takes for a step, and the loss below which they
+            need none; its `steps` are passes over the batch, see `fine_tuning`.
         nas, nas_facts: whether targets are brought to one norm, and over how many facts it is found, see `norm_anchor`.
         steps, lr, clamp, weight_decay, kl_factor, mpes_extra_steps: see `targets`.
         mpes_contexts: which contexts must say the answer before MPES stops, see `target_loss`.
@@ -148,6 +160,9 @@ class Settings:
     refresh_every: int = 1000
     most_change: float = 0.0
     loss_budget: float = 60.0
+    curvature_energy: float = 0.8
+    facts_per_step: int = 32
+    stop_loss: float = 0.01
     nas: bool = False
     nas_facts: int = 1000
     steps: int = 25
@@ -179,8 +194,13 @@ class Settings:
 
     @property
     def from_gradients(self) -> bool:
-        """Whether edits follow the gradient of the answer: without subject, target and C0."""
-        return self.preservation in GRADIENTS
+        """Whether edits follow the gradient of the answer: without subject and target."""
+        return self.preservation in WITHOUT_TARGETS
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether edits need statistics of general text."""
+        return self.preservation not in GRADIENTS
 
     def slack(self, n_facts: int) -> float:
         """s in S = s I: 1 in the least-squares sense; ε for equality, 0 for a single fact."""
@@ -234,7 +254,7 @@ def settings_for(
     values: dict[str, Any] = {"layers": default_layers(n_layers), "lambda_p": 1000, "lambda_n": 20}
     if model_row is not None:
         values |= model_row.common
-    if row.preservation in GRADIENTS:
+    if row.preservation in WITHOUT_TARGETS:
         values["layers"] = late_layers(n_layers)
     values |= row.published
     if model_row is not None:
@@ -302,6 +322,7 @@ _WHOLE = {
     "statistics_tokens": (100, 10**9),
     "nas_facts": (20, 10**6),
     "refresh_every": (1, 10**9),
+    "facts_per_step": (1, 10**6),
 }
 _NUMBERS = {
     "lambda_p": (0, 1e12, True),
@@ -313,6 +334,8 @@ _NUMBERS = {
     "sphere_energy": (0, 1, False),
     "most_change": (0, 1e12, False),
     "loss_budget": (0, 1e12, True),
+    "curvature_energy": (0, 1, False),
+    "stop_loss": (0, 100, True),
     "lr": (0, 100, True),
     "clamp": (0, 100, True),
     "weight_decay": (0, 1e6, False),

@@ -64,7 +64,8 @@ MODEL_ROWS = (
              {"layers": (4, 5, 6, 7, 8), "lambda_p": 15_000, "lambda_n": 20, "mpes_extra_steps": 0},
              {"EMMET": {"layers": (5,)}, "EMMET+MPES": {"layers": (5,)},
               "AlphaEdit": {"lr": 0.1}, "AlphaEdit+MPES": {"lr": 0.1},
-              "MEMIT+MPES": {"mpes_extra_steps": 2}, "ENCORE": {"mpes_extra_steps": 1}},
+              "MEMIT+MPES": {"mpes_extra_steps": 2}, "ENCORE": {"mpes_extra_steps": 1},
+              "CrispEdit": {"layers": (19, 20, 21, 22, 23)}},
              _PAPER),
     ModelRow("qwen2", 28, 3584, None,
              {"layers": (4, 5, 6, 7, 8), "lambda_p": 15_000, "lambda_n": 20},
@@ -94,7 +95,7 @@ def default_layers(n_layers: int) -> tuple[int, ...]:
 
 
 def late_layers(n_layers: int) -> tuple[int, ...]:
-    """Edited blocks of the methods that follow the gradient of the answer (UltraEdit, StableEdit).
+    """Edited blocks of the methods that follow the gradient of the answer (UltraEdit, StableEdit, CrispEdit).
 
     The share of the depth is that of the output layers which UltraEdit edits in Llama-3-8B, 18 to 24 of 32.
     """

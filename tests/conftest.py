@@ -135,6 +135,8 @@ def new_session(statistics_text):
         weights = {"lambda_n": 0.001} if METHODS[method].norm_constraint else {}
         if METHODS[method].preservation in GRADIENTS:
             weights |= {"lr": 0.05, "l2": 1.0}
+        elif METHODS[method].preservation == "curvature":
+            weights |= {"lr": 0.01, "facts_per_step": 2}
         if METHODS[method].published.get("nas") or settings.get("nas"):
             tiny_models.know_anchor(lm)
         return EditSession(

@@ -501,7 +501,8 @@ def test_a_run_gives_the_weights_of_editing_by_hand(method, tiny_folder, statist
         share_cap=None,
     )
     plan = tiny_runs.plan(tiny_folder, statistics_text, method=method, measure=measure)
-    own = {"lr": 0.05} if METHODS[method].preservation in GRADIENTS else {}
+    own = {"gradients": {"lr": 0.05}, "whitened_gradients": {"lr": 0.05}, "curvature": {"lr": 0.01}}
+    own = own.get(METHODS[method].preservation, {})
     own |= {"nas_facts": 20} if METHODS[method].published.get("nas") else {}
     plan = replace(plan, overrides={**plan.overrides, **own})
     ready = prepare(plan, tiny_runs.FACTS)
@@ -522,14 +523,14 @@ def test_a_run_gives_the_weights_of_editing_by_hand(method, tiny_folder, statist
 
 
 def test_rows_are_compared_with_the_papers(llama, statistics_text):
-    methods = ["AlphaEdit", "SPHERE", "BetaEdit", "LyapLock", "UltraEdit"]
-    arms = [Arm(name, DEFAULTS | ({"lr": 0.05} if name == "UltraEdit" else {})) for name in methods]
+    methods, lr = ["AlphaEdit", "SPHERE", "BetaEdit", "LyapLock", "UltraEdit", "CrispEdit"], {"UltraEdit": 0.05}
+    arms = [Arm(name, DEFAULTS | {"lr": (lr | {"CrispEdit": 0.01}).get(name, 0.5)}) for name in methods]
     found = compare_edits(llama, CITIES, arms, batch_size=2, known="edit", statistics_text=statistics_text)
     assert [side.label for side in found.sides] == methods and not any(side.error for side in found.sides)
     assert len({tuple(side.session.norms().values()) for side in found.sides}) == len(methods)
 
 
-@pytest.mark.parametrize("method", ["BetaEdit", "LyapLock", "UltraEdit", "StableEdit"])
+@pytest.mark.parametrize("method", ["BetaEdit", "LyapLock", "UltraEdit", "StableEdit", "CrispEdit"])
 def test_what_a_layer_keeps_is_as_large_as_foretold(method, llama, new_session, monkeypatch):
     monkeypatch.setattr(Preservation, "FOLD_RANK_SHARE", 0.0)  # every batch is folded in
     session = new_session(llama, method, keep_history=False)
@@ -543,7 +544,9 @@ def test_what_a_layer_keeps_is_as_large_as_foretold(method, llama, new_session, 
 def test_what_does_not_suit_a_row_is_refused_with_the_reason(llama, new_session):
     with pytest.raises(InputError, match="UltraEdit has no targets and no statistics"):
         Tuner(llama, "UltraEdit", CITIES, CITIES)
-    for method in ("UltraEdit", "LyapLock"):
+    with pytest.raises(InputError, match="CrispEdit has no targets to tune"):
+        Tuner(llama, "CrispEdit", CITIES, CITIES)
+    for method in ("UltraEdit", "LyapLock", "CrispEdit"):
         session = new_session(llama, method)
         session.edit(CITIES, known="edit")
         with pytest.raises(InputError, match=f"{method} does not solve"):

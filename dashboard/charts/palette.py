@@ -80,6 +80,7 @@ DASHES = {
     "SPHERE": "14px,3px", "AlphaEdit+NAS": "8px,2px,1px,2px", "ENCORE+NAS": "18px,4px,2px,4px",
     "BetaEdit": "5px,2px", "LyapLock": "3px,2px,3px,2px,12px,2px", "UltraEdit": "20px,2px",
     "StableEdit": "1px,4px", "ENCORE-N": "24px,3px",
+    "CrispEdit": "6px,2px,6px,2px,1px,2px",
 }  # fmt: skip
 """Method → how its lines are dashed, as Plotly names it."""
 
@@ -119,7 +120,8 @@ LIGHT = Palette(
              "MEMIT+MPES": "#58381A", "EMMET+MPES": "#572134", "AlphaEdit+MPES": "#2493B2", "MEMIT+norm": "#6C1B0B",
              "SPHERE": "#803D74", "AlphaEdit+NAS": "#5188FF", "ENCORE+NAS": "#378B1A",
              "BetaEdit": "#18465E", "LyapLock": "#245089",
-             "UltraEdit": "#784419", "StableEdit": "#630774", "ENCORE-N": "#12A184"},
+             "UltraEdit": "#784419", "StableEdit": "#630774", "ENCORE-N": "#12A184",
+             "CrispEdit": "#E800F8"},
     ramp=("#9F81DE", "#7A4BD1", "#2E1263"), scale=("#8793A1", "#66758A", "#17202B"),
 )  # fmt: skip
 DARK = Palette(
@@ -131,6 +133,7 @@ DARK = Palette(
              "MEMIT+MPES": "#CBB67F", "EMMET+MPES": "#C77D8A", "AlphaEdit+MPES": "#86D1FD", "MEMIT+norm": "#B77952",
              "SPHERE": "#BF4080", "AlphaEdit+NAS": "#668BA9", "ENCORE+NAS": "#60E5BE",
              "BetaEdit": "#FEC2A2", "LyapLock": "#E288FA",
-             "UltraEdit": "#E7B4C0", "StableEdit": "#39A7BA", "ENCORE-N": "#06791D"},
+             "UltraEdit": "#E7B4C0", "StableEdit": "#39A7BA", "ENCORE-N": "#06791D",
+             "CrispEdit": "#F81898"},
     ramp=("#7350BE", "#A583F2", "#E6DAFF"), scale=("#5F6D80", "#93A1B2", "#E8EDF2"),
 )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from encore_core.methods import CHOICES, GRADIENTS, METHODS, Settings
+from encore_core.methods import CHOICES, GRADIENTS, METHODS, WITHOUT_TARGETS, Settings
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,14 @@ SETTINGS = (
     Setting("refresh_every", "τ, BetaEdit", "After how many edits the unused directions are found anew.", 100),
     Setting("most_change", "Largest ‖Δ‖/√n", "A batch that needs more is refused; 0 for no limit.", 1.0),
     Setting("loss_budget", "α, LyapLock", "How many times the first batch's loss of general text is allowed.", 10.0),
+    Setting(
+        "curvature_energy",
+        "γ, CrispEdit",
+        "Share of what general text needs that is taken out of gradients; 0 for plain fine-tuning.",
+        0.05,
+    ),
+    Setting("facts_per_step", "Facts per step", "CrispEdit: how many facts of the batch make one step.", 8),
+    Setting("stop_loss", "Loss to stop at", "CrispEdit: passes end when the answers' mean loss is below it.", 0.01),
     Setting("nas_facts", "Facts for the norm", "NAS: over how many bundled facts the usual norm is found.", 100),
     Setting(
         "mpes_extra_steps",
@@ -53,7 +61,7 @@ SETTINGS = (
         "The contexts that must say the new answer: the sampled ones, as in the paper's code, or the plain prompt too.",
         None,
     ),
-    Setting("steps", "Steps at most", "Optimisation steps for the target of each fact.", 1),
+    Setting("steps", "Steps at most", "For the target of each fact; with CrispEdit, passes over the batch.", 1),
     Setting("search", "Search for targets", "Adam is the paper's; the other two are ours.", None),
     Setting("search_step", "η, step", "Length of a step along the gradient, as a share of the state's.", 0.02),
     Setting("search_decay", "Decay of η", "η is multiplied by it after every step; 1 for none.", 0.05),
@@ -69,13 +77,13 @@ SETTINGS = (
 def used_settings(method: str) -> list[Setting]:
     """The settings that a method uses, in the order shown."""
     row, s = METHODS[method], METHODS[method].preservation
-    in_null_space, by_gradient = s in ("null_space", "weighted_null_space"), s in GRADIENTS
+    in_null_space, by_gradient = s in ("null_space", "weighted_null_space"), s in WITHOUT_TARGETS
     unused = {
         "lambda_p": s == "null_space" or by_gradient,
         "lambda_n": not row.norm_constraint,
         "epsilon": not row.equality,
         "null_threshold": not in_null_space,
-        "l2": not (in_null_space or by_gradient),
+        "l2": not (in_null_space or s in GRADIENTS),
         "mpes_extra_steps": not row.mpes,
         "mpes_contexts": not row.mpes,
         "search": by_gradient,
@@ -88,7 +96,9 @@ def used_settings(method: str) -> list[Setting]:
         "loss_budget": s != "lyapunov",
         "refresh_every": s != "weighted_null_space",
         "most_change": s != "weighted_null_space",
-        **dict.fromkeys(("steps", "clamp", "weight_decay", "kl_factor", "statistics_tokens"), by_gradient),
+        **dict.fromkeys(("curvature_energy", "facts_per_step", "stop_loss"), s != "curvature"),
+        **dict.fromkeys(("steps", "statistics_tokens"), s in GRADIENTS),
+        **dict.fromkeys(("clamp", "weight_decay", "kl_factor"), by_gradient),
     }
     return [setting for setting in SETTINGS if not unused.get(setting.name, False)]
 

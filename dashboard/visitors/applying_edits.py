@@ -99,7 +99,8 @@ def _progress(p: EditProgress, number: int, n_batches: int, settings: Settings) 
         loss = f" · loss {p.loss:.3f}" if p.loss is not None else ""
         facts = f" · {p.done} of {p.total} facts done" if p.total > 1 else ""
         within = 0.9 * max(p.done / p.total, min(1.0, p.step / settings.steps))
-        words = f"{batch}Looking for the target · step {p.step} of at most {settings.steps}{loss}{facts}"
+        what = "Following the gradient" if settings.from_gradients else "Looking for the target"
+        words = f"{batch}{what} · step {p.step} of at most {settings.steps}{loss}{facts}"
     else:
         within = 0.9 + 0.1 * p.done / p.total
         words = f"{batch}Updating layer {p.done} of {p.total}"

@@ -74,7 +74,8 @@ def teller(bar: Bar, batch: int):
 
     def tell(progress: EditProgress) -> None:
         if progress.phase == "targets":
-            bar.bar.set_postfix_str(f"batch {batch}, step {progress.step}, loss {progress.loss:.2f}")
+            loss = "" if progress.loss is None else f", loss {progress.loss:.2f}"
+            bar.bar.set_postfix_str(f"batch {batch}, step {progress.step}{loss}")
         else:
             bar.bar.set_postfix_str(f"batch {batch}, layer {progress.done} of {progress.total}")
 

@@ -12,6 +12,7 @@ update_rule            one closed form, in which a method is a choice of P and S
 renewed_projector      P on unused directions, which are found anew (BetaEdit)
 what_is_kept           what a layer keeps between batches, by method
 answer_gradients, gradient_rule   edits along the gradient of the answer (UltraEdit, StableEdit): one batch; the rule
+projected_gradient, fine_tuning   gradients kept out of what general text needs (CrispEdit): the rule; one batch
 lyapunov               least squares whose weight on general text grows with what is lost (LyapLock)
 norm_anchor            targets brought to one norm (NAS)
 main_directions        updates weakened along the main directions of a matrix's rows (SPHERE)

@@ -67,7 +67,7 @@ def _of_group(
     places = [(r, column) for r, row in enumerate(rows) for column in range(row.n_prompt - 1, len(row.ids) - 1)]
     at = tuple(torch.tensor(values, device=lm.device) for values in zip(*places, strict=True))
     wanted = torch.tensor([token for row in rows for token in row.target_ids], device=lm.device)
-    with _traced(lm, layers) as (inputs, outputs):
+    with traced(lm, layers) as (inputs, outputs):
         logits = run(lm, batch.ids, batch.mask, logits_at=at)
         loss = F.cross_entropy(logits.float(), wanted, reduction="sum")
         by_output = torch.autograd.grad(loss, [outputs[layer] for layer in layers])
@@ -80,7 +80,7 @@ def _of_group(
 
 
 @contextmanager
-def _traced(lm: EditableModel, layers: Sequence[int]) -> Iterator[tuple[dict, dict]]:
+def traced(lm: EditableModel, layers: Sequence[int]) -> Iterator[tuple[dict, dict]]:
     """Inputs and outputs of edited matrices during a run; the graph begins at the output of the lowest."""
     inputs: dict[int, torch.Tensor] = {}
     outputs: dict[int, torch.Tensor] = {}

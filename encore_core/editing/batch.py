@@ -89,6 +89,8 @@ class SolvedBatch:
         anchor: what their norms were compared with; None without it.
         F: what turned the steps of the search; None for searches without it.
         ended, removed: earlier edits that were taken out first, see `AppliedBatch`.
+        notices: things the user should know, one line each.
+        passes: gradient steps of each fact, where they were edited without targets.
     """
 
     draft: Sums
@@ -101,6 +103,8 @@ class SolvedBatch:
     far: tuple[Fact, ...] = ()
     anchor: float | None = None
     F: torch.Tensor | None = None
+    notices: tuple[str, ...] = ()
+    passes: int = 1
 
     @classmethod
     def of_nothing(cls, sums: Sums) -> SolvedBatch:
@@ -304,7 +308,7 @@ def edited_facts(
     found, far = dict(zip(map(id, edited), batch.targets, strict=True)), {id(fact) for fact in batch.far}
     outcome = lambda key: TOO_FAR if key in far else BY_GRADIENT if by_gradient and key in found else SAID  # noqa: E731
     return tuple(
-        EditedFact(fact, found.get(id(fact)), *measured, outcome(id(fact)))
+        EditedFact(fact, found.get(id(fact)), *measured, outcome(id(fact)), batch.passes)
         for fact, *measured in zip(facts, before, after, bare, strict=True)
     )
 

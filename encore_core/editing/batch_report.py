@@ -47,7 +47,7 @@ TOO_FAR = "too far"
 
 
 BY_GRADIENT = "gradient"
-"""A fact was edited without a target, see `gradient_rule`."""
+"""A fact was edited without a target, see `gradient_rule` and `fine_tuning`."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class EditedFact:
         probability_bare: as after, but without the model's start token, as a program sees it that puts none in front
             of the prompt. None for a model without a start token.
         outcome: without a target, why: `SAID`, `TOO_FAR` or `BY_GRADIENT`.
+        passes: gradient steps of a fact that was edited without a target.
     """
 
     fact: Fact
@@ -70,6 +71,7 @@ class EditedFact:
     probability_after: float | None
     probability_bare: float | None = None
     outcome: str = SAID
+    passes: int = 1
 
     @property
     def is_edited(self) -> bool:
@@ -79,7 +81,7 @@ class EditedFact:
     @property
     def steps(self) -> int:
         """Gradient steps taken; 0 for a skipped fact."""
-        return self.target.steps if self.target else int(self.is_edited)
+        return self.target.steps if self.target else self.passes * self.is_edited
 
     @property
     def stopped(self) -> str:

@@ -25,7 +25,7 @@ from encore_core.errors import InputError
 from encore_core.facts import Fact
 from encore_core.models.editable import EditableModel
 
-KEPT = {"joining": "d_mlp", "missed": "d_model", "queue": "1", "gradient": "d_model"}
+KEPT = {"joining": "d_mlp", "missed": "d_model", "queue": "1", "gradient": "d_model", "token_gradient": "d_model"}
 """What methods keep of an update beside A, Y and K, see `LowRankUpdate`, and how many rows each has."""
 
 ROWS = {"A": "d_model", "Y": "d_mlp", "K": "d_mlp", **KEPT}
@@ -57,6 +57,7 @@ def row_of(batch: AppliedBatch) -> dict[str, Any]:
             row |= {name: list(getattr(item.target, name)) for name in SERIES}
         elif item.outcome != SAID:
             row["outcome"] = item.outcome
+            row |= {"passes": item.passes} if item.passes != 1 else {}
         edited.append(row)
     report = batch.report
     norms = {str(layer): list(pair) for layer, pair in report.norms.items()}
@@ -109,6 +110,9 @@ def batch_of(
                 here |= {"A": width, "Y": width, "queue": 3}
             elif "gradient" in names:  # a column is a token
                 here = dict.fromkeys(here, width)
+            elif "token_gradient" in names:  # A and Y have a column for each row of W, the others one for each token
+                n_tokens = tensors[f"{number}.{before}token_gradient.{layer}"].shape[-1]
+                here = {"A": width, "Y": width, "K": n_tokens, "token_gradient": n_tokens}
             factors = {
                 name: take(f"{before}{name}.{layer}", rows[ROWS[name]], width, torch.float64).to(solve_device(lm))
                 for name, width in here.items()
@@ -161,7 +165,8 @@ def _edited(rows: Sequence[Mapping[str, Any]], states: Sequence[torch.Tensor]) -
             column += 1
         before, after, bare = (_optional(item.get(name)) for name in PROBABILITIES)
         outcome = item.get("outcome", SAID)
-        edited.append(EditedFact(fact_of(item.get("fact")), target, before, after, bare, outcome))
+        passes = item.get("passes", 1)
+        edited.append(EditedFact(fact_of(item.get("fact")), target, before, after, bare, outcome, passes))
     return tuple(edited)
 
 

@@ -159,6 +159,7 @@ def _check_batch(where: str, batch: Mapping[str, Any], norms: Mapping[str, Any])
             raise _wrong(f"{here} outcome", item["outcome"], " or ".join(OUTCOMES))
         elif is_edited(item):
             n_edited += 1
+            _whole(f"{here} passes", item.get("passes", 1), 1)
     if not n_edited and not is_retraction:
         raise InputError(f"The edit file is damaged: {where} holds no edit.")
     for phase, seconds in _object(f"{where} seconds", batch.get("seconds")).items():

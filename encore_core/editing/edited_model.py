@@ -184,7 +184,7 @@ class EditedModel:
     @property
     def statistics(self) -> str:
         """Which key statistics edits use, as a text for people."""
-        if self.settings.from_gradients:
+        if not self.settings.needs_statistics:
             return f"none: {self.settings.method} needs no statistics"
         return described(self.lm, self._statistics_files(), self.statistics_text)
 
@@ -196,7 +196,7 @@ class EditedModel:
     def _statistics_files(self) -> dict[int, Path]:
         """By edited layer, the file of its statistics; fixed from the first edit on, whatever is chosen later."""
         s = self.settings
-        if s.from_gradients:
+        if not s.needs_statistics:
             return {}
         return self._used or files_used(self.lm, s.layers, s.statistics_tokens, self.statistics_text)
 

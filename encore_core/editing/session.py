@@ -32,6 +32,7 @@ from encore_core.editing.batch_report import AppliedBatch, BatchReport, OnProgre
 from encore_core.editing.edit_list import Wanted, chosen_edits, overwritten
 from encore_core.editing.edited_matrices import Sums
 from encore_core.editing.edited_model import EditedModel
+from encore_core.editing.fine_tuning import solve_by_fine_tuning
 from encore_core.editing.helpers import Helpers
 from encore_core.editing.norm_anchor import too_far
 from encore_core.editing.retraction import RetractionLook, keys_notices, set_back, take_out
@@ -42,6 +43,7 @@ from encore_core.editing.targets import Target, optimise_targets
 from encore_core.editing.what_is_kept import Memory
 from encore_core.errors import InputError
 from encore_core.facts import Fact
+from encore_core.methods import GRADIENTS
 from encore_core.models.editable import Progress
 
 
@@ -157,7 +159,7 @@ class EditSession(EditedModel):
                 edited=edited_facts(batch, facts, edited, before, after, bare, self.settings.from_gradients),
                 seconds=seconds,
                 norms={layer: (norms_before[layer], norms_after[layer]) for layer in batch.updates},
-                notices=(*notices, *map(too_far, batch.far)),
+                notices=(*notices, *batch.notices, *map(too_far, batch.far)),
             )
             if edited:
                 self._commit(batch, statistics, report, edited)
@@ -249,8 +251,8 @@ class EditSession(EditedModel):
                 taken = self._taken_out(ended, preservation, draft, statistics)
                 removed, preservation = taken.removed, taken.preservation
             if self.settings.from_gradients:
-                batch = solve_by_gradients(lm, facts, self.settings, preservation, draft, on_progress)
-                return batch, statistics
+                solve = solve_by_gradients if self.settings.preservation in GRADIENTS else solve_by_fine_tuning
+                return solve(lm, facts, self.settings, preservation, draft, on_progress), statistics
             batch = solve_batch(
                 lm,
                 facts,

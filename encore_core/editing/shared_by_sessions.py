@@ -14,12 +14,13 @@ from encore_core.editing.covariance import second_moments
 from encore_core.editing.gradient_moments import gradient_moments
 from encore_core.editing.gradient_rule import GradientMemory
 from encore_core.editing.lyapunov import LyapunovMemory
+from encore_core.editing.projected_gradient import CurvatureMemory
 from encore_core.editing.renewed_projector import RenewedPreservation, Weights, weighted_null_space
 from encore_core.editing.update_rule import Preservation, inverse_preservation, null_space_preservation
 from encore_core.editing.what_is_kept import Memory
 from encore_core.forward.prompts import prefixes
 from encore_core.measures.answers import Answer, Question, answer_probabilities
-from encore_core.methods import Settings
+from encore_core.methods import GRADIENTS, Settings
 from encore_core.models.editable import EditableModel, Progress
 
 SHARED_BYTES = 2_000_000_000
@@ -70,12 +71,16 @@ def initial_preservation(
         progress: called while they are gathered.
     """
     s = settings
-    if s.from_gradients:
+    if s.preservation in GRADIENTS:
         whitens, device = s.preservation == "whitened_gradients", solve_device(lm)
         return {layer: GradientMemory.first(s.l2, s.lr, whitens, lm.d_mlp, lm.d_model, device) for layer in s.layers}
     if s.preservation == "lyapunov":
         kept = moments_kept(lm, s, statistics, text, progress)
         return {layer: LyapunovMemory.first(kept[layer], s.lambda_p, s.loss_budget) for layer in s.layers}
+    if s.preservation == "curvature":
+        kept = moments_kept(lm, s, statistics, text, progress)
+        Fs, weights = gradients_kept(lm, statistics, text, progress), (s.curvature_energy, s.statistics_tokens)
+        return {layer: CurvatureMemory.first(kept[layer], Fs[layer], *weights) for layer in s.layers}
     keys = _keys_of_initial_P(s, statistics)
     C0s = moments_kept(lm, s, statistics, text, progress) if s.preservation == "weighted_null_space" else {}
     starts = {layer: lm.shared[key] for layer, key in keys.items() if key in lm.shared}

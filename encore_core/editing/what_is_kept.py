@@ -9,11 +9,12 @@ import torch
 
 from encore_core.editing.gradient_rule import GradientMemory
 from encore_core.editing.lyapunov import LyapunovMemory
+from encore_core.editing.projected_gradient import CurvatureMemory
 from encore_core.editing.renewed_projector import RenewedPreservation, Weights, no_keys
 from encore_core.editing.update_rule import Preservation
 from encore_core.methods import GRADIENTS, Settings
 
-Memory = Preservation | LyapunovMemory | GradientMemory
+Memory = Preservation | LyapunovMemory | GradientMemory | CurvatureMemory
 """What a layer keeps: P, and more with some methods."""
 
 
@@ -37,9 +38,12 @@ def free_directions(settings: Settings, kept: Mapping[int, Memory]) -> tuple[int
 
 
 def bytes_kept(settings: Settings, d_mlp: int, d_model: int) -> int:
-    """Bytes that one layer of a long run keeps: P in float64, C0 in float32, H in float64, or sums of gradients."""
-    if settings.from_gradients:
+    """Bytes that one layer of a long run keeps: P in float64, C0 and F in float32, H in float64, or sums of
+    gradients."""
+    if settings.preservation in GRADIENTS:
         return 8 * (2 * (d_mlp + d_model) + (settings.preservation == "whitened_gradients") * d_model**2)
+    if settings.preservation == "curvature":
+        return (4 + 8) * (d_mlp**2 + d_model**2)
     return d_mlp**2 * {"weighted_null_space": 8 + 4 + 8, "lyapunov": 4 + 8}.get(settings.preservation, 8)
 
 
@@ -68,6 +72,10 @@ def restored(settings: Mapping[str, Any], numbers: Mapping[str, Any], take: Take
         C0, weights = take("C0", torch.float32), (settings["lambda_p"], settings["loss_budget"])
         queue = {name: numbers[name] for name in ("queue", "used", "first_loss")}
         return LyapunovMemory(C0, *weights, _keys(C0, numbers["H"], take), **last, **queue)
+    if settings["preservation"] == "curvature":
+        weights = settings["curvature_energy"], settings["statistics_tokens"], numbers["n"]
+        C0, F, products = take("C0", torch.float32), take("F", torch.float32), take("products", torch.float64)
+        return CurvatureMemory(C0, F, *weights, _keys(C0, numbers["H"], take), products)
     start, recent, released = take("start", torch.float64), *_factors("", numbers, take)
     if settings["preservation"] != "weighted_null_space":
         return Preservation(start, recent, owns_start=True, released=released)

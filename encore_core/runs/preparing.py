@@ -105,7 +105,7 @@ def prepare(plan: RunPlan, facts: Sequence[Fact] | None = None, progress: Progre
         dtype=plan.dtype or "float32",
     )
     lines = fact_lines(chosen)
-    layers = () if settings.from_gradients else settings.layers
+    layers = settings.layers if settings.needs_statistics else ()
     wanted = key_statistics.wanted(done.model, layers, text_named(plan.statistics_text))
     statistics, told = _statistics(wanted, settings.statistics_tokens)
     return PreparedRun(

@@ -168,7 +168,8 @@ class Tuner:
         self.present = settings_of(lm, method, base)
         self.method = self.present.method
         if self.present.from_gradients:
-            raise InputError(f"{self.method} has no targets and no statistics to tune; try --set lr=… and layers=….")
+            what = "targets" if self.present.needs_statistics else "targets and no statistics"
+            raise InputError(f"{self.method} has no {what} to tune; try --set lr=… and layers=….")
         self.shape = Shape(lm.model.config.model_type, lm.n_layers, lm.d_model, lm.n_vocab)
         # The row holds only these settings; the others stay as they are in force.
         self.names = ("layers", *self._axes(), "steps", "mpes_extra_steps", "statistics_tokens")
