@@ -8,6 +8,7 @@ panels         panels with shared axes
 answers        the Edit page: answers before and after, next tokens, growth of the edited matrices
 compared       the Edit page: one method's answers in a column beside those of others
 runs           norms and scores of runs over edits
+small_multiples    runs side by side: a row per measure, a column per run in its method's colour
 norm_layers    norms of every layer at some checkpoints
 contributions  what each sublayer adds to the residual stream
 overfitting    the search for targets with and without early stopping

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -103,16 +103,7 @@ def batch_of(
         for layer in layers if columns else ():
             # Files of version 1 hold no keys.
             names = [name for name in ("K", *KEPT) if f"{number}.{before}{name}.{layer}" in tensors]
-            here = dict.fromkeys(("A", "Y", *names), columns)
-            factor = tensors.get(f"{number}.{before}A.{layer}")
-            width = 0 if factor is None or factor.ndim != 2 else factor.shape[1]
-            if "queue" in names:  # A and Y have columns for the batch before, too, or one for each row of W
-                here |= {"A": width, "Y": width, "queue": 3}
-            elif "gradient" in names:  # a column is a token
-                here = dict.fromkeys(here, width)
-            elif "token_gradient" in names:  # A and Y have a column for each row of W, the others one for each token
-                n_tokens = tensors[f"{number}.{before}token_gradient.{layer}"].shape[-1]
-                here = {"A": width, "Y": width, "K": n_tokens, "token_gradient": n_tokens}
+            here = _widths(lambda name, layer=layer: tensors.get(f"{number}.{before}{name}.{layer}"), names, columns)
             factors = {
                 name: take(f"{before}{name}.{layer}", rows[ROWS[name]], width, torch.float64).to(solve_device(lm))
                 for name, width in here.items()
@@ -135,6 +126,30 @@ def batch_of(
     )
     ended = tuple((batch, column) for batch, column in row.get("ended", ()))
     return AppliedBatch(report, updates("", n_solved), ended, updates(REMOVED, len(ended)))
+
+
+def _widths(factor: Callable[[str], torch.Tensor | None], names: Sequence[str], columns: int) -> dict[str, int]:
+    """How many columns each factor of a layer's update has.
+
+    Args:
+        factor: gives a factor as it is in the file, by name.
+        names: of those that there are beside A and Y.
+        columns: where there is one for each fact.
+    """
+
+    def own(name: str) -> int:
+        found = factor(name)
+        return 0 if found is None or found.ndim != 2 else found.shape[1]
+
+    here = dict.fromkeys(("A", "Y", *names), columns)
+    if "queue" in names:  # A and Y have columns for the batch before, too, or one for each row of W
+        return here | {"A": own("A"), "Y": own("A"), "queue": 3}
+    if "gradient" in names:  # a column is a token
+        return dict.fromkeys(here, own("A"))
+    if "token_gradient" in names:  # A and Y have a column for each row of W, the others one for each token
+        tokens = own("token_gradient")
+        return {"A": own("A"), "Y": own("A"), "K": tokens, "token_gradient": tokens}
+    return here
 
 
 def live_facts(rows: Sequence[Mapping[str, Any]]) -> list[Fact]:
