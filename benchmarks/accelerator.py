@@ -104,7 +104,7 @@ def random_llama(name: str, *, n_layers: int, d_model: int, d_mlp: int, n_heads:
 
 def tests(go: Go) -> dict[str, Any]:
     """The tests that need a GPU; without one all are skipped, and pytest says so."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_gpu.py"]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/test_gpu.py"]
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=max(1.0, go.left()))
     except subprocess.TimeoutExpired as late:
