@@ -96,6 +96,14 @@ MEASURES = (
     Measure(MEAN, "Tasks", "mean F1 of the downstream tasks, × 100", "high", 0, "downstream"),
     Measure("perplexity_ratio", "Perplexity ratio", "to the unedited model's, on a fixed text", "low", 3, "measures"),
     Measure("perplexity", "Perplexity", "on a fixed text; lower is better", "low", 1, "measures"),
+    Measure(
+        "foretold_damage",
+        "Foretold damage",
+        "to general text, in nats per token, from statistics alone",
+        "low",
+        4,
+        "measures",
+    ),
     Measure("generation_entropy", "Generation entropy", "of sampled continuations, × 100 bits", "", 0, "measures"),
     Measure(
         "norm_ratio", "‖W‖ / ‖W₀‖", "largest growth among the edited layers; nearer to 1 is better", "one", 3, "norms"

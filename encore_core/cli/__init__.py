@@ -14,7 +14,20 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from encore_core import __version__
-from encore_core.cli import app, compare, doctor, editing, evaluating, facts, retract, run, runs, statistics, tune
+from encore_core.cli import (
+    app,
+    compare,
+    doctor,
+    editing,
+    evaluating,
+    facts,
+    layers,
+    retract,
+    run,
+    runs,
+    statistics,
+    tune,
+)
 from encore_core.cli.options import Parser
 from encore_core.errors import InputError
 
@@ -93,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     statistics.add_commands(commands)
     doctor.add_commands(commands)
     tune.add_commands(commands)
+    layers.add_commands(commands)
     return parser
 
 
