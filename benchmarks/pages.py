@@ -9,6 +9,9 @@
     first visit   drawn, in a browser that has nothing of the app, and asks for all of it
     answer        from the key or button going down that changes something until the first chart is drawn anew. Aim:
                   500 ms
+    layout shift  how far what is to be seen moves by itself while a page opens, as browsers score it ("cumulative
+                  layout shift"), with the look before. Aim: 0.1
+    errors        lines in the browser's console that say error, and errors of scripts. Aim: none
     a bare page   until the heading of an app that is one heading is there: what Streamlit itself takes, of which a page
                   of ours can take nothing off
 
@@ -37,6 +40,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import served
 
 PAINT_AIM, ANSWER_AIM = 2.0, 0.5  # seconds
+SHIFT_AIM = 0.1
 WAIT = 240_000  # ms
 VIEWPORT = {"width": 1400, "height": 900}
 
@@ -69,6 +73,14 @@ CONTROLS = {
     ("paper", "list of tables"): (LIST, 0),
 }
 """Page and control → what it is, and which of its kind on the page."""
+
+SHIFTS = """
+window.shifted = 0;
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shifted += entry.value;
+}).observe({ type: 'layout-shift', buffered: true });
+"""
+SETTLED = 4000  # ms after the main thing was drawn, for what comes last
 
 WATCH = """
 const watch = () => {
@@ -166,6 +178,24 @@ def paints_again(browser, address: str, page: str, repeats: int) -> tuple[list[f
         context.close()
 
 
+def steadiness(browser, address: str, page: str) -> tuple[float, list[str]]:
+    """The layout shift of a page that opens, and the errors in the browser's console meanwhile."""
+    context = browser.new_context(viewport=VIEWPORT)
+    try:
+        painted(context, address_of(address, page), MAIN[page])
+        tab, errors = context.new_page(), []
+        tab.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
+        tab.on("pageerror", lambda error: errors.append(str(error)))
+        tab.add_init_script(SHIFTS)
+        tab.goto(address_of(address, page), timeout=WAIT)
+        tab.locator(MAIN[page]).first.wait_for(timeout=WAIT)
+        wait_until_idle(tab)
+        tab.wait_for_timeout(SETTLED)
+        return tab.evaluate("window.shifted"), errors
+    finally:
+        context.close()
+
+
 def use(tab, kind: str, control, number: int) -> None:
     """Use a control for the `number`-th time; from the press on that changes something, time is taken."""
     if kind == SWITCH:
@@ -213,6 +243,8 @@ def measure(pages: Sequence[str], repeats: int) -> dict[str, Any]:
     paints: dict[str, list[float | None]] = {}
     visits: dict[str, list[float | None]] = {}
     found: dict[str, list[float]] = {}
+    shifts: dict[str, float] = {}
+    errors: dict[str, list[str]] = {}
     with served.browser() as browser:
         bare = bare_paints(browser, repeats)
     with served.app() as address, served.browser() as browser:
@@ -220,6 +252,7 @@ def measure(pages: Sequence[str], repeats: int) -> dict[str, Any]:
         for page in pages:
             looks[page], paints[page] = paints_again(browser, address, page, repeats)
             visits[page] = first_visits(browser, address, page, repeats)
+            shifts[page], errors[page] = steadiness(browser, address, page)
         for (page, name), (kind, place) in CONTROLS.items():
             if page in pages:
                 found[f"{page}, {name}"] = answers(browser, address, page, kind, place, repeats)
@@ -230,6 +263,8 @@ def measure(pages: Sequence[str], repeats: int) -> dict[str, Any]:
         "drawn": paints,
         "first_visit": visits,
         "answer": found,
+        "layout_shift": shifts,
+        "console_errors": errors,
     }
 
 
@@ -261,13 +296,18 @@ def main() -> None:
         print(row(f"{page}, first visit", seconds, PAINT_AIM))
     for name, seconds in results["answer"].items():
         print(row(name, seconds, ANSWER_AIM))
+    for page, shift in results["layout_shift"].items():
+        verdict = "met" if shift < SHIFT_AIM else "missed"
+        print(f"{f'{page}, layout shift':36} {shift:8.3f} {'':17} {SHIFT_AIM:6.1f}  {verdict}")
+    for page, lines in results["console_errors"].items():
+        print(f"{f'{page}, console errors':36} {len(lines):8d}   {'; '.join(lines)[:120]}")
     if arguments.out:
         results |= {
             "date": time.strftime("%Y-%m-%d"),
             "cpus": os.cpu_count(),
             "load": os.getloadavg()[0],
             "python": platform.python_version(),
-            "aims": {"paint": PAINT_AIM, "answer": ANSWER_AIM},
+            "aims": {"paint": PAINT_AIM, "answer": ANSWER_AIM, "shift": SHIFT_AIM},
         }
         arguments.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 

@@ -15,13 +15,20 @@
   const main = '[data-testid=stMain]';
   const TROUBLE = '[role=dialog], [role=alertdialog], [data-testid=stException], [data-testid=stAlert], .es-error';
   const PATIENCE = 5000;  // ms for the curves once all else is there
+  const SOON = 1500;  // ms for the rest of a page whose title stands
   const page = location.pathname;
   let given;
   const isThere = () => {
     if (location.pathname !== page || document.querySelector(TROUBLE)) return true;
     if (!document.querySelector(`${main} h1, ${main} .es-sentence`)) return false;
-    if (!look.querySelector('.es-still') || document.querySelector('.es-figure .main-svg')) return true;
-    if (!document.querySelector('[data-test-script-state=notRunning]')) return false;
+    const isOver = document.querySelector('[data-test-script-state=notRunning]');
+    if (!look.querySelector('.es-still')) {
+      // What comes piece by piece would push about what is already there.
+      given ??= setTimeout(leave, SOON);
+      return isOver && !document.querySelector('[data-testid=stSkeleton]');
+    }
+    if (document.querySelector('.es-figure .main-svg')) return true;
+    if (!isOver) return false;
     given ??= setTimeout(leave, PATIENCE);
     return !document.querySelector('.st-key-card_curves');
   };

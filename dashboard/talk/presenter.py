@@ -230,7 +230,7 @@ def bar(pages: Sequence[Any], page: Any) -> None:
             _go_on_playing()
         elif len(st.session_state.get(_PLAYED, (None, ()))[1]) > 1:
             st.button("Play", key="present_play", icon=":material/play_arrow:", shortcut="P", on_click=_play)
-        st.button("Controls", key="present_controls", icon=":material/tune:", shortcut="C", on_click=_switch_controls,
+        st.button("Controls", key="present_controls", icon=":material/tune:", shortcut="K", on_click=_switch_controls,
                   help="Shows or hides what runs and views are picked with.")  # fmt: skip
         # Not a toggle: a field that has the focus would take the keys.
         st.button("Predict first", key="present_predict", on_click=_switch_predictions,

@@ -95,7 +95,8 @@ def _page_titles(current: Entry) -> str:
         for entry in entries:
             here = ' class="es-here"' if entry is current else ""
             parts.append(f"<b{here}>{html.escape(entry.title)}</b>")
-    return f'<div class="es-first-side">{"".join(parts)}</div>'
+    brand = "<i>ENCORE <span>Studio</span></i>"
+    return f'<div class="es-first-side">{brand}{"".join(parts)}</div>'
 
 
 def _start() -> tuple[str, Sequence[str]]:
