@@ -24,7 +24,7 @@ from encore_core.version import __version__
 
 PACKAGES = ("ray", "torch", "transformers", "safetensors", "numpy")
 SAMPLES, SAMPLE_BYTES = 64, 4096
-ASK_SECONDS = 120.0
+ASK_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
