@@ -89,12 +89,11 @@ def explain(step: Step) -> None:
     """Text and equations of a step."""
     number = STEPS.index(step) + 1
     with st.container(key="learn_text"):
-        st.html(
-            widgets.rich('<h2 class="es-step">{number} · {title}</h2>', number=number, title=step.title)
-            + '<div class="es-explained"><div>'
-            + "".join(widgets.rich("<p>{text}</p>", text=text) for text in step.text)
-            + f"</div>{block_drawing.markup(step.lit, step.drawn)}</div>"
-        )
+        st.html(widgets.rich('<h2 class="es-step">{number} · {title}</h2>', number=number, title=step.title))
+        told, drawn = st.columns([5, 6], vertical_alignment="center", gap="medium")
+        told.html("".join(widgets.rich("<p>{text}</p>", text=text) for text in step.text))
+        with drawn:
+            block_drawing.draw(step.lit, step.drawn)
         for equation in step.equations:
             st.latex(equation)
         st.html(widgets.rich('<p class="es-symbols">{text}</p>', text=step.symbols))

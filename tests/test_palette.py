@@ -111,6 +111,6 @@ def test_the_table_says_what_every_colour_means_and_by_which_mark_it_is_told_oth
 def test_the_key_in_the_sidebar_names_every_meaning_in_its_colour(palette):
     key = colour_key.markup(palette)
     for name in colour_key.MAIN:
-        assert f'stroke="{palette.methods[name]}"' in key and f"<span>{name}</span>" in key
+        assert f"repeating-linear-gradient(90deg,{palette.methods[name]} 0px" in key and f"<span>{name}</span>" in key
     for name, (means, _) in MEANINGS.items():
         assert f"background:{getattr(palette, name)}" in key and means in key

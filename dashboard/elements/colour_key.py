@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 
 import streamlit as st
 
@@ -10,8 +11,8 @@ from dashboard.charts.palette import DASHES, MEANINGS, Palette
 from dashboard.elements import theme
 
 MAIN = ("MEMIT", "EMMET", "AlphaEdit", "ENCORE")
-_STROKES = {"solid": "", "dash": "9 6", "dot": "2 4", "dashdot": "9 4 2 4"}
-"""Dashes of the main methods, as SVG writes them."""
+_STROKES = {"solid": (1, 0), "dash": (9, 5), "dot": (3, 3), "dashdot": (9, 3, 3, 3)}
+"""Dashes of the main methods: lengths of strokes and gaps in turn, in pixels."""
 
 
 def offer() -> None:
@@ -23,9 +24,8 @@ def offer() -> None:
 def markup(colours: Palette) -> str:
     """The list: the main methods with their dashes, then everything else that has a colour of its own."""
     methods = "".join(
-        f'<li><svg viewBox="0 0 40 8" width="40" height="8" aria-hidden="true"><path d="M0 4H40" '
-        f'stroke="{colours.method(name)}" stroke-width="3" stroke-dasharray="{_STROKES[DASHES[name]]}"/></svg>'
-        f"<span>{name}</span></li>"
+        f'<li><i class="es-dashes" style="background:{_dashed(colours.method(name), _STROKES[DASHES[name]])}" '
+        f'aria-hidden="true"></i><span>{name}</span></li>'
         for name in MAIN
     )
     others = "".join(
@@ -40,3 +40,12 @@ def markup(colours: Palette) -> str:
 
 def _row(colour: str, words: str) -> str:
     return f'<li><i style="background:{colour}" aria-hidden="true"></i><span>{html.escape(words)}</span></li>'
+
+
+def _dashed(colour: str, strokes: Sequence[int]) -> str:
+    """A dashed line as a background."""
+    stops, at = [], 0
+    for number, length in enumerate(strokes):
+        stops.append(f"{'transparent' if number % 2 else colour} {at}px {at + length}px")
+        at += length
+    return f"repeating-linear-gradient(90deg,{','.join(stops)})"

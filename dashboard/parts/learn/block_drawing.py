@@ -6,6 +6,9 @@ It is markup in the colours of the theme, so it grows with the page; its text al
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+
+import streamlit as st
 
 from dashboard.elements import widgets
 
@@ -78,3 +81,22 @@ def markup(lit: Sequence[str], caption: str) -> str:
         + f'<text class="es-name" x="138" y="72">one of the edited layers, ℓ</text>{drawn}</svg></div>'
         + widgets.rich("<figcaption>{caption}</figcaption></figure>", caption=caption)
     )
+
+
+_PUT = """
+export default function ({ parentElement, data }) {
+  parentElement.querySelector('.es-drawing').innerHTML = data.markup;
+}
+"""
+
+
+@cache
+def _component():
+    # `st.html` would take the drawing out of its markup.
+    html = '<div class="es-drawing stHtml"></div>'
+    return st.components.v2.component("encore_studio.layer", html=html, js=_PUT, isolate_styles=False)
+
+
+def draw(lit: Sequence[str], caption: str) -> None:
+    """Put the drawing on the page; arguments as for `markup`, all of them ours."""
+    _component()(key="layer drawing", data={"markup": markup(lit, caption)})
