@@ -96,6 +96,8 @@ def connected(address: str, **options: Any) -> Iterator[Any]:
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False, "namespace": NAMESPACE}
     if address == LOCAL:
         quiet["include_dashboard"] = False
+        # As polite as our own worker (see `runs.worker`); Ray's 15 would starve beside anything else on the machine.
+        os.environ.setdefault("RAY_worker_niceness", "5")
     try:
         ray.init(address=address, **quiet, **options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -115,7 +117,6 @@ def _why_not(address: str, error: Exception) -> str:
     if address == AUTO:
         return 'This machine is a part of no Ray cluster; start one with `ray start --head`, or give "local".'
     token = os.environ.get("RAY_AUTH_MODE") == "token"
-    return (
-        f"The Ray cluster at {address} cannot be used ({first_line(error)}); "
-        + ("is its token in ~/.ray/auth_token here?" if token else "if it asks for a token, set RAY_AUTH_MODE=token.")
+    return f"The Ray cluster at {address} cannot be used ({first_line(error)}); " + (
+        "is its token in ~/.ray/auth_token here?" if token else "if it asks for a token, set RAY_AUTH_MODE=token."
     )
