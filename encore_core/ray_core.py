@@ -96,6 +96,8 @@ def connected(address: str, **options: Any) -> Iterator[Any]:
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False, "namespace": NAMESPACE}
     if address == LOCAL:
         quiet["include_dashboard"] = False
+        # As polite as our own worker (see `runs.worker`); Ray's 15 would starve beside anything else on the machine.
+        os.environ.setdefault("RAY_worker_niceness", "5")
     try:
         ray.init(address=address, **quiet, **options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:

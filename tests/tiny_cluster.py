@@ -27,6 +27,7 @@ FOREVER = 900.0
 def started(n_nodes: int = 2) -> Iterator:
     """A cluster of so many nodes, the head among them."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # else they starve beside the tests of another process
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})

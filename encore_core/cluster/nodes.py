@@ -122,6 +122,11 @@ def ask_nodes(ray: Any, paths: Sequence[str], nodes: Iterable[Mapping[str, Any]]
         host = node.get("NodeManagerHostname") or node["NodeManagerAddress"]
         try:
             said = ray.get(answer, timeout=ASK_SECONDS)
+        except ray.exceptions.GetTimeoutError as error:
+            raise InputError(
+                f"Node {host} has not answered for {ASK_SECONDS:.0f} s; is it busy, or cannot start processes? Ray's log "
+                "is in /tmp/ray there."
+            ) from error
         except ray.exceptions.RayError as error:
             raise InputError(
                 f"Node {host} cannot be used ({first_line(error)}); install the same encore-studio[ray] there as here."
