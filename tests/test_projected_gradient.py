@@ -5,6 +5,8 @@ G' = U_B ((U_Bᵀ G U_A) ∘ M) U_Aᵀ,  M_ij = [s^B_i s^A_j < the threshold abo
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,8 @@ from test_editor import matrices, same
 from test_update_rule import N_BATCHES, second_moment
 from tiny_models import CITIES, FACTS
 
+from encore_core.cli.output import teller
+from encore_core.editing.batch_report import EditProgress
 from encore_core.editing.fine_tuning import loss_and_gradients, steps_of
 from encore_core.editing.projected_gradient import CurvatureMemory, ProjectedAdam, projection
 from encore_core.editing.update_rule import LowRankUpdate
@@ -214,3 +218,16 @@ def test_settings_are_checked_and_layers_are_late():
     ):  # fmt: skip
         message = refusal(settings_for, "CrispEdit", **shape, overrides={name: value})
         assert name in message and right in message
+
+
+def test_progress_without_a_loss_is_told():
+    """Gradients are gathered without a loss to show."""
+    said = []
+    tell = teller(SimpleNamespace(bar=SimpleNamespace(set_postfix_str=said.append)), 2)
+    for progress in (
+        EditProgress("targets", 1, 3),
+        EditProgress("targets", 0, 3, 4, 0.5),
+        EditProgress("update", 1, 2),
+    ):
+        tell(progress)
+    assert said == ["batch 2, step 0", "batch 2, step 4, loss 0.50", "batch 2, layer 1 of 2"]
