@@ -8,7 +8,7 @@ so far; it measures perplexity on the fixed text, and KL(unedited ‖ edited) pe
 which is in no statistics. With --tasks DIR it ends with the downstream tasks. What is measured goes into
 FOLDER/NAME.jsonl, a line per checkpoint; beside it stands the session's state, from which an interrupted run continues.
 `table` prints the runs of a folder at one checkpoint, with 95 % intervals (bootstrap over facts, seeded), and each
-against the first: differences of scores on the same facts, and ratios.
+against ENCORE's (--against): differences of scores on the same facts, and ratios.
 """
 
 from __future__ import annotations
@@ -165,8 +165,8 @@ def _scores(rows: list[dict]) -> str:
 
 def table(options: argparse.Namespace) -> None:
     """Print the runs of a folder at one checkpoint."""
-    runs = {file.stem: [json.loads(line) for line in file.read_text("utf-8").splitlines()] for file in
-            sorted(options.folder.glob("*.jsonl"))}  # fmt: skip
+    files = sorted(options.folder.glob("*.jsonl"), key=lambda file: (file.stem != options.against, file.stem))
+    runs = {file.stem: [json.loads(line) for line in file.read_text("utf-8").splitlines()] for file in files}
     first = None
     for name, rows in runs.items():
         base = rows[0]["perplexity"]
@@ -223,6 +223,7 @@ def main() -> None:
     of_folder = commands.add_parser("table")
     of_folder.add_argument("folder", type=Path)
     of_folder.add_argument("--at", type=int, default=2000)
+    of_folder.add_argument("--against", default="ENCORE", help="the run that the others are compared with")
     of_folder.set_defaults(command=table)
     options = parser.parse_args()
     options.command(options)
