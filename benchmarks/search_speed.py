@@ -45,9 +45,8 @@ def main() -> None:
     totals = {name: [sum(one.values()) for one in rounds] for name, rounds in seconds.items()}
     first = next(iter(sessions))
     for name, rounds in seconds.items():
-        phases = ", ".join(
-            f"{phase} {median(one[phase] for one in rounds):.3f}" for phase in ("targets", "keys", "update")
-        )
+        middle = {phase: median(one[phase] for one in rounds) for phase in ("targets", "keys", "update")}
+        phases = ", ".join(f"{phase} {taken:.3f}" for phase, taken in middle.items())
         ratios = [mine / other for mine, other in zip(totals[name], totals[first], strict=True)]
         print(
             f"{name}: {median(totals[name]):.3f} s an edit ({phases}), {sum(steps[name]) / len(steps[name]):.1f} steps, "
