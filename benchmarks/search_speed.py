@@ -48,8 +48,9 @@ def main() -> None:
         middle = {phase: median(one[phase] for one in rounds) for phase in ("targets", "keys", "update")}
         phases = ", ".join(f"{phase} {taken:.3f}" for phase, taken in middle.items())
         ratios = [mine / other for mine, other in zip(totals[name], totals[first], strict=True)]
+        n_steps = sum(steps[name]) / len(steps[name])
         print(
-            f"{name}: {median(totals[name]):.3f} s an edit ({phases}), {sum(steps[name]) / len(steps[name]):.1f} steps, "
+            f"{name}: {median(totals[name]):.3f} s an edit ({phases}), {n_steps:.1f} steps, "
             f"{median(ratios):.2f} × {first} ({min(ratios):.2f} to {max(ratios):.2f} over {len(ratios)} rounds)"
         )
 
