@@ -125,10 +125,10 @@ CARDS = {
         "It needs no subject, no targets and no sampled prefixes. A pass takes 32 facts a step, in order; a batch ends "
         "after 25 passes (setting steps), or when the mean loss is below 0.01 (stop_loss). Adam scales each element by "
         "itself, so that its steps reach a little into what is kept; it begins anew with every batch, where the "
-        "authors' goes on. General text counts as many tokens as C0 is made from. B is F, the gradient by the block's "
-        "output; where a norm or a factor comes between the matrix and that (Gemma 2 and 3, OLMo 2, Granite), it fits "
-        "less well. Δ is not thin, so that edit files hold whole matrices for every batch. An edit cannot be taken "
-        "back by itself, only undone with its batch.",
+        "authors' goes on. lr = 5e-4 is for 7B models; the embedded one has 2e-3. General text counts as many tokens "
+        "as C0 is made from. B is F, the gradient by the block's output; where a norm or a factor comes between the "
+        "matrix and that (Gemma 2 and 3, OLMo 2, Granite), it fits less well. Δ is not thin, so that edit files hold "
+        "whole matrices for every batch. An edit cannot be taken back by itself, only undone with its batch.",
     ),
     "AlphaEdit+NAS": Card(
         "Brings the MLP output that each target asks for to one norm, the usual one of the model, so that no edit "
