@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from encore_core import checks
 from encore_core.errors import InputError, quoted
@@ -19,6 +19,12 @@ Preserving = Literal["inverse", "null_space", "weighted_null_space", "lyapunov",
 
 GRADIENTS = ("gradients", "whitened_gradients")
 """Of `Preserving`, the rules that follow the gradient of the answer, and preserve nothing."""
+
+Search = Literal["adam", "normalised_gradient", "natural_gradient"]
+MpesContexts = Literal["sampled", "all"]
+
+CHOICES = {"search": get_args(Search), "mpes_contexts": get_args(MpesContexts)}
+"""Settings that are one of several words."""
 
 PAPER = "arXiv 2502.01636"
 """The paper whose methods this program is about; the other rows come from elsewhere."""
@@ -75,6 +81,9 @@ METHODS = {
         Method("ENCORE+NAS", "inverse", True, False, True,
                "Ours, not a paper's: ENCORE whose targets are brought to one norm, as NAS does for AlphaEdit.",
                "", {"nas": True}),
+        Method("ENCORE-N", "inverse", True, False, True,
+               "Ours, not a paper's: ENCORE whose targets are searched along the natural gradient of general text.",
+               "", {"search": "natural_gradient"}),
         Method("BetaEdit", "weighted_null_space", False, False, False,
                "AlphaEdit that weighs what it keeps, and finds its unused directions anew as edits use them up.",
                "arXiv 2605.09285", {"lambda_p": 3000, "l2": 10, "refresh_every": 1000, "most_change": 20}),
@@ -115,6 +124,8 @@ class Settings:
         loss_budget: α of LyapLock, see `lyapunov`.
         nas, nas_facts: whether targets are brought to one norm, and over how many facts it is found, see `norm_anchor`.
         steps, lr, clamp, weight_decay, kl_factor, mpes_extra_steps: see `targets`.
+        mpes_contexts: which contexts must say the answer before MPES stops, see `target_loss`.
+        search, search_step, search_decay, search_ridge: how δ is moved, see `search_step`.
         bfloat16: whether targets are optimised with matrix products in bfloat16.
         sequential: whether the keys of earlier edits are added to what is preserved.
         statistics_tokens: how many tokens of general text C0 is made from.
@@ -145,6 +156,11 @@ class Settings:
     weight_decay: float = 0.5
     kl_factor: float = 0.0625
     mpes_extra_steps: int = 1
+    mpes_contexts: MpesContexts = "sampled"
+    search: Search = "adam"
+    search_step: float = 0.1
+    search_decay: float = 1.0
+    search_ridge: float = 0.05
     bfloat16: bool = False
     sequential: bool = True
     statistics_tokens: int = 100_000
@@ -259,6 +275,10 @@ def override(settings: Settings, overrides: Mapping[str, Any], n_layers: int) ->
             f"Setting sphere_strength = {changed.sphere_strength:g} does not suit {changed.method}, which has no P; "
             "leave it out."
         )
+    if changed.search != "adam" and changed.from_gradients:
+        raise InputError(
+            f"Setting search = {changed.search} does not suit {changed.method}, which has no targets; leave it out."
+        )
     if changed.nas and changed.from_gradients:
         raise InputError(f"Setting nas = true does not suit {changed.method}, which has no targets; leave it out.")
     return changed if asdict(changed) == asdict(settings) else replace(changed, validated=False, tuned=False)
@@ -296,6 +316,9 @@ _NUMBERS = {
     "lr": (0, 100, True),
     "clamp": (0, 100, True),
     "weight_decay": (0, 1e6, False),
+    "search_step": (0, 100, True),
+    "search_decay": (0, 1, True),
+    "search_ridge": (0, 1e6, True),
     "kl_factor": (0, 1e6, False),
 }
 
@@ -308,6 +331,8 @@ def _converted(name: str, value: Any, n_layers: int) -> Any:
     if name in _NUMBERS:
         low, high, above = _NUMBERS[name]
         return checks.number(f"Setting {name}", value, low, high, above=above, typed=True)
+    if name in CHOICES:
+        return checks.choice(f"Setting {name}", value, CHOICES[name])
     return checks.flag(f"Setting {name}", value, typed=True)
 
 

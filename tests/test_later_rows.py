@@ -492,7 +492,14 @@ def test_an_edit_is_taken_back_or_the_method_says_why_not(method, model, new_ses
 @pytest.mark.parametrize("method", LATER)
 def test_a_run_gives_the_weights_of_editing_by_hand(method, tiny_folder, statistics_text, tmp_path):
     store = RunStore(tmp_path / "runs")
-    measure = MeasurePlan(subsets=(), perplexity=False, generation_entropy=False, contributions=False, share_cap=None)
+    measure = MeasurePlan(
+        subsets=(),
+        perplexity=False,
+        foretold_damage=False,
+        generation_entropy=False,
+        contributions=False,
+        share_cap=None,
+    )
     plan = tiny_runs.plan(tiny_folder, statistics_text, method=method, measure=measure)
     own = {"lr": 0.05} if METHODS[method].preservation in GRADIENTS else {}
     own |= {"nas_facts": 20} if METHODS[method].published.get("nas") else {}

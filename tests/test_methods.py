@@ -50,7 +50,8 @@ def test_the_rows(name, preservation, norm, equality, mpes):
 
 
 LATER_ROWS = {
-    "SPHERE": "arXiv 2510.01172", "AlphaEdit+NAS": "arXiv 2602.02543", "ENCORE+NAS": "", "BetaEdit": "arXiv 2605.09285",
+    "SPHERE": "arXiv 2510.01172", "AlphaEdit+NAS": "arXiv 2602.02543", "ENCORE+NAS": "", "ENCORE-N": "",
+    "BetaEdit": "arXiv 2605.09285",
     "LyapLock": "arXiv 2505.15702", "UltraEdit": "arXiv 2505.14679", "StableEdit": "ICML 2026",
 }  # fmt: skip
 """Rows from elsewhere, and the paper of each; ours have none."""

@@ -27,7 +27,8 @@ def own_home(monkeypatch, tmp_path):
 
 CALIBRATION = Calibration(
     fact_seconds=1.0, batch_seconds=0.5, scored_fact_seconds=0.25, generated_fact_seconds=0.5,
-    perplexity_seconds=3.0, contributions_seconds=1.0, entropy_seconds=5.0, downstream_test_seconds=0.5,
+    perplexity_seconds=3.0, foretold_seconds=0.0, contributions_seconds=1.0, entropy_seconds=5.0,
+    downstream_test_seconds=0.5,
     matrices_bytes=18_000_000, preservation_bytes=94_000_000, dtype="float32", device_type="cpu",
     sizes=Sizes(n_weights=134_515_008, n_layers=30, d_model=576, d_mlp=1536, n_vocab=49152, d_heads=576, d_cache=384),
 )  # fmt: skip

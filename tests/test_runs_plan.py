@@ -54,6 +54,7 @@ HOSTILE_MEASURES = {
     "judge_model": NO_PATHS,
     "judge_seconds": (0, -1, math.nan, math.inf, "60", None, True),
     "perplexity": NO_FLAGS,
+    "foretold_damage": NO_FLAGS,
     "generation_entropy": NO_FLAGS,
     "contributions": NO_FLAGS,
     "downstream": NO_PATHS,

@@ -24,7 +24,9 @@ from encore_core.runs.heartbeat import Stopped
 from encore_core.runs.schema import SINCE, later
 from encore_core.statistics.npz import import_npz
 
-FEWEST = MeasurePlan(subsets=(), perplexity=False, generation_entropy=False, contributions=False, share_cap=None)
+FEWEST = MeasurePlan(
+    subsets=(), perplexity=False, foretold_damage=False, generation_entropy=False, contributions=False, share_cap=None
+)
 
 
 @pytest.fixture

@@ -39,7 +39,9 @@ from encore_core.runs.heartbeat import Pulse, Stopped
 from encore_core.runs.measuring import Measurer
 from encore_core.runs.resume_state import EDITED_FILE, load_matrices, weights_digest
 
-FEWEST = MeasurePlan(subsets=(), perplexity=False, generation_entropy=False, contributions=False, share_cap=None)
+FEWEST = MeasurePlan(
+    subsets=(), perplexity=False, foretold_damage=False, generation_entropy=False, contributions=False, share_cap=None
+)
 
 
 @pytest.fixture
@@ -133,13 +135,18 @@ def test_what_is_recorded_is_what_one_measures(store, submit, tiny_folder, stati
     assert set(timings.phase) == {"targets", "keys", "update", "measuring", "saving"}
     assert store.get(run_id).editing_seconds == pytest.approx(timings.seconds.sum())
     assert store.get(run_id).measuring_seconds == pytest.approx(series.measuring(store, [run_id]).seconds.sum())
-    parts = {"norms", "scores", "generated", "perplexity", "contributions", "entropy"}
+    parts = {"norms", "scores", "generated", "perplexity", "foretold", "contributions", "entropy"}
     assert set(series.measuring(store, [run_id]).part) == parts
     assert (series.memory(store, [run_id]).resident_bytes > 1e8).all()
     contributions = series.contributions(store, [run_id])
     assert contributions.groupby("edits", observed=True).share.sum().to_list() == pytest.approx([1.0] * 4)
     measures = series.measures(store, [run_id])
-    assert set(measures.metric) == {"perplexity", "generation_entropy"} and (measures.value > 0).all()
+    foretold = measures[measures.metric.str.startswith("foretold_damage")]
+    assert set(measures.metric) - set(foretold.metric) == {"perplexity", "generation_entropy"}
+    assert ((foretold.value > 0) == (foretold.edits > 0)).all()
+    of_layers = foretold[foretold.metric != "foretold_damage"].groupby("edits").value.sum()
+    assert of_layers.to_list() == pytest.approx(foretold[foretold.metric == "foretold_damage"].value.to_list())
+    assert (measures[~measures.index.isin(foretold.index)].value > 0).all()
     assert set(series.checkpoints(store, [run_id]).left_out) == {"{}"}
 
 
@@ -164,7 +171,7 @@ def test_the_cap_leaves_parts_out_and_says_so(store, submit):
     run_id = submit(measure=tight)
     serve(store)
     checkpoints = left_out_of(store, run_id)
-    everything = {"scores", "generated", "perplexity", "contributions", "entropy"}
+    everything = {"scores", "generated", "perplexity", "foretold", "contributions", "entropy"}
     assert checkpoints[0] == checkpoints[10] == {}
     assert checkpoints[4] == checkpoints[8] == dict.fromkeys(everything, "cost")
     assert set(series.norms(store, [run_id]).edits) == {0, 4, 8, 10}
@@ -172,14 +179,14 @@ def test_the_cap_leaves_parts_out_and_says_so(store, submit):
 
 
 def test_a_costly_part_does_not_starve_and_is_not_starved(tiny_folder, statistics_text, gpt2, new_session):
-    """Of a budget of 10 s each of the five costly parts has 2; what the first checkpoint took does not count."""
+    """Of a budget of 12 s each of the six costly parts has 2; what the first checkpoint took does not count."""
     plan = tiny_runs.plan(tiny_folder, statistics_text, n_edits=8, measure=tiny_runs.EVERYTHING)
     session = new_session(gpt2)
     measurer = Measurer(plan, tiny_runs.FACTS[:8], [4, 8], session)
     spent = {"scores": [9.0, 1.5], "perplexity": [9.0, 0.5, 0.5], "contributions": [0.1], "entropy": [2.5]}
-    record = measurer.measure(session, 4, 10.0, spent, lambda part: None)
+    record = measurer.measure(session, 4, 12.0, spent, lambda part: None)
     assert record.left_out == {"scores": "cost", "entropy": "cost"}
-    assert set(record.seconds) == {"norms", "generated", "perplexity", "contributions"}
+    assert set(record.seconds) == {"norms", "generated", "perplexity", "foretold", "contributions"}
 
 
 def left_out_of(store: RunStore, run_id: str) -> dict[int, dict[str, str]]:

@@ -24,6 +24,9 @@ from safetensors.torch import load_file
 from encore_core import processes
 from encore_core.editing import stored_statistics
 from encore_core.editing.covariance import SAMPLED_TEXT, KeySums, collect, files_used, second_moments, windows_of
+from encore_core.editing.gradient_moments import collect as gradient_collect
+from encore_core.editing.gradient_moments import file_beside
+from encore_core.editing.gradient_moments import load as load_gradients
 from encore_core.editing.session import EditSession
 from encore_core.models.editable import load_model
 from encore_core.statistics import convergence, gathering, jobs, npz, texts, worker
@@ -79,9 +82,14 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> bool:
 def test_what_is_gathered_is_the_second_moment_and_edits_use_it(gpt2, statistics_text, new_session):
     told = []
     request = Request("tiny", str(statistics_text), layers=(2, 0), tokens=900)
-    result = gather(gpt2, request, lambda what, done, total: told.append((done, total)))
+    result = gather(gpt2, request, lambda *at: told.append(at))
     assert result.tokens == 900 and sorted(result.files) == [0, 2] and result.enough is None
-    assert told[-1] == (900, 900) and [done for done, _ in told] == sorted(done for done, _ in told)
+    phases = [[at[1:] for at in told if at[0] == what] for what in dict.fromkeys(at[0] for at in told)]
+    assert len(phases) == 2  # keys, then gradients
+    assert all(of_one[-1] == (900, 900) and of_one == sorted(of_one) for of_one in phases)
+    gradients = {layer: load_gradients(file_beside(file), gpt2.d_model) for layer, file in result.files.items()}
+    expected = gradient_collect(gpt2, [0, 2], windows_of_file(gpt2, statistics_text, 900))
+    assert all(close(gradients[layer], expected[layer]) for layer in (0, 2))
     windows = windows_of_file(gpt2, statistics_text, 900)
     for layer, file in result.files.items():
         assert close(load_file(file)["C0"], naive(gpt2, layer, windows))

@@ -92,18 +92,19 @@ class Oracle:
         return logits, seen[0]
 
     def losses(self, delta, settings):
-        nlls, probabilities, hit = [], [], True
+        nlls, probabilities, hits = [], [], []
         for ids, first, lookup in self.rows:
             logits, _ = self._with_delta(ids, lookup, delta)
             log_probs = [logits[i - 1].log_softmax(-1)[ids[i]] for i in range(first, len(ids))]
-            hit &= all(int(logits[i - 1].argmax()) == ids[i] for i in range(first, len(ids)))
+            hits.append(all(int(logits[i - 1].argmax()) == ids[i] for i in range(first, len(ids))))
             nlls.append(-sum(log_probs) / len(log_probs))
             probabilities.append(math.exp(-float(nlls[-1].detach())))
         p = self._with_delta(self.essence, self.essence_lookup, delta)[0][self.essence_lookup].log_softmax(-1)
         # F.kl_div(input, target) is KL(target ‖ input): here of the changed distribution from the one before.
         kl = settings.kl_factor * F.kl_div(self.p0, p, log_target=True, reduction="sum")
         decay = settings.weight_decay * delta.norm() / self.h.norm() ** 2
-        return sum(nlls) / len(nlls), kl, decay, hit, sum(probabilities) / len(probabilities)
+        counted = hits[1:] if settings.mpes_contexts == "sampled" and len(hits) > 1 else hits
+        return sum(nlls) / len(nlls), kl, decay, all(counted), sum(probabilities) / len(probabilities)
 
     def optimise(self, settings: TargetSettings) -> Found:
         delta = torch.zeros(self.lm.d_model, requires_grad=True)

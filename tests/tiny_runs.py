@@ -30,7 +30,14 @@ FACTS = tuple(
 """27 facts of the kind that the tiny models have learned; each country is edited three times."""
 
 EVERYTHING = MeasurePlan(sample_facts=4, batch_facts=2, share_cap=None)
-QUICK = replace(EVERYTHING, protocols=("teacher-forced",), generate=False, perplexity=False, generation_entropy=False)
+QUICK = replace(
+    EVERYTHING,
+    protocols=("teacher-forced",),
+    generate=False,
+    perplexity=False,
+    foretold_damage=False,
+    generation_entropy=False,
+)
 """Without what takes longest on a tiny model: its tokenizer makes many tokens of a text."""
 
 SETTINGS = tiny_models.DEFAULTS | {"lambda_n": 0.001, "steps": 4}

@@ -60,7 +60,7 @@ DASHES = {
     "EMMET+MPES": "2px,3px,6px,3px", "AlphaEdit+MPES": "longdashdot", "MEMIT+norm": "10px,3px,2px,3px,2px,3px",
     "SPHERE": "14px,3px", "AlphaEdit+NAS": "8px,2px,1px,2px", "ENCORE+NAS": "18px,4px,2px,4px",
     "BetaEdit": "5px,2px", "LyapLock": "3px,2px,3px,2px,12px,2px", "UltraEdit": "20px,2px",
-    "StableEdit": "1px,4px",
+    "StableEdit": "1px,4px", "ENCORE-N": "24px,3px",
 }  # fmt: skip
 """Method → how its lines are dashed, as Plotly names it."""
 
@@ -81,7 +81,7 @@ LIGHT = Palette(
              "MEMIT+MPES": "#B07900", "EMMET+MPES": "#7A4E9E", "AlphaEdit+MPES": "#2F8FC4", "MEMIT+norm": "#4A4A4A",
              "SPHERE": "#3F51B5", "AlphaEdit+NAS": "#00708A", "ENCORE+NAS": "#4E7A00",
              "BetaEdit": "#8E2F5C", "LyapLock": "#9A4A14",
-             "UltraEdit": "#A3231F", "StableEdit": "#6B5B2E"},
+             "UltraEdit": "#A3231F", "StableEdit": "#6B5B2E", "ENCORE-N": "#1B5E20"},
     ramp=("#6BAED6", "#2171B5", "#08264F"),
 )  # fmt: skip
 DARK = Palette(
@@ -92,6 +92,6 @@ DARK = Palette(
              "MEMIT+MPES": "#E6B93C", "EMMET+MPES": "#B79CE0", "AlphaEdit+MPES": "#9AD3F5", "MEMIT+norm": "#C9C9C9",
              "SPHERE": "#9FA8FF", "AlphaEdit+NAS": "#3CC9DE", "ENCORE+NAS": "#A6D85B",
              "BetaEdit": "#F08BB4", "LyapLock": "#E0A878",
-             "UltraEdit": "#FF8A80", "StableEdit": "#CFC08A"},
+             "UltraEdit": "#FF8A80", "StableEdit": "#CFC08A", "ENCORE-N": "#8FE3A8"},
     ramp=("#2C6C9E", "#64AEDD", "#E1F1FD"),
 )  # fmt: skip

@@ -172,7 +172,7 @@ def scores(
     own: list[int] = []
     for number, metric in enumerate(titles):
         of_metric = frame[frame["metric"] == metric]
-        is_score = metric not in ("perplexity", RATIO, "generation_entropy", "norm_ratio")
+        is_score = metric not in ("perplexity", RATIO, "generation_entropy", "foretold_damage", "norm_ratio")
         own += [] if is_score else [number]
         for line in lines:
             part = of_metric[of_metric["run"] == line.run]

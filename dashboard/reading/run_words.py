@@ -94,6 +94,14 @@ MEASURES = (
     Measure("generated_portability_contained", "Generated: portability", "share with what follows from the edit"),
     Measure("perplexity_ratio", "Perplexity ratio", "to the unedited model's, on a fixed text", "low", 3, "measures"),
     Measure("perplexity", "Perplexity", "on a fixed text; lower is better", "low", 1, "measures"),
+    Measure(
+        "foretold_damage",
+        "Foretold damage",
+        "to general text, in nats per token, from statistics alone",
+        "low",
+        4,
+        "measures",
+    ),
     Measure("generation_entropy", "Generation entropy", "of sampled continuations, × 100 bits", "high", 0, "measures"),
     Measure(
         "norm_ratio", "‖W‖ / ‖W₀‖", "largest growth among the edited layers; nearer to 1 is better", "one", 3, "norms"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from encore_core.methods import GRADIENTS, METHODS, Settings
+from encore_core.methods import CHOICES, GRADIENTS, METHODS, Settings
 
 
 @dataclass(frozen=True)
@@ -14,13 +14,18 @@ class Setting:
     Attributes:
         name: as in `methods.Settings`.
         label, about: for readers.
-        step: of the field's arrows; None for text.
+        step: of the field's arrows; None for text, and for a choice.
     """
 
     name: str
     label: str
     about: str
     step: float | int | None
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """What there is to choose from; empty for fields that are typed."""
+        return CHOICES.get(self.name, ())
 
 
 SETTINGS = (
@@ -42,8 +47,18 @@ SETTINGS = (
         "Steps taken after the new answer has become the most probable one in every context.",
         1,
     ),
+    Setting(
+        "mpes_contexts",
+        "MPES counts",
+        "The contexts that must say the new answer: the sampled ones, as in the paper's code, or the plain prompt too.",
+        None,
+    ),
     Setting("steps", "Steps at most", "Optimisation steps for the target of each fact.", 1),
-    Setting("lr", "Learning rate", "For the optimisation of targets.", 0.1),
+    Setting("search", "Search for targets", "Adam is the paper's; the other two are ours.", None),
+    Setting("search_step", "η, step", "Length of a step along the gradient, as a share of the state's.", 0.02),
+    Setting("search_decay", "Decay of η", "η is multiplied by it after every step; 1 for none.", 0.05),
+    Setting("search_ridge", "ε of F̂", "Ridge of the natural gradient: the larger, the nearer to the plain one.", 0.05),
+    Setting("lr", "Learning rate", "For Adam.", 0.1),
     Setting("clamp", "Clamp", "Longest change of the hidden state, as a share of its length.", 0.05),
     Setting("weight_decay", "Weight decay", "Pull of the change towards zero.", 0.1),
     Setting("kl_factor", "KL factor", "How strongly general statements about the subject are kept.", 0.0125),
@@ -62,6 +77,11 @@ def used_settings(method: str) -> list[Setting]:
         "null_threshold": not in_null_space,
         "l2": not (in_null_space or by_gradient),
         "mpes_extra_steps": not row.mpes,
+        "mpes_contexts": not row.mpes,
+        "search": by_gradient,
+        "search_step": by_gradient,
+        "search_decay": by_gradient,
+        "search_ridge": by_gradient,
         "nas_facts": not row.published.get("nas"),
         "sphere_strength": "sphere_strength" not in row.published,
         "sphere_energy": "sphere_strength" not in row.published,
@@ -85,4 +105,6 @@ def as_text(settings: Settings, name: str) -> str:
     value = getattr(settings, name)
     if name == "layers":
         return layers_text(value)
+    if isinstance(value, str):
+        return value
     return f"{value}" if isinstance(value, int) else f"{value:g}"

@@ -22,6 +22,7 @@ from encore_core.cli import (
     editing,
     evaluating,
     facts,
+    layers,
     retract,
     run,
     runs,
@@ -107,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     statistics.add_commands(commands)
     doctor.add_commands(commands)
     tune.add_commands(commands)
+    layers.add_commands(commands)
     return parser
 
 

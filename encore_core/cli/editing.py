@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -62,6 +63,11 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--scored", type=count, default=SCORED_FACTS, metavar="N",
         help=f"facts scored for the model card, before and after, at most (default {SCORED_FACTS}; 0 for none)",
     )  # fmt: skip
+    edit.add_argument(
+        "--foretell",
+        action="store_true",
+        help="say what the edits cost general text, foretold from statistics, before anything is written",
+    )
     add_editing_options(edit)
     edit.set_defaults(command=_edit)
 
@@ -104,6 +110,8 @@ def _edit(options: argparse.Namespace) -> None:
 
     started = time.time()
     reports = _edit_batches(session, facts, options)
+    if options.foretell:
+        _foretell(session)
     if options.edits_out is not None:
         write_edit_file(options.edits_out, edit_file_of(session), versions())
     if options.out is not None:
@@ -126,6 +134,16 @@ def _edit(options: argparse.Namespace) -> None:
     first = f"{n_edited} facts edited with {session.settings.method} in {time.time() - started:.1f} s"
     first += f", {skipped} skipped" if skipped else ""
     print("; ".join(filter(None, (first, session.directions_left(), written))), file=sys.stderr)
+
+
+def _foretell(session: EditSession) -> None:
+    with Bar("Foretelling") as bar:
+        by_layer = session.foretold_damage(bar.share)
+    total, worst = sum(by_layer.values()), max(by_layer, key=by_layer.__getitem__)
+    notice(
+        f"Foretold damage to general text: {total:.4g} nats per token, so perplexity about × {math.exp(total):.4g}; "
+        f"most of it in layer {worst} ({by_layer[worst]:.3g}). It is foretold from statistics; no text was read."
+    )
 
 
 def _edits_to_continue(options: argparse.Namespace) -> EditFile:

@@ -141,7 +141,7 @@ def _list(options: argparse.Namespace) -> None:
         here = row["fetched"]
         state = "by hand" if row["where"] else gigabytes(here["bytes"]) if here else "from the hub"
         pinned = row["revision"][:8] if row["revision"] else "" if row["where"] else "not pinned"
-        print(f"{row['name']:32}{'here, ' if here else ''}{state:14}{pinned:12}{row['licence']:14}{row['about']}")
+        print(f"{row['name']:32}{'here, ' if here else ''}{state:14}{pinned:12}{row['licence']:16}{row['about']}")
     for one in ELSEWHERE.values():
         print(f"note: {one}")
 

@@ -1,10 +1,13 @@
 """An edit, from facts to edited matrices: targets → keys → update rule → edited matrices.
 
-targets                the wanted hidden states: the search for them by Adam, and when it stops
+targets                the wanted hidden states: the search for them, and when it stops
+search_step            how the search moves: by Adam, along the gradient, along the natural gradient
 target_loss, pass_choice    the loss that the search minimises; which pass computes it for a model
 target_rows, plain_target_pass, fast_target_pass    facts as rows of tokens, and their logits with δ added
 keys                   the inputs of the edited matrices at the subjects
 covariance, stored_statistics   C0, which represents what must stay, and where it is kept
+gradient_moments       F, what general text loses when a block's output changes
+foretold_damage, layer_costs   what an update costs general text, from C0 and F; what a fact would, block by block
 update_rule            one closed form, in which a method is a choice of P and S
 renewed_projector      P on unused directions, which are found anew (BetaEdit)
 what_is_kept           what a layer keeps between batches, by method

@@ -87,6 +87,7 @@ class SolvedBatch:
         seconds: by phase.
         far: the facts that are not edited, because their targets are out of proportion (see `norm_anchor`).
         anchor: what their norms were compared with; None without it.
+        F: what turned the steps of the search; None for searches without it.
         ended, removed: earlier edits that were taken out first, see `AppliedBatch`.
     """
 
@@ -99,6 +100,7 @@ class SolvedBatch:
     removed: dict[int, LowRankUpdate] = field(default_factory=dict)
     far: tuple[Fact, ...] = ()
     anchor: float | None = None
+    F: torch.Tensor | None = None
 
     @classmethod
     def of_nothing(cls, sums: Sums) -> SolvedBatch:
@@ -116,6 +118,7 @@ def solve_batch(
     *,
     targets: GivenTargets = None,
     fast_targets: bool = True,
+    F: torch.Tensor | None = None,
     anchor: float | None = None,
     helpers: Helpers | None = None,
     on_progress: OnProgress | None = None,
@@ -131,6 +134,7 @@ def solve_batch(
         draft: a draft of the session's matrices; the updates are added to it.
         targets: one per fact, if they have been found already, or what finds them; by default they are found here.
         fast_targets: use the fast pass where it agrees with the plain one, see `optimise_targets`.
+        F: (d_model, d_model) at the last edited layer, for the natural gradient (see `search_step`).
         anchor: the norm that targets are brought to, see `norm_anchor`; None to take them as they are.
         helpers: who shares the work, see `helpers`; None to do all of it here.
         on_progress: called after steps and layers.
@@ -146,7 +150,7 @@ def solve_batch(
             targets = targets(facts, on_progress)
         search = helpers.find_targets if helpers is not None else find_targets
         targets = targets or search(
-            lm, facts, prefixes, settings.layers[-1], target_settings(settings), fast_targets, on_progress
+            lm, facts, prefixes, settings.layers[-1], target_settings(settings), F, fast_targets, on_progress
         )
         far: tuple[Fact, ...] = ()
         if anchor is not None:
@@ -162,7 +166,7 @@ def solve_batch(
                     f"The update of layer {layer} is not finite; raise lambda_p or lower lr, or reset the session."
                 )
         clock.add("update")
-    return SolvedBatch(draft, updates, preservation, tuple(targets), seconds, far=far, anchor=anchor)
+    return SolvedBatch(draft, updates, preservation, tuple(targets), seconds, far=far, anchor=anchor, F=F)
 
 
 def find_targets(
@@ -171,6 +175,7 @@ def find_targets(
     prefixes: Sequence[str],
     layer: int,
     settings: TargetSettings,
+    F: torch.Tensor | None,
     fast: bool,
     on_progress: OnProgress | None,
 ) -> list[Target]:
@@ -182,6 +187,7 @@ def find_targets(
         prefixes,
         layer,
         settings,
+        F=F,
         fast=fast,
         on_step=lambda done, step, loss: tell(EditProgress("targets", done, len(facts), step, loss)),
     )

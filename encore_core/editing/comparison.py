@@ -269,8 +269,9 @@ class _SharedSearch:
             for_facts, search = self._searches.pop(path, ((), None))
             if search is None or for_facts != tuple(facts):
                 search = RuleSearch(
-                    self.lm, facts, session.prefixes, session.settings.layers[-1], rules, fast=session.fast_targets
-                )
+                    self.lm, facts, session.prefixes, session.settings.layers[-1], rules,
+                    F=session.metric(), fast=session.fast_targets,
+                )  # fmt: skip
             found = search.found(
                 rules.index(rule),
                 lambda done, step, loss: tell(EditProgress("targets", done, len(facts), step, loss)),

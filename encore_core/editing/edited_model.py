@@ -9,15 +9,16 @@ from typing import Any, Literal
 
 import torch
 
+from encore_core.editing import foretold_damage
 from encore_core.editing.batch_measures import norm
 from encore_core.editing.batch_report import AppliedBatch
-from encore_core.editing.covariance import described, files_used
+from encore_core.editing.covariance import described, files_used, second_moments
 from encore_core.editing.edit_list import MadeEdit, live_edits, made_edits
 from encore_core.editing.edited_matrices import EditedMatrices
 from encore_core.editing.norm_anchor import anchor_of
 from encore_core.editing.session_contents import Contents, memory_is_short
 from encore_core.editing.session_state import identity_of
-from encore_core.editing.shared_by_sessions import initial_preservation, shared_prefixes
+from encore_core.editing.shared_by_sessions import gradients_kept, initial_preservation, shared_prefixes, solve_device
 from encore_core.editing.what_is_kept import Memory, free_directions
 from encore_core.errors import InputError
 from encore_core.models.editable import EditableModel, Progress
@@ -112,6 +113,43 @@ class EditedModel:
         if not s.nas:
             return None
         return self._contents.anchor or anchor_of(self.lm, s.layers[-1], s.nas_facts, progress)
+
+    def metric(self, progress: Progress | None = None) -> torch.Tensor | None:
+        """F at the last edited layer, (d_model, d_model), by which the natural gradient searches; None for other
+        searches. Fixed from the first edit on."""
+        s = self.settings
+        if s.search != "natural_gradient" or s.from_gradients:
+            return None
+        if self._contents.F is not None:
+            return self._contents.F
+        last = s.layers[-1]
+        return gradients_kept(self.lm, {last: self._statistics_files()[last]}, self.statistics_text, progress)[last]
+
+    def foretold_damage(self, progress: Progress | None = None) -> dict[int, float]:
+        """What the edits on the model cost general text, by edited layer, in nats per token (see `foretold_damage`).
+
+        Statistics that are missing are gathered first, which takes as long as the passes over some thousand tokens.
+
+        Args:
+            progress: called meanwhile.
+
+        Raises:
+            InputError: when the text for statistics cannot be read.
+        """
+        s, text = self.settings, self.statistics_text
+        files = self._statistics_files() or files_used(self.lm, s.layers, s.statistics_tokens, text)
+        with self.pristine() as lm:
+            Fs = gradients_kept(lm, files, text, progress)
+            edited, found = self._contents.sums().exact, dict.fromkeys(s.layers, 0.0)
+            for layer in s.layers if edited else ():
+                # One at a time: C0 of a large model's layers would fill the memory.
+                C0 = second_moments(lm, [layer], s.statistics_tokens, text, progress, files)[layer]
+                original = lm.parameter(layer).data
+                change = edited[layer].to(solve_device(lm), torch.float64) - original.to(
+                    solve_device(lm), torch.float64
+                )
+                found[layer] = foretold_damage.of_change(Fs[layer], lm.oriented(layer, change), C0)
+        return found
 
     def directions_left(self) -> str | None:
         """How many null-space directions are left to edits, as a text for people; None before the first edit, and for

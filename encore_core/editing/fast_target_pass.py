@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from encore_core.editing.target_rows import Example, Rows
+from encore_core.editing.target_rows import Example, Rows, median_norm
 from encore_core.forward.packed_pass import record_packed, run_packed
 from encore_core.forward.packing import Packing
 from encore_core.forward.prefix_cache import SharedStarts
@@ -161,7 +161,8 @@ class FastPass:
         self.merged = packed or sum(example.cost for example in examples) <= MERGE_TOKENS
         parts = [contexts + subjects] if self.merged else [contexts, subjects]
         self.tails = [Tail.of(lm, layer, rows, starts, packed) for rows in parts]
-        self.h = self.tails[0].hidden[: len(contexts) : self.rows.n_contexts, 0].float()
+        at_subject = self.tails[0].hidden[: len(contexts), 0].float()
+        self.h, self.scale = at_subject[:: self.rows.n_contexts], median_norm(at_subject, self.rows.n_contexts)
 
     def logits(self, delta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As `PlainPass.logits`."""

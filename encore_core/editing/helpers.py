@@ -50,6 +50,7 @@ class Helpers(Protocol):
         prefixes: Sequence[str],
         layer: int,
         settings: TargetSettings,
+        F: torch.Tensor | None,
         fast: bool,
         on_progress: OnProgress | None,
     ) -> list[Target]:

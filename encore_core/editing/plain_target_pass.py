@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from encore_core.editing.target_rows import Example, Rows
+from encore_core.editing.target_rows import Example, Rows, median_norm
 from encore_core.forward.prompts import pad
 from encore_core.forward.tracing import added_to_output, run
 from encore_core.models.editable import EditableModel
@@ -25,8 +25,8 @@ class PlainPass:
         self.subject_lookups = torch.tensor([example.subject.lookup for example in examples], device=lm.device)
         with torch.no_grad():
             hidden = run(lm, self.batch.ids, self.batch.mask, stop=layer + 1)
-        plain = torch.arange(0, len(contexts), self.rows.n_contexts, device=lm.device)
-        self.h = hidden[plain, self.lookups[plain]].float()
+        at_subject = hidden[torch.arange(len(contexts), device=lm.device), self.lookups].float()
+        self.h, self.scale = at_subject[:: self.rows.n_contexts], median_norm(at_subject, self.rows.n_contexts)
 
     def logits(self, delta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits where target tokens are predicted, and at the subject's last token of "{subject} is a".

@@ -84,6 +84,7 @@ class EditSession(EditedModel):
                 self._used = self._statistics_files()
                 self._initial_preservation(self._used, progress)
             self.anchor(progress)
+            F = self.metric(progress)
             # One step on any fact finds out whether the model takes the fast pass, and warms up the kernels.
             if (
                 self.fast_targets
@@ -92,7 +93,7 @@ class EditSession(EditedModel):
             ):
                 once = replace(target_settings(self.settings), steps=1)
                 fact = Fact("Paris", "The city of {} is in", "France")
-                optimise_targets(lm, [fact], self.prefixes, self.settings.layers[-1], once)
+                optimise_targets(lm, [fact], self.prefixes, self.settings.layers[-1], once, F=F)
 
     def stop_sharing(self) -> None:
         """Let the model forget the initial P that it keeps for other sessions with these settings.
@@ -259,6 +260,7 @@ class EditSession(EditedModel):
                 draft,
                 targets=targets,
                 fast_targets=self.fast_targets,
+                F=self.metric(),
                 anchor=self.anchor(),
                 helpers=self.helpers,
                 on_progress=on_progress,
@@ -307,9 +309,11 @@ class EditSession(EditedModel):
             raise InputError(f"{self.settings.method} edits without targets; choose a method that has them.")
         wanted = target_settings(self.settings)
         wanted = wanted if mpes is None else replace(wanted, mpes=mpes)
-        prefixes = self.prefixes
+        prefixes, F = self.prefixes, self.metric()
         with self.edited() as lm:
-            return find_targets(lm, facts, prefixes, self.settings.layers[-1], wanted, self.fast_targets, on_progress)
+            return find_targets(
+                lm, facts, prefixes, self.settings.layers[-1], wanted, F, self.fast_targets, on_progress
+            )
 
     # -- history -------------------------------------------------------------------------------------------------------
 

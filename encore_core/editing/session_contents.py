@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import torch
+
 from encore_core.editing.batch import SolvedBatch
 from encore_core.editing.batch_report import AppliedBatch
 from encore_core.editing.edit_list import keys_of, live_edits
@@ -41,6 +43,7 @@ class Contents:
         n_edits: edits on the model; without history, edits made, be they of the same fact.
         edited_keys: `Fact.key` of each.
         anchor: the norm that targets are brought to, see `norm_anchor`; None before the first edit, and without it.
+        F: what turns the steps of the search, see `search_step`; None before the first edit, and without it.
     """
 
     matrices: EditedMatrices
@@ -49,6 +52,7 @@ class Contents:
     n_edits: int = 0
     edited_keys: frozenset[tuple[str, str]] = frozenset()
     anchor: float | None = None
+    F: torch.Tensor | None = None
 
     @property
     def updates(self) -> list[dict[int, LowRankUpdate]]:
@@ -89,6 +93,7 @@ class Contents:
             len(keys) if keep_history else self.n_edits + len(facts),
             keys,
             batch.anchor or self.anchor,
+            self.F if batch.F is None else batch.F,
         )
 
     def replayed(
@@ -112,7 +117,9 @@ class Contents:
                     preservation[layer] = P.compact()
         keys = frozenset(edit.fact.key for edit in live_edits(batches))
         updates = [updates for batch in batches for updates in batch.all_updates]
-        return Contents(self.matrices.replayed(updates), preservation, tuple(batches), len(keys), keys, self.anchor)
+        return Contents(
+            self.matrices.replayed(updates), preservation, tuple(batches), len(keys), keys, self.anchor, self.F
+        )
 
     def compacted(self) -> Iterator[Contents]:
         """The same with P compacted, layer by layer, so that there is at most one extra P at a time."""

@@ -23,8 +23,8 @@ class SessionState:
 
     Attributes:
         tensors: contiguous tensors on the session's devices, by name: the edited matrices as the family stores them,
-            and per layer the start of P and the thin factors not folded into it, because sums in another order give
-            other bits. Nobody writes to them.
+            F if the search uses it, and per layer the start of P and the thin factors not folded into it, because sums
+            in another order give other bits. Nobody writes to them.
         values: everything else, as plain JSON values.
     """
 
@@ -68,6 +68,8 @@ def state_of(
     for layer, preservation in contents.preservation.items():
         for name, piece in preservation.pieces():
             put(f"P.{layer}.{name}", piece)
+    if contents.F is not None:
+        put("F", contents.F)
     values = identity | {
         "prefixes": list(prefixes),
         "n_edits": contents.n_edits,
@@ -137,4 +139,5 @@ def contents_of(state: SessionState, lm: EditableModel) -> Contents:
         state.values["n_edits"],
         frozenset((subject, prompt) for subject, prompt in state.values["edited_keys"]),
         state.values.get("anchor"),
+        take("F", torch.device("cpu"), torch.float32) if "F" in state.tensors else None,
     )

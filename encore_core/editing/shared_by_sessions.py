@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from encore_core.editing.covariance import second_moments
+from encore_core.editing.gradient_moments import gradient_moments
 from encore_core.editing.gradient_rule import GradientMemory
 from encore_core.editing.lyapunov import LyapunovMemory
 from encore_core.editing.renewed_projector import RenewedPreservation, Weights, weighted_null_space
@@ -120,6 +121,26 @@ def moments_kept(
             moments = second_moments(lm, missing, settings.statistics_tokens, text, progress, statistics)
         for layer in missing:
             found[layer] = moments[layer].to(solve_device(lm))
+            _remember(lm, keys[layer], found[layer])
+    return found
+
+
+def gradients_kept(
+    lm: EditableModel, statistics: dict[int, Path], text: Path | None = None, progress: Progress | None = None
+) -> dict[int, torch.Tensor]:
+    """F by layer, (d_model, d_model) float32 on the CPU, see `gradient_moments`; sessions on a model share it.
+
+    Args:
+        lm: the model.
+        statistics: by layer, the file of its C0.
+        text, progress: as for `initial_preservation`.
+    """
+    keys = {layer: ("F", file.name, layer) for layer, file in statistics.items()}
+    missing = {layer: statistics[layer] for layer, key in keys.items() if key not in lm.shared}
+    found = {layer: lm.shared[key] for layer, key in keys.items() if key in lm.shared}
+    if missing:
+        found |= gradient_moments(lm, missing, text, progress)
+        for layer in missing:
             _remember(lm, keys[layer], found[layer])
     return found
 

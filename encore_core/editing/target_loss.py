@@ -12,14 +12,14 @@ with h the state in the plain prompt (MEMIT, arXiv 2210.07229).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch.nn import functional as F
 
 from encore_core.editing.fast_target_pass import FastPass
 from encore_core.editing.plain_target_pass import PlainPass
-from encore_core.methods import Settings
+from encore_core.methods import MpesContexts, Search, Settings
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,10 @@ class TargetSettings:
         weight_decay, kl_factor: weights of the two penalties.
         mpes: whether to stop once every target token is the most probable one in every context.
         mpes_extra_steps: steps taken after that.
-        bfloat16: whether matrix products are computed in bfloat16; δ, the losses and Adam stay in float32.
+        mpes_contexts: "sampled" for those with sampled prefixes alone, as the authors do, or "all" for the plain prompt
+            as well. Without sampled prefixes it is the plain prompt that counts.
+        search, search_step, search_decay, search_ridge: how δ is moved, see `search_step`.
+        bfloat16: whether matrix products are computed in bfloat16; δ, the losses and the search stay in float32.
     """
 
     steps: int
@@ -43,21 +46,17 @@ class TargetSettings:
     kl_factor: float
     mpes: bool
     mpes_extra_steps: int
+    mpes_contexts: MpesContexts = "sampled"
+    search: Search = "adam"
+    search_step: float = 0.1
+    search_decay: float = 1.0
+    search_ridge: float = 0.05
     bfloat16: bool = False
 
 
 def target_settings(settings: Settings) -> TargetSettings:
     """The settings that the optimisation of targets needs."""
-    return TargetSettings(
-        steps=settings.steps,
-        lr=settings.lr,
-        clamp=settings.clamp,
-        weight_decay=settings.weight_decay,
-        kl_factor=settings.kl_factor,
-        mpes=settings.mpes,
-        mpes_extra_steps=settings.mpes_extra_steps,
-        bfloat16=settings.bfloat16,
-    )
+    return TargetSettings(**{one.name: getattr(settings, one.name) for one in fields(TargetSettings)})
 
 
 @dataclass
@@ -101,6 +100,8 @@ def evaluate(
     misses = zeros.index_add(0, rows.position_rows, (logits.argmax(-1) != rows.position_targets).float())
     by_fact = (rows.n_facts, rows.n_contexts)
     nll = row_nll.view(by_fact).mean(-1)
+    # Context 0 is the plain prompt.
+    first_that_counts = 1 if settings.mpes_contexts == "sampled" and rows.n_contexts > 1 else 0
 
     subject_log_probs = subject_logits.float().log_softmax(-1)
     original = subject_log_probs.detach() if original is None else original
@@ -113,6 +114,6 @@ def evaluate(
         kl=kl.detach(),
         decay=decay.detach(),
         probability=(-row_nll.detach()).exp().view(by_fact).mean(-1),
-        hit=misses.view(by_fact).sum(-1) == 0,
+        hit=misses.view(by_fact)[:, first_that_counts:].sum(-1) == 0,
         subject_log_probs=original,
     )

@@ -70,3 +70,13 @@ class Rows:
     def rows_of(self, facts: torch.Tensor) -> torch.Tensor:
         """Row numbers of some facts, (len(facts) · n_contexts,)."""
         return (facts[:, None] * self.n_contexts + torch.arange(self.n_contexts, device=facts.device)).reshape(-1)
+
+
+def median_norm(states: torch.Tensor, n_contexts: int) -> torch.Tensor:
+    """s of each fact, (n_facts,): the median of ‖h‖ over its contexts.
+
+    Args:
+        states: (n_facts · n_contexts, d_model), h at the subject.
+        n_contexts: of every fact.
+    """
+    return states.norm(dim=-1).view(-1, n_contexts).median(dim=1).values

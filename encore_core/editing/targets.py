@@ -1,12 +1,12 @@
 """Targets: the hidden state z at the last edited layer with which the model would say the new fact.
 
 For a fact and its contexts (the plain prompt and the sampled prefixes) a vector δ, added at the subject's last token to
-the block output of the last edited layer, is optimised by Adam under the loss of `target_loss`, with
+the block output of the last edited layer, is moved down the loss of `target_loss` (see `search_step`), with
 
     ‖δ‖ ≤ clamp · ‖h‖ after every step,        z = h + δ
 
 and h the state in the plain prompt (MEMIT, arXiv 2210.07229). Most-Probable Early Stopping (MPES, arXiv 2502.01636)
-stops a fact once every target token is the most probable one at its position in every context.
+stops a fact once every target token is the most probable one at its position in every context that counts.
 
 Facts are optimised together and each stops on its own. `FastPass` computes only what δ can change, `PlainPass` runs
 everything and is used for families on which the fast one gives another loss (see `pass_choice`).
@@ -22,12 +22,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
-from torch.optim.adam import adam
 
 from encore_core.autograd import gradients
 from encore_core.editing.fast_target_pass import FastPass
 from encore_core.editing.pass_choice import starts_of_fast_pass
 from encore_core.editing.plain_target_pass import PlainPass
+from encore_core.editing.search_step import step_of
 from encore_core.editing.target_loss import Evaluation, TargetSettings, evaluate
 from encore_core.editing.target_rows import Example
 from encore_core.facts import Fact
@@ -89,6 +89,7 @@ def optimise_targets(
     layer: int,
     settings: TargetSettings,
     *,
+    F: torch.Tensor | None = None,
     fast: bool = True,
     max_tokens: int | None = None,
     on_step: OnStep | None = None,
@@ -101,6 +102,7 @@ def optimise_targets(
         prefixes: sampled prefixes; the plain prompt is used in addition to them.
         layer: index of the last edited block.
         settings: hyper-parameters.
+        F: (d_model, d_model) second moment of gradients at the block, see `search_step`; for the natural gradient.
         fast: use the fast pass where it agrees with the plain one.
         max_tokens: tokens run at once; bounds memory. By default what suits the device.
         on_step: called after evaluations, see `OnStep`.
@@ -108,7 +110,7 @@ def optimise_targets(
     Returns:
         one target per fact, in order.
     """
-    return RuleSearch(lm, facts, prefixes, layer, (settings,), fast=fast, max_tokens=max_tokens).found(0, on_step)
+    return RuleSearch(lm, facts, prefixes, layer, (settings,), F=F, fast=fast, max_tokens=max_tokens).found(0, on_step)
 
 
 class RuleSearch:
@@ -122,7 +124,7 @@ class RuleSearch:
 
     Args:
         rules: hyper-parameters that differ in `RULE_FIELDS` alone.
-        lm, facts, prefixes, layer, fast, max_tokens: as for `optimise_targets`.
+        lm, facts, prefixes, layer, F, fast, max_tokens: as for `optimise_targets`.
 
     Raises:
         ValueError: when the rules differ in more.
@@ -136,12 +138,13 @@ class RuleSearch:
         layer: int,
         rules: Sequence[TargetSettings],
         *,
+        F: torch.Tensor | None = None,
         fast: bool = True,
         max_tokens: int | None = None,
     ):
         if len({replace(rule, **dict.fromkeys(RULE_FIELDS, 0)) for rule in rules}) != 1:
             raise ValueError(f"One search serves settings that differ in {', '.join(RULE_FIELDS)} alone; got {rules}.")
-        self.lm, self.layer, self.rules = lm, layer, rules
+        self.lm, self.layer, self.rules, self._F = lm, layer, rules, F
         self._examples = Example.of_facts(lm, facts, prefixes)
         self._make_pass = functools.partial(PlainPass, lm, layer)
         if fast and (starts := starts_of_fast_pass(lm, layer, self._examples, rules[0])) is not None:
@@ -180,7 +183,7 @@ class RuleSearch:
         return [self._found[index][number] for index in range(len(self._examples))]
 
     def _group_of(self, members: Sequence[int]) -> _Group:
-        return _Group(self._make_pass([self._examples[index] for index in members]), self.rules)
+        return _Group(self._make_pass([self._examples[index] for index in members]), self.rules, self._F)
 
     def _walk(self, group: _Group, members: Sequence[int], numbers: Sequence[int], on_step: OnStep | None) -> None:
         with matrices_in_bfloat16(self.lm, self.layer + 1) if self.rules[0].bfloat16 else nullcontext():
@@ -212,10 +215,10 @@ def default_max_tokens(lm: EditableModel, layer: int) -> int:
 class _Group:
     """Facts that are optimised together, step by step, until rules have stopped them."""
 
-    def __init__(self, forward: PlainPass | FastPass, rules: Sequence[TargetSettings]):
+    def __init__(self, forward: PlainPass | FastPass, rules: Sequence[TargetSettings], F: torch.Tensor | None):
         # The pass drops finished facts later; `_h` and `_searches` keep all.
         self.forward, self._h = forward, forward.h
-        self._descent, self._n_steps = _Descent(forward, rules[0]), max(rule.steps for rule in rules)
+        self._descent, self._n_steps = _Descent(forward, rules[0], F), max(rule.steps for rule in rules)
         self._replayed = Replayed(self._descent.step) if _is_replayed(forward) else None
         self._searches = [[_FactProgress(rule) for rule in rules] for _ in range(forward.rows.n_facts)]
         self._unread: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -269,22 +272,19 @@ class _Group:
 
 
 class _Descent:
-    """δ of a group's facts under Adam, which works element by element, so that facts do not influence each other.
+    """δ of a group's facts, step by step; facts do not influence each other.
 
     Attributes:
         active: (n_active,) the facts that are still evaluated. A finished one's row of δ may drift on.
     """
 
-    def __init__(self, forward: PlainPass | FastPass, settings: TargetSettings):
+    def __init__(self, forward: PlainPass | FastPass, settings: TargetSettings, F: torch.Tensor | None):
         self.forward, self.settings, h = forward, settings, forward.h
         self.delta = torch.zeros_like(h)
         self.active = torch.arange(len(h), device=h.device)
         self.limit = settings.clamp * h.norm(dim=-1, keepdim=True)
         self.original: torch.Tensor | None = None
-        self.first_moment, self.second_moment = torch.zeros_like(h), torch.zeros_like(h)
-        # On a GPU the step counter is on it, too, where it can be increased without waiting.
-        self.on_gpu = h.device.type == "cuda"
-        self.n_steps = torch.zeros((), device=h.device if self.on_gpu else "cpu")
+        self.mover = step_of(forward, settings, F)
         self.at: torch.Tensor
         self.current: Evaluation
 
@@ -296,15 +296,10 @@ class _Descent:
         return self.current.table(), self.at.detach()
 
     def descend(self, kept: torch.Tensor | None = None) -> None:
-        """A step of Adam from the last evaluation, for all active facts or some (given by their indices among them)."""
+        """A step from the last evaluation, for all active facts or some (given by their indices among them)."""
         loss = self.current.loss if kept is None else self.current.loss[kept]
         (gradient,) = torch.autograd.grad(loss.sum(), self.at)
-        adam(
-            [self.delta], [torch.zeros_like(self.delta).index_copy_(0, self.active, gradient)],
-            [self.first_moment], [self.second_moment], [], [self.n_steps],
-            capturable=self.on_gpu, amsgrad=False, beta1=0.9, beta2=0.999, lr=self.settings.lr, weight_decay=0.0,
-            eps=1e-8, maximize=False,
-        )  # fmt: skip
+        self.mover.move(self.delta, self.active, gradient)
         self.delta.mul_((self.limit / self.delta.norm(dim=-1, keepdim=True).clamp_min(1e-30)).clamp_max(1.0))
 
     def step(self) -> tuple[torch.Tensor, torch.Tensor]:

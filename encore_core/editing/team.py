@@ -8,7 +8,7 @@
 Targets: whoever is free takes the next shard (see `helpers`). Keys: a shard stays with one member from the lowest layer
 to the highest. The update is solved once, here, and its factors (A, Y) go to all. Per batch of n facts and member
 
-    sent       n (d_model + d_mlp) · 8 bytes per layer, and the facts of its shards
+    sent       n (d_model + d_mlp) · 8 bytes per layer, the facts of its shards, and F where the search needs it
     received   (d_model + d_mlp) · 8 bytes per fact of its shards and layer, and 2 d_model · 4 per fact for its target
 
 The matrices of all are compared by digest whenever `check` is called.
@@ -129,6 +129,7 @@ class Team:
         prefixes: Sequence[str],
         layer: int,
         settings: TargetSettings,
+        F: torch.Tensor | None,
         fast: bool,
         on_progress: OnProgress | None,
     ) -> list[Target]:
@@ -136,12 +137,13 @@ class Team:
         waiting = deque(shards(len(facts)))
         found: dict[int, Target] = {}
         flying: dict[Any, tuple[Any, range]] = {}
+        metric = None if F is None else self.ray.put(to_numpy(F))
         tell = on_progress or (lambda progress: None)
 
         def hand_out(member: Any) -> None:
             if waiting:
                 shard = waiting.popleft()
-                asked = ([facts[place] for place in shard], tuple(prefixes), layer, settings, fast)
+                asked = ([facts[place] for place in shard], tuple(prefixes), layer, settings, metric, fast)
                 flying[self._call(member, "targets", *asked)] = member, shard
 
         for _ in range(IN_FLIGHT):
@@ -162,7 +164,7 @@ class Team:
                 shard = waiting.popleft()
                 n = len(found)
                 said = lambda one, n=n: tell(replace(one, done=n + one.done, total=len(facts)))  # noqa: E731
-                own = find_targets(lm, [facts[place] for place in shard], prefixes, layer, settings, fast, said)
+                own = find_targets(lm, [facts[place] for place in shard], prefixes, layer, settings, F, fast, said)
                 found.update(zip(shard, own, strict=True))
                 collect(0)
             else:

@@ -76,11 +76,18 @@ class Member:
         )
 
     def targets(
-        self, facts: Sequence[Fact], prefixes: Sequence[str], layer: int, settings: TargetSettings, fast: bool
+        self,
+        facts: Sequence[Fact],
+        prefixes: Sequence[str],
+        layer: int,
+        settings: TargetSettings,
+        F: np.ndarray | None,
+        fast: bool,
     ) -> list[tuple[np.ndarray, np.ndarray, Target]]:
         """Targets of a shard on the session's matrices: z, h, and the target without them."""
+        metric = None if F is None else torch.from_numpy(F.copy()).to(self.lm.device)
         with gradients(False), self.lm.matrices_replaced(self.sums.run):
-            found = optimise_targets(self.lm, facts, prefixes, layer, settings, fast=fast)
+            found = optimise_targets(self.lm, facts, prefixes, layer, settings, F=metric, fast=fast)
         return [(to_numpy(one.z), to_numpy(one.h), replace(one, z=None, h=None)) for one in found]
 
     def begin(self, layers: Sequence[int]) -> None:

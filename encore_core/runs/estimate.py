@@ -74,7 +74,7 @@ class Calibration:
         batch_seconds: to update the layers, once per batch.
         scored_fact_seconds: to score a fact teacher-forced.
         generated_fact_seconds: to generate a fact's answers; 0 where none are. A judge is not asked: it may cost money.
-        perplexity_seconds, contributions_seconds, entropy_seconds: of these parts of measuring.
+        perplexity_seconds, foretold_seconds, contributions_seconds, entropy_seconds: of these parts of measuring.
         downstream_test_seconds: for one test of each task; 0 without data.
         matrices_bytes: of the edited matrices.
         preservation_bytes: of what all edited layers keep, P with most methods.
@@ -88,6 +88,7 @@ class Calibration:
     scored_fact_seconds: float
     generated_fact_seconds: float
     perplexity_seconds: float
+    foretold_seconds: float
     contributions_seconds: float
     entropy_seconds: float
     downstream_test_seconds: float
@@ -177,6 +178,7 @@ def estimate(run: PreparedRun, calibration: Calibration) -> Estimate:
         ("teacher-forced" in wanted.protocols) * n_scored * c.scored_fact_seconds,
         ("generated" in wanted.protocols) * n_scored * c.generated_fact_seconds,
         wanted.perplexity * c.perplexity_seconds,
+        wanted.foretold_damage * c.foretold_seconds,
         wanted.contributions * c.contributions_seconds,
         wanted.generation_entropy * c.entropy_seconds,
         (wanted.downstream is not None) * wanted.downstream_tests * c.downstream_test_seconds,
@@ -236,6 +238,10 @@ def _measure(lm: EditableModel, run: PreparedRun, tell: Progress) -> Calibration
     report = session.edit(facts, known="edit", measure=False)
     tell("Timing measurements", 0.5)
     prompts = [facts[0].text] * ENTROPY_PROMPTS
+    foretold = 0.0
+    if plan.measure.foretold_damage:
+        _seconds(session.foretold_damage)  # what it gathers is kept, so that only the first time takes long
+        foretold = _seconds(session.foretold_damage)
     with session.edited():
         scores = _seconds(lambda: evaluate(lm, facts, generate=plan.measure.generate))
         written = 0.0
@@ -256,6 +262,7 @@ def _measure(lm: EditableModel, run: PreparedRun, tell: Progress) -> Calibration
         scored_fact_seconds=scores / len(facts),
         generated_fact_seconds=written / len(facts),
         perplexity_seconds=read * FIXED_TEXT_TOKENS / CALIBRATED_TOKENS,
+        foretold_seconds=foretold,
         contributions_seconds=contributions,
         entropy_seconds=sampled * ENTROPY_TOKENS / CALIBRATED_SAMPLES,
         downstream_test_seconds=asked / CALIBRATED_TESTS,

@@ -4,6 +4,7 @@
     scores          of a fixed sample of the facts edited so far, of the newest batch, and of the first batch
     generated       the same from answers that the model writes itself
     perplexity      on the fixed text
+    foretold        what the edits cost general text, from statistics alone, by layer
     contributions   of every sublayer to the residual stream, on passages of the fixed text
     entropy         of sampled continuations of prompts of the sample
     downstream      the six tasks
@@ -147,6 +148,8 @@ class Measurer:
             parts["generated"] = lambda lm, _: self._generated(lm, edits, tell)
         if wanted.perplexity:
             parts["perplexity"] = lambda lm, _: {"measures": [("perplexity", perplexity(lm))]}
+        if wanted.foretold_damage:
+            parts["foretold"] = lambda _, session: self._foretold(session)
         if wanted.contributions:
             parts["contributions"] = lambda lm, _: self._contributions(lm)
         if wanted.generation_entropy:
@@ -233,6 +236,11 @@ class Measurer:
                 rows["scores"] += fact_values.summary(subset, metrics, of_subset)
         rows["fact_scores"] = [(place, *item) for place, of_fact in values.items() for item in of_fact.items()]
         return rows
+
+    def _foretold(self, session: EditSession) -> Rows:
+        by_layer = session.foretold_damage()
+        rows = [("foretold_damage", sum(by_layer.values()))]
+        return {"measures": rows + [(f"foretold_damage.{layer}", one) for layer, one in by_layer.items()]}
 
     def _contributions(self, lm: EditableModel) -> Rows:
         parts = measure_contributions(lm, self.passages).parts

@@ -52,6 +52,7 @@ class MeasurePlan:
         chat, max_tokens: how answers are generated, see `GenerationSettings.for_model`.
         judge, judge_model, judge_seconds: who judges generated answers, see `judging.Judge`; None for nobody.
         perplexity: whether to measure it on the fixed text.
+        foretold_damage: whether to foretell what the edits cost general text (see `editing.foretold_damage`).
         generation_entropy: whether to sample continuations and measure their entropy.
         contributions: whether to measure what each sublayer adds to the residual stream.
         downstream: folder with the data of the downstream tasks, or "hub" for the hub's; None to leave them out.
@@ -76,6 +77,7 @@ class MeasurePlan:
     judge_model: str | None = None
     judge_seconds: float = 60.0
     perplexity: bool = True
+    foretold_damage: bool = True
     generation_entropy: bool = True
     contributions: bool = True
     downstream: str | None = None
@@ -91,7 +93,7 @@ class MeasurePlan:
             raise InputError(f"protocols is empty, but facts are scored; give some of {', '.join(PROTOCOLS)}.")
         put("sample_facts", checks.whole("sample_facts", self.sample_facts, 1, 10_000))
         put("batch_facts", checks.whole("batch_facts", self.batch_facts, 1, 10_000))
-        for name in ("generate", "perplexity", "generation_entropy", "contributions"):
+        for name in ("generate", "perplexity", "foretold_damage", "generation_entropy", "contributions"):
             put(name, checks.flag(name, getattr(self, name)))
         put("chat", checks.choice("chat", self.chat, CHATS))
         if self.max_tokens is not None:

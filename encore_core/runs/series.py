@@ -92,10 +92,11 @@ def contributions(
 
 
 def measures(store: RunStore, ids: Sequence[str], max_points: int | None = MAX_POINTS) -> pd.DataFrame:
-    """Perplexity on the fixed text, and generation entropy.
+    """Perplexity on the fixed text, generation entropy, and foretold damage.
 
     Returns:
-        run, edits, metric ("perplexity", "generation_entropy"), value.
+        run, edits, metric ("perplexity", "generation_entropy", "foretold_damage", and that of layer 6 as
+        "foretold_damage.6"), value.
     """
     frame = read(store, ids, "measures", ("edits", "metric", "value"))
     return thinned(frame, ("run", "metric"), "edits", "value", max_points)

@@ -22,7 +22,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from encore_core.editing import stored_statistics
+from encore_core.editing import gradient_moments, stored_statistics
 from encore_core.editing.covariance import KeySums, check_length, filename_digest, in_batches, windows_of
 from encore_core.errors import InputError, quoted
 from encore_core.models.editable import EditableModel, Progress
@@ -101,10 +101,31 @@ def gather(
         check_length(lm, windows)
         work = _Work(lm, layers, windows, text.content, text.source, request.enough, n_tokens)
         result = work.run(tell, stop, save_seconds)
+        _gather_gradients(lm, result, windows, tell)
         stored_statistics.note_model(lm.texts_key, lm.name)
         stored_statistics.choose(lm.texts_key, result.files)
     log.info("Key statistics of layers %s: %d tokens of %s.", list(layers), result.tokens, result.source)
     return result
+
+
+def _gather_gradients(lm: EditableModel, result: Result, windows: Sequence[list[int]], tell: Tell) -> None:
+    """F beside each layer's C0, from the beginning of the same text; short, so that it is not saved in between."""
+    beside = {layer: gradient_moments.file_beside(file) for layer, file in result.files.items()}
+    missing = [layer for layer, file in beside.items() if gradient_moments.load(file, lm.d_model) is None]
+    if not missing:
+        return
+    some, total = [], 0
+    for window in windows:
+        if total >= gradient_moments.n_tokens(lm):
+            break
+        some.append(window)
+        total += len(window)
+    with lm.matrices_replaced({}):
+        found = gradient_moments.collect(
+            lm, missing, some, lambda what, share: tell(what, round(share * result.tokens), result.tokens)
+        )
+    for layer, F in found.items():
+        gradient_moments.save(beside[layer], F, result.source, total)
 
 
 def _of_share(tell: Tell) -> Progress:

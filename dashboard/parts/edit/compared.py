@@ -10,7 +10,7 @@ from streamlit.delta_generator import DeltaGenerator
 from dashboard.charts import compared as charts
 from dashboard.charts.labels import percent
 from dashboard.elements import figure, theme, widgets
-from dashboard.parts.edit import compared_files, compared_scores, inside, probe, shown_fact
+from dashboard.parts.edit import compared_files, compared_scores, foretold, inside, probe, shown_fact
 from dashboard.parts.edit.compared_reading import Seen, outcome_of, see
 from dashboard.parts.edit.history import stop_word
 from dashboard.reading import model_readings
@@ -71,6 +71,7 @@ def show(visitor: Visitor, *, covered: bool = False) -> Finished:
     if not covered and not visitor.is_busy:
         inside.show_compared(comparison, fact, prompt)
         compared_files.offer(comparison, fact, seen, compared_scores.show(visitor))
+        foretold.show_compared(visitor)
     return draw
 
 

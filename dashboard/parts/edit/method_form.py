@@ -94,7 +94,12 @@ def _settings_form(visitor: Visitor, method: str) -> dict[str, object]:
     for place, setting in enumerate(used_settings(method)):
         name, column = setting.name, columns[place % 2]
         key, value = _settings_key(visitor, method, name), getattr(table, name)
-        if setting.step is None:
+        if setting.choices:
+            remembered(key, value)
+            overrides[name] = column.selectbox(
+                setting.label, setting.choices, key=key, help=setting.about, persist_state="session"
+            )
+        elif setting.step is None:
             remembered(key, layers_text(value))
             overrides[name] = column.text_input(setting.label, key=key, help=setting.about, persist_state="session")
         else:

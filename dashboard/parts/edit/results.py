@@ -7,7 +7,7 @@ import streamlit as st
 from dashboard.charts import answers as probe_charts
 from dashboard.charts.labels import percent
 from dashboard.elements import figure, theme, widgets
-from dashboard.parts.edit import inside, probe, scores, shown_fact
+from dashboard.parts.edit import foretold, inside, probe, scores, shown_fact
 from dashboard.reading import model_readings
 from dashboard.visitors.messages import Message
 from dashboard.visitors.visitor import Visitor
@@ -133,7 +133,8 @@ def _details(fact: Fact, rows, visitor: Visitor, colours) -> None:
     """The figures of the charts: table, scores, norms."""
     edited = visitor.after is not visitor.before
     with st.container(border=True, key="card_details"):
-        table, scored, norms = st.tabs(["Table", "Scores", "Matrix norms"], key="details", on_change="rerun")
+        names = ["Table", "Scores", "Matrix norms", "Cost to other text"]
+        table, scored, norms, cost = st.tabs(names, key="details", on_change="rerun")
         if table.open:
             with table:
                 _rows_table(fact, rows, edited)
@@ -143,6 +144,9 @@ def _details(fact: Fact, rows, visitor: Visitor, colours) -> None:
         if norms.open:
             with norms:
                 _norms(visitor, colours)
+        if cost.open:
+            with cost:
+                foretold.show(visitor)
 
 
 def _rows_table(fact: Fact, rows, edited: bool) -> None:

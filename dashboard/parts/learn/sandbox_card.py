@@ -9,8 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard.charts import learn as charts
-from dashboard.elements import chart_card, widgets
-from dashboard.parts.learn import compute_button
+from dashboard.elements import chart_card, compute_button, widgets
 from dashboard.parts.learn.sandbox import EXTRA, NO_MPES, Choice, Trial, attempt, facts_for
 from dashboard.reading.bundled_facts import bundled_facts
 from dashboard.reading.run_words import duration
@@ -59,7 +58,7 @@ def show() -> None:
         if own is not None:
             st.caption(f"That is {chosen_settings(own, choice).name}; this model's own value of λn is {own:g}.")
 
-        compute_button.button("trial", "Compute", lambda visitor, tell: compute(visitor, choice, facts, tell))
+        compute_button.button("learn_trial", "Compute", lambda visitor, tell: compute(visitor, choice, facts, tell))
         with st.expander("The facts"):
             rows = [(fact.text, fact.target_true or "–", fact.target_new) for fact in facts]
             widgets.table([("Prompt", ""), ("True answer", ""), ("New answer", "")], rows, "The facts of the sandbox")

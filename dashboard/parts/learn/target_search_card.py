@@ -11,8 +11,8 @@ import streamlit as st
 from dashboard import page_list
 from dashboard.charts import overfitting as charts
 from dashboard.charts.overfitting import TERMS, Arm
-from dashboard.elements import chart_card, widgets
-from dashboard.parts.learn import compute_button, own_fact
+from dashboard.elements import chart_card, compute_button, widgets
+from dashboard.parts.learn import own_fact
 from dashboard.reading.run_words import short_model
 from dashboard.server import device_queue
 from dashboard.visitors.visitor import Visitor
@@ -50,7 +50,7 @@ def show() -> None:
         widgets.heading("The search, step by step", "on your model, with the edits on it; nothing is edited")
         fact = own_fact.pick()
         found = compute_button.ask(
-            "search",
+            "learn_search",
             "Search for the target",
             fact,
             lambda visitor, tell: search(visitor, fact, tell),

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from dashboard.elements import widgets
-from dashboard.parts.learn import compute_button, own_fact
+from dashboard.elements import compute_button, widgets
+from dashboard.parts.learn import own_fact
 from dashboard.parts.learn.prompt_keys import PromptKeys, Token, keys_of
 from dashboard.visitors.visitor import Visitor
 
@@ -23,7 +23,7 @@ def show() -> None:
             tell("Reading keys", 0.9)
             return keys_of(visitor.session, fact)
 
-        found = compute_button.ask("tokens", "Show tokens and keys", fact, work, disabled=fact is None)
+        found = compute_button.ask("learn_tokens", "Show tokens and keys", fact, work, disabled=fact is None)
         if found is not None:
             _shown(found)
 

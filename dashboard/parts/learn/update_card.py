@@ -8,8 +8,8 @@ import pandas as pd
 import streamlit as st
 
 from dashboard.charts import learn as charts
-from dashboard.elements import chart_card, widgets
-from dashboard.parts.learn import compute_button, own_fact
+from dashboard.elements import chart_card, compute_button, widgets
+from dashboard.parts.learn import own_fact
 from dashboard.parts.learn.anatomy import Anatomy, take_apart
 from dashboard.reading.run_words import duration
 from dashboard.visitors import browser_session
@@ -25,12 +25,12 @@ def show() -> None:
         # The result is about the visitor's last batch, so the number of batches is enough to know it by.
         if history:
             found = compute_button.ask(
-                "anatomy", "Take the last edit apart", len(history), lambda visitor, _: apart(visitor)
+                "learn_anatomy", "Take the last edit apart", len(history), lambda visitor, _: apart(visitor)
             )
         else:
             fact = own_fact.pick()
             found = compute_button.ask(
-                "anatomy",
+                "learn_anatomy",
                 "Make this edit and take it apart",
                 1,
                 lambda visitor, tell: made(visitor, fact, tell),

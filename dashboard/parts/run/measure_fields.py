@@ -19,6 +19,7 @@ from encore_core.runs import MeasurePlan
 ABOUT = {
     "generate": "Whether greedy decoding gives the new answer; the slowest part of the scores.",
     "perplexity": "On a fixed text.",
+    "foretold_damage": "What the edits cost general text, foretold from statistics: reads no text.",
     "generation_entropy": "Of sampled continuations.",
     "contributions": "What each sublayer adds to the residual stream.",
 }
@@ -99,6 +100,7 @@ def _pick_kinds(left: DeltaGenerator, right: DeltaGenerator, usually: MeasurePla
         (
             ("generate", "Generation"),
             ("perplexity", "Perplexity"),
+            ("foretold_damage", "Foretold damage"),
             ("generation_entropy", "Entropy"),
             ("contributions", "Residuals"),
         )

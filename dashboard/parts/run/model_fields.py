@@ -9,13 +9,13 @@ import streamlit as st
 
 from dashboard.elements import widgets
 from dashboard.reading.run_words import MAIN_METHODS, MOST_COMPARED, method_label
-from dashboard.reading.settings_fields import as_text, used_settings
+from dashboard.reading.settings_fields import Setting, as_text, used_settings
 from dashboard.visitors import access
 from dashboard.visitors.visitor import Visitor
 from dashboard.visitors.widget_state import KEEP, remembered
 from encore_core.editing.covariance import BUNDLED
 from encore_core.errors import InputError
-from encore_core.methods import METHODS, settings_for
+from encore_core.methods import METHODS, Settings, settings_for
 from encore_core.models.device_map import DEVICE_NAMES
 from encore_core.models.editable import CATALOGUE, DTYPES, ModelShape, describe_model
 
@@ -93,6 +93,16 @@ def _described(name: str, dtype: str | None) -> ModelShape:
     return describe_model(name, dtype)
 
 
+def _field(column: Any, setting: Setting, key: str, table: Settings) -> str | None:
+    """A field that is empty as long as the model's own value counts."""
+    own = as_text(table, setting.name)
+    if setting.choices:
+        return column.selectbox(
+            setting.label, setting.choices, index=None, key=key, help=setting.about, placeholder=own, **KEEP
+        )
+    return column.text_input(setting.label, key=key, help=setting.about, placeholder=own, **KEEP)
+
+
 def _settings(methods: Sequence[str], shape: ModelShape | None, is_open: bool) -> tuple[dict[str, dict], bool]:
     """Fields that override a method's settings; an empty field means the model's own value, shown in it."""
     overrides: dict[str, dict[str, Any]] = {method: {} for method in methods}
@@ -107,13 +117,7 @@ def _settings(methods: Sequence[str], shape: ModelShape | None, is_open: bool) -
             table = settings_for(method, **known)
             columns = st.columns(2)
             for place, setting in enumerate(used_settings(method)):
-                value = columns[place % 2].text_input(
-                    setting.label,
-                    key=f"run {method} {setting.name}",
-                    help=setting.about,
-                    placeholder=as_text(table, setting.name),
-                    **KEEP,
-                )
+                value = _field(columns[place % 2], setting, f"run {method} {setting.name}", table)
                 if (value or "").strip():
                     overrides[method][setting.name] = value.strip()
             key = f"run {method} sequential"

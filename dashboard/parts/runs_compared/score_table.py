@@ -19,6 +19,11 @@ ABOUT = (
     "every other by more than the interval of the difference on the same facts (paired bootstrap)."
 )
 ON_TEXT = "one fixed text, teacher-forced"
+ON_MEASURES = {
+    "generation_entropy": "sampled continuations of ten prompts",
+    "foretold_damage": "½ tr(F Δ C0 Δᵀ), summed over edited layers",
+}
+"""Protocols of measures that are not taken on the fixed text."""
 
 
 def draw(view: View, rows: Sequence[Sequence[object]], told: Sequence[str]) -> html_report.Table:
@@ -81,7 +86,7 @@ def _figure(one: Score, measure: Measure, at: int) -> str:
 def protocol_of(view: View, measure: Measure) -> str:
     """How a measure came about, in words; of several runs that differ, each."""
     if measure.series == "measures":
-        return ON_TEXT if measure.name.startswith("perplexity") else "sampled continuations of ten prompts"
+        return ON_MEASURES.get(measure.name, ON_TEXT)
     if measure.series == "norms":
         return "Frobenius norms of the matrices"
     return " / ".join(dict.fromkeys(fact_values.protocol(measure.name, run.protocols) for run in view.runs))

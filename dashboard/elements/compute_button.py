@@ -50,7 +50,7 @@ def ask(
 
     def kept(visitor: Visitor, show: Show) -> None:
         result = work(visitor, show)
-        st.session_state[f"learn_{key}_found"] = Found(about, visitor.after, result)
+        st.session_state[f"{key}_found"] = Found(about, visitor.after, result)
 
     button(key, words, kept, disabled=disabled)
     return known(key, about)
@@ -67,18 +67,18 @@ def button(key: str, words: str, work: Callable[[Visitor, Show], None], *, disab
     """
     is_there = "visitor" in st.session_state
     label = words if is_there else f"Load the model and {words[0].lower()}{words[1:]}"
-    asked = st.button(label, type="primary", key=f"learn_{key}", disabled=disabled)
+    asked = st.button(label, type="primary", key=key, disabled=disabled)
     if not is_there:
         st.caption("Loading takes some seconds; at the first start of the program up to a minute.")
     if asked:
         _compute(key, work)
         st.rerun()  # the frame's sidebar and this page's buttons show what is there now
-    widgets.notice(st.session_state.pop(f"learn_{key}_trouble", None))
+    widgets.notice(st.session_state.pop(f"{key}_trouble", None))
 
 
 def known(key: str, about: Hashable) -> Any | None:
     """What was found for `about`, if the model and its edits are still the same; otherwise a notice."""
-    found: Found | None = st.session_state.get(f"learn_{key}_found")
+    found: Found | None = st.session_state.get(f"{key}_found")
     if found is None or "visitor" not in st.session_state:
         return None
     if found.about == about and found.readings is browser_session.current().after:
@@ -97,9 +97,9 @@ def _compute(key: str, work: Callable[[Visitor, Show], None]) -> None:
     try:
         work(browser_session.visitor(show), show)
     except InputError as error:
-        st.session_state[f"learn_{key}_trouble"] = Message("error", str(error))
+        st.session_state[f"{key}_trouble"] = Message("error", str(error))
     except Exception:
         log.exception("the Learn page could not compute %r", key)
         words = "This failed inside the program; your edits are as they were. The reason is in the server's log."
-        st.session_state[f"learn_{key}_trouble"] = Message("error", words)
+        st.session_state[f"{key}_trouble"] = Message("error", words)
     bar.empty()

@@ -1,0 +1,104 @@
+"""How far the foretold damage can be trusted: against KL(unedited ‖ edited) per token on text in no statistics.
+
+    python benchmarks/foretold.py lives FOLDER            # the checkpoints of `search.py run … --keep-states`
+    python benchmarks/foretold.py facts FACTS.jsonl [--facts 40] [--method ENCORE]
+
+`lives` reads the saved states of a folder's runs and what was measured at them. `facts` edits single facts, one after
+the other on the unedited model, and measures each. Both print every pair, the ratio, and Spearman's rank correlation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from search import divergence, held_out
+
+from encore_core import load_model, read_facts
+from encore_core.editing.session import EditSession
+from encore_core.errors import InputError
+from encore_core.methods import SETTABLE
+from encore_core.runs.resume_state import load_state
+from encore_core.runs.rows import SavedState
+
+
+def rank_correlation(pairs: list[tuple[float, float]]) -> float:
+    """Spearman's: the correlation of ranks."""
+    import pandas as pd
+
+    frame = pd.DataFrame(pairs)
+    return float(frame[0].rank().corr(frame[1].rank()))
+
+
+def tell(what: str, pairs: list[tuple[float, float]]) -> None:
+    ratios = sorted(foretold / measured for foretold, measured in pairs)
+    middle = ratios[len(ratios) // 2]
+    print(
+        f"{what}: n = {len(pairs)}, foretold / measured {ratios[0]:.2f} to {ratios[-1]:.2f}, median {middle:.2f}; "
+        f"rank correlation {rank_correlation(pairs):.3f}"
+    )
+
+
+def lives(options: argparse.Namespace) -> None:
+    lm = load_model(options.model)
+    every: list[tuple[float, float]] = []
+    for file in sorted(options.folder.glob("*.jsonl")):
+        first, *rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+        settings = {name: value for name, value in first["settings"].items() if name in SETTABLE}
+        states, pairs = options.folder / f"{file.stem}-states", []
+        for row in rows:
+            if row.get("state") is None or not (states / row["state"][1]).is_file():
+                continue
+            session = EditSession(lm, first["settings"]["method"], settings=settings, keep_history=False)
+            load_state(states, [SavedState(*row["state"])], session)
+            foretold = sum(session.foretold_damage().values())
+            pairs.append((foretold, row["kl"]))
+            print(f"{file.stem} {row['edits']:>6} edits: foretold {foretold:.4f}, KL {row['kl']:.4f}", flush=True)
+        if pairs:
+            tell(file.stem, pairs)
+        every += pairs
+    tell("all", every)
+
+
+def facts(options: argparse.Namespace) -> None:
+    lm = load_model(options.model)
+    session = EditSession(lm, options.method)
+    session.prepare()
+    windows = held_out(lm, session.settings.statistics_tokens)
+    pairs: list[tuple[float, float]] = []
+    for fact in read_facts(options.facts_file)[options.first :]:
+        try:
+            session.edit([fact], known="refuse", measure=False)
+        except InputError as error:
+            print(f"left out: {error}")
+            continue
+        foretold, measured = sum(session.foretold_damage().values()), divergence(session, windows)
+        pairs.append((foretold, measured))
+        print(f"{fact.subject}: foretold {foretold:.2e}, KL {measured:.2e}", flush=True)
+        session.undo()
+        if len(pairs) == options.facts:
+            break
+    tell(f"single facts, {options.method}", pairs)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True)
+    of_lives = commands.add_parser("lives")
+    of_lives.add_argument("folder", type=Path)
+    of_lives.set_defaults(command=lives)
+    of_facts = commands.add_parser("facts")
+    of_facts.add_argument("facts_file", type=Path)
+    of_facts.add_argument("--facts", type=int, default=40)
+    of_facts.add_argument("--first", type=int, default=5000, help="facts of the file that are left out")
+    of_facts.add_argument("--method", default="ENCORE")
+    of_facts.set_defaults(command=facts)
+    for one in (of_lives, of_facts):
+        one.add_argument("--model", default="smollm2-135m")
+    options = parser.parse_args()
+    options.command(options)
+
+
+if __name__ == "__main__":
+    main()

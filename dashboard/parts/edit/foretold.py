@@ -1,0 +1,81 @@
+"""What the edits on the model cost general text, foretold from statistics, before anybody reads text with it."""
+
+from __future__ import annotations
+
+import math
+
+import streamlit as st
+
+from dashboard.elements import compute_button, widgets
+from dashboard.visitors.visitor import Visitor
+
+
+def show(visitor: Visitor) -> None:
+    """A button that works it out, and what came of it: a sentence and a row per edited layer."""
+    st.write(
+        "What these edits take from text that has nothing to do with them, foretold from statistics of general text: "
+        "no text is read for it."
+    )
+    found = compute_button.ask("foretold", "Foretell the damage", "foretold", _work)
+    if found is None:
+        st.caption("The first time it gathers gradients of general text, which takes up to a minute; they are kept.")
+        return
+    total = sum(found.values())
+    widgets.remark(sentence(total))
+    rows = [
+        (layer, f"{one:.2e}", f"{one / total:.0%}" if total else "–")
+        for layer, one in sorted(found.items(), reverse=True)
+    ]
+    widgets.table(
+        [("Layer", "right"), ("Nats per token", "right"), ("Share", "right")], rows, "Foretold damage by edited layer"
+    )
+    st.caption(
+        "½ tr(F Δ C₀ Δᵀ) of each layer: Δ is what the edits changed, C₀ the second moment of its inputs and F that of "
+        "the gradients at its block's output, over general text. It is an estimate to second order."
+    )
+
+
+def sentence(total: float) -> str:
+    """The damage in words.
+
+    Args:
+        total: in nats per token.
+    """
+    if not total:
+        return "Nothing is on the model, so nothing is lost."
+    rise = math.expm1(total)
+    size = f"about {100 * rise:.1f} %" if rise >= 0.001 else "less than 0.1 %"
+    return f"Foretold: {total:.2e} nats per token, so perplexity on general text rises by {size}."
+
+
+def _work(visitor: Visitor, show: compute_button.Show) -> dict[int, float]:
+    return visitor.session.foretold_damage(show)
+
+
+def show_compared(visitor: Visitor) -> None:
+    """A button that works it out for each column of a comparison, and a row per column."""
+    columns = [column for column in visitor.comparison.columns if column.session is not None and column.n_edits]
+    if not columns:
+        return
+    with st.container(border=True, key="card_foretold"):
+        widgets.heading("What it costs other text", "foretold from statistics; no text is read")
+        state = tuple((column.label, id(column.session), len(column.session.history)) for column in columns)
+
+        def work(_visitor: Visitor, show: compute_button.Show) -> list[dict[int, float]]:
+            return [column.session.foretold_damage(show) for column in columns]
+
+        found = compute_button.ask("foretold_compared", "Foretell the damage of each", state, work)
+        if found is None:
+            return
+        rows = [
+            (column.label, f"{sum(one.values()):.2e}", f"× {math.exp(sum(one.values())):.4f}", _most(one))
+            for column, one in zip(columns, found, strict=True)
+        ]
+        names = ("Nats per token", "Perplexity", "Most in layer")
+        headings = [("Method", "name"), *((name, "right") for name in names)]
+        widgets.table(headings, rows, "Foretold damage to general text, by method")
+        st.caption("½ tr(F Δ C₀ Δᵀ), summed over the edited layers: an estimate to second order.")
+
+
+def _most(by_layer: dict[int, float]) -> str:
+    return str(max(by_layer, key=by_layer.__getitem__))

@@ -1,0 +1,57 @@
+"""What an update costs general text, foretold from statistics: a meter that reads no text.
+
+To second order, and with the key of a token taken as independent of its gradient (K-FAC, as in arXiv 2602.15823), the
+mean loss of a text token rises by about
+
+    ½ Σ_ℓ tr( F_ℓ Δ_ℓ C0_ℓ Δ_ℓᵀ )
+
+over the edited layers ℓ; F is that of `gradient_moments`, C0 that of `covariance`. For one fact that moves the output
+of a block by δ at a key k, the smallest such update costs ½ δᵀFδ / (kᵀ C0⁻¹ k). Everything is in nats per token. How
+far it can be trusted is measured in benchmarks/RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from encore_core.editing.update_rule import LowRankUpdate
+
+
+def of_change(F: torch.Tensor, change: torch.Tensor, C0: torch.Tensor) -> float:
+    """½ tr(F Δ C0 Δᵀ) of one layer, in nats per token.
+
+    Args:
+        F: (d_model, d_model).
+        change: (d_model, d_mlp), Δ.
+        C0: (d_mlp, d_mlp).
+    """
+    change = change.double()
+    F, C0 = F.to(change), C0.to(change)
+    return 0.5 * float(((F @ change) * (change @ C0)).sum())
+
+
+def of_update(F: torch.Tensor, update: LowRankUpdate, C0: torch.Tensor) -> float:
+    """`of_change` of an update that is held as thin factors, Δ = A Yᵀ: d² n work instead of d³.
+
+    Args:
+        F: (d_model, d_model).
+        update: of one layer.
+        C0: (d_mlp, d_mlp).
+    """
+    A, Y = update.A.double(), update.Y.double()
+    F, C0 = F.to(A.device, torch.float64), C0.to(Y.device, torch.float64)
+    return 0.5 * float(((A.T @ F @ A) * (Y.T @ C0 @ Y)).sum())
+
+
+def of_facts(F: torch.Tensor, delta: torch.Tensor, C0_inverse: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """½ δᵀFδ / (kᵀ C0⁻¹ k) of single facts, (n,) float64.
+
+    Args:
+        F: (d_model, d_model).
+        delta: (n, d_model), what each moves the block's output by.
+        C0_inverse: (d_mlp, d_mlp).
+        keys: (d_mlp, n).
+    """
+    delta, keys = delta.double(), keys.double()
+    moved = ((delta @ F.double()) * delta).sum(-1)
+    return 0.5 * moved / (keys * (C0_inverse.double() @ keys)).sum(0)

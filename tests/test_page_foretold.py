@@ -1,0 +1,30 @@
+"""What edits cost other text, as the Edit page tells it."""
+
+from __future__ import annotations
+
+import pytest
+from test_page_edited_facts import edited, server  # noqa: F401
+from tiny_pages import errors, markup, pressed
+
+from dashboard.parts.edit import foretold
+
+
+@pytest.mark.parametrize(
+    ("total", "said"),
+    [(0.0, "Nothing is on the model"), (1e-5, "less than 0.1 %"), (0.02, "about 2.0 %"), (0.7, "about 101.4 %")],
+)
+def test_the_sentence_says_what_the_figure_means(total, said):
+    assert said in foretold.sentence(total)
+
+
+def test_a_press_foretells_the_cost_of_what_is_on_the_model():
+    app = edited()
+    app.session_state["details"] = "Cost to other text"
+    app = app.run()
+    assert "Foretold damage by edited layer" not in markup(app)
+    app = pressed(app, "foretold")
+    found = app.session_state["visitor"].session.foretold_damage()
+    assert not errors(app) and all(one > 0 for one in found.values())
+    page = markup(app)
+    assert foretold.sentence(sum(found.values())) in page
+    assert all(f"{one:.2e}" in page for one in found.values())
