@@ -124,8 +124,8 @@ def ask_nodes(ray: Any, paths: Sequence[str], nodes: Iterable[Mapping[str, Any]]
             said = ray.get(answer, timeout=ASK_SECONDS)
         except ray.exceptions.GetTimeoutError as error:
             raise InputError(
-                f"Node {host} has not answered for {ASK_SECONDS:.0f} s; is it busy, or cannot start processes? Ray's "
-                "log is in /tmp/ray there."
+                f"Node {host} has not answered for {ASK_SECONDS:.0f} s; is it busy, or out of processes? Ray's log "
+                "is in /tmp/ray there."
             ) from error
         except ray.exceptions.RayError as error:
             raise InputError(

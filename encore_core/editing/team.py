@@ -8,7 +8,7 @@
 Targets: whoever is free takes the next shard (see `helpers`). Keys: a shard stays with one member from the lowest layer
 to the highest. The update is solved once, here, and its factors (A, Y) go to all. Per batch of n facts and member
 
-    sent       n (d_model + d_mlp) · 8 bytes per layer, the facts of its shards; F (d_model² · 4) if the search uses it
+    sent       n (d_model + d_mlp) · 8 bytes per layer, the facts of its shards, and F where the search needs it
     received   (d_model + d_mlp) · 8 bytes per fact of its shards and layer, and 2 d_model · 4 per fact for its target
 
 The matrices of all are compared by digest whenever `check` is called.
@@ -137,9 +137,8 @@ class Team:
         waiting = deque(shards(len(facts)))
         found: dict[int, Target] = {}
         flying: dict[Any, tuple[Any, range]] = {}
-        tell = on_progress or (lambda progress: None)
-
         metric = None if F is None else self.ray.put(to_numpy(F))
+        tell = on_progress or (lambda progress: None)
 
         def hand_out(member: Any) -> None:
             if waiting:

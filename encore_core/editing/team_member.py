@@ -85,8 +85,8 @@ class Member:
         fast: bool,
     ) -> list[tuple[np.ndarray, np.ndarray, Target]]:
         """Targets of a shard on the session's matrices: z, h, and the target without them."""
+        metric = None if F is None else torch.from_numpy(F.copy()).to(self.lm.device)
         with gradients(False), self.lm.matrices_replaced(self.sums.run):
-            metric = None if F is None else torch.tensor(F)
             found = optimise_targets(self.lm, facts, prefixes, layer, settings, F=metric, fast=fast)
         return [(to_numpy(one.z), to_numpy(one.h), replace(one, z=None, h=None)) for one in found]
 
