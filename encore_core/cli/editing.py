@@ -142,7 +142,8 @@ def _foretell(session: EditSession) -> None:
     total, worst = sum(by_layer.values()), max(by_layer, key=by_layer.__getitem__)
     notice(
         f"Foretold damage to general text: {total:.4g} nats per token, so perplexity about × {math.exp(total):.4g}; "
-        f"most of it in layer {worst} ({by_layer[worst]:.3g}). It is foretold from statistics; no text was read."
+        f"most of it in layer {worst} ({by_layer[worst]:.3g}). It is foretold from statistics, without reading text, "
+        "and rather understated."
     )
 
 

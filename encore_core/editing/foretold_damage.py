@@ -6,8 +6,8 @@ mean loss of a text token rises by about
     ½ Σ_ℓ tr( F_ℓ Δ_ℓ C0_ℓ Δ_ℓᵀ )
 
 over the edited layers ℓ; F is that of `gradient_moments`, C0 that of `covariance`. For one fact that moves the output
-of a block by δ at a key k, the smallest such update costs ½ δᵀFδ / (kᵀ C0⁻¹ k). Everything is in nats per token. How
-far it can be trusted is measured in benchmarks/RESULTS.md.
+of a block by δ at a key k, the smallest such update costs ½ δᵀFδ / (kᵀ C0⁻¹ k). Everything is in nats per token. It
+ranks edits well and understates them: on the embedded model KL was three times as large (benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
