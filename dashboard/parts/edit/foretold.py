@@ -10,8 +10,8 @@ from dashboard.elements import compute_button, widgets
 from dashboard.visitors.visitor import Visitor
 
 HOW_FAR = (
-    "An estimate to second order: it tells which edits cost more, not how much. On the embedded model the loss that was "
-    "measured was two to three times as large."
+    "An estimate to second order: it tells which edits cost more, not how much. On the embedded model the loss that "
+    "was measured was two to three times as large."
 )
 
 
