@@ -96,8 +96,6 @@ def batch_of(
         # A copy in torch's own memory: the file is mapped, and may be gone before the session is.
         return tensor.clone()
 
-    rows = {"d_model": lm.d_model, "d_mlp": lm.d_mlp, "1": 1}
-
     def updates(before: str, columns: int) -> dict[int, LowRankUpdate]:
         found = {}
         for layer in layers if columns else ():
@@ -111,8 +109,9 @@ def batch_of(
             elif "gradient" in names:  # a column is a token
                 here = dict.fromkeys(here, width)
             elif "token_gradient" in names:  # A and Y have a column for each row of W, the others one for each token
-                n_tokens = tensors[f"{number}.{before}token_gradient.{layer}"].shape[-1]
-                here = {"A": width, "Y": width, "K": n_tokens, "token_gradient": n_tokens}
+                here |= dict.fromkeys(("A", "Y"), width)
+                here |= dict.fromkeys(names, tensors[f"{number}.{before}token_gradient.{layer}"].shape[-1])
+            rows = {"d_model": lm.d_model, "d_mlp": lm.d_mlp, "1": 1}
             factors = {
                 name: take(f"{before}{name}.{layer}", rows[ROWS[name]], width, torch.float64).to(solve_device(lm))
                 for name, width in here.items()
@@ -124,11 +123,10 @@ def batch_of(
     n_targets = sum("steps" in item for item in row["edited"])
     n_solved = row.get("restored", sum(map(is_edited, row["edited"])))
     edited = _edited(row["edited"], [take(name, lm.d_model, n_targets, torch.float32) for name in "zh" if n_targets])
-    pairs = {layer: row["norms"][str(layer)] for layer in layers}
     report = BatchReport(
         edited,
         {phase: float(value) for phase, value in row["seconds"].items()},
-        {layer: (float(before), float(after)) for layer, (before, after) in pairs.items()},
+        {layer: tuple(map(float, row["norms"][str(layer)])) for layer in layers},
         tuple(row["notices"]),
         tuple(map(_retracted, row.get("retracted", ()))),
         OtherEdits(**row["others"]) if row.get("others") is not None else None,
