@@ -173,6 +173,7 @@ def lives(go: Go, methods: Sequence[str]) -> dict[str, dict[str, Any]]:
             sys.executable, str(ROOT / "benchmarks/search.py"), "run", str(folder), str(go.facts_file), "--method",
             method, "--model", go.model(), "--first", "0", "--edits", str(go.edits), "--every",
             str(max(1, go.edits // 10)), *(["--tasks", str(go.tasks)] if go.tasks else []),
+            *(["--set", "statistics_tokens=2000"] if go.small else []),
         ]  # fmt: skip
         threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // len(methods)))}
         with (go.folder / f"life-{method}.log").open("a", encoding="utf-8") as log:
