@@ -58,7 +58,11 @@ def open_mailbox(ray: Any, name: str, owner: str, seconds: float = TAKEN_SECONDS
     """
     # By value, lest a process that keeps a few words load this program and torch.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    make = ray.remote(num_cpus=0, max_restarts=0)(Mailbox).options(name=f"encore:{name}")
+    # On this process's node: on another it would die with that, and every run would take the driver for gone.
+    here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=False
+    )
+    make = ray.remote(num_cpus=0, max_restarts=0)(Mailbox).options(name=f"encore:{name}", scheduling_strategy=here)
     end = time.monotonic() + seconds
     while True:
         try:
