@@ -11,7 +11,7 @@ from dashboard.visitors.visitor import Visitor
 
 HOW_FAR = (
     "An estimate to second order: it tells which edits cost more, not how much. On the embedded model the loss that "
-    "was measured was two to three times as large."
+    "was measured (KL) was two to five times as large."
 )
 
 
