@@ -108,7 +108,8 @@ def test_a_node_that_is_killed_costs_nothing_but_time(store, plan, cluster, long
         cluster.add_node(**tiny_cluster.NODE)
     assert_as_local(*longer, store, ids)
     logs = [store.read_log(run_id) for run_id in ids]
-    assert sum("was lost on node" in log for log in logs) == 1  # of two nodes with a run each
+    # One was there for certain; another may just have come.
+    assert 1 <= sum("was lost on node" in log for log in logs) <= 2
     assert all("Resumed after" in log for log in logs if "was lost on node" in log)
 
 

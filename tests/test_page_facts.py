@@ -117,7 +117,7 @@ def test_a_typed_subject_in_another_spelling_is_mended_with_a_word():
 
 def test_run_lists_bad_rows_and_goes_on_with_the_others_when_asked():
     app = opened("run")
-    app.segmented_control(key="run_source").set_value("paste").run()
+    app.selectbox(key="run_source").set_value("paste").run()
     lines = "\n".join(map(json.dumps, [*GOOD, BAD, GOOD[0] | {"target_new": "Bonn", "subject": "Japan", "note": 1}]))
     app.text_area(key="run_pasted").set_value(lines).run()
     assert any("1 of 5 rows cannot be used:" in text and "line 4: prompt" in text for text in errors(app))
@@ -132,7 +132,7 @@ def test_run_reads_a_file_of_this_machine_without_its_bad_rows(tmp_path):
     file = tmp_path / "facts.jsonl"
     file.write_text("\n".join(map(json.dumps, [BAD, *GOOD])), encoding="utf-8")
     app = opened("run")
-    app.segmented_control(key="run_source").set_value("file").run()
+    app.selectbox(key="run_source").set_value("file").run()
     app.text_input(key="run_path").set_value(str(file)).run()
     assert any("line 1: prompt" in text for text in errors(app)) and len(others(app)) == 1
     others(app)[0].check().run()
@@ -141,7 +141,7 @@ def test_run_reads_a_file_of_this_machine_without_its_bad_rows(tmp_path):
 
 def test_run_takes_the_long_set():
     app = opened("run")
-    app.segmented_control(key="run_source").set_value("long").run()
+    app.selectbox(key="run_source").set_value("long").run()
     [said] = [text for text in words(app).split("\n") if "facts. First:" in text] or [words(app)]
     assert int(re.search(r"([\d,]+) facts\. First:", said)[1].replace(",", "")) >= 10_000
     app.number_input(key="run_n").set_value(10_000).run()
@@ -201,7 +201,7 @@ def test_a_rule_finds_subjects_where_the_visitor_asks_and_they_are_marked():
     assert errors(app)
 
     app = opened("run")
-    app.segmented_control(key="run_source").set_value("paste").run()
+    app.selectbox(key="run_source").set_value("paste").run()
     app.text_area(key="run_pasted").set_value("\n".join(map(json.dumps, [NAMELESS, GOOD[0]]))).run()
     assert any("1 of 2 rows cannot be used" in text for text in errors(app))
     rule(app)[0].check().run()
@@ -247,7 +247,7 @@ def sets(hub_of_tests, monkeypatch):
 
 def test_a_data_set_is_fetched_and_used_on_both_pages(sets, monkeypatch):
     app = opened("run")
-    app.segmented_control(key="run_source").set_value("hub").run()
+    app.selectbox(key="run_source").set_value("hub").run()
     page = words(app)
     assert "ultraeditbench is not fetched by name" in page and "tiny" in page and app.button(key="start").disabled
     app.selectbox(key="run_set").set_value("tiny").run()

@@ -204,7 +204,7 @@ def test_recorded_runs_stand_beside_the_paper(recorded, runs, cards):
     ours = [value for (_, quantity), value in measured(4, runs).items()]
     assert marks(cards, ours=True) == sorted(ours) and len(ours) >= 8
     assert names_in(spec) == {"GPT2-XL, published", "tiny-gpt2, measured here"}
-    said = words(app)
+    said = " ".join(words(app).split())
     assert "What differs" in said and "up to 10,000" in said and "a processor" in said
     assert "Too few edits to tell: 10 here, 10,000 in the paper." in said and "comparisons of two methods" in said
     assert "Not among the runs here: EMMET" in said

@@ -96,8 +96,10 @@ def searched(session: EditSession, fact: Fact, told: Callable[[EditProgress], No
 def _shown(fact: Fact, found: Search) -> None:
     rows = found.trajectory
     last = int(rows["step"].max())
-    if not 0 <= remembered("learn_search_step", last) <= last:
-        st.session_state["learn_search_step"] = last
+    # Another search, be it the recorded one before, is shown from its end.
+    which = fact, last, float(rows["loss"].iloc[-1])
+    if st.session_state.get("learn_search_of") != which or not 0 <= remembered("learn_search_step", last) <= last:
+        st.session_state["learn_search_of"], st.session_state["learn_search_step"] = which, last
     if last:
         st.slider("Step of the search", 0, last, key="learn_search_step")
     at = rows.iloc[st.session_state["learn_search_step"]]
