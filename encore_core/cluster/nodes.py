@@ -7,6 +7,7 @@ data of downstream tasks) must have the same content under the same name on each
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +22,8 @@ from encore_core.cluster.needs import Needs
 from encore_core.errors import InputError, first_line
 from encore_core.storage import is_folder
 from encore_core.version import __version__
+
+log = logging.getLogger(__name__)
 
 PACKAGES = ("ray", "torch", "transformers", "safetensors", "numpy")
 SAMPLES, SAMPLE_BYTES = 64, 4096
@@ -108,8 +111,11 @@ def ask_nodes(ray: Any, paths: Sequence[str], nodes: Iterable[Mapping[str, Any]]
         paths: files and folders that runs need.
         nodes: rows of `ray.nodes()`; all that live by default.
 
+    Returns:
+        what each says; nodes that are gone by then are left out.
+
     Raises:
-        InputError: when a node does not have this program, or does not answer.
+        InputError: when a node does not have this program, or does not answer, or all are gone.
     """
     bound = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
     ask = ray.remote(num_cpus=0, max_retries=0)(about_this_node)
@@ -127,6 +133,10 @@ def ask_nodes(ray: Any, paths: Sequence[str], nodes: Iterable[Mapping[str, Any]]
                 f"Node {host} has not answered for {ASK_SECONDS:.0f} s; is it busy, or out of processes? Ray's log "
                 "is in /tmp/ray there."
             ) from error
+        except (ray.exceptions.TaskUnschedulableError, ray.exceptions.NodeDiedError) as error:
+            # Ray takes some seconds to notice that a node is gone; until then it is on the list.
+            log.warning("Node %s is gone and is not used (%s).", host, first_line(error))
+            continue
         except ray.exceptions.RayError as error:
             raise InputError(
                 f"Node {host} cannot be used ({first_line(error)}); install the same encore-studio[ray] there as here."
@@ -135,6 +145,8 @@ def ask_nodes(ray: Any, paths: Sequence[str], nodes: Iterable[Mapping[str, Any]]
         kinds = [name.partition(":")[2] for name in node["Resources"] if name.startswith("accelerator_type:")]
         said["processor"] = ", ".join((*kinds, said["processor"]))
         found.append(NodeSays(node=node["NodeID"], resources=node["Resources"], **said))
+    if nodes and not found:
+        raise InputError("All nodes of the cluster are gone; start them again (ray start).")
     return found
 
 
