@@ -1,6 +1,7 @@
 # make app    sets up what is missing and serves the app on http://127.0.0.1:8501
 # make test   sets up what is missing and passes the tests, but for the slow ones: under ten minutes on two cores
 # make test-all  the slow ones as well, as CI does: long journeys in the browser, all hostile inputs, kills
+# make test-cluster  a Ray cluster whose nodes and drivers are killed
 # make lint   what CI checks besides
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 10000
 
-.PHONY: app setup test test-all test-fast lint format browser screenshots clean
+.PHONY: app setup test test-all test-cluster test-fast lint format browser screenshots clean
 
 app: $(VENV)/.ready
 	$(BIN)/streamlit run dashboard/asgi.py
@@ -44,14 +45,18 @@ browser: $(VENV)/.ready-dev
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: browser
-	$(TEST) -m "not slow"
+	$(TEST) -m "not slow and not cluster"
 
 test-all: browser
-	$(TEST)
+	$(TEST) -m "not cluster"
+
+# What kills nodes and drivers of a cluster takes minutes, and one after the other.
+test-cluster: $(VENV)/.ready-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster
 
 # Everything but the embedded model and the browser.
 test-fast: $(VENV)/.ready-dev
-	$(TEST) -m "not embedded and not browser and not slow"
+	$(TEST) -m "not embedded and not browser and not slow and not cluster"
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

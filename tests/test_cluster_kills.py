@@ -28,7 +28,7 @@ def check_what_is_left(store: RunStore) -> None:
             assert run.cursor == states[0].edits and (store.folder_of(run.id) / states[0].file).is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_twenty_kills_at_random_moments(tiny_folder, statistics_text, tmp_path):
     store, moments = RunStore(tmp_path / "runs"), random.Random(24)
     kinds, finished = moments.sample(KILLS, len(KILLS)), []

@@ -71,6 +71,7 @@ def left_in(store: RunStore) -> set[str]:
     return {path.name for path in store.folder.iterdir() if path.name.startswith(".")}
 
 
+@pytest.mark.slow
 def test_six_runs_end_as_local_ones(store, plan, tmp_path):
     grid = plan("six", SIX)
     ids = tiny_cluster.begin(store, grid).ids
@@ -87,6 +88,7 @@ def test_six_runs_end_as_local_ones(store, plan, tmp_path):
     assert [rows(store, run) for run in runs_of(store, "six")] == before
 
 
+@pytest.mark.cluster
 def test_a_node_that_is_killed_costs_nothing_but_time(store, plan, cluster, longer):
     grid = plan("node", LONGER)
     ids = tiny_cluster.begin(store, grid).ids
@@ -113,6 +115,7 @@ def test_a_node_that_is_killed_costs_nothing_but_time(store, plan, cluster, long
     assert all("Resumed after" in log for log in logs if "was lost on node" in log)
 
 
+@pytest.mark.cluster
 def test_a_driver_that_is_killed_and_started_again_goes_on(store, plan, longer):
     grid = plan("driver", LONGER)
     ids = tiny_cluster.begin(store, grid).ids
@@ -130,6 +133,7 @@ def test_a_driver_that_is_killed_and_started_again_goes_on(store, plan, longer):
     assert_as_local(*longer, store, ids)
 
 
+@pytest.mark.slow
 def test_a_second_driver_in_the_cluster_is_refused(cluster):
     """From another store, or another machine; and the name is free again when the first has ended."""
     with connected(cluster.address) as ray:
@@ -142,6 +146,7 @@ def test_a_second_driver_in_the_cluster_is_refused(cluster):
         open_mailbox(ray, "same", "another")
 
 
+@pytest.mark.slow
 def test_a_run_is_cancelled_and_resumed_from_here(store, plan, longer, monkeypatch):
     monkeypatch.setattr(driver_module, "BEAT_SECONDS", 0.2)
     grid = plan("cancelled", LONGER)
@@ -161,6 +166,7 @@ def test_a_run_is_cancelled_and_resumed_from_here(store, plan, longer, monkeypat
     assert_as_local(*longer, store, ids)
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_on_its_node_says_why_and_where(store, plan, tmp_path):
     scratch = tmp_path / "a file, no folder"
     scratch.write_text("")
@@ -171,6 +177,7 @@ def test_a_run_that_fails_on_its_node_says_why_and_where(store, plan, tmp_path):
     assert run.error in store.read_log(run_id) and "\n" not in run.error
 
 
+@pytest.mark.slow
 def test_what_the_cluster_cannot_do_is_told_before_anything_is_run(store, plan, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text(Path(plan("x", [{}]).runs[0].statistics_text).read_text())
