@@ -51,6 +51,12 @@ def corners(page, *selectors: str) -> list[float]:
     return [box[side] for box in boxes for side in ("x", "y")]
 
 
+def paste_facts(page) -> None:
+    """Choose on Run that facts are pasted."""
+    page.locator(".st-key-run_source").get_by_role("combobox").click()
+    page.get_by_role("option", name="Paste a table").click()
+
+
 def new_answer(page) -> float:
     """The big figure of the page, from 0 to 100."""
     text = page.locator(".es-tiles > div", has_text="New answer").locator("dd").first.inner_text()
@@ -230,7 +236,7 @@ def test_four_visitors_watch_one_run_and_each_starts_others(tiny_home, tiny_fold
             # All of them at once, step by step.
             for page in pages:
                 page.get_by_text("New runs").click()
-                page.get_by_role("radio", name="Paste").click()
+                paste_facts(page)
             for page in pages:
                 page.locator(".st-key-run_pasted textarea").fill(pasted, timeout=LONG)
                 page.keyboard.press("Control+Enter")
@@ -281,7 +287,7 @@ def test_a_press_that_meets_the_timer_is_done_once(tiny_home, tiny_folder, stati
             page.goto(f"{address}/run", timeout=LONG)
             page.locator(".es-figure .main-svg").first.wait_for(timeout=LONG)
             page.get_by_text("New runs").click()
-            page.get_by_role("radio", name="Paste").click()
+            paste_facts(page)
             page.locator(".st-key-run_pasted textarea").fill(pasted, timeout=LONG)
             page.keyboard.press("Control+Enter")
             page.get_by_text("1 facts. First:").wait_for(timeout=LONG)

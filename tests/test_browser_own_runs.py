@@ -31,7 +31,7 @@ def test_recorded_evidence_stays_and_ones_own_is_a_press_away(tmp_path, monkeypa
             problems: list[str] = []
             page.on("pageerror", lambda error, problems=problems: problems.append(str(error)))
             page.goto(f"{address}/{name}", timeout=LONG)
-            answer = page.locator(".es-answer").first
+            answer = page.locator("div.es-answer").first
             answer.wait_for(timeout=LONG)
             wait_until_idle(page)
             recorded = answer.inner_text()
@@ -48,7 +48,7 @@ def test_recorded_evidence_stays_and_ones_own_is_a_press_away(tmp_path, monkeypa
         for name in ("", "paper?table=1"):
             page = browser.new_page(viewport={"width": 1400, "height": 900})
             page.goto(f"{address}/{name}", timeout=LONG)
-            page.locator(".es-answer").first.wait_for(timeout=LONG)
+            page.locator("div.es-answer").first.wait_for(timeout=LONG)
             wait_until_idle(page)
             assert page.get_by_text("recorded", exact=False).locator("visible=true").count(), name
             assert not any(run in page.url for run in own), name

@@ -80,6 +80,7 @@ def lm(request):
 @pytest.mark.parametrize("point", POINTS)
 def test_a_batch_that_fails_changes_nothing(gpt2, new_session, point, hold, batches_before, error):
     lm = gpt2
+    new_session(lm).prepare()  # statistics that are gathered meanwhile would be described in other words afterwards
     session, twin = (new_twin(new_session, lm, hold, batches_before) for _ in range(2))
     other = new_session(lm, hold=hold)
     before, kept = matrices(session), preserved(session)

@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(path.stem for path in (ROOT / "pages").glob("*.py"))
 
 TAGS = {
-    "abbr", "b", "br", "caption", "code", "dd", "del", "dfn", "div", "dl", "dt", "em", "figcaption", "figure", "h2",
+    "abbr", "b", "bdi", "br", "caption", "code", "dd", "del", "dfn", "div", "dl", "dt", "em", "figcaption", "figure", "h2",
     "h3", "i", "ins", "kbd", "li", "mark", "math", "mi", "mn", "mo", "mrow", "msub", "msup", "ol", "p", "pre",
     "section", "small", "span", "strong", "style", "sub", "sup", "table", "tbody", "td", "th", "thead", "tr", "ul",
     "var",

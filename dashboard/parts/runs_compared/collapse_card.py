@@ -104,14 +104,16 @@ def _mark(one: Course, colour: str, checkpoints: Sequence[int]) -> str:
     """One run's mark with its name."""
     found, name = one.collapse, html.escape(one.name)
     if found is None:
-        return f'<div><b style="right:0;color:{colour}">{name}<span>: not within {one.reached:,}</span></b></div>'
+        return (
+            f'<div><b style="right:0;border-color:{colour}">{name}<span>: not within {one.reached:,}</span></b></div>'
+        )
     what = "perplexity" if found is one.perplexity else "tasks"
     left, right = (_place(edits, checkpoints) for edits in (found.after, found.by))
     side = f"right:calc({100 * (1 - left):.1f}% + 8px)" if right > TOO_FAR_RIGHT else \
         f"left:calc({100 * right:.1f}% + 8px)"  # fmt: skip
     return (
         f'<div><i style="left:{100 * left:.1f}%;width:{100 * (right - left):.1f}%;background:{colour}"></i>'
-        f'<b style="{side};color:{colour}">{name}<span>: {what}, {found.after:,} to '
+        f'<b style="{side};border-color:{colour}">{name}<span>: {what}, {found.after:,} to '
         f"{found.by:,}</span></b></div>"
     )
 
