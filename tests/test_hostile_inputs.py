@@ -34,8 +34,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(path.stem for path in (ROOT / "pages").glob("*.py"))
 
 TAGS = {
-    "abbr", "b", "bdi", "br", "caption", "code", "dd", "del", "dfn", "div", "dl", "dt", "em", "figcaption", "figure", "h2",
-    "h3", "i", "ins", "kbd", "li", "mark", "math", "mi", "mn", "mo", "mrow", "msub", "msup", "ol", "p", "pre",
+    "abbr", "b", "bdi", "br", "caption", "code", "dd", "del", "dfn", "div", "dl", "dt", "em", "figcaption", "figure",
+    "h2", "h3", "i", "ins", "kbd", "li", "mark", "math", "mi", "mn", "mo", "mrow", "msub", "msup", "ol", "p", "pre",
     "section", "small", "span", "strong", "style", "sub", "sup", "table", "tbody", "td", "th", "thead", "tr", "ul",
     "var",
 }  # fmt: skip
