@@ -17,6 +17,12 @@ from encore_core.runs import RunStore, resume_state
 from encore_core.runs.resume_state import EDITED_FILE
 
 
+def slow_run(folder, text):
+    """A run of some seconds: one of a third of a second is over before anybody is heard."""
+    settings = tiny_runs.SETTINGS | {"steps": 150, "lr": 1e-4}
+    return tiny_runs.prepared(folder, text, overrides=settings)
+
+
 @pytest.fixture
 def store(tmp_path) -> RunStore:
     return RunStore(tmp_path / "runs")
@@ -24,7 +30,7 @@ def store(tmp_path) -> RunStore:
 
 @pytest.fixture
 def run_id(store, tiny_folder, statistics_text) -> str:
-    return store.submit([tiny_runs.prepared(tiny_folder, statistics_text)], queue_name="ray:test")[0]
+    return store.submit([slow_run(tiny_folder, statistics_text)], queue_name="ray:test")[0]
 
 
 @pytest.fixture
@@ -82,7 +88,7 @@ def test_what_is_sent_makes_the_run_that_was_done_here(
     assert cursors == sorted(cursors) and 0 < cursors[-1] <= 8
     assert take(store, claim, sent(store, ticket)) == ("end", "done", None)
     local = RunStore(tmp_path / "local")
-    [other] = local.submit([tiny_runs.prepared(tiny_folder, statistics_text)])
+    [other] = local.submit([slow_run(tiny_folder, statistics_text)])
     tiny_runs.worker(local).serve()
     same_series(local, other, store, run_id)
     assert {path.name for path in store.folder_of(run_id).iterdir()} == {"facts.jsonl", EDITED_FILE}

@@ -138,16 +138,18 @@ class EditedModel:
         """
         s, text = self.settings, self.statistics_text
         files = self._statistics_files() or files_used(self.lm, s.layers, s.statistics_tokens, text)
+        found = dict.fromkeys(s.layers, 0.0)
         with self.pristine() as lm:
+            edited, precise = self._contents.sums().exact, {"device": solve_device(lm), "dtype": torch.float64}
+            if not edited:
+                return found
             Fs = gradients_kept(lm, files, text, progress)
-            edited, found = self._contents.sums().exact, dict.fromkeys(s.layers, 0.0)
-            for layer in s.layers if edited else ():
+            if missing := [layer for layer in s.layers if not files[layer].is_file()]:
+                second_moments(lm, missing, s.statistics_tokens, text, progress, files)  # one pass for all
+            for layer in s.layers:
                 # One at a time: C0 of a large model's layers would fill the memory.
                 C0 = second_moments(lm, [layer], s.statistics_tokens, text, progress, files)[layer]
-                original = lm.parameter(layer).data
-                change = edited[layer].to(solve_device(lm), torch.float64) - original.to(
-                    solve_device(lm), torch.float64
-                )
+                change = edited[layer].to(**precise) - lm.parameter(layer).data.to(**precise)
                 found[layer] = foretold_damage.of_change(Fs[layer], lm.oriented(layer, change), C0)
         return found
 

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import torch
 
-from encore_core.editing.update_rule import LowRankUpdate
-
 
 def of_change(F: torch.Tensor, change: torch.Tensor, C0: torch.Tensor) -> float:
     """½ tr(F Δ C0 Δᵀ) of one layer, in nats per token.
@@ -28,19 +26,6 @@ def of_change(F: torch.Tensor, change: torch.Tensor, C0: torch.Tensor) -> float:
     change = change.double()
     F, C0 = F.to(change), C0.to(change)
     return 0.5 * float(((F @ change) * (change @ C0)).sum())
-
-
-def of_update(F: torch.Tensor, update: LowRankUpdate, C0: torch.Tensor) -> float:
-    """`of_change` of an update that is held as thin factors, Δ = A Yᵀ: d² n work instead of d³.
-
-    Args:
-        F: (d_model, d_model).
-        update: of one layer.
-        C0: (d_mlp, d_mlp).
-    """
-    A, Y = update.A.double(), update.Y.double()
-    F, C0 = F.to(A.device, torch.float64), C0.to(Y.device, torch.float64)
-    return 0.5 * float(((A.T @ F @ A) * (Y.T @ C0 @ Y)).sum())
 
 
 def of_facts(F: torch.Tensor, delta: torch.Tensor, C0_inverse: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from encore_core.errors import InputError, quoted
-from encore_core.runs.database import Database, StoreError
+from encore_core.runs.database import Database, StoreError, transaction
 from encore_core.runs.facts_file import facts_of
 from encore_core.runs.folders import facts_file, run_folder
 from encore_core.runs.lookup import get
@@ -312,14 +312,8 @@ def _attached(database: Database, source: Path) -> Iterator[sqlite3.Connection]:
     """A transaction on a database that sees another as `source`; all or nothing."""
     with database.reading() as db:
         db.execute("ATTACH ? AS source", (str(source),))
-        db.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(db):
             yield db
-            db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
 
 
 def _row(db: sqlite3.Connection, schema: str, run_id: str) -> dict[str, Any]:

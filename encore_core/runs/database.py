@@ -80,16 +80,8 @@ class Database:
         """A transaction: all or nothing."""
         if self.read_only:
             raise InputError("Recorded runs come with the program and cannot be changed; start a run of your own.")
-        with self.reading() as db:
-            # Take the lock at once: a transaction that first reads and then writes could be refused in the middle.
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-                db.execute("COMMIT")
-            except BaseException:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
+        with self.reading() as db, transaction(db):
+            yield db
 
     def _check_version(self) -> int:
         with self.reading() as db:
@@ -134,6 +126,20 @@ class Database:
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN):
             return f"The store {self.file} cannot be written ({error}); give a folder that you can write to."
         return f"The store {self.file} cannot be used ({error}); check the folder, or give another."
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """All of the block or nothing."""
+    # Take the lock at once: a transaction that first reads and then writes could be refused in the middle.
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
 
 
 @contextmanager
