@@ -3,9 +3,10 @@
     python benchmarks/cluster.py [--model M] [--workers 2] [--facts 32] [--pairs 3]      measures
     python benchmarks/cluster.py --table                                                 computes, see `cluster.cost`
 
-Measured: how far the edited matrices of N workers lie from those of one process, relative to what the edits changed;
-time per edit of N workers with one thread each against one process with N threads, in alternation, so that both meet
-the same machine; and bytes between the processes per batch against those planned.
+Measured: how far the edited matrices of N workers lie from those of one worker, which does the same shards, and from
+those of one process, which does whole batches, both relative to what the edits changed; time per edit of N workers with
+one thread each against one process with N threads, in alternation, so that both meet the same machine; and bytes
+between the processes per batch against those planned.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ import torch
 from machine import machine
 
 from encore_core.cluster.cost import find_hardware, run_cost
+from encore_core.editing.helpers import SHARD_FACTS
 from encore_core.editing.session import EditSession
-from encore_core.editing.team import Traffic, planned_traffic, team_of
+from encore_core.editing.team import Team, Traffic, planned_traffic, team_of
 from encore_core.editing.team_member import LoadAs
 from encore_core.facts import Fact, read_facts
 from encore_core.methods import settings_for
@@ -57,13 +59,14 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     """One process and a team, batch after batch in turn."""
     lm = load_model(options.model, options.device)
     facts = list(read_facts(options.facts_file))
-    alone, shared = (EditSession(lm, options.method, keep_history=False) for _ in range(2))
+    alone, shared, single = (EditSession(lm, options.method, keep_history=False) for _ in range(3))
     torch.set_num_threads(1)
-    for session in (alone, shared):
+    for session in (alone, shared, single):
         session.prepare()
     pairs = []
     with team_of(LoadAs(options.model, str(lm.device), "float32", "auto", 1), lm, options.workers) as team:
         shared.helpers = team
+        single.helpers = Team(team.ray, lm, [])
         # The first batch warms up all processes, and is the one whose bytes are counted.
         team.traffic = Traffic()
         for number in range(options.pairs + 1):
@@ -73,11 +76,13 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
             if number == 0:
                 traffic, team.traffic = team.traffic, None
                 seconds_of(alone, some, options.workers)
-                first = difference(alone, shared)
+                seconds_of(single, some, 1)
+                first = {"one worker": difference(single, shared), "one process": difference(alone, shared)}
                 continue
             pairs.append((seconds_of(alone, some, options.workers) / len(some), several / len(some)))
         team.check(shared.matrices())
-    planned = planned_traffic(options.facts, options.workers, lm.d_model, lm.d_mlp, len(shared.settings.layers))
+    planned = planned_traffic(options.facts, options.workers, lm.d_model, lm.d_mlp, len(shared.settings.layers),
+                              SHARD_FACTS[lm.device.type])  # fmt: skip
     one, many = (statistics.median(column) for column in zip(*pairs, strict=True))
     return {
         "machine": machine(),
@@ -86,7 +91,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
         "workers": options.workers,
         "facts_per_batch": options.facts,
         "difference_after_first_batch": first,
-        "difference_at_the_end": difference(alone, shared),
+        "difference_from_one_process_at_the_end": difference(alone, shared),
         "seconds_per_edit": {"one process": one, "workers": many},
         "ratios": [several / single for single, several in pairs],
         "ratio": many / one,

@@ -8,9 +8,8 @@ import pytest
 import tiny_runs
 import torch
 
-from encore_core.editing import team as team_module
 from encore_core.editing.edited_matrices import weights_digest
-from encore_core.editing.helpers import shards
+from encore_core.editing.helpers import SHARD_FACTS, shards
 from encore_core.editing.session import EditSession
 from encore_core.editing.team import Team, Traffic, planned_traffic
 from encore_core.editing.team_member import LoadAs, Member
@@ -87,7 +86,7 @@ def edited(folder, text, n: int, sizes=(7, 5)) -> dict[int, torch.Tensor]:
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(team_module, "shards", lambda n_facts: shards(n_facts, 2))
+    monkeypatch.setitem(SHARD_FACTS, "cpu", 2)
 
 
 def test_shards_cover_a_batch_in_order():
@@ -106,6 +105,19 @@ def test_the_result_is_the_same_to_the_bit_for_any_number_and_that_of_one_proces
     for layer, W in alone.items():
         W0 = base.parameter(layer).data
         assert float((two[layer] - W).norm() / (W - W0).norm()) < 1e-6
+
+
+@pytest.mark.parametrize(("n_facts", "elsewhere"), [(2, 1), (4, 1), (8, 2), (12, 2)])
+def test_who_shares_is_not_kept_waiting(tiny_folder, statistics_text, monkeypatch, n_facts, elsewhere):
+    """A member that answers late has one shard, and another ahead only while there is one for everybody."""
+    session = session_of(tiny_folder, statistics_text)
+    helpers, asked = team(session, tiny_folder, 2), []
+    late = lambda references, num_returns, timeout: (references[:1] if timeout else [], references)  # noqa: E731
+    monkeypatch.setattr(helpers.ray, "wait", late)
+    ask = helpers.members[0].targets.remote
+    helpers.members[0].targets.remote = lambda *values: asked.append(len(values[0])) or ask(*values)
+    session.edit(tiny_runs.FACTS[:n_facts], known="edit", measure=False)
+    assert len(asked) == elsewhere
 
 
 def test_matrices_that_differ_are_found(tiny_folder, statistics_text):
@@ -157,7 +169,7 @@ def test_another_model_is_refused(tiny_folder, statistics_text, roomy_folder):
 
 def test_the_planned_traffic_is_what_is_sent():
     """By hand: 2 members, a batch of 4 facts in shards of 2, sizes 3 and 5, one layer."""
-    planned = planned_traffic(4, 2, 3, 5, 1, lambda n: shards(n, 2))
+    planned = planned_traffic(4, 2, 3, 5, 1, shard=2)
     assert planned == Traffic(sent=4 * 8 * 8, received=2 * 8 * 8 + 2 * 2 * 3 * 4)
 
 

@@ -129,9 +129,9 @@ def run_cost(
     steps = settings.steps if steps is None else steps
     n_layers, n = len(settings.layers), min(batch_size, n_edits)
     # Of a shard: where memory is short, facts are run in smaller groups (see `targets.default_max_tokens`).
-    memory = estimate_of(sizes, getattr(torch, hardware.dtype), settings, min(n, SHARD_FACTS), "cuda")
+    memory = estimate_of(sizes, getattr(torch, hardware.dtype), settings, min(n, SHARD_FACTS["cuda"]), "cuda")
     devices = math.ceil(memory.total / hardware.memory)
-    n_shards = len(shards(n))
+    n_shards = len(shards(n, SHARD_FACTS["cuda"]))
     workers = max(1, min(n_devices // devices, n_shards))
     block = (sizes.n_weights - 2 * sizes.n_head) / sizes.n_layers
     above = block * (sizes.n_layers - 1 - settings.layers[-1]) + sizes.n_head
@@ -140,8 +140,8 @@ def run_cost(
     # The busiest worker has so many shards; all its facts are done one after the other.
     share = math.ceil(n_shards / workers) / n_shards
     batches = math.ceil(n_edits / n)
-    traffic = planned_traffic(n, workers, sizes.d_model, sizes.d_mlp, n_layers) if workers > 1 else None
-    moved = traffic.sent + traffic.received if traffic else 0
+    traffic = planned_traffic(n, workers, sizes.d_model, sizes.d_mlp, n_layers, SHARD_FACTS["cuda"])
+    moved = traffic.sent + traffic.received if workers > 1 else 0
     state = n_layers * (8 * sizes.d_mlp**2 + 4 * sizes.d_model * sizes.d_mlp)
     parts = {
         "targets": n_edits * fact_targets * share,

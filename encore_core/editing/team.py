@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,7 +29,7 @@ import torch
 from encore_core.editing.batch import find_targets
 from encore_core.editing.batch_report import EditProgress, OnProgress
 from encore_core.editing.edited_matrices import weights_digest
-from encore_core.editing.helpers import shards
+from encore_core.editing.helpers import SHARD_FACTS, shards
 from encore_core.editing.keys import KeyReader
 from encore_core.editing.target_loss import TargetSettings
 from encore_core.editing.targets import Target
@@ -39,9 +39,6 @@ from encore_core.errors import InputError, first_line, quoted
 from encore_core.facts import Fact
 from encore_core.models.editable import EditableModel
 from encore_core.ray_core import AUTO, LOCAL, connected, ray_module
-
-IN_FLIGHT = 2
-"""Shards that a member has at a time, so that it need not wait for the next."""
 
 LOOK_SECONDS = 0.5
 START_SECONDS = 900.0
@@ -134,39 +131,44 @@ class Team:
         on_progress: OnProgress | None,
     ) -> list[Target]:
         """One target per fact, as `batch.find_targets`."""
-        waiting = deque(shards(len(facts)))
+        waiting = deque(shards(len(facts), SHARD_FACTS[lm.device.type]))
         found: dict[int, Target] = {}
         flying: dict[Any, tuple[Any, range]] = {}
         metric = None if F is None else self.ray.put(to_numpy(F))
         tell = on_progress or (lambda progress: None)
 
         def hand_out(member: Any) -> None:
-            if waiting:
-                shard = waiting.popleft()
-                asked = ([facts[place] for place in shard], tuple(prefixes), layer, settings, metric, fast)
-                flying[self._call(member, "targets", *asked)] = member, shard
+            shard = waiting.popleft()
+            asked = ([facts[place] for place in shard], tuple(prefixes), layer, settings, metric, fast)
+            flying[self._call(member, "targets", *asked)] = member, shard
 
-        for _ in range(IN_FLIGHT):
-            for member in self.members:
-                hand_out(member)
+        def share_out() -> None:
+            """A shard for every member that has none; another ahead, as long as all have one to come to."""
+            for ahead in (False, True):
+                for member in self.members:
+                    n_has = sum(one is member for one, _ in flying.values())
+                    if n_has <= ahead and len(waiting) > (len(self.members) + 1 if ahead else 0):
+                        hand_out(member)
 
         def collect(seconds: float) -> None:
             ready, _ = self.ray.wait(list(flying), num_returns=1, timeout=seconds) if flying else ([], [])
             for reference in ready:
-                member, shard = flying.pop(reference)
-                hand_out(member)
+                _, shard = flying.pop(reference)
+                share_out()
                 for place, (z, h, target) in zip(shard, self._get(reference), strict=True):
                     found[place] = replace(target, z=self._here(z), h=self._here(h))
-                tell(EditProgress("targets", len(found), len(facts), 0, 0.0))
 
+        def said(progress: EditProgress) -> None:
+            # Members are not kept waiting until the shard of this process is done.
+            collect(0)
+            tell(replace(progress, done=len(found) + progress.done, total=len(facts)))
+
+        share_out()
         while waiting or flying:
             if waiting:
                 shard = waiting.popleft()
-                n = len(found)
-                said = lambda one, n=n: tell(replace(one, done=n + one.done, total=len(facts)))  # noqa: E731
                 own = find_targets(lm, [facts[place] for place in shard], prefixes, layer, settings, F, fast, said)
                 found.update(zip(shard, own, strict=True))
-                collect(0)
             else:
                 collect(LOOK_SECONDS)
                 tell(EditProgress("targets", len(found), len(facts), 0, 0.0))
@@ -261,7 +263,7 @@ class TeamReader:
         self.team, self.lm, self.n_facts = team, lm, len(facts)
         self.states_found: torch.Tensor | None = None
         owners = [None, *team.members]
-        cut = list(enumerate(shards(len(facts))))
+        cut = list(enumerate(shards(len(facts), SHARD_FACTS[lm.device.type])))
         self.own: dict[int, tuple[range, KeyReader]] = {}
         self.others: dict[int, tuple[range, Any]] = {}
         self.unheard = [team._call(member, "begin", layers) for member in team.members]
@@ -320,9 +322,7 @@ class _Columns:
         self.all[:, shard.start : shard.stop] = columns
 
 
-def planned_traffic(
-    n_facts: int, n: int, d_model: int, d_mlp: int, n_layers: int, size_of: Callable[[int], list[range]] = shards
-) -> Traffic:
+def planned_traffic(n_facts: int, n: int, d_model: int, d_mlp: int, n_layers: int, shard: int) -> Traffic:
     """Bytes of a batch, from the sizes alone; see the module. Targets are taken to be shared equally.
 
     Args:
@@ -330,9 +330,9 @@ def planned_traffic(
         n: members, this process among them.
         d_model, d_mlp: sizes of the model.
         n_layers: edited layers.
-        size_of: cuts a batch.
+        shard: facts of a shard, see `helpers.SHARD_FACTS`.
     """
-    cut = size_of(n_facts)
+    cut = shards(n_facts, shard)
     elsewhere = sum(len(shard) for number, shard in enumerate(cut) if number % n)
     updates = (n - 1) * n_layers * n_facts * (d_model + d_mlp) * 8
     keys = n_layers * elsewhere * (d_model + d_mlp) * 8
