@@ -111,8 +111,9 @@ def life(options: argparse.Namespace) -> None:
     windows = held_out(lm, session.settings.statistics_tokens)
     rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()] if out.is_file() else []
     done = rows[-1]["edits"] if rows else 0
-    if rows and rows[-1]["state"] is not None:
-        load_state(states, [SavedState(*rows[-1]["state"])], session)
+    saved = [row["state"] for row in rows if row["state"] is not None]
+    if saved:
+        load_state(states, [SavedState(*saved[-1])], session)
     seconds, steps = [], []
 
     def note(**more: Any) -> None:
@@ -144,7 +145,7 @@ def life(options: argparse.Namespace) -> None:
                 if old.name != saved.file and not options.keep_states:
                     old.unlink()
             seconds, steps = [], []
-    if options.tasks and not any("tasks" in row for row in rows):
+    if options.tasks and not any("tasks" in row and row["edits"] == len(facts) for row in rows):
         with session.edited():
             found = evaluate_tasks(lm, load_tasks(options.tasks))
         note(edits=len(facts), state=None, tasks={one: score.f1 for one, score in found.items()})

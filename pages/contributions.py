@@ -18,6 +18,7 @@ from dashboard.charts.contributions import VALUES, Pair
 from dashboard.charts.runs import Line
 from dashboard.elements import chart_card, run_picker, widgets
 from dashboard.parts.microscope import run_card
+from dashboard.parts.runs_compared import foretold_card
 from dashboard.parts.runs_compared.page_frame import ANSWER
 from dashboard.reading import findings, run_frames
 from dashboard.reading.answers import dominance
@@ -137,6 +138,7 @@ def stored(runs: Sequence[RunInfo], value: str, answer: DeltaGenerator) -> dict[
             widgets.notice(Message("info", note))
     with st.container(border=True, key="card_standings"):
         standings(everyone, VALUES[value])
+    foretold_card.show(runs, list(lines.values()))
     view = {"before": str(before), "after": str(after)}
     return asked_for | view | ({"show": st.session_state["contributions_run"]} if len(runs) > 1 else {})
 

@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard import links, page_list
 from dashboard.elements import widgets
-from dashboard.parts.models import check_cards, choice, gather_card, jobs_card, statistics_card
+from dashboard.parts.models import blocks_card, check_cards, choice, gather_card, jobs_card, statistics_card
 from dashboard.visitors import access
 from encore_core.errors import InputError
 
@@ -31,6 +31,7 @@ def main() -> None:
     check_cards.answer(check)
     check_cards.details(check)
     check_cards.tuned(check)
+    blocks_card.show(check)
     statistics_card.statistics(check)
     gather_card.gather(check, device, dtype)
     jobs_card.gathering(name)

@@ -10,6 +10,7 @@ compared       the Edit page: one method's answers in a column beside those of o
 runs           norms and scores of runs over edits
 small_multiples    runs side by side: a row per measure, a column per run in its method's colour
 norm_layers    norms of every layer at some checkpoints
+foretold       foretold damage: of runs over edits, and of a fact at each block
 contributions  what each sublayer adds to the residual stream
 overfitting    the search for targets with and without early stopping
 downstream     downstream tasks and perplexity of runs over edits

@@ -137,4 +137,9 @@ def models() -> Models:
 
 def usual_model() -> Loading:
     """The loading of the model that visitors begin with, started now if it was not before."""
-    return models().get(os.environ.get("ENCORE_MODEL") or DEFAULT_MODEL)
+    return models().get(usual_model_name())
+
+
+def usual_model_name() -> str:
+    """The model that visitors begin with."""
+    return os.environ.get("ENCORE_MODEL") or DEFAULT_MODEL

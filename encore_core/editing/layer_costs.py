@@ -27,6 +27,7 @@ from encore_core.editing.targets import optimise_targets
 from encore_core.editing.update_rule import inverse_preservation
 from encore_core.errors import InputError
 from encore_core.facts import Fact
+from encore_core.methods import Settings
 from encore_core.models.editable import EditableModel, Progress
 from encore_core.models.settings import settings_of
 
@@ -115,25 +116,36 @@ def layer_costs(
         C0s = second_moments(lm, layers, own[0].statistics_tokens, text, progress, files)
         Fs = gradients_kept(lm, files, text, progress)
         prefixes = shared_prefixes(lm, seed)
-        found = []
-        for number, (layer, of_layer) in enumerate(zip(layers, own, strict=True)):
-            tell(f"Searching targets at block {layer}", number / len(layers))
-            rule = target_settings(of_layer)
-            targets = optimise_targets(lm, facts, prefixes, layer, rule, F=Fs[layer])
-            keys = KeyReader(lm, facts, prefixes, (layer,)).keys(layer).cpu()
-            # λn keeps the inverse finite where text says nothing of a direction, as in ENCORE's P.
-            inverse = inverse_preservation(C0s[layer], 1.0, (of_layer.lambda_n or 1.0) / of_layer.lambda_p)
-            delta = torch.stack([target.z - target.h for target in targets]).cpu()
-            damage = foretold_damage.of_facts(Fs[layer], delta, inverse, keys)
-            found.append(
-                BlockCost(
-                    layer,
-                    tuple(damage.tolist()),
-                    tuple(target.steps for target in targets),
-                    tuple(target.stopped in REACHED for target in targets),
-                )
-            )
+    found = []
+    for number, (layer, of_layer) in enumerate(zip(layers, own, strict=True)):
+        tell(f"Searching targets at block {layer}", number / len(layers))
+        # Between two blocks others may use the model.
+        with lm.lock, lm.matrices_replaced({}):
+            found.append(_cost(lm, facts, prefixes, of_layer, C0s[layer], Fs[layer]))
     return found
+
+
+def _cost(
+    lm: EditableModel,
+    facts: Sequence[Fact],
+    prefixes: Sequence[str],
+    settings: Settings,
+    C0: torch.Tensor,
+    F: torch.Tensor,
+) -> BlockCost:
+    """What facts cost at the one block of these settings; C0 and F are those of this block."""
+    [layer] = settings.layers
+    targets = optimise_targets(lm, facts, prefixes, layer, target_settings(settings), F=F)
+    keys = KeyReader(lm, facts, prefixes, (layer,)).keys(layer).cpu()
+    # λn keeps the inverse finite where text says nothing of a direction, as in ENCORE's P.
+    inverse = inverse_preservation(C0, 1.0, (settings.lambda_n or 1.0) / settings.lambda_p)
+    delta = torch.stack([target.z - target.h for target in targets]).cpu()
+    return BlockCost(
+        layer,
+        tuple(foretold_damage.of_facts(F, delta, inverse, keys).tolist()),
+        tuple(target.steps for target in targets),
+        tuple(target.stopped in REACHED for target in targets),
+    )
 
 
 def proposed(costs: Sequence[BlockCost], n_layers: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Pages that look at several runs at once: Compare, Norm growth and Downstream.
+"""Pages that look at several runs at once: Compare, Norm growth, Contributions and Downstream.
 
 page_frame   what such a page does: pick runs, draw them, write the address, follow them
 view         what is shown, made once and handed to the parts
@@ -10,6 +10,7 @@ run_charts   Compare: the runs side by side, a row per measure, and the norms la
 costs        Compare: the runs' state, and what they took
 files        Compare: downloads, and the link
 norm_cards   Norm growth: over edits, and layer by layer
+foretold_card  Contributions: which layers pay, foretold, beside what was measured
 task_card    Downstream: the chart of tasks and perplexity
 task_table   Downstream: before and after
 task_data    Downstream: where the tasks come from

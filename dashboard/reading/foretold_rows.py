@@ -1,0 +1,80 @@
+"""Foretold damage as rows and words: of runs, layer by layer, and of a fact at each block."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import quantiles
+
+import pandas as pd
+
+from encore_core.editing.layer_costs import BlockCost
+
+TOTAL, MEASURED = "foretold_damage", "perplexity"
+COLUMNS = ["run", "edits", "kind", "layer", "value"]
+
+
+def of_runs(measures: pd.DataFrame) -> pd.DataFrame:
+    """What is foretold of each run and layer, and the logarithm of its perplexity ratio, in nats per token.
+
+    Args:
+        measures: the series `measures`.
+
+    Returns:
+        columns as for `charts.foretold.over_edits`; only runs in which damage was foretold.
+    """
+    runs = set(measures.loc[measures["metric"] == TOTAL, "run"])
+    rows = []
+    for run, part in measures[measures["run"].isin(runs)].groupby("run", sort=False):
+        texts = part[part["metric"] == MEASURED].set_index("edits")["value"]
+        base = texts.get(0, math.nan)
+        for edits, metric, value in part[["edits", "metric", "value"]].itertuples(index=False):
+            if metric == TOTAL:
+                rows.append((run, edits, "sum", None, value))
+            elif metric.startswith(f"{TOTAL}."):
+                rows.append((run, edits, "layer", int(metric.rpartition(".")[2]), value))
+            elif metric == MEASURED and base > 0 and value > 0:
+                rows.append((run, edits, "measured", None, math.log(value / base)))
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"layer": "Int64"})
+
+
+def who_pays(frame: pd.DataFrame, names: dict[str, str]) -> list[str]:
+    """A sentence per run: which layer pays most, and what was measured beside what was foretold.
+
+    Args:
+        frame: from `of_runs`.
+        names: run → what it is called.
+    """
+    told = []
+    for run, part in frame.groupby("run", sort=False):
+        last = part["edits"].max()
+        now = part[part["edits"] == last]
+        by_layer = now[now["kind"] == "layer"].set_index("layer")["value"]
+        total = float(now.loc[now["kind"] == "sum", "value"].iloc[0])
+        if not last or not total > 0 or by_layer.empty:
+            continue
+        words = (
+            f"{names[run]}, after {last:,} edits: layer {by_layer.idxmax()} pays most, {by_layer.max() / total:.0%} of "
+            f"{total:.2g} nats per token"
+        )
+        measured = now.loc[now["kind"] == "measured", "value"]
+        told.append(words + (f"; measured on the fixed text: {measured.iloc[0]:.2g}." if len(measured) else "."))
+    return told
+
+
+def of_blocks(costs: Sequence[BlockCost], edited: Sequence[int]) -> pd.DataFrame:
+    """What facts cost at each block.
+
+    Args:
+        costs: from `layer_costs`.
+        edited: the blocks that the method's row edits.
+
+    Returns:
+        columns as for `charts.foretold.by_block`.
+    """
+    rows = []
+    for cost in costs:
+        low, middle, high = quantiles(cost.damage, n=4) if len(cost.damage) > 1 else (cost.damage[0],) * 3
+        steps = sorted(cost.steps)[len(cost.steps) // 2]
+        rows.append((cost.layer, middle, low, high, steps, 100 * cost.share_reached, cost.layer in edited))
+    return pd.DataFrame(rows, columns=["layer", "damage", "low", "high", "steps", "reached", "edited"])
