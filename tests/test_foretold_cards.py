@@ -73,7 +73,7 @@ def test_contributions_shows_which_layers_pay(tiny_folder, statistics_text, monk
     tiny_runs.worker(store).serve()
     drawn = tiny_pages.cards(monkeypatch)
     page = opened("contributions", run=ids)
-    assert (not errors(page) and "layer 1 pays most" in markup(page)) or "layer 0 pays most" in markup(page)
+    assert not errors(page) and re.search("layer [01] pays most", markup(page))
     chart, frame = drawn["foretold over edits"]
     assert set(frame["kind"]) == {"layer", "sum"} and set(frame["run"]) == {ids[1]}
     last = frame[frame["edits"] == 10]

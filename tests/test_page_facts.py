@@ -206,6 +206,8 @@ def test_a_rule_finds_subjects_where_the_visitor_asks_and_they_are_marked():
     assert any("1 of 2 rows cannot be used" in text for text in errors(app))
     rule(app)[0].check().run()
     assert not errors(app) and "2 facts. First:" in words(app) and "(subject found by a rule: Norway)" in words(app)
+    [ready, *_] = app.session_state["run_prepared"][1]
+    assert ready.plan.find_subjects and not ready.plan.skip_bad
     # a table of columns without a subject is refused as a whole, and helped all the same
     app.text_area(key="run_pasted").set_value("prompt,target_new\nThe capital of Norway is,Rome\n").run()
     assert errors(app) and len(rule(app)) == 1
@@ -228,6 +230,16 @@ def test_edit_asks_the_model_at_a_press_which_answers_it_gives_already():
     assert "do not fit the model" in page and "line 4" in page
     app.number_input(key="limit").set_value(2).run()
     assert "Given already" not in words(app)
+
+
+def test_rows_that_are_left_out_are_in_the_plan():
+    app = opened("run")
+    app.selectbox(key="run_source").set_value("paste").run()
+    app.text_area(key="run_pasted").set_value("\n".join(map(json.dumps, [*GOOD, GOOD[0] | {"prompt": 5}]))).run()
+    [box] = [box for box in app.checkbox if box.label.startswith("Use the other")]
+    box.check().run()
+    [ready, *_] = app.session_state["run_prepared"][1]
+    assert ready.plan.skip_bad and not ready.plan.find_subjects and not errors(app)
 
 
 # -- data sets of the hub ----------------------------------------------------------------------------------------------

@@ -152,6 +152,7 @@ def test_folders_that_are_taken_are_left_alone(done, tmp_path):
         {},
         {"method": "MEMIT+MPES", "n_edits": 7, "checkpoint_every": 3, "seed": 5, "order": "shuffled", "known": "skip"},
         {"name": "a 'quoted' name; rm -rf", "facts": "my facts.csv", "dtype": "bfloat16", "device": "cpu"},
+        {"facts": "nameless.json", "find_subjects": True, "skip_bad": True},
         {"overrides": {"layers": [1, 2], "lr": 0.25, "sequential": False}, "statistics_text": "a b.txt"},
         {"measure": MeasurePlan(subsets=("first",), generate=False, share_cap=None, downstream="d", sample_facts=3)},
         {"measure": MeasurePlan(subsets=(), contributions=False, share_cap=0.5, trajectory_facts=0)},

@@ -27,6 +27,8 @@ HOSTILE = {
     "method": ("", "ROME2", None, 3, [], "ENCORE;", math.nan),
     "model": ("", "   ", None, 3, [], "a\nb", "x" * 5000),
     "facts": (*NO_PATHS, None),
+    "find_subjects": NO_FLAGS,
+    "skip_bad": NO_FLAGS,
     "n_edits": NO_COUNTS,
     "batch_size": (*NO_COUNTS, None),
     "checkpoint_every": NO_COUNTS,

@@ -107,6 +107,11 @@ class Rows:
         """Those that can be used."""
         return list(self.checked.facts)
 
+    @property
+    def leaves_out(self) -> bool:
+        """Whether the visitor goes on without rows that cannot be used."""
+        return self.checked.error is not None and self.bad is None
+
 
 def read(given: Given, limit: int | None = None) -> Rows:
     """A file as the visitor has chosen to read it; draws nothing.

@@ -23,7 +23,7 @@ FIELDS = frozenset((
     "source", "relation", "known_only", "gallery_search", "example", "pasted", "limit", "batch_size",
     "subject", "prompt", "target_new", "target_true", "paraphrases", "neighbours", "free_prompt",
     "more_prompts", "gallery_first", "method", "seed", "model_name", "model_device", "model_dtype",
-    "methods compared", "own columns",
+    "methods compared", "own columns", "judge_who", "judge_where", "judge_model", "judge_seconds",
 ))  # fmt: skip
 """What comes back after a reload besides the edits: keys of the session state."""
 PREFIXES = ("setting ", "view in the address of edit")

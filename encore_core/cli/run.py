@@ -141,6 +141,8 @@ def plans_of(options: argparse.Namespace) -> list[RunPlan]:
             method=name,
             model=options.model,
             facts=options.facts,
+            find_subjects=options.find_subjects,
+            skip_bad=options.skip_bad,
             n_edits=options.edits,
             batch_size=options.batch_size,
             checkpoint_every=options.checkpoint_every,

@@ -21,13 +21,13 @@ from filelock import FileLock, Timeout
 from encore_core.cluster.needs import Needs, needs_of, sizes_of
 from encore_core.cluster.plan_file import GridPlan, Place, checked_name
 from encore_core.errors import InputError
-from encore_core.facts import Fact, read_facts
+from encore_core.facts import Fact
 from encore_core.models.device_map import BALANCED
 from encore_core.runs import RunInfo, RunPlan, RunStore
 from encore_core.runs.carried import identity
 from encore_core.runs.database import as_json
 from encore_core.runs.launch import CLUSTER
-from encore_core.runs.preparing import PreparedRun, prepare
+from encore_core.runs.preparing import PreparedRun, prepare, read_as
 from encore_core.runs.rows import RESUMABLE
 from encore_core.storage import replacing
 
@@ -90,7 +90,7 @@ def prepared_runs(plans: Sequence[RunPlan], tell: Callable[[str, float], None]) 
     for number, plan in enumerate(plans):
         tell("Checking", number / len(plans))
         if plan.facts not in read:
-            read[plan.facts] = list(read_facts(plan.facts))
+            read[plan.facts] = read_as(plan)
         one = prepare(replace(plan, device="cpu"), read[plan.facts])
         ready.append(replace(one, plan=replace(one.plan, device=_on_node(plan.device))))
     return ready

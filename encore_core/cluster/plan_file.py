@@ -46,7 +46,7 @@ from encore_core.runs.seeds import LARGEST
 
 MOST_RUNS = 1000
 LISTS = ("methods", "models", "facts", "seeds")
-PLAIN = ("order", "known", "dtype", "device", "start_token", "statistics_text")
+PLAIN = ("find_subjects", "skip_bad", "order", "known", "dtype", "device", "start_token", "statistics_text")
 """Fields that are those of `RunPlan`."""
 
 KNOWN = ("name", *LISTS, "edits", "batch_size", "checkpoint_every", *PLAIN, "settings", "measure", "cluster")

@@ -105,6 +105,7 @@ def settings_of_run(run: RunInfo) -> dict[str, Any]:
 def command_line(plan: RunPlan) -> str:
     """The `encore run` command that repeats a plan, quoted for a shell."""
     words = ["encore", "run", "--model", plan.model, "--method", plan.method, "--facts", plan.facts]
+    words += ["--find-subjects"] * plan.find_subjects + ["--skip-bad"] * plan.skip_bad
     words += ["--edits", str(plan.n_edits)] if plan.n_edits else []
     words += ["--batch-size", str(plan.batch_size)]
     words += ["--checkpoint-every", str(plan.checkpoint_every)] if plan.checkpoint_every else []

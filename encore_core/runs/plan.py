@@ -129,6 +129,8 @@ class RunPlan:
         method: a name from `methods.METHODS`.
         model: catalogue name, folder or hub id.
         facts: a file that `facts.read_facts` takes, or "bundled" or "long".
+        find_subjects: whether a rule finds subjects that the file does not name, see `facts.read_facts`.
+        skip_bad: whether rows of the file that cannot be used are left out.
         n_edits: facts to edit; None for all.
         batch_size: facts solved together.
         checkpoint_every: edits between checkpoints; None for a tenth of the run. A checkpoint falls on the end of the
@@ -155,6 +157,8 @@ class RunPlan:
     method: str = "ENCORE"
     model: str = "smollm2-135m"
     facts: str = "bundled"
+    find_subjects: bool = False
+    skip_bad: bool = False
     n_edits: int | None = None
     batch_size: int = 50
     checkpoint_every: int | None = None
@@ -175,6 +179,8 @@ class RunPlan:
         put("method", find_method(self.method).name)
         put("model", _text("model", self.model, 4096))
         put("facts", _path("facts", self.facts) or _missing("facts", 'a file, or "bundled" or "long"'))
+        for name in ("find_subjects", "skip_bad"):
+            put(name, checks.flag(name, getattr(self, name)))
         if self.n_edits is not None:
             put("n_edits", checks.whole("n_edits", self.n_edits, 1, MOST_EDITS))
         put("batch_size", checks.whole("batch_size", self.batch_size, 1, 100_000))

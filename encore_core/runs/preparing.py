@@ -17,7 +17,7 @@ from pathlib import Path
 
 from encore_core.editing.covariance import BUNDLED, text_named
 from encore_core.errors import InputError, quoted
-from encore_core.facts import Fact, duplicate_subjects, read_facts
+from encore_core.facts import FOUND, Fact, duplicate_subjects, read_facts
 from encore_core.measures.task_sets import tasks_folder
 from encore_core.measures.tasks import load_tasks
 from encore_core.methods import Settings, settings_for
@@ -58,6 +58,19 @@ class PreparedRun:
     statistics_wanted: key_statistics.Rows = ()
 
 
+def read_as(plan: RunPlan) -> list[Fact]:
+    """The facts of a plan, read as it says.
+
+    Raises:
+        InputError: as `facts.read_facts`.
+    """
+    return read_facts(
+        plan.facts,
+        on_error="skip" if plan.skip_bad else "raise",
+        subject=FOUND if plan.find_subjects else None,
+    )
+
+
 def prepare(plan: RunPlan, facts: Sequence[Fact] | None = None, progress: Progress | None = None) -> PreparedRun:
     """Check a plan against its facts, its model and this machine, and choose what it will edit.
 
@@ -73,7 +86,7 @@ def prepare(plan: RunPlan, facts: Sequence[Fact] | None = None, progress: Progre
         InputError: unreadable facts, fewer facts than edits, unknown model, method, setting, device or dtype, settings
             out of range, unreadable text of statistics or downstream data, or a hub that cannot be reached for them.
     """
-    read = list(facts) if facts is not None else read_facts(plan.facts)
+    read = list(facts) if facts is not None else read_as(plan)
     n_edits = _number_of_edits(plan, len(read))
     device = device_name(plan.device)
     shape = describe_model(plan.model, plan.dtype, progress)

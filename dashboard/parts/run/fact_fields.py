@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -27,7 +27,22 @@ ORDERS = {"file": "as in the file", "shuffled": "shuffled"}
 KNOWN = {"edit": "edit them too", "skip": "skip them"}
 BATCH_SIZE = 20
 
-Facts = tuple[list[Fact], str, tuple[object, ...]]  # facts, their name in the plan, what tells them from others
+
+class Facts(NamedTuple):
+    """The facts of a source.
+
+    Attributes:
+        facts: those that can be used.
+        name: what the plan calls them.
+        token: what tells them from others.
+        by_rule, without_bad: how they were read: with subjects found by a rule, and without rows that cannot be used.
+    """
+
+    facts: list[Fact]
+    name: str
+    token: tuple[object, ...]
+    by_rule: bool = False
+    without_bad: bool = False
 
 
 def pick_facts(
@@ -58,10 +73,10 @@ def pick_facts(
     with below:
         try:
             RunPlan(**fields)
-            if found is not None and n_edits is not None and n_edits > len(found[0]):
+            if found is not None and n_edits is not None and n_edits > len(found.facts):
                 raise InputError(
-                    f"Edits {n_edits:,} are more than the {len(found[0]):,} facts; give a number up to "
-                    f"{len(found[0]):,}, or more facts."
+                    f"Edits {n_edits:,} are more than the {len(found.facts):,} facts; give a number up to "
+                    f"{len(found.facts):,}, or more facts."
                 )
         except InputError as error:
             widgets.problem(error)
@@ -82,8 +97,8 @@ def _found(source: str) -> Facts | None:
         widgets.problem(error)
         return None
     if found is not None:
-        first = found[0][0]
-        said = f"{len(found[0]):,} facts. First: {first.text} {first.target_new}{fact_words.marked(first)}"
+        first = found.facts[0]
+        said = f"{len(found.facts):,} facts. First: {first.text} {first.target_new}{fact_words.marked(first)}"
         widgets.remark(said)
     return found
 
@@ -91,7 +106,7 @@ def _found(source: str) -> Facts | None:
 def _pick_amount(place: DeltaGenerator, found: Facts | None) -> int | None:
     """How many facts."""
     # Until the visitor types another number, it follows the facts.
-    usual = min(200, len(found[0])) if found else 200
+    usual = min(200, len(found.facts)) if found else 200
     if remembered("run_n", usual) == st.session_state.get("run_usual_n"):
         st.session_state["run_n"] = usual
     st.session_state["run_usual_n"] = usual
@@ -169,16 +184,17 @@ def _facts(source: str) -> Facts | None:
         InputError: naming what is wrong.
     """
     if source == "bundled":
-        return list(bundled_facts()), "bundled", ("bundled",)
+        return Facts(list(bundled_facts()), "bundled", ("bundled",))
     if source == "long":
-        return list(long_facts()), "long", ("long",)
+        return Facts(list(long_facts()), "long", ("long",))
     given = _given(source)
     rows = fact_rows.choose(given) if given is not None else None
     if rows is None:
         return None
     fact_rows.tell(rows, "run_facts")
     called = given.path if source == "file" else given.name
-    return rows.facts, called, (source, given.token, fact_rows.asks_rule(given))
+    by_rule = fact_rows.asks_rule(given)
+    return Facts(rows.facts, called, (source, given.token, by_rule), by_rule, rows.leaves_out)
 
 
 def _given(source: str) -> fact_rows.Given | None:

@@ -83,18 +83,19 @@ def prepared(
         InputError: for fields that do not fit together.
     """
     fields = dict(facts)
-    found, called, token = fields.pop("found")
+    found = fields.pop("found")
+    read_as = {"facts": found.name, "find_subjects": found.by_rule, "skip_bad": found.without_bad}
     shared = {key: model[key] for key in ("model", "device", "dtype", "statistics_text")}
     plans = [
-        RunPlan(method=method, facts=called, overrides=overrides, measure=measure, **fields, **shared)
+        RunPlan(method=method, **read_as, overrides=overrides, measure=measure, **fields, **shared)
         for method, overrides in model["methods"].items()
     ]
     if seeds:
         plans = [one for plan in plans for one in with_seeds(plan, seeds)]
-    key = (tuple(str(plan.to_json()) for plan in plans), token)
+    key = (tuple(str(plan.to_json()) for plan in plans), found.token)
     kept = st.session_state.get("run_prepared")
     if kept is None or kept[0] != key:
-        st.session_state["run_prepared"] = kept = (key, [prepare(plan, found) for plan in plans])
+        st.session_state["run_prepared"] = kept = (key, [prepare(plan, found.facts) for plan in plans])
     return kept[1]
 
 
