@@ -26,7 +26,7 @@ def own_home(monkeypatch, tmp_path):
 
 
 CALIBRATION = Calibration(
-    fact_seconds=1.0, batch_seconds=0.5, scored_fact_seconds=0.25, generated_fact_seconds=0.5,
+    fact_seconds=1.0, fixed_share=0.0, batch_seconds=0.5, scored_fact_seconds=0.25, generated_fact_seconds=0.5,
     perplexity_seconds=3.0, foretold_seconds=0.0, contributions_seconds=1.0, entropy_seconds=5.0,
     downstream_test_seconds=0.5,
     matrices_bytes=18_000_000, preservation_bytes=94_000_000, dtype="float32", device_type="cpu",
@@ -46,6 +46,7 @@ def test_a_calibration_is_made_once_and_leaves_the_model_alone(gpt2, ready, monk
     before = tiny_models.Snapshot.of(gpt2)
     made = estimate.calibrate(gpt2, ready)
     assert before.holds(gpt2)
+    assert 0 <= made.fixed_share <= 0.9
     assert made.fact_seconds > 0 and made.batch_seconds > 0 and made.scored_fact_seconds > 0
     assert made.generated_fact_seconds == 0  # its plan asks for teacher-forced scores alone
     assert made.perplexity_seconds > 0 and made.entropy_seconds > 0 and made.contributions_seconds > 0
@@ -92,6 +93,25 @@ def test_the_estimate_adds_up_what_was_timed(ready):
     assert cost.measuring_seconds == pytest.approx(11 * once)
     assert cost.seconds == cost.editing_seconds + cost.measuring_seconds
     assert 2 * 112_000_000 < cost.disk_bytes < 3 * 112_000_000
+
+
+def test_facts_share_what_a_step_takes_for_itself(ready):
+    """Half of a step with four facts is its own: with one it is four times a fact's share, with 64 next to nothing."""
+    shared = replace(CALIBRATION, fixed_share=0.5)
+    assert [shared.fact_seconds_of(n) for n in (1, 4, 16, 64, 1000)] == [2.5, 1.0, 0.625, 0.53125, 0.53125]
+    run = planned(ready, n_edits=160, batch_size=16, checkpoint_every=160)
+    alone, together = (estimate.estimate(run, c).editing_seconds for c in (CALIBRATION, shared))
+    assert together == pytest.approx(alone - 160 * 0.375)
+
+
+@pytest.mark.parametrize(
+    ("few", "many", "share"), [(0.66, 1.632, 0.509), (0.5, 0.4, 0.9), (0.2, 0.8, 0.0), (0.2, 9.0, 0.0)]
+)
+def test_a_busy_machine_makes_no_edit_free(monkeypatch, ready, few, many, share):
+    """Steps of 4 and of 16 facts; what two times would say of a third stays between nothing and most of it."""
+    monkeypatch.setattr(estimate, "_step_seconds", lambda session, facts: few if len(facts) == 4 else many)
+    assert estimate._fixed_share(None, ready.facts[:16], 4) == pytest.approx(share, abs=1e-3)
+    assert estimate._fixed_share(None, ready.facts[:3], 4) == 0.0
 
 
 def test_memory_is_no_less_than_was_seen(ready):

@@ -4,8 +4,8 @@
     cost = estimate(prepared, calibration)
 
 A calibration is kept in the data folder under a digest of all that it depends on, so it is made once for each model,
-method and machine. The time of a batch is assumed to grow in proportion to its facts, which is on the safe side: larger
-batches share more work.
+method and machine. A step of the search for targets takes a time of its own and one for each fact; steps with a few
+facts and with more tell them apart.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from encore_core.editing.covariance import text_named
 from encore_core.editing.session import EditSession
 from encore_core.editing.what_is_kept import bytes_kept
 from encore_core.errors import InputError
+from encore_core.facts import Fact
 from encore_core.measures.downstream import evaluate_tasks
 from encore_core.measures.generated_scores import evaluate_generated
 from encore_core.measures.perplexity_entropy import generation_entropy, perplexity
@@ -40,9 +41,16 @@ from encore_core.storage import data_folder, replacing
 
 log = logging.getLogger(__name__)
 
-CALIBRATION_VERSION = 3
+CALIBRATION_VERSION = 4
 CALIBRATED_FACTS = 4
 """Facts edited and scored for the timing."""
+
+MORE_FACTS, SHORT_STEPS = 16, 5
+"""Facts searched for together, and for how many steps, to see how a step grows with them: on a GPU every fourth step and
+the last are reported."""
+
+LARGEST_GROUP = 64
+"""About as many facts are searched for together, however many a batch has (see `targets.default_max_tokens`)."""
 
 CALIBRATED_TOKENS = 256
 """Tokens of the fixed text read for the timing."""
@@ -70,7 +78,8 @@ class Calibration:
     """Seconds and sizes, as found on this machine for a model and a method.
 
     Attributes:
-        fact_seconds: to find the target of a fact and read its keys.
+        fact_seconds: to find the target of a fact and read its keys, one of `CALIBRATED_FACTS` facts.
+        fixed_share: of a step with so many facts, the share that does not grow with them.
         batch_seconds: to update the layers, once per batch.
         scored_fact_seconds: to score a fact teacher-forced.
         generated_fact_seconds: to generate a fact's answers; 0 where none are. A judge is not asked: it may cost money.
@@ -84,6 +93,7 @@ class Calibration:
     """
 
     fact_seconds: float
+    fixed_share: float
     batch_seconds: float
     scored_fact_seconds: float
     generated_fact_seconds: float
@@ -106,6 +116,11 @@ class Calibration:
             TypeError, KeyError: when another version of the program made it.
         """
         return cls(**values | {"sizes": Sizes(**values["sizes"])})
+
+    def fact_seconds_of(self, batch_size: int) -> float:
+        """Seconds to find the target of a fact and read its keys, in a batch of so many."""
+        together = min(batch_size, LARGEST_GROUP)
+        return self.fact_seconds * (1 - self.fixed_share + self.fixed_share * CALIBRATED_FACTS / together)
 
 
 @dataclass(frozen=True)
@@ -167,7 +182,7 @@ def estimate(run: PreparedRun, calibration: Calibration) -> Estimate:
     n_facts = len(run.facts)
     state_bytes = c.matrices_bytes + c.preservation_bytes
     saving = (len(points) - 1) * 2 * state_bytes / DISK_BYTES_PER_SECOND  # written, and read for its digest
-    editing = n_facts * c.fact_seconds + len(ends) * c.batch_seconds + saving
+    editing = n_facts * c.fact_seconds_of(plan.batch_size) + len(ends) * c.batch_seconds + saving
 
     wanted = plan.measure
     n_scored = sum(
@@ -225,17 +240,24 @@ def _identity(lm: EditableModel, run: PreparedRun) -> str:
 def _measure(lm: EditableModel, run: PreparedRun, tell: Progress) -> Calibration:
     plan = run.plan
     facts = list(run.facts[: min(plan.batch_size, CALIBRATED_FACTS)])
-    session = EditSession(
-        lm,
-        plan.method,
-        seed=plan.seed,
-        settings=dict(plan.overrides),
-        statistics_text=text_named(plan.statistics_text),
-        keep_history=False,
-    )
+
+    def session_with(**overrides: object) -> EditSession:
+        return EditSession(
+            lm,
+            plan.method,
+            seed=plan.seed,
+            settings=dict(plan.overrides) | overrides,
+            statistics_text=text_named(plan.statistics_text),
+            keep_history=False,
+        )
+
+    session = session_with()
     tell("Timing a few edits", 0.0)
     session.prepare()
     report = session.edit(facts, known="edit", measure=False)
+    fixed_share = 0.0
+    if not session.settings.from_gradients:
+        fixed_share = _fixed_share(session_with(steps=SHORT_STEPS), run.facts[:MORE_FACTS], len(facts))
     tell("Timing measurements", 0.5)
     prompts = [facts[0].text] * ENTROPY_PROMPTS
     foretold = 0.0
@@ -258,6 +280,7 @@ def _measure(lm: EditableModel, run: PreparedRun, tell: Progress) -> Calibration
     tell("Timing measurements", 1.0)
     return Calibration(
         fact_seconds=(report.seconds["targets"] + report.seconds["keys"]) / len(facts),
+        fixed_share=fixed_share,
         batch_seconds=report.seconds["update"],
         scored_fact_seconds=scores / len(facts),
         generated_fact_seconds=written / len(facts),
@@ -272,6 +295,25 @@ def _measure(lm: EditableModel, run: PreparedRun, tell: Progress) -> Calibration
         dtype=str(lm.dtype).removeprefix("torch."),
         device_type=lm.device.type,
     )
+
+
+def _fixed_share(session: EditSession, facts: Sequence[Fact], n_few: int) -> float:
+    """Of a step with the first facts, the share of its time that does not grow with them."""
+    if len(facts) <= n_few:
+        return 0.0
+    few, many = (_step_seconds(session, part) for part in (facts[:n_few], facts))
+    if not few:  # every fact was said at once
+        return 0.0
+    each = (many - few) / (len(facts) - n_few)
+    # A machine that was busy in one of them must not make an edit cost nothing.
+    return min(0.9, max(0.0, 1 - each * n_few / few))
+
+
+def _step_seconds(session: EditSession, facts: Sequence[Fact]) -> float:
+    """How long a step of the search for these facts' targets takes, from one report to the next."""
+    at: list[float] = []
+    session.find_targets(facts, mpes=False, on_progress=lambda _: at.append(time.perf_counter()))
+    return (at[-1] - at[0]) / max(1, len(at) - 1)
 
 
 def _seconds(take: Callable[[], object]) -> float:
