@@ -12,6 +12,7 @@ from streamlit.navigation.page import StreamlitPage
 from dashboard import links, page_list
 from dashboard.browser import field_shortcuts, navigation_roles
 from dashboard.elements import colour_key, figure, theme, theme_switch, waiting, widgets
+from dashboard.parts.run import watching_only
 from dashboard.server.garbage import collections
 from dashboard.talk import lesson_play, presenter, reset_everything, tour
 from dashboard.visitors import access, browser_session
@@ -65,7 +66,7 @@ def shown(page: StreamlitPage) -> None:
     if tour.place() is None:
         lesson_play.point(page.url_path)
     tour.card(page)
-    if "visitor" not in st.session_state and page.url_path not in WITH_MODEL:
+    if "visitor" not in st.session_state and not _waits_for_a_model(page):
         sidebar.caption("The model is loaded by the first page that uses it.")
         with waiting.shown():
             page.run()
@@ -84,6 +85,10 @@ def shown(page: StreamlitPage) -> None:
     with waiting.shown():
         page.run()
     browser_session.remember()
+
+
+def _waits_for_a_model(page: StreamlitPage) -> bool:
+    return page.url_path in WITH_MODEL and not (page.url_path == "run" and watching_only.is_wanted())
 
 
 def _progress_in(place):

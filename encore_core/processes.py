@@ -3,6 +3,8 @@ one."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 import platform
 import socket
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from encore_core.resources import CODE_FOLDER
+from encore_core.resources import CODE_FOLDER, INSTALLED, PACKAGE
 
 ENVIRONMENT = {
     # Threads that wait by spinning starve the pages on the same cores, see `runtime`.
@@ -84,6 +86,18 @@ def memory_bytes() -> tuple[int, int]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # In kilobytes, except on macOS.
     return info.rss, max(info.rss, peak if platform.system() == "Darwin" else 1024 * peak)
+
+
+@functools.cache
+def program_digest() -> str:
+    """12 hex digits of the program's own modules, as they are when this is first asked: of two processes that have the
+    same, neither can end in other bits because of the program."""
+    digest = hashlib.sha256()
+    for file in sorted(PACKAGE.rglob("*.py")):
+        if not file.is_relative_to(INSTALLED):  # pages, which a checkout has elsewhere
+            digest.update(f"{file.relative_to(PACKAGE).as_posix()}\0".encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def commit(folder: Path = CODE_FOLDER) -> str | None:

@@ -10,12 +10,11 @@ import streamlit as st
 
 from dashboard import links, page_list
 from dashboard.elements import access_code, widgets
-from dashboard.parts.run import live, start_card
+from dashboard.parts.run import live, start_card, watching_only
 from dashboard.parts.run.fact_fields import BATCH_SIZE, KNOWN, ORDERS, pick_facts
 from dashboard.parts.run.measure_fields import pick_measures
 from dashboard.parts.run.model_fields import pick_model
 from dashboard.reading.run_words import MAIN_METHODS, MOST_COMPARED
-from dashboard.visitors import browser_session
 from dashboard.visitors.visitor import Visitor
 from encore_core.cluster.plan_file import Place
 from encore_core.errors import InputError
@@ -64,9 +63,13 @@ def view() -> dict[str, str | list[str]]:
     said |= {name: shown[key] for name, (key, known) in CHOICES.items() if shown[key] != next(iter(known))}
     if shown["run_seeds"].strip():
         said["seeds"] = shown["run_seeds"].replace(" ", "")
-    if shown.get("watched", live.FOLLOW) != live.FOLLOW:
-        said["run"] = shown["watched"]
-    return said
+    return said | watched()
+
+
+def watched() -> dict[str, str]:
+    """The same of the run that is watched."""
+    chosen = st.session_state.get("watched", live.FOLLOW)
+    return {} if chosen == live.FOLLOW else {"run": chosen}
 
 
 def new_runs(visitor: Visitor, store: RunStore) -> None:
@@ -124,7 +127,7 @@ def _start(
 
 def main() -> None:
     st.title(page_list.question("run"), anchor=False)
-    visitor = browser_session.current()
+    visitor: Visitor | None = st.session_state.get("visitor")
     try:
         store = RunStore()
         busy = any(not run.ended for run in store.runs())
@@ -137,10 +140,13 @@ def main() -> None:
     if "new_runs" not in st.session_state:
         st.session_state["new_runs"] = not busy
     with st.expander("New runs", icon=":material/add_circle:", key="new_runs", on_change="rerun"):
-        new_runs(visitor, store)
+        if visitor is None:
+            watching_only.offer_model()
+        else:
+            new_runs(visitor, store)
     widgets.notice(st.session_state.pop("start_message", None))
     try:
-        live.watch(store, lambda: links.write("run", view()))
+        live.watch(store, lambda: links.write("run", view() if visitor is not None else watched()))
     except InputError as error:
         widgets.problem(error)
 

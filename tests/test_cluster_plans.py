@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import socket
+import sqlite3
 import sys
 import threading
 
@@ -301,3 +302,25 @@ def test_what_ray_refuses_is_told_in_one_line(monkeypatch, error, said):
     with pytest.raises(InputError) as refused, ray_core.connected("auto"):
         pass
     assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_plan_that_an_earlier_program_wrote_is_gone_on_with(tiny_folder, statistics_text, tmp_path):
+    """Fields that the plan has got since then do not make other runs of its runs; runs of another plan are told of."""
+    store = RunStore(tmp_path / "runs")
+
+    def plan(**values):
+        return tiny_cluster.grid_plan("old", "local", tiny_folder, statistics_text, [values])
+
+    first = tiny_cluster.begin(store, plan())
+    with sqlite3.connect(store.file) as db:
+        [(text,)] = db.execute("SELECT plan FROM runs").fetchall()
+        values = json.loads(text)
+        del values["skip_bad"], values["find_subjects"], values["workers"]
+        db.execute("UPDATE runs SET plan = ?", (json.dumps(values),))
+    again = tiny_cluster.begin(store, plan())
+    assert again.ids == first.ids and not again.new
+    assert not any("earlier runs" in line for line in again.notices)
+    other = tiny_cluster.begin(store, plan(seed=5))
+    assert other.new == other.ids != first.ids
+    assert any("1 earlier runs under the name old (0 edits) are not in the plan as it is now" in line
+               for line in other.notices)  # fmt: skip

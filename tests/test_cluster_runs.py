@@ -167,6 +167,25 @@ def test_a_run_is_cancelled_and_resumed_from_here(store, plan, longer, monkeypat
 
 
 @pytest.mark.slow
+def test_a_program_that_was_changed_meanwhile_costs_no_run(store, plan, tmp_path, monkeypatch):
+    """Tasks that find another program than the driver's leave their runs to be gone on with, and it starts no more."""
+    grid = plan("changed", SIX[:4])
+    ids = tiny_cluster.begin(store, grid).ids
+    old = tiny_cluster.driver(store, "changed")
+    old.versions = old.versions | {"encore-studio": "0.1.0 (program of yesterday)"}
+    monkeypatch.setattr(driver_module.cluster_nodes, "check_agree", lambda *_: None)  # it was changed after that
+    old.serve()
+    runs = [store.get(run_id) for run_id in ids]
+    assert {run.status for run in runs} == {"interrupted", "queued"}
+    assert any("program of yesterday" in (run.error or "") and "start the plan again" in run.error for run in runs)
+    monkeypatch.undo()
+    again = tiny_cluster.begin(store, grid)
+    assert again.ids == ids and not again.new
+    tiny_cluster.driver(store, "changed").serve()
+    assert_as_local(*tiny_cluster.local(tmp_path / "local", grid), store, ids)
+
+
+@pytest.mark.slow
 def test_a_run_that_fails_on_its_node_says_why_and_where(store, plan, tmp_path):
     scratch = tmp_path / "a file, no folder"
     scratch.write_text("")

@@ -700,3 +700,21 @@ def test_values_at_checkpoints_are_the_last_not_behind():
     assert values.last("b", "f1", 10) == (9.0, 0) and values.last("a", "perplexity", 5) == (40.0, 5)
     assert values.last("a", "perplexity", 4) == values.last("c", "f1") == values.last("a", "x") == (None, None)
     assert AtCheckpoints(frame[:0]).last("a", "f1") == (None, None)
+
+
+def test_runs_are_watched_without_waiting_for_a_model(empty_home, tiny_folder, statistics_text):
+    [run_id] = RunStore().submit([tiny_runs.prepared(tiny_folder, statistics_text)])
+    app = opened("run")
+    assert "visitor" not in app.session_state and "1 waiting" in words(app)
+    assert "1 waiting" in words(opened("run", run=run_id))
+    app.button(key="load_for_runs").click().run()
+    assert "visitor" in app.session_state and app.multiselect(key="run_methods").value and "1 waiting" in words(app)
+
+
+def test_the_list_shows_no_scores_of_the_unedited_model(ids, store):
+    from dashboard.reading import run_overviews
+    from encore_core.runs.overview import Overview
+
+    seen = run_overviews.of(store.runs())[ids["encore"]]
+    assert run_overviews.after_edits(seen) is seen and seen.scores and seen.growth[-1][0] > 0
+    assert run_overviews.after_edits(Overview(scores=seen.scores, growth=seen.growth[:1])) == Overview()

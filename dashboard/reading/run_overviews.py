@@ -61,16 +61,25 @@ def listed(runs: Sequence[RunInfo]) -> pd.DataFrame:
         runs: in the order of the rows.
     """
     glances = of(runs)
-    rows = [_row(run, glances[run.id]) for run in runs]
+    rows = [_row(run, after_edits(glances[run.id])) for run in runs]
     frame = pd.DataFrame(rows)
     empty = [name for name in (*SCORES.values(), "n") if frame[name].isna().all()]
+    if frame["Seed"].nunique() < 2:
+        empty.append("Seed")
     return frame.drop(columns=empty + ([] if frame["Tags"].any() else ["Tags"]))
+
+
+def after_edits(seen: Overview) -> Overview:
+    """An overview, or an empty one where the unedited model alone has been measured: that is no result of the run."""
+    return seen if seen.growth and seen.growth[-1][0] else Overview()
 
 
 def _row(run: RunInfo, seen: Overview) -> dict[str, object]:
     perplexity, growth = _last(seen.perplexity), _last(seen.growth)
     return {
         "Method": run.method,
+        "Status": status_line(run),
+        "Seed": int(run.plan_json.get("seed", 0)),
         "Edits": run.done,
         "of": run.n_edits,
         **{title: _value(seen, metric) for metric, title in SCORES.items()},
@@ -80,7 +89,6 @@ def _row(run: RunInfo, seen: Overview) -> dict[str, object]:
         GROWTH: growth,
         GROWTH_CURVE: stretched([(edits, math.log10(value)) for edits, value in seen.growth if value > 0]),
         "Time, min": (run.editing_seconds + run.measuring_seconds) / 60,
-        "Status": status_line(run),
         "Model": short_model(run.model),
         "Name": run.name,
         "Started": _moment(run.started or run.created),

@@ -69,7 +69,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def _run(options: argparse.Namespace) -> None:
     plan = _at(read_plan(options.plan), options.address)
     ray_core.ray_module()
-    ray_core.check_answers(plan.place.address)
+    if plan.place.address != ray_core.LOCAL:
+        with ray_core.connected(plan.place.address):  # before anything is queued
+            pass
     store = RunStore(options.store)
     grid.refuse_a_second_driver(store, plan.name)
     with Bar("Checking") as bar:
@@ -113,9 +115,12 @@ def _status(options: argparse.Namespace) -> None:
     for name, runs in found.items():
         counts = Counter(run.status for run in runs)
         edits = f"{sum(run.done for run in runs):,} of {sum(run.n_edits for run in runs):,} edits"
+        idle = not store.has_worker(grid.queue_of(name)) and any(not run.ended for run in runs)
         print(f"{name:32}{', '.join(f'{n} {status}' for status, n in counts.items()):30}{edits}")
+        if idle:
+            notice(f"nobody works on {name}; encore cluster run with its file goes on")
         for run in runs if options.plan else ():
-            print(f"  {run.id:22}{run.status:13}{run.done:>7} of {run.n_edits:<7}{_where(run):12}{_doing(run)}")
+            print(f"  {run.id:22}{run.status:13}{run.done:>7} of {run.n_edits:<7}{_where(run):20}{_doing(run)}")
     if not found and said is None:
         print("no plan has been started; encore cluster run PLAN", file=sys.stderr)
 
@@ -145,6 +150,11 @@ def _cost(options: argparse.Namespace) -> None:
         rows = [{"name": run.plan.name, **vars(one)} for run, one in zip(ready, costs, strict=True)]
         print(json.dumps({"seconds": seconds, "hardware": hardware.name, "runs": rows}))
         return
+    if any(run.plan.device == "cpu" for run in ready):
+        notice(
+            f"the plan asks for processors (gpus = 0), of which nothing has been measured: these are the figures of "
+            f"{hardware.name} instead; encore run --dry-run times a run on this machine"
+        )
     notice(f"computed from what {hardware.measured} reached; measuring and loading are not in it")
     notice(f"{gigabytes(hardware.link)} a second between machines and {gigabytes(hardware.disk)} to disk are assumed")
     for run, one in zip(ready, costs, strict=True):

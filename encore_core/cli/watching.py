@@ -81,6 +81,8 @@ def activity(run: RunInfo) -> str:
         words[0] += f", step {detail['step']}"
     if "seconds_per_edit" in detail:
         words.append(f"{detail['seconds_per_edit']:.2f} s per edit")
+    if run.status == "running" and run.stop:
+        words[0] = f"stops after {words[0]}"
     if "seconds_left" in detail:
         words.append(f"{duration(detail['seconds_left'])} left")
     return " · ".join(words)
@@ -112,7 +114,8 @@ def tell_ends(store: RunStore, ids: Sequence[str]) -> None:
     runs = [store.get(run_id) for run_id in ids]
     for run in runs:
         if run.status in ("interrupted", "cancelled"):
-            notice(f"{run.id} is {run.status} at {run.cursor} of {run.n_edits} edits; encore runs resume {run.id}")
+            why = f" ({run.error})" if run.error else ""
+            notice(f"{run.id} is {run.status} at {run.cursor} of {run.n_edits} edits{why}; encore runs resume {run.id}")
     for run in runs:
         if run.status == "failed":
             raise InputError(f"Run {run.id} failed: {run.error} What it had is kept: encore runs resume {run.id}")

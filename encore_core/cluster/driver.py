@@ -19,7 +19,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,7 @@ class Driver:
         self.fingerprints: dict[str, tuple[str, str]] = {}
         self.versions = cluster_nodes.versions_here()
         self._ending = threading.Event()
+        self._is_outdated = False
 
     def end(self) -> None:
         """End soon: runs save their states and are interrupted. Safe in a signal handler."""
@@ -127,11 +128,15 @@ class Driver:
         idle = roomless = time.monotonic()
         beaten = 0.0
         while True:
-            if not self._ending.is_set():
+            if not (self._ending.is_set() or self._is_outdated):
                 self._launch_what_fits()
                 self._start_what_is_due()
             elif not self.tasks:
                 return
+            if self._is_outdated:
+                for task in [task for task in self.tasks.values() if task.stream is None]:
+                    task.asked = "interrupt"
+                    self._over(task, "interrupted", None)
             now = time.monotonic()
             if self.tasks:
                 idle = roomless = now
@@ -220,7 +225,7 @@ class Driver:
         kind, *values = message
         try:
             if kind == "about":
-                task.node, task.unbegun = values[0]["host"], None
+                task.node, task.unbegun = self._node_name(values[0]), None
                 self._note(task, f"Run {task.claim.id} is on node {task.node}, process {values[0]['pid']}.")
             elif kind == "tell":
                 task.done, task.detail = values
@@ -237,6 +242,11 @@ class Driver:
             self._drop(task)
         except (InputError, OSError) as error:
             self._over(task, "failed", " ".join(str(error).split()))
+
+    def _node_name(self, about: Mapping[str, Any]) -> str:
+        """A node's host; with the beginning of its id where there are several on the host."""
+        ids = [node["NodeID"] for node in self.ray.nodes() if node.get("NodeManagerHostname") == about["host"]]
+        return f"{about['host']} {about['node'][:6]}" if len(ids) > 1 else about["host"]
 
     def _take(self, task: Task) -> None:
         taken = task.incoming.take()
@@ -282,6 +292,9 @@ class Driver:
         run = self.store.get(task.claim.id)
         if status == "done" and run.status != "done":
             return self._lost(task, "its result did not come")
+        if status == "other":
+            # Nothing is wrong with the run. Those that are under way elsewhere end; a new driver takes the rest.
+            self._is_outdated, status, task.asked = True, "interrupted", "interrupt"
         if status == "interrupted" and not task.asked:
             return self._lost(task, "it was interrupted on its node")
         self._drop(task)

@@ -144,6 +144,12 @@ def submit(store: RunStore, plan: GridPlan, runs: Sequence[PreparedRun], join: b
         lock.release()
     there = {run.id for run in found if run}
     notices = dict.fromkeys(line for run in runs for line in run.notices)
+    if others := [run for run in known.values() if run.id not in ids]:
+        n_edits = sum(run.cursor for run in others)
+        notices[
+            f"{len(others)} earlier runs under the name {plan.name} ({n_edits:,} edits) are not in the plan as it is "
+            "now, and stay as they are: encore cluster status shows them, encore runs delete removes them."
+        ] = None
     return Submitted(tuple(ids), tuple(one for one in ids if one not in there), tuple(resumed), tuple(notices))
 
 

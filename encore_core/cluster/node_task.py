@@ -3,12 +3,12 @@
 The task is a generator (Ray streams what it yields to the driver). It unpacks the run into a folder on the node's own
 disk, lets `runs.worker` do it in a thread, and yields what the driver must know:
 
-    ("about", values)              once: host, process
+    ("about", values)              once: host, process, Ray's id of the node
     ("tell", done, detail)         edits made, and what is being done
     ("log", text)                  lines of the run's log
     ("file", name, offset, bytes)  a part of a file of the run's folder
     ("take",)                      the files just sent are a consistent whole: rows and the state that they name
-    ("end", status, error)         nothing more will come
+    ("end", status, error)         nothing more will come; "other" when this node has another program than the driver
 
 A state is sent as soon as the worker has saved it, so that what a dead node takes with it is what was done since then.
 Nothing is compared with the clock of another machine.
@@ -24,6 +24,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,41 +93,54 @@ def serve_run(ticket: Ticket, files: Sequence[tuple[str, Sequence[Any]]], mailbo
     """
     import ray
 
-    def ask() -> str | None:
-        try:
-            return ray.get(mailbox.stop_of.remote(ticket.run_id), timeout=60.0)
-        except ray.exceptions.GetTimeoutError:
-            return None  # a busy or distant driver; Ray says so when it is gone
-        except ray.exceptions.RayError as error:
-            raise DriverGone from error
+    # A task that waits in `ray.get` gives its cores back, and Ray starts another run on them; a thread of it does not.
+    with ThreadPoolExecutor(1) as thread:
 
-    yield from work(ticket, ((name, map(ray.get, parts)) for name, parts in files), ask)
+        def get(reference: Any, seconds: float | None = None) -> Any:
+            return thread.submit(ray.get, reference, timeout=seconds).result()
+
+        def ask() -> str | None:
+            try:
+                return get(mailbox.stop_of.remote(ticket.run_id), 60.0)
+            except ray.exceptions.GetTimeoutError:
+                return None  # a busy or distant driver; Ray says so when it is gone
+            except ray.exceptions.RayError as error:
+                raise DriverGone from error
+
+        node = ray.get_runtime_context().get_node_id()
+        yield from work(ticket, ((name, map(get, parts)) for name, parts in files), ask, node)
 
 
-def work(ticket: Ticket, files: Files, ask: Ask) -> Iterator[Message]:
+def work(ticket: Ticket, files: Files, ask: Ask, node: str = "") -> Iterator[Message]:
     """Do a run, see above. Does not raise for what a run can meet: it ends with a word.
 
     Args:
         ticket: what to do.
         files: the run's folder, see `runs.carried.pack`.
         ask: says whether to stop.
+        node: Ray's id of this node.
     """
-    yield "about", {"host": processes.host(), "pid": os.getpid()}
+    yield "about", {"host": processes.host(), "pid": os.getpid(), "node": node}
+    if difference := _other_version(ticket):
+        yield "end", "other", f"{difference} (node {processes.host()})"
+        return
     try:
-        _check_versions(ticket)
         with _Folder(ticket) as folder:
             yield from _Task(ticket, folder, ask).run(files)
     except (InputError, OSError) as error:
         yield "end", "failed", f"{_one(error)} (node {processes.host()})"
 
 
-def _check_versions(ticket: Ticket) -> None:
+def _other_version(ticket: Ticket) -> str:
+    """What this node has in another version than the driver, in words; "" where all are the same."""
     here = versions_here()
     for name, wanted in ticket.versions.items():
         if here.get(name) != wanted:
-            raise InputError(
-                f"This node has {name} {here.get(name)}, the driver has {wanted}; install the same version."
+            return (
+                f"This node has {name} {here.get(name)}, the driver of the plan {wanted}: one of them was changed "
+                "since the plan was started. Install the same version on all nodes, then start the plan again"
             )
+    return ""
 
 
 def _one(error: BaseException) -> str:

@@ -54,9 +54,7 @@ class NodeSays:
 def versions_here() -> dict[str, str]:
     """The versions that must be the same on all nodes."""
     found = {name: metadata.version(name) for name in PACKAGES}
-    # Of a checkout with changes only the commit can be compared.
-    commit = (processes.commit() or "").rstrip("+")
-    ours = __version__ + (f" ({commit})" if commit else "")
+    ours = f"{__version__} (program {processes.program_digest()})"
     return {"Python": platform.python_version(), "encore-studio": ours, **found}
 
 

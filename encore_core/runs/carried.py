@@ -17,18 +17,19 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from encore_core.errors import InputError, quoted
-from encore_core.runs.database import Database, StoreError, transaction
+from encore_core.runs.database import Database, StoreError, as_json, transaction
 from encore_core.runs.facts_file import facts_of
 from encore_core.runs.folders import facts_file, run_folder
 from encore_core.runs.lookup import get
 from encore_core.runs.ownership import LostRun
+from encore_core.runs.plan import RunPlan
 from encore_core.runs.resume_state import adopt_matrices, adopt_state, remove_others
 from encore_core.runs.rows import Claim, RunInfo, SavedState
 from encore_core.runs.schema import BY_EDITS, END_AT
@@ -279,12 +280,20 @@ def _check_same(ours: RunInfo, theirs: RunInfo, files: Path) -> None:
 def identity(run: RunInfo) -> dict[str, Any]:
     """What decides what a run does, by name, as JSON values: equal for the same run on two machines."""
     # The name is for people, and a device may have another name there.
-    plan = {name: value for name, value in run.plan_json.items() if name not in ("name", "device")}
+    plan = {name: value for name, value in _whole(run.plan_json).items() if name not in ("name", "device")}
     return {
         "plan": json.dumps(plan, sort_keys=True),
         "settings": json.dumps(dict(run.settings), sort_keys=True),
         "facts": run.order_digest,
     }
+
+
+def _whole(plan: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A plan's fields with those that the program which wrote it did not know yet."""
+    try:
+        return json.loads(as_json(RunPlan.from_json(plan).to_json()))
+    except InputError:  # a later program wrote it
+        return plan
 
 
 def _check_facts(folder: Path, run: RunInfo) -> None:

@@ -46,8 +46,8 @@ CALIBRATED_FACTS = 4
 """Facts edited and scored for the timing."""
 
 MORE_FACTS, SHORT_STEPS = 16, 5
-"""Facts searched for together, and for how many steps, to see how a step grows with them: on a GPU every fourth step and
-the last are reported."""
+"""Facts searched for together, and for how many steps, to see how a step grows with them: on a GPU every fourth step
+and the last are reported."""
 
 LARGEST_GROUP = 64
 """About as many facts are searched for together, however many a batch has (see `targets.default_max_tokens`)."""

@@ -19,6 +19,8 @@ HIGHEST = 480
 TABLE = "runs_table"
 _LISTED = "runs_listed"
 
+WIDTHS = {"Edit": 52, "Says it": 62}
+
 ABOUT = {
     "Edit": "Share of edited prompts after which the new answer is more probable than the true one, in %.",
     "Says it": "Share of edited prompts after which the model itself writes the new answer, in %.",
@@ -46,6 +48,7 @@ def show(runs: Sequence[RunInfo], open_run: Callable[[str], None]) -> None:
         on_select=lambda: _selected(open_run),
         column_config=_columns(frame),
         row_height=ROW,
+        placeholder="–",
         height=min(ROW * (len(runs) + 1) + 4, HIGHEST),
         alt="All runs with their results; the box below opens one, too.",
     )
@@ -95,24 +98,25 @@ def _columns(frame: pd.DataFrame) -> dict[str, object]:
     curve = st.column_config.LineChartColumn
     colour = theme.palette().muted
     columns: dict[str, object] = {
-        "Method": text(pinned=True, width=118),
-        "Edits": number(format="localized", width=70, help="Edits made."),
-        "of": number(format="localized", width=70, help="Edits that were planned."),
-        "n": number(format="%d", width=45, help="Facts scored."),
-        PERPLEXITY: number(format="%.3g", width=95, help="Perplexity on a fixed text against the unedited model's."),
+        "Method": text(pinned=True, width=105),
+        "Status": text(width=105),
+        "Seed": number(format="%d", width=45, help="Of the order, the sampled prefixes and the samples."),
+        "Edits": number(format="localized", width=62, help="Edits made."),
+        "of": number(format="localized", width=62, help="Edits that were planned."),
+        "n": number(format="%d", width=40, help="Facts scored."),
+        PERPLEXITY: number(format="%.3g", width=88, help="Perplexity on a fixed text against the unedited model's."),
         PERPLEXITY_CURVE: curve(
-            width=120, y_min=-0.1, y_max=run_overviews.highest(frame, PERPLEXITY_CURVE, 0.3), color=colour,
+            width=92, y_min=-0.1, y_max=run_overviews.highest(frame, PERPLEXITY_CURVE, 0.3), color=colour,
             help="Logarithm (base 10) of the ratio; the same scale in all rows.",
         ),
-        GROWTH: number(format="%.2f", width=95, help="Norm of the edited matrix that grew most against its norm "
+        GROWTH: number(format="%.2f", width=80, help="Norm of the edited matrix that grew most against its norm "
                        "as loaded."),
         GROWTH_CURVE: curve(
-            width=120, y_min=-0.02, y_max=run_overviews.highest(frame, GROWTH_CURVE, 0.1), color=colour,
+            width=92, y_min=-0.02, y_max=run_overviews.highest(frame, GROWTH_CURVE, 0.1), color=colour,
             help="Logarithm (base 10) of the ratio; the same scale in all rows.",
         ),
         "Time, min": number(format="%.1f", width=85, help="Editing and measuring."),
-        "Status": text(width=110),
         "Started": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm", width=140),
     }  # fmt: skip
-    scores = {name: number(format="%.0f", width=88, help=about) for name, about in ABOUT.items()}
+    scores = {name: number(format="%.0f", width=WIDTHS.get(name, 86), help=about) for name, about in ABOUT.items()}
     return {name: column for name, column in (columns | scores).items() if name in frame}
