@@ -374,5 +374,5 @@ def test_a_text_is_that_of_plain_passes(lm):
             expected.append(int(lm.model(ids, use_cache=False).logits[0, -1].argmax()))
             ids = torch.cat([ids, torch.tensor([expected[-1:]])], dim=1)
     expected = expected[: next((n for n, token in enumerate(expected, 1) if token in end_tokens(lm)), None)]
-    for guess in ((), expected[:2], (expected[0], 7, 3)):
+    for guess in ((), expected[:2], (expected[0], 7, 3), (7, *expected[1:]), (7, 7, *expected[1:4]), expected[::-1]):
         assert list(written(lm, TEXTS[0], Writing(tokens=5), guess).ids) == expected

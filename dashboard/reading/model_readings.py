@@ -67,6 +67,14 @@ class Readings:
         guess = like.ids if like is not None else ()
         return self._all([("text", prompt, how)], lambda lm, keys: [written(lm, *key[1:], guess) for key in keys])[0]
 
+    def greedy_text(self, prompt: str) -> Written | None:
+        """A greedy text that has been written after this prompt, of whatever length; None where none has."""
+        with self._lock:
+            for (what, *about), found in reversed(self._known.items()):
+                if what == "text" and about[0] == prompt and not about[1].temperature:
+                    return found
+        return None
+
     def scores(self, facts: Sequence[Fact]) -> scores.Scores:
         """`scores.evaluate` of some facts, generation included."""
         return self._all([("scores", *facts)], lambda lm, keys: [scores.evaluate(lm, k[1:]) for k in keys])[0]

@@ -19,6 +19,9 @@ from encore_core.models.editable import EditableModel
 
 MAX_TOKENS = 8192
 
+TOKENS_OF_A_PASS = 48
+"""Tokens that a pass may have more if that saves another: reading the weights takes as long as computing with some."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -118,6 +121,9 @@ def _rate_group(
     targets: Sequence[tuple[int, ...]],
 ) -> list[Answer]:
     """Ratings of answers (token ids) to prompts; answer i belongs to prompt rows[i]."""
+    whole, row_of = _rows_with_answers(prompts, rows, targets)
+    if len(whole) * max(map(len, whole)) <= len(prompts) * max(map(len, prompts)) + TOKENS_OF_A_PASS:
+        return _rate_rows(lm, whole, row_of, [len(prompts[row]) for row in rows], targets)
     batch = pad(lm, prompts)
     ends = (torch.arange(len(prompts), device=lm.device), batch.mask.sum(-1) - 1)
     long = [i for i, target in enumerate(targets) if len(target) > 1]
@@ -142,6 +148,61 @@ def _rate_group(
             ratings[some[row]][0].append(log_prob)
             ratings[some[row]][1].append(hit)
     return [Answer(sum(values) / len(values), tuple(hits)) for values, hits in ratings]
+
+
+def _rows_with_answers(
+    prompts: Sequence[tuple[int, ...]], rows: Sequence[int], targets: Sequence[tuple[int, ...]]
+) -> tuple[list[tuple[int, ...]], list[int]]:
+    """Prompts with all but the last token of their answers behind them, and the row of each answer.
+
+    The first long answer stands in its prompt's own row, which also says how probable answers of one token are; every
+    further long one has a row to itself.
+    """
+    whole, row_of, taken = list(prompts), list(rows), set()
+    for i, (row, target) in enumerate(zip(rows, targets, strict=True)):
+        if len(target) > 1:
+            text = (*prompts[row], *target[:-1])
+            if row in taken:
+                row_of[i] = len(whole)
+                whole.append(text)
+            else:
+                taken.add(row)
+                whole[row] = text
+    return whole, row_of
+
+
+def _rate_rows(
+    lm: EditableModel,
+    whole: Sequence[tuple[int, ...]],
+    row_of: Sequence[int],
+    n_prompts: Sequence[int],
+    targets: Sequence[tuple[int, ...]],
+) -> list[Answer]:
+    """Ratings of answers in one pass.
+
+    Args:
+        whole, row_of: from `_rows_with_answers`.
+        n_prompts: tokens of each answer's prompt.
+        targets: the answers.
+    """
+    batch = pad(lm, whole)
+    places = [
+        (row, n_prompt - 1 + n)
+        for row, n_prompt, target in zip(row_of, n_prompts, targets, strict=True)
+        for n in range(len(target))
+    ]
+    # Answers of one prompt share the position of their first token.
+    distinct = {place: number for number, place in enumerate(dict.fromkeys(places))}
+    at = tuple(torch.tensor(values, device=lm.device) for values in zip(*distinct, strict=True))
+    asked = torch.tensor([distinct[place] for place in places], device=lm.device)
+    wanted = torch.tensor([token for target in targets for token in target], device=lm.device)
+    log_probs, hits = _log_probs_and_hits(run(lm, batch.ids, batch.mask, logits_at=at), asked, wanted)
+    ratings, start = [], 0
+    for target in targets:
+        end = start + len(target)
+        ratings.append(Answer(sum(log_probs[start:end]) / len(target), tuple(hits[start:end])))
+        start = end
+    return ratings
 
 
 def _log_probs_and_hits(

@@ -74,8 +74,8 @@ def written(lm: EditableModel, prompt: str, how: Writing, guess: Sequence[int] =
         lm: the model, with whatever edits are in place.
         prompt: a text.
         how: length and sampling.
-        guess: ids of tokens that a greedy text may begin with, say another model's: they are checked in one pass, and
-            kept as far as they are right. The text is the same as without; it only takes less time.
+        guess: ids of a text that a greedy one may be like, say another model's: what may come next is checked in one
+            pass, and kept as far as it is right. The text is the same as without; it only takes less time.
 
     Raises:
         InputError: when prompt and text do not fit into the model's context.
@@ -105,28 +105,39 @@ def written(lm: EditableModel, prompt: str, how: Writing, guess: Sequence[int] =
 def _greedy(
     lm: EditableModel, ids: Sequence[int], n_tokens: int, guess: Sequence[int]
 ) -> tuple[list[int], list[torch.Tensor]]:
-    """The most probable token again and again, up to one that ends a text; and the logits that each was picked from."""
-    guess, ends = list(guess[: n_tokens - 1]), end_tokens(lm)
+    """The most probable token again and again, up to one that ends a text; and the logits that each was picked from.
+
+    A pass checks the next token and what may follow it: reading some tokens takes hardly longer than reading one.
+    """
+    ends, fresh = end_tokens(lm), list(ids)
     cache = GrowingPrefix(lm, 1, len(ids) + n_tokens)
-
-    def after(tokens: Sequence[int], n_last: int) -> torch.Tensor:
-        batch = torch.tensor([tokens], device=lm.device)
-        columns = torch.arange(len(tokens) - n_last, len(tokens), device=lm.device)
-        return cache.run(lm, batch, torch.ones_like(batch), logits_at=(torch.zeros_like(columns), columns))
-
     found: list[int] = []
-    logits = list(after([*ids, *guess], len(guess) + 1))
-    for place, of_step in enumerate(logits):
-        found.append(int(of_step.argmax()))
-        if place < len(guess) and (guess[place] != found[-1] or found[-1] in ends):
-            break
-    logits = logits[: len(found)]
-    cache.forget(len(guess) + 1 - len(found))
-    while len(found) < n_tokens and found[-1] not in ends:
-        [of_step] = after(found[-1:], 1)
-        found.append(int(of_step.argmax()))
-        logits.append(of_step)
+    logits: list[torch.Tensor] = []
+    while len(found) < n_tokens and not (found and found[-1] in ends):
+        draft = _draft(found, guess, n_tokens - len(found) - 1)
+        batch = torch.tensor([[*fresh, *draft]], device=lm.device)
+        columns = torch.arange(len(fresh) - 1, len(fresh) + len(draft), device=lm.device)
+        steps = cache.run(lm, batch, torch.ones_like(batch), logits_at=(torch.zeros_like(columns), columns))
+        n_right = 0
+        for of_step, expected in zip(steps, [*draft, None], strict=True):
+            logits.append(of_step)
+            found.append(int(of_step.argmax()))
+            if found[-1] != expected or found[-1] in ends:
+                break
+            n_right += 1
+        cache.forget(len(draft) - n_right)
+        fresh = found[-1:]
     return found, logits
+
+
+def _draft(found: Sequence[int], guess: Sequence[int], n_most: int) -> Sequence[int]:
+    """What may come next: in the guess, what follows the last token, or what stands at this place.
+
+    Texts that part in a word, "Paris" here and "Rome" there, often go on alike.
+    """
+    places = [place for place, token in enumerate(guess) if found and token == found[-1]]
+    at = min(places, key=lambda place: abs(place + 1 - len(found))) + 1 if places else len(found)
+    return guess[at : at + n_most]
 
 
 def _sampled(lm: EditableModel, ids: Sequence[int], how: Writing) -> tuple[list[int], list[torch.Tensor]]:

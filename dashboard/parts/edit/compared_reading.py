@@ -42,7 +42,7 @@ def see(visitor: Visitor, column: Column, fact: Fact, prompt: str, free: str, li
         fact: what it is asked about.
         prompt: what it continues.
         free: a prompt of the visitor's own; may be empty.
-        like: what another column writes, which may well begin the same.
+        like: what another column writes, which may well be alike; by default what the unedited model is known to write.
 
     Raises:
         InputError: for a prompt that the model cannot take.
@@ -51,6 +51,7 @@ def see(visitor: Visitor, column: Column, fact: Fact, prompt: str, free: str, li
     is_edited = visitor.comparison.is_edited(column, fact)
     rows = model_readings.observe(fact, visitor.before, after, is_edited=is_edited, free=free)
     [answer] = after.answer_probabilities([Question(fact.text, fact.target_new, fact.join)])
+    like = like or visitor.before.greedy_text(prompt)
     return Seen(rows, answer.said, after.written(prompt, IN_COLUMN, like))
 
 
