@@ -66,6 +66,15 @@ def _measured(run: RunInfo) -> bool:
     return bool(((health["edits"] > 0) & (health["metric"] != "norm_ratio")).any())
 
 
+def beside(runs: Sequence[RunInfo]) -> list[str]:
+    """What the answer says besides: how much of the edits is left, and recorded runs that went further."""
+    said = [survival.retained(run_frames.scores(runs, "sample"), runs, View(tuple(runs)).names)]
+    if all(run.recorded for run in runs):
+        others = [run for run in run_picker.measured_runs().values() if run.recorded]
+        said.append(survival.further(runs, others, run_frames.health(others)))
+    return said
+
+
 def draw(runs: Sequence[RunInfo], answer: DeltaGenerator) -> page_frame.Drawn:
     """Everything below the choice of runs, and the answer above it."""
     if len(runs) == 1:
@@ -75,7 +84,7 @@ def draw(runs: Sequence[RunInfo], answer: DeltaGenerator) -> page_frame.Drawn:
     norms, health, limits = run_frames.read("norms", runs), run_frames.health(runs), collapse_card.chosen()
     courses = survival.courses(runs, View(tuple(runs)).names, health, limits)
     with answer:
-        widgets.answer(survival.answer(courses, limits, [run.model for run in runs]))
+        widgets.answer(survival.answer(courses, limits, [run.model for run in runs], more=beside(runs)))
     with st.container(border=True, key="card_collapse"):
         collapse_card.draw(limits, courses)
     fare, by_layer = st.container(border=True, key="card_compared"), st.container(border=True, key="card_norms")

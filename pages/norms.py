@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -12,7 +13,7 @@ from dashboard.elements import chart_card, layer_choice, run_picker, widgets
 from dashboard.parts.runs_compared import checkpoints, norm_cards, page_frame
 from dashboard.parts.runs_compared.view import View
 from dashboard.reading import run_frames
-from dashboard.reading.answers import landing
+from dashboard.reading.answers import landing, order
 from dashboard.visitors.messages import Message
 from encore_core.runs import RunInfo
 
@@ -23,6 +24,14 @@ def restore(asked: page_frame.Asked, known: page_frame.Known) -> None:
     layer_choice.restore("norms", asked)
     if "at" in asked:
         checkpoints.restore_several(asked["at"])
+
+
+def beside(runs: Sequence[RunInfo]) -> str:
+    """Whether growth orders the damage, over all recorded runs where those shown are recorded."""
+    if not all(run.recorded for run in runs):
+        return ""
+    others = [run for run in run_picker.measured_runs().values() if run.recorded]
+    return order.answer(*order.fates(others, run_frames.health(others)))
 
 
 def draw(runs: Sequence[RunInfo], answer: DeltaGenerator) -> page_frame.Drawn:
@@ -51,7 +60,8 @@ def draw(runs: Sequence[RunInfo], answer: DeltaGenerator) -> page_frame.Drawn:
     with by_layer:
         norm_cards.layer_by_layer(view, norms, rows, commands, revision)
     with answer:
-        widgets.answer(landing.answer(norms, view.lines, view.at))
+        found = landing.answer(norms, view.lines, view.at)
+        widgets.answer(replace(found, text=f"{found.text} {beside(runs)}".strip()))
     address = {
         "run": [*view.ids, *without],
         **layer_choice.view("norms"),

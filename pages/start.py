@@ -81,6 +81,7 @@ def curves(runs: Sequence[RunInfo], are_recorded: bool) -> None:
             frame=health,
             commands=chart_card.commands_of(runs),
         )
+        st.caption(start_content.WORDS)
 
 
 def explanation() -> None:
@@ -97,7 +98,10 @@ def explanation() -> None:
     with st.container(border=True, key="card_methods"):
         widgets.heading("The methods", "one update rule; a method is a row of numbers")
         widgets.verbatim(RULE)
-        st.caption("R: residuals to the target states · K: keys of a batch · P: inverse of all to be preserved.")
+        st.caption(
+            "R: residuals to the target states · K: keys of a batch · S: slack, how far new facts may be missed · "
+            "P: inverse of all to be preserved."
+        )
         rows = [[name, METHODS[name].summary] for name in MAIN_METHODS]
         widgets.table([("Method", "name"), ("What it does", "")], rows, "The four methods")
         st.page_link(PAPER, label="The paper: arXiv 2502.01636", icon=":material/open_in_new:")

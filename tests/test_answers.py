@@ -14,7 +14,7 @@ from dashboard.charts.contributions import Pair
 from dashboard.charts.palette import LIGHT
 from dashboard.charts.runs import Line
 from dashboard.reading import findings, paper_tables, recorded_choice, start_content, verdicts
-from dashboard.reading.answers import dominance, landing, lost, published, stopping, survival
+from dashboard.reading.answers import dominance, landing, lost, order, published, stopping, survival
 from dashboard.reading.answers.answer import listed, percent, times
 from dashboard.reading.answers.crossings import Crossing, crossing, span_words
 from dashboard.reading.run_words import MEASURES
@@ -276,7 +276,7 @@ def test_a_share_that_is_still_below_an_even_one_is_not_called_dominant():
     assert said.outcome == "no" and said.text.startswith("No, not on this model: after 5,000 edits the edited MLPs")
     assert "5.5 % with MEMIT and 4.8 % with ENCORE; as loaded it was 4.7 %" in said.text
     assert "2 of 61 equal sublayers would give 3.3 %" in said.text
-    assert "importance hacking" in said.paper and "0.135 billion" in said.paper
+    assert "importance hacking" in said.paper and "which may be why" not in said.paper
 
 
 @pytest.mark.parametrize(("after", "outcome"), [(0.4, "yes"), (0.6, "yes"), (0.048, "no growth"), (0.02, "no growth")])
@@ -389,14 +389,72 @@ def test_stopping_early_is_answered_from_the_facts_of_both():
     arms = {"without": "w", "stopped": "s"}
     sure, unsure = [0.95, 0.97, 0.99, 0.96, 0.98, 0.94] * 3, [0.6, 0.7, 0.8, 0.75, 0.65, 0.72] * 3
     said = stopping.answer(targets(sure, unsure), arms, 0.5)
-    assert said.outcome == "overfits" and "mean p 0.97 without MPES, 0.70 with it" in said.text and "n 18" in said.text
-    assert "surer of edited ones" in said.text and "0.77 without MPES and 0.41 with it" in said.paper
+    assert said.outcome == "overfits" and "stopping (MPES), 0.70 with it" in said.text and "n 18" in said.text
+    assert (
+        "with MPES or without it is surer of edited ones" in said.text
+        and "0.77 without MPES and 0.41 with it" in said.paper
+    )
     assert "no surer" in stopping.answer(targets(sure, unsure), arms, 0.99).text
     assert stopping.answer(targets(unsure, sure), arms, None).outcome == "the other way"
     mixed = stopping.answer(targets([0.2, 0.9, 0.4, 0.8, 0.5, 0.7], [0.9, 0.3, 0.5, 0.6, 0.8, 0.4]), arms, 0.5)
     assert mixed.outcome == "no difference"
     assert stopping.answer(targets(sure[:3], unsure[:3]), arms, 0.5).outcome == "too few facts"
     assert stopping.answer(targets(sure, []), {"without": "w"}, 0.5).outcome == "one run alone"
+
+
+# -- what else an answer says ------------------------------------------------------------------------------------------
+
+
+def test_how_much_of_the_edits_is_left():
+    runs = [run_like("MEMIT", 5000), run_like("ENCORE", 5000)]
+    rows = [("MEMIT", 1000, "accuracy", 80.0, 50), ("MEMIT", 5000, "accuracy", 14.0, 50),
+            ("ENCORE", 5000, "accuracy", 12.0, 50), ("ENCORE", 5000, "edit_score", 82.0, 50)]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["run", "edits", "metric", "value", "n"])
+    said = survival.retained(frame, runs, ["MEMIT", "ENCORE"])
+    assert said == (
+        "The new answer is still the most probable one for 14 % with MEMIT and 12 % with ENCORE, of 50 facts edited by "
+        "then."
+    )
+    assert survival.retained(frame[frame["run"] == "MEMIT"], runs, ["MEMIT", "ENCORE"]) == ""
+    frame.loc[1, "edits"] = 4000
+    assert survival.retained(frame, runs, ["MEMIT", "ENCORE"]) == ""
+
+
+def test_a_run_that_went_further_is_told():
+    shown, longer = run_like("ENCORE", 5000), run_like("further", 10000, method="ENCORE")
+    health = health_of({"further": {5000: 4.5, 10000: 32.0}})
+    said = survival.further([shown], [shown, longer], health)
+    assert said == "Another run of ENCORE went on to 10,000 edits: perplexity × 32.0 (further)."
+    assert survival.further([longer], [shown, longer], health) == ""
+    assert survival.further([shown], [shown, run_like("other", 9000)], health) == ""
+
+
+def fates_of(*values: tuple[str, float, float]) -> str:
+    runs = [run_like(name, 1000) for name, *_ in values]
+    rows = [(name, 1000, metric, value) for name, growth, ratio in values
+            for metric, value in (("norm_ratio", growth), ("perplexity_ratio", ratio))]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["run", "edits", "metric", "value"])
+    return order.answer(*order.fates([*runs, run_like("lone", 50)], frame))
+
+
+def test_growth_orders_the_damage_or_does_not():
+    said = fates_of(("AlphaEdit", 1.58, 1.44), ("MEMIT", 1.41, 1.78), ("EMMET", 1.39, 2.13), ("ENCORE", 1.15, 1.17))
+    assert said.startswith("Growth alone does not tell who loses most among 4 methods after 1,000 edits of m")
+    assert "the norm grows most with AlphaEdit (× 1.58; perplexity × 1.44), perplexity with EMMET (× 2.13" in said
+    said = fates_of(("AlphaEdit", 1.1, 1.1), ("MEMIT", 1.4, 1.8), ("EMMET", 1.3, 1.7), ("ENCORE", 1.05, 1.01))
+    assert said.startswith("Who grows more loses more among 4 methods") and "1.00)" in said
+    assert said.endswith("the norm grows most with MEMIT (× 1.40), and so does perplexity (× 1.80).")
+    assert fates_of(("MEMIT", 1.4, 1.8), ("ENCORE", 1.1, 1.1)) == ""
+
+
+def test_models_that_stop_answering_come_before_their_mean():
+    runs = [lost.Loss("MEMIT", 5000, 36.0, 1.0, -47.0, -22.0, 120, True, (0, 118)),
+            lost.Loss("ENCORE", 5000, 36.0, 26.0, -23.0, 3.0, 120, True, (0, 39))]  # fmt: skip
+    said = lost.answer(runs, health_of({}), [], pd.DataFrame(columns=["run", "edits", "task", "metric"])).text
+    assert said.startswith(
+        "It stops answering: of its answers to the tasks, 118 of 120 with MEMIT and 39 of 120 with ENCORE are none of "
+        "the options. Of its skill by the mean, nearly all with MEMIT and nothing beyond chance with ENCORE."
+    )
 
 
 # -- Paper: does it match? ---------------------------------------------------------------------------------------------

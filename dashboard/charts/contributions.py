@@ -179,7 +179,7 @@ def _drawn(
     ticks = tuple((2 * layer + 1.5, str(layer)) for layer in range(0, highest // 2, TICK_EVERY))
     panels = Panels(titles, colours, height, Along("layer", "", ticks))
     looks = {
-        "input": {"color": colours.muted},
+        "input": {"color": colours.panel, "line": {"width": 1.5, "color": colours.ink}},
         "attention": {"color": colours.attention},
         "MLP": {"color": colours.mlp},
         "edited MLP": {
@@ -202,7 +202,7 @@ def _drawn(
                 legendgroup=kind,
                 showlegend=kind not in legend,
                 width=BAR,
-                marker=look | {"line": {"width": 0}},
+                marker={"line": {"width": 0}} | look,
                 customdata=of_kind["label"].astype(str),
                 hovertemplate=f"%{{customdata}}{', edited' * (kind == 'edited MLP')}  %{{y:.3%}}<extra></extra>",
             )

@@ -24,6 +24,9 @@ MARKED_POINTS = 12
 BAND = 0.13
 """How opaque the band of an interval is: four of them still let the lines be seen."""
 
+LONG_STEP = 1.5
+"""A step between two checkpoints is a gap if it is so many times the usual one."""
+
 RATIO = "perplexity_ratio"
 LEAST_RATIOS = (0.8, 2.0)
 """The range of an axis of perplexities, as ratios to the unedited model's, goes at least from here to there."""
@@ -175,7 +178,7 @@ def scores(
         is_score = metric not in ("perplexity", RATIO, "generation_entropy", "foretold_damage", "norm_ratio")
         own += [] if is_score else [number]
         for line in lines:
-            part = of_metric[of_metric["run"] == line.run]
+            part = with_gaps(of_metric[of_metric["run"] == line.run])
             shown = number == 0 and len(lines) > 1
             colour = colours.method(line.method)
             draw_band(panels, number, part, line.run, colour)
@@ -202,6 +205,20 @@ def scores(
     if RATIO in titles:
         _make_ratio(chart, list(titles).index(RATIO), frame.loc[frame["metric"] == RATIO, "value"])
     return chart
+
+
+def with_gaps(part: pd.DataFrame) -> pd.DataFrame:
+    """A measure's rows, with one without a value where a checkpoint was left out: the line breaks there.
+
+    Args:
+        part: rows of one measure of a run, by edits.
+    """
+    steps = part["edits"].diff()
+    left_out = steps > LONG_STEP * steps.median()
+    if not left_out.any():
+        return part
+    between = (part["edits"] - steps / 2)[left_out]
+    return pd.concat([part, pd.DataFrame({"edits": between})]).sort_values("edits", kind="stable")
 
 
 def draw_band(panels: Panels, number: int, part: pd.DataFrame, run: str, colour: str) -> None:

@@ -35,6 +35,13 @@ LEADS = {
 }
 """Outcome of `survival.answer` → what comes before it here."""
 
+WORDS = (
+    "An edit overwrites one fact in the model's weights; MEMIT and ENCORE are two ways to compute it. Perplexity says "
+    "how surprised the model is by ordinary text, F1 how well it does six small tasks, ‖W‖ how large an edited matrix "
+    "has become."
+)
+"""What the chart's words mean."""
+
 RECORDED = "◆ recorded runs, which come with the program"
 
 

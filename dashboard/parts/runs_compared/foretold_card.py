@@ -15,20 +15,18 @@ from encore_core.runs import RunInfo
 
 
 def show(runs: Sequence[RunInfo], lines: Sequence[Line]) -> None:
-    """Draw the card; a line in its place where nothing was foretold.
+    """Draw the card; nothing where nothing was foretold.
 
     Args:
         runs: those shown.
         lines: the same, as charts draw them.
     """
     frame = foretold_rows.of_runs(run_frames.measures(runs))
+    there = set(frame["run"])
+    drawn = [line for line in lines if line.run in there]
+    if not drawn:
+        return
     with st.container(border=True, key="card_foretold"):
-        there = set(frame["run"])
-        drawn = [line for line in lines if line.run in there]
-        if not drawn:
-            widgets.heading("Which layers pay", "what the edits cost other text, foretold")
-            st.caption("Damage was not foretold in these runs. Runs that are started now measure it.")
-            return
         names = {line.run: line.name for line in drawn}
         chart_card.show(
             partial(charts.over_edits, frame, drawn),

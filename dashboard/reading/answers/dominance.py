@@ -48,7 +48,7 @@ def answer(found: Sequence[Standing], models: Sequence[str] = ()) -> Answer:
     text = f"{first}: {_figures(known)}. {_even(known)}"
     if broken:
         text += f" With {listed(one.pair.line.name for one in broken)} the model's states are no longer numbers."
-    return Answer(outcome, text, published.dominance(outcome, models))
+    return Answer(outcome, text, published.dominance(outcome))
 
 
 def dominates(one: Standing) -> bool:

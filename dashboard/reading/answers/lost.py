@@ -163,20 +163,30 @@ def answer(
     lost = [one for one in found if one.lost]
     kept = [one for one in found if not one.lost]
     if lost:
-        outcome, first = "some lost" if kept else "lost", _how_much(lost, kept)
+        outcome, first = "some lost" if kept else "lost", _first(found)
     elif max(one.edits for one in found) < FEW_EDITS:
         outcome, first = "too few edits", "Too few edits to tell"
     else:
         outcome, first = "nothing lost", "In the tasks, nothing beyond chance"
     paper = published.lost(outcome, [one.name for one in kept], models)
     notes = " ".join(note for note in (guesses(raw), paper) if note)
-    return Answer(
-        outcome, " ".join(part for part in (f"{first}.", _figures(found), _odd(found), perplexity) if part), notes
-    )
+    return Answer(outcome, " ".join(part for part in (f"{first}.", _figures(found), perplexity) if part), notes)
+
+
+def _first(found: Sequence[Loss]) -> str:
+    """Whether it still answers at all, where it does not; then how much of its skill is gone."""
+    skill = _how_much([one for one in found if one.high < 0], [one for one in found if one.high >= 0])
+    odd = [one for one in found if one.has_stopped_answering]
+    if not odd:
+        return skill
+    parts = listed(f"{one.no_option[1]} of {one.n} with {one.name}" for one in odd)
+    return f"It stops answering: of its answers to the tasks, {parts} are none of the options. {skill}"
 
 
 def _how_much(lost: Sequence[Loss], kept: Sequence[Loss]) -> str:
-    """How much each run lost of what the model could do in the tasks."""
+    """How much each run lost of what the model could do in the tasks, by the mean."""
+    if not lost:
+        return "Of its skill by the mean, nothing beyond chance"
     groups: dict[str, list[str]] = {}
     for one in lost:
         groups.setdefault(one.degree, []).append(one.name)
@@ -185,7 +195,7 @@ def _how_much(lost: Sequence[Loss], kept: Sequence[Loss]) -> str:
     ranked = [(degree, groups[degree]) for degree in ("nearly all", "much", "some") if degree in groups]
     parts = [f"{degree} with {listed(names)}" for degree, names in ranked]
     parts += [f"nothing beyond chance with {listed(one.name for one in kept)}"] if kept else []
-    return f"Of its skill in the tasks, {listed(parts)}"
+    return f"Of its skill by the mean, {listed(parts)}"
 
 
 def _figures(found: Sequence[Loss]) -> str:
@@ -196,7 +206,7 @@ def _figures(found: Sequence[Loss]) -> str:
         text = f"Mean F1 is {one.before:.0f} before and, after {one.edits:,} edits, {listed(parts)}"
         if not one.is_rough:
             return f"{text}, of {one.n} tests."
-        return f"{text}; by the choice of {one.n} tests a difference is off by about ±{_half(one):.0f}."
+        return f"{text}; by the choice of {one.n} tests a difference is off by up to ±{_half(one):.0f} (95 %)."
     parts = [
         f"{one.name} {one.before:.0f} → {one.after:.0f} after {one.edits:,} edits ({_gap(one)}"
         + (f", ±{_half(one):.0f} by the choice of {one.n} tests)" if one.is_rough else f", n {one.n})")
@@ -213,15 +223,6 @@ def _gap(one: Loss) -> str:
 
 def _half(one: Loss) -> float:
     return (one.high - one.low) / 2
-
-
-def _odd(found: Sequence[Loss]) -> str:
-    """Which models no longer answer with one of the options."""
-    odd = [one for one in found if one.has_stopped_answering]
-    if not odd:
-        return ""
-    parts = listed(f"{one.no_option[1]} of {one.n} with {one.name}" for one in odd)
-    return f"Answers that are none of the options: {parts}."
 
 
 def _perplexity(frame: pd.DataFrame, lines: Sequence[Line]) -> str:

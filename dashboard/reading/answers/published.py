@@ -47,15 +47,14 @@ def survival(outcome: str, collapsed: Sequence[str], models: Sequence[str]) -> s
     return ""
 
 
-def dominance(outcome: str, models: Sequence[str]) -> str:
+def dominance(outcome: str) -> str:
     """What the paper says of the residual stream, where it is not found here."""
     if outcome not in ("no", "no growth", "too few edits"):
         return ""
-    text = (
+    return (
         f"The paper sees it on {MODELS} after 10,000 edits: the edited layers give a much larger part of the stream, "
         "which it calls importance hacking."
     )
-    return text if outcome == "too few edits" else f"{text} {_why(models)}"
 
 
 def landing(outcome: str) -> str:
@@ -117,8 +116,9 @@ def answer(
     if not n:
         outcome = "cannot be told"
         text = (
-            f"That cannot be told: of {all_made} comparisons {what}, none differs here by more than chance. Chance "
-            f"included, {all_alike} come out as in the paper."
+            f"That cannot be told: of {all_made} comparisons {what}, none differs here by more than chance, after "
+            f"{most_edits:,} edits. By the figures alone {all_alike} come out as in the paper and "
+            f"{all_made - all_alike} the other way round."
         )
     else:
         outcome, first = _match(alike, n)

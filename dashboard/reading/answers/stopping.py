@@ -40,7 +40,10 @@ def answer(frame: pd.DataFrame, arms: Mapping[str, str], known: float | None) ->
     if gap is None or gap.n < FEWEST or gap.low is None:
         return Answer("too few facts", f"Too few facts to tell: {len(both)} in both runs.")
     ends = f"difference {gap.value:+.2f}, 95 %: {gap.low:+.2f} to {gap.high:+.2f}, n {gap.n}".replace("-", "−")
-    figures = f"mean p {without['probability'].mean():.2f} without MPES, {stopped['probability'].mean():.2f} with it"
+    figures = (
+        f"mean p {without['probability'].mean():.2f} without most-probable early stopping (MPES), "
+        f"{stopped['probability'].mean():.2f} with it"
+    )
     steps = f"{without['steps'].mean():.1f} steps per fact against {stopped['steps'].mean():.1f}"
     paper = _paper()
     if not gap.excludes_zero:
@@ -52,14 +55,16 @@ def answer(frame: pd.DataFrame, arms: Mapping[str, str], known: float | None) ->
     if gap.value < 0:
         return Answer("the other way", f"Not for this here: {figures} ({ends}); {steps}.", paper)
     text = f"Because the search goes on long after the answer is the most probable one: {figures} ({ends}); {steps}."
-    return Answer("overfits", f"{text}{_beside_known(without['probability'].mean(), known)}", paper)
+    means = without["probability"].mean(), stopped["probability"].mean()
+    return Answer("overfits", f"{text}{_beside_known(*means, known)}", paper)
 
 
-def _beside_known(without: float, known: float | None) -> str:
+def _beside_known(without: float, stopped: float, known: float | None) -> str:
     if known is None:
         return ""
     if without > known:
-        return f" Facts that the model knows by itself have {known:.2f}: without MPES it is surer of edited ones."
+        who = "with MPES or without" if stopped > known else "without MPES, not with it,"
+        return f" Facts that the model knows by itself have {known:.2f}: {who} it is surer of edited ones."
     return f" Facts that the model knows by itself have {known:.2f}, so even without MPES edited ones are no surer."
 
 

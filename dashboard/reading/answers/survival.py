@@ -16,7 +16,7 @@ import pandas as pd
 from dashboard.charts.downstream import MEAN
 from dashboard.charts.runs import RATIO
 from dashboard.reading.answers import published
-from dashboard.reading.answers.answer import FEW_EDITS, Answer, by_ratio, listed
+from dashboard.reading.answers.answer import FEW_EDITS, Answer, by_ratio, listed, times
 from dashboard.reading.answers.crossings import Crossing, crossing, spans
 from encore_core.runs import RunInfo
 
@@ -136,7 +136,14 @@ def courses(runs: Sequence[RunInfo], names: Sequence[str], frame: pd.DataFrame, 
 # -- the answer --------------------------------------------------------------------------------------------------------
 
 
-def answer(found: Sequence[Course], lines: Lines, models: Sequence[str] = (), *, brief: bool = False) -> Answer:
+def answer(
+    found: Sequence[Course],
+    lines: Lines,
+    models: Sequence[str] = (),
+    *,
+    brief: bool = False,
+    more: Sequence[str] = (),
+) -> Answer:
     """Which method survives.
 
     Args:
@@ -144,6 +151,7 @@ def answer(found: Sequence[Course], lines: Lines, models: Sequence[str] = (), *,
         lines: what a model must not reach.
         models: names of the runs' models, for what the paper says.
         brief: the first sentence alone, and no word of the paper.
+        more: sentences that come last, see `retained` and `further`.
     """
     known = [one for one in found if one.measured]
     if not known:
@@ -161,7 +169,8 @@ def answer(found: Sequence[Course], lines: Lines, models: Sequence[str] = (), *,
         said = _none_alive(collapsed, lines)
     if brief:
         return said
-    text = " ".join(part for part in (said.text, _tasks(known, lines), _unsure(alive), _cut_short(found)) if part)
+    parts = (said.text, _tasks(known, lines), _unsure(alive), _cut_short(found), *more)
+    text = " ".join(part for part in parts if part)
     paper = published.survival(said.outcome, [one.name for one in collapsed], models)
     return Answer(said.outcome, text, paper)
 
@@ -197,20 +206,70 @@ def _some_alive(alive: Sequence[Course], collapsed: Sequence[Course], lines: Lin
 
 
 def _none_alive(collapsed: Sequence[Course], lines: Lines) -> Answer:
+    ratios = _ratios(collapsed, min(one.reached for one in collapsed))
+    told = f" Perplexity after {ratios[0]:,} edits: {by_ratio(ratios[1])}." if ratios else ""
     if len(collapsed) == 1:
-        return Answer("none survives", f"It does not: {_falls(collapsed, lines)}.")
+        return Answer("none survives", f"It does not: {_falls(collapsed, lines)}.{told}")
     first = "Neither of the two" if len(collapsed) == 2 else f"None of the {len(collapsed)}"
     ranked = sorted(collapsed, key=lambda one: one.span, reverse=True)
     if all(ranked[0].outlasts(other) for other in ranked[1:]):
         return Answer(
             "one lasts longest",
             f"{first} survives, but {ranked[0].name} lasts {'longer' if len(ranked) == 2 else 'longest'}: "
-            f"{_falls(ranked, lines)}.",
+            f"{_falls(ranked, lines)}.{told}",
         )
     return Answer(
         "none survives",
-        f"{first} survives, and which lasts longest cannot be told: {_falls(ranked, lines)}.",
+        f"{first} survives, and which lasts longest cannot be told: {_falls(ranked, lines)}.{told}",
     )
+
+
+def retained(scores: pd.DataFrame, runs: Sequence[RunInfo], names: Sequence[str]) -> str:
+    """How much of what was edited is still said at the last checkpoint; "" where that was not measured for all.
+
+    A model may keep its perplexity and have forgotten its edits.
+
+    Args:
+        scores: run, edits, metric, value (× 100), n, of a sample of all facts edited so far.
+        runs: those shown.
+        names: what each is called beside the others.
+    """
+    found = []
+    for run, name in zip(runs, names, strict=True):
+        said = scores[(scores["run"] == run.id) & (scores["metric"] == "accuracy") & (scores["edits"] > 0)]
+        if said.empty:
+            return ""
+        last = said.sort_values("edits").iloc[-1]
+        found.append((name, int(last["edits"]), float(last["value"]), last["n"]))
+    if len({at for _, at, _, _ in found}) != 1:
+        return ""
+    n = {number for *_, number in found if number == number and number is not None}
+    sample = f"of {int(n.pop())} facts edited by then" if len(n) == 1 else "of the facts edited by then"
+    shares = listed(f"{value:.0f} % with {name}" for name, _, value, _ in found)
+    return f"The new answer is still the most probable one for {shares}, {sample}."
+
+
+def further(runs: Sequence[RunInfo], others: Sequence[RunInfo], health: pd.DataFrame) -> str:
+    """Of each method shown, the run of the same model that went furthest, where that is another one; "" for none.
+
+    Args:
+        runs: those shown.
+        others: all that could be.
+        health: of the others, as `run_frames.health` gives it.
+    """
+    told = []
+    for run in runs:
+        longer = [one for one in others if (one.method, one.model) == (run.method, run.model) and one.done > run.done]
+        if not longer:
+            continue
+        most = max(longer, key=lambda one: one.done)
+        ratios = health[(health["run"] == most.id) & (health["metric"] == RATIO) & (health["edits"] == most.done)]
+        if len(ratios):
+            told.append(
+                f"Another run of {run.method} went on to {most.done:,} edits: perplexity "
+                f"{times(float(ratios['value'].iloc[-1]))} ({most.id})."
+            )
+    return " ".join(dict.fromkeys(told))
 
 
 def _falls(runs: Sequence[Course], lines: Lines) -> str:

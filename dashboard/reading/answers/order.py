@@ -1,0 +1,84 @@
+"""Does growth order the damage? Runs of as many edits, by how far a matrix has grown and by what perplexity rose to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from dashboard.charts.runs import RATIO
+from dashboard.reading.answers.answer import times
+from encore_core.runs import RunInfo
+
+FEWEST = 4
+"""Runs; with fewer nothing is said of an order."""
+
+STRONG = 0.8
+"""Rank correlation from which on growth is said to order the damage."""
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What became of a run's model.
+
+    Attributes:
+        method: of the run.
+        growth: largest norm of an edited matrix, as a ratio to that as loaded.
+        perplexity: as a ratio to the unedited model's.
+    """
+
+    method: str
+    growth: float
+    perplexity: float
+
+
+def fates(runs: Sequence[RunInfo], health: pd.DataFrame) -> tuple[int, str, list[Fate]]:
+    """The largest group of runs of one model with as many edits, a method once.
+
+    Args:
+        runs: any.
+        health: of them, as `run_frames.health` gives it.
+
+    Returns:
+        edits, model, and a fate per method.
+    """
+    last = {
+        (row.run, row.metric): float(row.value)
+        for row in health.sort_values("edits").itertuples()
+        if row.edits and row.value == row.value
+    }
+    groups: dict[tuple[int, str], dict[str, Fate]] = {}
+    for run in runs:
+        growth, ratio = last.get((run.id, "norm_ratio")), last.get((run.id, RATIO))
+        if growth is not None and ratio is not None:
+            groups.setdefault((run.done, run.model), {}).setdefault(run.method, Fate(run.method, growth, ratio))
+    if not groups:
+        return 0, "", []
+    (edits, model), found = max(groups.items(), key=lambda item: (len(item[1]), item[0][0]))
+    return edits, model, list(found.values())
+
+
+def answer(edits: int, model: str, found: Sequence[Fate]) -> str:
+    """Whether growth orders the damage, in a sentence or two; "" for too few runs.
+
+    Args:
+        edits, model, found: of `fates`.
+    """
+    if len(found) < FEWEST:
+        return ""
+    frame = pd.DataFrame([vars(one) for one in found])
+    rank = float(frame["growth"].rank().corr(frame["perplexity"].rank()))
+    most_grown, most_hurt = (max(found, key=lambda one: getattr(one, name)) for name in ("growth", "perplexity"))
+    where = f"among {len(found)} methods after {edits:,} edits of {model}"
+    if rank >= STRONG:
+        first = f"Who grows more loses more {where} (rank correlation of growth and perplexity {rank:.2f})"
+    else:
+        first = f"Growth alone does not tell who loses most {where} (rank correlation with perplexity {rank:.2f})"
+    told = f"{first.replace('-0', '−0')}: the norm grows most with {most_grown.method} ({times(most_grown.growth)}"
+    if most_grown is most_hurt:
+        return f"{told}), and so does perplexity ({times(most_grown.perplexity)})."
+    return (
+        f"{told}; perplexity {times(most_grown.perplexity)}), perplexity with {most_hurt.method} "
+        f"({times(most_hurt.perplexity)}; norm {times(most_hurt.growth)})."
+    )
