@@ -144,7 +144,8 @@ def submit(store: RunStore, plan: GridPlan, runs: Sequence[PreparedRun], join: b
         lock.release()
     there = {run.id for run in found if run}
     notices = dict.fromkeys(line for run in runs for line in run.notices)
-    if others := [run for run in known.values() if run.id not in ids]:
+    others = [] if join else [run for run in known.values() if run.id not in ids]
+    if others:
         n_edits = sum(run.cursor for run in others)
         notices[
             f"{len(others)} earlier runs under the name {plan.name} ({n_edits:,} edits) are not in the plan as it is "
