@@ -10,7 +10,7 @@ import streamlit as st
 
 from dashboard import links, page_list
 from dashboard.elements import access_code, widgets
-from dashboard.parts.run import live, start_card, watching_only
+from dashboard.parts.run import live, start_card
 from dashboard.parts.run.fact_fields import BATCH_SIZE, KNOWN, ORDERS, pick_facts
 from dashboard.parts.run.measure_fields import pick_measures
 from dashboard.parts.run.model_fields import pick_model
@@ -138,10 +138,10 @@ def main() -> None:
     if asked is not None:
         restore(asked)
     if "new_runs" not in st.session_state:
-        st.session_state["new_runs"] = not busy
+        st.session_state["new_runs"] = visitor is not None and not busy
     with st.expander("New runs", icon=":material/add_circle:", key="new_runs", on_change="rerun"):
         if visitor is None:
-            watching_only.offer_model()
+            st.caption("Opening this loads the model.")
         else:
             new_runs(visitor, store)
     widgets.notice(st.session_state.pop("start_message", None))

@@ -706,8 +706,10 @@ def test_runs_are_watched_without_waiting_for_a_model(empty_home, tiny_folder, s
     [run_id] = RunStore().submit([tiny_runs.prepared(tiny_folder, statistics_text)])
     app = opened("run")
     assert "visitor" not in app.session_state and "1 waiting" in words(app)
+    assert app.session_state["new_runs"] is False
     assert "1 waiting" in words(opened("run", run=run_id))
-    app.button(key="load_for_runs").click().run()
+    app.session_state["new_runs"] = True
+    app.run()
     assert "visitor" in app.session_state and app.multiselect(key="run_methods").value and "1 waiting" in words(app)
 
 
