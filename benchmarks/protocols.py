@@ -164,8 +164,10 @@ def print_tables(found: dict[str, Any]) -> None:
             gaps = {method: one["generated"][way]["gap"] for method, one in methods.items() if method != NO_EDIT}
             if gaps:
                 print(sentence(way, gaps))
-        ratio = [one["seconds_plain"] / one["seconds_forced"] for one in methods.values()]
-        print(f"Generating took {min(ratio):.2f} to {max(ratio):.2f} times what teacher-forced scoring took.")
+        # Earlier figures have no times.
+        ratio = [one["seconds_plain"] / one["seconds_forced"] for one in methods.values() if "seconds_plain" in one]
+        if ratio:
+            print(f"Generating took {min(ratio):.2f} to {max(ratio):.2f} times what teacher-forced scoring took.")
 
 
 if __name__ == "__main__":
