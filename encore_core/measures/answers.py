@@ -19,7 +19,7 @@ from encore_core.models.editable import EditableModel
 
 MAX_TOKENS = 8192
 
-TOKENS_OF_A_PASS = 48
+TOKENS_OF_A_PASS = 24
 """Tokens that a pass may have more if that saves another: reading the weights takes as long as computing with some."""
 
 

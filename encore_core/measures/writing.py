@@ -107,14 +107,16 @@ def _greedy(
 ) -> tuple[list[int], list[torch.Tensor]]:
     """The most probable token again and again, up to one that ends a text; and the logits that each was picked from.
 
-    A pass checks the next token and what may follow it: reading some tokens takes hardly longer than reading one.
+    A pass checks the next token and what may follow it: reading some tokens takes less time than another pass. Once
+    nothing of what was expected after a difference has come, nothing more is expected.
     """
     ends, fresh = end_tokens(lm), list(ids)
     cache = GrowingPrefix(lm, 1, len(ids) + n_tokens)
     found: list[int] = []
     logits: list[torch.Tensor] = []
+    is_like = True
     while len(found) < n_tokens and not (found and found[-1] in ends):
-        draft = _draft(found, guess, n_tokens - len(found) - 1)
+        draft = _draft(found, guess, n_tokens - len(found) - 1) if is_like else ()
         batch = torch.tensor([[*fresh, *draft]], device=lm.device)
         columns = torch.arange(len(fresh) - 1, len(fresh) + len(draft), device=lm.device)
         steps = cache.run(lm, batch, torch.ones_like(batch), logits_at=(torch.zeros_like(columns), columns))
@@ -126,6 +128,7 @@ def _greedy(
                 break
             n_right += 1
         cache.forget(len(draft) - n_right)
+        is_like = is_like and (n_right > 0 or len(found) == 1)
         fresh = found[-1:]
     return found, logits
 
