@@ -445,6 +445,9 @@ def test_growth_orders_the_damage_or_does_not():
     assert said.startswith("Who grows more loses more among 4 methods") and "1.00)" in said
     assert said.endswith("the norm grows most with MEMIT (× 1.40), and so does perplexity (× 1.80).")
     assert fates_of(("MEMIT", 1.4, 1.8), ("ENCORE", 1.1, 1.1)) == ""
+    assert fates_of(*((name, 1.0, 1.0) for name in "abcd")) == ""
+    against = fates_of(("a", 1.4, 1.1), ("b", 1.3, 1.2), ("c", 1.2, 1.3), ("d", 1.1, 1.4))
+    assert "rank correlation with perplexity −1.00" in against
 
 
 def test_models_that_stop_answering_come_before_their_mean():

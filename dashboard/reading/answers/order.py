@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -60,7 +61,7 @@ def fates(runs: Sequence[RunInfo], health: pd.DataFrame) -> tuple[int, str, list
 
 
 def answer(edits: int, model: str, found: Sequence[Fate]) -> str:
-    """Whether growth orders the damage, in a sentence or two; "" for too few runs.
+    """Whether growth orders the damage, in a sentence or two; "" for too few runs, or runs that are all alike.
 
     Args:
         edits, model, found: of `fates`.
@@ -69,13 +70,16 @@ def answer(edits: int, model: str, found: Sequence[Fate]) -> str:
         return ""
     frame = pd.DataFrame([vars(one) for one in found])
     rank = float(frame["growth"].rank().corr(frame["perplexity"].rank()))
+    if math.isnan(rank):  # all alike
+        return ""
+    told_rank = f"{rank:.2f}".replace("-", "−")
     most_grown, most_hurt = (max(found, key=lambda one: getattr(one, name)) for name in ("growth", "perplexity"))
     where = f"among {len(found)} methods after {edits:,} edits of {model}"
     if rank >= STRONG:
-        first = f"Who grows more loses more {where} (rank correlation of growth and perplexity {rank:.2f})"
+        first = f"Who grows more loses more {where} (rank correlation of growth and perplexity {told_rank})"
     else:
-        first = f"Growth alone does not tell who loses most {where} (rank correlation with perplexity {rank:.2f})"
-    told = f"{first.replace('-0', '−0')}: the norm grows most with {most_grown.method} ({times(most_grown.growth)}"
+        first = f"Growth alone does not tell who loses most {where} (rank correlation with perplexity {told_rank})"
+    told = f"{first}: the norm grows most with {most_grown.method} ({times(most_grown.growth)}"
     if most_grown is most_hurt:
         return f"{told}), and so does perplexity ({times(most_grown.perplexity)})."
     return (
