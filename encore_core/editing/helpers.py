@@ -20,7 +20,7 @@ from encore_core.editing.update_rule import LowRankUpdate
 from encore_core.facts import Fact
 from encore_core.models.editable import EditableModel
 
-SHARD_FACTS = {"cpu": 8, "cuda": 16}
+SHARD_FACTS = {"cpu": 8, "cuda": 16, "mps": 16}
 """Facts of a shard by kind of device: enough for its matrix units, few enough that nobody waits long for the last. On
 one core of a Xeon a fact of the embedded model takes as long in a shard of 8 as in one of 16 or 32, and 1.13 times as
 long in one of 4."""

@@ -78,7 +78,8 @@ class Calibration:
     """Seconds and sizes, as found on this machine for a model and a method.
 
     Attributes:
-        fact_seconds: to find the target of a fact and read its keys, one of `CALIBRATED_FACTS` facts.
+        fact_seconds: to find the target of a fact and read its keys, one of `CALIBRATED_FACTS` facts, or of a smaller
+            batch.
         fixed_share: of a step with so many facts, the share that does not grow with them.
         batch_seconds: to update the layers, once per batch.
         scored_fact_seconds: to score a fact teacher-forced.
@@ -119,8 +120,9 @@ class Calibration:
 
     def fact_seconds_of(self, batch_size: int) -> float:
         """Seconds to find the target of a fact and read its keys, in a batch of so many."""
-        together = min(batch_size, LARGEST_GROUP)
-        return self.fact_seconds * (1 - self.fixed_share + self.fixed_share * CALIBRATED_FACTS / together)
+        # A smaller batch was timed as it is.
+        timed, together = min(batch_size, CALIBRATED_FACTS), min(batch_size, LARGEST_GROUP)
+        return self.fact_seconds * (1 - self.fixed_share + self.fixed_share * timed / together)
 
 
 @dataclass(frozen=True)
