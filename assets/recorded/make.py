@@ -29,7 +29,7 @@ class Recorded:
     Attributes:
         id: that it is recorded by.
         method: of the run.
-        facts: "bundled", or "counterfact" for the file given.
+        facts: "bundled" or "long", which come with the program, or "counterfact" for the file given.
         n_edits: how many.
         options: further words of `encore run`.
     """
@@ -40,18 +40,20 @@ class Recorded:
     n_edits: int
     options: tuple[str, ...]
 
-    @property
-    def checkpoint_every(self) -> int:
-        return int(self.options[self.options.index("--checkpoint-every") + 1])
+    def option(self, name: str) -> int:
+        """The whole number given for an option; 0 for one that is not given."""
+        return int(self.options[self.options.index(name) + 1]) if name in self.options else 0
 
 
-LONG = ("--batch-size", "50", "--checkpoint-every", "50", "--measure", "share_cap=0.3")
+LONG = ("--order", "shuffled", "--batch-size", "100", "--checkpoint-every", "100", "--measure", "share_cap=0.3",
+        "--measure", "sample_facts=100", "--measure", "batch_facts=50")  # fmt: skip
 LONGEST = ("--batch-size", "100", "--checkpoint-every", "1000", "--measure", "share_cap=0.4")
 ON_CPU = ("--batch-size", "100", "--checkpoint-every", "500", "--measure", "share_cap=0.12", "--device", "cpu")
-BUNDLED = (*LONG, "--order", "shuffled", "--measure", "generation_entropy=false", "--measure", "trajectory_facts=100")
+BUNDLED = ("--batch-size", "50", "--checkpoint-every", "50", "--measure", "share_cap=0.3", "--order", "shuffled",
+           "--measure", "generation_entropy=false", "--measure", "trajectory_facts=100")  # fmt: skip
 PLANNED = [
     *[
-        Recorded(f"recorded-{name}-1000", method, "counterfact", 1000, LONG)
+        Recorded(f"recorded-{name}-1000", method, "long", 1000, LONG)
         for name, method in {
             "encore": "ENCORE",
             "memit": "MEMIT",
@@ -59,34 +61,46 @@ PLANNED = [
             "emmet": "EMMET",
             "memit-mpes": "MEMIT+MPES",
             "memit-norm": "MEMIT+norm",
+            "encore-n": "ENCORE-N",
+            "ultraedit": "UltraEdit",
+            "stableedit": "StableEdit",
+            "crispedit": "CrispEdit",
+            "encore-nas": "ENCORE+NAS",
+            "alphaedit-nas": "AlphaEdit+NAS",
+            "sphere": "SPHERE",
+            "betaedit": "BetaEdit",
+            "lyaplock": "LyapLock",
         }.items()
     ],
     Recorded("recorded-memit-10000", "MEMIT", "counterfact", 10_000, LONGEST),
     Recorded("recorded-encore-10000", "ENCORE", "counterfact", 10_000, LONGEST),
     Recorded("recorded-encore-10000-cpu", "ENCORE", "counterfact", 10_000, ON_CPU),
-    Recorded("recorded-memit-bundled", "MEMIT", "bundled", 100, BUNDLED),
-    Recorded("recorded-memit-mpes-bundled", "MEMIT+MPES", "bundled", 100, BUNDLED),
+    *[
+        Recorded(f"recorded-{name}-bundled{ending}", method, "bundled", 100, (*BUNDLED, "--seed", str(seed)))
+        for seed, ending in enumerate(("", "-seed-1", "-seed-2"))
+        for name, method in {"memit": "MEMIT", "memit-mpes": "MEMIT+MPES"}.items()
+    ],
 ]
 
 
 def words(planned: Recorded, counterfact: Path, downstream: Path) -> list[str]:
     """The command of a run, without where its store is."""
-    long = planned.facts == "counterfact"
-    facts = str(counterfact) if long else "bundled"
+    facts = str(counterfact) if planned.facts == "counterfact" else planned.facts
     return [
         *("run", "--method", planned.method, "--facts", facts, "--edits", str(planned.n_edits)),
         *planned.options,
-        *(("--downstream", str(downstream)) if long else ()),
+        *(("--downstream", str(downstream)) if planned.facts != "bundled" else ()),
     ]
 
 
 def found(store: RunStore, planned: Recorded, counterfact: Path, stopped: bool) -> RunInfo | None:
     """The newest run of the store that is the planned one and is not given up, unless stopped ones are wanted, too."""
     wanted = ("done", "running", "queued", *(RESUMABLE if stopped else ()))
-    name = counterfact.name if planned.facts == "counterfact" else "bundled"
+    name = counterfact.name if planned.facts == "counterfact" else planned.facts
+    asked = (planned.method, planned.n_edits, *map(planned.option, ("--checkpoint-every", "--seed")))
     for run in store.runs():
-        plan = (run.method, run.n_edits, run.plan_json.get("checkpoint_every"))
-        same = plan == (planned.method, planned.n_edits, planned.checkpoint_every)
+        plan = run.plan_json
+        same = asked == (run.method, run.n_edits, plan.get("checkpoint_every"), plan.get("seed"))
         if same and Path(run.plan_json["facts"]).name == name and run.status in wanted:
             return run
     return None
