@@ -7,13 +7,14 @@ The formulas for these names are in `update_rule` and `targets`; what a row is, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, get_args
+from dataclasses import asdict, astuple, dataclass, field, fields, replace
+from typing import Any, Literal
 
 from encore_core import checks
-from encore_core.errors import InputError, quoted
+from encore_core.errors import InputError
 from encore_core.model_rows import default_layers, find_model_row, late_layers
-from encore_core.tuned_rows import Shape, find_row
+from encore_core.setting_values import MpesContexts, Search, converted
+from encore_core.tuned_rows import Shape, TunedFor, TunedRow, find_row
 
 Preserving = Literal[
     "inverse", "null_space", "weighted_null_space", "lyapunov", "gradients", "whitened_gradients", "curvature"
@@ -24,12 +25,6 @@ GRADIENTS = ("gradients", "whitened_gradients")
 
 WITHOUT_TARGETS = (*GRADIENTS, "curvature")
 """Of `Preserving`, all rules that follow the gradient of the answer."""
-
-Search = Literal["adam", "normalised_gradient", "natural_gradient"]
-MpesContexts = Literal["sampled", "all"]
-
-CHOICES = {"search": get_args(Search), "mpes_contexts": get_args(MpesContexts)}
-"""Settings that are one of several words."""
 
 PAPER = "arXiv 2502.01636"
 """The paper whose methods this program is about; the other rows come from elsewhere."""
@@ -141,6 +136,7 @@ class Settings:
         bfloat16: whether targets are optimised with matrix products in bfloat16.
         sequential: whether the keys of earlier edits are added to what is preserved.
         statistics_tokens: how many tokens of general text C0 is made from.
+        tuned_for: whether the other settings began from those for a few edits or from those for thousands.
         validated: whether these hyper-parameters were published, or come with the program, for this model.
         tuned: whether they were found on this machine for this model (see `tuned_rows`).
     """
@@ -179,6 +175,7 @@ class Settings:
     bfloat16: bool = False
     sequential: bool = True
     statistics_tokens: int = 100_000
+    tuned_for: TunedFor = "few"
     validated: bool = False
     tuned: bool = False
 
@@ -249,8 +246,16 @@ def settings_for(
     Raises:
         InputError: unknown method or setting, or a value that the setting cannot take.
     """
-    row = find_method(method)
-    model_row = find_model_row(model_type, n_layers, d_model, n_vocab)
+    row, given = find_method(method), overrides or {}
+    check_names(given)
+    wanted = converted("tuned_for", given.get("tuned_for", "few"), n_layers)
+    shape = Shape(model_type, n_layers, d_model, n_vocab)
+    model_row, tuned = find_model_row(*astuple(shape)), _in_force(shape, row.name, wanted)
+    if wanted not in lengths_of(shape, row.name) and not set(given) >= set(SETTABLE):
+        raise InputError(
+            f"No settings of {row.name} for {wanted} of edits are known for this model; look for some with encore tune "
+            "--horizon, or leave tuned_for out."
+        )
     values: dict[str, Any] = {"layers": default_layers(n_layers), "lambda_p": 1000, "lambda_n": 20}
     if model_row is not None:
         values |= model_row.common
@@ -259,6 +264,7 @@ def settings_for(
     values |= row.published
     if model_row is not None:
         values |= model_row.per_method.get(row.name, {})
+        values |= model_row.for_thousands.get(row.name, {}) if wanted == "thousands" else {}
     if not row.norm_constraint:
         values["lambda_n"] = 0.0
     settings = Settings(
@@ -266,15 +272,28 @@ def settings_for(
         preservation=row.preservation,
         equality=row.equality,
         mpes=row.mpes,
+        tuned_for=wanted,
         # What was published for a model with the paper's methods says little about those from elsewhere.
         validated=model_row is not None and (row.source == PAPER or row.name in model_row.per_method),
         **values,
     )
-    tuned = find_row(Shape(model_type, n_layers, d_model, n_vocab), row.name)
-    if tuned is not None and tuned.in_force:
+    if tuned is not None:
         settings = override(replace(settings, validated=False), tuned.settings, n_layers)
         settings = replace(settings, tuned=fingerprint in (None, tuned.fingerprint))
-    return override(settings, overrides or {}, n_layers)
+    return override(settings, given, n_layers)
+
+
+def lengths_of(shape: Shape, method: str) -> tuple[TunedFor, ...]:
+    """For how many edits settings of a method are known for models of a shape: always for "few"."""
+    published = find_model_row(*astuple(shape))
+    known = published is not None and method in published.for_thousands
+    return ("few", "thousands") if known or _in_force(shape, method, "thousands") is not None else ("few",)
+
+
+def _in_force(shape: Shape, method: str, tuned_for: TunedFor) -> TunedRow | None:
+    """The row tuned here, if it is used."""
+    row = find_row(shape, method, tuned_for)
+    return row if row is not None and row.in_force else None
 
 
 def override(settings: Settings, overrides: Mapping[str, Any], n_layers: int) -> Settings:
@@ -284,7 +303,7 @@ def override(settings: Settings, overrides: Mapping[str, Any], n_layers: int) ->
         InputError: unknown setting, or a value it cannot take.
     """
     check_names(overrides)
-    changed = replace(settings, **{name: _converted(name, value, n_layers) for name, value in overrides.items()})
+    changed = replace(settings, **{name: converted(name, value, n_layers) for name, value in overrides.items()})
     if changed.lambda_n and not METHODS[changed.method].norm_constraint:
         raise InputError(
             f"Setting lambda_n = {changed.lambda_n:g} does not suit {changed.method}, which has no norm constraint; "
@@ -313,71 +332,3 @@ def check_names(names: Iterable[str]) -> None:
     for name in names:
         if name not in SETTABLE:
             raise checks.unknown("Unknown setting", name, SETTABLE)
-
-
-# For each setting the smallest and largest value; for numbers also whether they must be above the smallest.
-_WHOLE = {
-    "steps": (1, 1000),
-    "mpes_extra_steps": (0, 1000),
-    "statistics_tokens": (100, 10**9),
-    "nas_facts": (20, 10**6),
-    "refresh_every": (1, 10**9),
-    "facts_per_step": (1, 10**6),
-}
-_NUMBERS = {
-    "lambda_p": (0, 1e12, True),
-    "lambda_n": (0, 1e12, False),
-    "epsilon": (0, 1e6, False),
-    "null_threshold": (0, 1e12, True),
-    "l2": (0, 1e12, True),
-    "sphere_strength": (0, 1, False),
-    "sphere_energy": (0, 1, False),
-    "most_change": (0, 1e12, False),
-    "loss_budget": (0, 1e12, True),
-    "curvature_energy": (0, 1, False),
-    "stop_loss": (0, 100, True),
-    "lr": (0, 100, True),
-    "clamp": (0, 100, True),
-    "weight_decay": (0, 1e6, False),
-    "search_step": (0, 100, True),
-    "search_decay": (0, 1, True),
-    "search_ridge": (0, 1e6, True),
-    "kl_factor": (0, 1e6, False),
-}
-
-
-def _converted(name: str, value: Any, n_layers: int) -> Any:
-    if name == "layers":
-        return _layers(value, n_layers)
-    if name in _WHOLE:
-        return checks.whole(f"Setting {name}", value, *_WHOLE[name], typed=True)
-    if name in _NUMBERS:
-        low, high, above = _NUMBERS[name]
-        return checks.number(f"Setting {name}", value, low, high, above=above, typed=True)
-    if name in CHOICES:
-        return checks.choice(f"Setting {name}", value, CHOICES[name])
-    return checks.flag(f"Setting {name}", value, typed=True)
-
-
-def _layers(value: Any, n_layers: int) -> tuple[int, ...]:
-    """Blocks from "6-10", "6,7,8", [6, 7] or 6."""
-    try:
-        if isinstance(value, str):
-            layers: list[int] = []
-            for part in value.strip("[]() ").split(","):
-                first, _, last = part.strip().partition("-")
-                layers += range(int(first), min(int(last or first), n_layers) + 1)
-        else:
-            given = value if isinstance(value, list | tuple) else [value]
-            layers = [int(layer) for layer in given]
-            if layers != list(given):
-                layers = []
-    except (TypeError, ValueError, OverflowError):
-        layers = []
-    # After the last block there is nothing left that could turn a target into an answer.
-    if not layers or min(layers) < 0 or max(layers) >= n_layers - 1 or sorted(set(layers)) != layers:
-        raise InputError(
-            f"Setting layers = {quoted(value)} does not name ascending blocks between 0 and {n_layers - 2}; "
-            'write for example "6-10" or "6,7,8".'
-        )
-    return tuple(layers)

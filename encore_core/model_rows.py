@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -16,6 +16,7 @@ class ModelRow:
         common: settings of every method.
         per_method: settings of single methods, by name.
         source: where they come from.
+        for_thousands: by name of the method, the settings that differ where thousands of edits are to come.
         start_token: the start token that they are for, if the model's tokenizer puts no token in front (see
             `start_token`): "none" in rows that follow published results.
     """
@@ -28,6 +29,7 @@ class ModelRow:
     per_method: Mapping[str, Mapping[str, Any]]
     source: str
     start_token: str = "none"
+    for_thousands: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 _PAPER = "arXiv 2502.01636, tables 6 to 8 (CounterFact)"
@@ -45,7 +47,8 @@ MODEL_ROWS = (
               "StableEdit": {"layers": tuple(range(22, 28)), "lr": 1e-3},
               "CrispEdit": {"layers": tuple(range(20, 28)), "lr": 2e-3}},
              "tuned here on CounterFact",
-             "<|endoftext|>"),
+             "<|endoftext|>",
+             {"ENCORE": {"layers": tuple(range(2, 11)), "lambda_p": 900}}),
     ModelRow("gpt2", 48, 1600, None,
              {"layers": (13, 14, 15, 16, 17), "steps": 20, "lambda_p": 20_000, "lambda_n": 10},
              {"EMMET": {"layers": (17,), "lambda_p": 10_000}, "EMMET+MPES": {"layers": (17,), "lambda_p": 10_000},

@@ -2,7 +2,8 @@
 
 A row is found by the model's shape and the method, like the published ones, so that it serves a local copy, another
 number format or an edited folder of the same model, too; its fingerprint says on which weights it was found.
-`tuned/<shape>/<method>.json` holds the row, the trials behind it, and whether it is in force.
+`tuned/<shape>/<method>.json` holds the row, the trials behind it, and whether it is in force. A row is for a few edits
+or for thousands, which has a file of its own, `<method>-thousands.json`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from encore_core.errors import InputError
 from encore_core.storage import data_folder, replacing
@@ -20,6 +21,9 @@ from encore_core.storage import data_folder, replacing
 log = logging.getLogger(__name__)
 
 ROW_VERSION = 1
+
+TunedFor = Literal["few", "thousands"]
+"""How many edits settings are for: what serves one fact best is not what a model bears a thousand times."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class TunedRow:
         in_force: whether `methods.settings_for` uses it; False if there is a published row, unless the user chose this
             one instead.
         evidence: trials and results on held-out facts, see `tuning`.
+        tuned_for: how many edits it is for.
     """
 
     shape: Shape
@@ -59,28 +64,30 @@ class TunedRow:
     settings: Mapping[str, Any]
     in_force: bool
     evidence: Mapping[str, Any]
+    tuned_for: TunedFor = "few"
 
 
 def store_row(row: TunedRow) -> Path:
-    """Write a row, replacing one of the same shape and method. Returns its file.
+    """Write a row, replacing one of the same shape, method and number of edits. Returns its file.
 
     Raises:
         InputError: when it cannot be written.
     """
-    file = _file(row.shape, row.method)
+    file = _file(row.shape, row.method, row.tuned_for)
     with replacing(file) as part:
         values = {"version": ROW_VERSION, **asdict(row)}
         part.write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
     return file
 
 
-def find_row(shape: Shape, method: str) -> TunedRow | None:
+def find_row(shape: Shape, method: str, tuned_for: TunedFor = "few") -> TunedRow | None:
     """The row of a shape and a method, in force or not; None when there is none, or it cannot be read."""
-    file = _file(shape, method)
+    file = _file(shape, method, tuned_for)
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-        if values.pop("version") != ROW_VERSION or values["method"] != method:
-            raise ValueError("it is of another version or method")
+        wanted = (ROW_VERSION, method, tuned_for)
+        if (values.pop("version"), values["method"], values.get("tuned_for", "few")) != wanted:
+            raise ValueError("it is of another version or method, or for another number of edits")
         row = TunedRow(**(values | {"shape": Shape(**values["shape"])}))
         if row.shape != shape or not isinstance(row.settings, dict) or not isinstance(row.evidence, dict):
             raise ValueError("its fields are not those of a row")
@@ -92,13 +99,13 @@ def find_row(shape: Shape, method: str) -> TunedRow | None:
     return row
 
 
-def forget_row(shape: Shape, method: str) -> bool:
+def forget_row(shape: Shape, method: str, tuned_for: TunedFor = "few") -> bool:
     """Remove a row. Returns whether there was one.
 
     Raises:
         InputError: when it cannot be removed.
     """
-    file = _file(shape, method)
+    file = _file(shape, method, tuned_for)
     try:
         file.unlink()
     except FileNotFoundError:
@@ -108,5 +115,6 @@ def forget_row(shape: Shape, method: str) -> bool:
     return True
 
 
-def _file(shape: Shape, method: str) -> Path:
-    return data_folder() / "tuned" / shape.name / f"{method}.json"
+def _file(shape: Shape, method: str, tuned_for: TunedFor) -> Path:
+    ending = "" if tuned_for == "few" else f"-{tuned_for}"
+    return data_folder() / "tuned" / shape.name / f"{method}{ending}.json"

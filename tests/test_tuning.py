@@ -16,7 +16,8 @@ from encore_core.facts import write_facts
 from encore_core.methods import override, settings_for
 from encore_core.models.settings import settings_of
 from encore_core.tuned_rows import Shape, TunedRow, find_row, forget_row, store_row
-from encore_core.tuning.search import Tuner, choose_facts
+from encore_core.tuning.facts import choose_facts
+from encore_core.tuning.search import Tuner
 
 BASE = tiny_models.DEFAULTS | {"lambda_n": 0.001, "steps": 4}
 

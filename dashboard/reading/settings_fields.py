@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from encore_core.methods import CHOICES, GRADIENTS, METHODS, WITHOUT_TARGETS, Settings
+from encore_core.methods import GRADIENTS, METHODS, WITHOUT_TARGETS, Settings
+from encore_core.setting_values import CHOICES
 
 
 @dataclass(frozen=True)

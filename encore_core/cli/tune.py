@@ -1,10 +1,13 @@
-"""`encore tune`: find hyper-parameters for a model, with the evidence."""
+"""`encore tune`: find hyper-parameters for a model, for a few edits or for thousands, with the evidence."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 from encore_core.cli.editing import load
 from encore_core.cli.fact_files import HELP, add_facts_options, facts_of
@@ -12,26 +15,38 @@ from encore_core.cli.options import add_json_option, add_model_options, positive
 from encore_core.cli.output import Bar, duration, notice, some_layers
 from encore_core.editing.covariance import text_named
 from encore_core.errors import InputError
+from encore_core.facts import Fact
+from encore_core.measures.tasks import load_tasks
 from encore_core.methods import METHODS, find_method
-from encore_core.tuned_rows import Shape, forget_row
-from encore_core.tuning.search import N_FACTS, Trial, Tuned, Tuner, choose_facts
+from encore_core.models.editable import EditableModel
+from encore_core.tuned_rows import Shape, TunedFor, TunedRow, forget_row
+from encore_core.tuning.facts import N_FACTS, choose_facts
+from encore_core.tuning.long_life import BATCH, HELD_OUT, Life, LifeTuner, LongRow
+from encore_core.tuning.search import Trial, Tuned, Tuner
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the subcommand to the parser's."""
-    tune = commands.add_parser("tune", help="find hyper-parameters for a model on a few facts")
+    tune = commands.add_parser("tune", help="find hyper-parameters for a model, for a few edits or for thousands")
     add_model_options(tune)
     tune.add_argument("--method", default="ENCORE", help=f"one of {', '.join(METHODS)} (default ENCORE)")
-    add_facts_options(tune, default="bundled", help=f"{HELP} (default bundled)")
+    add_facts_options(tune, help=f"{HELP} (default bundled; with --horizon long)")
     tune.add_argument("--n-facts", type=positive, default=N_FACTS, metavar="N",
                       help=f"facts to use, half of them for the comparison at the end (default {N_FACTS})")  # fmt: skip
+    tune.add_argument("--horizon", type=positive, metavar="N",
+                      help="judge settings by what is left of the model after N edits, and store them for thousands; "
+                           "needs 2 N facts")  # fmt: skip
+    tune.add_argument("--batch-size", type=positive, default=BATCH, metavar="N",
+                      help=f"with --horizon: facts edited together (default {BATCH})")  # fmt: skip
+    tune.add_argument("--downstream", metavar="DIR", help="with --horizon: folder of downstream tasks that count, too")
     tune.add_argument("--seed", type=seed, default=0, metavar="S", help="of prefixes and noise (default 0)")
     tune.add_argument("--statistics", metavar="FILE", help="as for encore edit")
     tune.add_argument("--minutes", type=_minutes, metavar="M", help="stop the search early, to end within M minutes")
     tune.add_argument("--adopt", action="store_true",
                       help="use the row from now on even if the model has a validated one")  # fmt: skip
     tune.add_argument("--estimate", action="store_true", help="only print what it would take")
-    tune.add_argument("--forget", action="store_true", help="remove the row found before, and stop")
+    tune.add_argument("--forget", action="store_true",
+                      help="remove the row found before (with --horizon the one for thousands), and stop")  # fmt: skip
     add_json_option(tune)
     tune.set_defaults(command=_tune)
 
@@ -48,14 +63,29 @@ def _minutes(text: str) -> float:
 
 def _tune(options: argparse.Namespace) -> None:
     method = find_method(options.method).name
+    if options.horizon is None and options.downstream is not None:
+        raise InputError("--downstream counts after many edits; give --horizon N, too.")
+    options.facts = options.facts or ("bundled" if options.horizon is None else "long")
     facts = facts_of(options)
     lm = load(options)
     if options.forget:
-        shape = Shape(lm.model.config.model_type, lm.n_layers, lm.d_model, lm.n_vocab)
-        if not forget_row(shape, method):
-            raise InputError(f"No row of {method} has been found for this model, so there is none to forget.")
-        notice(f"The row of {method} is forgotten.")
-        return
+        _forget(lm, method, "few" if options.horizon is None else "thousands")
+    elif options.horizon is None:
+        _for_few(lm, method, facts, options)
+    else:
+        _for_thousands(lm, method, facts, options)
+
+
+def _forget(lm: EditableModel, method: str, tuned_for: TunedFor) -> None:
+    shape = Shape(lm.model.config.model_type, lm.n_layers, lm.d_model, lm.n_vocab)
+    if not forget_row(shape, method, tuned_for):
+        raise InputError(
+            f"No row of {method} for {tuned_for} edits has been found for this model, so there is none to forget."
+        )
+    notice(f"The row of {method} for {tuned_for} edits is forgotten.")
+
+
+def _for_few(lm: EditableModel, method: str, facts: list[Fact], options: argparse.Namespace) -> None:
     chosen, held_out = choose_facts(lm, facts, options.n_facts)
     tuner = Tuner(lm, method, chosen, held_out, seed=options.seed, statistics_text=text_named(options.statistics))
     cost = tuner.estimate()
@@ -80,27 +110,81 @@ def _tune(options: argparse.Namespace) -> None:
         _print(found)
 
 
-def _line(trial: Trial) -> str:
-    s = trial.settings
-    numbers = "  ".join(
-        f"{name} {s[name]:g}" for name in ("lambda_p", "lambda_n", "null_threshold", "l2", "lr") if s.get(name)
+def _for_thousands(lm: EditableModel, method: str, facts: list[Fact], options: argparse.Namespace) -> None:
+    chosen, held_out = choose_facts(lm, facts, 2 * options.horizon)
+    tasks = load_tasks(Path(options.downstream)) if options.downstream is not None else None
+    tuner = LifeTuner(
+        lm, method, chosen, held_out, batch_size=options.batch_size, tasks=tasks, seed=options.seed,
+        statistics_text=text_named(options.statistics),
+    )  # fmt: skip
+    seconds, fact_seconds = tuner.estimate()
+    notice(
+        f"At most {tuner.most_lives} lives of {options.horizon:,} edits, {duration(seconds)} on this machine as it is "
+        f"now if none is stopped early ({fact_seconds:.2f} s to edit a fact), without measuring."
     )
+    if options.estimate:
+        if options.json:
+            print(json.dumps({"seconds": seconds, "lives": tuner.most_lives, "fact_seconds": fact_seconds}))
+        return
+    with Bar("Tuning") as bar:
+        found = tuner.search(
+            minutes=options.minutes, adopt=options.adopt, progress=bar.share,
+            on_look=lambda life: notice(_life_line(life)),
+        )  # fmt: skip
+    if options.json:
+        print(json.dumps(asdict(found.row)))
+    else:
+        _print_long(found)
+
+
+def _settings_line(s: Mapping[str, Any]) -> str:
+    names = ("lambda_p", "lambda_n", "null_threshold", "l2", "lr", "search_step")
+    return "  ".join([f"layers {some_layers(s['layers'])}", *(f"{name} {s[name]:g}" for name in names if s.get(name))])
+
+
+def _life_line(life: Life) -> str:
+    if not life.looks:
+        return f"{life.stage:18} {_settings_line(life.settings)}:  {life.stopped or 'begins'}"
+    look = life.looks[-1]
+    tasks = "" if look.tasks is None else f"  tasks {look.tasks:.0f} %"
+    ending = f"  ({life.stopped})" if life.stopped else ""
     return (
-        f"{trial.stage:18} layers {some_layers(s['layers'])}  {numbers}:  overall {trial.overall:.1f} "
+        f"{life.stage:18} {_settings_line(life.settings)}:  {look.edits:,} edits: left {look.left:.1f}  first "
+        f"{look.first:.1f}  last {look.last:.1f}  perplexity x{look.perplexity_ratio:.3f}{tasks}  "
+        f"norm x{look.norm_ratio:.3f}  {life.seconds:.0f} s{ending}"
+    )
+
+
+def _line(trial: Trial) -> str:
+    return (
+        f"{trial.stage:18} {_settings_line(trial.settings)}:  overall {trial.overall:.1f} "
         f"({trial.edit:.0f} / {trial.paraphrase:.0f} / {trial.neighborhood:.0f})  norm x{trial.norm_ratio:.3f}  "
         f"perplexity x{trial.perplexity_ratio:.3f}  {trial.seconds:.0f} s"
     )
 
 
 def _print(found: Tuned) -> None:
-    row = found.row
-    print(f"Found for {row.method} on {row.model}: " + ", ".join(f"{n}={v}" for n, v in row.settings.items()))
-    for trial in found.trials:
-        if trial.stage.startswith("held out"):
-            print(_line(trial))
-    if not found.complete:
-        print("The search was cut short by --minutes; the same command continues where it stopped.")
-    if row.in_force:
+    held_out = [_line(trial) for trial in found.trials if trial.stage.startswith(HELD_OUT)]
+    _print_row(found.row, held_out, found.complete)
+    if found.row.in_force:
         print("The row is in force from now on, marked tuned here; --forget removes it.")
     else:
         print("The model has a validated row, which stays in force; --adopt uses this one instead.")
+
+
+def _print_long(found: LongRow) -> None:
+    held_out = [life for life in found.lives if life.stage.startswith(HELD_OUT)]
+    _print_row(found.row, [_life_line(life) for life in held_out], found.complete)
+    if found.row.in_force:
+        print("tuned_for=thousands uses the row from now on (--set, or in the app); --forget --horizon N removes it.")
+    elif held_out[-1].score > held_out[0].score:
+        print("The model comes with settings for thousands of edits, which stay in force; --adopt uses these instead.")
+    else:
+        print("On facts that it has not seen it is no better than the settings for a few edits, so it is not in force.")
+
+
+def _print_row(row: TunedRow, held_out: Sequence[str], complete: bool) -> None:
+    print(f"Found for {row.method} on {row.model}: " + ", ".join(f"{n}={v}" for n, v in row.settings.items()))
+    print("\n".join(held_out))
+    if not complete:
+        print("The search was cut short by --minutes; the same command continues where it stopped.")

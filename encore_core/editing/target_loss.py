@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from encore_core.editing.fast_target_pass import FastPass
 from encore_core.editing.plain_target_pass import PlainPass
-from encore_core.methods import MpesContexts, Search, Settings
+from encore_core.methods import Settings
+from encore_core.setting_values import MpesContexts, Search
 
 
 @dataclass(frozen=True)

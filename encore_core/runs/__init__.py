@@ -26,6 +26,7 @@ How it is done:
     heartbeat       signs of life, and whether the run must stop
     progress, time_left     facts within the batch, speed, and the time that editing and measuring will take
     measuring       what is measured at its checkpoints
+    unedited        the first of them, taken over from another run that has measured the same
     fact_values     its scores fact by fact, with intervals and differences
     resume_state    what it needs to resume, on disk
 

@@ -105,6 +105,7 @@ class Measurer:
         budget: float,
         spent: Mapping[str, Sequence[float]],
         tell: Callable[[str], None],
+        taken: CheckpointRecord | None = None,
     ) -> CheckpointRecord:
         """Measure the model as the session has it.
 
@@ -116,14 +117,17 @@ class Measurer:
                 exceed its share is left out.
             spent: seconds that each part took at each earlier checkpoint, in order.
             tell: called with the name of each part before it is measured; may raise to stop.
+            taken: what is known already; its parts are not measured again.
         """
         parts = self._parts(edits, tell)
-        found: Rows = {table: [] for table in MEASURED}
-        seconds: dict[str, float] = {}
+        found: Rows = {table: list(getattr(taken, table)) if taken else [] for table in MEASURED}
+        seconds: dict[str, float] = dict(taken.seconds) if taken else {}
         left_out: dict[str, str] = {}
         share = budget / max(1, len(parts) - 1)
         with session.edited() as lm:
             for part, take in parts.items():
+                if taken and part in taken.seconds:
+                    continue
                 # Norms cost milliseconds, and are the point of the run.
                 before = spent.get(part, [])
                 if part != "norms" and sum(before[1:]) + sum(before[-1:]) > share:

@@ -23,6 +23,7 @@ from encore_core.editing.batch_report import BatchReport, EditedFact, EditProgre
 from encore_core.editing.session import EditSession
 from encore_core.editing.team import Team, team_of
 from encore_core.editing.team_member import LoadAs
+from encore_core.runs import unedited
 from encore_core.runs.fact_order import batch_ends, checkpoints
 from encore_core.runs.heartbeat import Pulse, Stopped
 from encore_core.runs.measuring import Measurer
@@ -92,6 +93,7 @@ class _Execution:
         ahead = Ahead(self.ends, sorted(self.checkpoints), self.plan.measure.share_cap)
         self.progress = Progress(ahead, int(self.info.settings.get("steps") or 1))
         self.saved_at = time.monotonic()
+        self.elsewhere: dict[str, float] = {}
 
     def run(self) -> None:
         torch.set_num_threads(self.threads)
@@ -223,9 +225,16 @@ class _Execution:
             self.pulse.tell(phase="measuring", what=part, share=None, step=None, loss=None)
             self.pulse.check()
 
-        record = self.measurer.measure(session, self.done, budget, self.store.part_seconds(self.claim.id), tell)
+        spent = self.store.part_seconds(self.claim.id)
+        # What a part took elsewhere says what it will take here.
+        spent |= {part: [seconds, *spent[part][1:]] for part, seconds in self.elsewhere.items() if spent.get(part)}
+        known = unedited.measured_elsewhere(self.store.database, self.claim.id) if self.done == 0 else None
+        record = self.measurer.measure(session, self.done, budget, spent, tell, known.record if known else None)
         self.store.record_checkpoint(self.claim, record)
-        self.progress.checkpoint_ends(record.seconds)
+        if known:
+            self.elsewhere = known.seconds
+            log.info("What the unedited model says was measured by run %s, and is taken over.", known.run)
+        self.progress.checkpoint_ends({**record.seconds, **(known.seconds if known else {})})
         left_out = f"; left out: {', '.join(record.left_out)}" if record.left_out else ""
         log.info("Measured after %d edits in %.1f s%s.", self.done, sum(record.seconds.values()), left_out)
 
