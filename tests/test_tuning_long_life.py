@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from statistics import harmonic_mean
 
 import pytest
@@ -22,7 +23,7 @@ from encore_core.models.settings import settings_of
 from encore_core.tuned_rows import Shape, TunedRow, find_row, forget_row, store_row
 from encore_core.tuning import long_life
 from encore_core.tuning.facts import choose_facts
-from encore_core.tuning.long_life import LifeTuner, Look
+from encore_core.tuning.long_life import Life, LifeTuner, Look
 
 BASE = tiny_models.DEFAULTS | {"lambda_n": 0.001, "steps": 2}
 N, BATCH = 6, 2
@@ -96,7 +97,8 @@ def test_a_search_stores_a_row_for_thousands_beside_the_one_for_few(tuner, gpt2,
     )
     # Held-out facts are others.
     assert not {fact.key for fact in one.facts} & {fact.key for fact in one.held_out}
-    assert found.row.evidence["lives"] == json.loads(json.dumps([life.as_dict() for life in found.lives]))
+    kept = json.loads(json.dumps(asdict(found.row)))
+    assert [Life.of(values) for values in kept["evidence"]["lives"]] == list(found.lives)
 
     few, many = settings_of(gpt2, "ENCORE"), settings_of(gpt2, "ENCORE", {"tuned_for": "thousands"})
     assert (few.standing, few.tuned_for) == ("untested", "few")
@@ -201,7 +203,9 @@ def test_settings_for_thousands_are_those_of_a_row_and_refused_without_one():
     assert lengths_of(shape, "ENCORE") == ("few",), "a row that is not in force"
 
 
-def test_the_command(tiny_folder, tmp_path, capsys, statistics_text):
+def test_the_command(tiny_folder, tmp_path, capsys, statistics_text, monkeypatch):
+    for axis in ("_layers", "_walk"):  # the search itself is tested above
+        monkeypatch.setattr(LifeTuner, axis, lambda self, *rest: None)
     facts = tmp_path / "facts.jsonl"
     write_facts(FACTS, facts)
     words = ["tune", "--model", str(tiny_folder), "--facts", str(facts), "--horizon", "4", "--batch-size", "2"]
