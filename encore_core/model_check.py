@@ -14,7 +14,7 @@ from typing import Any
 from encore_core.editing import stored_statistics
 from encore_core.editing.covariance import SAMPLED_TEXT, filename_digest, read_text
 from encore_core.errors import InputError
-from encore_core.methods import Settings, settings_for
+from encore_core.methods import Settings, lengths_of, settings_for
 from encore_core.model_rows import find_model_row
 from encore_core.models.catalogue import Progress, Source, find_source
 from encore_core.models.checkpoint import read_config, read_tokenizer
@@ -55,6 +55,7 @@ class ModelCheck:
         memory: needed, by part.
         free: bytes free on that device.
         settings: of ENCORE on this model.
+        for_thousands: the same for thousands of edits; None where none are known.
         source: where these come from.
         statistics: one entry per edited layer.
         statistics_tokens, statistics_seconds, statistics_bytes: of a usual gathering: tokens, rough time, disk kept.
@@ -77,6 +78,7 @@ class ModelCheck:
     memory: MemoryEstimate
     free: int
     settings: Settings
+    for_thousands: Settings | None
     source: str
     statistics: tuple[LayerStatistics, ...]
     statistics_tokens: int
@@ -148,6 +150,7 @@ def check_model(
         memory=memory,
         free=free,
         settings=settings,
+        for_thousands=_for_thousands(shape, settings.method),
         source=_source(settings, shape),
         statistics=_statistics_of(name, settings),
         statistics_tokens=tokens,
@@ -168,6 +171,12 @@ def _start_token(name: str, source: Source, shape: Mapping[str, Any]) -> str:
         folder=Path(source),
         fingerprint=stored_statistics.fingerprint_of(name),
     )
+
+
+def _for_thousands(shape: Mapping[str, Any], method: str) -> Settings | None:
+    if "thousands" not in lengths_of(Shape(**shape), method):
+        return None
+    return settings_for(method, **shape, overrides={"tuned_for": "thousands"})
 
 
 def _source(settings: Settings, shape: Mapping[str, Any]) -> str:

@@ -6,13 +6,13 @@ from typing import Any, Literal, get_args
 
 from encore_core import checks
 from encore_core.errors import InputError, quoted
-from encore_core.tuned_rows import TunedFor
+from encore_core.tuned_rows import LENGTHS
 
 Search = Literal["adam", "normalised_gradient", "natural_gradient"]
 MpesContexts = Literal["sampled", "all"]
 
 CHOICES = {
-    "search": get_args(Search), "mpes_contexts": get_args(MpesContexts), "tuned_for": get_args(TunedFor),
+    "search": get_args(Search), "mpes_contexts": get_args(MpesContexts), "tuned_for": LENGTHS,
 }  # fmt: skip
 """Settings that are one of several words."""
 

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from encore_core.errors import InputError
 from encore_core.storage import data_folder, replacing
@@ -25,10 +25,17 @@ ROW_VERSION = 1
 TunedFor = Literal["few", "thousands"]
 """How many edits settings are for: what serves one fact best is not what a model bears a thousand times."""
 
+LENGTHS: tuple[TunedFor, ...] = get_args(TunedFor)
+
 
 @dataclass(frozen=True)
 class Shape:
-    """The key of a row: the family, the number of blocks, the width of the stream and the size of the vocabulary."""
+    """What a model's configuration says about it, by which rows of hyper-parameters are found.
+
+    Attributes:
+        model_type: the family, as transformers calls it.
+        n_layers, d_model, n_vocab: number of blocks, width of the residual stream, size of the vocabulary.
+    """
 
     model_type: str
     n_layers: int

@@ -10,7 +10,7 @@ import pytest
 import tiny_pages
 from refusals import NO_HUB
 from test_page_models import page_of, said
-from tiny_pages import errors, words
+from tiny_pages import errors, opened, words
 
 from dashboard.charts import tuning as charts
 from dashboard.charts.palette import LIGHT
@@ -142,3 +142,79 @@ def test_a_row_found_on_other_weights_is_untested_on_these(row, tiny_folder, mon
     assert check.settings.standing == "untested" and check.settings.lambda_p == 3000
     assert check.source == "encore tune on other weights, 2026-01-02"
     assert any("untested" in note for note in check.notes)
+
+
+def life(stage: str, left: float, stopped: str = "", **settings) -> dict:
+    looks = [
+        {"edits": edits, "first": left, "last": left, "first_accuracy": 50.0, "last_accuracy": 50.0,
+         "perplexity_ratio": 100 / left, "norm_ratio": 1.1, "tasks": left if edits == 600 else None}
+        for edits in ((200,) if stopped else (200, 600))
+    ]  # fmt: skip
+    return {"stage": stage, "settings": START | settings, "looks": looks, "seconds": 75.0, "stopped": stopped}
+
+
+LIVES = [
+    life("present", 50.0),
+    life("layers", 60.0, layers=[1, 2, 3]),
+    life("lambda_p", 70.0, layers=[1, 2, 3], lambda_p=3000.0),
+    life("lambda_p", 40.0, "30.0 points behind the best after 200 edits", layers=[1, 2, 3], lambda_p=9000.0),
+    life("held out: present", 45.0),
+    life("held out: found", 65.0, layers=[1, 2, 3], lambda_p=3000.0),
+]
+LONG = {"date": "2026-01-02T03:04:05+0000", "facts": 600, "held_out_facts": 600, "batch_size": 100, "complete": True}
+
+
+@pytest.fixture
+def long_row(row) -> TunedRow:
+    return replace(row, evidence=LONG | {"lives": LIVES}, tuned_for="thousands")
+
+
+def test_the_lives_of_a_search_for_thousands_of_edits(long_row, row, tiny_folder, monkeypatch):
+    cards = tiny_pages.cards(monkeypatch)
+    store_row(long_row)
+    app = page_of(tiny_folder)
+    text = said(app)
+    assert not errors(app) and "What is left of the model" in text
+    chart, frame = cards["tuning lives"]
+    assert list(frame[frame.taken].left) == [70.0, 70.0] and set(frame.label) == {
+        "settings for a few edits", "Edited layers 1-3", "Edited layers 1-3, λp 3000", "Edited layers 1-3, λp 9000"
+    }  # fmt: skip
+    assert chart.figure.data[-1].name == "taken", "on top"
+    assert "After 600 edits of facts that the search has not seen, 65.0 of 100 is left, 45.0 with" in text
+    assert "(+20.0)" in text and "30.0 points behind" in text
+    assert "All 6 lives" in "".join(one.label for one in app.expander)
+    # Beside it stands the search for a few edits, and both rows of settings.
+    store_row(row)
+    app = page_of(tiny_folder)
+    assert app.segmented_control(key="models_tuned").options == ["ENCORE", "ENCORE, thousands of edits"]
+    assert "A few edits" in said(app) and "Thousands" in said(app)
+
+
+@pytest.mark.parametrize(("changed", "said_so"), [
+    ({"lives": []}, "holds no lives"),
+    ({"lives": [LIVES[0], LIVES[4]]}, "Nothing tried left more"),
+    ({"lives": [*LIVES[:5], life("held out: found", 44.0)]}, "(-1.0)"),
+    ({"lives": LIVES, "complete": False}, "cut short"),
+])  # fmt: skip
+def test_what_a_search_for_thousands_may_have_come_to(long_row, tiny_folder, changed, said_so):
+    store_row(replace(long_row, evidence=LONG | changed, in_force=False))
+    app = page_of(tiny_folder)
+    assert said_so in words(app) and not errors(app) and any("not in force" in one.value for one in app.caption)
+
+
+def test_edit_and_run_offer_the_settings_for_thousands(long_row, tiny_folder, monkeypatch):
+    monkeypatch.setenv("ENCORE_MODEL", str(tiny_folder))
+    store_row(replace(long_row, settings=FOUND | {"layers": [1, 2]}))
+    app = opened("edit")
+    visitor = app.session_state["visitor"]
+    key = f"setting {visitor.lm.fingerprint} ENCORE tuned_for"
+    assert visitor.session.settings.tuned_for == "few"
+    app.segmented_control(key=key).set_value("thousands").run()
+    settings = app.session_state["visitor"].session.settings
+    assert (settings.tuned_for, settings.layers, settings.lambda_p) == ("thousands", (1, 2), 3000)
+    app.selectbox(key="method").set_value("MEMIT").run()  # has none
+    assert not errors(app) and not any(one.key == key.replace("ENCORE", "MEMIT") for one in app.segmented_control)
+
+    app = opened("run")
+    app.segmented_control(key="run ENCORE tuned_for").set_value("thousands").run()
+    assert not errors(app) and app.text_input(key="run ENCORE lambda_p").placeholder == "3000"

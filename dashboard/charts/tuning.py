@@ -1,4 +1,4 @@
-"""What a search for hyper-parameters has seen: scores against the values tried, and where facts are recalled."""
+"""What a search for hyper-parameters has seen: scores of values, what is left over a life, where facts are recalled."""
 
 from __future__ import annotations
 
@@ -61,6 +61,32 @@ def searched(frame: pd.DataFrame, titles: Mapping[str, str], colours: Palette, h
             axis = layout[f"xaxis{number + 1 if number else ''}"]
             axis.update(range=[-0.4, len(places) - 0.6], tickvals=places, ticktext=texts)
     return chart
+
+
+def lives(frame: pd.DataFrame, colours: Palette, height: int = 300) -> Chart:
+    """What is left of the model over the edits: a thick line for the settings taken, thin ones for the others.
+
+    Args:
+        frame: life, label, taken, edits, left (0 to 100).
+        colours: the theme's.
+        height: in pixels.
+    """
+    panels = Panels([("", "")], colours, height, Along("edits", "after %{x:,d} edits"))
+    named: set[str] = set()
+    # The one taken is drawn last, and so on top.
+    for _, part in sorted(frame.groupby("life"), key=lambda item: bool(item[1]["taken"].iloc[0])):
+        taken, first = bool(part["taken"].iloc[0]), int(part["life"].iloc[0]) == 0
+        name = "taken" if taken else "for a few edits" if first else "others tried"
+        paint = colours.edited if taken else colours.ink if first else colours.muted
+        panels.scatter(
+            0, x=part["edits"], y=part["left"], mode="lines+markers", name=name, legendgroup=name,
+            showlegend=name not in named, cliponaxis=False,
+            line={"color": paint, "width": 3 if taken else 1.5, "dash": "dash" if first and not taken else "solid"},
+            marker={"color": paint, "size": 8 if taken else 5, "symbol": "diamond" if taken else "circle"},
+            customdata=part["label"], hovertemplate="%{customdata}: %{y:.1f} left<extra></extra>",
+        )  # fmt: skip
+        named.add(name)
+    return panels.finished("left of 100", shared_y=True, columns=(1, 1), hundred=[0], more={"hovermode": "closest"})
 
 
 def recalled(frame: pd.DataFrame, colours: Palette, height: int = 200) -> Chart:

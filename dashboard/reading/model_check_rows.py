@@ -90,10 +90,12 @@ def _row(one: Stored, d_mlp: int, mark: object) -> Row:
 
 
 def settings_rows(check: ModelCheck) -> list[Row]:
-    """The row of hyper-parameters, and how texts will begin."""
-    s = check.settings
-    rows: list[Row] = [(setting.label, as_text(s, setting.name)) for setting in used_settings(s.method)]
-    return [*rows, ("In front of every text", check.start_token)]
+    """The hyper-parameters for a few edits, and for thousands where there are some, and how texts will begin."""
+    known = [one for one in (check.settings, check.for_thousands) if one is not None]
+    rows: list[Row] = [
+        (setting.label, *(as_text(one, setting.name) for one in known)) for setting in used_settings(known[0].method)
+    ]
+    return [*rows, ("In front of every text", *[check.start_token] * len(known))]
 
 
 def cost_line(check: ModelCheck, n_layers: int, tokens: int, enough: bool, samples: bool) -> str:

@@ -19,7 +19,7 @@ from encore_core.facts import Fact
 from encore_core.measures.tasks import load_tasks
 from encore_core.methods import METHODS, find_method
 from encore_core.models.editable import EditableModel
-from encore_core.tuned_rows import Shape, TunedFor, TunedRow, forget_row
+from encore_core.tuned_rows import TunedFor, TunedRow, forget_row
 from encore_core.tuning.facts import N_FACTS, choose_facts
 from encore_core.tuning.long_life import BATCH, HELD_OUT, Life, LifeTuner, LongRow
 from encore_core.tuning.search import Trial, Tuned, Tuner
@@ -77,8 +77,7 @@ def _tune(options: argparse.Namespace) -> None:
 
 
 def _forget(lm: EditableModel, method: str, tuned_for: TunedFor) -> None:
-    shape = Shape(lm.model.config.model_type, lm.n_layers, lm.d_model, lm.n_vocab)
-    if not forget_row(shape, method, tuned_for):
+    if not forget_row(lm.shape, method, tuned_for):
         raise InputError(
             f"No row of {method} for {tuned_for} edits has been found for this model, so there is none to forget."
         )

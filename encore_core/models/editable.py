@@ -21,7 +21,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 import torch
@@ -48,28 +48,14 @@ from encore_core.models.device_map import (
 from encore_core.models.families import Parts, find_parts, text_config
 from encore_core.models.memory import MemoryEstimate, Sizes, least_needed, need_and_have, shortage
 from encore_core.models.trial_run import check_run
+from encore_core.tuned_rows import Shape
 
 __all__ = [
-    "CATALOGUE", "DTYPES", "CatalogueEntry", "EditableModel", "ModelShape", "Progress", "choose_device", "choose_dtype",
+    "CATALOGUE", "DTYPES", "CatalogueEntry", "EditableModel", "Progress", "choose_device", "choose_dtype",
     "describe_model", "is_ready", "load_model", "wrap",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """What a model's configuration says about it.
-
-    Attributes:
-        model_type: the family, as transformers calls it.
-        n_layers, d_model, n_vocab: number of blocks, width of the residual stream, size of the vocabulary.
-    """
-
-    model_type: str
-    n_layers: int
-    d_model: int
-    n_vocab: int
 
 
 @dataclass(eq=False)
@@ -125,6 +111,11 @@ class EditableModel:
         """Ids of tokens that are not text: those the tokenizer names, and those it marks as special."""
         marked = {number for number, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         return frozenset(marked | set(self.tokenizer.all_special_ids))
+
+    @property
+    def shape(self) -> Shape:
+        """What rows of hyper-parameters are found by."""
+        return Shape(self.model.config.model_type, self.n_layers, self.d_model, self.n_vocab)
 
     @property
     def start_text(self) -> str | None:
@@ -259,7 +250,7 @@ def load_model(
         lm = assemble(name, source, sizes.n_vocab, torch_dtype, tell, target_device, device_map=straight)
     for note in lm.notes:
         log.warning("Model %s: %s", name, note)
-    row = find_model_row(config.model_type, lm.n_layers, lm.d_model, lm.n_vocab)
+    row = find_model_row(*astuple(lm.shape))
     lm.start_token = start_tokens.find(
         lm.model,
         lm.tokenizer,
@@ -326,7 +317,7 @@ def wrap(model: nn.Module, tokenizer: object, name: str) -> EditableModel:
     return EditableModel(name, model, tokenizer, parts, fingerprint(model), offloaded)
 
 
-def describe_model(name: str, dtype: str | None = None, progress: Progress | None = None) -> ModelShape:
+def describe_model(name: str, dtype: str | None = None, progress: Progress | None = None) -> Shape:
     """The shape of a model, without loading its weights (the embedded one is unpacked if necessary).
 
     Args:
@@ -338,7 +329,7 @@ def describe_model(name: str, dtype: str | None = None, progress: Progress | Non
     choose_dtype(dtype)
     config = read_config(name, find_source(name, progress or (lambda what, share: None)))
     text = text_config(config)
-    return ModelShape(config.model_type, text.num_hidden_layers, text.hidden_size, text.vocab_size)
+    return Shape(config.model_type, text.num_hidden_layers, text.hidden_size, text.vocab_size)
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -19,10 +20,7 @@ def settings_of(lm: EditableModel, method: str, overrides: dict[str, Any] | None
     """
     settings = settings_for(
         method,
-        model_type=lm.model.config.model_type,
-        n_layers=lm.n_layers,
-        d_model=lm.d_model,
-        n_vocab=lm.n_vocab,
+        **asdict(lm.shape),
         fingerprint=lm.fingerprint,
         overrides=overrides,
     )

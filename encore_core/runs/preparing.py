@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from encore_core.editing.covariance import BUNDLED, text_named
@@ -20,7 +20,7 @@ from encore_core.errors import InputError, quoted
 from encore_core.facts import FOUND, Fact, duplicate_subjects, read_facts
 from encore_core.measures.task_sets import tasks_folder
 from encore_core.measures.tasks import load_tasks
-from encore_core.methods import Settings, settings_for
+from encore_core.methods import Settings, lengths_of, settings_for
 from encore_core.models.device_map import device_name
 from encore_core.models.editable import CATALOGUE, Progress, describe_model
 from encore_core.runs import key_statistics
@@ -29,8 +29,11 @@ from encore_core.runs.facts_file import fact_lines
 from encore_core.runs.key_statistics import recorded_digest
 from encore_core.runs.plan import RunPlan
 from encore_core.storage import absolute_folder
+from encore_core.tuned_rows import Shape
 
 DUPLICATES_NAMED = 5
+MANY = 500
+"""From so many edits on a plan is told of settings for thousands of edits, where the model has some."""
 
 
 @dataclass(frozen=True)
@@ -90,14 +93,7 @@ def prepare(plan: RunPlan, facts: Sequence[Fact] | None = None, progress: Progre
     n_edits = _number_of_edits(plan, len(read))
     device = device_name(plan.device)
     shape = describe_model(plan.model, plan.dtype, progress)
-    settings = settings_for(
-        plan.method,
-        model_type=shape.model_type,
-        n_layers=shape.n_layers,
-        d_model=shape.d_model,
-        n_vocab=shape.n_vocab,
-        overrides=plan.overrides,
-    )
+    settings = settings_for(plan.method, **asdict(shape), overrides=plan.overrides)
     if plan.workers > 1 and settings.from_gradients:
         raise InputError(f"workers = {plan.workers} share targets, and {settings.method} has none; give workers = 1.")
     tasks = None
@@ -125,7 +121,13 @@ def prepare(plan: RunPlan, facts: Sequence[Fact] | None = None, progress: Progre
         plan=done,
         facts=tuple(chosen),
         settings=settings,
-        notices=(*_duplicates(chosen), *moved, *_untested(settings, plan.model), *told),
+        notices=(
+            *_duplicates(chosen),
+            *moved,
+            *_untested(settings, plan.model),
+            *_for_few(settings, shape, n_edits),
+            *told,
+        ),
         facts_digest=recorded_digest("".join(sorted(lines))),
         order_digest=recorded_digest("".join(lines)),
         statistics=statistics,
@@ -173,6 +175,17 @@ def _untested(settings: Settings, model: str) -> list[str]:
     if settings.standing != "untested":
         return []
     return [f"These settings of {settings.method} are untested on {quoted(model)}."]
+
+
+def _for_few(settings: Settings, shape: Shape, n_edits: int) -> list[str]:
+    """That there are settings for as many edits as these, where others were chosen."""
+    lengths = lengths_of(shape, settings.method)
+    if n_edits < MANY or settings.tuned_for == "thousands" or "thousands" not in lengths:
+        return []
+    return [
+        f"The settings of {settings.method} are those for a few edits, and {n_edits:,} are planned; for thousands of "
+        "edits this model has others (Settings for, or --set tuned_for=thousands)."
+    ]
 
 
 def _absolute_text(name: str | None) -> str | None:

@@ -20,7 +20,7 @@ from encore_core.model_rows import find_model_row
 from encore_core.models.editable import EditableModel
 from encore_core.models.settings import settings_of
 from encore_core.storage import data_folder
-from encore_core.tuned_rows import Shape, TunedFor
+from encore_core.tuned_rows import TunedFor
 
 STEPS = {
     "lambda_p": (3.0, 3), "lambda_n": (4.0, 2), "null_threshold": (3.0, 2), "l2": (3.0, 2), "lr": (0.5, 1),
@@ -58,7 +58,7 @@ class Ground:
         if self.present.from_gradients:
             what = "targets" if self.present.needs_statistics else "targets and no statistics"
             raise InputError(f"{self.method} has no {what} to tune; try --set lr=… and layers=….")
-        self.shape = Shape(lm.model.config.model_type, lm.n_layers, lm.d_model, lm.n_vocab)
+        self.shape = lm.shape
 
     def is_published(self, tuned_for: TunedFor = "few") -> bool:
         """Whether the program comes with settings for the model, and so many edits."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard.elements import widgets
+from dashboard.elements import tuned_for, widgets
 from dashboard.parts.edit import compare_form
 from dashboard.parts.edit.compare_form import PAPERS
 from dashboard.reading.run_words import method_label
@@ -16,6 +16,7 @@ from encore_core.errors import InputError
 from encore_core.method_cards import card_of
 from encore_core.methods import METHODS, SETTABLE, Settings
 from encore_core.models.settings import settings_of
+from encore_core.tuned_rows import TunedFor
 
 
 def pick_method(visitor: Visitor) -> bool:
@@ -39,6 +40,7 @@ def pick_method(visitor: Visitor) -> bool:
         )
         st.caption(METHODS[method].summary)
         _about(method)
+        tuned_for.pick(method, visitor.lm.shape, _tuned_key(visitor, method))
         with st.expander("Settings", key="settings_open", on_change="rerun"):
             overrides = _settings_unseen(visitor, method) | _settings_form(visitor, method)
         try:
@@ -72,9 +74,17 @@ def _about(method: str) -> None:
         widgets.table([("", "name"), (method, "")], [*rows, *([["To know", card.note]] if card.note else [])], "Card")
 
 
-def _settings_key(visitor: Visitor, method: str, name: str) -> str:
+def _settings_key(visitor: Visitor, method: str, name: str, length: TunedFor) -> str:
     # Each model and method has its own settings, so looking at another one loses nothing that was typed.
-    return f"setting {visitor.lm.fingerprint} {method} {name}"
+    return f"setting {visitor.lm.fingerprint} {method} {name}{'' if length == 'few' else f' {length}'}"
+
+
+def _tuned_key(visitor: Visitor, method: str) -> str:
+    return _settings_key(visitor, method, "tuned_for", "few")
+
+
+def _tuned_for(visitor: Visitor, method: str) -> TunedFor:
+    return st.session_state.get(_tuned_key(visitor, method)) or "few"
 
 
 def _settings_unseen(visitor: Visitor, method: str) -> dict[str, object]:
@@ -82,18 +92,19 @@ def _settings_unseen(visitor: Visitor, method: str) -> dict[str, object]:
     present = visitor.session.settings
     if not visitor.session.history or method != present.method:
         return {}
-    seen = {*(setting.name for setting in used_settings(method)), "sequential"}
+    seen = {*(setting.name for setting in used_settings(method)), "tuned_for", "sequential"}
     return {name: getattr(present, name) for name in SETTABLE if name not in seen}
 
 
 def _settings_form(visitor: Visitor, method: str) -> dict[str, object]:
     """The settings as fields, filled with the model's. Returns what they hold."""
-    table = settings_of(visitor.lm, method)
-    overrides: dict[str, object] = {}
+    length = _tuned_for(visitor, method)
+    table = settings_of(visitor.lm, method, {"tuned_for": length})
+    overrides: dict[str, object] = {"tuned_for": length}
     columns = st.columns(2)
     for place, setting in enumerate(used_settings(method)):
         name, column = setting.name, columns[place % 2]
-        key, value = _settings_key(visitor, method, name), getattr(table, name)
+        key, value = _settings_key(visitor, method, name, length), getattr(table, name)
         if setting.choices:
             remembered(key, value)
             overrides[name] = column.selectbox(
@@ -112,7 +123,7 @@ def _settings_form(visitor: Visitor, method: str) -> dict[str, object]:
                 overrides[name] = value
     columns[(place + 1) % 2].number_input("Seed", 0, 2**31 - 1, key="seed", step=1, persist_state="session",
                                           help="For the prefixes sampled before prompts.")  # fmt: skip
-    key = _settings_key(visitor, method, "sequential")
+    key = _settings_key(visitor, method, "sequential", length)
     remembered(key, table.sequential)
     overrides["sequential"] = st.toggle("Later batches preserve earlier edits", key=key, persist_state="session")
     st.caption("On by default for every method, MEMIT too, as in the authors' code.")
@@ -123,9 +134,10 @@ def _settings_form(visitor: Visitor, method: str) -> dict[str, object]:
 def restore_settings(visitor: Visitor, settings: Settings, seed: int) -> None:
     """Fill the method's card with the given settings."""
     st.session_state["method"], st.session_state["seed"] = settings.method, seed
+    st.session_state[_tuned_key(visitor, settings.method)] = settings.tuned_for
     for name in (*(setting.name for setting in SETTINGS), "sequential"):
         value = getattr(settings, name)
-        st.session_state[_settings_key(visitor, settings.method, name)] = (
+        st.session_state[_settings_key(visitor, settings.method, name, settings.tuned_for)] = (
             layers_text(value) if name == "layers" else value
         )
 

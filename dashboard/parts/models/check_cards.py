@@ -5,12 +5,13 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.elements import widgets
-from dashboard.parts.models import tuning
+from dashboard.elements.tuned_for import WORDS
+from dashboard.parts.models import tuning, tuning_lives
 from dashboard.reading import model_check_rows
 from dashboard.visitors.messages import Message
 from encore_core.methods import METHODS
 from encore_core.model_check import ModelCheck
-from encore_core.tuned_rows import Shape, find_row
+from encore_core.tuned_rows import LENGTHS, Shape, find_row
 
 
 def answer(check: ModelCheck) -> None:
@@ -36,13 +37,20 @@ def details(check: ModelCheck) -> None:
         widgets.table(columns, model_check_rows.memory_rows(check), "Memory by part")
     with right, st.container(border=True, key="card_hyper"):
         widgets.heading("Hyper-parameters of ENCORE", f"{check.settings.standing}: {check.source}")
-        widgets.table([("Setting", ""), ("Value", "right")], model_check_rows.settings_rows(check), "Hyper-parameters")
+        values = ["Value"] if check.for_thousands is None else ["A few edits", "Thousands"]
+        columns = [("Setting", ""), *((value, "right") for value in values)]
+        widgets.table(columns, model_check_rows.settings_rows(check), "Hyper-parameters")
 
 
 def tuned(check: ModelCheck) -> None:
     """What encore tune has found for a model of this shape, or how to start the search."""
     shape = Shape(check.model_type, check.n_layers, check.d_model, check.n_vocab)
-    rows = {method: row for method in METHODS if (row := find_row(shape, method)) is not None}
+    rows = {
+        method if length == "few" else f"{method}, {WORDS[length]}": row
+        for method in METHODS
+        for length in LENGTHS
+        if (row := find_row(shape, method, length)) is not None
+    }
     if not rows:
         tuning.how_to_get_one(check.name, "ENCORE")
         return
@@ -50,5 +58,9 @@ def tuned(check: ModelCheck) -> None:
         # Another model may have rows of other methods.
         if st.session_state.get("models_tuned") not in rows:
             st.session_state["models_tuned"] = next(iter(rows))
-        st.segmented_control("Method that was tuned", list(rows), key="models_tuned", required=True)
-    tuning.show(rows[st.session_state["models_tuned"] if len(rows) > 1 else next(iter(rows))])
+        st.segmented_control("Search to look at", list(rows), key="models_tuned", required=True)
+    row = rows[st.session_state["models_tuned"] if len(rows) > 1 else next(iter(rows))]
+    if row.tuned_for == "few":
+        tuning.show(row)
+    else:
+        tuning_lives.show(row)

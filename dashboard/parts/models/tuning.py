@@ -18,7 +18,7 @@ from encore_core.tuned_rows import TunedRow
 
 SETTINGS = {
     "layers": "Edited layers", "lambda_p": "λp", "lambda_n": "λn", "null_threshold": "Null-space threshold", "l2": "L2",
-    "lr": "Learning rate",
+    "lr": "Learning rate", "search_step": "η, step",
 }  # fmt: skip
 """Setting that is searched over → its title, in the order of the panels."""
 
@@ -80,7 +80,9 @@ def how_to_get_one(model: str, method: str) -> None:
     """The command that searches, where no row has been found."""
     with st.container(border=True, key="card_tuning"):
         widgets.heading("Find hyper-parameters for this model", "a search on 50 facts; it resumes where it was stopped")
-        st.code(f"{command(model, method)} --estimate\n{command(model, method)}", language=None, wrap_lines=True)
+        found = command(model, method)
+        st.code(f"{found} --estimate\n{found}\n{found} --horizon 2000", language=None, wrap_lines=True)
+        st.caption("--horizon judges settings by what is left of the model after so many edits; it takes hours.")
 
 
 def command(model: str, method: str) -> str:
@@ -110,7 +112,7 @@ def searched(row: TunedRow) -> pd.DataFrame:
         for place, trial in enumerate(sorted(of_it, key=lambda trial: trial["settings"][name])):
             value = trial["settings"][name]
             taken = value == row.settings.get(name)
-            found.append((name, place, _text(value), taken, *(trial[column] for column in columns)))
+            found.append((name, place, as_text(value), taken, *(trial[column] for column in columns)))
     return pd.DataFrame(found, columns=["setting", "place", "value", "taken", *columns])
 
 
@@ -146,7 +148,7 @@ def table(trials: Sequence[Mapping[str, Any]]) -> tuple[list[tuple[str, str]], l
     rows = [
         (
             trial["stage"],
-            *(_text(trial["settings"].get(name)) for name in names),
+            *(as_text(trial["settings"].get(name)) for name in names),
             *(f"{trial[score]:.1f}" for score in charts.SCORES),
             f"{trial['norm_ratio']:.3f}",
             f"× {trial['perplexity_ratio']:.3f}",
@@ -157,7 +159,7 @@ def table(trials: Sequence[Mapping[str, Any]]) -> tuple[list[tuple[str, str]], l
     return columns, rows
 
 
-def _text(value: object) -> str:
+def as_text(value: object) -> str:
     if isinstance(value, list):
         in_a_row = len(value) > 2 and value == list(range(value[0], value[-1] + 1))
         return f"{value[0]}-{value[-1]}" if in_a_row else ",".join(map(str, value))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from dashboard.elements import widgets
+from dashboard.elements import tuned_for, widgets
 from dashboard.reading.run_words import MAIN_METHODS, MOST_COMPARED, method_label
 from dashboard.reading.settings_fields import Setting, as_text, used_settings
 from dashboard.visitors import access
@@ -18,7 +19,8 @@ from encore_core.editing.covariance import BUNDLED
 from encore_core.errors import InputError
 from encore_core.methods import METHODS, Settings, settings_for
 from encore_core.models.device_map import DEVICE_NAMES
-from encore_core.models.editable import CATALOGUE, DTYPES, ModelShape, describe_model
+from encore_core.models.editable import CATALOGUE, DTYPES, describe_model
+from encore_core.tuned_rows import Shape
 
 
 def pick_model(
@@ -99,7 +101,7 @@ def _pick_methods() -> list[str]:
     return st.session_state["run_methods"]
 
 
-def _shape(visitor: Visitor, name: str, dtype: str | None, place: DeltaGenerator) -> ModelShape | None:
+def _shape(visitor: Visitor, name: str, dtype: str | None, place: DeltaGenerator) -> Shape | None:
     try:
         access.check_model(name)
         return _described(name, dtype)
@@ -110,7 +112,7 @@ def _shape(visitor: Visitor, name: str, dtype: str | None, place: DeltaGenerator
 
 
 @st.cache_resource(show_spinner=False, max_entries=20, ttl=60)
-def _described(name: str, dtype: str | None) -> ModelShape:
+def _described(name: str, dtype: str | None) -> Shape:
     return describe_model(name, dtype)
 
 
@@ -124,7 +126,7 @@ def _field(column: Any, setting: Setting, key: str, table: Settings) -> str | No
     return column.text_input(setting.label, key=key, help=setting.about, placeholder=own, **KEEP)
 
 
-def _settings(methods: Sequence[str], shape: ModelShape | None, is_open: bool) -> tuple[dict[str, dict], bool]:
+def _settings(methods: Sequence[str], shape: Shape | None, is_open: bool) -> tuple[dict[str, dict], bool]:
     """Fields that override a method's settings; an empty field means the model's own value, shown in it."""
     overrides: dict[str, dict[str, Any]] = {method: {} for method in methods}
     if shape is None or not methods:
@@ -132,10 +134,13 @@ def _settings(methods: Sequence[str], shape: ModelShape | None, is_open: bool) -
             st.caption("Appears when a model and a method are picked.")
         return overrides, True
     well = True
-    known = vars(shape)
+    known = asdict(shape)
     for method, tab in zip(methods, st.tabs(list(methods)), strict=True):
         with tab:
-            table = settings_for(method, **known)
+            length = tuned_for.pick(method, shape, f"run {method} tuned_for")
+            if length != "few":
+                overrides[method]["tuned_for"] = length
+            table = settings_for(method, **known, overrides=overrides[method])
             columns = st.columns(2)
             for place, setting in enumerate(used_settings(method)):
                 value = _field(columns[place % 2], setting, f"run {method} {setting.name}", table)
