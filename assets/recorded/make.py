@@ -45,15 +45,16 @@ class Recorded:
         return int(self.options[self.options.index(name) + 1]) if name in self.options else 0
 
 
-LONG = ("--order", "shuffled", "--batch-size", "100", "--checkpoint-every", "100", "--measure", "share_cap=0.3",
-        "--measure", "sample_facts=100", "--measure", "batch_facts=50")  # fmt: skip
+LONG = ("--order", "shuffled", "--batch-size", "100", "--checkpoint-every", "100", "--measure", "share_cap=0.6",
+        "--measure", "generate=false")  # fmt: skip
+COUNTERFACT = ("--batch-size", "50", "--checkpoint-every", "50", "--measure", "share_cap=0.3")
 LONGEST = ("--batch-size", "100", "--checkpoint-every", "1000", "--measure", "share_cap=0.4")
 ON_CPU = ("--batch-size", "100", "--checkpoint-every", "500", "--measure", "share_cap=0.12", "--device", "cpu")
 BUNDLED = ("--batch-size", "50", "--checkpoint-every", "50", "--measure", "share_cap=0.3", "--order", "shuffled",
            "--measure", "generation_entropy=false", "--measure", "trajectory_facts=100")  # fmt: skip
 PLANNED = [
     *[
-        Recorded(f"recorded-{name}-1000", method, "long", 1000, LONG)
+        Recorded(f"recorded-{name}-1000", method, "counterfact", 1000, COUNTERFACT)
         for name, method in {
             "encore": "ENCORE",
             "memit": "MEMIT",
@@ -61,16 +62,27 @@ PLANNED = [
             "emmet": "EMMET",
             "memit-mpes": "MEMIT+MPES",
             "memit-norm": "MEMIT+norm",
-            "encore-n": "ENCORE-N",
-            "ultraedit": "UltraEdit",
-            "stableedit": "StableEdit",
-            "crispedit": "CrispEdit",
-            "encore-nas": "ENCORE+NAS",
-            "alphaedit-nas": "AlphaEdit+NAS",
-            "sphere": "SPHERE",
-            "betaedit": "BetaEdit",
-            "lyaplock": "LyapLock",
         }.items()
+    ],
+    *[
+        Recorded(f"recorded-{method.lower().replace('+', '-')}-long", method, "long", 1000, LONG)
+        for method in (
+            "ENCORE",
+            "MEMIT",
+            "AlphaEdit",
+            "EMMET",
+            "MEMIT+MPES",
+            "MEMIT+norm",
+            "ENCORE-N",
+            "ENCORE+NAS",
+            "AlphaEdit+NAS",
+            "SPHERE",
+            "BetaEdit",
+            "LyapLock",
+            "UltraEdit",
+            "StableEdit",
+            "CrispEdit",
+        )
     ],
     Recorded("recorded-memit-10000", "MEMIT", "counterfact", 10_000, LONGEST),
     Recorded("recorded-encore-10000", "ENCORE", "counterfact", 10_000, LONGEST),
