@@ -316,7 +316,7 @@ def compared(
         st.caption(TABLES[number].about)
         figures_table(frame, rows, quantities)
     with st.container(border=True, key="card_differences"):
-        widgets.heading("What differs", "expect the same order, not the same figures")
+        widgets.heading("What differs", "the paper's runs, and those here")
         if runs:
             widgets.table(
                 [("", "name"), ("In the paper", ""), ("Here", "")], differences(runs), "The paper's runs and those here"

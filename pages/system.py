@@ -205,7 +205,11 @@ def held(visitors: Sequence[Visitor], mine: Visitor | None) -> None:
     with st.container(border=True, key="card_held"):
         widgets.heading("Edits", "memory of the edited matrices and of what undo needs, counted now")
         widgets.table([("Whose", "name"), ("Edits", "right"), ("Memory", "right")], rows, "Memory that edits take")
-        st.caption("A visitor who leaves is forgotten two minutes later, and their memory is freed.")
+        minutes = limits.limits().visitors.keep_minutes
+        st.caption(
+            f"What a visitor who leaves has edited is kept for {minutes} minutes, for the browser that made it; then its "
+            "memory is freed."
+        )
 
 
 def disk() -> None:

@@ -42,7 +42,7 @@ def own(tiny_folder, statistics_text) -> list[str]:
 def answers(app) -> list[str]:
     """The answers on a page, without what the paper found."""
     found = re.findall(r'<div class="es-answer" role="status"><p>(.*?)</p>', markup(app), re.DOTALL)
-    return [html.unescape(re.sub(r"<[^>]+>", "", text)) for text in found]
+    return [html.unescape(re.sub(r"<[^>]+>", "", text)).replace("\u00a0", " ") for text in found]
 
 
 @pytest.mark.parametrize(("page", "query", "recorded", "mine"), [

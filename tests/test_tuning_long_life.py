@@ -23,7 +23,8 @@ from encore_core.models.settings import settings_of
 from encore_core.tuned_rows import Shape, TunedRow, find_row, forget_row, store_row
 from encore_core.tuning import long_life
 from encore_core.tuning.facts import choose_facts
-from encore_core.tuning.long_life import Life, LifeTuner, Look
+from encore_core.tuning.lives import Life, Look
+from encore_core.tuning.long_life import LifeTuner
 
 BASE = tiny_models.DEFAULTS | {"lambda_n": 0.001, "steps": 2}
 N, BATCH = 6, 2

@@ -187,12 +187,10 @@ def next_tokens(tokens: pd.DataFrame, colours: Palette) -> Chart:
         colours: the theme's.
     """
     moments = list(dict.fromkeys(tokens["moment"]))
-    titles = {"before": "Before", "after": "After"} if len(moments) > 1 else {"before": "Next word, as loaded"}
-    traces, axes, headings = Traces(), {}, []
-    width = (1 - _BETWEEN * (len(moments) - 1)) / len(moments)
+    traces = Traces()
     for number, moment in enumerate(moments):
         part = tokens[tokens["moment"] == moment]
-        suffix, left = str(number + 1) if number else "", number * (width + _BETWEEN)
+        suffix = str(number + 1) if number else ""
         traces.bar(
             xaxis=f"x{suffix}", yaxis=f"y{suffix}", orientation="h", x=part["probability"], y=part["rank"],
             marker={"color": [{"new": colours.new, "true": colours.true}.get(role, colours.muted)
@@ -200,29 +198,40 @@ def next_tokens(tokens: pd.DataFrame, colours: Palette) -> Chart:
             text=[percent(value) for value in part["probability"]], textposition="outside", cliponaxis=False,
             textfont={"color": colours.ink}, hoverinfo="skip", showlegend=False,
         )  # fmt: skip
+    return Chart(traces, _two_lists(tokens, moments, colours), _two_lists(tokens, moments, colours, is_narrow=True))
+
+
+def _two_lists(tokens: pd.DataFrame, moments: Sequence[str], colours: Palette, is_narrow: bool = False) -> dict:
+    """The layout of `next_tokens`; a narrow page has shorter bars, so that their figures keep off the words."""
+    titles = {"before": "Before", "after": "After"} if len(moments) > 1 else {"before": "Next word, as loaded"}
+    between, most, size = (0.3, 1.75, 13) if is_narrow else (_BETWEEN, 1.22, 15)
+    width = (1 - between * (len(moments) - 1)) / len(moments)
+    axes, headings = {}, []
+    for number, moment in enumerate(moments):
+        part = tokens[tokens["moment"] == moment]
+        suffix, left = str(number + 1) if number else "", number * (width + between)
         axes[f"xaxis{suffix}"] = {
             "fixedrange": True, "anchor": f"y{suffix}", "domain": [left, left + width], "visible": False,
-            "range": [0, 1.22],
+            "range": [0, most],
         }  # fmt: skip
         axes[f"yaxis{suffix}"] = {
             "fixedrange": True, "anchor": f"x{suffix}", "autorange": "reversed", "tickvals": part["rank"],
-            "ticktext": [label(token, 14) for token in part["token"]], "ticks": "", "ticklabelstandoff": 6,
-            "showgrid": False, "zeroline": False, "tickfont": {"size": 15},
+            "ticktext": [label(token, 10 if is_narrow else 14) for token in part["token"]], "ticks": "",
+            "ticklabelstandoff": 6, "showgrid": False, "zeroline": False, "tickfont": {"size": size},
         }  # fmt: skip
         headings.append({
             "text": f"<b>{titles[moment]}</b>", "x": left + width / 2, "y": 1, "xref": "paper", "yref": "paper",
             "xanchor": "center", "yanchor": "bottom", "showarrow": False,
             "font": {"size": 15, "color": colours.muted},
         })  # fmt: skip
-    layout = _layout(
+    return _layout(
         colours,
         66 + 31 * int(tokens["rank"].max()),
-        margin={"l": 100, "r": 12, "t": 40, "b": 8},
+        margin={"l": 84 if is_narrow else 100, "r": 12, "t": 40, "b": 8},
         bargap=0.3,
         annotations=headings,
         **axes,
     )
-    return Chart(traces, layout, layout)
 
 
 def norm_growth(norms: pd.DataFrame, colours: Palette) -> Chart:

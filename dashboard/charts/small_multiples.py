@@ -10,7 +10,17 @@ import pandas as pd
 from dashboard.charts.chart import Chart
 from dashboard.charts.palette import DASHES, Palette
 from dashboard.charts.panels import Panels
-from dashboard.charts.runs import LEAST_RATIOS, MARKED_POINTS, RATIO, Line, draw_band, hovers, panel_title, ratio_axis
+from dashboard.charts.runs import (
+    LEAST_RATIOS,
+    MARKED_POINTS,
+    RATIO,
+    Line,
+    draw_band,
+    hovers,
+    panel_title,
+    ratio_axis,
+    with_gaps,
+)
 
 HEIGHT = 84
 """Of a row, in pixels."""
@@ -104,6 +114,7 @@ def _draw(panels: Panels, number: int, part: pd.DataFrame, line: Line, row: Row)
     """A run's line with its band."""
     colour = panels.colours.method(line.method)
     draw_band(panels, number, part, line.run, colour)
+    part = with_gaps(part)
     panels.scatter(
         number,
         x=part["edits"],

@@ -39,6 +39,11 @@ def plain(text: str) -> str:
     return re.sub(r"(?<=[:@])|(?<=www)", "\u2060", escaped, flags=re.IGNORECASE)
 
 
+def _together(text: str) -> str:
+    """A sentence in which no line ends between a number and its sign or unit."""
+    return re.sub(r"(?<=×) (?=\d)|(?<=\d) (?=%|(?:s|min|h|points?)\b)", "\u00a0", text)
+
+
 def problem(error: InputError | str) -> None:
     """Show what is wrong, beside what it is about."""
     notice(Message("error", str(error)))
@@ -46,7 +51,7 @@ def problem(error: InputError | str) -> None:
 
 def remark(text: str) -> None:
     """A quiet line beside what it is about; nothing in it is read as markdown or markup."""
-    st.html(rich('<p class="es-aside" dir="auto">{text}</p>', text=text))
+    st.html(rich('<p class="es-aside" dir="auto">{text}</p>', text=_together(text)))
 
 
 def notice(message: Message | None) -> None:
@@ -61,7 +66,7 @@ def notice(message: Message | None) -> None:
             kind=message.kind,
             role=role,
             symbol=SYMBOLS[message.kind],
-            text=message.text,
+            text=_together(message.text),
         )
     )
 
@@ -73,10 +78,10 @@ def answer(found: Answer) -> None:
 
 def answer_markup(found: Answer) -> str:
     """The same as markup, for the first paint, too."""
-    lead, rest = re.fullmatch(r"(.*?[.:;](?=\s|$))?(.*)", found.text, re.DOTALL).groups(default="")
+    lead, rest = re.fullmatch(r"(.*?[.:;](?=\s|$))?(.*)", _together(found.text), re.DOTALL).groups(default="")
     return (
         rich('<div class="es-answer" role="status"><p><b>{lead}</b>{rest}</p>', lead=lead, rest=rest)
-        + (rich('<p class="es-aside">{paper}</p>', paper=found.paper) if found.paper else "")
+        + (rich('<p class="es-aside">{paper}</p>', paper=_together(found.paper)) if found.paper else "")
         + "</div>"
     )
 

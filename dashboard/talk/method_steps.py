@@ -101,7 +101,7 @@ STEPS = (
     Step(
         "again",
         "Again",
-        "Doing it 10,000 times",
+        "Doing it thousands of times",
         (
             "The next batch starts from the matrix that the last one left. The keys of facts edited before join what "
             "is to be preserved: P becomes smaller in their directions, by the same formula as in recursive least "
@@ -134,16 +134,16 @@ STEPS = (
         "o: what a sublayer (input, attention or MLP of a layer) adds to the residual stream · shares are measured on "
         "a fixed text.",
         ("stream", "attention", "value", "share"),
-        "Attention and all other layers add to the same residual stream as v; the larger W, the larger the share of v.",
+        "Attention and all other layers add to the same residual stream as v; the share of v is measured below.",
     ),
     Step(
         "mpes",
         "MPES",
         "First remedy: stop early (MPES)",
         (
-            "Without a reason to stop, the search for a target goes on until the answer is nearly certain. No fact "
-            "that the model learned by itself is held with such certainty: the edited fact is overfitted, and its "
-            "target lies further away than necessary.",
+            "Without a reason to stop, the search for a target goes on until the answer is nearly certain. The paper "
+            "finds that its models hold what they learned by themselves with less certainty: the edited fact is "
+            "overfitted, and its target lies further away than necessary.",
             "Most-Probable Early Stopping ends the search as soon as every token of the answer is the most probable "
             "one in every context, plus a few extra steps. Targets lie nearer, R is smaller, and so is Δ.",
         ),

@@ -21,7 +21,8 @@ from encore_core.methods import METHODS, find_method
 from encore_core.models.editable import EditableModel
 from encore_core.tuned_rows import TunedFor, TunedRow, forget_row
 from encore_core.tuning.facts import N_FACTS, choose_facts
-from encore_core.tuning.long_life import BATCH, HELD_OUT, Life, LifeTuner, LongRow
+from encore_core.tuning.lives import HELD_OUT, Life
+from encore_core.tuning.long_life import BATCH, LifeTuner, LongRow
 from encore_core.tuning.search import Trial, Tuned, Tuner
 
 

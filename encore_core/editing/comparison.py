@@ -282,6 +282,11 @@ class _SharedSearch:
         return find
 
 
+def share_search(one: Settings, other: Settings) -> bool:
+    """Whether two methods share a search before any edit: the one goes on where the other stopped."""
+    return not (one.from_gradients or other.from_gradients) and _path(one) == _path(other)
+
+
 def _path(settings: Settings) -> tuple:
     """What decides where a search goes: the last edited layer, and all that is no stopping rule."""
     same = replace(target_settings(settings), **dict.fromkeys(RULE_FIELDS, 0))

@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import harmonic_mean
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -41,6 +40,7 @@ from encore_core.models.editable import EditableModel, Progress
 from encore_core.storage import append_line, remove, replacing
 from encore_core.tuned_rows import TunedRow, store_row
 from encore_core.tuning.ground import STEPS, Ground, OutOfTime, key_of, read_trials, walk
+from encore_core.tuning.lives import HELD_OUT, Life, Look
 
 VERSION = 1
 BATCH = 100
@@ -50,74 +50,8 @@ PLACES = (0.1, 0.3, 1.0)
 BEHIND = 3.0
 TIE = 1.0
 COSTED_FACTS = 8
-HELD_OUT = "held out: "
 
 OnLook = Callable[["Life"], None]
-
-
-@dataclass(frozen=True)
-class Look:
-    """What is left of a model after some edits.
-
-    Attributes:
-        edits: how many.
-        first, last: overall scores of the facts of the first and of the newest batch, see `scores.Scores`.
-        first_accuracy, last_accuracy: share of them that the model says, × 100.
-        perplexity_ratio: perplexity on the fixed text, divided by the unedited model's.
-        norm_ratio: the largest ‖W‖/‖W₀‖.
-        tasks: mean F1 of the downstream tasks, as a share of the unedited model's × 100; None where they are not asked.
-    """
-
-    edits: int
-    first: float
-    last: float
-    first_accuracy: float
-    last_accuracy: float
-    perplexity_ratio: float
-    norm_ratio: float
-    tasks: float | None = None
-
-    @property
-    def left(self) -> float:
-        """What is left, 0 to 100: the harmonic mean of both scores, 100 / perplexity ratio, and the share of the tasks.
-
-        None of them counts for more than 100.
-        """
-        parts = [self.first, self.last, 100 / self.perplexity_ratio, *([self.tasks] if self.tasks is not None else [])]
-        return harmonic_mean([min(100.0, max(0.0, part)) for part in parts])
-
-
-@dataclass(frozen=True)
-class Life:
-    """One trial.
-
-    Attributes:
-        stage: "present", "known", "layers", the name of a setting, "held out: present" or "held out: found".
-        settings: what was tried, plain JSON values.
-        looks: what was left, in order.
-        seconds: how long it took.
-        stopped: why it ended before the horizon; empty if it did not.
-    """
-
-    stage: str
-    settings: dict[str, Any]
-    looks: tuple[Look, ...] = ()
-    seconds: float = 0.0
-    stopped: str = ""
-
-    @property
-    def score(self) -> float:
-        """What was left at the end; 0 of a life that did not come so far."""
-        return self.looks[-1].left if self.looks and not self.stopped else 0.0
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Life:
-        """A life from its JSON values."""
-        return cls(**{**values, "looks": tuple(Look(**look) for look in values["looks"])})
 
 
 @dataclass(frozen=True)
@@ -373,8 +307,7 @@ class LifeTuner:
         return self._unedited
 
     def _mean_f1(self, lm: EditableModel) -> float:
-        assert self.tasks is not None
-        scores = evaluate_tasks(lm, self.tasks, self.task_tests)
+        scores = evaluate_tasks(lm, self.tasks or {}, self.task_tests)
         return sum(score.f1 for score in scores.values()) / len(scores)
 
     # -- going on ------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from dashboard.reading.compared_words import difference, why_early
 from dashboard.server import limits
 from dashboard.visitors.comparison import Column, Comparison
 from dashboard.visitors.visitor import Visitor
+from encore_core.editing.comparison import share_search
 from encore_core.errors import InputError
 from encore_core.facts import Fact
 
@@ -123,7 +124,8 @@ def _column(visitor: Visitor, column: Column, fact: Fact, prompt: str, seen: dic
         alt=f"{column.label}: probability of the new and the true answer for every prompt, before and after.",
     )  # fmt: skip
     _says(column, fact, prompt, found)
-    _figures(column)
+    earlier = (other for other in visitor.comparison.columns[:number] if _shares_search(other, column))
+    _figures(column, next(earlier, None))
     if not visitor.is_busy:
         st.button(f"Keep {column.arm.method}", key=f"keep_{number}", icon=":material/check:", width="stretch",
                   disabled=not column.n_edits, on_click=_keep, args=(visitor, column),
@@ -174,8 +176,16 @@ def _says(column: Column, fact: Fact, prompt: str, found: Seen) -> None:
     st.html(widgets.table_markup(f"<tbody>{rows}</tbody>", "Most probable next words", "es-words"))
 
 
-def _figures(column: Column) -> None:
-    """Growth of the matrices, steps, why the search stopped, and time."""
+def _shares_search(other: Column, column: Column) -> bool:
+    """Whether the other column's search served this one; only the first edits, of the unedited model, share one."""
+    sessions = (other.session, column.session)
+    if None in sessions or len(column.reports) != 1 or column.session.n_edits != len(column.reports[0].edited):
+        return False
+    return share_search(*(session.settings for session in sessions))
+
+
+def _figures(column: Column, first: Column | None) -> None:
+    """Growth of the matrices, steps, why the search stopped, and time; `first` made the search that it shares."""
     norms = column.session.norms()
     layer, (was, now) = max(norms.items(), key=lambda item: item[1][1] / item[1][0])
     items = [item for report in column.reports for item in report.edited if item.is_edited]
@@ -188,7 +198,8 @@ def _figures(column: Column) -> None:
     if left := column.session.directions_left():
         told.append(left)
     if column.seconds:
-        told.append(f"{column.seconds:.1f} s")
+        shared = f", with the search of {first.arm.method}" if first is not None else ""
+        told.append(f"{column.seconds:.1f} s{shared}")
     widgets.remark(" · ".join(told))
 
 

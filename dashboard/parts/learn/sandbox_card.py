@@ -141,7 +141,7 @@ def _tiles(one: Trial) -> None:
     widgets.tiles(
         [
             ("Growth of ‖W‖", f"{one.growth:.3f} %", f"{one.choice.name} · {duration(one.seconds)}", ""),
-            ("Edit score", _score(one.edit), f"of {one.facts} facts", ""),
+            ("Edit score", _score(one.edit), f"× 100, {one.facts} facts", ""),
             ("Paraphrase score", _score(one.paraphrase), "", ""),
             ("Neighbourhood score", _score(one.neighbourhood), "", ""),
             ("p of the answers", f"{one.probability:.2f}", f"after {one.steps:.1f} steps per fact", ""),

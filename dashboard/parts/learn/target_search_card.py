@@ -49,7 +49,7 @@ class Search:
 
 def show() -> None:
     with st.container(border=True, key="card_learn"):
-        widgets.heading("The search, step by step", "on your model, with the edits on it; nothing is edited")
+        widgets.heading("The search, step by step", "the whole path, without early stopping; nothing is edited")
         fact = own_fact.pick()
         found = compute_button.ask(
             "learn_search",
@@ -61,7 +61,7 @@ def show() -> None:
         if found is not None:
             _shown(fact, found)
         elif recorded_france.applies("search", fact):
-            recorded_france.say()
+            recorded_france.say("Recorded without early stopping for France → Rome")
             _shown(fact, recorded_france.search(Search))
 
 

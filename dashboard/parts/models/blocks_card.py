@@ -32,15 +32,17 @@ def show(check: ModelCheck) -> None:
             st.caption("Choose this model on the Edit page to compute it here, or use a shell:")
             st.code(command, language=None, wrap_lines=True)
             return
+        above = st.container()
         found = compute_button.ask("blocks", "Search at every block", check.name, _work, disabled=bool(check.problems))
-        if found is None:
-            widgets.heading("Which blocks to edit", "what a fact would cost other text at each block")
-            st.caption(
-                f"Targets of {N_FACTS} facts are searched with each block as the last edited one. Nothing is edited; "
-                "for the embedded model it takes three minutes on two cores, and others can edit in between."
-            )
-            return
-        _draw(*found, command)
+        with above:
+            if found is None:
+                widgets.heading("Which blocks to edit", "what a fact would cost other text at each block")
+                st.caption(
+                    f"Searches targets of {N_FACTS} facts with each block as the last edited one, and edits nothing. "
+                    "The embedded model takes three minutes on two cores, and others can edit in between."
+                )
+            else:
+                _draw(*found, command)
 
 
 def _model_at_hand() -> str:

@@ -14,7 +14,7 @@ from dashboard.parts.models.tuning import SETTINGS, as_text, command
 from dashboard.reading.run_words import duration
 from dashboard.visitors.messages import Message
 from encore_core.tuned_rows import TunedRow
-from encore_core.tuning.long_life import HELD_OUT, Life
+from encore_core.tuning.lives import HELD_OUT, Life
 
 
 def show(row: TunedRow) -> None:

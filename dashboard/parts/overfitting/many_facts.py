@@ -101,7 +101,7 @@ def _costs(frame: pd.DataFrame, arms: Mapping[str, Arm], seconds: Mapping[str, M
     columns = [
         ("Search for targets", "name"),
         ("Steps, mean", "right"),
-        ("Stopped early", "right"),
+        ("Before the last step", "right"),
         ("Seconds per edit", "right"),
         *((PHASES[phase], "right") for phase in phases),
     ]
@@ -139,7 +139,7 @@ def _table_1(
     for (method, model), part in published.groupby(["method", "model"], sort=False):
         values = dict(zip(part["quantity"], part["value"], strict=True))
         rows.append((model, method, *(f"{values[name]:.2f}" if name in values else "–" for name in columns)))
-    heads = ["p known", "p, no MPES", "p, MPES", "s, no MPES", "s, MPES"]
+    heads = ["p, known facts", "p, without MPES", "p, with MPES", "s, without", "s, with"]
     widgets.table(
         [("Model", "name"), ("Method", "name"), *((head, "right") for head in heads)],
         rows,

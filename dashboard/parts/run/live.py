@@ -66,7 +66,7 @@ def _watched(store: RunStore, busy: bool, after: Callable[[], None]) -> None:
         st.rerun()  # the whole page, so that polling begins or ends
     if not runs:
         st.session_state.pop("watched", None)  # a link may name one
-        widgets.notice(Message("info", "No run yet. What you start above appears here, and runs on without this page."))
+        widgets.notice(Message("info", "No run yet. What this page starts appears here, and runs on without it."))
     else:
         _chosen(store, runs, active)
     if active:

@@ -16,8 +16,9 @@ from encore_core.measures.downstream import PROTOCOLS
 from encore_core.runs import fact_values
 
 ABOUT = (
-    "In brackets: 95 % intervals by a bootstrap over facts, seeded. A run is marked best only where it is ahead of "
-    "every other by more than the interval of the difference on the same facts (paired bootstrap)."
+    "In brackets: 95 % intervals, by a seeded bootstrap over facts where nothing else is said. A run is marked best "
+    "only where it is ahead of every other by more than the interval of the difference on the same facts (paired "
+    "bootstrap)."
 )
 ON_TEXT = "one fixed text, teacher-forced"
 ON_MEASURES = {
@@ -72,7 +73,7 @@ def _row(view: View, measure: Measure, values: AtCheckpoints, found: verdicts.Di
     for place, one in enumerate(of_runs):
         text = "–" if one is None else _figure(one, measure, view.at)
         is_best = place == verdict.best
-        cells.append((f"✓ {verdict.mark} {text}", "good") if is_best else text)
+        cells.append((f"{text}, {verdict.mark} ✓", "good") if is_best else text)
     counts = [f"{one.n:,}" for one in of_runs if one is not None and one.n is not None]
     n = " / ".join(dict.fromkeys(counts)) or "–"
     return [measure.title, *cells, n, verdict.words, measure.about, protocol_of(view, measure)]
