@@ -205,10 +205,9 @@ def held(visitors: Sequence[Visitor], mine: Visitor | None) -> None:
     with st.container(border=True, key="card_held"):
         widgets.heading("Edits", "memory of the edited matrices and of what undo needs, counted now")
         widgets.table([("Whose", "name"), ("Edits", "right"), ("Memory", "right")], rows, "Memory that edits take")
-        minutes = limits.limits().visitors.keep_minutes
         st.caption(
-            f"What a visitor who leaves has edited is kept for {minutes} minutes, for the browser that made it; then its "
-            "memory is freed."
+            "What a visitor who leaves has edited waits for the browser that made it, for as long as the limits say; then "
+            "the memory is freed."
         )
 
 

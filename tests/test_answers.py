@@ -275,7 +275,7 @@ def test_a_share_that_is_still_below_an_even_one_is_not_called_dominant():
     said = dominance.answer([standing("MEMIT", 0.055), standing("ENCORE", 0.048)], ["smollm2-135m"] * 2)
     assert said.outcome == "no" and said.text.startswith("No, not on this model: after 5,000 edits the edited MLPs")
     assert "5.5 % with MEMIT and 4.8 % with ENCORE; as loaded it was 4.7 %" in said.text
-    assert "2 of 61 equal sublayers would give 3.3 %" in said.text
+    assert "If all 61 sublayers gave alike, 2 would give 3.3 %" in said.text
     assert "importance hacking" in said.paper and "which may be why" not in said.paper
 
 

@@ -26,5 +26,5 @@ def test_a_press_foretells_the_cost_of_what_is_on_the_model():
     found = app.session_state["visitor"].session.foretold_damage()
     assert not errors(app) and all(one > 0 for one in found.values())
     page = markup(app)
-    assert foretold.sentence(sum(found.values())) in page
+    assert foretold.sentence(sum(found.values())) in page.replace("\u00a0", " ")
     assert all(f"{one:.2e}" in page for one in found.values())

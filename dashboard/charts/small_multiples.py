@@ -120,6 +120,7 @@ def _draw(panels: Panels, number: int, part: pd.DataFrame, line: Line, row: Row)
         x=part["edits"],
         y=part["value"],
         mode="lines+markers" if len(part) <= MARKED_POINTS else "lines",
+        cliponaxis=False,
         name=row.title,
         showlegend=False,
         line={"color": colour, "width": 2.5, "dash": DASHES.get(line.method, "solid")},

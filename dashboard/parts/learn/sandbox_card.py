@@ -27,6 +27,8 @@ FACTORS = {"0": "0", "0.25": "¼", "1": "1", "4": "4", "16": "16", "64": "64"}
 """λn over the model's own value: in links → on the slider."""
 
 NO_STEPS = "none"
+ENOUGH = 20
+"""Facts from which on a change of a score is not called too little to tell."""
 
 
 def restore(asked: Mapping[str, Sequence[str]]) -> None:
@@ -133,8 +135,30 @@ def _shown(done: Sequence[Trial], newest: str) -> None:
         frame=frame,
     )
     _table(done, newest)
+    if words := comparison(done):
+        widgets.remark(words)
     if len(done) == 1:
         widgets.notice(Message("info", "Move a slider and compute again: the points show the trade-off."))
+
+
+def comparison(done: Sequence[Trial]) -> str:
+    """What the choice that grows least gains over the one that grows most, and what it costs; "" for fewer than two."""
+    if len(done) < 2:
+        return ""
+    most, least = max(done, key=lambda trial: trial.growth), min(done, key=lambda trial: trial.growth)
+    if most.growth <= least.growth:
+        return "All choices grow alike here."
+    moved = [
+        f"{name} {_score(getattr(most, name))} → {_score(getattr(least, name))}"
+        for name in ("edit", "paraphrase", "neighbourhood")
+        if getattr(most, name) != getattr(least, name)
+    ]
+    scores = f"the scores that change are {', '.join(moved)}" if moved else "no score changes"
+    few = f"; {most.facts} facts are too few to tell a score's change from chance" if most.facts < ENOUGH else ""
+    return (
+        f"{least.choice.name} makes ‖W‖ grow by {least.growth:.3f} % instead of {most.growth:.3f} % "
+        f"({most.choice.name}), and {scores}{few}. What less growth is good for shows only later: see step 4."
+    )
 
 
 def _tiles(one: Trial) -> None:

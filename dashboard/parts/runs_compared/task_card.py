@@ -18,7 +18,7 @@ from dashboard.visitors.messages import Message
 from encore_core.measures.downstream import PROTOCOLS
 from encore_core.runs import RunInfo
 
-METRICS = {"f1": "F1", "f1_nll": "F1, more probable", "accuracy": "Accuracy"}
+METRICS = {"f1": "F1", "f1_nll": "F1, likelier option", "accuracy": "Accuracy"}
 ABOUT = {
     "f1": "Weighted F1 × 100 of what the model says: the first word of its greedy continuation. A word that is none of "
     "the options counts as wrong.",
@@ -26,8 +26,8 @@ ABOUT = {
     "accuracy": "Share of tests, × 100, where the model gives the right answer.",
 }
 GUESSING = (
-    "The answers are about equally frequent. So, of two options, guessing is right half the time and always saying the "
-    "same has an F1 of 33; of MMLU's four it is a quarter and 10."
+    "The answers are about equally frequent. With two options, guessing is right half the time, and always saying the "
+    "same has an F1 of 33. With MMLU's four, guessing is right a quarter of the time, and the same answer has 10."
 )
 
 

@@ -78,7 +78,7 @@ def _figures(known: Sequence[Standing]) -> str:
 def _even(known: Sequence[Standing]) -> str:
     """What an even share would be, and where the largest edited sublayer ranks."""
     sizes = {(one.n_edited, one.sublayers) for one in known}
-    said = [f"{n} of {of} equal sublayers would give {percent(n / of)}" for n, of in sorted(sizes)]
+    said = [f"if all {of} sublayers gave alike, {n} would give {percent(n / of)}" for n, of in sorted(sizes)]
     best = min(known, key=lambda one: one.place)
     rank = "is the largest of all" if best.place == 1 else f"ranks {_ordinal(best.place)} of {best.sublayers}"
     return f"{sentence(listed(said))}; the largest edited one, {best.largest_edited}, {rank}."
