@@ -206,7 +206,7 @@ def held(visitors: Sequence[Visitor], mine: Visitor | None) -> None:
         widgets.heading("Edits", "memory of the edited matrices and of what undo needs, counted now")
         widgets.table([("Whose", "name"), ("Edits", "right"), ("Memory", "right")], rows, "Memory that edits take")
         st.caption(
-            "What a visitor who leaves has edited waits for the browser that made it, for as long as the limits say; then "
+            "What a visitor who leaves has edited waits for the browser that made it, as long as the limits say; then "
             "the memory is freed."
         )
 
