@@ -93,6 +93,8 @@ def shoot_edit(page, address: str, folder: Path, name: str) -> None:
     page.wait_for_selector(".es-tone-good .es-remark")
     print(f"{name}: an edit and its probabilities took {time.monotonic() - started:.1f} s")
     settle(page)
+    # The press has scrolled the page; what a visitor sees begins at its top.
+    page.locator("[data-testid=stMain]").evaluate("node => node.scrollTo(0, 0)")
     shoot(page, folder / f"edit-{name}-after.png")
 
 

@@ -102,9 +102,9 @@ def test_the_recorded_runs_are_read_likewise_and_in_no_time():
 def test_the_list_has_figures_as_numbers_and_curves(ids):
     frame = opened("runs").dataframe[0].value.set_index("Id")
     memit, encore, queued = (frame.loc[run_id] for run_id in ids)
-    for name in ("Edits", "of", "Edit", "n", "Perplexity ×", "‖W‖ / ‖W₀‖", "Time, min"):
+    for name in ("Edits", "Planned", "Edit", "n", "Perplexity ×", "‖W‖ / ‖W₀‖", "Time, min"):
         assert pd.api.types.is_numeric_dtype(frame[name]), name
-    assert (memit["Edits"], memit["of"], memit["n"]) == (10, 10, 4) and encore["Time, min"] == pytest.approx(2.3)
+    assert (memit["Edits"], memit["Planned"], memit["n"]) == (10, 10, 4) and encore["Time, min"] == pytest.approx(2.3)
     assert len(encore["‖W‖ over edits"]) == run_overviews.CURVE_POINTS
     assert encore["‖W‖ over edits"][-1] == pytest.approx(math.log10(encore["‖W‖ / ‖W₀‖"]))
     assert math.isnan(queued["Edit"]) and not len(queued["‖W‖ over edits"]) and queued["Edits"] == 0

@@ -27,7 +27,7 @@ SCORES = {
 }
 """Score → its column; a column without any figure is left out."""
 
-PERPLEXITY, PERPLEXITY_CURVE = "Perplexity ×", "× over edits"
+PERPLEXITY, PERPLEXITY_CURVE = "Perplexity ×", "Perplexity over edits"
 GROWTH, GROWTH_CURVE = "‖W‖ / ‖W₀‖", "‖W‖ over edits"
 
 
@@ -81,7 +81,7 @@ def _row(run: RunInfo, seen: Overview) -> dict[str, object]:
         "Status": status_line(run),
         "Seed": int(run.plan_json.get("seed", 0)),
         "Edits": run.done,
-        "of": run.n_edits,
+        "Planned": run.n_edits,
         **{title: _value(seen, metric) for metric, title in SCORES.items()},
         "n": n_of(seen),
         PERPLEXITY: perplexity,

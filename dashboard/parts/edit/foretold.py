@@ -69,7 +69,7 @@ def show_compared(visitor: Visitor) -> None:
         def work(_visitor: Visitor, show: compute_button.Show) -> list[dict[int, float]]:
             return [column.session.foretold_damage(show) for column in columns]
 
-        found = compute_button.ask("foretold_compared", "Foretell the damage of each", state, work)
+        found = compute_button.ask("foretold_compared", "Foretell what each costs", state, work)
         if found is None:
             return
         rows = [

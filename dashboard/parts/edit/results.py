@@ -96,7 +96,7 @@ def _headline(fact: Fact, rows, edited: bool, said: bool) -> None:
     items = [(f"New answer: {fact.target_new}", percent(first.new_after), f"{first.symbol} {most} · {was}", tone)]
     for kind, name, wanted in (
         ("paraphrase", "Paraphrases", "new answer ahead"),
-        ("neighbour", "Neighbours", "own answer ahead"),
+        ("neighbour", "Neighbours", "their own answer ahead"),
     ):
         part = rows[rows.kind == kind]
         part = part[part.true.notna()]
@@ -109,7 +109,7 @@ def _headline(fact: Fact, rows, edited: bool, said: bool) -> None:
         is_waiting = not edited or (kind == "paraphrase" and (part.verdict == "waiting").any())
         tone = "" if is_waiting else "good" if n_ahead >= best else "bad" if n_ahead == 0 else "warn"
         symbol = {"good": "✓ ", "bad": "✗ ", "warn": "▲ ", "": ""}[tone]
-        was = f" · was {int(before.sum())}" if edited else ""
+        was = f" · {int(before.sum())} before" if edited else ""
         items.append((name, f"{n_ahead} of {n}", f"{symbol}{wanted}{was}", tone))
     widgets.tiles(items)
     missing = _not_counted(fact)

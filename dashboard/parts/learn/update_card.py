@@ -20,8 +20,8 @@ from encore_core.facts import Fact
 
 def show() -> None:
     with st.container(border=True, key="card_learn"):
-        widgets.heading("The edit just made, taken apart", "the last batch on your model")
         history = browser_session.current().session.history if "visitor" in st.session_state else ()
+        widgets.heading("An edit, taken apart", "the last batch on your model" if history else "layer by layer")
         # The result is about the visitor's last batch, so the number of batches is enough to know it by.
         if history:
             found = compute_button.ask(

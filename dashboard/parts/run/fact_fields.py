@@ -111,7 +111,7 @@ def _pick_amount(place: DeltaGenerator, found: Facts | None) -> int | None:
         st.session_state["run_n"] = usual
     st.session_state["run_usual_n"] = usual
     return place.number_input(
-        "How many",
+        "Facts to edit",
         key="run_n",
         step=50,
         **KEEP,

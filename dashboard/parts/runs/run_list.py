@@ -102,7 +102,7 @@ def _columns(frame: pd.DataFrame) -> dict[str, object]:
         "Status": text(width=105),
         "Seed": number(format="%d", width=45, help="Of the order, the sampled prefixes and the samples."),
         "Edits": number(format="localized", width=62, help="Edits made."),
-        "of": number(format="localized", width=62, help="Edits that were planned."),
+        "Planned": number(format="localized", width=78, help="Edits that were planned."),
         "n": number(format="%d", width=40, help="Facts scored."),
         PERPLEXITY: number(format="%.3g", width=88, help="Perplexity on a fixed text against the unedited model's."),
         PERPLEXITY_CURVE: curve(
