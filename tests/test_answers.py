@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pandas as pd
@@ -455,9 +456,14 @@ def test_models_that_stop_answering_come_before_their_mean():
             lost.Loss("ENCORE", 5000, 36.0, 26.0, -23.0, 3.0, 120, True, (0, 39))]  # fmt: skip
     said = lost.answer(runs, health_of({}), [], pd.DataFrame(columns=["run", "edits", "task", "metric"])).text
     assert said.startswith(
-        "It stops answering: of its answers to the tasks, 118 of 120 with MEMIT and 39 of 120 with ENCORE are none of "
-        "the options. Of its skill by the mean, nearly all with MEMIT and nothing beyond chance with ENCORE."
+        "With MEMIT it stops answering: of its answers to the tasks, 118 of 120 with MEMIT and 39 of 120 with ENCORE "
+        "are none of the options. Of its mean F1 it loses nearly all with MEMIT and nothing beyond chance with ENCORE."
     )
+    said = lost.answer(runs[1:], health_of({}), [], pd.DataFrame(columns=["run", "edits", "task", "metric"])).text
+    assert said.startswith("In the tasks, nothing beyond chance")
+    fewer = [replace(runs[1], low=-23.0, high=-3.0)]
+    said = lost.answer(fewer, health_of({}), [], pd.DataFrame(columns=["run", "edits", "task", "metric"])).text
+    assert said.startswith("It answers less often: of its answers to the tasks, 39 of 120 with ENCORE are none of the")
 
 
 # -- Paper: does it match? ---------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def answers(app) -> list[str]:
     ("compare", {}, "ENCORE and MEMIT+MPES survive 1,200 edits", "Too few edits to tell"),
     ("norms", {}, "In the edited layers alone, and in the last", "Too few edits to tell."),
     ("contributions", {}, "No, not on this model: after 1,200 edits", "Too few edits to tell"),
-    ("downstream", {}, "Of its skill by the mean, nearly all with MEMIT", "That cannot be told"),
+    ("downstream", {}, "Of its mean F1 it loses nearly all with MEMIT", "That cannot be told"),
     ("overfitting", {}, "Because the search goes on long after", "Here it makes no difference"),
     ("learn", {"step": "again"}, "ENCORE and MEMIT+MPES survive 1,200 edits", "Too few edits to tell"),
     ("learn", {"step": "breaks"}, "ENCORE and MEMIT+MPES survive 1,200 edits", "Too few edits to tell"),

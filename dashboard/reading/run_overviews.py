@@ -89,6 +89,7 @@ def _row(run: RunInfo, seen: Overview) -> dict[str, object]:
         GROWTH: growth,
         GROWTH_CURVE: stretched([(edits, math.log10(value)) for edits, value in seen.growth if value > 0]),
         "Time, min": (run.editing_seconds + run.measuring_seconds) / 60,
+        "Device": run.device,
         "Model": short_model(run.model),
         "Name": run.name,
         "Started": _moment(run.started or run.created),

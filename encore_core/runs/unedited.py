@@ -3,7 +3,7 @@
 The first checkpoint of a run shows the model before any edit. The runs of a comparison differ in their methods alone,
 so all of them would measure the same there, for minutes each where answers are generated or tasks are asked. The first
 one measures it; the others take it over, if facts, seed, what is measured, weights, and program are the same. What is
-foretold from statistics depends on the edited layers, and is measured by each.
+foretold from statistics depends on the edited layers, and is measured by each, as are norms.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from encore_core.runs.lookup import all_runs, get
 from encore_core.runs.measuring import MEASURED
 from encore_core.runs.rows import CheckpointRecord, RunInfo
 
-OWN = ("foretold",)
-"""Parts of measuring that depend on the method."""
+OWN = ("norms", "foretold")
+"""Parts that each run measures itself: norms take milliseconds, and what is foretold depends on the method's layers."""
 
 OWN_MEASURES = ("foretold_damage",)
 
@@ -72,6 +72,7 @@ def _first(database: Database, other: RunInfo) -> Elsewhere | None:
             found = db.execute(f"SELECT * FROM {table} WHERE run = ? AND edits = 0", (other.number,)).fetchall()
             rows[table] = [tuple(row[name] for name in row.keys() if name not in ("run", "edits")) for row in found]  # noqa: SIM118
     seconds = {part: value for part, value in rows.pop("measuring") if part not in OWN}
+    rows["norms"] = []
     rows["measures"] = [row for row in rows["measures"] if not row[0].startswith(OWN_MEASURES)]
     if not any(seconds.values()):  # it took them over itself
         return None

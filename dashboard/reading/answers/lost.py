@@ -55,10 +55,10 @@ class Loss:
     @property
     def lost(self) -> bool:
         """Whether it lost anything beyond chance: in the mean, or because it answers with none of the options."""
-        return self.high < 0 or self.has_stopped_answering
+        return self.high < 0 or self.answers_less
 
     @property
-    def has_stopped_answering(self) -> bool:
+    def answers_less(self) -> bool:
         """Whether more answers than before are none of the options, beyond their 95 % intervals."""
         if self.no_option is None:
             return False
@@ -176,17 +176,19 @@ def answer(
 def _first(found: Sequence[Loss]) -> str:
     """Whether it still answers at all, where it does not; then how much of its skill is gone."""
     skill = _how_much([one for one in found if one.high < 0], [one for one in found if one.high >= 0])
-    odd = [one for one in found if one.has_stopped_answering]
+    odd = [one for one in found if one.answers_less]
     if not odd:
         return skill
+    silent = listed(one.name for one in odd if one.no_option[1] > one.n / 2)
+    lead = f"With {silent} it stops answering" if silent else "It answers less often"
     parts = listed(f"{one.no_option[1]} of {one.n} with {one.name}" for one in odd)
-    return f"It stops answering: of its answers to the tasks, {parts} are none of the options. {skill}"
+    return f"{lead}: of its answers to the tasks, {parts} are none of the options. {skill}"
 
 
 def _how_much(lost: Sequence[Loss], kept: Sequence[Loss]) -> str:
     """How much each run lost of what the model could do in the tasks, by the mean."""
     if not lost:
-        return "Of its skill by the mean, nothing beyond chance"
+        return "Of its mean F1 it loses nothing beyond chance"
     groups: dict[str, list[str]] = {}
     for one in lost:
         groups.setdefault(one.degree, []).append(one.name)
@@ -195,7 +197,7 @@ def _how_much(lost: Sequence[Loss], kept: Sequence[Loss]) -> str:
     ranked = [(degree, groups[degree]) for degree in ("nearly all", "much", "some") if degree in groups]
     parts = [f"{degree} with {listed(names)}" for degree, names in ranked]
     parts += [f"nothing beyond chance with {listed(one.name for one in kept)}"] if kept else []
-    return f"Of its skill by the mean, {listed(parts)}"
+    return f"Of its mean F1 it loses {listed(parts)}"
 
 
 def _figures(found: Sequence[Loss]) -> str:
