@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pandas as pd
@@ -460,10 +459,8 @@ def test_models_that_stop_answering_come_before_their_mean():
         "are none of the options. Of its mean F1 it loses nearly all with MEMIT and nothing beyond chance with ENCORE."
     )
     said = lost.answer(runs[1:], health_of({}), [], pd.DataFrame(columns=["run", "edits", "task", "metric"])).text
-    assert said.startswith("In the tasks, nothing beyond chance")
-    fewer = [replace(runs[1], low=-23.0, high=-3.0)]
-    said = lost.answer(fewer, health_of({}), [], pd.DataFrame(columns=["run", "edits", "task", "metric"])).text
     assert said.startswith("It answers less often: of its answers to the tasks, 39 of 120 with ENCORE are none of the")
+    assert "Of its mean F1 it loses nothing beyond chance." in said
 
 
 # -- Paper: does it match? ---------------------------------------------------------------------------------------------

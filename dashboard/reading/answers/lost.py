@@ -179,8 +179,8 @@ def _first(found: Sequence[Loss]) -> str:
     odd = [one for one in found if one.answers_less]
     if not odd:
         return skill
-    silent = listed(one.name for one in odd if one.no_option[1] > one.n / 2)
-    lead = f"With {silent} it stops answering" if silent else "It answers less often"
+    silent = [one.name for one in odd if one.no_option[1] > one.n / 2]
+    lead = f"With {listed(silent)} it stops answering" if silent else "It answers less often"
     parts = listed(f"{one.no_option[1]} of {one.n} with {one.name}" for one in odd)
     return f"{lead}: of its answers to the tasks, {parts} are none of the options. {skill}"
 
