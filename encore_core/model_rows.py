@@ -48,6 +48,7 @@ MODEL_ROWS = (
               "CrispEdit": {"layers": tuple(range(20, 28)), "lr": 2e-3}},
              "tuned here on CounterFact",
              "<|endoftext|>",
+             # Earlier blocks, whose keys are more specific, and a stiffer matrix: see benchmarks/RESULTS.md.
              {"ENCORE": {"layers": tuple(range(2, 11)), "lambda_p": 900}}),
     ModelRow("gpt2", 48, 1600, None,
              {"layers": (13, 14, 15, 16, 17), "steps": 20, "lambda_p": 20_000, "lambda_n": 10},
