@@ -258,7 +258,11 @@ def stop_at(monkeypatch, store: RunStore, run_id: str, edits: int, ask: str) -> 
     def asking(session, facts, **values):
         if session.n_edits == edits:
             getattr(store, ask)(run_id)
-            time.sleep(0.15)  # for the pulse to hear of it
+            heard_from = store.get(run_id).heartbeat
+            give_up = time.monotonic() + 10
+            while store.get(run_id).heartbeat == heard_from and time.monotonic() < give_up:
+                time.sleep(0.01)
+            time.sleep(0.05)  # between the beat and its end
         return edit(session, facts, **values)
 
     monkeypatch.setattr(EditSession, "edit", asking)

@@ -288,12 +288,14 @@ def test_report_card_and_reload_name_it(started, statistics_text, tmp_path):
     assert all(item.probability_bare is not None for item in report.edited)
     with session.edited() as lm:
         wanted = answer_probabilities(lm, [(fact.text, fact.target_new) for fact in CITIES], bare=True)
-    assert [item.probability_bare for item in report.edited] == [answer.probability for answer in wanted]
+    # Passes of other prompts beside them round otherwise on some processors.
+    probabilities = pytest.approx([answer.probability for answer in wanted], rel=1e-5)
+    assert [item.probability_bare for item in report.edited] == probabilities
     write_model_folder(tmp_path / "out", session, [report], "a test", 3)
     saved = json.loads((tmp_path / "out" / "edit_report.json").read_text())
     assert saved["start_token"] == BEGIN
     assert saved["batches"][0]["facts"][0]["text"] == "The capital of France is Rome"
-    assert saved["batches"][0]["facts"][0]["probability_without_start_token"] == wanted[0].probability
+    assert saved["batches"][0]["facts"][0]["probability_without_start_token"] == report.edited[0].probability_bare
     card = (tmp_path / "out" / "README.md").read_text()
     assert "before a prompt" in card and "after, with nothing in front" in card
     # The folder is read as it was edited, by default; its own tokenizer puts nothing in front.
