@@ -14,10 +14,19 @@ _POINT = """
 const PATIENCE = 15000;  // ms for the card to be there
 const find = (at) => document.querySelector(`[data-testid=stMain] .st-key-${CSS.escape(at)}`);
 
-// Beside what is pointed at, else at the window's lower right; a style sheet lets it stand freely where there is room.
+// Where there is room, beside what is pointed at, else at the window's lower right; without, at its foot, right of the
+// menu. A style sheet says how much room it takes.
+const ROOM = '(min-width: 60rem) and (min-height: 44rem)';
 const beside = (node) => {
   const card = document.querySelector('[data-testid=stLayoutWrapper]:has(> .st-key-tour)');
   if (!card || getComputedStyle(card).position !== 'fixed') return;
+  if (!window.matchMedia(ROOM).matches) {
+    const main = document.querySelector('[data-testid=stMain]');
+    card.style.left = `${main ? main.getBoundingClientRect().left : 0}px`;
+    card.style.right = '0';
+    return;
+  }
+  if (!node) return;
   const box = node.getBoundingClientRect(), width = card.offsetWidth, gap = 16;
   const isRight = window.innerWidth - box.right > width + 2 * gap;
   card.style.left = isRight ? `${box.right + gap}px` : 'auto';
@@ -31,7 +40,8 @@ export default function ({ data }) {
   const point = () => {
     const node = data.at ? find(data.at) : null;
     for (const old of document.querySelectorAll('.es-pointed')) if (old !== node) old.classList.remove('es-pointed');
-    if (node && data.framed) { node.classList.add('es-pointed'); beside(node); }
+    if (node && data.framed) node.classList.add('es-pointed');
+    if (data.framed) beside(node);
     if (window.esPointedAt === data.place) return;
     if (data.at && !node) {
       if (performance.now() - began < PATIENCE) timer = setTimeout(point, 150);
