@@ -105,9 +105,9 @@ def test_the_list_has_figures_as_numbers_and_curves(ids):
     for name in ("Edits", "Planned", "Edit", "n", "Perplexity ×", "‖W‖ / ‖W₀‖", "Time, min"):
         assert pd.api.types.is_numeric_dtype(frame[name]), name
     assert (memit["Edits"], memit["Planned"], memit["n"]) == (10, 10, 4) and encore["Time, min"] == pytest.approx(2.3)
-    assert len(encore["‖W‖ over edits"]) == run_overviews.CURVE_POINTS
-    assert encore["‖W‖ over edits"][-1] == pytest.approx(math.log10(encore["‖W‖ / ‖W₀‖"]))
-    assert math.isnan(queued["Edit"]) and not len(queued["‖W‖ over edits"]) and queued["Edits"] == 0
+    assert len(encore["‖W‖, log"]) == run_overviews.CURVE_POINTS
+    assert encore["‖W‖, log"][-1] == pytest.approx(math.log10(encore["‖W‖ / ‖W₀‖"]))
+    assert math.isnan(queued["Edit"]) and not len(queued["‖W‖, log"]) and queued["Edits"] == 0
     assert "Tags" not in frame and "Says it" in frame  # a column without any figure is not there
 
 

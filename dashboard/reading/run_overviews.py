@@ -27,8 +27,8 @@ SCORES = {
 }
 """Score → its column; a column without any figure is left out."""
 
-PERPLEXITY, PERPLEXITY_CURVE = "Perplexity ×", "Perplexity over edits"
-GROWTH, GROWTH_CURVE = "‖W‖ / ‖W₀‖", "‖W‖ over edits"
+PERPLEXITY, PERPLEXITY_CURVE = "Perplexity ×", "Perplexity, log"
+GROWTH, GROWTH_CURVE = "‖W‖ / ‖W₀‖", "‖W‖, log"
 
 
 def of(runs: Sequence[RunInfo]) -> dict[str, Overview]:

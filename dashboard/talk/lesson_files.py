@@ -49,7 +49,8 @@ def answer_sheet(lesson: Lesson) -> bytes:
 def link_of(view: View) -> str:
     """The part of an address behind the server's name."""
     query = urlencode({name: list(values) for name, values in view.query.items()}, doseq=True, safe="/")
-    return f"/{view.page}" + (f"?{query}" if query else "")
+    page = "" if view.page == "start" else view.page  # it has no name in an address
+    return f"/{page}" + (f"?{query}" if query else "")
 
 
 def _step(number: int, step: LessonStep, start: float) -> str:

@@ -55,8 +55,13 @@ export default function ({ data }) {
       const scroll = () => main?.scrollBy({ top: node.getBoundingClientRect().top - 72 - over });
       scroll();
       // What is drawn above it later moves it away; a reader who has scrolled meanwhile is left alone.
-      const at = main?.scrollTop;
-      setTimeout(() => { if (node.isConnected && main?.scrollTop === at) scroll(); }, 900);
+      let isRead = false;
+      const read = () => { isRead = true; };
+      for (const moved of ['wheel', 'touchmove', 'keydown', 'pointerdown']) {
+        window.addEventListener(moved, read, { once: true, passive: true, capture: true });
+      }
+      const again = () => { if (node.isConnected && !isRead && window.esPointedAt === data.place) scroll(); };
+      for (const wait of [400, 900, 1800, 3500]) setTimeout(again, wait);
     } else main?.scrollTo({ top: 0 });
   };
   point();

@@ -41,9 +41,17 @@ def pick(visitor: Visitor, edited: Sequence[Fact]) -> Fact | None:
             range(len(options)),
             index=options.index(visitor.shown),
             key=f"shown {hash((tuple(options), visitor.shown, tuple(latest)))}",
-            format_func=lambda i: fact_words.asked(options[i]) + ("" if options[i] in latest else "   (not edited)"),
+            format_func=lambda i: fact_words.asked(options[i]) + _remark(options[i], latest),
         )
         if options[chosen] != visitor.shown:
             visitor.shown = options[chosen]
             st.rerun()
     return visitor.shown
+
+
+def _remark(fact: Fact, edited: Sequence[Fact]) -> str:
+    """What sets the editor's fact apart from those that have been edited; it may be one of them with other prompts."""
+    if fact in edited:
+        return ""
+    is_on = any((one.key, one.target_new) == (fact.key, fact.target_new) for one in edited)
+    return "   (as in the editor)" if is_on else "   (not edited)"

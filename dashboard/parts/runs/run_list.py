@@ -106,14 +106,14 @@ def _columns(frame: pd.DataFrame) -> dict[str, object]:
         "n": number(format="%d", width=40, help="Facts scored."),
         PERPLEXITY: number(format="%.3g", width=88, help="Perplexity on a fixed text against the unedited model's."),
         PERPLEXITY_CURVE: curve(
-            width=92, y_min=-0.1, y_max=run_overviews.highest(frame, PERPLEXITY_CURVE, 0.3), color=colour,
-            help="Logarithm (base 10) of the ratio; the same scale in all rows.",
+            width=108, y_min=-0.1, y_max=run_overviews.highest(frame, PERPLEXITY_CURVE, 0.3), color=colour,
+            help="Over the edits, logarithm (base 10) of the ratio; the same scale in all rows.",
         ),
         GROWTH: number(format="%.2f", width=80, help="Norm of the edited matrix that grew most against its norm "
                        "as loaded."),
         GROWTH_CURVE: curve(
-            width=92, y_min=-0.02, y_max=run_overviews.highest(frame, GROWTH_CURVE, 0.1), color=colour,
-            help="Logarithm (base 10) of the ratio; the same scale in all rows.",
+            width=84, y_min=-0.02, y_max=run_overviews.highest(frame, GROWTH_CURVE, 0.1), color=colour,
+            help="Over the edits, logarithm (base 10) of the ratio; the same scale in all rows.",
         ),
         "Time, min": number(format="%.1f", width=85, help="Editing and measuring."),
         "Started": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm", width=140),
