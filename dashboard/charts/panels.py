@@ -247,6 +247,8 @@ class Panels:
             "tickformat": ",~g",
             "tickfont": {"color": colours.muted, "size": 12},
             "ticks": "",
+            # Clear of the marks at zero edits.
+            "ticklabelstandoff": 6,
             "showticklabels": column == 0 or not up.shared,
             "automargin": False,
         }
