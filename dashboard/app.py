@@ -67,7 +67,7 @@ def shown(page: StreamlitPage) -> None:
         lesson_play.point(page.url_path)
     tour.card(page)
     if "visitor" not in st.session_state and not _waits_for_a_model(page):
-        sidebar.caption("The model comes with the first page that uses it.")
+        sidebar.caption("The model is loaded by the first page that uses it.")
         with waiting.shown():
             page.run()
         return

@@ -251,7 +251,7 @@ def settings_for(
     wanted = converted("tuned_for", given.get("tuned_for", "few"), n_layers)
     shape = Shape(model_type, n_layers, d_model, n_vocab)
     model_row, tuned = find_model_row(*astuple(shape)), _in_force(shape, row.name, wanted)
-    if wanted not in lengths_of(shape, row.name) and not set(given) >= set(SETTABLE):
+    if wanted != "few" and wanted not in lengths_of(shape, row.name) and not set(given) >= set(SETTABLE):
         raise InputError(
             f"No settings of {row.name} for {wanted} of edits are known for this model; look for some with encore tune "
             "--horizon, or leave tuned_for out."

@@ -17,7 +17,7 @@ from dashboard.charts.palette import LIGHT
 from dashboard.parts.models import tuning
 from encore_core.cli import main
 from encore_core.model_check import check_model
-from encore_core.tuned_rows import Shape, TunedRow, store_row
+from encore_core.tuned_rows import Shape, TunedRow, forget_row, store_row
 
 START = {"layers": [0, 1], "lambda_p": 1000.0, "lambda_n": 20.0, "lr": 0.5, "steps": 25}
 
@@ -212,6 +212,11 @@ def test_edit_and_run_offer_the_settings_for_thousands(long_row, tiny_folder, mo
     app.segmented_control(key=key).set_value("thousands").run()
     settings = app.session_state["visitor"].session.settings
     assert (settings.tuned_for, settings.layers, settings.lambda_p) == ("thousands", (1, 2), 3000)
+    # A row that is removed meanwhile leaves the settings for a few edits.
+    forget_row(long_row.shape, "ENCORE", "thousands")
+    app.run()
+    assert not errors(app) and app.session_state["visitor"].session.settings.tuned_for == "few"
+    store_row(replace(long_row, settings=FOUND | {"layers": [1, 2]}))
     app.selectbox(key="method").set_value("MEMIT").run()  # has none
     assert not errors(app) and not any(one.key == key.replace("ENCORE", "MEMIT") for one in app.segmented_control)
 

@@ -14,7 +14,7 @@ from dashboard.visitors.visitor import Visitor
 from dashboard.visitors.widget_state import remembered
 from encore_core.errors import InputError
 from encore_core.method_cards import card_of
-from encore_core.methods import METHODS, SETTABLE, Settings
+from encore_core.methods import METHODS, SETTABLE, Settings, lengths_of
 from encore_core.models.settings import settings_of
 from encore_core.tuned_rows import TunedFor
 
@@ -40,9 +40,9 @@ def pick_method(visitor: Visitor) -> bool:
         )
         st.caption(METHODS[method].summary)
         _about(method)
-        tuned_for.pick(method, visitor.lm.shape, _tuned_key(visitor, method))
+        length = tuned_for.pick(method, visitor.lm.shape, _tuned_key(visitor, method))
         with st.expander("Settings", key="settings_open", on_change="rerun"):
-            overrides = _settings_unseen(visitor, method) | _settings_form(visitor, method)
+            overrides = _settings_unseen(visitor, method) | _settings_form(visitor, method, length)
         try:
             wanted = settings_of(visitor.lm, method, overrides)
         except InputError as error:
@@ -83,24 +83,21 @@ def _tuned_key(visitor: Visitor, method: str) -> str:
     return _settings_key(visitor, method, "tuned_for", "few")
 
 
-def _tuned_for(visitor: Visitor, method: str) -> TunedFor:
-    return st.session_state.get(_tuned_key(visitor, method)) or "few"
-
-
 def _settings_unseen(visitor: Visitor, method: str) -> dict[str, object]:
     """Settings of the edits on the model that the form has no field for: those of loaded edits may be unusual."""
     present = visitor.session.settings
     if not visitor.session.history or method != present.method:
         return {}
-    seen = {*(setting.name for setting in used_settings(method)), "tuned_for", "sequential"}
+    seen = {*(setting.name for setting in used_settings(method)), "sequential"}
     return {name: getattr(present, name) for name in SETTABLE if name not in seen}
 
 
-def _settings_form(visitor: Visitor, method: str) -> dict[str, object]:
+def _settings_form(visitor: Visitor, method: str, length: TunedFor) -> dict[str, object]:
     """The settings as fields, filled with the model's. Returns what they hold."""
-    length = _tuned_for(visitor, method)
     table = settings_of(visitor.lm, method, {"tuned_for": length})
-    overrides: dict[str, object] = {"tuned_for": length}
+    # Without a choice, edits that were loaded keep what they were made with.
+    has_choice = len(lengths_of(visitor.lm.shape, method)) > 1
+    overrides: dict[str, object] = {"tuned_for": length} if has_choice else {}
     columns = st.columns(2)
     for place, setting in enumerate(used_settings(method)):
         name, column = setting.name, columns[place % 2]
@@ -134,10 +131,12 @@ def _settings_form(visitor: Visitor, method: str) -> dict[str, object]:
 def restore_settings(visitor: Visitor, settings: Settings, seed: int) -> None:
     """Fill the method's card with the given settings."""
     st.session_state["method"], st.session_state["seed"] = settings.method, seed
-    st.session_state[_tuned_key(visitor, settings.method)] = settings.tuned_for
+    # The row may be another machine's.
+    length = settings.tuned_for if settings.tuned_for in lengths_of(visitor.lm.shape, settings.method) else "few"
+    st.session_state[_tuned_key(visitor, settings.method)] = length
     for name in (*(setting.name for setting in SETTINGS), "sequential"):
         value = getattr(settings, name)
-        st.session_state[_settings_key(visitor, settings.method, name, settings.tuned_for)] = (
+        st.session_state[_settings_key(visitor, settings.method, name, length)] = (
             layers_text(value) if name == "layers" else value
         )
 
