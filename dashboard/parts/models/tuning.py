@@ -15,14 +15,13 @@ from dashboard.elements import chart_card, widgets
 from dashboard.reading.run_words import duration
 from dashboard.visitors.messages import Message
 from encore_core.tuned_rows import TunedRow
+from encore_core.tuning.lives import HELD_OUT
 
 SETTINGS = {
     "layers": "Edited layers", "lambda_p": "λp", "lambda_n": "λn", "null_threshold": "Null-space threshold", "l2": "L2",
     "lr": "Learning rate", "search_step": "η, step",
 }  # fmt: skip
 """Setting that is searched over → its title, in the order of the panels."""
-
-HELD_OUT = "held out: "
 
 
 def show(row: TunedRow) -> None:
