@@ -7,7 +7,7 @@ import torch
 from refusals import refusal
 from tiny_models import CITIES
 
-from encore_core.editing import comparison
+from encore_core.editing import shared_search
 from encore_core.editing.comparison import Arm, arms_of, compare_edits, edit_with_each
 from encore_core.editing.session import EditSession
 from encore_core.errors import InputError
@@ -20,13 +20,13 @@ FOUR = ("MEMIT", "EMMET", "AlphaEdit", "ENCORE")
 @pytest.fixture
 def searches(monkeypatch) -> list[int]:
     """How many rules each search served."""
-    found, real = [], comparison.RuleSearch
+    found, real = [], shared_search.RuleSearch
 
     def counting(lm, facts, prefixes, layer, rules, **options):
         found.append(len(rules))
         return real(lm, facts, prefixes, layer, rules, **options)
 
-    monkeypatch.setattr(comparison, "RuleSearch", counting)
+    monkeypatch.setattr(shared_search, "RuleSearch", counting)
     return found
 
 

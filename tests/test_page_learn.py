@@ -18,6 +18,7 @@ from dashboard.charts import learn as charts
 from dashboard.charts.palette import DARK, LIGHT
 from dashboard.parts.learn import anatomy, prompt_keys, sandbox, sandbox_card
 from dashboard.talk import method_steps
+from encore_core.editing import shared_search
 from encore_core.editing.session import EditSession
 from encore_core.facts import Fact, read_facts
 from encore_core.measures.scores import evaluate
@@ -192,6 +193,21 @@ def test_a_higher_price_means_less_growth_and_mpes_fewer_steps(gpt2, tiny_settin
     cheap, dear, patient = attempt(0.0, 0), attempt(100.0, 0), attempt(0.0, sandbox.NO_MPES)
     assert dear.growth < cheap.growth and dear.probability < cheap.probability
     assert cheap.steps < patient.steps and cheap.choice.method == "ENCORE" and patient.choice.method == "MEMIT+norm"
+
+
+def test_another_price_does_not_search_again(gpt2, tiny_settings, monkeypatch):
+    facts = tiny_models.CITIES
+
+    def attempt(lambda_n, extra):
+        return sandbox.attempt(gpt2, facts, sandbox.Choice(lambda_n, extra), 5, lambda *_: None)
+
+    first = attempt(1.0, 1)
+    alone = EditSession(gpt2, "MEMIT+norm", seed=5, settings={"lambda_n": 1.0}).edit(list(facts), known="edit")
+    monkeypatch.setattr(shared_search, "RuleSearch", lambda *_, **__: pytest.fail("was searched before"))
+    dear = attempt(50.0, 1)
+    assert dear.steps == first.steps and dear.growth < first.growth
+    patient = attempt(1.0, sandbox.NO_MPES)  # goes on from where the first stopped
+    assert patient.steps == sum(item.steps for item in alone.edited) / len(facts) > first.steps
 
 
 def test_facts_of_the_sandbox_are_known_and_of_different_kinds():
@@ -388,6 +404,9 @@ def test_settings_tried_are_kept_and_touch_nobodys_edits(quick_trials, monkeypat
     monkeypatch.setattr(sandbox_card, "attempt", lambda *_: pytest.fail("was known"))
     assert address_of(app) == {"step": ["norm"], "lambda_n": ["4"], "extra": ["0"]}
     assert "computed since" not in words(pressed(app, "learn_trial"))
+    # Nor for another visitor.
+    other = pressed(opened("learn", step="norm", lambda_n="0", extra="none"), "learn_trial")
+    assert "λn 0, no MPES" in words(other) and "was known" not in words(other)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("secret"), MemoryError()])

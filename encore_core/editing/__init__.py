@@ -26,6 +26,7 @@ helpers, team, team_member   several processes that share the work of every batc
 session                one person's edits of one model: prepare, edit, take back, undo, save
 session_contents, session_state    what a session holds, replaced as a whole; its state, for continuing elsewhere
 shared_by_sessions     what sessions on one model share: sampled prefixes, initial P
+shared_search          one search for the targets of several methods, while the model is unedited
 comparison             the same facts with several methods
 edit_file, edit_file_batches, edit_file_values   a session's edits as a file
 """

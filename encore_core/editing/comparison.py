@@ -6,7 +6,7 @@
 
 Every method sees the same facts in the same order, with the same sampled prefixes and statistics. Before any edit, the
 search for a target takes the same path for all methods with equal hyper-parameters; they differ in when they stop. So
-one search serves them all in the first batch (see `targets.RuleSearch`). From the second batch on, the models differ,
+one search serves them all in the first batch (see `shared_search`). From the second batch on, the models differ,
 and so do the targets.
 """
 
@@ -18,14 +18,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from encore_core.editing.batch import FindTargets, batched
+from encore_core.editing.batch import batched
 from encore_core.editing.batch_report import BatchReport, EditProgress, OnProgress
 from encore_core.editing.session import EditSession
-from encore_core.editing.target_loss import TargetSettings, target_settings
-from encore_core.editing.targets import RULE_FIELDS, RuleSearch, Target
+from encore_core.editing.shared_search import SharedSearch
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact, check_batches
-from encore_core.methods import Settings, check_names, find_method
+from encore_core.methods import check_names, find_method
 from encore_core.models.editable import EditableModel
 
 MOST_SIDES = 8
@@ -225,7 +224,7 @@ class ComparedSessions:
                 )
             except InputError as error:
                 self.refused[arm.label] = str(error)
-        self._search = _SharedSearch(lm, [session.settings for session in self.sessions.values()])
+        self._search = SharedSearch(lm, [session.settings for session in self.sessions.values()])
 
     def edit(
         self,
@@ -243,51 +242,3 @@ class ComparedSessions:
         session = self.sessions[label]
         targets = None if session.n_edits else self._search.of(session)
         return session.edit(facts, known=known, targets=targets, on_progress=on_progress)
-
-
-class _SharedSearch:
-    """Targets on the unedited model: one search for all settings that walk the same path."""
-
-    def __init__(self, lm: EditableModel, settings: Sequence[Settings]):
-        self.lm = lm
-        self.rules: dict[tuple, list[TargetSettings]] = {}
-        for one in settings:
-            rules = self.rules.setdefault(_path(one), [])
-            rule = target_settings(one)
-            if rule not in rules:
-                rules.append(rule)
-        # Of the last facts alone: others are hardly asked for again.
-        self._searches: dict[tuple, tuple[tuple[Fact, ...], RuleSearch]] = {}
-
-    def of(self, session: EditSession) -> FindTargets:
-        """What finds the targets of a session, whose model is still unedited."""
-        path, rule = _path(session.settings), target_settings(session.settings)
-        rules = self.rules[path]
-
-        def find(facts: Sequence[Fact], on_progress: OnProgress | None) -> Sequence[Target]:
-            tell = on_progress or (lambda progress: None)
-            for_facts, search = self._searches.pop(path, ((), None))
-            if search is None or for_facts != tuple(facts):
-                search = RuleSearch(
-                    self.lm, facts, session.prefixes, session.settings.layers[-1], rules,
-                    F=session.metric(), fast=session.fast_targets,
-                )  # fmt: skip
-            found = search.found(
-                rules.index(rule),
-                lambda done, step, loss: tell(EditProgress("targets", done, len(facts), step, loss)),
-            )
-            self._searches[path] = tuple(facts), search  # not one that was interrupted
-            return found
-
-        return find
-
-
-def share_search(one: Settings, other: Settings) -> bool:
-    """Whether two methods share a search before any edit: the one goes on where the other stopped."""
-    return not (one.from_gradients or other.from_gradients) and _path(one) == _path(other)
-
-
-def _path(settings: Settings) -> tuple:
-    """What decides where a search goes: the last edited layer, and all that is no stopping rule."""
-    same = replace(target_settings(settings), **dict.fromkeys(RULE_FIELDS, 0))
-    return settings.layers[-1], same

@@ -173,14 +173,22 @@ class RuleSearch:
         """
         if self._waits:
             [members] = self._groups
-            self._under_way = self._under_way or self._group_of(members)
-            self._walk(self._under_way, members, [number], on_step)
+            if not self._are_found([number]):
+                self._under_way = self._under_way or self._group_of(members)
+                self._walk(self._under_way, members, [number], on_step)
+            if self._are_found(range(len(self.rules))):
+                self._under_way = None  # what a pass keeps is large, and nobody goes on
         elif not self._found:
             for members in self._groups:
                 n = len(self._found)
                 tell = (lambda done, step, loss, n=n: on_step(n + done, step, loss)) if on_step else None
                 self._walk(self._group_of(members), members, range(len(self.rules)), tell)
         return [self._found[index][number] for index in range(len(self._examples))]
+
+    def _are_found(self, numbers: Sequence[int]) -> bool:
+        return len(self._found) == len(self._examples) and all(
+            targets[number] for targets in self._found.values() for number in numbers
+        )
 
     def _group_of(self, members: Sequence[int]) -> _Group:
         return _Group(self._make_pass([self._examples[index] for index in members]), self.rules, self._F)

@@ -18,7 +18,7 @@ from dashboard.reading.compared_words import difference, why_early
 from dashboard.server import limits
 from dashboard.visitors.comparison import Column, Comparison
 from dashboard.visitors.visitor import Visitor
-from encore_core.editing.comparison import share_search
+from encore_core.editing.shared_search import share_search
 from encore_core.errors import InputError
 from encore_core.facts import Fact
 

@@ -16,6 +16,7 @@ from dashboard.parts.learn.own_fact import FIELDS
 from dashboard.parts.learn.prompt_keys import LayerKey, PromptKeys, Token
 from dashboard.parts.learn.sandbox import NO_MPES, Choice, Trial
 from encore_core.facts import Fact
+from encore_core.models.editable import EditableModel
 from encore_core.resources import ASSETS
 
 FILE = ASSETS / "learn" / "france.json"
@@ -73,6 +74,11 @@ def anatomy() -> Anatomy:
 def trials() -> list[Trial]:
     """The trials of steps 6 and 7."""
     return [Trial(**one | {"choice": Choice(**one["choice"])}) for one in _kept()["trials"]]
+
+
+def trials_on(lm: EditableModel) -> list[Trial]:
+    """The same, where they were recorded on this model; none for another."""
+    return trials() if lm.name == _kept()["model"] else []
 
 
 def nearest(chosen: tuple[str, str]) -> str:

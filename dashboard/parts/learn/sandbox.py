@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from encore_core.editing.batch_report import EditProgress
 from encore_core.editing.session import EditSession
+from encore_core.editing.shared_search import SharedSearch
 from encore_core.facts import Fact
 from encore_core.measures.scores import evaluate
 from encore_core.models.editable import EditableModel
@@ -33,6 +34,12 @@ class Choice:
     @property
     def method(self) -> str:
         return "MEMIT+norm" if self.extra is NO_MPES else "ENCORE"
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """What it sets beside its method's own values."""
+        extra = {} if self.extra is NO_MPES else {"mpes_extra_steps": self.extra}
+        return {"lambda_n": self.lambda_n} | extra
 
     @property
     def name(self) -> str:
@@ -93,14 +100,16 @@ def attempt(
     Raises:
         InputError: when a fact cannot be edited on this model.
     """
-    values = {"lambda_n": choice.lambda_n}
-    if choice.extra is not NO_MPES:
-        values["mpes_extra_steps"] = choice.extra
     kept = set(lm.shared)
-    session = EditSession(lm, choice.method, seed=seed, settings=values, keep_history=False)
+    session = EditSession(lm, choice.method, seed=seed, settings=choice.settings, keep_history=False)
     try:
         session.prepare(lambda what, share: show(what, 0.1 * share))
-        report = session.edit(facts, known="edit", on_progress=lambda at: show(*_told(at, session.settings.steps)))
+        report = session.edit(
+            facts,
+            known="edit",
+            targets=_search(lm, seed).of(session),
+            on_progress=lambda at: show(*_told(at, session.settings.steps)),
+        )
         show("Scoring", 0.9)
         with session.edited() as edited:
             scores = evaluate(edited, facts, generate=False)
@@ -119,6 +128,23 @@ def attempt(
         facts=len(targets),
         seconds=sum(report.seconds.values()),
     )
+
+
+def done_by_anyone(lm: EditableModel, facts: Sequence[Fact], seed: int) -> dict[Choice, Trial]:
+    """Trials that some visitor has made on this model: a class asks for the same ones."""
+    with lm.lock:
+        return lm.shared.setdefault(("learn trials", seed, lm.start_token, tuple(facts)), {})
+
+
+def _search(lm: EditableModel, seed: int) -> SharedSearch:
+    """The search of all trials: λn has no part in it, and a trial that stops later goes on where another stopped."""
+    with lm.lock:
+        key = ("learn search", seed, lm.start_token)
+        if key not in lm.shared:
+            choices = [Choice(0.0, extra) for extra in EXTRA]
+            sessions = [EditSession(lm, one.method, seed=seed, settings=one.settings) for one in choices]
+            lm.shared[key] = SharedSearch(lm, [session.settings for session in sessions])
+        return lm.shared[key]
 
 
 def _told(at: EditProgress, steps: int) -> tuple[str, float]:

@@ -11,7 +11,7 @@ import streamlit as st
 from dashboard.charts import learn as charts
 from dashboard.elements import chart_card, compute_button, widgets
 from dashboard.parts.learn import recorded_france
-from dashboard.parts.learn.sandbox import EXTRA, NO_MPES, Choice, Trial, attempt, facts_for
+from dashboard.parts.learn.sandbox import EXTRA, NO_MPES, Choice, Trial, attempt, done_by_anyone, facts_for
 from dashboard.reading.bundled_facts import bundled_facts
 from dashboard.reading.run_words import duration
 from dashboard.server import device_queue
@@ -66,11 +66,14 @@ def show() -> None:
             rows = [(fact.text, fact.target_true or "–", fact.target_new) for fact in facts]
             widgets.table([("Prompt", ""), ("True answer", ""), ("New answer", "")], rows, "The facts of the sandbox")
         done = trials()
-        if done:
-            _shown(list(done.values()), st.session_state["learn_trial_newest"])
-        else:
+        if not done:
             recorded_france.say("These trials were recorded with the same facts")
             _shown(recorded_france.trials(), recorded_france.nearest(choice))
+            return
+        recorded = recorded_france.trials_on(browser_session.current().lm)
+        if others := [trial for trial in recorded if trial.choice not in done]:
+            recorded_france.say(f"{len(others)} of these trials were recorded with the same facts")
+        _shown([*others, *done.values()], st.session_state["learn_trial_newest"])
 
 
 def _pick() -> tuple[str, str]:
@@ -103,16 +106,18 @@ def trials() -> dict[Choice, Trial]:
 
 
 def compute(visitor: Visitor, chosen: tuple[str, str], facts: Sequence[Fact], tell: compute_button.Show) -> None:
-    """Compute what was chosen, unless that was done before.
+    """Compute what was chosen, unless that was done before, by this visitor or by another.
 
     Raises:
         InputError: when a fact cannot be edited on this model.
     """
     choice = chosen_settings(settings_of(visitor.lm, "ENCORE").lambda_n, chosen)
-    done = trials()
-    if choice not in done:
+    anyone = done_by_anyone(visitor.lm, facts, visitor.session.seed)
+    if choice not in anyone:
         with device_queue.work(device_queue.EDIT, len(facts)):
-            done[choice] = attempt(visitor.lm, facts, choice, visitor.session.seed, tell)
+            # Asked again in turn: a class waits for the same trial.
+            anyone[choice] = anyone.get(choice) or attempt(visitor.lm, facts, choice, visitor.session.seed, tell)
+    trials()[choice] = anyone[choice]
     st.session_state["learn_trial_newest"] = choice.name
 
 
