@@ -95,6 +95,19 @@ def test_the_estimate_adds_up_what_was_timed(ready):
     assert 2 * 112_000_000 < cost.disk_bytes < 3 * 112_000_000
 
 
+def test_the_runs_of_a_comparison_measure_the_unedited_model_once(ready):
+    """What is foretold belongs to a method's layers and is measured by each; another seed brings other facts first."""
+    run = planned(ready, n_edits=1000, batch_size=50, checkpoint_every=100, measure=MeasurePlan(share_cap=None))
+    other = replace(run, plan=replace(run.plan, method="MEMIT"))
+    seeded = replace(run, plan=replace(run.plan, seed=7))
+    timed = replace(CALIBRATION, foretold_seconds=2.0)
+    first, second, third = estimate.estimates([run, other, seeded], [timed] * 3)
+    once = (50 + 20 + 20) * (0.25 + 0.5) + 3 + 2 + 1 + 5
+    assert first.measuring_seconds == third.measuring_seconds == pytest.approx(11 * once)
+    assert second.measuring_seconds == pytest.approx(10 * once + 2)
+    assert [first] == estimate.estimates([run], [timed])
+
+
 def test_facts_share_what_a_step_takes_for_itself(ready):
     """Half of a step with four facts is its own, with 64 next to nothing; smaller batches are timed as they are."""
     shared = replace(CALIBRATION, fixed_share=0.5)

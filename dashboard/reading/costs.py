@@ -12,13 +12,9 @@ import psutil
 from dashboard.reading.run_words import size
 from encore_core.models.editable import EditableModel
 from encore_core.runs import PreparedRun
-from encore_core.runs.estimate import Calibration, Estimate, calibrate, estimate
+from encore_core.runs.estimate import Calibration, Estimate, calibrate, estimates, is_calibrated
 
 Show = Callable[[str, float], None]
-
-
-class _NotCalibrated(Exception):
-    """Raised from a calibration's progress: it would have to be made first."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +59,9 @@ def known_cost(lm: EditableModel, runs: Sequence[PreparedRun]) -> Cost | None:
         InputError: when the facts or the settings cannot be used.
     """
 
-    def refuse(what: str, share: float) -> None:
-        raise _NotCalibrated
-
-    try:
-        return Cost(tuple(estimate(run, calibrate(lm, run, refuse)) for run in runs))
-    except _NotCalibrated:
+    if not all(is_calibrated(lm, run) for run in runs):
         return None
+    return Cost(tuple(estimates(runs, [calibrate(lm, run) for run in runs])))
 
 
 def measured_cost(lm: EditableModel, runs: Sequence[PreparedRun], show: Show) -> Cost:
@@ -94,7 +86,7 @@ def measured_cost(lm: EditableModel, runs: Sequence[PreparedRun], show: Show) ->
                 ),
             )
         )
-    return Cost(tuple(estimate(run, calibration) for run, calibration in zip(runs, found, strict=True)))
+    return Cost(tuple(estimates(runs, found)))
 
 
 def shortages(cost: Cost, folder: Path) -> list[str]:

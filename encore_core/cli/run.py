@@ -22,7 +22,7 @@ from encore_core.measures.generated_scores import PROTOCOLS
 from encore_core.methods import METHODS, find_method
 from encore_core.models.editable import load_model
 from encore_core.models.start_token import AUTO
-from encore_core.runs.estimate import calibrate, estimate
+from encore_core.runs.estimate import calibrate, estimates, is_calibrated
 from encore_core.runs.plan import KNOWN, ORDERS, WITH_OPTIONS, MeasurePlan, RunPlan
 from encore_core.runs.preparing import PreparedRun, prepare
 from encore_core.runs.seeds import seeds_of, tag_of_seeds, with_seeds
@@ -216,11 +216,17 @@ def _tell_costs(ready: Sequence[PreparedRun], as_json: bool) -> None:
         lm = load_model(plan.model, plan.device, plan.dtype, bar.share, plan.start_token)
     for line in lm.notes:
         notice(line)
-    rows = []
-    for run in ready:
+    calibrations = []
+    for number, run in enumerate(ready, start=1):
+        if not is_calibrated(lm, run):
+            of = f"{run.plan.method} ({number} of {len(ready)})"
+            notice(f"timing a few edits with {of}, for a minute or more; the times are kept")
         with Bar("Timing a few edits") as bar:
-            cost = estimate(run, calibrate(lm, run, bar.share))
-        rows.append({"method": run.plan.method, "seed": run.plan.seed, "edits": len(run.facts), **vars(cost)})
+            calibrations.append(calibrate(lm, run, bar.share))
+    rows = [
+        {"method": run.plan.method, "seed": run.plan.seed, "edits": len(run.facts), **vars(cost)}
+        for run, cost in zip(ready, estimates(ready, calibrations), strict=True)
+    ]
     if as_json:
         print(json.dumps(rows))
         return

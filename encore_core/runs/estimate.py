@@ -17,6 +17,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ from encore_core.models.memory import Sizes, estimate_of
 from encore_core.runs.fact_order import batch_ends, checkpoints
 from encore_core.runs.measuring import ENTROPY_PROMPTS, ENTROPY_TOKENS, generation_settings, passages
 from encore_core.runs.preparing import PreparedRun
+from encore_core.runs.unedited import same_before_edits
 from encore_core.storage import data_folder, replacing
 
 log = logging.getLogger(__name__)
@@ -161,22 +163,51 @@ def calibrate(lm: EditableModel, run: PreparedRun, progress: Progress | None = N
     Raises:
         InputError: when the facts or the settings cannot be used.
     """
-    file = data_folder() / "calibration" / f"{_identity(lm, run)}.json"
-    try:
-        return Calibration.from_json(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, KeyError):
-        found = _measure(lm, run, progress or (lambda what, share: None))
-    with replacing(file) as part:
+    if (kept := _kept(lm, run)) is not None:
+        return kept
+    found = _measure(lm, run, progress or (lambda what, share: None))
+    with replacing(_file(lm, run)) as part:
         part.write_text(json.dumps(asdict(found), indent=1), encoding="utf-8")
     return found
 
 
-def estimate(run: PreparedRun, calibration: Calibration) -> Estimate:
+def is_calibrated(lm: EditableModel, run: PreparedRun) -> bool:
+    """Whether `calibrate` will be immediate."""
+    return _kept(lm, run) is not None
+
+
+def _file(lm: EditableModel, run: PreparedRun) -> Path:
+    return data_folder() / "calibration" / f"{_identity(lm, run)}.json"
+
+
+def _kept(lm: EditableModel, run: PreparedRun) -> Calibration | None:
+    try:
+        return Calibration.from_json(json.loads(_file(lm, run).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def estimates(runs: Sequence[PreparedRun], calibrations: Sequence[Calibration]) -> list[Estimate]:
+    """The cost of runs in one queue: of those that differ in method alone, the first measures the unedited model.
+
+    Args:
+        runs: what would be run, in this order.
+        calibrations: of each run's model and method on this machine.
+    """
+    found = []
+    for at, (run, calibration) in enumerate(zip(runs, calibrations, strict=True)):
+        known = any(same_before_edits(run, before) for before in runs[:at])
+        found.append(estimate(run, calibration, unedited_known=known))
+    return found
+
+
+def estimate(run: PreparedRun, calibration: Calibration, unedited_known: bool = False) -> Estimate:
     """The cost of a run.
 
     Args:
         run: what would be run.
         calibration: of its model and method on this machine.
+        unedited_known: whether a run before it will have measured the unedited model.
     """
     plan, c = run.plan, calibration
     ends = batch_ends(run.facts, plan.batch_size)
@@ -201,7 +232,8 @@ def estimate(run: PreparedRun, calibration: Calibration) -> Estimate:
         (wanted.downstream is not None) * wanted.downstream_tests * c.downstream_test_seconds,
     ]
     once = sum(parts)
-    in_full, between = 2 * once, (len(points) - 2) * once
+    own = wanted.foretold_damage * c.foretold_seconds  # of the method's layers, so that each run measures it
+    in_full, between = once + (own if unedited_known else once), (len(points) - 2) * once
     if wanted.share_cap is not None:
         share = wanted.share_cap * editing / max(1, sum(part > 0 for part in parts))
         between = sum(min((len(points) - 2) * part, share) for part in parts)

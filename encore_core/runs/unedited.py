@@ -8,11 +8,14 @@ foretold from statistics depends on the edited layers, and is measured by each, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from encore_core.runs.database import Database
 from encore_core.runs.lookup import all_runs, get
 from encore_core.runs.measuring import MEASURED
+from encore_core.runs.preparing import PreparedRun
 from encore_core.runs.rows import CheckpointRecord, RunInfo
 
 OWN = ("norms", "foretold")
@@ -50,12 +53,24 @@ def measured_elsewhere(database: Database, run_id: str) -> Elsewhere | None:
     return None
 
 
+def same_before_edits(one: PreparedRun, other: PreparedRun) -> bool:
+    """Whether two runs that have not started will have the same first checkpoint, on one machine and program."""
+    basis = [
+        (run.plan.model, run.plan.start_token, run.order_digest, len(run.facts), *_of_plan(vars(run.plan)))
+        for run in (one, other)
+    ]
+    return basis[0] == basis[1]
+
+
+def _of_plan(plan: Mapping[str, Any]) -> tuple[object, ...]:
+    return tuple(plan.get(name) for name in ("batch_size", "seed", "device", "dtype", "measure"))
+
+
 def _basis(run: RunInfo) -> tuple[object, ...]:
     """All that the first checkpoint depends on."""
-    plan = run.plan_json
     return (
         run.fingerprint, run.start_token, run.order_digest, run.n_edits, run.protocols, run.versions, run.commit,
-        run.threads, *(plan.get(name) for name in ("batch_size", "seed", "device", "dtype", "measure")),
+        run.threads, *_of_plan(run.plan_json),
     )  # fmt: skip
 
 
