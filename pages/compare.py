@@ -89,8 +89,10 @@ def draw(runs: Sequence[RunInfo], answer: DeltaGenerator) -> page_frame.Drawn:
         collapse_card.draw(limits, courses)
     fare, by_layer = st.container(border=True, key="card_compared"), st.container(border=True, key="card_norms")
     with by_layer:
+        above_norms = st.container()
         scale, layers = layer_choice.pick("compare", runs, norms)
     with fare:
+        above_fare = st.container()
         there = sorted(int(edits) for edits in run_frames.read("checkpoints", runs)["edits"].unique())
         at, subset = checkpoints.pick_one(there), remembered("compare_facts", "sample")
     view = View(tuple(runs), scale, None if layers is None else tuple(layers), (at,), subset, limits=limits)
@@ -100,9 +102,9 @@ def draw(runs: Sequence[RunInfo], answer: DeltaGenerator) -> page_frame.Drawn:
     charts = run_charts.charts_of(view, norms, scores, across, theme.palette())
     with fare:
         collapse_card.marks(view, courses, there)
-        run_charts.draw_fare(view, charts)
+        run_charts.draw_fare(view, charts, above_fare)
     with by_layer:
-        run_charts.draw_norms(view, charts)
+        run_charts.draw_norms(view, charts, above_norms)
     address = address_of(view)
     with st.container(border=True, key="card_table"):
         table = score_table.draw(view, score_table.rows_of(view, scores, measures), score_table.remarks(view, scores))

@@ -125,10 +125,11 @@ def stored(runs: Sequence[RunInfo], value: str, answer: DeltaGenerator) -> dict[
         return asked_for
     lines = {line.run: line for line in run_frames.lines(runs)}
     with st.container(border=True, key="card_contributions"):
+        above = st.container()
         shown = pick_shown(runs, list(lines.values()))
         before, after = pick_checkpoints(sorted({at for run in shown for at in there[run.id]}))
         pairs = [pair_of(lines[run.id], there[run.id], before, after) for run in shown]
-        bars(measured, pairs, value, "contributions", chart_card.commands_of(shown))
+        bars(measured, pairs, value, "contributions", chart_card.commands_of(shown), above=above)
     everyone = [
         findings.standing(measured, pair_of(lines[run.id], there[run.id], before, after), value) for run in runs
     ]
@@ -153,9 +154,15 @@ def depths(measured: pd.DataFrame, pairs: Sequence[Pair]) -> list[str]:
 
 
 def bars(
-    measured: pd.DataFrame, pairs: Sequence[Pair], value: str, key: str, commands: Sequence[str], aside: str = ""
+    measured: pd.DataFrame,
+    pairs: Sequence[Pair],
+    value: str,
+    key: str,
+    commands: Sequence[str],
+    aside: str = "",
+    above: DeltaGenerator | None = None,
 ) -> None:
-    """The two charts of some runs: before (top) and after (bottom), and the difference."""
+    """The two charts of some runs: before (top) and after (bottom), and the difference; the heading goes `above`."""
     panels = charts.moments(measured, pairs)
     rows = charts.shown(measured, panels, value)
     names = ", ".join(pair.line.name for pair in pairs)
@@ -170,6 +177,7 @@ def bars(
         frame=rows,
         commands=commands,
         revision=revision,
+        above=above,
     )
     changed = [pair for pair in pairs if pair.after != pair.before]
     if not changed:

@@ -63,6 +63,9 @@ def restore(asked: Mapping[str, Sequence[str]]) -> None:
     inside.restore(asked)
     if "try" in first:
         st.session_state["free_prompt"] = first["try"]
+    said = browser_session.current().message if "visitor" in st.session_state else None
+    if said is not None and said.kind == "success":
+        browser_session.current().message = None  # of what was done before, and here something else is asked
 
 
 def view() -> dict[str, str]:

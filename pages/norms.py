@@ -46,8 +46,10 @@ def draw(runs: Sequence[RunInfo], answer: DeltaGenerator) -> page_frame.Drawn:
         return {"run": without}, ()
     growth, by_layer = st.container(border=True, key="card_norms"), st.container(border=True, key="card_layers")
     with growth:
+        above_growth = st.container()
         scale, layers = layer_choice.pick("norms", runs, norms)
     with by_layer:
+        above_layers = st.container()
         at = checkpoints.pick_several(norms)
     view = View(tuple(runs), scale, None if layers is None else tuple(layers), tuple(at))
     rows, commands, revision = (
@@ -56,9 +58,9 @@ def draw(runs: Sequence[RunInfo], answer: DeltaGenerator) -> page_frame.Drawn:
         " ".join([scale, *view.ids]),
     )
     with growth:
-        norm_cards.over_edits(view, norms, rows, commands, revision)
+        norm_cards.over_edits(view, norms, rows, commands, revision, above_growth)
     with by_layer:
-        norm_cards.layer_by_layer(view, norms, rows, commands, revision)
+        norm_cards.layer_by_layer(view, norms, rows, commands, revision, above_layers)
     with answer:
         found = landing.answer(norms, view.lines, view.at)
         widgets.answer(replace(found, text=f"{found.text} {beside(runs)}".strip()))

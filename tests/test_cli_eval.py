@@ -60,6 +60,13 @@ def test_a_judge_that_is_broken_is_counted(words, capsys):
     assert json.loads(said.out)["generated"]["scores"]["edit"]["judged"] is None
 
 
+def test_a_file_that_is_there_is_not_written_over(words, tmp_path, capsys):
+    (tmp_path / "mine.csv").write_text("mine", encoding="utf-8")
+    assert main([*words, "--protocol=generated", f"--texts={tmp_path / 'mine.csv'}"]) == 2
+    assert "mine.csv exists; give a new name" in capsys.readouterr().err
+    assert (tmp_path / "mine.csv").read_text(encoding="utf-8") == "mine"
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [(["--protocol=said"], "'said' is not known"), (["--judge=x"], "--judge is for generated answers"),

@@ -84,10 +84,13 @@ DASHES = {
 }  # fmt: skip
 """Method → how its lines are dashed, as Plotly names it."""
 
+LAYER_MARKS = ("circle", "square", "diamond", "triangle-up", "x", "star")
+"""Marks of edited layers from the lowest, again and again: neighbours in the ramp are too alike to tell apart."""
+
 MEANINGS = {
     "new": ("the new answer", "circles"),
     "true": ("the true answer", "diamonds"),
-    "edited": ("edited layers, from the lowest (light) to the highest", "hatched, diamonds"),
+    "edited": ("edited layers, from the lowest (light) to the highest", "hatched bars, diamonds; in lines a mark each"),
     "attention": ("attention", "bars"),
     "mlp": ("MLPs that are not edited", "bars"),
     "mpes": ("targets with MPES", "solid lines, full bars, circles"),

@@ -10,7 +10,7 @@ import pandas as pd
 
 from dashboard.charts.chart import Chart
 from dashboard.charts.labels import label
-from dashboard.charts.palette import DASHES, Palette
+from dashboard.charts.palette import DASHES, LAYER_MARKS, Palette
 from dashboard.charts.panels import Panels
 
 NARROW_NAME = 22
@@ -127,11 +127,16 @@ def _draw_layer(
         legendrank=1000 + layer,
         showlegend=group not in legend,
         line={"color": ramp[layer] if is_edited else panels.colours.line, "width": 2.5 if is_edited else 1.2},
-        marker={"size": 6},
+        marker={"size": 7 if is_edited else 6, "symbol": _mark(layer, ramp)},
         hovertemplate=f"layer {layer}  %{{y:.4~g}}<extra></extra>" if is_edited else None,
         hoverinfo=None if is_edited else "skip",
     )
     legend.add(group)
+
+
+def _mark(layer: int, ramp: Mapping[int, str]) -> str:
+    """What marks a layer's points: in order of the edited ones."""
+    return LAYER_MARKS[[*ramp].index(layer) % len(LAYER_MARKS)] if layer in ramp else "circle"
 
 
 def _draw_as_loaded(panels: Panels, number: int, edits: pd.Series, legend: set[object]) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from dashboard.charts.chart import Chart
 from dashboard.charts.palette import LIGHT
@@ -27,6 +29,7 @@ def show(
     frame: pd.DataFrame,
     commands: Sequence[str] = (),
     revision: str = "",
+    above: DeltaGenerator | None = None,
 ) -> None:
     """Draw a chart with its heading, and offer its data and code.
 
@@ -38,8 +41,10 @@ def show(
         frame: the rows that it shows.
         commands: that reproduce these data, see `commands_of`.
         revision: the reader's zoom is kept as long as this stays the same.
+        above: an empty place for the heading, in a card where controls come between it and the chart.
     """
-    widgets.heading(heading, aside)
+    with above or nullcontext():
+        widgets.heading(heading, aside)
     figure.draw(chart_cache.chart(make, theme.palette()), key=key, alt=alt, revision=revision)
     name = f"encore-{key.replace(' ', '-')}"
     with st.popover("Data and code", icon=":material/database:", key=f"behind {key}"):

@@ -224,18 +224,22 @@ def _check_outputs(options: argparse.Namespace) -> None:
         check_output_file(options.edits_out)
 
 
-def check_output_file(path: Path) -> None:
-    """Refuse an edit file that cannot be written, or is there already.
+def check_output_file(path: Path, what: str = "edit file") -> None:
+    """Refuse a file that cannot be written, or is there already.
+
+    Args:
+        path: where it is to be.
+        what: it is called.
 
     Raises:
         InputError: saying why.
     """
     if path.is_dir():
-        raise InputError(f"The edit file {path} is a folder; give the name of a file.")
+        raise InputError(f"The {what} {path} is a folder; give the name of a file.")
     if path.exists():
-        raise InputError(f"The edit file {path} exists; give a new name.")
+        raise InputError(f"The {what} {path} exists; give a new name.")
     if not path.parent.is_dir():
-        raise InputError(f"The edit file {path} cannot be written: the folder {path.parent} does not exist.")
+        raise InputError(f"The {what} {path} cannot be written: the folder {path.parent} does not exist.")
     check_writable(path)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from encore_core.cli.editing import load, reads_texts, tell_other_start
+from encore_core.cli.editing import check_output_file, load, reads_texts, tell_other_start
 from encore_core.cli.fact_files import HELP, add_facts_options, facts_of
 from encore_core.cli.options import add_json_option, add_limit_option, add_model_options, positive
 from encore_core.cli.output import Bar, notice
@@ -87,6 +87,8 @@ def _eval(options: argparse.Namespace) -> None:
     protocols = protocols_of(options)
     if "generated" not in protocols and options.texts is not None:
         raise InputError("--texts is for generated answers; add --protocol generated.")
+    if options.texts is not None:
+        check_output_file(options.texts, "file of answers")
     judge = Judge(options.judge, options.judge_model, options.judge_seconds) if options.judge is not None else None
     edits = read_edit_file(options.edits) if options.edits is not None else None
     if options.facts is None and edits is None:

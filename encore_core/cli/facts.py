@@ -79,7 +79,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    check_output_file(options.out)
+    check_output_file(options.out, "file of facts")
     facts = facts_of(options, options.limit)
     write_facts(facts, options.out)
     print(f"{len(facts):,} facts written to {options.out}", file=sys.stderr)
@@ -149,7 +149,7 @@ def _list(options: argparse.Namespace) -> None:
 def _get(options: argparse.Namespace) -> None:
     wanted = find_set(options.name)
     if options.out is not None:
-        check_output_file(options.out)
+        check_output_file(options.out, "file of facts")
     with Bar("Fetching", total=None, unit="byte") as bar:
         found = fetch_set(wanted, lambda n_bytes: bar.at(n_bytes, gigabytes(n_bytes)), options.update)
     if options.update and wanted.revision is not None:

@@ -58,7 +58,6 @@ class Trial:
         probability: of the new answers, mean over the facts.
         steps: of the search for a target, mean over the facts.
         facts: how many.
-        seconds: that editing took.
     """
 
     choice: Choice
@@ -69,7 +68,6 @@ class Trial:
     probability: float
     steps: float
     facts: int
-    seconds: float
 
 
 EXTRA = (0, 1, 2, 4, 8, NO_MPES)
@@ -126,7 +124,6 @@ def attempt(
         probability=sum(item.probability_after for item in report.edited) / len(targets),
         steps=sum(target.steps for target in targets) / len(targets),
         facts=len(targets),
-        seconds=sum(report.seconds.values()),
     )
 
 

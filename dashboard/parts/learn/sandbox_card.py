@@ -13,7 +13,6 @@ from dashboard.elements import chart_card, compute_button, widgets
 from dashboard.parts.learn import recorded_france
 from dashboard.parts.learn.sandbox import EXTRA, NO_MPES, Choice, Trial, attempt, done_by_anyone, facts_for
 from dashboard.reading.bundled_facts import bundled_facts
-from dashboard.reading.run_words import duration
 from dashboard.server import device_queue
 from dashboard.visitors import browser_session
 from dashboard.visitors.messages import Message
@@ -169,7 +168,7 @@ def comparison(done: Sequence[Trial]) -> str:
 def _tiles(one: Trial) -> None:
     widgets.tiles(
         [
-            ("Growth of ‖W‖", f"{one.growth:.3f} %", f"{one.choice.name} · {duration(one.seconds)}", ""),
+            ("Growth of ‖W‖", f"{one.growth:.3f} %", one.choice.name, ""),
             ("Edit score", _score(one.edit), f"× 100, {one.facts} facts", ""),
             ("Paraphrase score", _score(one.paraphrase), "", ""),
             ("Neighbourhood score", _score(one.neighbourhood), "", ""),

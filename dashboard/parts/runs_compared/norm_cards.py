@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import pandas as pd
+from streamlit.delta_generator import DeltaGenerator
 
 from dashboard.charts import norm_layers
 from dashboard.charts import runs as run_charts
@@ -21,7 +22,14 @@ def rows_of(view: View, norms: pd.DataFrame) -> pd.DataFrame:
     return norms[["run", "edits", "layer"]].assign(edited=edited, **{view.norm: norms[view.norm]})
 
 
-def over_edits(view: View, norms: pd.DataFrame, rows: pd.DataFrame, commands: Sequence[str], revision: str) -> None:
+def over_edits(
+    view: View,
+    norms: pd.DataFrame,
+    rows: pd.DataFrame,
+    commands: Sequence[str],
+    revision: str,
+    above: DeltaGenerator,
+) -> None:
     """The norms of the layers that are chosen.
 
     Args:
@@ -29,7 +37,7 @@ def over_edits(view: View, norms: pd.DataFrame, rows: pd.DataFrame, commands: Se
         norms: the series.
         rows: the same for files, from `rows_of`.
         commands: that reproduce these data.
-        revision: of the chart, as `chart_card.show` has it.
+        revision, above: of the chart, as `chart_card.show` has them.
     """
     chosen = rows[rows["edited"]] if view.layers is None else rows[rows["layer"].isin(view.layers)]
     if chosen.empty:
@@ -44,10 +52,18 @@ def over_edits(view: View, norms: pd.DataFrame, rows: pd.DataFrame, commands: Se
         frame=chosen,
         commands=commands,
         revision=revision,
+        above=above,
     )
 
 
-def layer_by_layer(view: View, norms: pd.DataFrame, rows: pd.DataFrame, commands: Sequence[str], revision: str) -> None:
+def layer_by_layer(
+    view: View,
+    norms: pd.DataFrame,
+    rows: pd.DataFrame,
+    commands: Sequence[str],
+    revision: str,
+    above: DeltaGenerator,
+) -> None:
     """The norms of all layers at the checkpoints that are chosen; arguments as for `over_edits`."""
     chart_card.show(
         partial(norm_layers.norms, norms, view.lines, view.checkpoints, scale=view.scale),
@@ -59,6 +75,7 @@ def layer_by_layer(view: View, norms: pd.DataFrame, rows: pd.DataFrame, commands
         frame=rows[rows["edits"].isin(view.checkpoints)],
         commands=commands,
         revision=revision,
+        above=above,
     )
     late = [line.name for line in view.lines if view.at not in set(norms["edits"][norms["run"] == line.run])]
     if late:

@@ -7,6 +7,7 @@ from functools import partial
 
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from dashboard.charts import runs as charts
 from dashboard.charts import small_multiples
@@ -66,9 +67,10 @@ def charts_of(
     return found | {NORMS: chart_cache.chart(growth, colours)}
 
 
-def draw_fare(view: View, found: Mapping[str, Chart]) -> None:
-    """The small multiples, with the choice of facts that are scored above them."""
-    widgets.heading(FARE, f"dotted: after {view.at:,} edits; dashed across: the line set above")
+def draw_fare(view: View, found: Mapping[str, Chart], above: DeltaGenerator) -> None:
+    """The small multiples, with the choice of facts that are scored above them; `above` is a place for the heading."""
+    with above:
+        widgets.heading(FARE, f"dotted: after {view.at:,} edits; dashed across: the line set above")
     st.segmented_control(
         "Facts that are scored",
         list(SUBSETS),
@@ -81,9 +83,10 @@ def draw_fare(view: View, found: Mapping[str, Chart]) -> None:
         _draw(view, found, FARE, 1, view.subset)
 
 
-def draw_norms(view: View, found: Mapping[str, Chart]) -> None:
-    """The norms, as scale and layers have been chosen."""
-    widgets.heading(NORMS, f"dotted line: after {view.at:,} edits")
+def draw_norms(view: View, found: Mapping[str, Chart], above: DeltaGenerator) -> None:
+    """The norms, as scale and layers have been chosen; `above` is a place for the heading."""
+    with above:
+        widgets.heading(NORMS, f"dotted line: after {view.at:,} edits")
     _draw(view, found, NORMS, 2, view.scale)
 
 

@@ -43,6 +43,7 @@ def draw(
         raw: the series `downstream`.
         titles: of the panels, in order.
     """
+    above = st.container()
     if have:
         st.segmented_control(
             "Measure",
@@ -63,6 +64,7 @@ def draw(
         frame=frame,
         commands=chart_card.commands_of(view.runs),
         revision=" ".join([view.metric, *view.ids]),
+        above=above,
     )
     if have:
         widgets.notice(Message("info", f"{_certainty(raw, have)} {GUESSING}"))

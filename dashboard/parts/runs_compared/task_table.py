@@ -60,10 +60,11 @@ def _change(
         return f"{last:,.1f}{late}"
     if max(first, last) >= 1000:
         return f"{first:,.0f} → {last:,.0f}{late}"
-    change = f"{last - first:+.1f}"
+    change, between = f"{last - first:+.1f}", " "
     if gap is not None and gap[0] == at and gap[1].low is not None:
         change += f", 95 %: {gap[1].low:+.1f} to {gap[1].high:+.1f}, n {gap[1].n}"
-    return f"{first:.1f} → {last:.1f}\n({change}){late}".replace("-", "−")
+        between = "\n"
+    return f"{first:.1f} → {last:.1f}{between}({change}){late}".replace("-", "−")
 
 
 def _unparsable(sums: AtCheckpoints, run: str) -> str:
