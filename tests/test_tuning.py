@@ -135,3 +135,18 @@ def test_the_command(tiny_folder, tmp_path, capsys, statistics_text):
         capsys.readouterr()
         assert main([*words, *bad]) == 2
         assert capsys.readouterr().err.count("encore:") == 1
+
+
+def test_a_method_without_targets_is_tuned_by_its_learning_rate(gpt2, statistics_text):
+    facts, held_out = choose_facts(gpt2, FACTS, 12)
+    one = Tuner(gpt2, "UltraEdit", facts, held_out, statistics_text=statistics_text, base={"lr": 0.1, "layers": (0, 1)})
+    found = one.search()
+    assert set(found.row.settings) == {"layers", "lr"} and found.complete and found.row.evidence["trace"] is None
+    assert {trial.stage for trial in found.trials} == {
+        "present",
+        "layers",
+        "lr",
+        "held out: present",
+        "held out: found",
+    }
+    assert len(found.trials) <= one.estimate().trials

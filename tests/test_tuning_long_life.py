@@ -23,7 +23,7 @@ from encore_core.models.settings import settings_of
 from encore_core.tuned_rows import Shape, TunedRow, find_row, forget_row, store_row
 from encore_core.tuning import long_life
 from encore_core.tuning.facts import choose_facts
-from encore_core.tuning.lives import Life, Look
+from encore_core.tuning.lives import HELD_OUT, Life, Look
 from encore_core.tuning.long_life import LifeTuner
 
 BASE = tiny_models.DEFAULTS | {"lambda_n": 0.001, "steps": 2}
@@ -225,3 +225,26 @@ def test_the_command(tiny_folder, tmp_path, capsys, statistics_text, monkeypatch
         capsys.readouterr()
         assert main(bad) == 2
         assert capsys.readouterr().err.count("encore:") == 1
+
+
+def test_what_costs_propose_is_found_once(tuner, monkeypatch):
+    one = tuner()
+    one._live("present", {}, one.facts)
+    one._layers()
+    monkeypatch.setattr(long_life, "layer_costs", lambda *_, **__: pytest.fail("was found before"))
+    again = tuner()
+    again._live("present", {}, again.facts)
+    again._layers()
+    assert [life.settings for life in again.lives] == [life.settings for life in one.lives]
+
+
+@pytest.mark.parametrize("method", ["UltraEdit", "CrispEdit"])
+def test_a_method_that_follows_gradients_is_tuned_by_its_learning_rate(gpt2, statistics_text, method):
+    facts, held_out = choose_facts(gpt2, FACTS, 2 * N)
+    base = {"lr": 0.1, "layers": (0, 1), "steps": 2}
+    one = LifeTuner(gpt2, method, facts, held_out, batch_size=BATCH, statistics_text=statistics_text, base=base)
+    found = one.search()
+    assert set(found.row.settings) == {"layers", "lr"} and found.complete
+    tried = {life.settings["lr"] for life in found.lives if life.stage == "lr"}
+    assert 0.05 in tried and [1] in [life.settings["layers"] for life in found.lives if life.stage == "layers"]
+    assert len(found.lives) <= one.most_lives and {life.stage for life in found.lives} >= {f"{HELD_OUT}present"}

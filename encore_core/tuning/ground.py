@@ -24,9 +24,10 @@ from encore_core.tuned_rows import TunedFor
 
 STEPS = {
     "lambda_p": (3.0, 3), "lambda_n": (4.0, 2), "null_threshold": (3.0, 2), "l2": (3.0, 2), "lr": (0.5, 1),
-    "search_step": (0.5, 1),
+    "search_step": (0.5, 1), "gradient_lr": (0.5, 4),
 }  # fmt: skip
-"""For each number the factor between two values, and at most how many steps to take in one direction."""
+"""For each number the factor between two values, and at most how many steps to take in one direction. The learning rate
+of a method that follows gradients is all that it has, and differs by a factor of a thousand between models."""
 
 Trial = TypeVar("Trial")
 
@@ -46,7 +47,7 @@ class Ground:
         base: overrides of the settings in force from which the search begins, for tests.
 
     Raises:
-        InputError: for a method without targets.
+        InputError: for an unknown method, or unknown settings.
     """
 
     def __init__(
@@ -55,9 +56,6 @@ class Ground:
         self.lm, self.seed, self.statistics_text, self.base = lm, seed, statistics_text, dict(base or {})
         self.present: Settings = settings_of(lm, method, base)
         self.method = self.present.method
-        if self.present.from_gradients:
-            what = "targets" if self.present.needs_statistics else "targets and no statistics"
-            raise InputError(f"{self.method} has no {what} to tune; try --set lr=… and layers=….")
         self.shape = lm.shape
 
     def is_published(self, tuned_for: TunedFor = "few") -> bool:
@@ -68,14 +66,32 @@ class Ground:
     def axes(self) -> tuple[str, ...]:
         """The numbers that are searched over, in order."""
         p = self.present
+        if p.from_gradients:  # they preserve nothing by a price, and search for nothing
+            return ("lr",)
         axes = {"null_space": ("null_threshold", "l2"), "weighted_null_space": ("null_threshold", "lambda_p")}.get(
             p.preservation, ("lambda_p",)
         )
         step = "lr" if p.search == "adam" else "search_step"
         return (*axes, *(("lambda_n",) if p.lambda_n else ()), step)
 
+    def steps(self, name: str) -> tuple[float, int]:
+        """The factor between two values of a number, and at most how many steps to take in one direction."""
+        return STEPS["gradient_lr" if self.present.from_gradients else name]
+
+    def other_layers(self) -> list[tuple[int, ...]]:
+        """Blocks to try for a method that follows gradients: as many that end where the present begin, and their half.
+
+        No trace says where such a method should edit: it does not look for where a fact is recalled.
+        """
+        present = self.present.layers
+        first, width = present[0], len(present)
+        earlier = tuple(range(max(0, first - width), first))
+        return [layers for layers in (earlier, present[width // 2 :]) if layers and layers != present]
+
     def names(self) -> tuple[str, ...]:
         """The settings that a row holds; the others stay as they are in force."""
+        if self.present.from_gradients:
+            return ("layers", *self.axes())
         return ("layers", *self.axes(), "steps", "mpes_extra_steps", "statistics_tokens")
 
     def session(self, overrides: dict[str, Any]) -> EditSession:

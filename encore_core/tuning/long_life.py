@@ -39,7 +39,7 @@ from encore_core.methods import lengths_of, settings_for
 from encore_core.models.editable import EditableModel, Progress
 from encore_core.storage import append_line, remove, replacing
 from encore_core.tuned_rows import TunedRow, store_row
-from encore_core.tuning.ground import STEPS, Ground, OutOfTime, key_of, read_trials, walk
+from encore_core.tuning.ground import Ground, OutOfTime, key_of, read_trials, walk
 from encore_core.tuning.lives import HELD_OUT, Life, Look
 
 VERSION = 1
@@ -78,7 +78,7 @@ class LifeTuner:
         seed, statistics_text, base: as for `search.Tuner`.
 
     Raises:
-        InputError: for a method without targets, or facts for less than two batches.
+        InputError: for an unknown method or settings, or facts for less than two batches.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class LifeTuner:
     @property
     def most_lives(self) -> int:
         """How many lives there are at most, the comparison's two included."""
-        numbers = sum(2 * steps for name, (_, steps) in STEPS.items() if name in self.ground.axes())
+        numbers = sum(2 * self.ground.steps(name)[1] for name in self.ground.axes())
         return 1 + len(self._other_rows()) + 3 + numbers + 2
 
     def estimate(self) -> tuple[float, float]:
@@ -200,17 +200,29 @@ class LifeTuner:
         present = self.ground.present.layers
         first, width = present[0], len(present)
         earliest = max(0, first - max(1, width - 1))
-        costs = layer_costs(self.lm, self.facts[:COSTED_FACTS], self.ground.method, seed=self.ground.seed,
-                            text=self.ground.statistics_text, settings=self.ground.base)  # fmt: skip
         best = self._best()
-        candidates = (range(earliest, present[-1] + 1), range(earliest, first + 1), proposed(costs, width))
+        if self.ground.present.from_gradients:
+            candidates = self.ground.other_layers()
+        else:
+            candidates = [range(earliest, present[-1] + 1), range(earliest, first + 1), self._cheapest(width)]
         for layers in dict.fromkeys(map(tuple, candidates)):
             if layers != present:
                 self._live("layers", self._settings(best) | {"layers": list(layers)}, self.facts)
 
+    def _cheapest(self, width: int) -> list[int]:
+        """The blocks that foretold costs propose; found once and kept beside the lives."""
+        known = read_trials(self.file, lambda values: [int(layer) for layer in values["proposed_layers"]])
+        if known:
+            return known[-1]
+        costs = layer_costs(self.lm, self.facts[:COSTED_FACTS], self.ground.method, seed=self.ground.seed,
+                            text=self.ground.statistics_text, settings=self.ground.base)  # fmt: skip
+        found = list(proposed(costs, width))
+        append_line(self.file, json.dumps({"proposed_layers": found}))
+        return found
+
     def _walk(self, name: str) -> None:
         best = self._best()
-        factor, most = STEPS[name]
+        factor, most = self.ground.steps(name)
 
         def attempt(multiple: float) -> Life:
             value = float(f"{best.settings[name] * multiple:.3g}")

@@ -32,7 +32,7 @@ from encore_core.model_rows import default_layers
 from encore_core.models.editable import EditableModel, Progress
 from encore_core.storage import append_line
 from encore_core.tuned_rows import TunedRow, store_row
-from encore_core.tuning.ground import STEPS, Ground, OutOfTime, key_of, read_trials, walk
+from encore_core.tuning.ground import Ground, OutOfTime, key_of, read_trials, walk
 
 TUNING_VERSION = 1
 TIE = 1.0
@@ -144,8 +144,8 @@ class Tuner:
         with session.pristine():
             perplexity(self.lm, n_tokens=PERPLEXITY_TOKENS)
         fluent = time.perf_counter() - began
-        numbers = sum(2 * steps for name, (_, steps) in STEPS.items() if name in self.ground.axes()[:-1])
-        anew = 1 + 3 + 2  # present, layers, lr
+        axes = [self.ground.steps(name)[1] for name in self.ground.axes()]
+        numbers, anew = 2 * sum(axes[:-1]), 1 + 3 + 2 * axes[-1]  # targets are found anew for the first, layers, lr
         each = len(self.facts) * scored + fluent
         seconds = (anew + numbers) * each + anew * len(self.facts) * fact
         seconds += 2 * len(self.held_out) * (fact + scored) + 2 * fluent + TRACED_FACTS * fact
@@ -194,6 +194,10 @@ class Tuner:
     # -- the axes --------------------------------------------------------------------------------------------------
 
     def _layers(self, best: Trial) -> Trial:
+        if self.ground.present.from_gradients:
+            for layers in self.ground.other_layers():
+                self._try("layers", {"layers": list(layers)}, self.facts)
+            return self._best(best)
         self.trace = causal_trace(self.lm, self.facts[:TRACED_FACTS], seed=self.ground.seed)
         present = self.ground.present.layers
         candidates = layer_candidates(self.trace, self.lm.n_layers, max(2, len(present)))
@@ -204,7 +208,7 @@ class Tuner:
 
     def _walk(self, name: str, best: Trial) -> Trial:
         """Move from the best value so far by factors, up and then down, as long as it gets better."""
-        factor, most = STEPS[name]
+        factor, most = self.ground.steps(name)
 
         def attempt(multiple: float) -> Trial:
             value = float(f"{best.settings[name] * multiple:.3g}")
@@ -253,7 +257,7 @@ class Tuner:
         key = (s.layers[-1], s.lr, s.search_step, s.steps, s.mpes_extra_steps, stage.startswith("held out"))
         session.prepare()
         if key not in self._targets:
-            self._targets[key] = session.find_targets(facts, on_progress=None)
+            self._targets[key] = None if s.from_gradients else session.find_targets(facts, on_progress=None)
         try:
             session.edit(facts, known="edit", measure=False, targets=self._targets[key])
         except InputError:
