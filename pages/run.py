@@ -75,7 +75,7 @@ def watched() -> dict[str, str]:
 def new_runs(visitor: Visitor, store: RunStore) -> None:
     """Four fields, their cost and Start; all other fields are under More."""
     with st.container(key="plan_main"):
-        places = st.columns([1, 2.2, 1, 0.8])
+        places = st.columns([1.3, 2.3, 1, 0.85])
     below, card = st.container(), st.container(key="card_start")
     more = st.expander("More: batches, seeds, settings, what is measured", key="run_more", on_change="rerun")
     columns = more.container(key="plan").columns(3)

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from refusals import NO_HUB
 from streamlit.testing.v1 import AppTest
+from test_methods import SMOLLM2
 from tiny_pages import app_at, errors, markup, opened, words
 
-from dashboard.reading import model_check_rows
+from dashboard.reading import model_check_rows, settings_fields
 from encore_core import processes
 from encore_core.editing import stored_statistics
+from encore_core.methods import settings_for
 from encore_core.model_check import check_model
 from encore_core.models.editable import load_model
 from encore_core.statistics import convergence, jobs, worker
@@ -206,3 +208,13 @@ def test_changes_are_those_of_the_criterion():
     looks = [convergence.Look(100, {0: 1.2, 1: 1.0}), convergence.Look(200, {0: 1.0, 1: 1.0})]
     rows = model_check_rows.looks_rows([json.loads(json.dumps(look.as_dict())) for look in looks])
     assert rows == [("100", "1.2", ""), ("200", "1", "20.0 %")]
+
+
+def test_settings_that_a_search_does_not_read_are_not_listed():
+    names = {
+        method: {one.name for one in settings_fields.settings_read(settings_for(method, **SMOLLM2))}
+        for method in ("ENCORE", "ENCORE-N", "UltraEdit")
+    }
+    assert "lr" in names["ENCORE"] and not names["ENCORE"] & {"search_step", "search_decay", "search_ridge"}
+    assert "lr" not in names["ENCORE-N"] and names["ENCORE-N"] >= {"search_step", "search_decay", "search_ridge"}
+    assert names["UltraEdit"] == {"layers", "l2", "lr"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from dashboard.reading.run_words import duration, moment, size
-from dashboard.reading.settings_fields import as_text, used_settings
+from dashboard.reading.settings_fields import as_text, settings_read
 from encore_core.editing.stored_statistics import Stored
 from encore_core.model_check import ModelCheck
 from encore_core.statistics.convergence import Look
@@ -93,7 +93,7 @@ def settings_rows(check: ModelCheck) -> list[Row]:
     """The hyper-parameters for a few edits, and for thousands where there are some, and how texts will begin."""
     known = [one for one in (check.settings, check.for_thousands) if one is not None]
     rows: list[Row] = [
-        (setting.label, *(as_text(one, setting.name) for one in known)) for setting in used_settings(known[0].method)
+        (setting.label, *(as_text(one, setting.name) for one in known)) for setting in settings_read(known[0])
     ]
     return [*rows, ("In front of every text", *[check.start_token] * len(known))]
 

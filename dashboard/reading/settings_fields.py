@@ -67,7 +67,7 @@ SETTINGS = (
     Setting("search_step", "η, step", "Length of a step along the gradient, as a share of the state's.", 0.02),
     Setting("search_decay", "Decay of η", "η is multiplied by it after every step; 1 for none.", 0.05),
     Setting("search_ridge", "ε of F̂", "Ridge of the natural gradient: the larger, the nearer to the plain one.", 0.05),
-    Setting("lr", "Learning rate", "For Adam.", 0.1),
+    Setting("lr", "Learning rate", "For Adam; the step itself of UltraEdit and StableEdit.", 0.1),
     Setting("clamp", "Clamp", "Longest change of the hidden state, as a share of its length.", 0.05),
     Setting("weight_decay", "Weight decay", "Pull of the change towards zero.", 0.1),
     Setting("kl_factor", "KL factor", "How strongly general statements about the subject are kept.", 0.0125),
@@ -102,6 +102,20 @@ def used_settings(method: str) -> list[Setting]:
         **dict.fromkeys(("clamp", "weight_decay", "kl_factor"), by_gradient),
     }
     return [setting for setting in SETTINGS if not unused.get(setting.name, False)]
+
+
+OF_OTHER_SEARCHES = {
+    "adam": ("search_step", "search_decay", "search_ridge"),
+    "normalised_gradient": ("lr", "search_ridge"),
+    "natural_gradient": ("lr",),
+}
+"""Search → settings that it does not read."""
+
+
+def settings_read(settings: Settings) -> list[Setting]:
+    """The settings that a method reads when it searches in this way, in the order shown."""
+    unread = () if settings.from_gradients else OF_OTHER_SEARCHES[settings.search]
+    return [setting for setting in used_settings(settings.method) if setting.name not in unread]
 
 
 def layers_text(layers: tuple[int, ...]) -> str:

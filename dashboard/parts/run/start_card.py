@@ -150,7 +150,10 @@ def _found_cost(visitor: Visitor, runs: Sequence[PreparedRun]) -> costs.Cost | N
         return found
     asked = st.button("Estimate the cost", icon=":material/timer:", key="estimate")
     place = st.empty()
-    place.caption("Times a few edits and scores with each method; takes some seconds per method, once.")
+    place.caption(
+        "Times a few edits and scores with each method, once: on two cores some minutes per method if answers are "
+        "generated or tasks asked."
+    )
     if not asked:
         return None
     found = costs.measured_cost(
