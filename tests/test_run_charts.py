@@ -133,6 +133,16 @@ def shapes(chart) -> list:
     return list(chart.figure.layout.shapes) + list(chart.narrow.shapes)
 
 
+def test_a_band_breaks_where_a_checkpoint_was_left_out():
+    edits = [0, 10, 20, 60, 70, 80]  # nothing at 30 to 50
+    frame = pd.DataFrame({"run": LINES[0].run, "edits": edits, "metric": "edit_score", "value": 50.0, "low": 40.0,
+                          "high": 60.0, "n": 50})  # fmt: skip
+    chart = run_charts.scores(frame, LINES[:1], {"edit_score": "Edit"}, LIGHT)
+    (band,) = [trace for trace in chart.figure.data if trace.fill == "toself"]
+    first, second = (list(map(int, text.split())) for text in " ".join(map(str, band.x)).split("None"))
+    assert first == [0, 10, 20, 20, 10, 0] and second == [60, 70, 80, 80, 70, 60]
+
+
 def test_a_norm_that_is_no_number_leaves_a_gap_and_no_trouble():
     frame = norms_frame()
     frame.loc[frame["edits"] == 100, ["norm", "ratio"]] = math.nan

@@ -16,6 +16,7 @@ _TOP, _BOTTOM, _LEFT, _RIGHT = 78, 54, 66, 16
 _MODE_BAR = 32  # on narrow pages the legend is below it
 # A row's height, and a width that surely fits into one; wide pages always have one row.
 _LEGEND_ROW, _LEGEND_WIDTHS = 28, (None, 340, 240)
+_TALL = 180  # pixels of a panel
 _TITLE = 38  # above each row of panels but the first, whose titles are in the top margin
 
 
@@ -243,7 +244,8 @@ class Panels:
             "anchor": f"x{number + 1 if number else ''}",
             "gridcolor": colours.line,
             "zeroline": False,
-            "nticks": 6,
+            # A tall panel has room for more, without which a range of few round numbers has two.
+            "nticks": 8 if self.height >= _TALL else 6,
             "tickformat": ",~g",
             "tickfont": {"color": colours.muted, "size": 12},
             "ticks": "",

@@ -229,16 +229,24 @@ def with_gaps(part: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw_band(panels: Panels, number: int, part: pd.DataFrame, run: str, colour: str) -> None:
-    """The 95 % interval around a line, where there is one at two points or more."""
+    """The 95 % interval around a line, where there is one at two points or more; it breaks where the line does."""
     if "low" not in part:
         return
-    known = part[part["low"].notna() & part["high"].notna()]
-    if len(known) < 2:
+    known = with_gaps(part[part["low"].notna() & part["high"].notna()])
+    breaks = known["low"].isna().cumsum()
+    pieces = [piece.dropna(subset=["low"]) for _, piece in known.groupby(breaks)]
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for piece in pieces:
+        if len(piece) > 1:
+            x += [*piece["edits"], *piece["edits"][::-1], None]
+            y += [*piece["high"], *piece["low"][::-1], None]
+    if not x:
         return
     panels.scatter(
         number,
-        x=[*known["edits"], *known["edits"][::-1]],
-        y=[*known["high"], *known["low"][::-1]],
+        x=x[:-1],
+        y=y[:-1],
         mode="lines",
         fill="toself",
         fillcolor=f"rgba({', '.join(str(int(colour[at : at + 2], 16)) for at in (1, 3, 5))}, {BAND})",

@@ -148,7 +148,10 @@ def import_runs(store: RunStore, folder: Path | str) -> list[TakenIn]:
     """
     folder = Path(folder).expanduser().absolute()
     if not (folder / "runs.sqlite").is_file():
-        raise InputError(f"{folder} holds no runs.sqlite; give the folder of a run, or of runs.")
+        raise InputError(
+            f"{folder} holds no runs.sqlite; give a folder of runs, which --store names. What `encore runs export` "
+            "writes is for other programs."
+        )
     if folder.resolve() == store.folder.resolve():
         raise InputError(f"{folder} is the store itself; give another folder.")
     source = RunStore(folder)
