@@ -139,7 +139,7 @@ def test_a_band_breaks_where_a_checkpoint_was_left_out():
                           "high": 60.0, "n": 50})  # fmt: skip
     chart = run_charts.scores(frame, LINES[:1], {"edit_score": "Edit"}, LIGHT)
     (band,) = [trace for trace in chart.figure.data if trace.fill == "toself"]
-    first, second = (list(map(int, text.split())) for text in " ".join(map(str, band.x)).split("None"))
+    first, second = (list(map(float, text.split())) for text in " ".join(map(str, band.x)).split("None"))
     assert first == [0, 10, 20, 20, 10, 0] and second == [60, 70, 80, 80, 70, 60]
 
 
