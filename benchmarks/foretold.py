@@ -2,15 +2,18 @@
 
     python benchmarks/foretold.py lives FOLDER            # the checkpoints of `search.py run … --keep-states`
     python benchmarks/foretold.py facts FACTS.jsonl [--facts 40] [--method ENCORE]
+    python benchmarks/foretold.py runs [STORE]            # runs that measured both; by default the recorded ones
 
 `lives` reads the saved states of a folder's runs and what was measured at them. `facts` edits single facts, one after
-the other on the unedited model, and measures each. Both print every pair, the ratio, and Spearman's rank correlation.
+the other on the unedited model, and measures each. `runs` compares with the log perplexity ratio of the fixed text
+instead, which needs no model. All print every pair, the ratio, and Spearman's rank correlation.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 from search import divergence, held_out
@@ -19,6 +22,8 @@ from encore_core import load_model, read_facts
 from encore_core.editing.session import EditSession
 from encore_core.errors import InputError
 from encore_core.methods import SETTABLE
+from encore_core.runs import RunStore, series
+from encore_core.runs.recorded import recorded_runs
 from encore_core.runs.resume_state import load_state
 from encore_core.runs.rows import SavedState
 
@@ -32,6 +37,9 @@ def rank_correlation(pairs: list[tuple[float, float]]) -> float:
 
 
 def tell(what: str, pairs: list[tuple[float, float]]) -> None:
+    if not pairs:
+        print(f"{what}: nothing was measured")
+        return
     ratios = sorted(foretold / measured for foretold, measured in pairs)
     middle = ratios[len(ratios) // 2]
     print(
@@ -82,6 +90,24 @@ def facts(options: argparse.Namespace) -> None:
     tell(f"single facts, {options.method}", pairs)
 
 
+def runs(options: argparse.Namespace) -> None:
+    store = RunStore(options.store) if options.store else recorded_runs()
+    every: list[tuple[float, float]] = []
+    for run in store.runs():
+        frame = series.measures(store, [run.id], None).pivot(index="edits", columns="metric", values="value")
+        if "foretold_damage" not in frame or "perplexity" not in frame or 0 not in frame.index:
+            continue
+        lost = (frame["perplexity"] / frame["perplexity"][0]).map(math.log)
+        both = frame["foretold_damage"].notna() & lost.notna() & (frame.index > 0) & (lost > 0)
+        pairs = list(zip(frame["foretold_damage"][both], lost[both], strict=True))
+        for edits, (foretold, measured) in zip(frame.index[both], pairs, strict=True):
+            print(f"{run.id} {edits:>6} edits: foretold {foretold:.4f}, log perplexity ratio {measured:.4f}")
+        if pairs:
+            tell(run.id, pairs)
+        every += pairs
+    tell("all", every)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True)
@@ -94,6 +120,9 @@ def main() -> None:
     of_facts.add_argument("--first", type=int, default=5000, help="facts of the file that are left out")
     of_facts.add_argument("--method", default="ENCORE")
     of_facts.set_defaults(command=facts)
+    of_runs = commands.add_parser("runs")
+    of_runs.add_argument("store", type=Path, nargs="?", help="folder of runs")
+    of_runs.set_defaults(command=runs)
     for one in (of_lives, of_facts):
         one.add_argument("--model", default="smollm2-135m")
     options = parser.parse_args()
