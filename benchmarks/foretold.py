@@ -98,7 +98,11 @@ def runs(options: argparse.Namespace) -> None:
         if "foretold_damage" not in frame or "perplexity" not in frame or 0 not in frame.index:
             continue
         lost = (frame["perplexity"] / frame["perplexity"][0]).map(math.log)
-        both = frame["foretold_damage"].notna() & lost.notna() & (frame.index > 0) & (lost > 0)
+        known = frame["foretold_damage"].notna() & lost.notna() & (frame.index > 0)
+        both = known & (lost > 0)
+        if known.sum() > both.sum():
+            left_out = known.sum() - both.sum()
+            print(f"{run.id}: {left_out} checkpoints with a perplexity below the unedited model's, left out")
         pairs = list(zip(frame["foretold_damage"][both], lost[both], strict=True))
         for edits, (foretold, measured) in zip(frame.index[both], pairs, strict=True):
             print(f"{run.id} {edits:>6} edits: foretold {foretold:.4f}, log perplexity ratio {measured:.4f}")

@@ -63,9 +63,6 @@ def restore(asked: Mapping[str, Sequence[str]]) -> None:
     inside.restore(asked)
     if "try" in first:
         st.session_state["free_prompt"] = first["try"]
-    said = browser_session.current().message if "visitor" in st.session_state else None
-    if said is not None and said.kind == "success":
-        browser_session.current().message = None  # of what was done before, and here something else is asked
 
 
 def view() -> dict[str, str]:
@@ -157,6 +154,8 @@ def main() -> None:
     asked = links.opened("edit")
     if asked is not None:
         restore(asked)
+        if visitor.message is not None and visitor.message.kind == "success":
+            visitor.message = None  # of what was done before, and here something else is asked
     if st.session_state.pop("edits_just_loaded", False):
         # Before the fields are drawn, so that they show the settings that the edits were made with.
         method_form.restore_settings(visitor, visitor.session.settings, visitor.session.seed)

@@ -61,7 +61,7 @@ def test_the_drawing_has_no_colour_of_its_own():
 def test_every_element_shows_the_recorded_result_before_anything_is_pressed(step, shown):
     app = opened("learn", step=step)
     said = words(app)
-    assert shown in said and "smollm2-135m with ENCORE" in said and "The button computes it" in said
+    assert shown in said and "on smollm2-135m" in said and "The button computes" in said
     assert [proto for proto in app.get("bidi_component") if proto.proto.component_name.endswith(".layer")]
 
 

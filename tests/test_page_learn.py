@@ -16,7 +16,7 @@ from tiny_pages import address_of, markup, opened, pressed, words
 
 from dashboard.charts import learn as charts
 from dashboard.charts.palette import DARK, LIGHT
-from dashboard.parts.learn import anatomy, prompt_keys, sandbox, sandbox_card
+from dashboard.parts.learn import anatomy, prompt_keys, recorded_france, sandbox, sandbox_card
 from dashboard.talk import method_steps
 from encore_core.editing import shared_search
 from encore_core.editing.session import EditSession
@@ -206,6 +206,8 @@ def test_another_price_does_not_search_again(gpt2, tiny_settings, monkeypatch):
     monkeypatch.setattr(shared_search, "RuleSearch", lambda *_, **__: pytest.fail("was searched before"))
     dear = attempt(50.0, 1)
     assert dear.steps == first.steps and dear.growth < first.growth
+    assert attempt(50.0, 1) is dear is sandbox.done_before(gpt2, facts, dear.choice, 5)  # as for another visitor
+    assert sandbox.done_before(gpt2, facts, dear.choice, 6) is None
     patient = attempt(1.0, sandbox.NO_MPES)  # goes on from where the first stopped
     assert patient.steps == sum(item.steps for item in alone.edited) / len(facts) > first.steps
 
@@ -221,8 +223,8 @@ def test_facts_of_the_sandbox_are_known_and_of_different_kinds():
 
 def test_points_of_the_trade_off():
     frame = pd.DataFrame(
-        [("a <b>", 0.1, 100, 50, 90, True), ("b", 0.3, 80, None, 70, False)],
-        columns=["name", "growth", "edit", "paraphrase", "neighbourhood", "mpes"],
+        [("a <b>", 0.1, 100, 50, 90, True, True), ("b", 0.3, 80, None, 70, False, False)],
+        columns=["name", "growth", "edit", "paraphrase", "neighbourhood", "mpes", "recorded"],
     )
     for colours in (LIGHT, DARK):
         chart = charts.trade_off(frame, "b", colours)
@@ -232,6 +234,7 @@ def test_points_of_the_trade_off():
         assert early.marker.symbol != late.marker.symbol and early.marker.color != late.marker.color
         assert early.marker.line.width == (1,) and late.marker.line.width == (4,)  # the newest is ringed
         assert "<b>" not in early.customdata[0]
+        assert early.marker.opacity[0] < late.marker.opacity[0] == 1  # pale: it was recorded
 
 
 def test_what_is_missing_layer_by_layer():
@@ -404,9 +407,17 @@ def test_settings_tried_are_kept_and_touch_nobodys_edits(quick_trials, monkeypat
     monkeypatch.setattr(sandbox_card, "attempt", lambda *_: pytest.fail("was known"))
     assert address_of(app) == {"step": ["norm"], "lambda_n": ["4"], "extra": ["0"]}
     assert "computed since" not in words(pressed(app, "learn_trial"))
-    # Nor for another visitor.
-    other = pressed(opened("learn", step="norm", lambda_n="0", extra="none"), "learn_trial")
-    assert "λn 0, no MPES" in words(other) and "was known" not in words(other)
+    assert "pale points" not in words(app)  # what was recorded on another model does not stand beside it
+
+
+def test_recorded_trials_stand_beside_ones_own_where_they_were_made_alike(quick_trials, monkeypatch):
+    found = tiny_pages.cards(monkeypatch)
+    alike = lambda lm, seed: recorded_france._kept()["made_with"]  # noqa: E731
+    monkeypatch.setattr(recorded_france, "made_with", alike)
+    app = pressed(opened("learn", step="norm", lambda_n="0", extra="none"), "learn_trial")
+    assert "The pale points were recorded" in words(app) and "recorded" in markup(app)
+    _, frame = found["learn trade-off"]
+    assert list(frame["recorded"]).count(False) == 1 and frame["recorded"].sum() >= 5
 
 
 @pytest.mark.parametrize("error", [RuntimeError("secret"), MemoryError()])

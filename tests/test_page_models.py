@@ -15,7 +15,7 @@ from tiny_pages import app_at, errors, markup, opened, words
 from dashboard.reading import model_check_rows, settings_fields
 from encore_core import processes
 from encore_core.editing import stored_statistics
-from encore_core.methods import settings_for
+from encore_core.methods import override, settings_for
 from encore_core.model_check import check_model
 from encore_core.models.editable import load_model
 from encore_core.statistics import convergence, jobs, worker
@@ -212,9 +212,11 @@ def test_changes_are_those_of_the_criterion():
 
 def test_settings_that_a_search_does_not_read_are_not_listed():
     names = {
-        method: {one.name for one in settings_fields.settings_read(settings_for(method, **SMOLLM2))}
+        method: {one.name for one in settings_fields.settings_read([settings_for(method, **SMOLLM2)])}
         for method in ("ENCORE", "ENCORE-N", "UltraEdit")
     }
     assert "lr" in names["ENCORE"] and not names["ENCORE"] & {"search_step", "search_decay", "search_ridge"}
     assert "lr" not in names["ENCORE-N"] and names["ENCORE-N"] >= {"search_step", "search_decay", "search_ridge"}
     assert names["UltraEdit"] == {"layers", "l2", "lr"}
+    both = [override(settings_for("ENCORE", **SMOLLM2), {"search": one}, 30) for one in ("adam", "normalised_gradient")]
+    assert {"lr", "search_step"} <= {one.name for one in settings_fields.settings_read(both)}

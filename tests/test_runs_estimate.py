@@ -96,16 +96,19 @@ def test_the_estimate_adds_up_what_was_timed(ready):
 
 
 def test_the_runs_of_a_comparison_measure_the_unedited_model_once(ready):
-    """What is foretold belongs to a method's layers and is measured by each; another seed brings other facts first."""
+    """With another seed another sample is scored; a model that refuses a part shares nothing."""
     run = planned(ready, n_edits=1000, batch_size=50, checkpoint_every=100, measure=MeasurePlan(share_cap=None))
     other = replace(run, plan=replace(run.plan, method="MEMIT"))
     seeded = replace(run, plan=replace(run.plan, seed=7))
     timed = replace(CALIBRATION, foretold_seconds=2.0)
     first, second, third = estimate.estimates([run, other, seeded], [timed] * 3)
     once = (50 + 20 + 20) * (0.25 + 0.5) + 3 + 2 + 1 + 5
-    assert first.measuring_seconds == third.measuring_seconds == pytest.approx(11 * once)
-    assert second.measuring_seconds == pytest.approx(10 * once + 2)
+    assert first.measuring_seconds == third.measuring_seconds == pytest.approx(11 * once - 2)  # no edit costs nothing
+    assert second.measuring_seconds == pytest.approx(10 * once)
     assert [first] == estimate.estimates([run], [timed])
+    refusing = replace(timed, contributions_seconds=0.0)
+    first, second = estimate.estimates([run, other], [refusing] * 2)
+    assert first.measuring_seconds == second.measuring_seconds
 
 
 def test_facts_share_what_a_step_takes_for_itself(ready):

@@ -42,7 +42,8 @@ def main() -> None:
         for factor, extra in CHOICES
     ]
     kept = {
-        "model": MODEL, "method": METHOD, "date": time.strftime("%Y-%m-%d"), "lambda_n": own, "keys": keys,
+        "model": MODEL, "method": METHOD, "date": time.strftime("%Y-%m-%d"), "lambda_n": own,
+        "made_with": recorded_france.made_with(lm, 0), "keys": keys,
         "search": vars(search) | {"trajectory": search.trajectory.to_dict("list")}, "anatomy": anatomy,
         "trials": trials,
     }  # fmt: skip

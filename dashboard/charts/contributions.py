@@ -214,5 +214,5 @@ def _drawn(
         # Bars are side by side: the hover names the one under the pointer.
         more={"hovermode": "closest", "barmode": "overlay"},
         x_axes={"rangemode": "normal", "showgrid": False},
-        y_axes={"zeroline": True, "zerolinecolor": colours.muted, "tickformat": ".3~p", "nticks": 5},
+        y_axes={"zeroline": True, "zerolinecolor": colours.muted, "tickformat": ".3~p", "nticks": 8},
     )

@@ -50,12 +50,13 @@ def missing(frame: pd.DataFrame, colours: Palette, height: int = 240) -> Chart:
     )
 
 
-def trade_off(frame: pd.DataFrame, newest: str, colours: Palette, height: int = 300) -> Chart:
+def trade_off(frame: pd.DataFrame, ringed: str, colours: Palette, height: int = 300) -> Chart:
     """Scores against the growth of the norm: a panel per score, a point for each choice of settings.
 
     Args:
-        frame: name, growth, edit, paraphrase, neighbourhood, mpes (whether targets stopped early).
-        newest: name of the point that is ringed.
+        frame: name, growth, edit, paraphrase, neighbourhood, mpes (whether targets stopped early), recorded (whether
+            the point is pale where others are not recorded).
+        ringed: name of the point that is ringed.
         colours: the theme's.
         height: of a row of panels in pixels.
     """
@@ -70,7 +71,8 @@ def trade_off(frame: pd.DataFrame, newest: str, colours: Palette, height: int = 
             part = frame[frame["mpes"] == early]
             if part.empty:
                 continue
-            rings = [4 if which == newest else 1 for which in part["name"]]
+            rings = [4 if which == ringed else 1 for which in part["name"]]
+            pale = part["recorded"] & (not frame["recorded"].all())
             panels.scatter(
                 number,
                 x=part["growth"],
@@ -84,6 +86,7 @@ def trade_off(frame: pd.DataFrame, newest: str, colours: Palette, height: int = 
                     "size": 15,
                     "symbol": symbol,
                     "color": colour,
+                    "opacity": pale.map({True: 0.4, False: 1.0}),
                     "line": {"width": rings, "color": colours.ink},
                 },
                 customdata=[label(text, 40) for text in part["name"]],

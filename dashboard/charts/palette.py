@@ -90,7 +90,7 @@ LAYER_MARKS = ("circle", "square", "diamond", "triangle-up", "x", "star")
 MEANINGS = {
     "new": ("the new answer", "circles"),
     "true": ("the true answer", "diamonds"),
-    "edited": ("edited layers, from the lowest (light) to the highest", "hatched bars, diamonds; in lines a mark each"),
+    "edited": ("edited layers, from the lowest (light) to the highest", "hatched bars, diamonds, marks on lines"),
     "attention": ("attention", "bars"),
     "mlp": ("MLPs that are not edited", "bars"),
     "mpes": ("targets with MPES", "solid lines, full bars, circles"),

@@ -229,7 +229,7 @@ def with_gaps(part: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw_band(panels: Panels, number: int, part: pd.DataFrame, run: str, colour: str) -> None:
-    """The 95 % interval around a line, where there is one at two points or more; it breaks where the line does."""
+    """The 95 % interval around a line, where there is one at two points in a row; it breaks where some are missing."""
     if "low" not in part:
         return
     known = with_gaps(part[part["low"].notna() & part["high"].notna()])

@@ -58,14 +58,13 @@ def known_cost(lm: EditableModel, runs: Sequence[PreparedRun]) -> Cost | None:
     Raises:
         InputError: when the facts or the settings cannot be used.
     """
-
     if not all(is_calibrated(lm, run) for run in runs):
         return None
     return Cost(tuple(estimates(runs, [calibrate(lm, run) for run in runs])))
 
 
 def measured_cost(lm: EditableModel, runs: Sequence[PreparedRun], show: Show) -> Cost:
-    """The cost of some runs, making the missing calibrations now: some seconds per method.
+    """The cost of some runs, making the missing calibrations now, see `calibrate`.
 
     Args:
         lm: their model, loaded.

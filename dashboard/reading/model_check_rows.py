@@ -93,7 +93,7 @@ def settings_rows(check: ModelCheck) -> list[Row]:
     """The hyper-parameters for a few edits, and for thousands where there are some, and how texts will begin."""
     known = [one for one in (check.settings, check.for_thousands) if one is not None]
     rows: list[Row] = [
-        (setting.label, *(as_text(one, setting.name) for one in known)) for setting in settings_read(known[0])
+        (setting.label, *(as_text(one, setting.name) for one in known)) for setting in settings_read(known)
     ]
     return [*rows, ("In front of every text", *[check.start_token] * len(known))]
 

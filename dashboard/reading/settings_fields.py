@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from encore_core.methods import GRADIENTS, METHODS, WITHOUT_TARGETS, Settings
@@ -112,10 +113,11 @@ OF_OTHER_SEARCHES = {
 """Search → settings that it does not read."""
 
 
-def settings_read(settings: Settings) -> list[Setting]:
-    """The settings that a method reads when it searches in this way, in the order shown."""
-    unread = () if settings.from_gradients else OF_OTHER_SEARCHES[settings.search]
-    return [setting for setting in used_settings(settings.method) if setting.name not in unread]
+def settings_read(some: Sequence[Settings]) -> list[Setting]:
+    """What a method reads under some settings of it, whose searches may differ, in the order shown."""
+    unread = [() if one.from_gradients else OF_OTHER_SEARCHES[one.search] for one in some]
+    by_none = set.intersection(*map(set, unread))
+    return [setting for setting in used_settings(some[0].method) if setting.name not in by_none]
 
 
 def layers_text(layers: tuple[int, ...]) -> str:

@@ -40,7 +40,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     add_limit_option(score)
     add_json_option(score)
     add_protocol_options(score, PROTOCOLS[0]).add_argument(
-        "--texts", type=Path, metavar="FILE", help="write every answer and its scores to this CSV file"
+        "--texts", type=Path, metavar="FILE", help="write every answer and its scores to this CSV file; must not exist"
     )
     score.set_defaults(command=_eval)
 

@@ -220,7 +220,7 @@ def _tell_costs(ready: Sequence[PreparedRun], as_json: bool) -> None:
     for number, run in enumerate(ready, start=1):
         if not is_calibrated(lm, run):
             of = f"{run.plan.method} ({number} of {len(ready)})"
-            notice(f"timing a few edits with {of}, for a minute or more; the times are kept")
+            notice(f"timing a few edits with {of}, for some seconds to some minutes; the times are kept")
         with Bar("Timing a few edits") as bar:
             calibrations.append(calibrate(lm, run, bar.share))
     rows = [

@@ -30,7 +30,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the subcommand to the parser's."""
     tune = commands.add_parser("tune", help="find hyper-parameters for a model, for a few edits or for thousands")
     add_model_options(tune)
-    tune.add_argument("--method", default="ENCORE", help=f"one of {', '.join(METHODS)} (default ENCORE)")
+    tune.add_argument("--method", default="ENCORE",
+                      help=f"one of {', '.join(METHODS)} (default ENCORE); of those that follow gradients, layers and "
+                      "learning rate are searched")  # fmt: skip
     add_facts_options(tune, help=f"{HELP} (default bundled; with --horizon long)")
     tune.add_argument("--n-facts", type=positive, default=N_FACTS, metavar="N",
                       help=f"facts to use, half of them for the comparison at the end (default {N_FACTS})")  # fmt: skip
@@ -164,10 +166,12 @@ def _line(trial: Trial) -> str:
 
 
 def _print(found: Tuned) -> None:
-    held_out = [_line(trial) for trial in found.trials if trial.stage.startswith(HELD_OUT)]
-    _print_row(found.row, held_out, found.complete)
+    held_out = [trial for trial in found.trials if trial.stage.startswith(HELD_OUT)]
+    _print_row(found.row, [_line(trial) for trial in held_out], found.complete)
     if found.row.in_force:
         print("The row is in force from now on, marked tuned here; --forget removes it.")
+    elif held_out[-1].overall < held_out[0].overall:
+        print("On facts that it has not seen it does worse than the settings in force; --adopt uses it all the same.")
     else:
         print("The model has a validated row, which stays in force; --adopt uses this one instead.")
 

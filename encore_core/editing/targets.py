@@ -177,7 +177,9 @@ class RuleSearch:
                 self._under_way = self._under_way or self._group_of(members)
                 self._walk(self._under_way, members, [number], on_step)
             if self._are_found(range(len(self.rules))):
-                self._under_way = None  # what a pass keeps is large, and nobody goes on
+                self._under_way = self._make_pass = None  # what a pass keeps is large, and nobody goes on
+            elif self._under_way is not None:
+                self._under_way.rest()
         elif not self._found:
             for members in self._groups:
                 n = len(self._found)
@@ -252,6 +254,11 @@ class _Group:
                     on_step(n_done, self._step - 1, loss)
         if self._replayed is not None and self._replayed.refused:
             self.forward.lm.refuses_replay = True
+
+    def rest(self) -> None:
+        """Wait for another rule, perhaps for long: without what the step that is due keeps of its evaluation."""
+        self._descend()
+        self._is_descent_due = False
 
     def _descend(self) -> None:
         """The step that follows an evaluation: taken only when another evaluation is wanted."""

@@ -190,13 +190,17 @@ def _kept(lm: EditableModel, run: PreparedRun) -> Calibration | None:
 def estimates(runs: Sequence[PreparedRun], calibrations: Sequence[Calibration]) -> list[Estimate]:
     """The cost of runs in one queue: of those that differ in method alone, the first measures the unedited model.
 
+    Runs that are in the store already are not looked at: what they measured may make the first one shorter.
+
     Args:
         runs: what would be run, in this order.
         calibrations: of each run's model and method on this machine.
     """
     found = []
     for at, (run, calibration) in enumerate(zip(runs, calibrations, strict=True)):
-        known = any(same_before_edits(run, before) for before in runs[:at])
+        # A run takes nothing over from one whose model refused a part.
+        whole = all(seconds > 0 for is_wanted, seconds in _parts(run, calibration) if is_wanted)
+        known = whole and any(same_before_edits(run, before) for before in runs[:at])
         found.append(estimate(run, calibration, unedited_known=known))
     return found
 
@@ -218,22 +222,11 @@ def estimate(run: PreparedRun, calibration: Calibration, unedited_known: bool = 
     editing = n_facts * c.fact_seconds_of(plan.batch_size) + len(ends) * c.batch_seconds + saving
 
     wanted = plan.measure
-    n_scored = sum(
-        min(n_facts, wanted.sample_facts if subset == "sample" else min(plan.batch_size, wanted.batch_facts))
-        for subset in wanted.subsets
-    )
-    parts = [
-        ("teacher-forced" in wanted.protocols) * n_scored * c.scored_fact_seconds,
-        ("generated" in wanted.protocols) * n_scored * c.generated_fact_seconds,
-        wanted.perplexity * c.perplexity_seconds,
-        wanted.foretold_damage * c.foretold_seconds,
-        wanted.contributions * c.contributions_seconds,
-        wanted.generation_entropy * c.entropy_seconds,
-        (wanted.downstream is not None) * wanted.downstream_tests * c.downstream_test_seconds,
-    ]
+    n_scored = _n_scored(run)
+    parts = [is_wanted * seconds for is_wanted, seconds in _parts(run, c)]
     once = sum(parts)
-    own = wanted.foretold_damage * c.foretold_seconds  # of the method's layers, so that each run measures it
-    in_full, between = once + (own if unedited_known else once), (len(points) - 2) * once
+    first = 0.0 if unedited_known else once - wanted.foretold_damage * c.foretold_seconds  # no edit costs nothing
+    in_full, between = first + once, (len(points) - 2) * once
     if wanted.share_cap is not None:
         share = wanted.share_cap * editing / max(1, sum(part > 0 for part in parts))
         between = sum(min((len(points) - 2) * part, share) for part in parts)
@@ -251,6 +244,29 @@ def estimate(run: PreparedRun, calibration: Calibration, unedited_known: bool = 
         memory_bytes=PROCESS_BYTES + memory.total,
         disk_bytes=math.ceil(2 * state_bytes + c.matrices_bytes + rows * ROW_BYTES + 1000 * n_facts),
     )
+
+
+def _n_scored(run: PreparedRun) -> int:
+    """Facts that are scored at a checkpoint, over all subsets."""
+    plan, wanted = run.plan, run.plan.measure
+    return sum(
+        min(len(run.facts), wanted.sample_facts if subset == "sample" else min(plan.batch_size, wanted.batch_facts))
+        for subset in wanted.subsets
+    )
+
+
+def _parts(run: PreparedRun, c: Calibration) -> list[tuple[bool, float]]:
+    """The parts of measuring: whether each is wanted, and its seconds at a checkpoint; 0 where the model refuses it."""
+    wanted, n_scored = run.plan.measure, _n_scored(run)
+    return [
+        ("teacher-forced" in wanted.protocols and n_scored > 0, n_scored * c.scored_fact_seconds),
+        ("generated" in wanted.protocols and n_scored > 0, n_scored * c.generated_fact_seconds),
+        (wanted.perplexity, c.perplexity_seconds),
+        (wanted.foretold_damage, c.foretold_seconds),
+        (wanted.contributions, c.contributions_seconds),
+        (wanted.generation_entropy, c.entropy_seconds),
+        (wanted.downstream is not None, wanted.downstream_tests * c.downstream_test_seconds),
+    ]
 
 
 def _identity(lm: EditableModel, run: PreparedRun) -> str:

@@ -56,7 +56,14 @@ def measured_elsewhere(database: Database, run_id: str) -> Elsewhere | None:
 def same_before_edits(one: PreparedRun, other: PreparedRun) -> bool:
     """Whether two runs that have not started will have the same first checkpoint, on one machine and program."""
     basis = [
-        (run.plan.model, run.plan.start_token, run.order_digest, len(run.facts), *_of_plan(vars(run.plan)))
+        (
+            run.plan.model,
+            run.plan.start_token,
+            run.plan.workers,
+            run.order_digest,
+            len(run.facts),
+            *_of_plan(vars(run.plan)),
+        )
         for run in (one, other)
     ]
     return basis[0] == basis[1]

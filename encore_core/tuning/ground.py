@@ -24,10 +24,10 @@ from encore_core.tuned_rows import TunedFor
 
 STEPS = {
     "lambda_p": (3.0, 3), "lambda_n": (4.0, 2), "null_threshold": (3.0, 2), "l2": (3.0, 2), "lr": (0.5, 1),
-    "search_step": (0.5, 1), "gradient_lr": (0.5, 4),
+    "search_step": (0.5, 1), "gradient_lr": (4.0, 5),
 }  # fmt: skip
 """For each number the factor between two values, and at most how many steps to take in one direction. The learning rate
-of a method that follows gradients is all that it has, and differs by a factor of a thousand between models."""
+of a method that follows gradients differs by a factor of a thousand between models."""
 
 Trial = TypeVar("Trial")
 
@@ -61,12 +61,14 @@ class Ground:
     def is_published(self, tuned_for: TunedFor = "few") -> bool:
         """Whether the program comes with settings for the model, and so many edits."""
         row = find_model_row(*astuple(self.shape))
-        return row is not None and (tuned_for == "few" or self.method in row.for_thousands)
+        if tuned_for == "few":
+            return settings_of(self.lm, self.method).validated
+        return row is not None and self.method in row.for_thousands
 
     def axes(self) -> tuple[str, ...]:
         """The numbers that are searched over, in order."""
         p = self.present
-        if p.from_gradients:  # they preserve nothing by a price, and search for nothing
+        if p.from_gradients:  # all else is searched for by nobody: it hardly differs between models
             return ("lr",)
         axes = {"null_space": ("null_threshold", "l2"), "weighted_null_space": ("null_threshold", "lambda_p")}.get(
             p.preservation, ("lambda_p",)

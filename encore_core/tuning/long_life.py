@@ -4,7 +4,8 @@ A trial is a life: the facts of the search, one batch after the other, up to the
 the end of it is measured what is left: the scores of the first and of the last batch, perplexity and, if they are
 given, the downstream tasks. `Look.left` makes one number of them. A life that is more than `BEHIND` points behind the
 best one at the same place is stopped. It searches one axis after the other: edited layers (the present ones; others
-that end or begin where these begin; what foretold costs propose, see `layer_costs`), λp, λn, the length of a step.
+that end or begin where these begin; what foretold costs propose, see `layer_costs`), λp, λn, the length of a step; of
+methods that follow gradients, layers and learning rate.
 Among the lives within `TIE` points of the best, the one with the least growth of norms wins. At the end the settings
 found and those for a few edits are compared on facts that the search has not seen.
 

@@ -5,7 +5,8 @@ trace), λp (AlphaEdit: its threshold and L2), λn, learning rate. For numbers i
 in a direction that gets better, until it gets worse. A trial edits the facts of the search in one batch on the base
 model and scores them; targets do not depend on λ, so they are found once per layers and learning rate. Among the trials
 within `TIE` points of the best, the one with the least growth of norms wins. At the end the settings found and those in
-force are compared on held-out facts.
+force are compared on held-out facts. Of methods that follow gradients, layers and learning rate are all that is
+searched.
 
 Every finished trial is appended to a JSON-lines file. The search depends only on the trials' results, so after a
 restart it reads these and continues.
@@ -116,7 +117,7 @@ class Tuner:
         self.names = self.ground.names()
         self.trials: list[Trial] = []
         self.trace: Trace | None = None
-        self._targets: dict[tuple, list] = {}
+        self._targets: dict[tuple, list | None] = {}  # None for a method that has none
         self._on_trial: OnTrial = lambda trial: None
         self._deadline = math.inf
         self._fluent: float | None = None
@@ -148,7 +149,8 @@ class Tuner:
         numbers, anew = 2 * sum(axes[:-1]), 1 + 3 + 2 * axes[-1]  # targets are found anew for the first, layers, lr
         each = len(self.facts) * scored + fluent
         seconds = (anew + numbers) * each + anew * len(self.facts) * fact
-        seconds += 2 * len(self.held_out) * (fact + scored) + 2 * fluent + TRACED_FACTS * fact
+        seconds += 2 * len(self.held_out) * (fact + scored) + 2 * fluent
+        seconds += 0 if self.ground.present.from_gradients else TRACED_FACTS * fact
         return Cost(seconds, anew + numbers + 2, fact, scored)
 
     def search(
@@ -175,7 +177,7 @@ class Tuner:
             self._deadline = began + 60 * minutes - 2 * first.seconds
         complete, best = True, first
         try:
-            tell("Tracing where facts are recalled", 0.1)
+            tell("Searching layers" if self.ground.present.from_gradients else "Tracing where facts are recalled", 0.1)
             best = self._layers(best)
             for number, name in enumerate(self.ground.axes(), 1):
                 tell(f"Searching {name}", number / (len(self.ground.axes()) + 2))
@@ -185,9 +187,9 @@ class Tuner:
         self._deadline = math.inf
         tell("Comparing on held-out facts", 0.9)
         found = {name: best.settings[name] for name in self.names}
-        self._try("held out: present", {}, self.held_out)
-        self._try("held out: found", found, self.held_out)
-        row = self._row(best, complete, adopt)
+        before = self._try("held out: present", {}, self.held_out)
+        after = self._try("held out: found", found, self.held_out)
+        row = self._row(best, complete, adopt, after.overall >= before.overall)
         store_row(row)
         return Tuned(row, tuple(self.trials), self.file, complete)
 
@@ -272,7 +274,7 @@ class Tuner:
             scores.overall_score, scores.accuracy, ratio, fluent / self._fluent, time.perf_counter() - began,
         )  # fmt: skip
 
-    def _row(self, best: Trial, complete: bool, adopt: bool) -> TunedRow:
+    def _row(self, best: Trial, complete: bool, adopt: bool, is_as_good: bool) -> TunedRow:
         evidence = self.ground.evidence() | {
             "facts": len(self.facts),
             "held_out_facts": len(self.held_out),
@@ -281,5 +283,5 @@ class Tuner:
             "trials": [asdict(trial) for trial in self.trials],
         }
         ground, settings = self.ground, {name: best.settings[name] for name in self.names}
-        in_force = adopt or not ground.is_published()
+        in_force = adopt or (is_as_good and not ground.is_published())
         return TunedRow(ground.shape, self.lm.name, self.lm.fingerprint, ground.method, settings, in_force, evidence)

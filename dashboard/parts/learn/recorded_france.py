@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import cache
 from typing import Any, TypeVar
 
@@ -15,8 +16,10 @@ from dashboard.parts.learn.anatomy import Anatomy, LayerEdit
 from dashboard.parts.learn.own_fact import FIELDS
 from dashboard.parts.learn.prompt_keys import LayerKey, PromptKeys, Token
 from dashboard.parts.learn.sandbox import NO_MPES, Choice, Trial
+from dashboard.visitors.visitor import Visitor
 from encore_core.facts import Fact
 from encore_core.models.editable import EditableModel
+from encore_core.models.settings import settings_of
 from encore_core.resources import ASSETS
 
 FILE = ASSETS / "learn" / "france.json"
@@ -76,9 +79,22 @@ def trials() -> list[Trial]:
     return [Trial(**one | {"choice": Choice(**one["choice"])}) for one in _kept()["trials"]]
 
 
-def trials_on(lm: EditableModel) -> list[Trial]:
-    """The same, where they were recorded on this model; none for another."""
-    return trials() if lm.name == _kept()["model"] else []
+def where() -> str:
+    """How the trials were made, in words that go on a sentence."""
+    kept = _kept()
+    return f"recorded with the same facts on {kept['model']}, {kept['date']}"
+
+
+def trials_as_on(visitor: Visitor) -> list[Trial]:
+    """The trials, where a visitor's are made in the same way: model, number format, start token, seed, settings."""
+    return trials() if made_with(visitor.lm, visitor.session.seed) == _kept()["made_with"] else []
+
+
+def made_with(lm: EditableModel, seed: int) -> dict[str, Any]:
+    """All that trials depend on besides facts and choice, as JSON values."""
+    settings = asdict(settings_of(lm, "ENCORE"))
+    values = {"model": lm.name, "dtype": str(lm.dtype), "start_token": lm.start_token, "seed": seed} | settings
+    return json.loads(json.dumps(values))
 
 
 def nearest(chosen: tuple[str, str]) -> str:

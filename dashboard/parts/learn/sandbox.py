@@ -1,6 +1,7 @@
 """A handful of facts edited in a sandbox under other settings, and what that costs. Knows no streamlit.
 
 The sandbox is a session of its own on the shared model: it touches nobody's edits and is gone when it has been scored.
+What is left on the model serves a class that asks for the same: the trials, and the search for their targets.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from encore_core.editing.session import EditSession
 from encore_core.editing.shared_search import SharedSearch
 from encore_core.facts import Fact
 from encore_core.measures.scores import evaluate
+from encore_core.methods import Settings
 from encore_core.models.editable import EditableModel
 
 N_FACTS = 5
@@ -86,7 +88,7 @@ def facts_for(facts: Sequence[Fact]) -> list[Fact]:
 def attempt(
     lm: EditableModel, facts: Sequence[Fact], choice: Choice, seed: int, show: Callable[[str, float], None]
 ) -> Trial:
-    """Edit facts as one batch under some settings, score them, and forget the edits.
+    """Edit facts as one batch under some settings, score them, and forget the edits; or what came of it before.
 
     Args:
         lm: the model.
@@ -98,8 +100,23 @@ def attempt(
     Raises:
         InputError: when a fact cannot be edited on this model.
     """
-    kept = set(lm.shared)
-    session = EditSession(lm, choice.method, seed=seed, settings=choice.settings, keep_history=False)
+    key = _key(lm, facts, seed)
+    with lm.lock:  # one turn: others wait for a trial, not between its parts
+        done: dict[Choice, Trial] = lm.shared.setdefault(key, {})
+        if choice not in done:
+            done[choice] = _attempt(_session(lm, choice, seed), facts, choice, seed, show)
+        return done[choice]
+
+
+def done_before(lm: EditableModel, facts: Sequence[Fact], choice: Choice, seed: int) -> Trial | None:
+    """A trial that some visitor has made on this model, under the settings in force; at once, without a turn."""
+    return lm.shared.get(_key(lm, facts, seed), {}).get(choice)
+
+
+def _attempt(
+    session: EditSession, facts: Sequence[Fact], choice: Choice, seed: int, show: Callable[[str, float], None]
+) -> Trial:
+    lm, kept = session.lm, set(session.lm.shared)
     try:
         session.prepare(lambda what, share: show(what, 0.1 * share))
         report = session.edit(
@@ -127,21 +144,34 @@ def attempt(
     )
 
 
-def done_by_anyone(lm: EditableModel, facts: Sequence[Fact], seed: int) -> dict[Choice, Trial]:
-    """Trials that some visitor has made on this model: a class asks for the same ones."""
-    with lm.lock:
-        return lm.shared.setdefault(("learn trials", seed, lm.start_token, tuple(facts)), {})
+def _key(lm: EditableModel, facts: Sequence[Fact], seed: int) -> tuple:
+    """All that a trial depends on besides its choice."""
+    sessions = _sessions(lm, seed)
+    return "learn trials", seed, lm.start_token, tuple(facts), _rules(sessions), sessions[0].statistics
+
+
+def _session(lm: EditableModel, choice: Choice, seed: int) -> EditSession:
+    return EditSession(lm, choice.method, seed=seed, settings=choice.settings, keep_history=False)
+
+
+def _sessions(lm: EditableModel, seed: int) -> list[EditSession]:
+    """One for each choice of the extra steps; λn has no part in a search."""
+    return [_session(lm, Choice(0.0, extra), seed) for extra in EXTRA]
+
+
+def _rules(sessions: Sequence[EditSession]) -> tuple[Settings, ...]:
+    return tuple(session.settings for session in sessions)
 
 
 def _search(lm: EditableModel, seed: int) -> SharedSearch:
-    """The search of all trials: λn has no part in it, and a trial that stops later goes on where another stopped."""
-    with lm.lock:
-        key = ("learn search", seed, lm.start_token)
-        if key not in lm.shared:
-            choices = [Choice(0.0, extra) for extra in EXTRA]
-            sessions = [EditSession(lm, one.method, seed=seed, settings=one.settings) for one in choices]
-            lm.shared[key] = SharedSearch(lm, [session.settings for session in sessions])
-        return lm.shared[key]
+    """The search of all trials: one that stops later goes on where another stopped. The caller holds the lock."""
+    rules = _rules(_sessions(lm, seed))
+    key = ("learn search", seed, lm.start_token, rules)
+    if key not in lm.shared:
+        for other in [other for other in lm.shared if other[0] == key[0]]:
+            del lm.shared[other]  # of settings that are not in force any more, or of another seed
+        lm.shared[key] = SharedSearch(lm, rules)
+    return lm.shared[key]
 
 
 def _told(at: EditProgress, steps: int) -> tuple[str, float]:
@@ -154,6 +184,5 @@ def _told(at: EditProgress, steps: int) -> tuple[str, float]:
 
 def _forget_starts(lm: EditableModel, kept: set[tuple]) -> None:
     """Free the starting matrices that only this trial needed: a new λn makes one for every edited layer."""
-    with lm.lock:
-        for key in [key for key in lm.shared if key not in kept and key[0] == "P"]:
-            del lm.shared[key]
+    for key in [key for key in lm.shared if key not in kept and key[0] == "P"]:
+        del lm.shared[key]

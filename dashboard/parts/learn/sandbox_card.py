@@ -11,7 +11,7 @@ import streamlit as st
 from dashboard.charts import learn as charts
 from dashboard.elements import chart_card, compute_button, widgets
 from dashboard.parts.learn import recorded_france
-from dashboard.parts.learn.sandbox import EXTRA, NO_MPES, Choice, Trial, attempt, done_by_anyone, facts_for
+from dashboard.parts.learn.sandbox import EXTRA, NO_MPES, Choice, Trial, attempt, done_before, facts_for
 from dashboard.reading.bundled_facts import bundled_facts
 from dashboard.server import device_queue
 from dashboard.visitors import browser_session
@@ -66,13 +66,16 @@ def show() -> None:
             widgets.table([("Prompt", ""), ("True answer", ""), ("New answer", "")], rows, "The facts of the sandbox")
         done = trials()
         if not done:
-            recorded_france.say("These trials were recorded with the same facts")
-            _shown(recorded_france.trials(), recorded_france.nearest(choice))
+            recorded = recorded_france.trials()
+            widgets.remark(f"These trials were {recorded_france.where()}. The button computes one on your model.")
+            _shown(recorded, recorded_france.nearest(choice), recorded)
             return
-        recorded = recorded_france.trials_on(browser_session.current().lm)
-        if others := [trial for trial in recorded if trial.choice not in done]:
-            recorded_france.say(f"{len(others)} of these trials were recorded with the same facts")
-        _shown([*others, *done.values()], st.session_state["learn_trial_newest"])
+        recorded = [
+            trial for trial in recorded_france.trials_as_on(browser_session.current()) if trial.choice not in done
+        ]
+        if recorded:
+            widgets.remark(f"The pale points were {recorded_france.where()}, in the same way.")
+        _shown([*recorded, *done.values()], st.session_state["learn_trial_newest"], recorded)
 
 
 def _pick() -> tuple[str, str]:
@@ -95,12 +98,14 @@ def _pick() -> tuple[str, str]:
 
 
 def trials() -> dict[Choice, Trial]:
-    """What was computed in this session on the model that is loaded now."""
+    """What was computed in this session on the model that is loaded now, with the visitor's seed."""
     if "visitor" not in st.session_state:
         return {}
+    visitor = browser_session.current()
+    made_with = (visitor.loading, visitor.session.seed)
     kept = st.session_state.get("learn_trials")
-    if kept is None or kept[0] is not browser_session.current().loading:
-        kept = st.session_state["learn_trials"] = (browser_session.current().loading, {})
+    if kept is None or kept[0] != made_with:
+        kept = st.session_state["learn_trials"] = (made_with, {})
     return kept[1]
 
 
@@ -111,12 +116,12 @@ def compute(visitor: Visitor, chosen: tuple[str, str], facts: Sequence[Fact], te
         InputError: when a fact cannot be edited on this model.
     """
     choice = chosen_settings(settings_of(visitor.lm, "ENCORE").lambda_n, chosen)
-    anyone = done_by_anyone(visitor.lm, facts, visitor.session.seed)
-    if choice not in anyone:
+    seed = visitor.session.seed
+    found = done_before(visitor.lm, facts, choice, seed)
+    if found is None:
         with device_queue.work(device_queue.EDIT, len(facts)):
-            # Asked again in turn: a class waits for the same trial.
-            anyone[choice] = anyone.get(choice) or attempt(visitor.lm, facts, choice, visitor.session.seed, tell)
-    trials()[choice] = anyone[choice]
+            found = attempt(visitor.lm, facts, choice, seed, tell)
+    trials()[choice] = found
     st.session_state["learn_trial_newest"] = choice.name
 
 
@@ -126,19 +131,20 @@ def chosen_settings(own: float, chosen: tuple[str, str]) -> Choice:
     return Choice(own * float(factor), NO_MPES if extra == NO_STEPS else int(extra))
 
 
-def _shown(done: Sequence[Trial], newest: str) -> None:
-    """The newest trial in figures, and all of them as a chart and a table."""
-    _tiles(next((trial for trial in done if trial.choice.name == newest), done[-1]))
-    frame = _frame(done)
+def _shown(done: Sequence[Trial], ringed: str, recorded: Sequence[Trial]) -> None:
+    """One trial in figures, and all of them as a chart and a table; some were recorded."""
+    _tiles(next((trial for trial in done if trial.choice.name == ringed), done[-1]))
+    frame = _frame(done, recorded)
+    is_own = len(recorded) < len(done)
     chart_card.show(
-        partial(charts.trade_off, frame, newest),
+        partial(charts.trade_off, frame, ringed),
         key="learn trade-off",
         heading="Norm against scores",
-        aside="a point for each choice computed so far; the newest is ringed",
+        aside=f"a point for each choice; the {'newest' if is_own else 'one of the sliders'} is ringed",
         alt="Edit, paraphrase and neighbourhood score against the growth of the norm; figures are in the table below.",
         frame=frame,
     )
-    _table(done, newest)
+    _table(done, {ringed: "newest" if is_own else "ringed"}, recorded if is_own else ())
     if words := comparison(done):
         widgets.remark(words)
     if len(done) == 1:
@@ -177,7 +183,7 @@ def _tiles(one: Trial) -> None:
     )
 
 
-def _frame(done: Sequence[Trial]) -> pd.DataFrame:
+def _frame(done: Sequence[Trial], recorded: Sequence[Trial]) -> pd.DataFrame:
     """Trials as the chart draws them."""
     return pd.DataFrame(
         [
@@ -191,19 +197,24 @@ def _frame(done: Sequence[Trial]) -> pd.DataFrame:
                 trial.neighbourhood,
                 trial.probability,
                 trial.steps,
+                trial in recorded,
             )
             for trial in done
         ],
         columns=[
             "name", "lambda_n", "mpes", "growth", "edit", "paraphrase", "neighbourhood", "probability", "steps",
+            "recorded",
         ],
     )  # fmt: skip
 
 
-def _table(done: Sequence[Trial], newest: str) -> None:
+def _table(done: Sequence[Trial], marked: Mapping[str, str], recorded: Sequence[Trial]) -> None:
+    """The trials by growth; `marked` says what is special of a choice, by its name."""
     rows = [
         (
-            trial.choice.name + (" · newest" if trial.choice.name == newest else ""),
+            " · ".join(
+                filter(None, (trial.choice.name, marked.get(trial.choice.name), "recorded" * (trial in recorded)))
+            ),
             f"{trial.growth:.3f} %",
             _score(trial.edit),
             _score(trial.paraphrase),

@@ -54,7 +54,10 @@ def show(row: TunedRow) -> None:
             columns, rows = table(trials)
             widgets.table(columns, rows, "Every trial of the search, in order")
     if not row.in_force:
-        st.caption("This row is not in force: the published one is. encore tune --adopt uses this one instead.")
+        before, after = held_out(row)
+        did_worse = before and after and after["overall"] < before["overall"]
+        why = "it did worse than the settings in force" if did_worse else "the published one is"
+        st.caption(f"This row is not in force: {why}. encore tune --adopt uses this one instead.")
 
 
 def _trace(row: TunedRow) -> None:
@@ -119,10 +122,15 @@ def _others(trial: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in trial["settings"].items() if key != name}
 
 
+def held_out(row: TunedRow) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
+    """The trials of the settings in force and of those found, on facts that the search has not seen."""
+    by_stage = {trial["stage"]: trial for trial in row.evidence["trials"]}
+    return by_stage.get(f"{HELD_OUT}present"), by_stage.get(f"{HELD_OUT}found")
+
+
 def verdict(row: TunedRow) -> list[Message]:
     """How it did on facts that the search has not seen, and whether it was cut short."""
-    by_stage = {trial["stage"]: trial for trial in row.evidence["trials"]}
-    before, after = by_stage.get(f"{HELD_OUT}present"), by_stage.get(f"{HELD_OUT}found")
+    before, after = held_out(row)
     lines = []
     if before and after:
         better = after["overall"] - before["overall"]

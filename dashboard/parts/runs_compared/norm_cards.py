@@ -41,6 +41,8 @@ def over_edits(
     """
     chosen = rows[rows["edited"]] if view.layers is None else rows[rows["layer"].isin(view.layers)]
     if chosen.empty:
+        with above:
+            widgets.heading("Over edits")
         widgets.notice(Message("info", "None of these runs has the chosen layers; choose others."))
         return
     chart_card.show(
