@@ -147,7 +147,8 @@ def _attempt(
 def _key(lm: EditableModel, facts: Sequence[Fact], seed: int) -> tuple:
     """All that a trial depends on besides its choice."""
     sessions = _sessions(lm, seed)
-    return "learn trials", seed, lm.start_token, tuple(facts), _rules(sessions), sessions[0].statistics
+    files = tuple(sessions[0].statistics_files.items())
+    return "learn trials", seed, lm.start_token, tuple(facts), _rules(sessions), files
 
 
 def _session(lm: EditableModel, choice: Choice, seed: int) -> EditSession:
