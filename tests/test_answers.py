@@ -446,6 +446,10 @@ def test_growth_orders_the_damage_or_does_not():
     assert said.endswith("the norm grows most with MEMIT (× 1.40), and so does perplexity (× 1.80).")
     assert fates_of(("MEMIT", 1.4, 1.8), ("ENCORE", 1.1, 1.1)) == ""
     assert fates_of(*((name, 1.0, 1.0) for name in "abcd")) == ""
+    runs = [run_like("a", 1000), run_like("b", 1000), run_like("c", 1000, facts_digest="other facts")]
+    rows = [(name, 1000, metric, 1.5) for name in "abc" for metric in ("norm_ratio", "perplexity_ratio")]
+    edits, _, found = order.fates(runs, pd.DataFrame(rows, columns=["run", "edits", "metric", "value"]))
+    assert edits == 1000 and [fate.method for fate in found] == ["a", "b"]  # other facts are not mixed in
     against = fates_of(("a", 1.4, 1.1), ("b", 1.3, 1.2), ("c", 1.2, 1.3), ("d", 1.1, 1.4))
     assert "rank correlation with perplexity −1.00" in against
 

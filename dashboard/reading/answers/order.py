@@ -10,6 +10,7 @@ import pandas as pd
 
 from dashboard.charts.runs import RATIO
 from dashboard.reading.answers.answer import times
+from dashboard.reading.run_words import belongs
 from encore_core.runs import RunInfo
 
 FEWEST = 4
@@ -35,7 +36,7 @@ class Fate:
 
 
 def fates(runs: Sequence[RunInfo], health: pd.DataFrame) -> tuple[int, str, list[Fate]]:
-    """The largest group of runs of one model with as many edits, a method once.
+    """The largest group of runs that belong together and went as far, a method once.
 
     Args:
         runs: any.
@@ -49,14 +50,15 @@ def fates(runs: Sequence[RunInfo], health: pd.DataFrame) -> tuple[int, str, list
         for row in health.sort_values("edits").itertuples()
         if row.edits and row.value == row.value
     }
-    groups: dict[tuple[int, str], dict[str, Fate]] = {}
+    groups: dict[tuple[object, ...], dict[str, Fate]] = {}
     for run in runs:
         growth, ratio = last.get((run.id, "norm_ratio")), last.get((run.id, RATIO))
         if growth is not None and ratio is not None:
-            groups.setdefault((run.done, run.model), {}).setdefault(run.method, Fate(run.method, growth, ratio))
+            group = groups.setdefault((run.done, *belongs(run)), {})
+            group.setdefault(run.method, Fate(run.method, growth, ratio))
     if not groups:
         return 0, "", []
-    (edits, model), found = max(groups.items(), key=lambda item: (len(item[1]), item[0][0]))
+    (edits, model, *_), found = max(groups.items(), key=lambda item: (len(item[1]), item[0][0]))
     return edits, model, list(found.values())
 
 
