@@ -246,5 +246,6 @@ def test_a_method_that_follows_gradients_is_tuned_by_its_learning_rate(gpt2, sta
     found = one.search()
     assert set(found.row.settings) == {"layers", "lr"} and found.complete
     tried = {life.settings["lr"] for life in found.lives if life.stage == "lr"}
-    assert 0.05 in tried and [1] in [life.settings["layers"] for life in found.lives if life.stage == "layers"]
+    assert 0.4 in tried and max(tried) <= 100
+    assert [1] in [life.settings["layers"] for life in found.lives if life.stage == "layers"]
     assert len(found.lives) <= one.most_lives and {life.stage for life in found.lives} >= {f"{HELD_OUT}present"}

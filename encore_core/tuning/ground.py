@@ -106,6 +106,14 @@ class Ground:
             keep_history=False,
         )  # fmt: skip
 
+    def takes(self, overrides: dict[str, Any]) -> bool:
+        """Whether these settings are within their ranges."""
+        try:
+            self.session(overrides)
+        except InputError:
+            return False
+        return True
+
     def settings_of(self, session: EditSession) -> dict[str, Any]:
         """The settings of a session that a row holds, as plain JSON values."""
         found = {name: getattr(session.settings, name) for name in self.names()}
@@ -132,8 +140,8 @@ class Ground:
 
 
 def walk(
-    start: Trial, factor: float, most: int, attempt: Callable[[float], Trial], score: Callable[[Trial], float],
-    tie: float,
+    start: Trial, factor: float, most: int, attempt: Callable[[float], Trial | None],
+    score: Callable[[Trial], float], tie: float,
 ) -> None:  # fmt: skip
     """Try multiples of a number, up and then down, as long as they get better.
 
@@ -141,7 +149,7 @@ def walk(
         start: the trial of the number itself.
         factor: between two numbers.
         most: multiples in one direction.
-        attempt: makes the trial of a multiple.
+        attempt: makes the trial of a multiple; None for one that is out of range.
         score: of a trial, more is better.
         tie: if one direction got better by more, the other one is not tried.
     """
@@ -149,7 +157,7 @@ def walk(
         here = start
         for step in range(1, most + 1):
             trial = attempt(direction**step)
-            if score(trial) < score(here):
+            if trial is None or score(trial) < score(here):
                 break
             here = trial
         if score(here) > score(start) + tie:

@@ -225,9 +225,10 @@ class LifeTuner:
         best = self._best()
         factor, most = self.ground.steps(name)
 
-        def attempt(multiple: float) -> Life:
+        def attempt(multiple: float) -> Life | None:
             value = float(f"{best.settings[name] * multiple:.3g}")
-            return self._live(name, self._settings(best) | {name: value}, self.facts)
+            changed = self._settings(best) | {name: value}
+            return self._live(name, changed, self.facts) if self.ground.takes(changed) else None
 
         walk(best, factor, most, attempt, lambda life: life.score, TIE)
 

@@ -212,9 +212,10 @@ class Tuner:
         """Move from the best value so far by factors, up and then down, as long as it gets better."""
         factor, most = self.ground.steps(name)
 
-        def attempt(multiple: float) -> Trial:
+        def attempt(multiple: float) -> Trial | None:
             value = float(f"{best.settings[name] * multiple:.3g}")
-            return self._try(name, {key: best.settings[key] for key in self.names} | {name: value}, self.facts)
+            changed = {key: best.settings[key] for key in self.names} | {name: value}
+            return self._try(name, changed, self.facts) if self.ground.takes(changed) else None
 
         walk(best, factor, most, attempt, lambda trial: trial.overall, TIE)
         return self._best(best)
