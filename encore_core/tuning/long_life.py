@@ -285,7 +285,8 @@ class LifeTuner:
                 life = replace(life, looks=(*life.looks, look), seconds=time.perf_counter() - began)
                 if may_stop and done < ends[-1] and (behind := self._behind(look)) > BEHIND:
                     return replace(life, stopped=f"{behind:.1f} points behind the best after {done} edits")
-                self._on_look(life)
+                if done < ends[-1]:  # of one that has ended it is told later
+                    self._on_look(life)
                 self._keep(life, session)
         return life
 
