@@ -12,7 +12,7 @@ import psutil
 from dashboard.reading.run_words import size
 from encore_core.models.editable import EditableModel
 from encore_core.runs import PreparedRun
-from encore_core.runs.estimate import Calibration, Estimate, calibrate, estimates, is_calibrated
+from encore_core.runs.estimate import Calibration, Estimate, calibrate, estimates, known_calibration
 
 Show = Callable[[str, float], None]
 
@@ -58,9 +58,8 @@ def known_cost(lm: EditableModel, runs: Sequence[PreparedRun]) -> Cost | None:
     Raises:
         InputError: when the facts or the settings cannot be used.
     """
-    if not all(is_calibrated(lm, run) for run in runs):
-        return None
-    return Cost(tuple(estimates(runs, [calibrate(lm, run) for run in runs])))
+    found = [known_calibration(lm, run) for run in runs]
+    return None if None in found else Cost(tuple(estimates(runs, found)))
 
 
 def measured_cost(lm: EditableModel, runs: Sequence[PreparedRun], show: Show) -> Cost:

@@ -22,7 +22,7 @@ from encore_core.measures.generated_scores import PROTOCOLS
 from encore_core.methods import METHODS, find_method
 from encore_core.models.editable import load_model
 from encore_core.models.start_token import AUTO
-from encore_core.runs.estimate import calibrate, estimates, is_calibrated
+from encore_core.runs.estimate import calibrate, estimates, known_calibration
 from encore_core.runs.plan import KNOWN, ORDERS, WITH_OPTIONS, MeasurePlan, RunPlan
 from encore_core.runs.preparing import PreparedRun, prepare
 from encore_core.runs.seeds import seeds_of, tag_of_seeds, with_seeds
@@ -218,7 +218,7 @@ def _tell_costs(ready: Sequence[PreparedRun], as_json: bool) -> None:
         notice(line)
     calibrations = []
     for number, run in enumerate(ready, start=1):
-        if not is_calibrated(lm, run):
+        if known_calibration(lm, run) is None:
             of = f"{run.plan.method} ({number} of {len(ready)})"
             notice(f"timing a few edits with {of}, for some seconds to some minutes; the times are kept")
         with Bar("Timing a few edits") as bar:

@@ -163,7 +163,7 @@ def calibrate(lm: EditableModel, run: PreparedRun, progress: Progress | None = N
     Raises:
         InputError: when the facts or the settings cannot be used.
     """
-    if (kept := _kept(lm, run)) is not None:
+    if (kept := known_calibration(lm, run)) is not None:
         return kept
     found = _measure(lm, run, progress or (lambda what, share: None))
     with replacing(_file(lm, run)) as part:
@@ -171,16 +171,12 @@ def calibrate(lm: EditableModel, run: PreparedRun, progress: Progress | None = N
     return found
 
 
-def is_calibrated(lm: EditableModel, run: PreparedRun) -> bool:
-    """Whether `calibrate` will be immediate."""
-    return _kept(lm, run) is not None
-
-
 def _file(lm: EditableModel, run: PreparedRun) -> Path:
     return data_folder() / "calibration" / f"{_identity(lm, run)}.json"
 
 
-def _kept(lm: EditableModel, run: PreparedRun) -> Calibration | None:
+def known_calibration(lm: EditableModel, run: PreparedRun) -> Calibration | None:
+    """The stored calibration; None where `calibrate` would have to make it."""
     try:
         return Calibration.from_json(json.loads(_file(lm, run).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError):
