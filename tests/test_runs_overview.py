@@ -111,6 +111,13 @@ def test_the_list_has_figures_as_numbers_and_curves(ids):
     assert "Tags" not in frame and "Says it" in frame  # a column without any figure is not there
 
 
+def test_the_list_tells_runs_on_other_facts_apart():
+    frame = run_overviews.listed(recorded.recorded_runs().runs()).set_index("Id")
+    assert frame.loc["recorded-encore-1000", "Facts"] == "counterfact_10k.jsonl"
+    assert frame.loc["recorded-encore-long", "Facts"] == "long set"
+    assert frame.loc["recorded-memit-bundled", "Facts"] == "bundled"
+
+
 def test_a_curve_is_drawn_at_equal_steps_of_edits():
     curve = run_overviews.stretched([(0, 0.0), (10, 1.0), (100, 1.0)])
     assert curve[0] == 0 and curve[3:] == [1.0] * (len(curve) - 3) and 0 < curve[1] < 1

@@ -11,7 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard.reading import run_frames
-from dashboard.reading.run_words import short_model, status_line
+from dashboard.reading.run_words import facts_label, short_model, status_line
 from encore_core.runs import RunInfo
 from encore_core.runs.overview import Curve, Overview, overviews
 
@@ -78,6 +78,7 @@ def _row(run: RunInfo, seen: Overview) -> dict[str, object]:
     perplexity, growth = _last(seen.perplexity), _last(seen.growth)
     return {
         "Method": run.method,
+        "Facts": facts_label(run),
         "Status": status_line(run),
         "Seed": int(run.plan_json.get("seed", 0)),
         "Edits": run.done,

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from dashboard.charts.downstream import MEAN
 from encore_core.methods import METHODS, PAPER
@@ -185,6 +186,12 @@ def label(run: RunInfo) -> str:
 def named(run: RunInfo) -> str:
     """A run's name for a table with the rest in other columns: method, its own name, id."""
     return " · ".join([run.method, *([own] if (own := _own_name(run)) else []), run.id])
+
+
+def facts_label(run: RunInfo) -> str:
+    """Where a run's facts are from, in a word or two: a set that comes with the program, or the file's name."""
+    facts = str(run.plan_json["facts"])
+    return {"bundled": "bundled", "long": "long set"}.get(facts, Path(facts).name)
 
 
 def _own_name(run: RunInfo) -> str:

@@ -30,7 +30,8 @@ def answer(check: ModelCheck) -> None:
 
 def details(check: ModelCheck) -> None:
     """Memory by part, and the hyper-parameters."""
-    left, right = st.columns(2)
+    with st.container(key="model_columns"):
+        left, right = st.columns(2)
     with left, st.container(border=True, key="card_memory"):
         widgets.heading("Memory", "by part")
         columns = [("Part", "name"), ("", "about"), ("Needed", "right")]
