@@ -66,13 +66,13 @@ def _measured(run: RunInfo) -> bool:
     return bool(((health["edits"] > 0) & (health["metric"] != "norm_ratio")).any())
 
 
-def beside(runs: Sequence[RunInfo]) -> list[str]:
+def beside(runs: Sequence[RunInfo]) -> dict[str, str]:
     """What the answer says besides: how much of the edits is left, and recorded runs that went further."""
-    said = [survival.retained(run_frames.scores(runs, "sample"), runs, View(tuple(runs)).names)]
-    if all(run.recorded for run in runs):
-        others = [run for run in run_picker.measured_runs().values() if run.recorded]
-        said.append(survival.further(runs, others, run_frames.health(others)))
-    return said
+    kept = survival.retained(run_frames.scores(runs, "sample"), runs, View(tuple(runs)).names)
+    if not all(run.recorded for run in runs):
+        return {"kept": kept}
+    others = [run for run in run_picker.measured_runs().values() if run.recorded]
+    return {"kept": kept, "others": survival.further(runs, others, run_frames.health(others))}
 
 
 def draw(runs: Sequence[RunInfo], answer: DeltaGenerator) -> page_frame.Drawn:
@@ -84,7 +84,7 @@ def draw(runs: Sequence[RunInfo], answer: DeltaGenerator) -> page_frame.Drawn:
     norms, health, limits = run_frames.read("norms", runs), run_frames.health(runs), collapse_card.chosen()
     courses = survival.courses(runs, View(tuple(runs)).names, health, limits)
     with answer:
-        widgets.answer(survival.answer(courses, limits, [run.model for run in runs], more=beside(runs)))
+        widgets.answer(survival.answer(courses, limits, [run.model for run in runs], **beside(runs)))
     with st.container(border=True, key="card_collapse"):
         collapse_card.draw(limits, courses)
     fare, by_layer = st.container(border=True, key="card_compared"), st.container(border=True, key="card_norms")

@@ -130,7 +130,7 @@ def test_the_one_that_survives_is_named_with_where_the_other_breaks():
     assert "× 1.17 with ENCORE and × 3.00 with MEMIT" in said.text
     # Nothing in it is written for these names.
     turned = survivors(runs, health_of({"MEMIT": GOOD, "ENCORE": BAD}))
-    assert turned.text.startswith("MEMIT survives 1,000 edits") and "without loss in its downstream" in turned.paper
+    assert turned.text.startswith("MEMIT survives 1,000 edits") and "without loss in its downstream" in turned.aside
 
 
 def test_where_all_break_the_one_that_lasts_longest_is_named_only_if_the_spans_are_apart():
@@ -196,7 +196,7 @@ def test_a_line_that_is_looked_at_less_often_may_have_been_crossed_first():
 def test_a_run_that_ended_early_is_said_to_have_and_one_that_goes_on_is_not():
     runs = [run_like("MEMIT", 1000, 5000), run_like("ENCORE", 1000, 5000, ended=False)]
     said = survivors(runs, health_of({"MEMIT": GOOD, "ENCORE": GOOD}))
-    assert said.text.endswith("MEMIT ended early, after 1,000 of 5,000 edits.")
+    assert said.aside.startswith("MEMIT ended early, after 1,000 of 5,000 edits. ") and "ended" not in said.text
 
 
 def test_the_reader_sets_the_line():
@@ -276,14 +276,14 @@ def test_a_share_that_is_still_below_an_even_one_is_not_called_dominant():
     assert said.outcome == "no" and said.text.startswith("No, not on this model: after 5,000 edits the edited MLPs")
     assert "5.5 % with MEMIT and 4.8 % with ENCORE; as loaded it was 4.7 %" in said.text
     assert "If all 61 sublayers gave alike, 2 would give 3.3 %" in said.text
-    assert "importance hacking" in said.paper and "which may be why" not in said.paper
+    assert "importance hacking" in said.aside and "which may be why" not in said.aside
 
 
 @pytest.mark.parametrize(("after", "outcome"), [(0.4, "yes"), (0.6, "yes"), (0.048, "no growth"), (0.02, "no growth")])
 def test_dominance_is_told_from_the_figures(after, outcome):
     said = dominance.answer([standing("MEMIT", after)])
     assert said.outcome == outcome and said.text.startswith("Yes, with MEMIT" if outcome == "yes" else "No, and")
-    assert bool(said.paper) == (outcome != "yes")
+    assert bool(said.aside) == (outcome != "yes")
 
 
 def test_few_edits_no_edits_and_broken_states():
@@ -392,7 +392,7 @@ def test_stopping_early_is_answered_from_the_facts_of_both():
     assert said.outcome == "overfits" and "stopping (MPES), 0.70 with it" in said.text and "n 18" in said.text
     assert (
         "with MPES or without it is surer of edited ones" in said.text
-        and "0.77 without MPES and 0.41 with it" in said.paper
+        and "0.77 without MPES and 0.41 with it" in said.aside
     )
     assert "no surer" in stopping.answer(targets(sure, unsure), arms, 0.99).text
     assert stopping.answer(targets(unsure, sure), arms, None).outcome == "the other way"

@@ -40,7 +40,7 @@ def own(tiny_folder, statistics_text) -> list[str]:
 
 
 def answers(app) -> list[str]:
-    """The answers on a page, without what the paper found."""
+    """The answers on a page, without what stands below them in smaller type."""
     found = re.findall(r'<div class="es-answer" role="status"><p>(.*?)</p>', markup(app), re.DOTALL)
     return [html.unescape(re.sub(r"<[^>]+>", "", text)).replace("\u00a0", " ") for text in found]
 
@@ -127,7 +127,7 @@ def test_a_run_that_ended_early_is_said_to_have(monkeypatch, tmp_path, tiny_fold
     folder = made_up_runs.recorded(tmp_path, [early, SOUND], tiny_folder, statistics_text)
     monkeypatch.setattr("encore_core.runs.recorded.RECORDED", folder)
     app = opened("compare", run=["recorded-memit", "recorded-encore"])
-    assert "MEMIT ended early, after 600 of 1,200 edits." in answers(app)[0]
+    assert "MEMIT ended early, after 600 of 1,200 edits." in markup(app)
     assert "ended early, after 600 of 1,200" in markup(app)
 
 

@@ -72,7 +72,7 @@ def notice(message: Message | None) -> None:
 
 
 def answer(found: Answer) -> None:
-    """The answer to a page's question: its first words stand out, and what the paper found is below them."""
+    """The answer to a page's question: its first words stand out, and what goes with it is below in smaller type."""
     st.html(answer_markup(found))
 
 
@@ -81,7 +81,7 @@ def answer_markup(found: Answer) -> str:
     lead, rest = re.fullmatch(r"(.*?[.:;](?=\s|$))?(.*)", _together(found.text), re.DOTALL).groups(default="")
     return (
         rich('<div class="es-answer" role="status"><p><b>{lead}</b>{rest}</p>', lead=lead, rest=rest)
-        + (rich('<p class="es-aside">{paper}</p>', paper=_together(found.paper)) if found.paper else "")
+        + (rich('<p class="es-aside">{aside}</p>', aside=_together(found.aside)) if found.aside else "")
         + "</div>"
     )
 

@@ -17,12 +17,13 @@ class Answer:
     Attributes:
         outcome: what it comes to, in a few words; it distinguishes the kinds of answer.
         text: one or two sentences with figures, beginning with the answer itself.
-        paper: what the paper found, and why that may differ; empty where it adds nothing.
+        aside: in smaller type below: what is worth knowing of the runs, what the paper found, and why that may differ;
+            empty where there is nothing to add.
     """
 
     outcome: str
     text: str
-    paper: str = ""
+    aside: str = ""
 
 
 def listed(parts: Iterable[str]) -> str:

@@ -142,7 +142,8 @@ def answer(
     models: Sequence[str] = (),
     *,
     brief: bool = False,
-    more: Sequence[str] = (),
+    kept: str = "",
+    others: str = "",
 ) -> Answer:
     """Which method survives.
 
@@ -151,7 +152,8 @@ def answer(
         lines: what a model must not reach.
         models: names of the runs' models, for what the paper says.
         brief: the first sentence alone, and no word of the paper.
-        more: sentences that come last, see `retained` and `further`.
+        kept: how much of the edits is left, see `retained`.
+        others: the runs that went further, see `further`.
     """
     known = [one for one in found if one.measured]
     if not known:
@@ -169,10 +171,13 @@ def answer(
         said = _none_alive(collapsed, lines)
     if brief:
         return said
-    parts = (said.text, _tasks(known, lines), _unsure(alive), _cut_short(found), *more)
-    text = " ".join(part for part in parts if part)
+    text = _joined(said.text, _tasks(known, lines), _unsure(alive), kept)
     paper = published.survival(said.outcome, [one.name for one in collapsed], models)
-    return Answer(said.outcome, text, paper)
+    return Answer(said.outcome, text, _joined(_cut_short(found), others, paper))
+
+
+def _joined(*sentences: str) -> str:
+    return " ".join(one for one in sentences if one)
 
 
 def _all_alive(known: Sequence[Course], lines: Lines) -> Answer:
