@@ -1,6 +1,8 @@
 """Prints the recorded runs as the table of the README: scores, perplexity, norms, seconds and memory.
 
-    python assets/recorded/summary.py [--store DIR RUN,…]
+    python assets/recorded/summary.py [--long] [--store DIR RUN,…]
+
+With --long the runs on the long set as a table of their own: both protocols, intervals, and the tasks.
 
 "First" and "last tenth" are seconds of finding targets for a fact and step, so that methods and stretches that take
 different numbers of steps can be compared; a run that was interrupted loaded its model anew, which memory shows.
@@ -9,6 +11,7 @@ different numbers of steps can be compared; a run that was interrupted loaded it
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -21,6 +24,47 @@ HEAD = (
     "method", "edits", "edit / paraphrase / neighbourhood / overall", "the first batch", "perplexity",
     "largest ‖W‖/‖W₀‖", "steps", "s an edit", "s a step, first → last tenth", "resident memory, GB",
 )  # fmt: skip
+FORCED = (*SCORES, "accuracy")
+GENERATED = ("generated_edit_contained", "generated_paraphrase_contained", "generated_neighborhood_contained")
+LONG_HEAD = (
+    "method", "n", "edit / paraphrase / neighbourhood / overall / accuracy",
+    "generated: edit / paraphrase / neighbourhood",
+    "the first batch, n 20: edit / paraphrase / neighbourhood / overall / accuracy",
+    "perplexity, × unedited", "mean F1 of the tasks", "largest ‖W‖/‖W₀‖", "foretold damage, nats per token",
+    "s an edit", "resident memory, GB, at most",
+)  # fmt: skip
+
+
+def long_row(store: RunStore, run: RunInfo) -> list[str]:
+    """The cells of a run on the long set."""
+    scores = series.scores(store, [run.id])
+    last = scores[scores.edits == run.done]
+    sample, first = (last[last.subset == subset].set_index("metric") for subset in ("sample", "first"))
+    measures = series.measures(store, [run.id]).pivot(index="edits", columns="metric", values="value")
+    norms = series.norms(store, [run.id])
+    tasks = series.downstream(store, [run.id])
+    mean_f1 = tasks[tasks.metric == "f1"].groupby("edits").value.mean()
+    memory = series.memory(store, [run.id], max_points=None).resident_bytes / 1e9
+    perplexity, damage = measures.perplexity, measures.get("foretold_damage")
+    return [
+        run.method,
+        f"{sample.n[SCORES[0]]:.0f}",
+        _with_intervals(sample, FORCED),
+        _with_intervals(sample, GENERATED),
+        _with_intervals(first, FORCED),
+        f"{perplexity[run.done] / perplexity[0]:.3g}",
+        f"{mean_f1[0]:.1f} → {mean_f1[run.done]:.1f}" if run.done in mean_f1.index else "–",
+        f"{norms[norms.edits == run.done].ratio.max():.3f}",
+        "–" if damage is None else f"{damage[run.done]:.3f}",
+        f"{run.editing_seconds / run.done:.2f}",
+        f"{memory.max():.2f}",
+    ]
+
+
+def _with_intervals(scores: pd.DataFrame, metrics: Sequence[str]) -> str:
+    """Scores with their 95 % intervals."""
+    found = (scores.loc[metric] for metric in metrics)
+    return " / ".join(f"{one.value:.0f} ({one.low:.0f}–{one.high:.0f})" for one in found)
 
 
 def row(store: RunStore, run: RunInfo) -> list[str]:
@@ -65,16 +109,20 @@ def step_seconds(store: RunStore, run: RunInfo, targets: pd.DataFrame, part: str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--store", type=Path, help="another store than the recorded one")
+    parser.add_argument("--long", action="store_true", help="the runs on the long set, as a table of their own")
     parser.add_argument("runs", nargs="?", help="ids, with commas between")
     arguments = parser.parse_args()
     store = RunStore(arguments.store) if arguments.store else recorded_runs()
     if store is None:
         parser.exit(2, "There are no recorded runs; see make.py beside this.\n")
-    wanted = arguments.runs.split(",") if arguments.runs else [run.id for run in store.runs() if run.n_edits >= 1000]
-    print("| " + " | ".join(HEAD) + " |")
-    print("|" + "---|" * len(HEAD))
+    wanted = arguments.runs.split(",") if arguments.runs else [
+        run.id for run in store.runs() if run.n_edits >= 1000 and (run.plan_json["facts"] == "long") is arguments.long
+    ]  # fmt: skip
+    head, cells = (LONG_HEAD, long_row) if arguments.long else (HEAD, row)
+    print("| " + " | ".join(head) + " |")
+    print("|" + "---|" * len(head))
     for run_id in wanted:
-        print("| " + " | ".join(row(store, store.get(run_id))) + " |")
+        print("| " + " | ".join(cells(store, store.get(run_id))) + " |")
 
 
 if __name__ == "__main__":
