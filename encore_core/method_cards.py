@@ -62,8 +62,8 @@ CARDS = {
         f"{_P}; F of the last edited layer",
         "this program's own",
         "On the embedded model it edits blocks 2 to 10 with λp = 900, where ENCORE edits 6 to 10 with 300; both come "
-        "from trials on held-out facts. On other models it takes ENCORE's row. The setting search turns any method's "
-        "search.",
+        "from trials on held-out facts. On other models it takes ENCORE's row, its extra steps included. The setting "
+        "search turns any method's search.",
     ),
     "SPHERE": Card(
         "AlphaEdit, with each update weakened along the main directions of the matrix's rows, so that the rows stay "
@@ -128,7 +128,8 @@ CARDS = {
         "authors' goes on. lr = 5e-4 is for 7B models; the embedded one has 2e-3. General text counts as many tokens "
         "as C0 is made from. B is F, the gradient by the block's output; where a norm or a factor comes between the "
         "matrix and that (Gemma 2 and 3, OLMo 2, Granite), it fits less well. Δ is not thin, so that edit files hold "
-        "whole matrices for every batch. An edit cannot be taken back by itself, only undone with its batch.",
+        "the matrices as they are at the end, which can be applied but neither undone nor continued. In a session an "
+        "edit cannot be taken back by itself, only undone with its batch.",
     ),
     "AlphaEdit+NAS": Card(
         "Brings the MLP output that each target asks for to one norm, the usual one of the model, so that no edit "

@@ -46,6 +46,7 @@ class Method:
         summary: one sentence for people.
         source: the paper that it comes from; "" for what is this program's own.
         published: settings of its own, as published.
+        host: the method that it builds on, whose settings on a model it takes where it has none of its own.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Method:
     summary: str
     source: str = PAPER
     published: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    host: str = ""
 
 
 METHODS = {
@@ -75,19 +77,20 @@ METHODS = {
         Method("MEMIT+norm", "inverse", True, False, False, "MEMIT with the norm constraint alone."),
         Method("SPHERE", "null_space", False, False, False,
                "AlphaEdit whose updates are weakened along the main directions of the matrix's rows.",
-               "arXiv 2510.01172", {"sphere_strength": 0.5, "sphere_energy": 0.5}),
+               "arXiv 2510.01172", {"sphere_strength": 0.5, "sphere_energy": 0.5}, "AlphaEdit"),
         Method("AlphaEdit+NAS", "null_space", False, False, False,
                "AlphaEdit whose targets are brought to one norm; facts with far larger ones are not edited.",
-               "arXiv 2602.02543", {"nas": True}),
+               "arXiv 2602.02543", {"nas": True}, "AlphaEdit"),
         Method("ENCORE+NAS", "inverse", True, False, True,
                "Ours, not a paper's: ENCORE whose targets are brought to one norm, as NAS does for AlphaEdit.",
-               "", {"nas": True}),
+               "", {"nas": True}, "ENCORE"),
         Method("ENCORE-N", "inverse", True, False, True,
                "Ours, not a paper's: ENCORE whose targets are searched along the natural gradient of general text.",
-               "", {"search": "natural_gradient"}),
+               "", {"search": "natural_gradient"}, "ENCORE"),
         Method("BetaEdit", "weighted_null_space", False, False, False,
                "AlphaEdit that weighs what it keeps, and finds its unused directions anew as edits use them up.",
-               "arXiv 2605.09285", {"lambda_p": 3000, "l2": 10, "refresh_every": 1000, "most_change": 20}),
+               "arXiv 2605.09285", {"lambda_p": 3000, "l2": 10, "refresh_every": 1000, "most_change": 20},
+               "AlphaEdit"),
         Method("LyapLock", "lyapunov", False, False, False,
                "Least squares in which general text weighs more the more of it earlier edits have lost.",
                "arXiv 2505.15702", {"lambda_p": 1000, "loss_budget": 60}),
@@ -261,6 +264,8 @@ def settings_for(
         values |= model_row.common
     if row.preservation in WITHOUT_TARGETS:
         values["layers"] = late_layers(n_layers)
+    if model_row is not None and row.host:
+        values |= model_row.per_method.get(row.host, {})
     values |= row.published
     if model_row is not None:
         values |= model_row.per_method.get(row.name, {})

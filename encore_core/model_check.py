@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from encore_core.editing import stored_statistics
+from encore_core.editing import gradient_moments, stored_statistics
 from encore_core.editing.covariance import SAMPLED_TEXT, filename_digest, read_text
 from encore_core.errors import InputError
 from encore_core.methods import Settings, lengths_of, settings_for
@@ -154,7 +154,9 @@ def check_model(
         source=_source(settings, shape),
         statistics=_statistics_of(name, settings),
         statistics_tokens=tokens,
-        statistics_seconds=rough_seconds(sizes, settings.layers, tokens, number_format, place),
+        statistics_seconds=rough_seconds(
+            sizes, settings.layers, tokens, gradient_moments.n_tokens(sizes.d_model), number_format, place
+        ),
         statistics_bytes=len(settings.layers) * sizes.d_mlp**2 * 4,
         start_token=_start_token(name, source, shape) if short is None else "not looked at",
         problems=(*([short] if short is not None else []), *_not_to_be_had(source)),

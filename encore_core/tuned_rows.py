@@ -87,6 +87,19 @@ def store_row(row: TunedRow) -> Path:
     return file
 
 
+def store_result(row: TunedRow) -> Path | None:
+    """Write what a search has found, unless it is not in force and would replace a row that is.
+
+    Returns:
+        its file, or None where the row in force was kept.
+
+    Raises:
+        InputError: when it cannot be written.
+    """
+    known = find_row(row.shape, row.method, row.tuned_for)
+    return None if known is not None and known.in_force and not row.in_force else store_row(row)
+
+
 def find_row(shape: Shape, method: str, tuned_for: TunedFor = "few") -> TunedRow | None:
     """The row of a shape and a method, in force or not; None when there is none, or it cannot be read."""
     file = _file(shape, method, tuned_for)

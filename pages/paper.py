@@ -324,7 +324,7 @@ def compared(
         told = [*paper_tables.without_counterpart(number, rows, runs, here), *counterparts(quantities, here)]
         if "n" in here and here["n"].notna().any():
             told.append(f"Scores here: {PROTOCOL}; in brackets 95 % intervals over n facts.")
-        elif len(here) and number not in paper_tables.SETTINGS:
+        elif len(here) and number not in (*paper_tables.SETTINGS, *paper_tables.OVERFITTING):
             told.append(f"Scores here: {PROTOCOL}; {NO_INTERVAL}.")
         told.append("The paper shows norms, contributions and downstream F1 as curves, not in tables: see those pages.")
         st.html("<ul>" + "".join(widgets.rich("<li>{text}</li>", text=text) for text in told) + "</ul>")

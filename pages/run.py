@@ -30,6 +30,10 @@ NUMBERS = {
 CHOICES = {"order": ("run_order", ORDERS), "known": ("run_known", KNOWN)}
 
 
+LINKED = ("bundled", "long")
+"""Sources of facts that a link can name: those that come with the program."""
+
+
 def restore(asked: Mapping[str, Sequence[str]]) -> None:
     """Fill the plan with what a link asks for, and watch the run that it names; invalid values are ignored."""
     first = {name: values[0] for name, values in asked.items() if values}
@@ -42,6 +46,10 @@ def restore(asked: Mapping[str, Sequence[str]]) -> None:
     for name, (key, known) in CHOICES.items():
         if first.get(name) in known:
             st.session_state[key] = first[name]
+    if first.get("facts") in LINKED:
+        st.session_state["run_source"] = first["facts"]
+    if "model" in first:
+        st.session_state["run_model"] = first["model"]
     if "seeds" in first:
         with suppress(InputError):
             st.session_state["run_seeds"] = ", ".join(map(str, seeds_of(first["seeds"])))
@@ -51,14 +59,25 @@ def restore(asked: Mapping[str, Sequence[str]]) -> None:
         st.session_state["new_runs"] = True
 
 
-def view() -> dict[str, str | list[str]]:
-    """The query of a link to the page: what differs from the usual plan, and the run that is watched."""
+def view(loaded: str) -> dict[str, str | list[str]]:
+    """The query of a link to the page: what differs from the usual plan, and the run that is watched.
+
+    Facts that a visitor gave are not in it, and so neither is how many of them are to be edited.
+
+    Args:
+        loaded: name of the visitor's model.
+    """
     shown = st.session_state
     said: dict[str, str | list[str]] = {}
     if shown["run_methods"] != list(MAIN_METHODS):
         said["method"] = shown["run_methods"]
+    if shown["run_source"] in LINKED[1:]:
+        said["facts"] = shown["run_source"]
+    if (shown["run_model"] or loaded) != loaded:
+        said["model"] = shown["run_model"]
     for name, (key, usual_number) in NUMBERS.items():
-        if shown[key] not in (None, shown["run_usual_n"] if name == "edits" else usual_number):
+        is_linked = name != "edits" or shown["run_source"] in LINKED
+        if is_linked and shown[key] not in (None, shown["run_usual_n"] if name == "edits" else usual_number):
             said[name] = str(shown[key])
     said |= {name: shown[key] for name, (key, known) in CHOICES.items() if shown[key] != next(iter(known))}
     if shown["run_seeds"].strip():
@@ -112,7 +131,8 @@ def _start(
             start_card.cost(visitor, runs, store)
     unlocked = access_code.ask_code()
     n_runs = len(runs)
-    total = f"{sum(len(run.facts) for run in runs):,} edits"
+    n_edits = sum(len(run.facts) for run in runs)
+    total = f"{n_edits:,} edit{'s' * (n_edits != 1)}"
     st.button(
         f"Start {n_runs} run{'s' * (n_runs != 1)}, {total}" if runs else "Start",
         type="primary",
@@ -146,7 +166,7 @@ def main() -> None:
             new_runs(visitor, store)
     widgets.notice(st.session_state.pop("start_message", None))
     try:
-        live.watch(store, lambda: links.write("run", view() if visitor is not None else watched()))
+        live.watch(store, lambda: links.write("run", view(visitor.lm.name) if visitor is not None else watched()))
     except InputError as error:
         widgets.problem(error)
 

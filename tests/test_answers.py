@@ -95,6 +95,13 @@ def test_an_infinite_perplexity_is_beyond_every_line():
     assert crossing(of({0: 1, 100: 1.1, 200: math.inf}), 10).span == (100, 200)
 
 
+def test_a_perplexity_that_is_no_number_any_more_is_beyond_every_line():
+    """A checkpoint at which it was left out has no row at all."""
+    broken = crossing(of({0: 1, 500: 1.5, 600: math.nan, 700: math.nan}), 2)
+    assert (broken.span, broken.value) == ((500, 600), math.inf)
+    assert crossing(of({0: 40, 500: 35, 600: math.nan}), 20, falls=True).span == (500, math.inf)
+
+
 def test_intervals_widen_the_span_and_may_leave_it_open():
     values = {0: 40, 100: 30, 200: 19, 300: 15, 400: 10}
     ends = {0: (36, 44), 100: (19, 41), 200: (9, 29), 300: (8, 19), 400: (5, 15)}
@@ -147,6 +154,42 @@ def test_where_none_breaks_that_is_said_with_the_figures():
     said = survivors(runs, health_of({"MEMIT": GOOD, "ENCORE": GOOD}))
     assert said.outcome == "all survive" and said.text.startswith("Both survive the 1,000 edits")
     assert survivors(runs[:1], health_of({"MEMIT": GOOD})).text.startswith("MEMIT survives its 1,000 edits")
+
+
+@pytest.mark.parametrize(("ratios", "tasks", "words"), [
+    (GOOD, {0: 40, 1000: 38}, "does not reach a line (perplexity × 2, or tasks halved)"),
+    (GOOD, None, "does not reach the line (perplexity × 2; no tasks were asked)"),
+    (None, {0: 40, 1000: 38}, "does not reach the line (tasks halved; perplexity was not measured)"),
+])  # fmt: skip
+def test_only_lines_that_were_measured_are_said_not_to_be_reached(ratios, tasks, words):
+    health = health_of({"MEMIT": ratios} if ratios else {}, {"MEMIT": tasks} if tasks else None)
+    assert words in survivors([run_like("MEMIT", 1000)], health).text
+
+
+def test_lines_that_not_every_run_was_measured_by_are_told():
+    runs = [run_like("MEMIT", 1000), run_like("ENCORE", 1000)]
+    health = health_of({"MEMIT": GOOD, "ENCORE": GOOD}, {"MEMIT": {0: 40, 1000: 38}})
+    assert "none reaches a line (perplexity × 2, or tasks halved; not both were" in survivors(runs, health).text
+
+
+def test_without_recorded_answers_the_number_of_tests_widens_the_span():
+    """120 tests: the mean of 100 is off by up to 8.9 points."""
+    plan = {"measure": {"downstream_tests": 20}}
+    run = run_like("MEMIT", 5000, plan_json=plan)
+    means = {0: 35.8, 1000: 30.3, 2000: 18.3, 3000: 12.3, 5000: 1.4}
+    health = health_of({}, {"MEMIT": means})
+    tasks = [("MEMIT", at, f"task{n}", 1.0, None, None, None) for n in range(6) for at in means]
+    frame = pd.concat([health, pd.DataFrame(tasks, columns=COLUMNS)], ignore_index=True)
+    [found] = survival.courses([run], ["MEMIT"], frame, LINES)
+    assert found.tasks.span == (1000, 5000)
+
+
+def test_tasks_that_are_perhaps_halved_are_not_said_to_stand():
+    said = survivors(
+        [run_like("MEMIT", 1000)],
+        health_of({"MEMIT": {0: 1, 500: 1.5, 1000: 3}}, {"MEMIT": {0: (43, 40, 46), 1000: (20, 15, 25)}}),
+    )
+    assert "With MEMIT the tasks are perhaps halved, within chance." in said.text and "not halved" not in said.text
 
 
 def test_too_few_edits_are_too_few():
@@ -415,6 +458,10 @@ def test_how_much_of_the_edits_is_left():
         "The new answer is still the most probable one for 14 % with MEMIT and 12 % with ENCORE, of 50 facts edited by "
         "then."
     )
+    sure = frame.assign(low=5.0, high=25.4)
+    assert "14 % (5 to 25) with MEMIT and 12 % (5 to 25) with ENCORE" in survival.retained(
+        sure, runs, ["MEMIT", "ENCORE"]
+    )
     assert survival.retained(frame[frame["run"] == "MEMIT"], runs, ["MEMIT", "ENCORE"]) == ""
     frame.loc[1, "edits"] = 4000
     assert survival.retained(frame, runs, ["MEMIT", "ENCORE"]) == ""
@@ -426,6 +473,7 @@ def test_a_run_that_went_further_is_told():
     said = survival.further([shown], [shown, longer], health)
     assert said == "Another run of ENCORE went on to 10,000 edits: perplexity × 32.0 (further)."
     assert survival.further([longer], [shown, longer], health) == ""
+    assert survival.further([shown, longer], [shown, longer], health) == ""  # it is on the page already
     assert survival.further([shown], [shown, run_like("other", 9000)], health) == ""
 
 
@@ -517,6 +565,40 @@ def test_a_run_is_best_in_the_tasks_only_beyond_both_intervals(others, best, wor
     said = verdicts.of_means(TASKS, ["A", "B"], found)
     assert said.best == best and words in said.words
     assert verdicts.of_means(TASKS, ["A", "B"], [found[0], None]) == verdicts.Verdict()
+
+
+EDITS = next(measure for measure in MEASURES if measure.name == "edit_score")
+
+
+def test_figures_after_other_edits_are_not_compared():
+    early, late, unedited = (Score(40.0 + at, at, None, None, None) for at in (1000, 10_000, 0))
+    assert "different numbers of edits" in verdicts.of_other_edits([early, late], 10_000).words
+    assert verdicts.of_other_edits([early, early, None], 1000) is None
+    assert verdicts.of_other_edits([unedited, unedited], 50) == verdicts.Verdict()
+    assert verdicts.of_other_edits([unedited, unedited], 0) is None
+
+
+def test_a_score_without_a_difference_says_which_reason():
+    sure, bare = Score(50.0, 100, 50, 36.0, 64.0), Score(40.0, 100, None, None, None)
+    said = [verdicts.of_scores(EDITS, ["a", "b"], ["A", "B"], [sure, other], {}).words for other in (sure, bare)]
+    assert "no fact in common" in said[0] and "recorded without values per fact" in said[1]
+
+
+def test_a_minus_sign_leaves_names_alone():
+    gap = Interval(-5.0, -8.0, -2.0, 50)
+    runs = [Score(50.0, 100, 50, 36.0, 64.0), Score(55.0, 100, 50, 40.0, 70.0)]
+    said = verdicts.of_scores(EDITS, ["a", "b"], ["ENCORE-N", "run-a"], runs, {("edit_score", "b", "a"): gap})
+    assert "run-a − ENCORE-N: −5.0 (−8.0 to −2.0)" in said.words
+
+
+@pytest.mark.parametrize(("name", "values", "best"), [
+    ("perplexity", [52.8, 52.8, 73.9], None), ("perplexity", [52.8, 52.9], 0),
+    ("norm_ratio", [1.001, 0.999, 1.2], None), ("norm_ratio", [1.2, 0.9, None], 1),
+])  # fmt: skip
+def test_of_two_equal_figures_neither_is_ahead(name, values, best):
+    measure = next(measure for measure in MEASURES if measure.name == name)
+    said = verdicts.of_figures(measure, values)
+    assert said.best == best and bool(said.mark) == (best is not None)
 
 
 def test_small_multiples_share_a_rows_axis_and_are_never_too_narrow():

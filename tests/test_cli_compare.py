@@ -49,6 +49,12 @@ def test_a_table_for_people(words, capsys):
     assert "p before" in head and [row.split()[0] for row in rows] == ["MEMIT", "EMMET", "AlphaEdit", "ENCORE"]
 
 
+def test_a_method_that_refuses_a_setting_says_so_and_the_others_stand(words, capsys):
+    assert main([*words, "--methods", "MEMIT,ENCORE", "--limit", "1", "--set", "lambda_n=0.1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["methods"]
+    assert "has no norm constraint" in found["MEMIT"]["error"] and found["ENCORE"]["facts"]
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [

@@ -51,6 +51,9 @@ def test_rows_have_layers_their_sum_and_the_logarithm_of_the_ratio():
         "measured on a text": [pytest.approx(math.log(1.25))],
     }  # fmt: skip
     assert foretold_rows.of_runs(MEASURES[MEASURES["run"] == "b"]).empty
+    # A last checkpoint that had no time for it.
+    later = pd.concat([MEASURES, pd.DataFrame([("a", 20, "perplexity", 60.0)], columns=MEASURES.columns)])
+    assert foretold_rows.who_pays(foretold_rows.of_runs(later), {"a": "ENCORE"}) == [told]
 
 
 def test_blocks_have_medians_quartiles_and_the_share_reached():

@@ -10,6 +10,7 @@ SPHERE     Δ (I − α U Uᵀ), U the top eigenvectors of ŴᵀŴ / d_model    
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -21,8 +22,9 @@ from test_update_rule import N_BATCHES, alphaedit, projector, second_moment
 from tiny_models import CITIES, DEFAULTS, FACTS
 
 from dashboard.parts.learn.anatomy import take_apart
-from encore_core.editing import norm_anchor
+from encore_core.editing import batch, norm_anchor
 from encore_core.editing.answer_gradients import answer_gradients
+from encore_core.editing.batch import TooLargeChange
 from encore_core.editing.comparison import Arm, compare_edits
 from encore_core.editing.edit_file import edit_file_of, read_edit_file, write_edit_file
 from encore_core.editing.edited_model import EditedModel
@@ -30,16 +32,17 @@ from encore_core.editing.gradient_rule import GradientMemory
 from encore_core.editing.lyapunov import LyapunovMemory
 from encore_core.editing.main_directions import main_directions, weakened
 from encore_core.editing.norm_anchor import anchor_of, brought_to_norm, mean_without_largest
+from encore_core.editing.projected_gradient import CurvatureMemory
 from encore_core.editing.renewed_projector import RenewedPreservation, Weights, weighted_null_space
 from encore_core.editing.session import EditSession
 from encore_core.editing.session_state import SessionState
-from encore_core.editing.update_rule import Preservation, null_space_preservation, solve
-from encore_core.editing.what_is_kept import bytes_kept
+from encore_core.editing.update_rule import LowRankUpdate, Preservation, null_space_preservation, solve
 from encore_core.errors import InputError
 from encore_core.forward.prompts import encode_contexts
 from encore_core.method_cards import card_of
 from encore_core.methods import GRADIENTS, METHODS, PAPER, settings_for
 from encore_core.models.editable import load_model
+from encore_core.models.memory import bytes_kept
 from encore_core.runs import MeasurePlan, RunStore, prepare
 from encore_core.runs.resume_state import weights_digest
 
@@ -232,17 +235,74 @@ def test_how_many_directions_are_left_is_said(llama, new_session, method):
     assert session.directions_left().endswith(f"of {llama.d_mlp} directions of a layer left in the null space")
 
 
-def test_a_batch_that_changes_too_much_is_refused(llama, new_session):
+def test_a_batch_that_changes_too_much_is_refused(llama, new_session, monkeypatch):
     session = new_session(llama, "BetaEdit")
     session.edit(CITIES[:1], known="edit")
     before = matrices(session)
-    changed = new_session(llama, "BetaEdit", most_change=1e-6)
-    with pytest.raises(InputError, match=r"BetaEdit refuses this batch.*layer 0.*‖Δ‖/√n = .*most_change = 1e-06"):
-        changed.edit(CITIES[1:], known="edit")
-    assert changed.n_edits == 0 and not changed.history
-    [update] = {0: session.history[0].updates[0]}.values()
+    update = session.history[0].updates[0]
     assert update.norm() == pytest.approx(float(update.delta().norm()), rel=1e-9)
-    assert same(before, matrices(session))
+    # The same batch with the same P, and a limit that the second one is above.
+    limit = 1.001 * max(one.norm() for one in session.history[0].updates.values())
+    changed = new_session(llama, "BetaEdit", most_change=limit)
+    changed.edit(CITIES[:1], known="edit")
+    assert same(before, matrices(changed))
+    monkeypatch.setattr(batch, "solve", lambda *parts: scaled(solve(*parts), 1e6))
+    with pytest.raises(TooLargeChange, match=r"BetaEdit refuses this batch.*layer 0.*‖Δ‖/√n = .*most_change = "):
+        changed.edit(CITIES[1:], known="edit")
+    assert same(before, matrices(changed)) and changed.n_edits == 1 and len(changed.history) == 1
+
+
+def scaled(update: LowRankUpdate, factor: float) -> LowRankUpdate:
+    return replace(update, Y=factor * update.Y)
+
+
+@pytest.mark.parametrize("method", ["MEMIT", "SPHERE", "LyapLock", "UltraEdit", "StableEdit", "CrispEdit"])
+def test_every_method_keeps_to_the_largest_change(llama, new_session, method):
+    session = new_session(llama, method, most_change=1e-9)
+    before = matrices(session)
+    with pytest.raises(TooLargeChange, match=f"{method} refuses this batch"):
+        session.edit(CITIES[:2], known="edit")
+    assert same(before, matrices(session)) and session.n_edits == 0
+
+
+def test_a_projector_that_is_found_anew_joins_the_keys_as_they_were_solved_for(llama, new_session):
+    """Weakened along main directions, an update has another Y than the one that P takes in."""
+    session = new_session(llama, "BetaEdit", sphere_strength=0.5)
+    start = session._initial_preservation(session._statistics_files())[0].dense().clone()
+    session.edit(CITIES[:3], known="edit")
+    K = session.history[0].updates[0].K
+    expected = torch.linalg.inv(torch.eye(len(K), dtype=torch.float64) + start @ K @ K.T) @ start
+    found = session._contents.preservation[0].dense()
+    assert float((found - expected).norm() / expected.norm()) < 1e-9
+
+
+def test_making_a_projector_anew_and_projections_count_as_time_of_the_update(llama, new_session, monkeypatch):
+    for cls, name, method in ((RenewedPreservation, "begun", "BetaEdit"), (CurvatureMemory, "projection", "CrispEdit")):
+        real = getattr(cls, name)
+        with monkeypatch.context() as patch:
+            patch.setattr(cls, name, lambda kept, real=real: time.sleep(0.2) or real(kept))
+            report = new_session(llama, method).edit(CITIES[:1], known="edit")
+        assert report.seconds["update"] > 0.2 and report.seconds["targets"] < report.seconds["update"] + 5
+
+
+def test_rows_take_the_settings_of_the_method_they_build_on():
+    llama_3 = {"model_type": "llama", "n_layers": 32, "d_model": 4096, "n_vocab": 128_256}
+    for host, rows in (("AlphaEdit", ("SPHERE", "AlphaEdit+NAS", "BetaEdit")), ("ENCORE", ("ENCORE-N", "ENCORE+NAS"))):
+        of_host = settings_for(host, **llama_3)
+        for row in rows:
+            found = settings_for(row, **llama_3)
+            assert (found.lr, found.mpes_extra_steps, found.layers) == (
+                of_host.lr, of_host.mpes_extra_steps, of_host.layers,
+            )  # fmt: skip
+    assert settings_for("SPHERE", **llama_3).lr == 0.1 and settings_for("ENCORE-N", **llama_3).mpes_extra_steps == 1
+    assert settings_for("BetaEdit", **llama_3).lambda_p == 3000
+
+
+def test_a_model_that_is_broken_says_so_instead_of_leaving_every_fact_alone(llama, new_session):
+    targets = new_session(llama, "AlphaEdit").find_targets(CITIES[:1])
+    targets = [replace(target, z=target.z * float("nan")) for target in targets]
+    with pytest.raises(InputError, match="not finite"):
+        brought_to_norm(llama, CITIES[:1], targets, 1, 1.0)
 
 
 # -- LyapLock ----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,14 @@ from dashboard.parts.edit import foretold
 
 @pytest.mark.parametrize(
     ("total", "said"),
-    [(0.0, "Nothing is on the model"), (1e-5, "less than 0.1 %"), (0.02, "about 2.0 %"), (0.7, "about 101.4 %")],
+    [
+        (0.0, "Nothing is on the model"),
+        (1e-5, "less than 0.1 %"),
+        (0.02, "about 2.0 %"),
+        (0.7, "about 101.4 %"),
+        (5.0, "multiplies perplexity on general text by 1.5e+02"),
+        (1e4, "by more than any number"),
+    ],
 )
 def test_the_sentence_says_what_the_figure_means(total, said):
     assert said in foretold.sentence(total)

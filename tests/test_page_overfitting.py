@@ -124,6 +124,18 @@ def test_runs_of_the_same_facts_are_paired_clean_pairs_first():
     assert pairs[4].without is None and pairs[3].stopped is None
 
 
+def test_runs_that_differ_in_more_than_stopping_are_no_clean_pair():
+    without, stopped = run_like("SPHERE"), run_like("AlphaEdit+MPES")
+    without.settings["sphere_strength"], stopped.settings["sphere_strength"] = 0.5, 0.0
+    assert keys(without, stopped) == ["SPHERE", "AlphaEdit+MPES"]
+    stopped.settings |= {"sphere_strength": 0.5, "mpes_extra_steps": 2}
+    assert keys(without, stopped) == ["SPHERE AlphaEdit+MPES"]
+
+
+def test_methods_that_search_for_no_targets_are_not_offered():
+    assert keys(run_like("UltraEdit"), run_like("CrispEdit"), run_like("MEMIT")) == ["MEMIT"]
+
+
 def test_other_facts_or_nothing_done_make_no_pair():
     assert keys(run_like("MEMIT"), run_like("ENCORE", digest="b")) == ["MEMIT", "ENCORE"]
     assert keys(run_like("MEMIT"), run_like("ENCORE", done=0)) == ["MEMIT"]

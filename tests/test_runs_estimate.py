@@ -65,7 +65,9 @@ def test_what_a_calibration_depends_on_has_its_own(gpt2, llama, ready, monkeypat
     for wanted in (tiny_runs.EVERYTHING, replace(tiny_runs.EVERYTHING, chat="no")):
         both = tiny_runs.prepared(tiny_folder, statistics_text, measure=wanted)
         names.add(estimate._identity(gpt2, both))
-    assert len(names) == 7
+    bare = replace(tiny_runs.QUICK, foretold_damage=not tiny_runs.QUICK.foretold_damage)
+    names.add(estimate._identity(gpt2, tiny_runs.prepared(tiny_folder, statistics_text, measure=bare)))
+    assert len(names) == 8
     judged = replace(tiny_runs.EVERYTHING, judge="echo yes")
     assert estimate._identity(gpt2, tiny_runs.prepared(tiny_folder, statistics_text, measure=judged)) in names
     # More facts, or another seed, take no longer each.

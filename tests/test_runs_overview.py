@@ -13,6 +13,7 @@ import tiny_runs
 from streamlit.testing.v1 import AppTest
 from tiny_pages import address_of, figures, opened, words
 
+from dashboard.parts.runs import run_list
 from dashboard.reading import run_frames, run_outcome, run_overviews
 from encore_core.runs import RunStore, recorded
 from encore_core.runs.overview import overviews
@@ -126,7 +127,9 @@ def test_a_curve_is_drawn_at_equal_steps_of_edits():
 
 def ticked(app: AppTest, rows: list[int], cells: list | None = None) -> AppTest:
     """The page after rows were ticked, or a cell was clicked."""
-    app.session_state["runs_table"] = {"selection": {"rows": rows, "columns": [], "cells": cells or []}}
+    app.session_state[run_list.table_key(list(app.dataframe[0].value["Id"]))] = {
+        "selection": {"rows": rows, "columns": [], "cells": cells or []}
+    }
     return app.run()
 
 

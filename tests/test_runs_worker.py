@@ -16,6 +16,7 @@ import tiny_models
 import tiny_runs
 import torch
 
+from encore_core.editing import batch as batch_module
 from encore_core.editing.session import EditSession
 from encore_core.errors import InputError
 from encore_core.facts import Fact
@@ -38,6 +39,7 @@ from encore_core.runs.fact_order import batch_ends
 from encore_core.runs.heartbeat import Pulse, Stopped
 from encore_core.runs.measuring import Measurer
 from encore_core.runs.resume_state import EDITED_FILE, load_matrices, weights_digest
+from encore_core.tuned_rows import TunedRow, forget_row, store_row
 
 FEWEST = MeasurePlan(
     subsets=(), perplexity=False, foretold_damage=False, generation_entropy=False, contributions=False, share_cap=None
@@ -563,12 +565,80 @@ def full_store(*_):
     raise worker_module.StoreError("The disk is full.")
 
 
-def test_settings_that_mean_something_else_by_now(store, halfway, monkeypatch):
+def test_settings_that_this_version_does_not_have(store, halfway):
     run_id, _ = halfway
     values = store.get(run_id).settings
     with store.database.writing() as db:
-        db.execute("UPDATE runs SET settings = ?", (json.dumps({**values, "lr": 0.1}),))
-    assert "Setting lr" in failed(store, run_id)
+        db.execute("UPDATE runs SET settings = ?", (json.dumps({**values, "friction": 0.1}),))
+    assert "Setting friction" in failed(store, run_id)
+
+
+def test_what_is_tuned_or_forgotten_meanwhile_does_not_count(store, submit, gpt2, monkeypatch, tmp_path):
+    """A queued run keeps the settings that it was submitted with, and so does one that is resumed."""
+    monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))
+    row = TunedRow(gpt2.shape, "tiny", gpt2.fingerprint, "ENCORE", {"lr": 0.25}, True, {}, "thousands")
+    store_row(row)
+    overrides = tiny_runs.SETTINGS | {"tuned_for": "thousands"}
+    del overrides["lr"]
+    first, second = (submit(measure=FEWEST, overrides=overrides) for _ in range(2))
+    assert store.get(first).settings["lr"] == 0.25
+    serve(store)
+    assert store.get(first).status == "done"
+    again = submit(measure=FEWEST, overrides=overrides)
+    forget_row(gpt2.shape, "ENCORE", "thousands")
+    serve(store)
+    assert store.get(again).status == "done"
+    assert len({store.get(run_id).weights_digest for run_id in (first, second, again)}) == 1
+
+
+def test_a_batch_that_would_change_a_matrix_too_much_is_left_out(store, submit, tiny_folder, statistics_text):
+    """The others are edited, and a run that has met such a batch goes on."""
+    found = []
+    session = by_hand(tiny_folder, statistics_text, "MEMIT", n=0, most_change=1e9)
+    check = batch_module.check_change
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batch_module, "check_change", lambda update, n, layer, s: found.append(
+            (layer, update.norm() / n**0.5)) or check(update, n, layer, s))  # fmt: skip
+        for start in range(0, 6, 2):
+            session.edit(tiny_runs.FACTS[start : start + 2], known="edit", measure=False)
+    largest = [max(change for _, change in found[start : start + 2]) for start in range(0, 6, 2)]
+    limit = (sorted(largest)[1] + sorted(largest)[2]) / 2
+    overrides = {**tiny_runs.SETTINGS, "most_change": limit}
+    del overrides["lambda_n"]
+    run_id = submit(n_edits=6, method="MEMIT", measure=FEWEST, overrides=overrides)
+    serve(store)
+    run, targets = store.get(run_id), series.targets(store, [run_id])
+    refused = [place for place, why in enumerate(targets.stopped) if why == "refused"]
+    at = 2 * largest.index(max(largest))
+    assert (run.status, run.skipped, refused[:2]) == ("done", len(refused), [at, at + 1]) and len(refused) < 6
+    assert "refuses this batch" in store.read_log(run_id)
+    kept = EditSession(session.lm, "MEMIT", settings=overrides, statistics_text=statistics_text, keep_history=False)
+    for start in (0, 2, 4):
+        if start not in refused:
+            kept.edit(tiny_runs.FACTS[start : start + 2], known="edit", measure=False)
+    assert weights_digest(kept.matrices()) == run.weights_digest
+
+
+def test_methods_that_follow_gradients_record_their_steps_and_sample_no_prefixes(store, submit, monkeypatch):
+    monkeypatch.setattr("encore_core.editing.edited_model.shared_prefixes", lambda *_: pytest.fail("sampled"))
+    overrides = {"layers": (0, 1), "lr": 0.1, "statistics_tokens": 500}
+    run_id = submit(n_edits=2, method="UltraEdit", measure=FEWEST, overrides=overrides)
+    serve(store)
+    targets = series.targets(store, [run_id])
+    assert store.get(run_id).status == "done" and list(targets.steps) == [1, 1]
+
+
+def test_what_foretelling_needs_is_gathered_before_the_first_edit(store, submit, monkeypatch):
+    seen, prepare_foretelling = [], EditSession.prepare_foretelling
+
+    def watched(session, progress=None):
+        seen.append(session.n_edits)
+        return prepare_foretelling(session, progress)
+
+    monkeypatch.setattr(EditSession, "prepare_foretelling", watched)
+    submit(n_edits=4, measure=replace(FEWEST, foretold_damage=True))
+    serve(store)
+    assert seen[0] == 0
 
 
 def test_a_defect_of_ours_fails_the_run_and_not_the_worker(store, submit, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 
 import pytest
 import tiny_models
@@ -12,11 +13,16 @@ from tiny_models import Snapshot
 from tiny_runs import FACTS
 
 from encore_core.cli import main
+from encore_core.editing.session import EditSession
+from encore_core.errors import InputError
 from encore_core.facts import write_facts
+from encore_core.measures.answers import Answer
 from encore_core.methods import override, settings_for
+from encore_core.models.editable import load_model
 from encore_core.models.settings import settings_of
-from encore_core.tuned_rows import Shape, TunedRow, find_row, forget_row, store_row
+from encore_core.tuned_rows import Shape, TunedRow, find_row, forget_row, store_result, store_row
 from encore_core.tuning.facts import choose_facts
+from encore_core.tuning.ground import Ground
 from encore_core.tuning.search import Tuner
 
 BASE = tiny_models.DEFAULTS | {"lambda_n": 0.001, "steps": 4}
@@ -111,13 +117,58 @@ def test_the_three_standings():
 
 
 def test_a_row_that_is_not_in_force_or_cannot_be_read_changes_nothing(tmp_path):
-    from dataclasses import replace
-
     file = store_row(replace(ROW, in_force=False))
     assert settings_for("ENCORE", **UNKNOWN).standing == "untested" and find_row(ROW.shape, "ENCORE") is not None
     for text in ("", "[]", "{}", '{"version": 1}', file.read_text("utf-8").replace('"ENCORE"', '"MEMIT"')):
         file.write_text(text, encoding="utf-8")
         assert find_row(ROW.shape, "ENCORE") is None
+
+
+def test_what_is_found_does_not_take_a_better_row_out_of_force():
+    worse = replace(ROW, settings={"lambda_p": 1000}, in_force=False)
+    assert store_result(worse) is not None and find_row(ROW.shape, "ENCORE") == worse
+    assert store_result(ROW) is not None
+    assert store_result(worse) is None and find_row(ROW.shape, "ENCORE") == ROW
+    assert settings_for("ENCORE", **UNKNOWN).lambda_p == 7
+    adopted = replace(worse, in_force=True)
+    assert store_result(adopted) is not None and find_row(ROW.shape, "ENCORE") == adopted
+
+
+def test_trials_are_kept_apart_by_all_that_they_depend_on(gpt2, tiny_folder, statistics_text, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text(statistics_text.read_text("utf-8") + " And more of it.", encoding="utf-8")
+    started = load_model(str(tiny_folder), "cpu", start_token="<|begin|>")
+    files = {
+        Ground(lm, "ENCORE", 0, text, BASE).file(1, FACTS[:2])
+        for lm, text in ((gpt2, statistics_text), (gpt2, other), (started, statistics_text))
+    }
+    assert started.fingerprint == gpt2.fingerprint and len({file.name for file in files}) == 3
+    copy = tmp_path / "copy.txt"
+    copy.write_bytes(statistics_text.read_bytes())
+    assert Ground(gpt2, "ENCORE", 0, copy, BASE).file(1, FACTS[:2]) in files
+
+
+def test_settings_that_cannot_be_edited_with_say_why_and_are_written_as_json(tuner, gpt2, monkeypatch):
+    def refuse(*args, **values):
+        raise InputError("no such update")
+
+    monkeypatch.setattr(EditSession, "edit", refuse)
+    one = tuner()
+    trial = one._measure("present", one.ground.session({}), {}, list(FACTS[:2]))
+    assert (trial.overall, trial.norm_ratio, trial.perplexity_ratio) == (0, None, None)
+    assert trial.stopped == "no such update" and json.dumps(asdict(trial), allow_nan=False)
+
+
+def test_what_the_model_says_is_asked_with_what_joins_prompt_and_answer(gpt2, monkeypatch):
+    asked = []
+
+    def answers(lm, some):
+        asked.extend(some)
+        return [Answer(-1.0, (False,))] * len(some)
+
+    monkeypatch.setattr("encore_core.tuning.facts.answer_probabilities", answers)
+    choose_facts(gpt2, [replace(fact, join="") for fact in FACTS], 6)
+    assert asked and all(one.join == "" for one in asked)
 
 
 def test_the_command(tiny_folder, tmp_path, capsys, statistics_text):
@@ -131,7 +182,14 @@ def test_the_command(tiny_folder, tmp_path, capsys, statistics_text):
     row = json.loads(capsys.readouterr().out)
     assert row["in_force"] and len(row["evidence"]["trials"]) == 3 and not row["evidence"]["complete"]
     assert main([*words, "--forget"]) == 0 and main([*words, "--forget"]) == 2
-    for bad in (["--minutes", "0"], ["--n-facts", "3"], ["--n-facts", "999"], ["--method", "ROME"]):
+    for bad in (
+        ["--batch-size", "5"],
+        ["--horizon", "2"],
+        ["--minutes", "0"],
+        ["--n-facts", "3"],
+        ["--n-facts", "999"],
+        ["--method", "ROME"],
+    ):
         capsys.readouterr()
         assert main([*words, *bad]) == 2
         assert capsys.readouterr().err.count("encore:") == 1

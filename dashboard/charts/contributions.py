@@ -148,7 +148,7 @@ def change(
     for pair in pairs:
         told = f"{moment(pair.after)} minus {moment(pair.before)}"
         titles.append(tuple(_title(Moment(pair.line, pair.after), told, colours, w) for w in (40, NARROW_NAME)))
-    return _drawn(parts, titles, "difference", "change in points", colours, height)
+    return _drawn(parts, titles, "difference", "change of the share", colours, height)
 
 
 def moment(edits: int) -> str:

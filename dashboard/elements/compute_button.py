@@ -26,12 +26,12 @@ class Found:
 
     Attributes:
         about: what it was computed for.
-        readings: the visitor's readings then; they are replaced once the model or its edits have changed.
+        state: of the model then, see `_state`.
         result: what came out.
     """
 
     about: Hashable
-    readings: object
+    state: tuple[object, ...]
     result: Any
 
 
@@ -50,7 +50,7 @@ def ask(
 
     def kept(visitor: Visitor, show: Show) -> None:
         result = work(visitor, show)
-        st.session_state[f"{key}_found"] = Found(about, visitor.after, result)
+        st.session_state[f"{key}_found"] = Found(about, _state(visitor), result)
 
     button(key, words, kept, disabled=disabled)
     return known(key, about)
@@ -81,11 +81,17 @@ def known(key: str, about: Hashable) -> Any | None:
     found: Found | None = st.session_state.get(f"{key}_found")
     if found is None or "visitor" not in st.session_state:
         return None
-    if found.about == about and found.readings is browser_session.current().after:
+    if found.about == about and found.state == _state(browser_session.current()):
         return found.result
     words = "The fields above, your model or its edits have changed since this was computed; press the button again."
     widgets.notice(Message("info", words))
     return None
+
+
+def _state(visitor: Visitor) -> tuple[object, ...]:
+    """What a result depends on: the readings, which are replaced once the model or its edits have changed, and what the
+    next edit would be made with."""
+    return visitor.after, visitor.session.settings, visitor.session.seed
 
 
 def _compute(key: str, work: Callable[[Visitor, Show], None]) -> None:

@@ -202,7 +202,12 @@ def _offer_rule(given: Given, limit: int | None) -> None:
     if asks_rule(given):
         found = given.checked(limit, by_rule=True).subjects_found
         widgets.notice(
-            Message("warning", f"{found:,} subjects were found by a rule. It is a guess: look at them below.")
+            Message(
+                "warning",
+                "One subject was found by a rule. It is a guess: look at it below."
+                if found == 1
+                else f"{found:,} subjects were found by a rule. It is a guess: look at them below.",
+            )
         )
 
 

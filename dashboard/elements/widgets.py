@@ -101,12 +101,14 @@ def status_strip(visitor: Visitor) -> None:
     lm, settings, n_edits = visitor.lm, visitor.session.settings, visitor.session.n_edits
     n_batches = sum(not batch.is_retraction for batch in visitor.session.history)
     detail = f"in {n_batches} batch{'es' * (n_batches != 1)}" if n_edits else "as loaded"
-    method = settings.method
+    method, standings = settings.method, {settings.standing}
     if visitor.comparison is not None:
         columns = visitor.comparison.columns
         n_edits, detail = max(column.n_edits for column in columns), f"with each of {len(columns)} methods"
         method = ", ".join(column.label for column in columns)
-    mark = STANDINGS[settings.standing]
+        standings = {column.session.settings.standing for column in columns if column.session is not None} or standings
+    standing = max(standings, key=list(STANDINGS).index)  # of several methods, the least tested
+    mark = STANDINGS[standing]
     dtype = str(lm.dtype).removeprefix("torch.")
     st.html(
         rich(
@@ -126,7 +128,7 @@ def status_strip(visitor: Visitor) -> None:
             detail=detail,
             method=method,
             symbol=mark[0],
-            word=settings.standing,
+            word=standing,
             tone=mark[1],
             where=mark[2],
         )

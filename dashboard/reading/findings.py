@@ -34,7 +34,7 @@ def growth(norms: pd.DataFrame, lines: Sequence[Line], at: int) -> str:
     if len(same) == 1 and all(math.isfinite(one.ratio) for one in told):
         [(layer, edits)] = same
         parts = [f"{_by(one.ratio)} under {one.name}" for one in told]
-        first = f"After {edits:,} edits layer {layer} has grown most: {_listed(parts)}."
+        first = f"After {edits:,} edit{'s' * (edits != 1)} layer {layer} has grown most: {_listed(parts)}."
     else:
         parts = [f"{one.name}, after {one.edits:,} edits, {_most(one)}" for one in told]
         first = f"The edited layer that has grown most: {'; '.join(parts)}."

@@ -47,7 +47,8 @@ def who_pays(frame: pd.DataFrame, names: dict[str, str]) -> list[str]:
     """
     told = []
     for run, part in frame.groupby("run", sort=False):
-        last = part["edits"].max()
+        # Measuring may have left the foretold damage out at the last checkpoint.
+        last = part.loc[part["kind"] == "sum", "edits"].max()
         now = part[part["edits"] == last]
         by_layer = now[now["kind"] == "layer"].set_index("layer")["value"]
         total = float(now.loc[now["kind"] == "sum", "value"].iloc[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
@@ -190,8 +190,3 @@ def strength_sentence(found: Strength) -> str:
             told += f" The first neighbour follows at β = {follower[0]:g}: {follower[1].prompt}"
             told += "." if not follower[1].prompt.endswith(".") else ""
     return f"{told} Tried in steps of {step:g}." if step else told
-
-
-def answer_names(new: str, true: str | None) -> Mapping[str, str]:
-    """Role → text of the answers that there are."""
-    return {"new": new} | ({"true": true} if true is not None else {})

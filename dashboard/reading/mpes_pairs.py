@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import pandas as pd
 
 from dashboard.reading.run_words import EDITING, belongs
 from encore_core.facts.source import SETS
-from encore_core.methods import METHODS
+from encore_core.methods import MARKS, METHODS, WITHOUT_TARGETS
 from encore_core.resources import ASSETS
 from encore_core.runs import RunInfo
 
@@ -40,6 +41,10 @@ class Pair:
         return " ".join(run.id for run in self.runs)
 
 
+NOT_IN_ROW = {"method", "mpes", "mpes_extra_steps", "mpes_contexts", *MARKS}
+"""Settings in which the runs of a clean pair may differ."""
+
+
 def stops_early(run: RunInfo) -> bool:
     """Whether a run's targets stop early."""
     return bool(run.settings.get("mpes"))
@@ -48,10 +53,12 @@ def stops_early(run: RunInfo) -> bool:
 def pairs_of(runs: Sequence[RunInfo]) -> list[Pair]:
     """Every pair, whole and clean ones first, otherwise in the order of the runs; then runs without a counterpart.
 
+    Methods that search for no targets have nothing to stop.
+
     Args:
         runs: in order of preference.
     """
-    begun = [run for run in runs if run.done]
+    begun = [run for run in runs if run.done and METHODS[run.method].preservation not in WITHOUT_TARGETS]
     whole = []
     for run in begun:
         if stops_early(run):
@@ -69,9 +76,10 @@ def pairs_of(runs: Sequence[RunInfo]) -> list[Pair]:
 
 
 def _row(run: RunInfo) -> tuple[object, ...]:
-    """What defines a run's method besides MPES."""
+    """What defines a run's method and its settings besides MPES."""
     method = METHODS[run.method]
-    return method.preservation, method.norm_constraint, method.equality
+    settings = {name: value for name, value in run.settings.items() if name not in NOT_IN_ROW}
+    return method.preservation, method.norm_constraint, method.equality, json.dumps(settings, sort_keys=True)
 
 
 def common_facts(frame: pd.DataFrame, pair: Pair) -> pd.DataFrame:

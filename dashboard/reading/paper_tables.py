@@ -191,12 +191,15 @@ def measured(
         rows: of the table, after filters; runs of other methods are left out.
 
     Returns:
-        run, row, quantity, value, edits (at which it was measured), n, low, high (the 95 % interval over facts; missing
-        where there is none).
+        run, row, quantity, value, edits (at which it was measured: the last checkpoint that all runs have reached), n,
+        low, high (the 95 % interval over facts; missing where there is none).
     """
     found: list[tuple] = []
     last = AtCheckpoints(scores) if len(scores) else None
     names = filtered(number)["quantity"].unique()
+    ends = [scores.loc[scores["run"] == run.id, "edits"].max() for run in runs if row_of_run(number, run) in rows] \
+        if len(scores) else []  # fmt: skip
+    common = min((end for end in ends if end > 0), default=math.inf)
     for run in runs:
         row = row_of_run(number, run)
         if row not in rows:
@@ -207,8 +210,8 @@ def measured(
             values = _settings(run)
         elif number in ZSRE_SCORES or last is None:
             values = {}
-        else:  # at the last checkpoint that has it, without the unedited model
-            scored = {name: last.score(run.id, name) for name in names}
+        else:  # without the unedited model
+            scored = {name: last.score(run.id, name, common) for name in names}
             values = {name: one for name, one in scored.items() if one is not None and one.edits}
         found += [(run.id, row, quantity, *one, *[None] * (5 - len(one))) for quantity, one in values.items()]
     return pd.DataFrame(found, columns=["run", "row", "quantity", "value", "edits", "n", "low", "high"])

@@ -136,7 +136,8 @@ def protocols_of(glances: Mapping[str, Overview]) -> str:
     """How the scores of a list came about."""
     said = any("generated_edit_contained" in seen.scores for seen in glances.values())
     return (
-        "Scores × 100 of a sample of n of the facts edited so far, at the run's last checkpoint; teacher-forced"
+        "Scores × 100 of a sample of n of the facts edited so far, at the run's last checkpoint with scores; "
+        "teacher-forced"
         + ("; Says it: generated, the new answer is in the text" if said else "")
         + ". 95 % intervals: in the opened run."
     )

@@ -177,7 +177,7 @@ def seconds_an_edit(seconds: float) -> str:
 def label(run: RunInfo) -> str:
     """A run's name for a list: method, edits, its own name, its status unless done, id."""
     stopped = run.status not in ("done", "queued", "running")
-    parts = [run.method, f"{f'{run.done:,} of ' if stopped else ''}{run.n_edits:,} edits"]
+    parts = [run.method, f"{f'{run.done:,} of ' if stopped else ''}{run.n_edits:,} edit{'s' * (run.n_edits != 1)}"]
     parts += [own] if (own := _own_name(run)) else []
     parts += ["recorded"] if run.recorded else [STATUS[run.status][1]] if run.status != "done" else []
     return " · ".join([*parts, run.id])

@@ -22,6 +22,11 @@ Differences = Mapping[tuple[str, str, str], Interval]
 """(metric, run, other run) → how much higher the run scores on the same facts."""
 
 
+def minus(figures: str) -> str:
+    """Figures with a minus sign instead of a hyphen."""
+    return figures.replace("-", "−")
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What can be said about a measure of several runs.
@@ -37,31 +42,46 @@ class Verdict:
     words: str = ""
 
 
+def of_other_edits(found: Sequence[Score | None], at: int) -> Verdict | None:
+    """The verdict on figures that cannot be compared, because they are not after the same edits; None where they can.
+
+    Args:
+        found: of each run, at its last checkpoint up to `at`; None where it has none.
+        at: edits.
+    """
+    edits = {one.edits for one in found if one is not None}
+    if len(edits) > 1:
+        return Verdict(words="cannot be told: measured after different numbers of edits")
+    return Verdict() if edits == {0} and at else None
+
+
 def of_scores(
-    measure: Measure, ids: Sequence[str], names: Sequence[str], values: Sequence[float | None], found: Differences
+    measure: Measure, ids: Sequence[str], names: Sequence[str], of_runs: Sequence[Score | None], found: Differences
 ) -> Verdict:
     """The verdict on a score of facts, of which more is better.
 
     Args:
         measure: the score.
         ids, names: of the runs.
-        values: of each run; None where it has none.
+        of_runs: the score of each run, after the same edits; None where it has none.
         found: differences between the runs.
     """
+    values = [None if one is None else one.value for one in of_runs]
     places = sorted((place for place, one in enumerate(values) if one is not None), key=lambda at: -values[at])
     if len(places) < 2:
         return Verdict()
     first, *others = places
     gaps = [found.get((measure.name, ids[first], ids[other])) for other in others]
     if any(gap is None for gap in gaps):
-        return Verdict(words="cannot be told: " + NO_INTERVAL.partition(": ")[2])
+        without = any(of_runs[place].low is None for place in places)
+        return Verdict(words="cannot be told: " + (NO_INTERVAL.partition(": ")[2] if without else "no fact in common"))
     second, gap = min(zip(others, gaps, strict=True), key=lambda pair: pair[1].value)
     if all(one.value == 0 for one in gaps):
         return Verdict(words="no difference")
     digits = max(1, measure.digits)
     if gap.low is None or gap.n < FEWEST:
         return Verdict(words=f"n = {gap.n} is too small to tell")
-    figures = f"{gap.value:+.{digits}f} ({gap.low:+.{digits}f} to {gap.high:+.{digits}f})".replace("-", "−")
+    figures = minus(f"{gap.value:+.{digits}f} ({gap.low:+.{digits}f} to {gap.high:+.{digits}f})")
     ahead = f"{names[first]} − {names[second]}: {figures}"
     if all(one.n >= FEWEST and one.low is not None and one.low > 0 for one in gaps):
         return Verdict(first, "best", ahead)
@@ -89,8 +109,8 @@ def of_means(measure: Measure, names: Sequence[str], found: Sequence[Score | Non
             for place, gap in gaps.items()}  # fmt: skip
     second = min(others, key=gaps.__getitem__)
     digits = max(1, measure.digits)
-    ahead = f"{names[first]} − {names[second]}: {gaps[second]:+.{digits}f} (at least {lows[second]:+.{digits}f})"
-    ahead = ahead.replace("-", "−")
+    figures = minus(f"{gaps[second]:+.{digits}f} (at least {lows[second]:+.{digits}f})")
+    ahead = f"{names[first]} − {names[second]}: {figures}"
     return Verdict(first, "best", ahead) if min(lows.values()) > 0 else Verdict(words=f"{ahead}: within chance")
 
 
@@ -104,10 +124,11 @@ def of_figures(measure: Measure, values: Sequence[float | None]) -> Verdict:
     there = {place: value for place, value in enumerate(values) if value is not None}
     if len(set(there.values())) < 2 or not measure.best:
         return Verdict()
-    if measure.best == "one":
-        place, word = min(there, key=lambda at: abs(there[at] - 1)), "nearest to 1"
-    elif measure.best == "low":
-        place, word = min(there, key=there.__getitem__), "lowest"
-    else:
-        place, word = max(there, key=there.__getitem__), "highest"
+    rank, word = {
+        "one": (lambda value: round(abs(value - 1), measure.digits), "nearest to 1"),
+        "low": (lambda value: value, "lowest"),
+    }.get(measure.best, (lambda value: -value, "highest"))
+    place, *others = sorted(there, key=lambda at: rank(there[at]))
+    if any(rank(there[other]) == rank(there[place]) for other in others):
+        return Verdict(words="no single one is ahead")
     return Verdict(place, word, "one figure per run, no interval")

@@ -118,7 +118,7 @@ def done_message(job: Job, last: BatchReport) -> Message:
         what = f"Applied. {item.fact.target_new}: {before} → {after} in {sum(last.seconds.values()):.1f} s."
     else:
         in_batches = f" in {len(job.batches)} batches" if len(job.batches) > 1 else ""
-        what = f"Edited {job.n_edited} facts{in_batches}."
+        what = f"Edited {job.n_edited} fact{'s' * (job.n_edited != 1)}{in_batches}."
     return Message("warning" if job.notices else "success", f"{what} {notices}".strip())
 
 
@@ -126,7 +126,8 @@ def refused_message(job: Job, error: InputError) -> Message:
     """The message when a batch cannot be edited: which one, why, and what is on the model."""
     n_batches = len(job.batches)
     where = f"Batch {job.at + 1} of {n_batches}: " if n_batches > 1 else ""
-    so_far = f" The {job.at} batches before it are on the model." if job.at else ""
+    so_far = f" The {job.at} batches before it are on the model." if job.at > 1 else \
+        " The batch before it is on the model." if job.at else ""  # fmt: skip
     return Message("error", f"{where}{error}{so_far}")
 
 

@@ -216,12 +216,13 @@ class Comparison:
     def _outcome(self, work: _Work) -> Message:
         n_columns = len(self.columns)
         failed = [column.label for column in self.columns if column.error is not None]
-        facts = max((job.n_edited for job in work.jobs.values()), default=0)
-        if not facts:
-            return Message("error", f"No method could edit this. {self.columns[0].error or ''}".strip())
-        what = f"{facts} fact{'s' * (facts != 1)} edited with {n_columns - len(failed)} of {n_columns} methods"
-        notices = [notice for job in work.jobs.values() for notice in job.notices]
-        told = " ".join(dict.fromkeys(notices[:3]))
+        edited = [job.n_edited for job in work.jobs.values() if job.n_edited]
+        told = " ".join(list(dict.fromkeys(notice for job in work.jobs.values() for notice in job.notices))[:3])
+        if not edited:
+            why = next((column.error for column in self.columns if column.error is not None), "")
+            what = "No method could edit this." if why else "No method edited this."
+            return Message("error" if why else "warning", " ".join(filter(None, (what, why, told))))
+        what = f"{max(edited)} fact{'s' * (max(edited) != 1)} edited with {len(edited)} of {n_columns} methods"
         why = f" {', '.join(failed)}: see the column." if failed else ""
         took = time.perf_counter() - work.began
         return Message("warning" if failed or told else "success", f"{what} in {took:.1f} s.{why} {told}".strip())

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from encore_core.cli.editing import load, reads_texts
 from encore_core.cli.fact_files import add_facts_options, facts_of, fitting
 from encore_core.cli.options import add_editing_options, add_json_option, add_model_options, count, overrides
 from encore_core.cli.output import Bar, notice
-from encore_core.editing.batch_report import SAID, TOO_FAR
+from encore_core.editing.batch_report import NOT_EDITED
 from encore_core.editing.comparison import Arm, Side, arms_of, edit_with_each
 from encore_core.editing.covariance import text_named
 from encore_core.editing.session import EditSession
@@ -52,11 +53,14 @@ def _compare(options: argparse.Namespace) -> None:
     lm = load(options)
     notice(reads_texts(lm))
     text = text_named(options.statistics)
+    prefixes: tuple[str, ...] = ()
     with Bar("Preparing") as bar:
         for arm in arms:
-            session = EditSession(lm, arm.method, seed=options.seed, settings=settings, statistics_text=text)
-            session.prepare(bar.share)
-    facts = fitting(lm, facts, session.prefixes, options, scored=options.scored > 0)
+            with suppress(InputError):  # this side will say so; the others stand
+                session = EditSession(lm, arm.method, seed=options.seed, settings=settings, statistics_text=text)
+                session.prepare(bar.share)
+                prefixes = prefixes or session.prefixes_read
+    facts = fitting(lm, facts, prefixes, options, scored=options.scored > 0)
     check_batches(facts, options.batch_size)
     sides = []
     with Bar("Editing", total=len(arms), unit="method") as bar:
@@ -118,7 +122,7 @@ def _print(found: dict[str, dict[str, Any]]) -> None:
         if side.get("error"):
             print(f"{label:{width}} failed: {side['error']}")
             continue
-        facts = [fact for fact in side["facts"] if fact["stopped"] not in (SAID, TOO_FAR)]
+        facts = [fact for fact in side["facts"] if fact["stopped"] not in NOT_EDITED]
         n = max(1, len(facts))
         before, after = (sum(fact[f"probability_{when}"] for fact in facts) / n for when in ("before", "after"))
         growth = max(now / was for was, now in side["norms"].values()) - 1

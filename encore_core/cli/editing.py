@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -20,10 +19,11 @@ from encore_core.cli.options import (
     overrides,
 )
 from encore_core.cli.output import Bar, notice, teller
-from encore_core.editing.batch import batched
-from encore_core.editing.batch_report import BatchReport
+from encore_core.editing.batch import TooLargeChange, batched
+from encore_core.editing.batch_report import SAID, BatchReport, refused_batch
 from encore_core.editing.covariance import text_named
 from encore_core.editing.edit_file import EditFile, edit_file_of, read_edit_file, write_edit_file
+from encore_core.editing.foretold_damage import perplexity_factor
 from encore_core.editing.session import EditSession
 from encore_core.errors import InputError, one_line, quoted
 from encore_core.export.card import SCORED_FACTS
@@ -66,7 +66,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     edit.add_argument(
         "--foretell",
         action="store_true",
-        help="say what the edits cost general text, foretold from statistics, before anything is written",
+        help="say at the end what the edits cost general text, foretold from statistics",
     )
     add_editing_options(edit)
     edit.set_defaults(command=_edit)
@@ -103,15 +103,13 @@ def _edit(options: argparse.Namespace) -> None:
         session.prepare(bar.share)
     notice(f"Key statistics of {session.statistics}.")
     # Problems that only the model's tokenizer can show are also found before the first batch is edited.
-    fit = fitting(lm, facts, session.prefixes, options, scored=options.out is not None and options.scored > 0)
+    fit = fitting(lm, facts, session.prefixes_read, options, scored=options.out is not None and options.scored > 0)
     if len(fit) < len(facts):
         check_batches(fit, options.batch_size)
         facts = fit
 
     started = time.time()
     reports = _edit_batches(session, facts, options)
-    if options.foretell:
-        _foretell(session)
     if options.edits_out is not None:
         write_edit_file(options.edits_out, edit_file_of(session), versions())
     if options.out is not None:
@@ -125,6 +123,8 @@ def _edit(options: argparse.Namespace) -> None:
                 bar.share,
                 options.scored,
             )
+    if options.foretell:  # after writing, so that nothing is lost if it cannot be foretold
+        _foretell(session)
     n_edited = _n_edited(reports)
     skipped = len(facts) - n_edited
     places = [str(place) for place in (options.out, options.edits_out) if place is not None]
@@ -141,9 +141,9 @@ def _foretell(session: EditSession) -> None:
         by_layer = session.foretold_damage(bar.share)
     total, worst = sum(by_layer.values()), max(by_layer, key=by_layer.__getitem__)
     notice(
-        f"Foretold damage to general text: {total:.4g} nats per token, so perplexity about × {math.exp(total):.4g}; "
-        f"most of it in layer {worst} ({by_layer[worst]:.3g}). It is foretold from statistics, without reading text, "
-        "and rather understated."
+        f"Foretold damage to general text: {total:.4g} nats per token, so perplexity about × "
+        f"{perplexity_factor(total):.4g}; most of it in layer {worst} ({by_layer[worst]:.3g}). It is foretold "
+        "from statistics, without reading text, and rather understated."
     )
 
 
@@ -195,25 +195,37 @@ def _print_facts(reports: Sequence[BatchReport]) -> None:
 
 
 def _edit_batches(session: EditSession, facts: Sequence[Fact], options: argparse.Namespace) -> list[BatchReport]:
-    """Edit the facts, batch after batch.
+    """Edit the facts, batch after batch; one that would change a matrix too much is left out.
 
     Raises:
-        InputError: when the model already says all of them.
+        InputError: when none was edited.
     """
     reports = []
     with Bar("Editing", total=len(facts), unit="fact") as bar:
         for number, batch in enumerate(batched(facts, options.batch_size), 1):
-            report = session.edit(batch, known=options.known, on_progress=teller(bar, number))
+            try:
+                report = session.edit(batch, known=options.known, on_progress=teller(bar, number))
+            except TooLargeChange as error:
+                report = refused_batch(batch, str(error), 0.0)
             reports.append(report)
             bar.move(len(batch))
             for line in report.notices:
                 notice(line)
     if not _n_edited(reports):
-        raise InputError(
-            f"All {len(facts)} facts are what the model says already, so there is nothing to edit; "
-            "give other answers, or use --known edit."
-        )
+        raise InputError(_none_edited(reports))
     return reports
+
+
+def _none_edited(reports: Sequence[BatchReport]) -> str:
+    """Why no fact was edited."""
+    outcomes = [item.outcome for report in reports for item in report.edited]
+    if set(outcomes) == {SAID}:
+        return (
+            f"All {len(outcomes)} facts are what the model says already, so there is nothing to edit; give other "
+            "answers, or use --known edit."
+        )
+    reasons = dict.fromkeys(line for report in reports for line in report.notices)
+    return f"None of {len(outcomes)} facts was edited. {' '.join(reasons)}"
 
 
 def _check_outputs(options: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ from encore_core.facts import Fact
 from encore_core.measures.tasks import load_tasks
 from encore_core.methods import METHODS, find_method
 from encore_core.models.editable import EditableModel
-from encore_core.tuned_rows import TunedFor, TunedRow, forget_row
+from encore_core.tuned_rows import TunedFor, TunedRow, find_row, forget_row
 from encore_core.tuning.facts import N_FACTS, choose_facts
 from encore_core.tuning.lives import HELD_OUT, Life
 from encore_core.tuning.long_life import BATCH, LifeTuner, LongRow
@@ -34,17 +34,23 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
                       help=f"one of {', '.join(METHODS)} (default ENCORE); of those that follow gradients, layers and "
                       "learning rate are searched")  # fmt: skip
     add_facts_options(tune, help=f"{HELP} (default bundled; with --horizon long)")
-    tune.add_argument("--n-facts", type=positive, default=N_FACTS, metavar="N",
+    tune.add_argument("--n-facts", type=positive, metavar="N",
                       help=f"facts to use, half of them for the comparison at the end (default {N_FACTS})")  # fmt: skip
     tune.add_argument("--horizon", type=positive, metavar="N",
                       help="judge settings by what is left of the model after N edits, and store them for thousands; "
                            "needs 2 N facts")  # fmt: skip
-    tune.add_argument("--batch-size", type=positive, default=BATCH, metavar="N",
+    tune.add_argument("--batch-size", type=positive, metavar="N",
                       help=f"with --horizon: facts edited together (default {BATCH})")  # fmt: skip
     tune.add_argument("--downstream", metavar="DIR", help="with --horizon: folder of downstream tasks that count, too")
     tune.add_argument("--seed", type=seed, default=0, metavar="S", help="of prefixes and noise (default 0)")
     tune.add_argument("--statistics", metavar="FILE", help="as for encore edit")
-    tune.add_argument("--minutes", type=_minutes, metavar="M", help="stop the search early, to end within M minutes")
+    tune.add_argument(
+        "--minutes",
+        type=_minutes,
+        metavar="M",
+        help="stop the search early, to end within M minutes; with --horizon the comparison of two "
+        "lives on other facts comes on top",
+    )
     tune.add_argument("--adopt", action="store_true",
                       help="use the row from now on even if the model has a validated one")  # fmt: skip
     tune.add_argument("--estimate", action="store_true", help="only print what it would take")
@@ -66,8 +72,7 @@ def _minutes(text: str) -> float:
 
 def _tune(options: argparse.Namespace) -> None:
     method = find_method(options.method).name
-    if options.horizon is None and options.downstream is not None:
-        raise InputError("--downstream counts after many edits; give --horizon N, too.")
+    _check_horizon(options)
     options.facts = options.facts or ("bundled" if options.horizon is None else "long")
     facts = facts_of(options)
     lm = load(options)
@@ -77,6 +82,25 @@ def _tune(options: argparse.Namespace) -> None:
         _for_few(lm, method, facts, options)
     else:
         _for_thousands(lm, method, facts, options)
+
+
+def _check_horizon(options: argparse.Namespace) -> None:
+    """Refuse options that would not count, and fill in those left out.
+
+    Raises:
+        InputError: for the first of them.
+    """
+    if options.horizon is None:
+        for name, given in (("--downstream", options.downstream), ("--batch-size", options.batch_size)):
+            if given is not None:
+                raise InputError(f"{name} counts after many edits; give --horizon N, too, or leave it out.")
+    elif options.n_facts is not None:
+        raise InputError(
+            f"--n-facts does not go with --horizon, which takes {2 * options.horizon:,} facts, half of them for the "
+            "comparison; leave it out."
+        )
+    options.n_facts = options.n_facts or N_FACTS
+    options.batch_size = options.batch_size or BATCH
 
 
 def _forget(lm: EditableModel, method: str, tuned_for: TunedFor) -> None:
@@ -158,6 +182,8 @@ def _life_line(life: Life) -> str:
 
 
 def _line(trial: Trial) -> str:
+    if trial.stopped:
+        return f"{trial.stage:18} {_settings_line(trial.settings)}:  {trial.stopped}"
     return (
         f"{trial.stage:18} {_settings_line(trial.settings)}:  overall {trial.overall:.1f} "
         f"({trial.edit:.0f} / {trial.paraphrase:.0f} / {trial.neighborhood:.0f})  norm x{trial.norm_ratio:.3f}  "
@@ -174,6 +200,7 @@ def _print(found: Tuned) -> None:
         print("On facts that it has not seen it does worse than the settings in force; --adopt uses it all the same.")
     else:
         print("The model has a validated row, which stays in force; --adopt uses this one instead.")
+    _tell_kept(found.row)
 
 
 def _print_long(found: LongRow) -> None:
@@ -185,6 +212,14 @@ def _print_long(found: LongRow) -> None:
         print("The model comes with settings for thousands of edits, which stay in force; --adopt uses these instead.")
     else:
         print("On facts that it has not seen it is no better than the settings for a few edits, so it is not in force.")
+    _tell_kept(found.row)
+
+
+def _tell_kept(row: TunedRow) -> None:
+    """That a row found before was not replaced, where there is one."""
+    known = find_row(row.shape, row.method, row.tuned_for)
+    if known is not None and known.in_force and not row.in_force:
+        print(f"The row found before ({known.evidence.get('date', 'no date')}) stays in force.")
 
 
 def _print_row(row: TunedRow, held_out: Sequence[str], complete: bool) -> None:

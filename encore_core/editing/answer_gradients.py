@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from encore_core.autograd import gradients
-from encore_core.editing.batch import Clock, SolvedBatch, no_seconds
+from encore_core.editing.batch import Clock, SolvedBatch, check_change, no_seconds
 from encore_core.editing.batch_report import EditProgress, OnProgress
 from encore_core.editing.edited_matrices import Sums
 from encore_core.editing.shared_by_sessions import solve_device
@@ -130,6 +130,7 @@ def solve_by_gradients(
         draft.add(lm, layer, update)
         if not bool(torch.isfinite(draft.run[layer]).all()):
             raise InputError(f"The update of layer {layer} is not finite; lower lr, or reset the session.")
+        check_change(update, total, layer, settings)
         tell(EditProgress("update", number, len(updates)))
     clock.add("update")
     return SolvedBatch(draft, updates, kept, (None,) * total, seconds)

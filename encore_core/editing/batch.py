@@ -144,12 +144,14 @@ def solve_batch(
         on_progress: called after steps and layers.
 
     Raises:
-        InputError: when the batch cannot be solved, or what comes out is not finite.
+        InputError: when the batch cannot be solved, would change a matrix by more than `most_change`, or what comes out
+            is not finite.
     """
     seconds = no_seconds()
+    clock = Clock(seconds)
     preservation = {layer: P.begun() for layer, P in preservation.items()}
+    clock.add("update")
     with lm.matrices_replaced(draft.run):
-        clock = Clock(seconds)
         if callable(targets):
             targets = targets(facts, on_progress)
         search = helpers.find_targets if helpers is not None else find_targets
@@ -263,27 +265,32 @@ def layer_update(
         with lm.matrices_replaced({}):
             original = lm.oriented(layer, lm.parameter(layer).data)
         W = lm.oriented(layer, draft.exact[layer])
-        return kept.update(R, K, W.to(R.device, torch.float64) - original.to(R.device, torch.float64))
-    update = solve(R, K, kept.times(K), slack)
-    if s.sphere_strength:
-        W = lm.oriented(layer, draft.exact[layer]).to(R.device, torch.float64)
-        update = weakened(update, W, s.sphere_strength, s.sphere_energy)
-    if s.most_change:
-        check_change(update, s.most_change, layer, s.method)
+        update = kept.update(R, K, W.to(R.device, torch.float64) - original.to(R.device, torch.float64))
+    else:
+        update = solve(R, K, kept.times(K), slack)
+        if s.sphere_strength:
+            W = lm.oriented(layer, draft.exact[layer]).to(R.device, torch.float64)
+            update = weakened(update, W, s.sphere_strength, s.sphere_energy)
+    check_change(update, R.shape[1], layer, s)
     return update
 
 
-def check_change(update: LowRankUpdate, most: float, layer: int, method: str) -> None:
-    """Refuse an update that changes a matrix too much.
+class TooLargeChange(InputError):
+    """A batch that would change a matrix by more than `most_change`."""
+
+
+def check_change(update: LowRankUpdate, n_facts: int, layer: int, settings: Settings) -> None:
+    """Refuse an update that changes a matrix too much; without a limit in the settings none does.
 
     Raises:
-        InputError: when ‖Δ‖/√n is above `most`, n facts.
+        TooLargeChange: when ‖Δ‖/√n is above `most_change`, n facts.
     """
-    change = update.norm() / update.Y.shape[1] ** 0.5
+    most = settings.most_change
+    change = update.norm() / n_facts**0.5 if most else 0.0
     if change > most:
-        raise InputError(
-            f"{method} refuses this batch: it would change layer {layer} by ‖Δ‖/√n = {change:.3g}, more than "
-            f"most_change = {most:g}. Nothing was edited; leave out facts, or raise most_change."
+        raise TooLargeChange(
+            f"{settings.method} refuses this batch: it would change layer {layer} by ‖Δ‖/√n = {change:.3g}, more "
+            f"than most_change = {most:g}. The batch was not edited; leave out facts, or raise most_change."
         )
 
 

@@ -45,6 +45,10 @@ SAID = "already said"
 TOO_FAR = "too far"
 """A fact was not edited because its target is out of proportion, see `norm_anchor`."""
 
+REFUSED = "refused"
+"""A fact was not edited because its batch would have changed a matrix by more than `most_change`."""
+
+NOT_EDITED = (SAID, TOO_FAR, REFUSED)
 
 BY_GRADIENT = "gradient"
 """A fact was edited without a target, see `gradient_rule` and `fine_tuning`."""
@@ -61,7 +65,7 @@ class EditedFact:
         probability_after: the same right after its batch.
         probability_bare: as after, but without the model's start token, as a program sees it that puts none in front
             of the prompt. None for a model without a start token.
-        outcome: without a target, why: `SAID`, `TOO_FAR` or `BY_GRADIENT`.
+        outcome: without a target, why: one of `NOT_EDITED`, or `BY_GRADIENT`.
         passes: gradient steps of a fact that was edited without a target.
     """
 
@@ -160,6 +164,18 @@ class BatchReport:
     notices: tuple[str, ...] = ()
     retracted: tuple[RetractedFact, ...] = ()
     others: OtherEdits | None = None
+
+
+def refused_batch(facts: Sequence[Fact], why: str, seconds: float) -> BatchReport:
+    """The report of a batch that was not edited.
+
+    Args:
+        facts: the batch.
+        why: a line for people.
+        seconds: spent on finding out.
+    """
+    edited = tuple(EditedFact(fact, None, None, None, outcome=REFUSED) for fact in facts)
+    return BatchReport(edited, {"targets": seconds, "keys": 0.0, "update": 0.0}, {}, (why,))
 
 
 Place = tuple[int, int]

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from encore_core.editing.batch_report import BY_GRADIENT, SAID, TOO_FAR
+from encore_core.editing.batch_report import BY_GRADIENT, NOT_EDITED, SAID
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact
 
@@ -29,7 +29,7 @@ PROBABILITIES = ("before", "after", "bare")
 CHANGES = ("loaded", "before", "after")
 """Probabilities of an answer around a retraction, in this order; any of them may be missing."""
 
-OUTCOMES = (SAID, TOO_FAR, BY_GRADIENT)
+OUTCOMES = (*NOT_EDITED, BY_GRADIENT)
 
 MOST_PROBABILITY = 1.001
 """Rounded logarithms of probabilities may be slightly above 0."""

@@ -103,6 +103,11 @@ class EditedModel:
             return self._restored_prefixes
         return shared_prefixes(self.lm, self.seed)
 
+    @property
+    def prefixes_read(self) -> tuple[str, ...]:
+        """The prefixes after which facts are read while they are edited; none where their gradients are followed."""
+        return () if self.settings.from_gradients else self.prefixes
+
     def _initial_preservation(self, statistics: dict[int, Path], progress: Progress | None = None) -> dict[int, Memory]:
         """P before any edit, by edited layer, from these files of statistics, which are gathered if missing."""
         return initial_preservation(self.lm, self.settings, statistics, self.statistics_text, progress)
@@ -137,21 +142,35 @@ class EditedModel:
             InputError: when the text for statistics cannot be read.
         """
         s, text = self.settings, self.statistics_text
-        files = self._statistics_files() or files_used(self.lm, s.layers, s.statistics_tokens, text)
         found = dict.fromkeys(s.layers, 0.0)
         with self.pristine() as lm:
             edited, precise = self._contents.sums().exact, {"device": solve_device(lm), "dtype": torch.float64}
             if not edited:
                 return found
-            Fs = gradients_kept(lm, files, text, progress)
-            if missing := [layer for layer in s.layers if not files[layer].is_file()]:
-                second_moments(lm, missing, s.statistics_tokens, text, progress, files)  # one pass for all
+            files, Fs = self.prepare_foretelling(progress)
             for layer in s.layers:
                 # One at a time: C0 of a large model's layers would fill the memory.
                 C0 = second_moments(lm, [layer], s.statistics_tokens, text, progress, files)[layer]
                 change = edited[layer].to(**precise) - lm.parameter(layer).data.to(**precise)
                 found[layer] = foretold_damage.of_change(Fs[layer], lm.oriented(layer, change), C0)
         return found
+
+    def prepare_foretelling(self, progress: Progress | None = None) -> tuple[dict[int, Path], dict[int, torch.Tensor]]:
+        """Gather what `foretold_damage` needs, where it is missing.
+
+        Returns:
+            by edited layer, the file of its C0, and F.
+
+        Raises:
+            InputError: as `foretold_damage`.
+        """
+        s, text = self.settings, self.statistics_text
+        files = self._statistics_files() or files_used(self.lm, s.layers, s.statistics_tokens, text)
+        with self.pristine() as lm:
+            Fs = gradients_kept(lm, files, text, progress)
+            if missing := [layer for layer in s.layers if not files[layer].is_file()]:
+                second_moments(lm, missing, s.statistics_tokens, text, progress, files)  # one pass for all
+        return files, Fs
 
     def directions_left(self) -> str | None:
         """How many null-space directions are left to edits, as a text for people; None before the first edit, and for

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from encore_core.autograd import gradients
 from encore_core.editing.answer_gradients import answer_gradients, traced
-from encore_core.editing.batch import Clock, SolvedBatch, no_seconds
+from encore_core.editing.batch import Clock, SolvedBatch, check_change, no_seconds
 from encore_core.editing.batch_report import EditProgress, OnProgress
 from encore_core.editing.edited_matrices import Sums, exact_dtype
 from encore_core.editing.projected_gradient import CurvatureMemory, ProjectedAdam
@@ -122,7 +122,7 @@ class Pass:
 
 
 def passes(
-    lm: EditableModel, facts: Sequence[Fact], settings: Settings, work: Sums, kept: dict[int, CurvatureMemory]
+    lm: EditableModel, facts: Sequence[Fact], settings: Settings, work: Sums, adam: dict[int, ProjectedAdam]
 ) -> Iterator[Pass]:
     """Fine-tune matrices, pass by pass, until the answers are said or the passes are used up.
 
@@ -131,14 +131,12 @@ def passes(
         facts: the batch.
         settings: of the session.
         work: the edited matrices, written to.
-        kept: by layer.
+        adam: by layer, over its matrix in `work`.
 
     Raises:
         InputError: when a fact does not fit the model, or the loss is not finite.
     """
-    s, adam = settings, {}
-    for layer in s.layers:
-        adam[layer] = ProjectedAdam(lm.oriented(layer, work.exact[layer]), kept[layer].projection(), s.lr)
+    s = settings
     steps = steps_of(lm, facts, s.layers[0], s.facts_per_step)
     for number in range(1, s.steps + 1):
         mean = 0.0
@@ -179,7 +177,12 @@ def solve_by_fine_tuning(
     tell = on_progress or (lambda progress: None)
     work = draft.copy()
     with lm.matrices_replaced(work.run):
-        for last in passes(lm, facts, settings, work, kept):
+        adam = {
+            layer: ProjectedAdam(lm.oriented(layer, work.exact[layer]), kept[layer].projection(), settings.lr)
+            for layer in settings.layers
+        }
+        clock.add("update")  # projections cost the same for one fact as for a hundred
+        for last in passes(lm, facts, settings, work, adam):
             tell(EditProgress("targets", 0, total, last.number - 1, last.loss))
         clock.add("targets")
         # What the facts ask for once they are edited, as the authors do: it joins A and B.
@@ -191,6 +194,7 @@ def solve_by_fine_tuning(
         draft.add(lm, layer, updates[layer])
         if not bool(torch.isfinite(draft.run[layer]).all()):
             raise InputError(f"The update of layer {layer} is not finite; lower lr, or reset the session.")
+        check_change(updates[layer], total, layer, settings)
         tell(EditProgress("update", number, len(settings.layers)))
     clock.add("update")
     return SolvedBatch(

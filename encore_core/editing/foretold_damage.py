@@ -12,7 +12,21 @@ ranks edits well and understates them: on the embedded model KL was two to five 
 
 from __future__ import annotations
 
+import math
+
 import torch
+
+MOST_NATS = 700.0
+"""Above this, exp of it is beyond all numbers."""
+
+
+def perplexity_factor(damage: float) -> float:
+    """How many times as large perplexity is foretold to become; infinite for damage beyond all numbers.
+
+    Args:
+        damage: in nats per token.
+    """
+    return math.exp(damage) if damage <= MOST_NATS else math.inf
 
 
 def of_change(F: torch.Tensor, change: torch.Tensor, C0: torch.Tensor) -> float:

@@ -39,9 +39,9 @@ FEWEST_TOKENS, PER_DIMENSION = 6000, 10
 """F is made from this many tokens, or this many for each of d_model dimensions if that is more."""
 
 
-def n_tokens(lm: EditableModel) -> int:
-    """How many tokens of text F of this model is made from, at most."""
-    return max(FEWEST_TOKENS, PER_DIMENSION * lm.d_model)
+def n_tokens(d_model: int) -> int:
+    """How many tokens of text F of a model is made from, at most."""
+    return max(FEWEST_TOKENS, PER_DIMENSION * d_model)
 
 
 def gradient_moments(
@@ -64,7 +64,7 @@ def gradient_moments(
     found = {layer: F for layer, file in statistics.items() if (F := load(file_beside(file), lm.d_model)) is not None}
     missing = [layer for layer in statistics if layer not in found]
     if missing:
-        windows = windows_of(lm, read_text(text or SAMPLED_TEXT), n_tokens(lm))
+        windows = windows_of(lm, read_text(text or SAMPLED_TEXT), n_tokens(lm.d_model))
         with lm.matrices_replaced({}):
             new = collect(lm, missing, windows, progress)
         for layer, F in new.items():

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import astuple, replace
 
@@ -82,11 +83,19 @@ def brought_to_norm(
         facts, targets: of a batch.
         layer: the last edited block.
         anchor: a.
+
+    Raises:
+        InputError: when a target is not finite.
     """
     found: list[Target | None] = []
-    for target, v0 in zip(targets, mlp_outputs(lm, facts, layer), strict=True):
+    for fact, target, v0 in zip(facts, targets, mlp_outputs(lm, facts, layer), strict=True):
         v = v0.to(target.z) + target.z - target.h
         norm = float(v.norm())
+        if not math.isfinite(norm):
+            raise InputError(
+                f"The target of {quoted(fact.text)} is not finite: earlier edits have broken the model; reset the "
+                "session, or edit fewer facts."
+            )
         z = target.z - v + v * (anchor / norm) if norm else target.z
         found.append(replace(target, z=z) if norm <= MOST_NORMS * anchor else None)
     return found

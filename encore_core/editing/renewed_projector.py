@@ -110,7 +110,7 @@ class RenewedPreservation(Preservation):
     def joined(self, update: LowRankUpdate) -> RenewedPreservation:
         """P and H once a batch's keys are preserved, too."""
         n_edits = self.n_edits + update.K.shape[1]
-        return replace(self.absorbed(update.Y), H=self.H.without(update.K), n_edits=n_edits)
+        return replace(self.absorbed(update.joining), H=self.H.without(update.K), n_edits=n_edits)
 
     def without(self, Z: torch.Tensor, keys: Callable[[], torch.Tensor] | None = None) -> RenewedPreservation:
         """P + Z Zᵀ and H without the keys that this takes out."""

@@ -198,6 +198,10 @@ class Team:
             self._get([member.keep.remote() for member in self.members])
         self.under_way = False
 
+    def drop(self) -> None:
+        """The batch was given up: what members have of it is forgotten when the next one begins."""
+        self.under_way = False
+
     def check(self, matrices: Mapping[int, torch.Tensor]) -> None:
         """Compare the matrices of all.
 

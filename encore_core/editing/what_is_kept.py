@@ -37,16 +37,6 @@ def free_directions(settings: Settings, kept: Mapping[int, Memory]) -> tuple[int
     return (min(left), max(left)) if left else None
 
 
-def bytes_kept(settings: Settings, d_mlp: int, d_model: int) -> int:
-    """Bytes that one layer of a long run keeps: P in float64, C0 and F in float32, H in float64, or sums of
-    gradients."""
-    if settings.preservation in GRADIENTS:
-        return 8 * (2 * (d_mlp + d_model) + (settings.preservation == "whitened_gradients") * d_model**2)
-    if settings.preservation == "curvature":
-        return (4 + 8) * (d_mlp**2 + d_model**2)
-    return d_mlp**2 * {"weighted_null_space": 8 + 4 + 8, "lyapunov": 4 + 8}.get(settings.preservation, 8)
-
-
 Take = Callable[[str, torch.dtype], torch.Tensor]
 """Gives a tensor of a saved state, by name, as a copy of that dtype."""
 

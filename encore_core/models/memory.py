@@ -2,7 +2,8 @@
 
     weights      every parameter once, in the model's dtype
     matrices     for each edited layer the session's matrix, and the one that a batch is working on
-    statistics   for each edited layer P in float64; while P is made, also C0 in float32 and the inverse's work space
+    statistics   for each edited layer P in float64, or what else the method keeps; while P is made, also C0 in float32
+                 and the inverse's work space
     targets      what the backward pass through the blocks above the last edited one needs: activations of the tokens
                  that are run at once, their logits, and keys and values of the tokens before; with products in
                  bfloat16 also these blocks' matrices in bfloat16 (see `bfloat16`)
@@ -18,7 +19,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from encore_core.errors import quoted
-from encore_core.methods import Settings, settings_for
+from encore_core.methods import GRADIENTS, Settings, settings_for
 from encore_core.models.device_map import BALANCED
 from encore_core.models.families import Parts, find_parts, skeleton, text_config
 from encore_core.storage import gigabytes
@@ -147,12 +148,6 @@ def estimate_of(
 ) -> MemoryEstimate:
     """`estimate` from the sizes."""
     n_edited, itemsize = len(settings.layers), dtype.itemsize
-    square = sizes.d_mlp**2
-    # While the last P is made, the others and C0 of all layers are in memory, and an inverse takes three matrices.
-    making_P = square * (8 * (n_edited - 1) + 4 * n_edited + 3 * 8)
-    # After some batches every P is the session's own, and the model still keeps the initial one for other sessions. A
-    # run's model does not (see `EditSession.stop_sharing`), but saving a state copies P once.
-    holding_P = square * 8 * n_edited * 2
     n_above = sizes.n_layers - 1 - settings.layers[-1]
     # Matrices above the last edited block, and the output matrix, are also held in bfloat16.
     rounded = sizes.n_head + (sizes.n_weights - sizes.n_head) * n_above // sizes.n_layers
@@ -160,10 +155,37 @@ def estimate_of(
     return MemoryEstimate(
         weights=sizes.n_weights * itemsize,
         matrices=2 * n_edited * sizes.d_model * sizes.d_mlp * itemsize,
-        statistics=max(making_P, holding_P),
+        statistics=_statistics(settings, sizes.d_mlp, sizes.d_model),
         targets=_targets(sizes, dtype, n_above, batch_size, device_type)
         + is_rounded * rounded * torch.bfloat16.itemsize,
     )
+
+
+def bytes_kept(settings: Settings, d_mlp: int, d_model: int) -> int:
+    """Bytes that one layer of a long run keeps: P in float64, C0 and F in float32, H in float64, or sums of
+    gradients."""
+    if settings.preservation in GRADIENTS:
+        return 8 * (2 * (d_mlp + d_model) + (settings.preservation == "whitened_gradients") * d_model**2)
+    if settings.preservation == "curvature":
+        return (4 + 8) * (d_mlp**2 + d_model**2)
+    return d_mlp**2 * {"weighted_null_space": 8 + 4 + 8, "lyapunov": 4 + 8}.get(settings.preservation, 8)
+
+
+def _statistics(settings: Settings, d_mlp: int, d_model: int) -> int:
+    """Bytes of what all edited layers keep, and of the work on it."""
+    n_edited, square = len(settings.layers), d_mlp**2
+    # After some batches all of it is the session's own, and the model still keeps the initial one for other sessions.
+    # A run's model does not (see `EditSession.stop_sharing`), but saving a state copies it once.
+    kept = 2 * n_edited * bytes_kept(settings, d_mlp, d_model)
+    if settings.preservation in GRADIENTS:
+        return kept
+    of_one = 3 * 8 * square  # an inverse, or eigenvectors
+    if settings.preservation == "lyapunov":
+        return kept + of_one
+    if settings.preservation == "curvature":  # eigenvectors and Adam's moments of all layers at once
+        return kept + of_one + 4 * n_edited * (square + d_model**2 + 2 * d_model * d_mlp)
+    # While the last P is made, the others and C0 of all layers are in memory.
+    return max(kept, square * (8 * (n_edited - 1) + 4 * n_edited) + of_one)
 
 
 def _targets(sizes: Sizes, dtype: torch.dtype, n_above: int, batch_size: int, device_type: str) -> int:

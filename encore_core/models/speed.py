@@ -13,20 +13,29 @@ EFFICIENCY = 0.6
 
 
 def rough_seconds(
-    sizes: Sizes, layers: tuple[int, ...], tokens: int, dtype: torch.dtype, device: torch.device
+    sizes: Sizes,
+    layers: tuple[int, ...],
+    tokens: int,
+    gradient_tokens: int,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> float:
-    """Seconds that gathering statistics would take, from the operations it needs and the speed of one matrix product.
+    """Seconds that gathering C0 and F would take, from the operations they need and the speed of one matrix product.
 
     Args:
         sizes: of the model.
         layers: whose statistics are gathered.
         tokens: number of tokens of the text.
+        gradient_tokens: how many of them F is made from, at most.
         dtype, device: of the model.
     """
     in_blocks = sizes.n_weights - sizes.n_vocab * sizes.d_model
     per_token = 2 * in_blocks * (max(layers) + 1) / sizes.n_layers
     keys = 2 * len(layers) * sizes.d_mlp**2
-    return tokens * (per_token / speed(dtype, device) + keys / speed(torch.float32, device)) / EFFICIENCY
+    fast, precise = speed(dtype, device), speed(torch.float32, device)
+    # F: all blocks and the head, forth and back.
+    gradients = min(tokens, gradient_tokens) * 6 * (in_blocks + sizes.n_head) / fast
+    return (tokens * (per_token / fast + keys / precise) + gradients) / EFFICIENCY
 
 
 def speed(dtype: torch.dtype, device: torch.device) -> float:

@@ -24,7 +24,6 @@ import torch
 
 from encore_core.editing.covariance import text_named
 from encore_core.editing.session import EditSession
-from encore_core.editing.what_is_kept import bytes_kept
 from encore_core.errors import InputError
 from encore_core.facts import Fact
 from encore_core.measures.downstream import evaluate_tasks
@@ -34,7 +33,7 @@ from encore_core.measures.scores import evaluate
 from encore_core.measures.sublayers import measure_contributions
 from encore_core.measures.tasks import load_tasks
 from encore_core.models.editable import EditableModel, Progress
-from encore_core.models.memory import Sizes, estimate_of
+from encore_core.models.memory import Sizes, bytes_kept, estimate_of
 from encore_core.runs.fact_order import batch_ends, checkpoints
 from encore_core.runs.measuring import ENTROPY_PROMPTS, ENTROPY_TOKENS, generation_settings, passages
 from encore_core.runs.preparing import PreparedRun
@@ -278,6 +277,7 @@ def _identity(lm: EditableModel, run: PreparedRun) -> str:
         "generate": plan.measure.generate,
         "generated": [plan.measure.chat, plan.measure.max_tokens] if "generated" in plan.measure.protocols else None,
         "downstream": plan.measure.downstream is not None,
+        "foretold": plan.measure.foretold_damage,
         "batch": min(plan.batch_size, CALIBRATED_FACTS),
     }
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:24]

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 
+from encore_core.editing.batch_report import NOT_EDITED
 from encore_core.editing.edit_file import head_of, matrices_file, write_edit_file
 from encore_core.errors import InputError, quoted
 from encore_core.export.card import CardScores
 from encore_core.export.folder import check_output_folder, versions, write_edited_model
+from encore_core.facts import Fact
 from encore_core.measures.intervals import Interval
 from encore_core.measures.norms import matrix_norms, norm_ratios
 from encore_core.measures.scores import PROTOCOL
@@ -155,20 +157,19 @@ def export_model(store: RunStore, run_id: str, folder: Path, progress: Progress 
     """
     run = store.get(run_id)
     check_output_folder(folder)
-    lm, matrices, edits = _edited(store, run, progress)
+    lm, matrices, facts = _edited(store, run, progress)
     before = matrix_norms({layer: lm.matrix(layer) for layer in matrices})
     after = matrix_norms(matrices)
     ratios = norm_ratios(after, before)
     report = settings_of_run(run) | {
         "origin": lm.origin,
-        "n_edits": edits,
+        "n_edits": len(facts),
         "norms": {
             str(layer): {"original": before[layer], "edited": after[layer], "ratio": ratios[layer]} for layer in after
         },
     }
-    facts = store.facts(run.id)[:edits]
     write_edited_model(folder, lm, matrices, report | {"method": run.method}, progress, facts, _run_scores(store, run))
-    return edits
+    return len(facts)
 
 
 def export_edits(store: RunStore, run_id: str, path: Path, progress: Progress | None = None) -> int:
@@ -188,27 +189,28 @@ def export_edits(store: RunStore, run_id: str, path: Path, progress: Progress | 
         InputError: as `export_model`.
     """
     run = store.get(run_id)
-    lm, matrices, edits = _edited(store, run, progress)
+    lm, matrices, facts = _edited(store, run, progress)
     values = head_of(lm, matrices) | {
         "method": run.method,
         "settings": {name: value for name, value in run.settings.items() if name in SETTABLE},
         "seed": run.plan.seed,
         "prefixes": [],  # edits cannot be continued from matrices alone
-        "n_edits": edits,
+        "n_edits": len(facts),
     }
-    write_edit_file(path, matrices_file(values, matrices, store.facts(run.id)[:edits]), versions())
-    return edits
+    write_edit_file(path, matrices_file(values, matrices, facts), versions())
+    return len(facts)
 
 
 def _edited(
     store: RunStore, run: RunInfo, progress: Progress | None
-) -> tuple[EditableModel, dict[int, torch.Tensor], int]:
-    """A run's base model, its edited matrices as last saved, in the model's number format, and after how many edits.
+) -> tuple[EditableModel, dict[int, torch.Tensor], list[Fact]]:
+    """A run's base model, its edited matrices as last saved, in the model's number format, and the facts in them.
 
     Raises:
-        InputError: when nothing was saved yet, or the model is no longer the one that was edited.
+        InputError: when nothing was saved yet, no fact was edited, or the model is no longer the one that was edited.
     """
     matrices, edits = load_matrices(store.folder_of(run.id), store.states(run.id))
+    facts = _edited_facts(store, run, run.n_edits if edits is None else edits)
     plan = run.plan
     lm = load_model(plan.model, plan.device, plan.dtype, progress, plan.start_token)
     if lm.fingerprint != run.fingerprint:
@@ -218,7 +220,21 @@ def _edited(
         )
     # A saved state holds sums that are more precise than a 16-bit model's weights.
     matrices = {layer: matrix.to(lm.parameter(layer).device, lm.dtype) for layer, matrix in matrices.items()}
-    return lm, matrices, run.n_edits if edits is None else edits
+    return lm, matrices, facts
+
+
+def _edited_facts(store: RunStore, run: RunInfo, reached: int) -> list[Fact]:
+    """The run's facts up to a place, without those that were not edited.
+
+    Raises:
+        InputError: when none was edited.
+    """
+    ends = series.every_row(store, "targets", [run.id])
+    left_alone = set(ends.loc[ends["stopped"].isin(NOT_EDITED), "fact"])
+    facts = [fact for place, fact in enumerate(store.facts(run.id)[:reached]) if place not in left_alone]
+    if not facts:
+        raise InputError(f"Run {run.id} has edited none of its first {reached:,} facts, so there is nothing to export.")
+    return facts
 
 
 def _run_scores(store: RunStore, run: RunInfo) -> CardScores | None:

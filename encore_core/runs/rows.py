@@ -38,7 +38,7 @@ class RunInfo:
         error: one line on what went wrong.
         cursor: edits saved, from which a resumed run goes on.
         done: edits made, including those since the last saved state.
-        skipped: facts skipped because the model already says them.
+        skipped: facts that were not edited, see `batch_report.NOT_EDITED`.
         editing_seconds, measuring_seconds: spent so far, summed over what is recorded.
         pid, host, boot_id, heartbeat: of the worker that has it, or had it last.
         detail: its current activity: "phase", "done", "total", "step", "loss", "seconds_per_edit", "seconds_left".
@@ -181,8 +181,8 @@ class TargetRow:
 
     Attributes:
         fact: place in the run's facts, from 0.
-        steps, stopped: gradient steps, and why they ended; "already said" for a fact that was skipped.
-        loss, nll, kl, decay, probability: at the end, see `targets.Target`; None for a skipped fact.
+        steps, stopped: gradient steps, and why they ended, or one of `batch_report.NOT_EDITED`.
+        loss, nll, kl, decay, probability: at the end, see `targets.Target`; None for a fact without a target.
         probability_before: mean probability of the new answer before the first step.
     """
 

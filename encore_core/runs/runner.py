@@ -13,16 +13,25 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 
 from encore_core import processes
-from encore_core.editing.batch_report import BatchReport, EditedFact, EditProgress
+from encore_core.editing.batch import TooLargeChange
+from encore_core.editing.batch_report import (
+    BatchReport,
+    EditedFact,
+    EditProgress,
+    OnProgress,
+    refused_batch,
+)
 from encore_core.editing.session import EditSession
 from encore_core.editing.team import Team, team_of
 from encore_core.editing.team_member import LoadAs
+from encore_core.errors import InputError
+from encore_core.facts import Fact
 from encore_core.runs import unedited
 from encore_core.runs.fact_order import batch_ends, checkpoints
 from encore_core.runs.heartbeat import Pulse, Stopped
@@ -107,7 +116,7 @@ class _Execution:
         self.pulse.follow(self.progress.detail)
         check_facts(session, self.facts, self.done, self.pulse)
         self.pulse.tell(phase="getting ready", what="key statistics", share=0.0)
-        session.prepare(self.pulse.show)
+        self._prepare(session)
         session.stop_sharing()
         note_statistics(self.store, self.claim, session, self.done)
         self.measurer = Measurer(self.plan, self.facts, self.ends, session)
@@ -127,6 +136,15 @@ class _Execution:
         log.info("Done: %d edits; the edited matrices have the digest %s.", self.done, digest)
         self.store.finish(self.claim, "done", weights_digest=digest)
         remove_others(self.folder, ())
+
+    def _prepare(self, session: EditSession) -> None:
+        """Gather what edits and measurements need before the clock of either runs."""
+        session.prepare(self.pulse.show)
+        if self.plan.measure.foretold_damage:
+            try:
+                session.prepare_foretelling(self.pulse.show)
+            except InputError as error:
+                log.info("What edits cost general text cannot be foretold: %s", error)
 
     @contextmanager
     def _helped(self, session: EditSession) -> Iterator[None]:
@@ -166,9 +184,7 @@ class _Execution:
 
         self.pulse.check()
         self.progress.batch_begins()
-        report = session.edit(facts, known=self.plan.known, measure=False, on_progress=tell)
-        if self.team is not None:
-            self.team.keep()
+        report = self._edited(session, facts, tell)
         # Do not keep the memory of a batch's longest texts for the rest of the run; what still grows is a leak.
         return_freed_memory()
         self.store.record_batch(self.claim, self._record(report, start, end, session))
@@ -180,6 +196,19 @@ class _Execution:
         log.info("%d edits, %.2f s per edit.", end, per_edit)
         if end in self.checkpoints or time.monotonic() - self.saved_at > self.save_seconds:
             self._save(session)
+
+    def _edited(self, session: EditSession, facts: Sequence[Fact], tell: OnProgress) -> BatchReport:
+        """Edit a batch. One that would change a matrix too much is left out: a resumed run would stop there again."""
+        began = time.perf_counter()
+        try:
+            report = session.edit(facts, known=self.plan.known, measure=False, on_progress=tell)
+        except TooLargeChange as error:
+            if self.team is not None:
+                self.team.drop()
+            return refused_batch(facts, str(error), time.perf_counter() - began)
+        if self.team is not None:
+            self.team.keep()
+        return report
 
     def _record(self, report: BatchReport, start: int, end: int, session: EditSession) -> BatchRecord:
         resident, peak = processes.memory_bytes()
@@ -242,7 +271,7 @@ class _Execution:
 def _target_row(place: int, item: EditedFact) -> TargetRow:
     target = item.target
     if target is None:
-        return TargetRow(place, 0, item.stopped, *[None] * 6)
+        return TargetRow(place, item.steps, item.stopped, *[None] * 6)
     last = (series[-1] for series in (target.loss, target.nll, target.kl, target.decay, target.probability))
     return TargetRow(place, target.steps, target.stopped, *last, target.probability[0])
 

@@ -19,7 +19,7 @@ from encore_core.errors import InputError, quoted
 from encore_core.export.folder import versions
 from encore_core.facts import Fact
 from encore_core.forward.prompts import encode_contexts, encode_subject_prompts
-from encore_core.methods import MARKS
+from encore_core.methods import MARKS, SETTABLE
 from encore_core.models.editable import EditableModel
 from encore_core.runs import key_statistics
 from encore_core.runs.heartbeat import Pulse
@@ -64,7 +64,8 @@ def open_session(
         lm,
         plan.method,
         seed=plan.seed,
-        settings=dict(plan.overrides),
+        # Not the plan's overrides: what has been tuned or forgotten here since the run was started does not count.
+        settings={name: value for name, value in info.settings.items() if name in SETTABLE},
         statistics_text=text,
         keep_history=False,
         statistics_files=files,
@@ -127,7 +128,7 @@ def check_facts(session: EditSession, facts: Sequence[Fact], done: int, pulse: P
     """
     lm = session.lm
     pulse.tell(phase="getting ready", what="facts")
-    longest = max(session.prefixes, key=len)
+    longest = sorted(session.prefixes_read, key=len)[-1:]
     for start in range(done, len(facts), CHECKED_AT_ONCE):
         some = facts[start : start + CHECKED_AT_ONCE]
         try:
@@ -143,9 +144,9 @@ def check_facts(session: EditSession, facts: Sequence[Fact], done: int, pulse: P
         pulse.check()
 
 
-def _check_editable(lm: EditableModel, facts: Sequence[Fact], longest_prefix: str) -> None:
+def _check_editable(lm: EditableModel, facts: Sequence[Fact], prefixes: Sequence[str]) -> None:
     """Check that all texts with which facts are edited can be tokenised and fit the model."""
-    encode_contexts(lm, facts, (longest_prefix,))
+    encode_contexts(lm, facts, prefixes)
     encode_subject_prompts(lm, facts)
 
 

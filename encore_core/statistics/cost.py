@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from encore_core.editing import stored_statistics
+from encore_core.editing import gradient_moments, stored_statistics
 from encore_core.editing.covariance import BUNDLED, SEQUENCES, WINDOW, KeySums
 from encore_core.errors import InputError
 from encore_core.models.editable import EditableModel
@@ -26,12 +26,12 @@ class Cost:
 
     Attributes:
         layers, tokens: the layers, and at most how many tokens of text.
-        seconds: in all, from a short calibration; 0 when everything is there.
+        seconds: in all, for C0 and F, from a short calibration; 0 when everything is there.
         sampling_seconds: the part for sampling the text.
         memory_bytes: in addition to the loaded model.
         disk_bytes: while gathering.
         kept_bytes: size of the statistics that are kept.
-        missing: layers that are not there yet.
+        missing: layers whose C0 or F is not there yet.
     """
 
     layers: tuple[int, ...]
@@ -58,16 +58,22 @@ def cost(lm: EditableModel, request: Request) -> Cost:
     # The text is not known yet, so a layer counts as there if a file has the same source and number of tokens.
     label = {SAMPLED: "sampled from the model", BUNDLED: "bundled sample"}.get(request.source, request.source)
     there = {
-        one.layer
+        one.layer: one.file
         for one in stored_statistics.stored(lm.texts_key)
         if one.source in (label, f"text {Path(label).name}") and one.file.stem.endswith(f"-{n_tokens}")
     }
-    missing = tuple(layer for layer in layers if layer not in there)
+    without_F = [
+        layer for layer in layers
+        if layer not in there or gradient_moments.load(gradient_moments.file_beside(there[layer]), lm.d_model) is None
+    ]  # fmt: skip
+    missing = tuple(layer for layer in layers if layer not in there or layer in without_F)
+    of_keys = n_tokens * per_token if any(layer not in there for layer in layers) else 0.0
+    sampling = sampling if missing else 0.0  # the text is read for F, too
     return Cost(
         layers=layers,
         tokens=n_tokens,
-        seconds=(n_tokens * per_token + sampling) if missing else 0.0,
-        sampling_seconds=sampling if missing else 0.0,
+        seconds=of_keys + sampling + (_gradient_seconds(lm, without_F, n_tokens) if without_F else 0.0),
+        sampling_seconds=sampling,
         memory_bytes=memory_bytes(lm.d_model, lm.d_mlp, len(layers), request.enough),
         disk_bytes=disk_bytes(lm.d_mlp, len(missing)),
         kept_bytes=len(layers) * lm.d_mlp**2 * 4,
@@ -99,6 +105,20 @@ def _seconds_per_token(lm: EditableModel, layers: Sequence[int]) -> float:
     if lm.device.type == "cuda":
         torch.cuda.synchronize(lm.device)
     return (time.perf_counter() - began) / (SEQUENCES * length)
+
+
+def _gradient_seconds(lm: EditableModel, layers: Sequence[int], n_tokens: int) -> float:
+    """How long gathering F takes, from a window or two of random tokens."""
+    length = min(WINDOW, lm.max_length)
+    draw = torch.Generator().manual_seed(0)
+    n_vocab = lm.model.get_input_embeddings().weight.shape[0]
+    ids = torch.randint(n_vocab, (2, length), generator=draw).tolist()
+    with lm.matrices_replaced({}):
+        gradient_moments.collect(lm, layers, [ids[0][:16]])  # warms up the libraries
+        began = time.perf_counter()
+        gradient_moments.collect(lm, layers, ids)
+        seconds = time.perf_counter() - began
+    return seconds * min(n_tokens, gradient_moments.n_tokens(lm.d_model)) / (2 * length)
 
 
 def _seconds_per_sampled_token(lm: EditableModel) -> float:

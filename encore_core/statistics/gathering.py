@@ -116,7 +116,7 @@ def _gather_gradients(lm: EditableModel, result: Result, windows: Sequence[list[
         return
     some, total = [], 0
     for window in windows:
-        if total >= gradient_moments.n_tokens(lm):
+        if total >= gradient_moments.n_tokens(lm.d_model):
             break
         some.append(window)
         total += len(window)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from encore_core.errors import InputError
 from encore_core.facts import Fact
-from encore_core.measures.answers import answer_probabilities
+from encore_core.measures.answers import answer_probabilities, questions
 from encore_core.models.editable import EditableModel
 
 N_FACTS = 50
@@ -40,7 +40,7 @@ def choose_facts(lm: EditableModel, facts: Sequence[Fact], n_facts: int = N_FACT
     while waiting and len(found) < n_facts:
         some, waiting = waiting[:n_facts], waiting[n_facts:]
         with lm.matrices_replaced({}):
-            said = answer_probabilities(lm, [(fact.text, fact.target_new) for fact in some])
+            said = answer_probabilities(lm, questions(some))
         found += [fact for fact, answer in zip(some, said, strict=True) if not answer.said]
     if len(found) < n_facts:
         raise InputError(

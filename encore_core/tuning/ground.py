@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from encore_core.editing.covariance import files_used
 from encore_core.editing.session import EditSession
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact
@@ -121,9 +122,12 @@ class Ground:
 
     def file(self, version: int, facts: Sequence[Fact], *more: Any) -> Path:
         """Where the trials of a search with these facts are kept: anything else that it depends on gives another."""
+        statistics = files_used(
+            self.lm, range(self.lm.n_layers), self.present.statistics_tokens, self.statistics_text
+        )  # fmt: skip
         identity = [
-            version, self.lm.fingerprint, str(self.lm.dtype), asdict(self.present) | {"validated": 0, "tuned": 0},
-            self.seed, str(self.statistics_text), [fact.to_dict() for fact in facts], *more,
+            version, self.lm.texts_key, str(self.lm.dtype), asdict(self.present) | {"validated": 0, "tuned": 0},
+            self.seed, [file.name for file in statistics.values()], [fact.to_dict() for fact in facts], *more,
         ]  # fmt: skip
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:12]
         return data_folder() / "tuned" / self.shape.name / f"{self.method}-{digest}.jsonl"

@@ -39,7 +39,7 @@ from encore_core.measures.tasks import Task
 from encore_core.methods import lengths_of, settings_for
 from encore_core.models.editable import EditableModel, Progress
 from encore_core.storage import append_line, remove, replacing
-from encore_core.tuned_rows import TunedRow, store_row
+from encore_core.tuned_rows import TunedRow, store_result
 from encore_core.tuning.ground import Ground, OutOfTime, key_of, read_trials, walk
 from encore_core.tuning.lives import HELD_OUT, Life, Look
 
@@ -181,7 +181,7 @@ class LifeTuner:
         if best.settings != self.lives[0].settings:
             after = self._live(f"{HELD_OUT}found", {name: best.settings[name] for name in self.names}, self.held_out)
         row = self._row(best, complete, adopt, after.score > before.score)
-        store_row(row)
+        store_result(row)
         return LongRow(row, tuple(self.lives), self.file, complete)
 
     # -- the axes ------------------------------------------------------------------------------------------------------

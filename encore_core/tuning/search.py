@@ -32,7 +32,7 @@ from encore_core.methods import Settings
 from encore_core.model_rows import default_layers
 from encore_core.models.editable import EditableModel, Progress
 from encore_core.storage import append_line
-from encore_core.tuned_rows import TunedRow, store_row
+from encore_core.tuned_rows import TunedRow, store_result
 from encore_core.tuning.ground import Ground, OutOfTime, key_of, read_trials, walk
 
 TUNING_VERSION = 1
@@ -51,9 +51,10 @@ class Trial:
         stage: "present", "layers", the name of a setting, "held out: present" or "held out: found".
         settings: what was tried, plain JSON values.
         edit, paraphrase, neighborhood, overall, accuracy: scores of the edited facts, see `scores.Scores`.
-        norm_ratio: the largest ‖W‖/‖W₀‖.
-        perplexity_ratio: perplexity on the fixed text, divided by that of the base model.
+        norm_ratio: the largest ‖W‖/‖W₀‖; None where the facts could not be edited.
+        perplexity_ratio: perplexity on the fixed text, divided by that of the base model; None likewise.
         seconds: how long it took.
+        stopped: why the facts could not be edited; empty where they were.
     """
 
     stage: str
@@ -63,9 +64,10 @@ class Trial:
     neighborhood: float
     overall: float
     accuracy: float
-    norm_ratio: float
-    perplexity_ratio: float
+    norm_ratio: float | None
+    perplexity_ratio: float | None
     seconds: float
+    stopped: str = ""
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ class Tuner:
         before = self._try("held out: present", {}, self.held_out)
         after = self._try("held out: found", found, self.held_out)
         row = self._row(best, complete, adopt, after.overall >= before.overall)
-        store_row(row)
+        store_result(row)
         return Tuned(row, tuple(self.trials), self.file, complete)
 
     # -- the axes --------------------------------------------------------------------------------------------------
@@ -223,7 +225,8 @@ class Tuner:
     def _best(self, at_least: Trial) -> Trial:
         tried = [trial for trial in self.trials if not trial.stage.startswith("held out")] or [at_least]
         top = max(trial.overall for trial in tried)
-        return min((trial for trial in tried if trial.overall >= top - TIE), key=lambda t: (t.norm_ratio, -t.overall))
+        near = [trial for trial in tried if trial.overall >= top - TIE]
+        return min(near, key=lambda trial: (trial.norm_ratio or math.inf, -trial.overall))
 
     # -- one trial ---------------------------------------------------------------------------------------------------
 
@@ -263,9 +266,9 @@ class Tuner:
             self._targets[key] = None if s.from_gradients else session.find_targets(facts, on_progress=None)
         try:
             session.edit(facts, known="edit", measure=False, targets=self._targets[key])
-        except InputError:
+        except InputError as error:
             # Settings with which a batch cannot be solved get the worst scores, and the search goes on.
-            return Trial(stage, settings, 0, 0, 0, 0, 0, math.inf, math.inf, time.perf_counter() - began)
+            return Trial(stage, settings, 0, 0, 0, 0, 0, None, None, time.perf_counter() - began, str(error))
         with session.edited() as lm:
             scores = evaluate(lm, facts, generate=False)
             fluent = perplexity(lm, n_tokens=PERPLEXITY_TOKENS)

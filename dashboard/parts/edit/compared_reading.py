@@ -63,7 +63,7 @@ def outcome_of(column: Column, fact: Fact, rows: pd.DataFrame) -> Outcome:
         fact: one that it edited.
         rows: as in `Seen`.
     """
-    first, neighbours = rows.iloc[0], rows[rows.kind == "neighbour"]
+    first, neighbours = rows.iloc[0], rows[(rows.kind == "neighbour") & (rows.verdict != "unknown")]
     stops = [
         item.stopped for report in column.reports for item in report.edited if item.fact == fact and item.is_edited
     ]

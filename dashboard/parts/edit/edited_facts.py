@@ -38,7 +38,8 @@ def show(visitor: Visitor) -> None:
         if now is not None and n > 1:
             n_forgotten = sum(map(_is_forgotten, edits, now))
             kind = "warning" if n_forgotten else "success"
-            said = f"{n_forgotten} of {n} forgotten since" if n_forgotten else f"All {n} are still there"
+            said = f"{n_forgotten} of {n} {'is' if n_forgotten == 1 else 'are'} not ahead now" if n_forgotten else \
+                f"All {n} are still there"  # fmt: skip
             widgets.notice(Message(kind, f"{said}."))
         _table(edits, now)
         _take_back(visitor, edits)

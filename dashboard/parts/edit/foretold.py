@@ -8,6 +8,7 @@ import streamlit as st
 
 from dashboard.elements import compute_button, widgets
 from dashboard.visitors.visitor import Visitor
+from encore_core.editing.foretold_damage import perplexity_factor
 
 HOW_FAR = (
     "An estimate to second order: it tells which edits cost more, not how much. On the embedded model the loss that "
@@ -48,8 +49,11 @@ def sentence(total: float) -> str:
     """
     if not total:
         return "Nothing is on the model, so nothing is lost."
-    rise = math.expm1(total)
-    size = f"about {100 * rise:.1f} %" if rise >= 0.001 else "less than 0.1 %"
+    factor = perplexity_factor(total)
+    if factor > 10:
+        told = f"{factor:.2g}" if math.isfinite(factor) else "more than any number"
+        return f"Foretold: {total:.2e} nats per token, which multiplies perplexity on general text by {told}."
+    size = f"about {100 * (factor - 1):.1f} %" if factor >= 1.001 else "less than 0.1 %"
     return f"Foretold: {total:.2e} nats per token, a rise of perplexity on general text by {size}."
 
 
@@ -73,7 +77,7 @@ def show_compared(visitor: Visitor) -> None:
         if found is None:
             return
         rows = [
-            (column.label, f"{sum(one.values()):.2e}", f"× {math.exp(sum(one.values())):.4f}", _most(one))
+            (column.label, f"{sum(one.values()):.2e}", f"× {perplexity_factor(sum(one.values())):.4f}", _most(one))
             for column, one in zip(columns, found, strict=True)
         ]
         names = ("Nats per token", "Perplexity", "Most in layer")

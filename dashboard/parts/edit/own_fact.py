@@ -135,7 +135,12 @@ def _preview(fact: Fact) -> None:
     n_foreign = sum(fact.subject not in text for text in fact.paraphrases)
     if n_foreign:
         widgets.notice(
-            Message("warning", f"{n_foreign} of the paraphrases below do not mention the subject: adapt them.")
+            Message(
+                "warning",
+                "One of the paraphrases below does not mention the subject: adapt it."
+                if n_foreign == 1
+                else f"{n_foreign} of the paraphrases below do not mention the subject: adapt them.",
+            )
         )
 
 

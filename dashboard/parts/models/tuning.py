@@ -157,8 +157,8 @@ def table(trials: Sequence[Mapping[str, Any]]) -> tuple[list[tuple[str, str]], l
             trial["stage"],
             *(as_text(trial["settings"].get(name)) for name in names),
             *(f"{trial[score]:.1f}" for score in charts.SCORES),
-            f"{trial['norm_ratio']:.3f}",
-            f"× {trial['perplexity_ratio']:.3f}",
+            "–" if trial["norm_ratio"] is None else f"{trial['norm_ratio']:.3f}",
+            "–" if trial["perplexity_ratio"] is None else f"× {trial['perplexity_ratio']:.3f}",
             duration(trial["seconds"]),
         )
         for trial in trials

@@ -131,7 +131,7 @@ def _try(fact: Fact) -> None:
             stopped[arm.key] = target.stopped
             frame = pd.DataFrame({name: getattr(target, name) for name in LOSS_COLUMNS})
             frames.append(frame.assign(arm=arm.key, step=range(len(frame))))
-        edits = f"{session.n_edits} edits on it" if session.n_edits else "as loaded"
+        edits = f"{session.n_edits} edit{'s' * (session.n_edits != 1)} on it" if session.n_edits else "as loaded"
         about = f"{short_model(visitor.lm.name)}, {edits}"
         st.session_state["overfitting_tried"] = Tried(fact, about, pd.concat(frames), stopped, seconds)
     except InputError as error:

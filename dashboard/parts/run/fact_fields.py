@@ -98,7 +98,8 @@ def _found(source: str) -> Facts | None:
         return None
     if found is not None:
         first = found.facts[0]
-        said = f"{len(found.facts):,} facts. First: {first.text} {first.target_new}{fact_words.marked(first)}"
+        n = f"{len(found.facts):,} fact{'s' * (len(found.facts) != 1)}"
+        said = f"{n}. First: {first.text} {first.target_new}{fact_words.marked(first)}"
         widgets.remark(said)
     return found
 

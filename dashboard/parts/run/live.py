@@ -115,7 +115,9 @@ def _left(run: RunInfo) -> str:
 
 
 def _left_remark(run: RunInfo) -> str:
-    if run.status == "running" and "seconds_left" not in run.detail:
+    if run.status != "running":
+        return ""
+    if "seconds_left" not in run.detail:
         return "told after the first checkpoint and some edits"
     return f"with measuring, which took {duration(run.measuring_seconds)} so far"
 
@@ -126,7 +128,12 @@ def _chosen(store: RunStore, runs: Sequence[RunInfo], active: Sequence[RunInfo])
     options = [FOLLOW, *(run.id for run in shown)] if active else [run.id for run in shown]
     # Among ended runs, one with something to see.
     first = FOLLOW if active else next((run.id for run in shown if run.measuring_seconds), options[0])
-    if remembered("watched", first) not in options:
+    asked = remembered("watched", first)
+    if asked not in options and asked in known:
+        options.append(asked)  # an older one that a link names
+    elif asked not in options:
+        if asked != FOLLOW:
+            widgets.notice(Message("warning", f"There is no run {asked!r} here (any more), so another one is shown."))
         st.session_state["watched"] = first
     with st.container(border=True, key="card_watched"):
         chosen = st.selectbox(

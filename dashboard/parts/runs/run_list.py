@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 
 import pandas as pd
@@ -17,7 +18,6 @@ from encore_core.runs import RunInfo
 ROW = 37  # height of a row in pixels
 HIGHEST = 480
 TABLE = "runs_table"
-_LISTED = "runs_listed"
 
 WIDTHS = {"Edit": 52, "Says it": 62}
 
@@ -37,15 +37,15 @@ def show(runs: Sequence[RunInfo], open_run: Callable[[str], None]) -> None:
         open_run: called with the id of the run in whose row the visitor has clicked.
     """
     frame = run_overviews.listed(runs)
-    st.session_state[_LISTED] = [run.id for run in runs]
+    ids = [run.id for run in runs]
     picked = _picked(runs)
     compare = st.container(horizontal=True, vertical_alignment="center", key="runs_compare")
     st.dataframe(
         frame,
         hide_index=True,
-        key=TABLE,
+        key=table_key(ids),
         selection_mode=["multi-row", "single-cell"],
-        on_select=lambda: _selected(open_run),
+        on_select=lambda: _selected(ids, open_run),
         column_config=_columns(frame),
         row_height=ROW,
         placeholder="–",
@@ -57,9 +57,14 @@ def show(runs: Sequence[RunInfo], open_run: Callable[[str], None]) -> None:
         _offer_comparison(picked, len(runs))
 
 
+def table_key(ids: Sequence[str]) -> str:
+    """The key of the table with these runs. Ticks are numbers of rows, so that other rows need another table."""
+    return f"{TABLE}_{hashlib.sha256(' '.join(ids).encode()).hexdigest()[:12]}"
+
+
 def _picked(runs: Sequence[RunInfo]) -> list[RunInfo]:
     """The runs whose rows are ticked."""
-    selection = st.session_state.get(TABLE, {}).get("selection", {})
+    selection = st.session_state.get(table_key([run.id for run in runs]), {}).get("selection", {})
     return [runs[row] for row in selection.get("rows", []) if row < len(runs)]
 
 
@@ -82,11 +87,10 @@ def _offer_comparison(picked: Sequence[RunInfo], n_runs: int) -> None:
     st.caption(said)
 
 
-def _selected(open_run: Callable[[str], None]) -> None:
+def _selected(listed: Sequence[str], open_run: Callable[[str], None]) -> None:
     """Open the run in whose row a cell was clicked, or the only one that is ticked."""
-    selection = st.session_state[TABLE]["selection"]
+    selection = st.session_state[table_key(listed)]["selection"]
     cells, rows = selection.get("cells", []), selection.get("rows", [])
-    listed = st.session_state.get(_LISTED, [])
     row = cells[0][0] if cells else rows[0] if len(rows) == 1 else None
     if row is not None and row < len(listed):
         open_run(listed[row])

@@ -79,7 +79,7 @@ def layer_by_layer(
         revision=revision,
         above=above,
     )
-    late = [line.name for line in view.lines if view.at not in set(norms["edits"][norms["run"] == line.run])]
-    if late:
-        words = f"{', '.join(late)}: no checkpoint after {view.at:,} edits, so no line for it."
-        widgets.notice(Message("info", words))
+    for at in view.checkpoints:
+        late = [line.name for line in view.lines if at not in set(norms["edits"][norms["run"] == line.run])]
+        if late:
+            widgets.notice(Message("info", f"{', '.join(late)}: no checkpoint after {at:,} edits, so no line for it."))

@@ -61,9 +61,11 @@ def rows_of(view: View, scores: pd.DataFrame, measures: Sequence[Measure]) -> li
 
 def _row(view: View, measure: Measure, values: AtCheckpoints, found: verdicts.Differences) -> list[object]:
     of_runs = [values.score(run.id, measure.name, view.at) for run in view.runs]
-    if measure.series == "scores":
-        plain = [None if one is None else one.value for one in of_runs]
-        verdict = verdicts.of_scores(measure, view.ids, view.names, plain, found)
+    apart = verdicts.of_other_edits(of_runs, view.at)
+    if apart is not None:
+        verdict = apart
+    elif measure.series == "scores":
+        verdict = verdicts.of_scores(measure, view.ids, view.names, of_runs, found)
     elif measure.series == "downstream":
         verdict = verdicts.of_means(measure, view.names, of_runs)
     else:

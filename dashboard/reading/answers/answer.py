@@ -10,6 +10,14 @@ FEW_EDITS = 500
 """With fewer edits than this, that nothing has broken says little: damage adds up over hundreds of edits."""
 
 
+Z = 1.96
+
+
+def rough_half(n: float) -> float:
+    """Half of the widest 95 % interval that a score of n tests can have, in points of 100."""
+    return 100 * Z * math.sqrt(0.25 / n)
+
+
 @dataclass(frozen=True)
 class Answer:
     """The answer to a page's question.

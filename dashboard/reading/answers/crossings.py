@@ -59,6 +59,9 @@ def crossing(frame: pd.DataFrame, line: float, *, falls: bool = False) -> Crossi
     Returns:
         None where there is no value after an edit.
     """
+    if not falls:
+        # A model that gives no number any more is beyond every line.
+        frame = frame.assign(value=frame["value"].where(frame["value"].notna() | (frame["edits"] == 0), math.inf))
     there = frame.dropna(subset=["value"]).sort_values("edits", kind="stable")
     if there.empty or not there["edits"].max():
         return None

@@ -40,7 +40,7 @@ def answer(found: Sequence[Standing], models: Sequence[str] = ()) -> Answer:
     elif most < FEW_EDITS:
         first, outcome = "Too few edits to tell", "too few edits"
     elif all(one.after - one.before < STOOD_STILL for one in known):
-        first, outcome = "No, and their share has not grown either", "no growth"
+        first, outcome = "No, and their share has hardly grown", "no growth"
     else:
         first, outcome = "No, not on this model", "no"
         if len(set(models)) > 1:

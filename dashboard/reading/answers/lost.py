@@ -17,15 +17,13 @@ import pandas as pd
 from dashboard.charts.downstream import MEAN, TASKS
 from dashboard.charts.runs import RATIO, Line
 from dashboard.reading.answers import published
-from dashboard.reading.answers.answer import FEW_EDITS, Answer, by_ratio, listed, sentence
+from dashboard.reading.answers.answer import FEW_EDITS, Answer, by_ratio, listed, rough_half, sentence
 from dashboard.reading.scores_at_checkpoint import AtCheckpoints
 from encore_core.measures import intervals
 from encore_core.measures.intervals import Interval
 
 GUESSED = {task: 25.0 if task == "mmlu" else 50.0 for task in TASKS}
 """Task → accuracy of guessing, in per cent: MMLU has four options, the others two."""
-
-Z = 1.96
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def losses(
             continue
         of_run = [gap for (_, run), (edits, gap) in gaps.items() if run == line.run and edits == at]
         ends = _mean_difference(of_run, last - first)
-        rough = 100 * Z * math.sqrt(2 * 0.25 / n)
+        rough = math.sqrt(2) * rough_half(n)
         low, high = ends or (last - first - rough, last - first + rough)
         odd = [sums.last(line.run, "unparsable", until)[0] for until in (0, at)]
         no_option = None if None in odd else (round(odd[0]), round(odd[1]))

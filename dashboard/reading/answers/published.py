@@ -110,25 +110,30 @@ def answer(
     """
     if not made:
         return None
-    what = "with against without MPES" if about_mpes else "of two methods on one measure"
     alike, n = (sum(one[place] for one in sure) for place in (1, 2))
     all_alike, all_made = (sum(one[place] for one in made) for place in (1, 2))
     if not n:
         outcome = "cannot be told"
         text = (
-            f"That cannot be told: of {all_made} comparisons {what}, none differs here by more than chance, after "
-            f"{most_edits:,} edits. By the figures alone {all_alike} come out as in the paper and "
-            f"{all_made - all_alike} the other way round."
+            f"That cannot be told: of {_comparisons(all_made, about_mpes)}, none differs here by more than chance, "
+            f"after {most_edits:,} edits. By the figures alone {all_alike} come{'s' * (all_alike == 1)} out as in the "
+            f"paper and {all_made - all_alike} the other way round."
         )
     else:
         outcome, first = _match(alike, n)
         parts = listed(f"{model}: {of_model} of {compared}" for model, of_model, compared in sure)
-        which = f"of {all_made} comparisons {what}, {n} differ here by more than chance, and {alike} of these" if \
-            n < all_made else f"of {n} comparisons {what}, {alike}"  # fmt: skip
-        text = f"{first}: {which} come out as in the paper ({parts})."
+        which = f"of {_comparisons(all_made, about_mpes)}, {n} differ{'s' * (n == 1)} here by more than chance, and " \
+            f"{alike} of these" if n < all_made else f"of {_comparisons(n, about_mpes)}, {alike}"  # fmt: skip
+        text = f"{first}: {which} come{'s' * (alike == 1)} out as in the paper ({parts})."
     if most_edits < FEW_EDITS:
         outcome, text = "too few edits", f"Too few edits to tell: {most_edits:,} here, 10,000 in the paper. {text}"
     return Answer(outcome, text)
+
+
+def _comparisons(n: int, about_mpes: bool) -> str:
+    """How many comparisons, and of what."""
+    what = "with against without MPES" if about_mpes else "of two methods on one measure"
+    return f"{n} comparison{'s' * (n != 1)} {what}"
 
 
 def _match(alike: int, n: int) -> tuple[str, str]:

@@ -16,7 +16,7 @@ import pandas as pd
 from dashboard.charts.downstream import MEAN
 from dashboard.charts.runs import RATIO
 from dashboard.reading.answers import published
-from dashboard.reading.answers.answer import FEW_EDITS, Answer, by_ratio, listed, times
+from dashboard.reading.answers.answer import FEW_EDITS, Answer, by_ratio, listed, rough_half, times
 from dashboard.reading.answers.crossings import Crossing, crossing, spans
 from encore_core.runs import RunInfo
 
@@ -36,11 +36,6 @@ class Lines:
 
     perplexity: float = 2.0
     tasks: float = 0.5
-
-    @property
-    def words(self) -> str:
-        """The lines in words."""
-        return f"perplexity × {self.perplexity:g}, or tasks {self.tasks_fallen}"
 
     @property
     def tasks_fallen(self) -> str:
@@ -126,11 +121,23 @@ def courses(runs: Sequence[RunInfo], names: Sequence[str], frame: pd.DataFrame, 
         ratios, tasks = (of_run[of_run["metric"] == metric] for metric in (RATIO, MEAN))
         at_first = tasks.loc[tasks["edits"] == 0, "value"]
         line = lines.tasks * float(at_first.iloc[0]) if len(at_first) else None
-        fallen = None if line is None else crossing(tasks, line, falls=True)
+        fallen = None if line is None else crossing(_with_rough_ends(tasks, run, of_run), line, falls=True)
         course = tuple((int(row.edits), float(row.value)) for row in ratios.sort_values("edits").itertuples())
         risen = crossing(ratios, lines.perplexity)
         found.append(Course(name, run.done, run.n_edits, run.ended, risen, fallen, course, line))
     return found
+
+
+def _with_rough_ends(tasks: pd.DataFrame, run: RunInfo, of_run: pd.DataFrame) -> pd.DataFrame:
+    """The mean of the tasks, with an interval by the number of tests where the answers to each were not recorded."""
+    n_tasks = of_run.loc[~of_run["metric"].isin([MEAN, RATIO]), "metric"].nunique()
+    n = n_tasks * run.plan_json.get("measure", {}).get("downstream_tests", 0)
+    if not n:
+        return tasks
+    half = rough_half(n)
+    low, high = (tasks["value"] - half).clip(lower=0), (tasks["value"] + half).clip(upper=100)
+    known = tasks.reindex(columns=["low", "high"]).astype(float)
+    return tasks.assign(low=known["low"].fillna(low), high=known["high"].fillna(high))
 
 
 # -- the answer --------------------------------------------------------------------------------------------------------
@@ -187,11 +194,23 @@ def _all_alive(known: Sequence[Course], lines: Lines) -> Answer:
     if reach < FEW_EDITS:
         return Answer("too few edits", f"Too few edits to tell: after {reach:,} no model has collapsed.{told}")
     if len(known) == 1:
-        first = f"{known[0].name} survives its {reach:,} edits: it reaches neither line ({lines.words})."
+        first = f"{known[0].name} survives its {reach:,} edits: it does not reach {_lines_told(known, lines)}."
     else:
         who = "Both" if len(known) == 2 else f"All {len(known)}"
-        first = f"{who} survive the {reach:,} edits that they have in common: none collapses ({lines.words})."
+        first = f"{who} survive the {reach:,} edits that all have made: none reaches {_lines_told(known, lines)}."
     return Answer("all survive", first + told)
+
+
+def _lines_told(known: Sequence[Course], lines: Lines) -> str:
+    """The lines that none reaches, and which of them was not measured."""
+    perplexity, tasks = f"perplexity × {lines.perplexity:g}", f"tasks {lines.tasks_fallen}"
+    if all(one.perplexity is not None and one.tasks is not None for one in known):
+        return f"a line ({perplexity}, or {tasks})"
+    if not any(one.tasks is not None for one in known):
+        return f"the line ({perplexity}; no tasks were asked)"
+    if not any(one.perplexity is not None for one in known):
+        return f"the line ({tasks}; perplexity was not measured)"
+    return f"a line ({perplexity}, or {tasks}; not both were measured in every run)"
 
 
 def _some_alive(alive: Sequence[Course], collapsed: Sequence[Course], lines: Lines) -> Answer:
@@ -245,12 +264,14 @@ def retained(scores: pd.DataFrame, runs: Sequence[RunInfo], names: Sequence[str]
         if said.empty:
             return ""
         last = said.sort_values("edits").iloc[-1]
-        found.append((name, int(last["edits"]), float(last["value"]), last["n"]))
-    if len({at for _, at, _, _ in found}) != 1:
+        sure = last.reindex(["low", "high"]).astype(float)
+        between = "" if sure.isna().any() else f" ({sure['low']:.0f} to {sure['high']:.0f})"
+        found.append((int(last["edits"]), last["n"], f"{float(last['value']):.0f} %{between} with {name}"))
+    if len({at for at, _, _ in found}) != 1:
         return ""
-    n = {number for *_, number in found if number == number and number is not None}
+    n = {number for _, number, _ in found if number == number and number is not None}
     sample = f"of {int(n.pop())} facts edited by then" if len(n) == 1 else "of the facts edited by then"
-    shares = listed(f"{value:.0f} % with {name}" for name, _, value, _ in found)
+    shares = listed(said for *_, said in found)
     return f"The new answer is still the most probable one for {shares}, {sample}."
 
 
@@ -262,9 +283,10 @@ def further(runs: Sequence[RunInfo], others: Sequence[RunInfo], health: pd.DataF
         others: all that could be.
         health: of the others, as `run_frames.health` gives it.
     """
-    told = []
+    told, shown = [], {run.id for run in runs}
     for run in runs:
-        longer = [one for one in others if (one.method, one.model) == (run.method, run.model) and one.done > run.done]
+        longer = [one for one in others if (one.method, one.model) == (run.method, run.model) and one.done > run.done
+                  and one.id not in shown]  # fmt: skip
         if not longer:
             continue
         most = max(longer, key=lambda one: one.done)
@@ -294,15 +316,20 @@ def _tasks(known: Sequence[Course], lines: Lines) -> str:
     if not told or not any(one.collapse for one in known):
         return ""
     fallen = [(one.name, one.tasks) for one in told if one.tasks.crosses]
-    never = [one for one in told if not one.tasks.crosses]
+    never = [one for one in told if one.tasks.by is None]
+    perhaps = [one for one in told if not one.tasks.is_sure and one.collapse is not None]
+    said = f"With {listed(one.name for one in perhaps)} the tasks are perhaps {lines.tasks_fallen}, within chance." \
+        if perhaps else ""  # fmt: skip
+    if not fallen and not never:
+        return said
     if not fallen:
         reach = min(one.tasks.reached for one in never)
         others = f" with {listed(one.name for one in never)}" if len(never) < len(known) else ""
-        return f"The tasks are not {lines.tasks_fallen} within {reach:,} edits{others}."
+        return _joined(f"The tasks are not {lines.tasks_fallen} within {reach:,} edits{others}.", said)
     text = f"The tasks are {lines.tasks_fallen} {spans(fallen)}"
     if never:
         text += f", not within {min(one.tasks.reached for one in never):,} with {listed(one.name for one in never)}"
-    return f"{text}."
+    return _joined(f"{text}.", said)
 
 
 def _unsure(alive: Sequence[Course]) -> str:
