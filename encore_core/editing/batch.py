@@ -147,8 +147,7 @@ def solve_batch(
         InputError: when the batch cannot be solved, would change a matrix by more than `most_change`, or what comes out
             is not finite.
     """
-    seconds = no_seconds()
-    clock = Clock(seconds)
+    clock = Clock(seconds := no_seconds())
     preservation = {layer: P.begun() for layer, P in preservation.items()}
     clock.add("update")
     with lm.matrices_replaced(draft.run):
