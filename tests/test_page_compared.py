@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 
 import pytest
 import torch
 from streamlit.testing.v1 import AppTest
+from tiny_models import COUNTRIES
 from tiny_pages import address_of, errors, figures, markup, opened, pressed, words
 
 from dashboard.parts.edit import compare_form, compared_files
@@ -21,6 +23,7 @@ from encore_core.editing.comparison import Arm
 from encore_core.editing.session import EditSession
 from encore_core.errors import InputError
 from encore_core.facts import Fact
+from encore_core.measures.answers import answer_probabilities, questions
 from encore_core.measures.generated import GenerationSettings
 from encore_core.measures.generated_scores import evaluate_generated
 from encore_core.measures.scores import evaluate
@@ -114,6 +117,16 @@ def test_a_column_that_fails_says_why_and_the_others_stand(visitor):
     assert "2 of 3 methods" in visitor.message.text and "ENCORE, far up: see the column" in visitor.message.text
     with pytest.raises(InputError, match="no edits that could be kept"):
         visitor.keep(comparison.columns[1])
+
+
+def test_facts_that_every_method_leaves_alone_are_told_with_the_reason(visitor):
+    with visitor.session.pristine() as lm:
+        said = next(fact for fact in (Fact("Peru", "The capital of {} is", city) for city in COUNTRIES.values())
+                    if answer_probabilities(lm, questions([fact]))[0].said)  # fmt: skip
+    visitor.compare([Arm(one) for one in FOUR], 0, [said], 1, "skip")
+    visitor.work(quiet)
+    assert visitor.message.kind == "warning" and visitor.message.text.startswith("No method edited this. ")
+    assert "already" in visitor.message.text
 
 
 def test_a_stop_in_the_middle_keeps_what_is_done(visitor):
@@ -214,6 +227,14 @@ def test_one_press_shows_four_columns_and_says_what_differs():
     for column in app.session_state["visitor"].comparison.columns:
         assert f"{column.reports[0].edited[0].steps} steps" in words(app)
     assert "with each of 4 methods" in words(app)
+
+
+def test_the_strip_tells_the_standing_of_the_least_tested_column():
+    app = pressed(opened("edit"), "compare")
+    session = app.session_state["visitor"].session
+    session.settings = replace(session.settings, tuned=True)
+    strip = markup(app.run()).partition('class="es-status"')[2].partition("</dl>")[0]
+    assert "untested" in strip and "tuned here" not in strip
 
 
 def test_a_column_is_kept_and_its_method_is_shown_in_the_form():

@@ -6,9 +6,10 @@ import json
 import re
 
 import pytest
+import tiny_runs
 from refusals import NO_HUB
 from streamlit.testing.v1 import AppTest
-from tiny_pages import errors, markup, opened, words
+from tiny_pages import address_of, errors, markup, opened, words
 
 from dashboard.elements import fact_rows, hub_set_field
 from dashboard.visitors import access
@@ -17,6 +18,7 @@ from encore_core import hub
 from encore_core.facts import hub_sets, parse_facts
 from encore_core.facts.batches import as_lines
 from encore_core.facts.hub_sets import HubSet
+from encore_core.runs import RunStore
 
 HUB_TROUBLE = hub.hub_trouble
 
@@ -137,6 +139,24 @@ def test_run_reads_a_file_of_this_machine_without_its_bad_rows(tmp_path):
     assert any("line 1: prompt" in text for text in errors(app)) and len(others(app)) == 1
     others(app)[0].check().run()
     assert "3 facts. First: The capital of Spain is Oslo" in words(app)
+
+
+def test_a_link_to_run_holds_the_facts_and_the_model_that_it_can_name():
+    app = opened("run", facts="long", edits="300", model="gpt2-xl")
+    assert (app.selectbox(key="run_source").value, app.number_input(key="run_n").value) == ("long", 300)
+    assert app.selectbox(key="run_model").value == "gpt2-xl"
+    assert address_of(app)["facts"] == ["long"] and address_of(app)["model"] == ["gpt2-xl"]
+    app.selectbox(key="run_source").set_value("paste").run()
+    assert "facts" not in address_of(app) and "edits" not in address_of(app)
+    assert "facts" not in address_of(opened("run", facts="/etc/passwd"))
+
+
+def test_a_run_that_a_link_names_and_that_is_gone_is_told(tiny_folder, statistics_text, tmp_path, monkeypatch):
+    monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))
+    RunStore().submit([tiny_runs.prepared(tiny_folder, statistics_text, name="there")])
+    app = opened("run", run="gone-1234")
+    assert "There is no run 'gone-1234' here (any more), so another one is shown." in words(app)
+    assert "There is no run" not in words(opened("run"))
 
 
 def test_run_takes_the_long_set():
