@@ -53,13 +53,6 @@ def address_of(view: View) -> links.View:
     }
 
 
-def cover(view: View) -> links.View:
-    """Ask the room to guess before the answer is shown."""
-    question = f"After {max(run.done for run in view.runs):,} edits, which model still works best?"
-    presenter.cover("compare", view.ids, question, list(dict.fromkeys(view.names)))
-    return {"run": view.ids}
-
-
 def _measured(run: RunInfo) -> bool:
     """Whether perplexity or tasks were measured after an edit."""
     health = run_frames.health([run])
@@ -79,10 +72,12 @@ def draw(runs: Sequence[RunInfo], answer: DeltaGenerator) -> page_frame.Drawn:
     """Everything below the choice of runs, and the answer above it."""
     if len(runs) == 1:
         widgets.notice(Message("info", "This is only one run; pick another one to compare it with."))
-    if presenter.covers("compare", [run.id for run in runs]):
-        return cover(View(tuple(runs))), ()
+    view = View(tuple(runs))
+    question = f"After {max(run.done for run in runs):,} edits, which model still works best?"
+    if presenter.covered("compare", view.ids, question, list(dict.fromkeys(view.names))):
+        return {"run": view.ids}, ()
     norms, health, limits = run_frames.read("norms", runs), run_frames.health(runs), collapse_card.chosen()
-    courses = survival.courses(runs, View(tuple(runs)).names, health, limits)
+    courses = survival.courses(runs, view.names, health, limits)
     with answer:
         widgets.answer(survival.answer(courses, limits, [run.model for run in runs], **beside(runs)))
     with st.container(border=True, key="card_collapse"):

@@ -23,6 +23,7 @@ from dashboard.parts.runs_compared.page_frame import ANSWER
 from dashboard.reading import findings, run_frames
 from dashboard.reading.answers import dominance
 from dashboard.visitors import browser_session
+from dashboard.talk import presenter
 from dashboard.visitors.messages import Message
 from dashboard.visitors.widget_state import remembered
 from encore_core.errors import InputError
@@ -122,6 +123,11 @@ def stored(runs: Sequence[RunInfo], value: str, answer: DeltaGenerator) -> dict[
         widgets.notice(Message("info", f"Contributions were not measured in {', '.join(without)}."))
     runs = [run for run in runs if run.id in there]
     if not runs:
+        return asked_for
+    n_edits = f"{max(run.done for run in runs):,} edits"
+    question = f"After {n_edits}, how much of the residual stream do the edited layers write?"
+    choices = ["less than before", "as much as before", "more, but not most of it", "most of it"]
+    if presenter.covered("contributions", asked_for["run"], question, choices):
         return asked_for
     lines = {line.run: line for line in run_frames.lines(runs)}
     with st.container(border=True, key="card_contributions"):

@@ -16,6 +16,7 @@ from dashboard.parts.runs_compared.view import View
 from dashboard.reading import run_frames
 from dashboard.reading.answers import lost
 from dashboard.reading.answers.answer import Answer
+from dashboard.talk import presenter
 from dashboard.visitors.messages import Message
 from dashboard.visitors.widget_state import remembered
 from encore_core.errors import InputError
@@ -45,6 +46,10 @@ def _draw(runs: Sequence[RunInfo], answer: DeltaGenerator) -> None:
     have = [run for run in runs if (raw["run"] == run.id).any()]
     _tell_without([run for run in runs if run not in have])
     view = View(tuple(runs), metric=remembered("downstream_metric", "f1"))
+    question = f"After {max(run.done for run in runs):,} edits, how much of their skill in other tasks is lost?"
+    choices = ["nothing", "some of it", "nearly all of it", *(["it depends on the method"] if len(runs) > 1 else [])]
+    if presenter.covered("downstream", view.ids, question, choices):
+        return
     frame = charts.in_panels(raw, measures, view.metric)
     with answer:
         widgets.answer(_answer(view, raw, measures))

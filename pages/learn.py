@@ -64,7 +64,9 @@ def view(step: Step, runs: Sequence[RunInfo]) -> dict[str, str | list[str]]:
     elif step.key in TRIALS:
         said |= sandbox_card.view()
     elif runs:
-        said |= {"run": [run.id for run in runs], "at": str(st.session_state[recorded_run_cards.AT])}
+        said["run"] = [run.id for run in runs]
+        if recorded_run_cards.AT in st.session_state:  # not while the answer is covered
+            said["at"] = str(st.session_state[recorded_run_cards.AT])
     return said
 
 

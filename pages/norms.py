@@ -14,6 +14,7 @@ from dashboard.parts.runs_compared import checkpoints, norm_cards, page_frame
 from dashboard.parts.runs_compared.view import View
 from dashboard.reading import run_frames
 from dashboard.reading.answers import landing, order
+from dashboard.talk import presenter
 from dashboard.visitors.messages import Message
 from encore_core.runs import RunInfo
 
@@ -44,6 +45,12 @@ def draw(runs: Sequence[RunInfo], answer: DeltaGenerator) -> page_frame.Drawn:
         widgets.notice(Message("info", f"No norms were measured in {', '.join(without)}."))
     if not runs:
         return {"run": without}, ()
+    ids = [run.id for run in runs]
+    question = f"After {max(run.done for run in runs):,} edits, which matrices will have grown most?"
+    choices = ["the first of the edited layers", "the last of the edited layers", "layers that are not edited",
+               "all alike"]  # fmt: skip
+    if presenter.covered("norms", ids, question, choices):
+        return {"run": [*ids, *without]}, ()
     growth, by_layer = st.container(border=True, key="card_norms"), st.container(border=True, key="card_layers")
     with growth:
         above_growth = st.container()

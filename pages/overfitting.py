@@ -13,6 +13,7 @@ from dashboard.parts.overfitting import many_facts, one_fact, own_search
 from dashboard.parts.overfitting.pickers import pick_pair
 from dashboard.reading import mpes_pairs
 from dashboard.reading.mpes_pairs import Pair
+from dashboard.talk import presenter
 from dashboard.visitors.messages import Message
 from encore_core.errors import InputError
 from encore_core.runs import RunInfo
@@ -75,6 +76,9 @@ def main() -> None:
 
 def of_pair(pair: Pair, answer: DeltaGenerator) -> None:
     """Everything about a pair of runs, and the answer above it."""
+    question = "How sure will the model be of an edited fact, beside one that it knows by itself?"
+    if presenter.covered("overfitting", pair.key, question, ["less sure", "as sure", "surer"]):
+        return
     with answer:
         many_facts.answer(pair)
     if len(pair.runs) == 1:

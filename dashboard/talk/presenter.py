@@ -120,6 +120,18 @@ def cover(place: str, answer: object, question: str, choices: Sequence[str]) -> 
         )
 
 
+def covered(place: str, answer: object, question: str, choices: Sequence[str]) -> bool:
+    """`cover` an answer if it is to be covered. Returns whether it is; then nothing of it is to be shown.
+
+    Args:
+        place, answer, question, choices: as for `cover`.
+    """
+    if not covers(place, answer):
+        return False
+    cover(place, answer, question, choices)
+    return True
+
+
 def ask(question: str, choices: Sequence[str]) -> None:
     """The same question before there is an answer, to vote on first."""
     with st.container(border=True, key="asked"):

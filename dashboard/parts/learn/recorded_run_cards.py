@@ -32,8 +32,8 @@ AT = "learn_at"
 def again() -> list[RunInfo]:
     """Norms and scores of the chosen runs over edits. Returns the runs."""
     place, runs = _pick("again")
-    if not runs:
-        return []
+    if not runs or _covered("again", runs):
+        return runs
     with place:
         widgets.answer(_survival(runs))
     norms, scores = run_frames.read("norms", runs), run_frames.scores(runs, "sample")
@@ -66,8 +66,8 @@ def again() -> list[RunInfo]:
 def breaks() -> list[RunInfo]:
     """Shares of the residual stream at a checkpoint, and what is left of the first batch. Returns the runs."""
     place, runs = _pick("breaks")
-    if not runs:
-        return []
+    if not runs or _covered("breaks", runs):
+        return runs
     with place:
         widgets.answer(_survival(runs))
     measured = run_frames.read("contributions", runs)
@@ -88,6 +88,17 @@ def breaks() -> list[RunInfo]:
         _scores(first, lines, at, commands, "learn first", "What is left of the first batch", "the facts edited first")
         st.caption("Forgetting: these facts were edited once, at the beginning, and have only been disturbed since.")
     return runs
+
+
+def _covered(step: str, runs: Sequence[RunInfo]) -> bool:
+    """Whether the class is to guess first."""
+    names = list(dict.fromkeys(line.name for line in run_frames.lines(runs)))
+    n_edits = f"{max(run.done for run in runs):,} edits"
+    question, choices = {
+        "again": (f"After {n_edits}, which model still works best?", names),
+        "breaks": (f"After {n_edits}, do the edited layers write most of the residual stream?", ["yes", "no"]),
+    }[step]
+    return presenter.covered(f"learn {step}", [run.id for run in runs], question, choices)
 
 
 def _survival(runs: Sequence[RunInfo]) -> Answer:
