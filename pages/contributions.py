@@ -22,8 +22,8 @@ from dashboard.parts.runs_compared import foretold_card
 from dashboard.parts.runs_compared.page_frame import ANSWER
 from dashboard.reading import findings, run_frames
 from dashboard.reading.answers import dominance
-from dashboard.visitors import browser_session
 from dashboard.talk import presenter
+from dashboard.visitors import browser_session
 from dashboard.visitors.messages import Message
 from dashboard.visitors.widget_state import remembered
 from encore_core.errors import InputError
