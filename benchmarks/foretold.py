@@ -1,7 +1,7 @@
 """How far the foretold damage can be trusted: against KL(unedited ‖ edited) per token on text in no statistics.
 
     python benchmarks/foretold.py lives FOLDER            # the checkpoints of `search.py run … --keep-states`
-    python benchmarks/foretold.py facts FACTS.jsonl [--facts 40] [--method ENCORE]
+    python benchmarks/foretold.py facts FACTS.jsonl [--facts 40] [--method ENCORE] [--tokens 3000]
     python benchmarks/foretold.py runs [STORE]            # runs that measured both; by default the recorded ones
 
 `lives` reads the saved states of a folder's runs and what was measured at them. `facts` edits single facts, one after
@@ -16,7 +16,7 @@ import json
 import math
 from pathlib import Path
 
-from search import divergence, held_out
+from search import divergence, groups_of, held_out, log_probs
 
 from encore_core import load_model, read_facts
 from encore_core.editing.session import EditSession
@@ -73,7 +73,9 @@ def facts(options: argparse.Namespace) -> None:
     lm = load_model(options.model)
     session = EditSession(lm, options.method)
     session.prepare()
-    windows = held_out(lm, session.settings.statistics_tokens)
+    windows = held_out(lm, session.settings.statistics_tokens, options.tokens)
+    with session.pristine():
+        before = [log_probs(lm, rows) for rows in groups_of(windows)]
     pairs: list[tuple[float, float]] = []
     for fact in read_facts(options.facts_file)[options.first :]:
         try:
@@ -81,7 +83,7 @@ def facts(options: argparse.Namespace) -> None:
         except InputError as error:
             print(f"left out: {error}")
             continue
-        foretold, measured = sum(session.foretold_damage().values()), divergence(session, windows)
+        foretold, measured = sum(session.foretold_damage().values()), divergence(session, windows, before)
         pairs.append((foretold, measured))
         print(f"{fact.subject}: foretold {foretold:.2e}, KL {measured:.2e}", flush=True)
         session.undo()
@@ -123,6 +125,7 @@ def main() -> None:
     of_facts.add_argument("--facts", type=int, default=40)
     of_facts.add_argument("--first", type=int, default=5000, help="facts of the file that are left out")
     of_facts.add_argument("--method", default="ENCORE")
+    of_facts.add_argument("--tokens", type=int, default=3000, help="of text that KL is measured on")
     of_facts.set_defaults(command=facts)
     of_runs = commands.add_parser("runs")
     of_runs.add_argument("store", type=Path, nargs="?", help="folder of runs")

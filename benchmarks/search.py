@@ -45,37 +45,49 @@ KL_TOKENS = 4000
 SCORES = {"edit": "edit", "paraphrase": "paraphrase", "neighbourhood": "neighborhood", "accuracy": "accuracy"}
 
 
-def held_out(lm: EditableModel, n_statistics: int) -> list[list[int]]:
-    """Windows of the bundled sample behind those that statistics are made from."""
+def held_out(lm: EditableModel, n_statistics: int, n_tokens: int = KL_TOKENS) -> list[list[int]]:
+    """Windows of the bundled sample behind those that statistics are made from, of `n_tokens` or a few more."""
     content = read_text(SAMPLED_TEXT)
     used = len(windows_of(lm, content, n_statistics))
     found, total = [], 0
     for window in windows_of(lm, content, 10**9)[used + 1 :]:
         found.append(window)
         total += len(window)
-        if total >= KL_TOKENS:
+        if total >= n_tokens:
             break
     return found
 
 
 @torch.no_grad()
-def divergence(session: EditSession, windows: list[list[int]]) -> float:
-    """Mean KL(unedited ‖ edited) of the next token, in nats."""
+def log_probs(lm: EditableModel, rows: list[list[int]]) -> torch.Tensor:
+    """Of every next token of some windows, (n, n_vocab) float32."""
+    batch = pad(lm, rows)
+    at = batch.mask[:, 1:].nonzero(as_tuple=True)
+    return run(lm, batch.ids, batch.mask, logits_at=at).float().log_softmax(-1)
 
-    def log_probs(lm: EditableModel, rows: list[list[int]]) -> torch.Tensor:
-        batch = pad(lm, rows)
-        at = batch.mask[:, 1:].nonzero(as_tuple=True)
-        return run(lm, batch.ids, batch.mask, logits_at=at).float().log_softmax(-1)
 
+def groups_of(windows: list[list[int]]) -> list[list[list[int]]]:
+    """Windows that are run at a time."""
+    return [windows[start : start + 4] for start in range(0, len(windows), 4)]
+
+
+@torch.no_grad()
+def divergence(session: EditSession, windows: list[list[int]], before: list[torch.Tensor] | None = None) -> float:
+    """Mean KL(unedited ‖ edited) of the next token, in nats.
+
+    Args:
+        session: with the edits.
+        windows: token sequences.
+        before: `log_probs` of the unedited model for each of `groups_of` the windows, if they are known.
+    """
     total = n = 0.0
-    for start in range(0, len(windows), 4):
-        rows = windows[start : start + 4]
+    for number, rows in enumerate(groups_of(windows)):
         with session.pristine() as lm:
-            before = log_probs(lm, rows)
+            first = log_probs(lm, rows) if before is None else before[number]
         with session.edited() as lm:
             after = log_probs(lm, rows)
-        total += float((before.exp() * (before - after)).sum())
-        n += len(before)
+        total += float((first.exp() * (first - after)).sum())
+        n += len(first)
     return total / n
 
 

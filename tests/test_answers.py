@@ -267,7 +267,7 @@ def test_start_says_what_these_runs_show(memit, encore, first):
     runs = [run_like("MEMIT", 1000), run_like("ENCORE", 1000)]
     said = start_content.answer(norms_of({"MEMIT": 2.1, "ENCORE": 1.2}), health_of({"MEMIT": memit, "ENCORE": encore}),
                                 runs, ["MEMIT", "ENCORE"])  # fmt: skip
-    assert said.text.startswith(first) and "× 2.10 with MEMIT and × 1.20 with ENCORE" in said.text
+    assert said.text.startswith(first) and "× 1.20 with ENCORE and × 2.10 with MEMIT" in said.text
 
 
 def test_start_says_nothing_before_the_first_edit():
@@ -317,8 +317,8 @@ def standing(name: str, after: float, before: float = 0.047, at: int = 5000, top
 def test_a_share_that_is_still_below_an_even_one_is_not_called_dominant():
     said = dominance.answer([standing("MEMIT", 0.055), standing("ENCORE", 0.048)], ["smollm2-135m"] * 2)
     assert said.outcome == "no" and said.text.startswith("No, not on this model: after 5,000 edits the edited MLPs")
-    assert "5.5 % with MEMIT and 4.8 % with ENCORE; as loaded it was 4.7 %" in said.text
-    assert "If all 61 sublayers gave alike, 2 would give 3.3 %" in said.text
+    assert "5.5 % of the stream with MEMIT and 4.8 % with ENCORE; as loaded they write 4.7 %" in said.text
+    assert "An even share for 2 of 61 sublayers is 3.3 %" in said.text
     assert "importance hacking" in said.aside and "which may be why" not in said.aside
 
 
@@ -365,7 +365,7 @@ def test_a_loss_is_told_run_by_run():
     said = loss_of({"MEMIT": (70.0, 2.0), "ENCORE": (70.0, 69.0)}, odd={"MEMIT": 19})
     assert said.outcome == "some lost"
     assert "nearly all with MEMIT and nothing beyond chance with ENCORE" in said.text
-    assert "2 with MEMIT (−68) and 69 with ENCORE (−1)" in said.text and "114 of 120 with MEMIT" in said.text
+    assert "2.0 with MEMIT (−68.0) and 69.0 with ENCORE (−1.0)" in said.text and "114 of 120 with MEMIT" in said.text
 
 
 def test_within_chance_nothing_is_lost_and_few_edits_are_too_few():
@@ -378,7 +378,7 @@ def test_recorded_answers_make_the_interval():
     gaps = {(task, "MEMIT"): (1000, Interval(-7.0, -12.0, -2.0, 100)) for task in charts.TASKS}
     said = loss_of({"MEMIT": (70.0, 63.0)}, gaps, n=100)
     # The mean of six differences, each ± 5, is known to ± 5 / √6.
-    assert said.outcome == "lost" and "(−7, 95 %: −9 to −5)" in said.text
+    assert said.outcome == "lost" and "(−7.0, 95 %: −9.0 to −5.0)" in said.text
     zero = {key: (1000, Interval(-7.0, -30.0, 16.0, 100)) for key in gaps}
     assert loss_of({"MEMIT": (70.0, 63.0)}, zero, n=100).outcome == "nothing lost"
 
@@ -434,7 +434,7 @@ def test_stopping_early_is_answered_from_the_facts_of_both():
     said = stopping.answer(targets(sure, unsure), arms, 0.5)
     assert said.outcome == "overfits" and "stopping (MPES), 0.70 with it" in said.text and "n 18" in said.text
     assert (
-        "with MPES or without it is surer of edited ones" in said.text
+        "so it is surer of edited ones with and without MPES" in said.text
         and "0.77 without MPES and 0.41 with it" in said.aside
     )
     assert "no surer" in stopping.answer(targets(sure, unsure), arms, 0.99).text
@@ -455,11 +455,11 @@ def test_how_much_of_the_edits_is_left():
     frame = pd.DataFrame(rows, columns=["run", "edits", "metric", "value", "n"])
     said = survival.retained(frame, runs, ["MEMIT", "ENCORE"])
     assert said == (
-        "The new answer is still the most probable one for 14 % with MEMIT and 12 % with ENCORE, of 50 facts edited by "
-        "then."
+        "Of 50 facts edited by then, the new answer is the most probable of all for 14 % with MEMIT and 12 % with "
+        "ENCORE."
     )
     sure = frame.assign(low=5.0, high=25.4)
-    assert "14 % (5 to 25) with MEMIT and 12 % (5 to 25) with ENCORE" in survival.retained(
+    assert "14 % (95 %: 5 to 25) with MEMIT and 12 % (5 to 25) with ENCORE" in survival.retained(
         sure, runs, ["MEMIT", "ENCORE"]
     )
     assert survival.retained(frame[frame["run"] == "MEMIT"], runs, ["MEMIT", "ENCORE"]) == ""
@@ -487,11 +487,15 @@ def fates_of(*values: tuple[str, float, float]) -> str:
 
 def test_growth_orders_the_damage_or_does_not():
     said = fates_of(("AlphaEdit", 1.58, 1.44), ("MEMIT", 1.41, 1.78), ("EMMET", 1.39, 2.13), ("ENCORE", 1.15, 1.17))
-    assert said.startswith("Growth alone does not tell who loses most among 4 methods after 1,000 edits of m")
-    assert "the norm grows most with AlphaEdit (× 1.58; perplexity × 1.44), perplexity with EMMET (× 2.13" in said
+    assert said.startswith("Growth alone does not tell which model loses most: over 4 methods after 1,000 edits of m,")
+    assert (
+        "The norm grows most with AlphaEdit (× 1.58; perplexity × 1.44), and perplexity rises most with EMMET (" in said
+    )
     said = fates_of(("AlphaEdit", 1.1, 1.1), ("MEMIT", 1.4, 1.8), ("EMMET", 1.3, 1.7), ("ENCORE", 1.05, 1.01))
-    assert said.startswith("Who grows more loses more among 4 methods") and "1.00)" in said
-    assert said.endswith("the norm grows most with MEMIT (× 1.40), and so does perplexity (× 1.80).")
+    assert (
+        said.startswith("The more a model grows, the more it loses: over 4 methods") and "correlation of 1.00." in said
+    )
+    assert said.endswith("The norm grows most with MEMIT (× 1.40), and so does perplexity (× 1.80).")
     assert fates_of(("MEMIT", 1.4, 1.8), ("ENCORE", 1.1, 1.1)) == ""
     assert fates_of(*((name, 1.0, 1.0) for name in "abcd")) == ""
     runs = [run_like("a", 1000), run_like("b", 1000), run_like("c", 1000, facts_digest="other facts")]
@@ -499,7 +503,7 @@ def test_growth_orders_the_damage_or_does_not():
     edits, _, found = order.fates(runs, pd.DataFrame(rows, columns=["run", "edits", "metric", "value"]))
     assert edits == 1000 and [fate.method for fate in found] == ["a", "b"]  # other facts are not mixed in
     against = fates_of(("a", 1.4, 1.1), ("b", 1.3, 1.2), ("c", 1.2, 1.3), ("d", 1.1, 1.4))
-    assert "rank correlation with perplexity −1.00" in against
+    assert "rank correlation of −1.00" in against
 
 
 def test_models_that_stop_answering_come_before_their_mean():

@@ -97,10 +97,10 @@ def test_a_run_without_a_checkpoint_has_no_line_for_it():
 
 def test_which_layer_grew_most_and_by_how_much():
     assert findings.growth(norms_frame(), LINES, 100) == (
-        "After 100 edits layer 2 has grown most: by 80.0 % under MEMIT and by 20.0 % under ENCORE. "
+        "After 100 edits layer 2 has grown most: by 80.0 % (× 1.80) under MEMIT and by 20.0 % (× 1.20) under ENCORE. "
         "The layers that are not edited did not move."
     )
-    assert "by 40.0 % under MEMIT and by 10.0 %" in findings.growth(norms_frame(), LINES, 50)
+    assert "by 40.0 % (× 1.40) under MEMIT and by 10.0 %" in findings.growth(norms_frame(), LINES, 50)
     assert "no matrix has grown" in findings.growth(norms_frame(), LINES, 0)
 
 
@@ -209,7 +209,7 @@ def test_the_usual_checkpoints_go_along_with_a_run(empty_store, tiny_folder, sta
     run_id = tiny_pages.run_in_progress(tiny_folder, statistics_text, checkpoints=3)
     app = opened("norms", run=run_id)
     assert app.multiselect(key="norms_at").value == [0, 4, 8]
-    assert "After 8 edits layer 0 has grown most: by 80.0 % under MEMIT." in words(app)
+    assert "After 8 edits layer 0 has grown most: by 80.0 % (× 1.80) under MEMIT." in words(app)
 
 
 def test_a_damaged_store_is_told(tmp_path):

@@ -114,7 +114,7 @@ def test_the_list_has_figures_as_numbers_and_curves(ids):
 
 def test_the_list_tells_runs_on_other_facts_apart():
     frame = run_overviews.listed(recorded.recorded_runs().runs()).set_index("Id")
-    assert frame.loc["recorded-encore-1000", "Facts"] == "counterfact_10k.jsonl"
+    assert frame.loc["recorded-encore-1000", "Facts"] == "counterfact_10k"
     assert frame.loc["recorded-encore-long", "Facts"] == "long set"
     assert frame.loc["recorded-memit-bundled", "Facts"] == "bundled"
 

@@ -88,8 +88,6 @@ def test_frames_hold_what_was_recorded(store, two_runs):
     assert timings[timings.phase == "targets"].seconds.tolist() == [3.0, 5.0, 7.0] * 2 and set(timings.facts) == {2}
     assert series.memory(store, two_runs[:1]).resident_bytes.tolist() == [102, 104, 106]
     assert series.targets(store, two_runs).loss.tolist() == [1, 2, 3, 4, 5, 6] * 2
-    means = series.target_means(store, two_runs)
-    assert means.edits.tolist() == [2, 4, 6] * 2 and means.loss.tolist() == [1.5, 3.5, 5.5] * 2
     assert series.trajectories(store, two_runs).empty
 
 
@@ -106,7 +104,7 @@ def test_parts_can_be_asked_for(store, two_runs):
     assert set(zip(some.subset, some.metric, strict=True)) == {("first", "accuracy")}
 
 
-@pytest.mark.parametrize("name", [*series.ALL, "target_means"])
+@pytest.mark.parametrize("name", series.ALL)
 def test_frames_without_rows_have_their_columns(store, two_runs, ready, name):
     [empty] = store.submit([ready])
     full, bare = getattr(series, name)(store, two_runs), getattr(series, name)(store, [empty])
@@ -220,7 +218,6 @@ READS = {
     "perplexity": lambda store, ids: series.measures(store, ids),
     "seconds": lambda store, ids: series.timings(store, ids),
     "memory": lambda store, ids: series.memory(store, ids),
-    "means of targets": lambda store, ids: series.target_means(store, ids),
     "targets of a run": lambda store, ids: series.targets(store, ids[:1]),
     "what measuring took": lambda store, ids: (series.measuring(store, ids), series.checkpoints(store, ids)),
 }

@@ -33,7 +33,7 @@ def growth(norms: pd.DataFrame, lines: Sequence[Line], at: int) -> str:
     same = {(one.layer, one.edits) for one in told}
     if len(same) == 1 and all(math.isfinite(one.ratio) for one in told):
         [(layer, edits)] = same
-        parts = [f"{_by(one.ratio)} under {one.name}" for one in told]
+        parts = [f"{_by(one.ratio)}{_times(one.ratio)} under {one.name}" for one in told]
         first = f"After {edits:,} edit{'s' * (edits != 1)} layer {layer} has grown most: {_listed(parts)}."
     else:
         parts = [f"{one.name}, after {one.edits:,} edits, {_most(one)}" for one in told]
@@ -74,6 +74,11 @@ def _by(ratio: float) -> str:
     if abs(ratio - 1) < STILL:
         return "not at all"
     return f"by {100 * (ratio - 1):.2g} %" if abs(ratio - 1) < 0.1 else f"by {100 * (ratio - 1):.1f} %"
+
+
+def _times(ratio: float) -> str:
+    """The same as the chart has it, where it is more than a little: " (× 2.10)"."""
+    return f" (× {ratio:.2f})" if ratio >= 1.1 else ""
 
 
 def _most(one: Growth) -> str:

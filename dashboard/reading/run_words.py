@@ -191,7 +191,7 @@ def named(run: RunInfo) -> str:
 def facts_label(run: RunInfo) -> str:
     """Where a run's facts are from, in a word or two: a set that comes with the program, or the file's name."""
     facts = str(run.plan_json["facts"])
-    return {"bundled": "bundled", "long": "long set"}.get(facts, Path(facts).name)
+    return {"bundled": "bundled", "long": "long set"}.get(facts, Path(facts).stem)
 
 
 def _own_name(run: RunInfo) -> str:

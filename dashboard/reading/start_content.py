@@ -113,7 +113,7 @@ def growth_at_end(norms: pd.DataFrame, runs: Sequence[RunInfo]) -> tuple[int, li
     at = int(max(common))
     found = [(run.method, float(part.loc[part["edits"] == at, "ratio"].max())) for run, part in
              zip(runs, edited.values(), strict=True)]  # fmt: skip
-    return at, sorted(found, key=lambda pair: -pair[1])
+    return at, sorted(found, key=lambda pair: pair[1])
 
 
 def answer(norms: pd.DataFrame, health: pd.DataFrame, runs: Sequence[RunInfo], names: Sequence[str]) -> Answer | None:
@@ -134,7 +134,7 @@ def answer(norms: pd.DataFrame, health: pd.DataFrame, runs: Sequence[RunInfo], n
     found = survival.answer(survival.courses(runs, names, health, lines), lines, brief=True)
     models = " / ".join(dict.fromkeys(short_model(run.model) for run in runs))
     told = listed(f"{times(ratio)} with {method}" for method, ratio in growth)
-    grown = f"After {at:,} sequential edits of {models} the norm of the most grown matrix is {told}."
+    grown = f"After {at:,} sequential edits of {models} the norm of the matrix that grew most is {told}."
     return Answer(found.outcome, f"{LEADS.get(found.outcome, '')}{found.text} {grown}")
 
 

@@ -235,17 +235,6 @@ def targets(store: RunStore, ids: Sequence[str]) -> pd.DataFrame:
     return read(store, ids, "targets", columns)
 
 
-def target_means(store: RunStore, ids: Sequence[str], max_points: int | None = MAX_POINTS) -> pd.DataFrame:
-    """Means of `targets` over the facts of a batch, or of neighbouring batches: quick to read and to draw.
-
-    Returns:
-        run, edits, steps, loss, nll, kl, decay, probability, probability_before.
-    """
-    names = ("steps", "loss", "nll", "kl", "decay", "probability", "probability_before")
-    summary = ", ".join(f"avg({name}) AS {name}" for name in names)
-    return bucketed(store, ids, "targets", (), summary, ("edits", *names), max_points)
-
-
 def trajectories(store: RunStore, ids: Sequence[str], facts: Sequence[int] | None = None) -> pd.DataFrame:
     """The target optimisation step by step, for the facts for which it was kept (`MeasurePlan.trajectory_facts`).
 

@@ -103,7 +103,7 @@ def _columns(frame: pd.DataFrame) -> dict[str, object]:
     colour = theme.palette().muted
     columns: dict[str, object] = {
         "Method": text(pinned=True, width=105),
-        "Facts": text(width=95, help="The file of the facts, or the set that comes with the program."),
+        "Facts": text(width=112, help="The file of the facts, or the set that comes with the program."),
         "Status": text(width=105),
         "Seed": number(format="%d", width=45, help="Of the order, the sampled prefixes and the samples."),
         "Edits": number(format="localized", width=62, help="Edits made."),

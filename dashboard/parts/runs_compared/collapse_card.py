@@ -58,14 +58,17 @@ def limits(view: View, courses: Sequence[Course]) -> dict[tuple[str, str], float
 
 def draw(lines: Lines, courses: Sequence[Course]) -> None:
     """The controls of the lines, and the edits until each is crossed."""
-    widgets.heading("Edits until collapse", "between which checkpoints a model crosses the line, and stays beyond it")
+    widgets.heading(
+        "Edits until collapse",
+        "between which checkpoints a model crosses a line for good; the unedited model is × 1 and 100 %",
+    )
     with st.container(horizontal=True, key="collapse_lines"):
         st.segmented_control(
-            "Perplexity, against the unedited model", list(PERPLEXITIES), key=PERPLEXITY, required=True,
+            "Perplexity rises to", list(PERPLEXITIES), key=PERPLEXITY, required=True,
             format_func=lambda ratio: f"× {ratio:g}", **KEEP,
         )  # fmt: skip
         st.segmented_control(
-            "Tasks, against the unedited model", list(SHARES), key=TASKS, required=True,
+            "Tasks fall to", list(SHARES), key=TASKS, required=True,
             format_func=lambda share: f"{100 * share:g} %", **KEEP,
         )  # fmt: skip
     rows = [(one.name, span_words(one.perplexity), span_words(one.tasks), _edits(one)) for one in courses]

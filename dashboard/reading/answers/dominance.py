@@ -65,20 +65,20 @@ def _figures(known: Sequence[Standing]) -> str:
     if len(moments) == 1:
         [(before, after, share)] = moments
         parts = listed(f"{percent(one.after)} with {one.pair.line.name}" for one in known)
-        since = "" if before == after else f"; {moment(before)} it was {share}"
-        return f"{moment(after)} {who} give {parts}{since}"
+        since = "" if before == after else f"; {moment(before)} they write {share}"
+        return f"{moment(after)} {who} write {parts.replace(' with', ' of the stream with', 1)}{since}"
     parts = [
         f"{percent(one.after)} {moment(one.pair.after)} with {one.pair.line.name}, {percent(one.before)} "
         f"{moment(one.pair.before)}"
         for one in known
     ]
-    return f"{who} give {'; '.join(parts)}"
+    return f"{who} write this share of the stream: {'; '.join(parts)}"
 
 
 def _even(known: Sequence[Standing]) -> str:
     """What an even share would be, and where the largest edited sublayer ranks."""
     sizes = {(one.n_edited, one.sublayers) for one in known}
-    said = [f"if all {of} sublayers gave alike, {n} would give {percent(n / of)}" for n, of in sorted(sizes)]
+    said = [f"an even share for {n} of {of} sublayers is {percent(n / of)}" for n, of in sorted(sizes)]
     best = min(known, key=lambda one: one.place)
     rank = "is the largest of all" if best.place == 1 else f"ranks {_ordinal(best.place)} of {best.sublayers}"
     return f"{sentence(listed(said))}; the largest edited one, {best.largest_edited}, {rank}."

@@ -202,13 +202,13 @@ def _figures(found: Sequence[Loss]) -> str:
     """The mean of the tasks before and after in each run; what is the same for all is said once."""
     if len({(round(one.before), one.edits, one.n, one.is_rough) for one in found}) == 1:
         one = found[0]
-        parts = [f"{each.after:.0f} with {each.name} ({_gap(each)})" for each in found]
-        text = f"Mean F1 is {one.before:.0f} before and, after {one.edits:,} edits, {listed(parts)}"
+        parts = [f"{each.after:.1f} with {each.name} ({_gap(each)})" for each in found]
+        text = f"Mean F1 is {one.before:.1f} before and, after {one.edits:,} edits, {listed(parts)}"
         if not one.is_rough:
             return f"{text}, of {one.n} tests."
         return f"{text}; by the choice of {one.n} tests a difference is off by up to ±{_half(one):.0f} (95 %)."
     parts = [
-        f"{one.name} {one.before:.0f} → {one.after:.0f} after {one.edits:,} edits ({_gap(one)}"
+        f"{one.name} {one.before:.1f} → {one.after:.1f} after {one.edits:,} edits ({_gap(one)}"
         + (f", ±{_half(one):.0f} by the choice of {one.n} tests)" if one.is_rough else f", n {one.n})")
         for one in found
     ]
@@ -217,8 +217,8 @@ def _figures(found: Sequence[Loss]) -> str:
 
 def _gap(one: Loss) -> str:
     """The difference, with its interval where it is known."""
-    text = f"{one.after - one.before:+.0f}"
-    return (text if one.is_rough else f"{text}, 95 %: {one.low:+.0f} to {one.high:+.0f}").replace("-", "−")
+    text = f"{one.after - one.before:+.1f}"
+    return (text if one.is_rough else f"{text}, 95 %: {one.low:+.1f} to {one.high:+.1f}").replace("-", "−")
 
 
 def _half(one: Loss) -> float:

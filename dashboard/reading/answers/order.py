@@ -76,15 +76,15 @@ def answer(edits: int, model: str, found: Sequence[Fate]) -> str:
         return ""
     told_rank = f"{rank:.2f}".replace("-", "−")
     most_grown, most_hurt = (max(found, key=lambda one: getattr(one, name)) for name in ("growth", "perplexity"))
-    where = f"among {len(found)} methods after {edits:,} edits of {model}"
-    if rank >= STRONG:
-        first = f"Who grows more loses more {where} (rank correlation of growth and perplexity {told_rank})"
-    else:
-        first = f"Growth alone does not tell who loses most {where} (rank correlation with perplexity {told_rank})"
-    told = f"{first}: the norm grows most with {most_grown.method} ({times(most_grown.growth)}"
+    first = "The more a model grows, the more it loses" if rank >= STRONG else \
+        "Growth alone does not tell which model loses most"  # fmt: skip
+    told = (
+        f"{first}: over {len(found)} methods after {edits:,} edits of {model}, growth and perplexity have a rank "
+        f"correlation of {told_rank}. The norm grows most with {most_grown.method} ({times(most_grown.growth)}"
+    )
     if most_grown is most_hurt:
         return f"{told}), and so does perplexity ({times(most_grown.perplexity)})."
     return (
-        f"{told}; perplexity {times(most_grown.perplexity)}), perplexity with {most_hurt.method} "
+        f"{told}; perplexity {times(most_grown.perplexity)}), and perplexity rises most with {most_hurt.method} "
         f"({times(most_hurt.perplexity)}; norm {times(most_hurt.growth)})."
     )

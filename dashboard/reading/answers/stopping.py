@@ -63,8 +63,8 @@ def _beside_known(without: float, stopped: float, known: float | None) -> str:
     if known is None:
         return ""
     if without > known:
-        who = "with MPES or without" if stopped > known else "without MPES, not with it,"
-        return f" Facts that the model knows by itself have {known:.2f}: {who} it is surer of edited ones."
+        who = "with and without MPES" if stopped > known else "without MPES, but not with it"
+        return f" Facts that the model knows by itself have {known:.2f}, so it is surer of edited ones {who}."
     return f" Facts that the model knows by itself have {known:.2f}, so even without MPES edited ones are no surer."
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
-from dashboard.charts.downstream import MEAN
+from dashboard.charts.downstream import MEAN, TASKS
 from dashboard.charts.runs import RATIO
 from dashboard.reading.answers import published
 from dashboard.reading.answers.answer import FEW_EDITS, Answer, by_ratio, listed, rough_half, times
@@ -121,17 +122,16 @@ def courses(runs: Sequence[RunInfo], names: Sequence[str], frame: pd.DataFrame, 
         ratios, tasks = (of_run[of_run["metric"] == metric] for metric in (RATIO, MEAN))
         at_first = tasks.loc[tasks["edits"] == 0, "value"]
         line = lines.tasks * float(at_first.iloc[0]) if len(at_first) else None
-        fallen = None if line is None else crossing(_with_rough_ends(tasks, run, of_run), line, falls=True)
+        fallen = None if line is None else crossing(_with_rough_ends(tasks, run), line, falls=True)
         course = tuple((int(row.edits), float(row.value)) for row in ratios.sort_values("edits").itertuples())
         risen = crossing(ratios, lines.perplexity)
         found.append(Course(name, run.done, run.n_edits, run.ended, risen, fallen, course, line))
     return found
 
 
-def _with_rough_ends(tasks: pd.DataFrame, run: RunInfo, of_run: pd.DataFrame) -> pd.DataFrame:
-    """The mean of the tasks, with an interval by the number of tests where the answers to each were not recorded."""
-    n_tasks = of_run.loc[~of_run["metric"].isin([MEAN, RATIO]), "metric"].nunique()
-    n = n_tasks * run.plan_json.get("measure", {}).get("downstream_tests", 0)
+def _with_rough_ends(tasks: pd.DataFrame, run: RunInfo) -> pd.DataFrame:
+    """The mean of all tasks, with an interval by the number of tests where the answers to each were not recorded."""
+    n = len(TASKS) * run.plan_json.get("measure", {}).get("downstream_tests", 0)
     if not n:
         return tasks
     half = rough_half(n)
@@ -158,7 +158,7 @@ def answer(
         found: the runs.
         lines: what a model must not reach.
         models: names of the runs' models, for what the paper says.
-        brief: the first sentence alone, and no word of the paper.
+        brief: what the models came to alone, and no word of the paper.
         kept: how much of the edits is left, see `retained`.
         others: the runs that went further, see `further`.
     """
@@ -177,7 +177,7 @@ def answer(
     else:
         said = _none_alive(collapsed, lines)
     if brief:
-        return said
+        return Answer(said.outcome, _joined(said.text, _tasks(known, lines)))
     text = _joined(said.text, _tasks(known, lines), _unsure(alive), kept)
     paper = published.survival(said.outcome, [one.name for one in collapsed], models)
     return Answer(said.outcome, text, _joined(_cut_short(found), others, paper))
@@ -249,7 +249,7 @@ def _none_alive(collapsed: Sequence[Course], lines: Lines) -> Answer:
 
 
 def retained(scores: pd.DataFrame, runs: Sequence[RunInfo], names: Sequence[str]) -> str:
-    """How much of what was edited is still said at the last checkpoint; "" where that was not measured for all.
+    """How much of what was edited is still there at the last checkpoint; "" where that was not measured for all.
 
     A model may keep its perplexity and have forgotten its edits.
 
@@ -258,21 +258,39 @@ def retained(scores: pd.DataFrame, runs: Sequence[RunInfo], names: Sequence[str]
         runs: those shown.
         names: what each is called beside the others.
     """
-    found = []
-    for run, name in zip(runs, names, strict=True):
-        said = scores[(scores["run"] == run.id) & (scores["metric"] == "accuracy") & (scores["edits"] > 0)]
-        if said.empty:
-            return ""
-        last = said.sort_values("edits").iloc[-1]
-        sure = last.reindex(["low", "high"]).astype(float)
-        between = "" if sure.isna().any() else f" ({sure['low']:.0f} to {sure['high']:.0f})"
-        found.append((int(last["edits"]), last["n"], f"{float(last['value']):.0f} %{between} with {name}"))
-    if len({at for at, _, _ in found}) != 1:
+    told = []
+    for metric, what in KEPT.items():
+        found = _last_scores(scores, runs, metric)
+        if found is None:
+            continue
+        shares = []
+        for name, row in zip(names, found, strict=True):
+            which = "" if told or shares else "95 %: "
+            sure = "" if math.isnan(row.low) else f" ({which}{row.low:.0f} to {row.high:.0f})"
+            shares.append(f"{row.value:.0f} %{sure} with {name}")
+        told.append(f"{what} for {listed(shares)}")
+        sample = {int(row.n) for row in found if not math.isnan(row.n)}
+    if not told:
         return ""
-    n = {number for _, number, _ in found if number == number and number is not None}
-    sample = f"of {int(n.pop())} facts edited by then" if len(n) == 1 else "of the facts edited by then"
-    shares = listed(said for *_, said in found)
-    return f"The new answer is still the most probable one for {shares}, {sample}."
+    of = f"Of {sample.pop()} facts edited by then" if len(sample) == 1 else "Of the facts edited by then"
+    return f"{of}, the new answer is {', and '.join(told)}."
+
+
+KEPT = {"edit_score": "ahead of the true one", "accuracy": "the most probable of all"}
+"""Score of the edited prompts → what it says of the new answer."""
+
+
+def _last_scores(scores: pd.DataFrame, runs: Sequence[RunInfo], metric: str) -> list[Any] | None:
+    """The last row of each run's scores by a metric; None where they are not after the same edits."""
+    rows = scores.reindex(columns=["run", "edits", "metric", "value", "n", "low", "high"])
+    rows = rows.astype({"n": float, "low": float, "high": float})
+    found = []
+    for run in runs:
+        of_run = rows[(rows["run"] == run.id) & (rows["metric"] == metric) & (rows["edits"] > 0)]
+        if of_run.empty:
+            return None
+        found.append(of_run.loc[of_run["edits"].idxmax()])
+    return found if len({row.edits for row in found}) == 1 else None
 
 
 def further(runs: Sequence[RunInfo], others: Sequence[RunInfo], health: pd.DataFrame) -> str:
