@@ -52,7 +52,7 @@ def dominance(outcome: str) -> str:
     if outcome not in ("no", "no growth", "too few edits"):
         return ""
     return (
-        f"The paper sees it on {MODELS} after 10,000 edits: the edited layers give a much larger part of the stream, "
+        f"The paper finds that they do on {MODELS} after 10,000 edits: the edited layers write a much larger part of the stream, "
         "which it calls importance hacking."
     )
 
