@@ -52,8 +52,8 @@ def dominance(outcome: str) -> str:
     if outcome not in ("no", "no growth", "too few edits"):
         return ""
     return (
-        f"The paper finds that they do on {MODELS} after 10,000 edits: the edited layers write a much larger part of the "
-        "stream, which it calls importance hacking."
+        f"The paper finds that they do on {MODELS} after 10,000 edits: the edited layers write a much larger part of "
+        "the stream, which it calls importance hacking."
     )
 
 
