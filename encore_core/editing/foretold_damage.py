@@ -7,7 +7,8 @@ mean loss of a text token rises by about
 
 over the edited layers ℓ; F is that of `gradient_moments`, C0 that of `covariance`. For one fact that moves the output
 of a block by δ at a key k, the smallest such update costs ½ δᵀFδ / (kᵀ C0⁻¹ k). Everything is in nats per token. It
-ranks edits well and understates them: on the embedded model KL was two to five times as large (benchmarks/RESULTS.md).
+ranks edits well and understates them: on the embedded model KL was two to five times as large over a run, and 1.2 to 8
+times for single facts (benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations

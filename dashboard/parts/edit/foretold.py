@@ -12,7 +12,8 @@ from encore_core.editing.foretold_damage import perplexity_factor
 
 HOW_FAR = (
     "An estimate to second order: it tells which edits cost more, not how much. On the embedded model the loss that "
-    "was measured (KL) was two to five times as large."
+    "was measured (KL) was 1.2 to 8 times as large for 40 single facts (rank correlation 0.87), and two to five times "
+    "after hundreds of edits."
 )
 
 
