@@ -122,7 +122,7 @@ def test_check_of_what_is_no_file_of_facts(file, tmp_path, capsys):
     assert main(["facts", "check", file([BAD])]) == 1 and "facts             0" in said(capsys)[0]
     assert "subject is missing" in check_facts(file([ULTRA])).problems[0]
     assert main(["facts", "check", file([ULTRA]), "--find-subjects"]) == 0
-    assert "by a rule         1 of their subjects were found by a rule" in said(capsys)[0]
+    assert "by a rule         1 of their subjects was found by a rule" in said(capsys)[0]
 
 
 def test_check_asks_a_model(file, tiny_folder, capsys):

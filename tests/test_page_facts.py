@@ -213,7 +213,7 @@ def test_a_rule_finds_subjects_where_the_visitor_asks_and_they_are_marked():
     app = table(opened("edit"), [NAMELESS])
     assert any("subject is missing" in text and "--find" not in text for text in errors(app)) and len(rule(app)) == 1
     rule(app)[0].check().run()
-    assert not errors(app) and "1 subjects were found by a rule" in words(app)
+    assert not errors(app) and "One subject was found by a rule" in words(app)
     assert "(subject found by a rule: Norway)" in words(app)
     app.button(key="apply").click().run()
     assert n_edits(app) == 1 and "Norway → Rome (subject found by a rule: Norway)" in words(app)
@@ -232,7 +232,7 @@ def test_a_rule_finds_subjects_where_the_visitor_asks_and_they_are_marked():
     app.text_area(key="run_pasted").set_value("prompt,target_new\nThe capital of Norway is,Rome\n").run()
     assert errors(app) and len(rule(app)) == 1
     rule(app)[0].check().run()
-    assert not errors(app) and "1 facts. First: The capital of Norway is Rome" in words(app)
+    assert not errors(app) and "1 fact. First: The capital of Norway is Rome" in words(app)
 
 
 def test_edit_asks_the_model_at_a_press_which_answers_it_gives_already():

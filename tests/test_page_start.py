@@ -109,7 +109,7 @@ def test_growth_is_compared_where_all_runs_have_come_to():
         columns=["run", "edits", "layer", "ratio"],
     )  # fmt: skip
     both = [first, second]
-    assert start_content.growth_at_end(norms, both) == (50, [("MEMIT", 1.75), ("ENCORE", 1.25)])
+    assert start_content.growth_at_end(norms, both) == (50, [("ENCORE", 1.25), ("MEMIT", 1.75)])
     at_first = norms[norms["edits"] == 0]
     assert start_content.growth_at_end(at_first, both) == (0, [])
     assert len(page_functions("start")["IMPORTANCE_HACKING"]) == 4

@@ -200,13 +200,15 @@ def _own_name(run: RunInfo) -> str:
 
 
 def belongs(run: RunInfo) -> tuple[object, ...]:
-    """What runs of one comparison have in common: all but the method and its settings."""
+    """What runs of one comparison have in common: all but the method, its settings and its key statistics.
+
+    Methods that follow gradients have no key statistics; where those of the others differ, the page says so.
+    """
     plan = run.plan_json
     return (
         run.model,
         run.facts_digest,
         run.order_digest,
-        run.statistics,
         run.n_edits,
         plan.get("seed"),
         plan.get("batch_size"),

@@ -104,7 +104,7 @@ def growth_at_end(norms: pd.DataFrame, runs: Sequence[RunInfo]) -> tuple[int, li
         runs: which.
 
     Returns:
-        edits; method and growth, the largest first. 0 edits and nothing where the runs have no checkpoint in common.
+        edits; method and growth, the smallest first. 0 edits and nothing where the runs have no checkpoint in common.
     """
     edited = {run.id: norms[(norms["run"] == run.id) & norms["layer"].isin(run.layers)] for run in runs}
     common = set.intersection(*(set(part["edits"]) for part in edited.values())) - {0} if edited else set()

@@ -56,7 +56,12 @@ class Checked:
         total = sum(self.kinds.values())
         rows = [("facts", f"{len(self.facts):,}{', and more behind them that are not read' if self.more else ''}")]
         if self.subjects_found:
-            rows.append(("by a rule", f"{self.subjects_found:,} of their subjects were found by a rule"))
+            rows.append(
+                (
+                    "by a rule",
+                    f"{self.subjects_found:,} of their subjects {'was' if self.subjects_found == 1 else 'were'} found by a rule",
+                )
+            )
         rows += [
             ("paraphrases", f"{sum(len(fact.paraphrases) for fact in self.facts):,}"),
             ("neighbours", f"{sum(len(fact.neighbours) for fact in self.facts):,}"),

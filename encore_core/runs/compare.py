@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from encore_core.runs.rows import RunInfo
+from encore_core.runs.rows import NO_STATISTICS, RunInfo
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def differences(runs: Sequence[RunInfo]) -> list[Difference]:
     found: list[Difference] = []
     for what, key, shown in compared:
         keys = [key(run) for run in runs]
-        if len(set(keys)) < 2:
+        if len({one for one in keys if one is not None}) < 2:
             continue
         texts = [(shown or key)(run) for run in runs]
         if len(set(texts)) == 1:  # only their content differs
@@ -65,16 +65,20 @@ def differences(runs: Sequence[RunInfo]) -> list[Difference]:
     return [entry for entry in found if entry.what != "order" or "facts" not in kinds]
 
 
-def _statistics_of(runs: Sequence[RunInfo]) -> Callable[[RunInfo], str]:
-    """What distinguishes runs' key statistics: those they used; while one has used none, those they asked for.
+def _statistics_of(runs: Sequence[RunInfo]) -> Callable[[RunInfo], str | None]:
+    """What distinguishes runs' key statistics: those they used; while one has used none yet, those they asked for. None
+    for runs whose method needs none.
 
     For layers that all of them edit, the content decides; runs without a common layer are compared by text and size.
     """
+    runs = [run for run in runs if run.statistics != NO_STATISTICS]
     if not all(run.statistics_used for run in runs):
-        return lambda run: run.statistics
+        return lambda run: run.statistics if run.statistics != NO_STATISTICS else None
     common = set.intersection(*({row["layer"] for row in run.statistics_used} for run in runs)) if runs else set()
 
-    def key(run: RunInfo) -> str:
+    def key(run: RunInfo) -> str | None:
+        if run.statistics == NO_STATISTICS:
+            return None
         rows = [row for row in run.statistics_used if row["layer"] in common or not common]
         of_layers = [row["content"] if common else f"{row['source']} {row['tokens']}" for row in rows]
         return hashlib.sha256("\n".join(of_layers if common else sorted(set(of_layers))).encode()).hexdigest()

@@ -28,6 +28,7 @@ from encore_core.runs.fact_order import arranged, choose_facts
 from encore_core.runs.facts_file import fact_lines
 from encore_core.runs.key_statistics import recorded_digest
 from encore_core.runs.plan import RunPlan
+from encore_core.runs.rows import NO_STATISTICS
 from encore_core.storage import absolute_folder
 from encore_core.tuned_rows import Shape
 
@@ -195,7 +196,7 @@ def _absolute_text(name: str | None) -> str | None:
 def _statistics(wanted: key_statistics.Rows, n_tokens: int) -> tuple[str, list[str]]:
     """What C0 will be computed from, in words, and a line about it where it was chosen."""
     if not wanted:
-        return "none", []
+        return NO_STATISTICS, []
     if not any("file" in row for row in wanted):
         return f"{wanted[0]['text']}, {n_tokens} tokens", []
     of_each = {

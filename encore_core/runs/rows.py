@@ -12,6 +12,9 @@ from encore_core.runs.plan import RunPlan
 STATUSES = ("queued", "running", "interrupted", "cancelled", "failed", "done")
 RESUMABLE = ("interrupted", "cancelled", "failed")
 
+NO_STATISTICS = "none"
+"""`RunInfo.statistics` of a run whose method needs no key statistics."""
+
 
 @dataclass(frozen=True)
 class RunInfo:
