@@ -59,7 +59,8 @@ class Checked:
             rows.append(
                 (
                     "by a rule",
-                    f"{self.subjects_found:,} of their subjects {'was' if self.subjects_found == 1 else 'were'} found by a rule",
+                    f"{self.subjects_found:,} of their subjects "
+                    f"{'was' if self.subjects_found == 1 else 'were'} found by a rule",
                 )
             )
         rows += [
