@@ -87,7 +87,8 @@ def of_pair(pair: Pair, answer: DeltaGenerator) -> None:
         widgets.notice(
             Message(
                 "info",
-                f"There is no run {counterpart} MPES on the same facts, batches and seed, so this one is shown alone.",
+                f"There is no run {counterpart} MPES on the same facts, batches and seed with the same settings, so "
+                "this one is shown alone.",
             )
         )
     elif not pair.clean:

@@ -462,6 +462,15 @@ def test_how_much_of_the_edits_is_left():
     assert "14 % (95 %: 5 to 25) with MEMIT and 12 % (5 to 25) with ENCORE" in survival.retained(
         sure, runs, ["MEMIT", "ENCORE"]
     )
+    both = [(run, 5000, metric, value, 50) for run in ("MEMIT", "ENCORE") for metric, value in
+            (("edit_score", 70.0), ("magnitude", 0.5))]  # fmt: skip
+    more = pd.concat([frame[frame["metric"] == "accuracy"], pd.DataFrame(both, columns=frame.columns)])
+    told = survival.retained(more, runs, ["MEMIT", "ENCORE"])
+    assert (
+        "is ahead of the true one for 70 % with MEMIT and 70 % with ENCORE, and the most probable of all for 14" in told
+    )
+    no_true = survival.retained(more[more["metric"] != "magnitude"], runs, ["MEMIT", "ENCORE"])
+    assert "ahead of the true one" not in no_true and "most probable of all for 14 %" in no_true
     assert survival.retained(frame[frame["run"] == "MEMIT"], runs, ["MEMIT", "ENCORE"]) == ""
     frame.loc[1, "edits"] = 4000
     assert survival.retained(frame, runs, ["MEMIT", "ENCORE"]) == ""

@@ -132,6 +132,15 @@ def test_runs_that_differ_in_more_than_stopping_are_no_clean_pair():
     assert keys(without, stopped) == ["SPHERE AlphaEdit+MPES"]
 
 
+def test_a_run_of_an_earlier_version_is_paired_with_one_of_today():
+    """Settings that came later stand in the newer one as they always were."""
+    old, new = run_like("MEMIT"), run_like("MEMIT+MPES")
+    new.settings |= {"most_change": 0.0, "nas": False, "search": "adam", "tuned_for": "few"}
+    assert keys(old, new) == ["MEMIT MEMIT+MPES"]
+    new.settings["nas"] = True
+    assert keys(old, new) == ["MEMIT", "MEMIT+MPES"]
+
+
 def test_methods_that_search_for_no_targets_are_not_offered():
     assert keys(run_like("UltraEdit"), run_like("CrispEdit"), run_like("MEMIT")) == ["MEMIT"]
 

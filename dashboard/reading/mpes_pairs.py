@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 
 import pandas as pd
 
 from dashboard.reading.run_words import EDITING, belongs
 from encore_core.facts.source import SETS
-from encore_core.methods import MARKS, METHODS, WITHOUT_TARGETS
+from encore_core.methods import MARKS, METHODS, WITHOUT_TARGETS, Settings
 from encore_core.resources import ASSETS
 from encore_core.runs import RunInfo
 
@@ -43,6 +43,9 @@ class Pair:
 
 NOT_IN_ROW = {"method", "mpes", "mpes_extra_steps", "mpes_contexts", *MARKS}
 """Settings in which the runs of a clean pair may differ."""
+
+USUAL = {item.name: item.default for item in fields(Settings) if item.default is not MISSING}
+"""Settings as they are where nothing says otherwise."""
 
 
 def stops_early(run: RunInfo) -> bool:
@@ -78,7 +81,8 @@ def pairs_of(runs: Sequence[RunInfo]) -> list[Pair]:
 def _row(run: RunInfo) -> tuple[object, ...]:
     """What defines a run's method and its settings besides MPES."""
     method = METHODS[run.method]
-    settings = {name: value for name, value in run.settings.items() if name not in NOT_IN_ROW}
+    # Runs of earlier versions lack settings that came later.
+    settings = {name: value for name, value in (USUAL | dict(run.settings)).items() if name not in NOT_IN_ROW}
     return method.preservation, method.norm_constraint, method.equality, json.dumps(settings, sort_keys=True)
 
 

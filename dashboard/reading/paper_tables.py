@@ -191,15 +191,12 @@ def measured(
         rows: of the table, after filters; runs of other methods are left out.
 
     Returns:
-        run, row, quantity, value, edits (at which it was measured: the last checkpoint that all runs have reached), n,
-        low, high (the 95 % interval over facts; missing where there is none).
+        run, row, quantity, value, edits (at which it was measured, the last checkpoint that has it), n, low, high (the
+        95 % interval over facts; missing where there is none).
     """
     found: list[tuple] = []
     last = AtCheckpoints(scores) if len(scores) else None
     names = filtered(number)["quantity"].unique()
-    ends = [scores.loc[scores["run"] == run.id, "edits"].max() for run in runs if row_of_run(number, run) in rows] \
-        if len(scores) else []  # fmt: skip
-    common = min((end for end in ends if end > 0), default=math.inf)
     for run in runs:
         row = row_of_run(number, run)
         if row not in rows:
@@ -211,7 +208,7 @@ def measured(
         elif number in ZSRE_SCORES or last is None:
             values = {}
         else:  # without the unedited model
-            scored = {name: last.score(run.id, name, common) for name in names}
+            scored = {name: last.score(run.id, name) for name in names}
             values = {name: one for name, one in scored.items() if one is not None and one.edits}
         found += [(run.id, row, quantity, *one, *[None] * (5 - len(one))) for quantity, one in values.items()]
     return pd.DataFrame(found, columns=["run", "row", "quantity", "value", "edits", "n", "low", "high"])
@@ -260,7 +257,7 @@ def agreement(
     """How many comparisons come out here as published, for each of the paper's models.
 
     A comparison asks which of two methods has the higher value; in table 1, with or without MPES. Ties on either side
-    do not count.
+    do not count, and neither do values after different numbers of edits.
 
     Args:
         number: of the table.
@@ -272,13 +269,15 @@ def agreement(
         model, comparisons that come out alike, comparisons made.
     """
     ours = _by_place(here)
+    first = here.drop_duplicates(["row", "quantity"]).reindex(columns=["row", "quantity", "edits"])
+    after = {(row.row, row.quantity): row.edits for row in first.fillna({"edits": 0}).itertuples()}
     found = []
     for model, of_model in paper.groupby("model", sort=False):
         theirs = _by_place(of_model)
         signs = [
             (theirs[a] - theirs[b]) * (ours[a] - ours[b])
             for a, b in _comparisons(number, theirs)
-            if a in ours and b in ours and is_sure(a, b)
+            if a in ours and b in ours and after[a] == after[b] and is_sure(a, b)
         ]
         counted = [sign for sign in signs if sign]
         if counted:

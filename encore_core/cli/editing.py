@@ -123,8 +123,6 @@ def _edit(options: argparse.Namespace) -> None:
                 bar.share,
                 options.scored,
             )
-    if options.foretell:  # after writing, so that nothing is lost if it cannot be foretold
-        _foretell(session)
     n_edited = _n_edited(reports)
     skipped = len(facts) - n_edited
     places = [str(place) for place in (options.out, options.edits_out) if place is not None]
@@ -134,6 +132,8 @@ def _edit(options: argparse.Namespace) -> None:
     first = f"{n_edited} facts edited with {session.settings.method} in {time.time() - started:.1f} s"
     first += f", {skipped} skipped" if skipped else ""
     print("; ".join(filter(None, (first, session.directions_left(), written))), file=sys.stderr)
+    if options.foretell:  # at the end, so that nothing is lost if it cannot be foretold
+        _foretell(session)
 
 
 def _foretell(session: EditSession) -> None:

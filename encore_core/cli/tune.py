@@ -130,6 +130,7 @@ def _for_few(lm: EditableModel, method: str, facts: list[Fact], options: argpars
             progress=bar.share,
             on_trial=lambda trial: notice(_line(trial)),
         )
+    _tell_kept(found.row)
     if options.json:
         print(json.dumps(asdict(found.row)))
     else:
@@ -157,6 +158,7 @@ def _for_thousands(lm: EditableModel, method: str, facts: list[Fact], options: a
             minutes=options.minutes, adopt=options.adopt, progress=bar.share,
             on_look=lambda life: notice(_life_line(life)),
         )  # fmt: skip
+    _tell_kept(found.row)
     if options.json:
         print(json.dumps(asdict(found.row)))
     else:
@@ -200,7 +202,6 @@ def _print(found: Tuned) -> None:
         print("On facts that it has not seen it does worse than the settings in force; --adopt uses it all the same.")
     else:
         print("The model has a validated row, which stays in force; --adopt uses this one instead.")
-    _tell_kept(found.row)
 
 
 def _print_long(found: LongRow) -> None:
@@ -212,14 +213,15 @@ def _print_long(found: LongRow) -> None:
         print("The model comes with settings for thousands of edits, which stay in force; --adopt uses these instead.")
     else:
         print("On facts that it has not seen it is no better than the settings for a few edits, so it is not in force.")
-    _tell_kept(found.row)
 
 
 def _tell_kept(row: TunedRow) -> None:
     """That a row found before was not replaced, where there is one."""
     known = find_row(row.shape, row.method, row.tuned_for)
     if known is not None and known.in_force and not row.in_force:
-        print(f"The row found before ({known.evidence.get('date', 'no date')}) stays in force.")
+        notice(
+            f"The row found before ({known.evidence.get('date', 'no date')}) stays in force; the new one is not kept."
+        )
 
 
 def _print_row(row: TunedRow, held_out: Sequence[str], complete: bool) -> None:

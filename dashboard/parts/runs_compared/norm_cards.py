@@ -12,6 +12,7 @@ from dashboard.charts import norm_layers
 from dashboard.charts import runs as run_charts
 from dashboard.elements import chart_card, widgets
 from dashboard.parts.runs_compared.view import View
+from dashboard.reading.answers.answer import listed
 from dashboard.visitors.messages import Message
 
 
@@ -79,7 +80,10 @@ def layer_by_layer(
         revision=revision,
         above=above,
     )
-    for at in view.checkpoints:
-        late = [line.name for line in view.lines if at not in set(norms["edits"][norms["run"] == line.run])]
-        if late:
-            widgets.notice(Message("info", f"{', '.join(late)}: no checkpoint after {at:,} edits, so no line for it."))
+    late = []
+    for line in view.lines:
+        there = set(norms["edits"][norms["run"] == line.run])
+        missing = [f"{at:,}" for at in view.checkpoints if at not in there]
+        late += [f"{line.name}: no checkpoint after {listed(missing)} edits, so no line for it."] if missing else []
+    if late:
+        widgets.notice(Message("info", " ".join(late)))

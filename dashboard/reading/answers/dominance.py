@@ -40,7 +40,8 @@ def answer(found: Sequence[Standing], models: Sequence[str] = ()) -> Answer:
     elif most < FEW_EDITS:
         first, outcome = "Too few edits to tell", "too few edits"
     elif all(one.after - one.before < STOOD_STILL for one in known):
-        first, outcome = "No, and their share has hardly grown", "no growth"
+        grown = any(one.after > one.before for one in known)
+        first, outcome = f"No, and their share has {'hardly' if grown else 'not'} grown", "no growth"
     else:
         first, outcome = "No, not on this model", "no"
         if len(set(models)) > 1:

@@ -200,7 +200,7 @@ def _how_much(lost: Sequence[Loss], kept: Sequence[Loss]) -> str:
 
 def _figures(found: Sequence[Loss]) -> str:
     """The mean of the tasks before and after in each run; what is the same for all is said once."""
-    if len({(round(one.before), one.edits, one.n, one.is_rough) for one in found}) == 1:
+    if len({(round(one.before, 1), one.edits, one.n, one.is_rough) for one in found}) == 1:
         one = found[0]
         parts = [f"{each.after:.1f} with {each.name} ({_gap(each)})" for each in found]
         text = f"Mean F1 is {one.before:.1f} before and, after {one.edits:,} edits, {listed(parts)}"

@@ -260,7 +260,9 @@ def retained(scores: pd.DataFrame, runs: Sequence[RunInfo], names: Sequence[str]
     """
     told = []
     for metric, what in KEPT.items():
-        found = _last_scores(scores, runs, metric)
+        # Without a true answer a fact has no magnitude, and its edit score says if the answer is the most probable one.
+        known = metric != "edit_score" or _last_scores(scores, runs, "magnitude") is not None
+        found = _last_scores(scores, runs, metric) if known else None
         if found is None:
             continue
         shares = []
@@ -283,7 +285,7 @@ KEPT = {"edit_score": "ahead of the true one", "accuracy": "the most probable of
 def _last_scores(scores: pd.DataFrame, runs: Sequence[RunInfo], metric: str) -> list[Any] | None:
     """The last row of each run's scores by a metric; None where they are not after the same edits."""
     rows = scores.reindex(columns=["run", "edits", "metric", "value", "n", "low", "high"])
-    rows = rows.astype({"n": float, "low": float, "high": float})
+    rows = rows.astype({"n": float, "low": float, "high": float}).dropna(subset=["value"])
     found = []
     for run in runs:
         of_run = rows[(rows["run"] == run.id) & (rows["metric"] == metric) & (rows["edits"] > 0)]
