@@ -106,7 +106,7 @@ def test_a_fact_is_overwritten_and_then_taken_back(saved, tiny_folder, statistic
         assert why in capsys.readouterr().err
     assert main([*on, "--edits-out", str(tmp_path / "b.edits"), "--out", str(tmp_path / "model")]) == 0
     told = capsys.readouterr().err
-    assert "that edit is taken back, and this one takes its place" in told and "1 facts edited" in told
+    assert "that edit is taken back, and this one takes its place" in told and "1 fact edited" in told
     assert [fact.target_new for fact in read_edit_file(tmp_path / "b.edits").facts] == ["Madrid", "Lima", "Lima"]
     report = json.loads((tmp_path / "model" / "edit_report.json").read_text())
     assert report["n_edits"] == 3 and len(report["batches"]) == 4

@@ -367,7 +367,7 @@ def test_files_of_the_machine_are_not_named_where_that_is_forbidden(server, give
     assert not errors(app)  # the model that the server came with is a folder, too
     app.selectbox(key="run_source").set_value("file").run()
     app.text_input(key="run_path").set_value(str(facts)).run()
-    assert any("cannot be named here" in text for text in errors(app)) and "1 facts" not in words(app)
+    assert any("cannot be named here" in text for text in errors(app)) and "1 fact. First" not in words(app)
     app.selectbox(key="run_source").set_value("bundled").run()
     for key in ("run_statistics", "run_downstream"):
         app.text_input(key=key).set_value(str(tmp_path)).run()

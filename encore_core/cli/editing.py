@@ -129,7 +129,8 @@ def _edit(options: argparse.Namespace) -> None:
     if not places:
         _print_facts(reports)
     written = f"written to {' and '.join(places)}" if places else "nothing is written without --out or --edits-out"
-    first = f"{n_edited} facts edited with {session.settings.method} in {time.time() - started:.1f} s"
+    edited = f"{n_edited} fact{'s' * (n_edited != 1)} edited"
+    first = f"{edited} with {session.settings.method} in {time.time() - started:.1f} s"
     first += f", {skipped} skipped" if skipped else ""
     print("; ".join(filter(None, (first, session.directions_left(), written))), file=sys.stderr)
     if options.foretell:  # at the end, so that nothing is lost if it cannot be foretold
