@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -19,6 +18,7 @@ from dashboard.charts.runs import RATIO
 from dashboard.reading.answers import published
 from dashboard.reading.answers.answer import FEW_EDITS, Answer, by_ratio, listed, rough_half, times
 from dashboard.reading.answers.crossings import Crossing, crossing, spans
+from dashboard.reading.scores_at_checkpoint import AtCheckpoints, Score
 from encore_core.runs import RunInfo
 
 PERPLEXITIES = (1.5, 2.0, 5.0, 10.0)
@@ -258,20 +258,20 @@ def retained(scores: pd.DataFrame, runs: Sequence[RunInfo], names: Sequence[str]
         runs: those shown.
         names: what each is called beside the others.
     """
-    told = []
+    told, values = [], AtCheckpoints(scores)
     for metric, what in KEPT.items():
         # Without a true answer a fact has no magnitude, and its edit score says if the answer is the most probable one.
-        known = metric != "edit_score" or _last_scores(scores, runs, "magnitude") is not None
-        found = _last_scores(scores, runs, metric) if known else None
+        known = metric != "edit_score" or _last_scores(values, runs, "magnitude") is not None
+        found = _last_scores(values, runs, metric) if known else None
         if found is None:
             continue
         shares = []
-        for name, row in zip(names, found, strict=True):
+        for name, one in zip(names, found, strict=True):
             which = "" if told or shares else "95 %: "
-            sure = "" if math.isnan(row.low) else f" ({which}{row.low:.0f} to {row.high:.0f})"
-            shares.append(f"{row.value:.0f} %{sure} with {name}")
+            sure = "" if one.low is None else f" ({which}{one.low:.0f} to {one.high:.0f})"
+            shares.append(f"{one.value:.0f} %{sure} with {name}")
         told.append(f"{what} for {listed(shares)}")
-        sample = {int(row.n) for row in found if not math.isnan(row.n)}
+        sample = {one.n for one in found if one.n is not None}
     if not told:
         return ""
     of = f"Of {sample.pop()} facts edited by then" if len(sample) == 1 else "Of the facts edited by then"
@@ -282,17 +282,11 @@ KEPT = {"edit_score": "ahead of the true one", "accuracy": "the most probable of
 """Score of the edited prompts → what it says of the new answer."""
 
 
-def _last_scores(scores: pd.DataFrame, runs: Sequence[RunInfo], metric: str) -> list[Any] | None:
-    """The last row of each run's scores by a metric; None where they are not after the same edits."""
-    rows = scores.reindex(columns=["run", "edits", "metric", "value", "n", "low", "high"])
-    rows = rows.astype({"n": float, "low": float, "high": float}).dropna(subset=["value"])
-    found = []
-    for run in runs:
-        of_run = rows[(rows["run"] == run.id) & (rows["metric"] == metric) & (rows["edits"] > 0)]
-        if of_run.empty:
-            return None
-        found.append(of_run.loc[of_run["edits"].idxmax()])
-    return found if len({row.edits for row in found}) == 1 else None
+def _last_scores(values: AtCheckpoints, runs: Sequence[RunInfo], metric: str) -> list[Score] | None:
+    """Each run's last score by a metric; None where they are not after the same edits."""
+    found = [values.score(run.id, metric) for run in runs]
+    same = None not in found and len({one.edits for one in found}) == 1
+    return found if same and found[0].edits else None
 
 
 def further(runs: Sequence[RunInfo], others: Sequence[RunInfo], health: pd.DataFrame) -> str:
