@@ -15,7 +15,7 @@ from dashboard.charts.palette import LIGHT
 from dashboard.charts.runs import Line
 from dashboard.reading import findings, paper_tables, recorded_choice, start_content, verdicts
 from dashboard.reading.answers import dominance, landing, lost, order, published, stopping, survival
-from dashboard.reading.answers.answer import listed, percent, times
+from dashboard.reading.answers.answer import Answer, listed, percent, times
 from dashboard.reading.answers.crossings import Crossing, crossing, span_words
 from dashboard.reading.run_words import MEASURES
 from dashboard.reading.scores_at_checkpoint import Score
@@ -443,6 +443,17 @@ def test_stopping_early_is_answered_from_the_facts_of_both():
     assert mixed.outcome == "no difference"
     assert stopping.answer(targets(sure[:3], unsure[:3]), arms, 0.5).outcome == "too few facts"
     assert stopping.answer(targets(sure, []), {"without": "w"}, 0.5).outcome == "one run alone"
+
+
+@pytest.mark.parametrize(("text", "parts"), [
+    ("No: 4.5 % of it. More of it. And more.", ("No:", " 4.5 % of it.", "More of it. And more.")),
+    ("It breaks. At × 1.5: badly. Yes.", ("It breaks.", " At × 1.5: badly.", "Yes.")),
+    ("Too few edits to tell: 40", ("Too few edits to tell:", " 40", "")),
+    ("Nothing", ("Nothing", "", "")),
+    ("", ("", "", "")),
+])  # fmt: skip
+def test_an_answers_first_sentence_is_told_apart(text, parts):
+    assert Answer("any", text).parts == parts
 
 
 # -- what else an answer says ------------------------------------------------------------------------------------------

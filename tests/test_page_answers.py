@@ -41,7 +41,9 @@ def own(tiny_folder, statistics_text) -> list[str]:
 
 def answers(app) -> list[str]:
     """The answers on a page, without what stands below them in smaller type."""
-    found = re.findall(r'<div class="es-answer" role="status"><p>(.*?)</p>', markup(app), re.DOTALL)
+    whole = r'<div class="es-answer" role="status">(.*?)(?:<p class="es-aside">|</div>)'
+    found = re.findall(whole, markup(app), re.DOTALL)
+    found = [text.replace("</p><p", "</p> <p") for text in found]
     return [html.unescape(re.sub(r"<[^>]+>", "", text)).replace("\u00a0", " ") for text in found]
 
 

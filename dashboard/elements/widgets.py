@@ -72,15 +72,16 @@ def notice(message: Message | None) -> None:
 
 
 def answer(found: Answer) -> None:
-    """The answer to a page's question: its first words stand out, and what goes with it is below in smaller type."""
+    """The answer to a page's question: its first words stand out, and further figures are below in smaller type."""
     st.html(answer_markup(found))
 
 
 def answer_markup(found: Answer) -> str:
     """The same as markup, for the first paint, too."""
-    lead, rest = re.fullmatch(r"(.*?[.:;](?=\s|$))?(.*)", _together(found.text), re.DOTALL).groups(default="")
+    lead, first, further = map(_together, found.parts)
     return (
-        rich('<div class="es-answer" role="status"><p><b>{lead}</b>{rest}</p>', lead=lead, rest=rest)
+        rich('<div class="es-answer" role="status"><p><b>{lead}</b>{first}</p>', lead=lead, first=first)
+        + (rich('<p class="es-further">{further}</p>', further=further) if further else "")
         + (rich('<p class="es-aside">{aside}</p>', aside=_together(found.aside)) if found.aside else "")
         + "</div>"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ class Answer:
 
     Attributes:
         outcome: what it comes to, in a few words; it distinguishes the kinds of answer.
-        text: one or two sentences with figures, beginning with the answer itself.
+        text: sentences with figures, beginning with the answer itself; the first of them answers alone.
         aside: in smaller type below: what is worth knowing of the runs, what the paper found, and why that may differ;
             empty where there is nothing to add.
     """
@@ -32,6 +33,18 @@ class Answer:
     outcome: str
     text: str
     aside: str = ""
+
+    @property
+    def parts(self) -> tuple[str, str, str]:
+        """The text in three: its first words, the sentence that they begin (or the next), and the sentences after it.
+
+        A reader takes in one sentence at a look, so a page shows the first two parts larger than the third.
+        """
+        return _PARTS.fullmatch(self.text).groups()
+
+
+_END = r"[.](?=\s|$)|$"
+_PARTS = re.compile(rf"(.*?(?:[:;](?=\s)|{_END}))(.*?(?:{_END}))\s*(.*)", re.DOTALL)
 
 
 def listed(parts: Iterable[str]) -> str:
