@@ -97,7 +97,7 @@ def draw(runs: Sequence[RunInfo], answer: DeltaGenerator) -> page_frame.Drawn:
     charts = run_charts.charts_of(view, norms, scores, across, theme.palette())
     with fare:
         collapse_card.marks(view, courses, there)
-        run_charts.draw_fare(view, charts, above_fare)
+        run_charts.draw_fare(view, charts, run_charts.rows_of(view, scores), above_fare)
     with by_layer:
         run_charts.draw_norms(view, charts, above_norms)
     address = address_of(view)

@@ -95,8 +95,17 @@ MEASURES = (
     Measure("generated_neighborhood_contained", "Generated: neighbours", "share of neighbours with their own answer"),
     Measure("generated_portability_contained", "Generated: portability", "share with what follows from the edit"),
     Measure(MEAN, "Tasks", "mean F1 of the downstream tasks, × 100", "high", 0, "downstream"),
-    Measure("perplexity_ratio", "Perplexity ratio", "to the unedited model's, on a fixed text", "low", 3, "measures"),
-    Measure("perplexity", "Perplexity", "on a fixed text; lower is better", "low", 1, "measures"),
+    Measure(
+        "perplexity_ratio",
+        "Perplexity ratio",
+        "how much more a fixed text surprises the model than it did unedited",
+        "low",
+        3,
+        "measures",
+    ),
+    Measure(
+        "perplexity", "Perplexity", "how much a fixed text surprises the model; lower is better", "low", 1, "measures"
+    ),
     Measure(
         "foretold_damage",
         "Foretold damage",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import pandas as pd
@@ -18,7 +18,7 @@ from dashboard.charts.runs import RATIO
 from dashboard.charts.small_multiples import Row
 from dashboard.elements import chart_cache, figure, widgets
 from dashboard.parts.runs_compared.view import View
-from dashboard.reading.run_words import SUBSETS
+from dashboard.reading.run_words import MEASURES, SUBSETS
 
 FARE, NORMS = "How the models fare", "Norm of the edited matrices, layer by layer"
 GENERATED = ("generated_edit_contained", "generation_efficacy")
@@ -67,8 +67,15 @@ def charts_of(
     return found | {NORMS: chart_cache.chart(growth, colours)}
 
 
-def draw_fare(view: View, found: Mapping[str, Chart], above: DeltaGenerator) -> None:
-    """The small multiples, with the choice of facts that are scored above them; `above` is a place for the heading."""
+def draw_fare(view: View, found: Mapping[str, Chart], shown: Sequence[Row], above: DeltaGenerator) -> None:
+    """The small multiples, with the choice of facts that are scored above them.
+
+    Args:
+        view: what is shown.
+        found: charts, from `charts_of`.
+        shown: rows of the multiples, from `rows_of`.
+        above: a place for the heading.
+    """
     with above:
         widgets.heading(FARE, f"dotted: after {view.at:,} edits; dashed across: the line set above")
     st.segmented_control(
@@ -81,6 +88,13 @@ def draw_fare(view: View, found: Mapping[str, Chart], above: DeltaGenerator) -> 
     )
     if FARE in found:
         _draw(view, found, FARE, 1, view.subset)
+        st.caption(_meanings(shown))
+
+
+def _meanings(rows: Sequence[Row]) -> str:
+    """What each row of panels shows, in words."""
+    about = {measure.name: measure.about for measure in MEASURES}
+    return " ".join(f"{row.title.partition(',')[0]}: {about[row.metric]}." for row in rows)
 
 
 def draw_norms(view: View, found: Mapping[str, Chart], above: DeltaGenerator) -> None:
