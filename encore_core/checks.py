@@ -6,7 +6,7 @@ raise unknown("Unknown setting", "lambdap", SETTABLE)   # Unknown setting 'lambd
 
 In messages, `name` comes before the value and may say more, such as the file; `place` comes after it: "in [visitors]".
 A value that a person typed (`typed`) may be text; one from a program or JSON must have the type itself, and then a
-truth value is no number.
+truth value is not a number.
 """
 
 from __future__ import annotations

@@ -44,53 +44,53 @@ CARDS = {
         "Its P follows the recursion that RLSEdit (arXiv 2601.15686) describes.",
     ),
     "AlphaEdit": Card(
-        "Changes only directions that general text leaves unused.",
+        "Projects updates onto the null space of general text, directions that it hardly uses.",
         "P = U Uᵀ / L2,  U: eigenvectors of C0 with an eigenvalue below the threshold",
         _P,
-        "none seen",
+        "none found",
     ),
     "ENCORE": Card(
         "MEMIT with early stopping of targets and a constraint on the matrix's norm.",
         "P = (λp C0 + λn I)⁻¹",
         _P,
-        "none seen",
+        "none found",
     ),
     "ENCORE-N": Card(
-        "Ours, not a paper's: ENCORE whose targets are searched along the natural gradient, the direction that says "
-        "the fact at the least cost to general text, instead of by Adam.",
+        "Ours, not from a paper: ENCORE with targets found along the natural gradient, the direction that makes the "
+        "answer likelier at the least cost to general text, instead of by Adam.",
         "δ ← δ − η s F̂⁻¹g / ‖F̂⁻¹g‖,  F̂ = F / (tr F / d) + εI,  F = E[g gᵀ] over general text;  P = (λp C0 + λn I)⁻¹",
         f"{_P}; F of the last edited layer",
         "this program's own",
         "On the embedded model it edits blocks 2 to 10 with λp = 900, where ENCORE edits 6 to 10 with 300; both come "
-        "from trials on held-out facts. On other models it takes ENCORE's row, its extra steps included. The setting "
-        "search turns any method's search.",
+        "from trials on held-out facts. On other models it takes ENCORE's settings, its extra steps included. The "
+        "setting search does the same for any method.",
     ),
     "SPHERE": Card(
         "AlphaEdit, with each update weakened along the main directions of the matrix's rows, so that the rows stay "
         "spread out.",
         "Δ ← Δ (I − α U Uᵀ),  U: first eigenvectors of ŴᵀŴ / d_model up to a share η of their sum",
-        f"{_P}; U is made anew from the matrix in every batch",
+        f"{_P}; U is computed again from the matrix in every batch",
         "MIT (its port in EasyEdit)",
         "Every layer here sees the weakened updates of the layers below it; the port weakens all of them at the end. "
         "An edit cannot be taken back by itself, only undone with its batch.",
     ),
     "BetaEdit": Card(
-        "As AlphaEdit, but within the unused directions it still weighs what general text needs, and it finds these "
-        "directions anew as edits come to use them. It refuses a batch that would change a matrix too much.",
+        "As AlphaEdit, but within the null space it still weighs what general text needs, and it recomputes the null "
+        "space as edits come to use it. It refuses a batch that would change a matrix too much.",
         "P = U (Uᵀ(λ₁C0 + H)U + λ₂I)⁻¹ Uᵀ,  H = Σ KKᵀ,  U: eigenvectors below the threshold of C0, after every τ edits "
         "of (H/t + λ₁C0)/(λ₁ + 1)",
         f"{_P}; C0 and H",
-        "none seen",
+        "none found",
         "λ₁ = 3000, λ₂ = 10 and τ = 1000 are for 7B models; the embedded model has a smaller λ₁, as it has a smaller "
-        "λp. Edits are taken back one by one until the directions have been found anew; then batches are undone.",
+        "λp. Edits are taken back one by one until the null space has been recomputed; then batches are undone.",
     ),
     "LyapLock": Card(
-        "Weighs what general text needs by a queue that grows while more is lost than allowed, and keeps what the "
-        "matrix gave for earlier facts right after their edit.",
+        "Weights the loss on general text by a virtual queue, which grows while that loss is above its budget, and "
+        "keeps the matrix's outputs for earlier facts as they were right after their edit.",
         "Δ = [RKᵀ − λqE C0 + Σ(V_p − WK_p)K_pᵀ] (KKᵀ + H + λqC0)⁻¹,  E = W − W₀,  H = ΣK_pK_pᵀ,  "
         "q ← max(1, q + D/(αD₁) − 1),  D = tr(E C0 Eᵀ)",
         "C0, H, q, and of the last batch its keys and what they still miss",
-        "none seen",
+        "none found",
         "A batch factorises a d_mlp × d_mlp matrix per layer; once q moves, Δ is no longer thin, and edit files hold "
         "matrices. λ = 1000 is for 7B models; the embedded one has a smaller λ, as it has a smaller λp. An edit "
         "cannot be taken back by itself, only undone with its batch.",
@@ -110,7 +110,7 @@ CARDS = {
         "gradients.",
         "Δᵀ = Kᵀ(KKᵀ + 10 I)⁻¹V,  ĝ = Σ^(−½)(g − mean),  Σ: running covariance of gradients",
         "per layer the mean and variance of inputs and gradients, and Σ",
-        "none seen",
+        "none found",
         "The edits made before whitening begins are kept; the authors spend them on a warm-up. Small eigenvalues of Σ "
         "are bounded by a share of their mean, and not by a number. lr = 1e-6 is for 7B models. An edit cannot be "
         "taken back by itself, only undone with its batch.",
@@ -121,10 +121,10 @@ CARDS = {
         "G' = U_B((U_BᵀGU_A) ∘ M)U_Aᵀ,  A = E[aaᵀ] = U_A S_A U_Aᵀ,  B = E[ggᵀ] = U_B S_B U_Bᵀ,  M_ij = [s^B_i s^A_j "
         "below the threshold above which lie γ of all s^B_i s^A_j]",
         "A and B of every edited layer: C0 and F, and beside them the sums of aaᵀ and ggᵀ over the edited facts",
-        "none seen",
+        "none found",
         "It needs no subject, no targets and no sampled prefixes. A pass takes 32 facts a step, in order; a batch ends "
         "after 25 passes (setting steps), or when the mean loss is below 0.01 (stop_loss). Adam scales each element by "
-        "itself, so that its steps reach a little into what is kept; it begins anew with every batch, where the "
+        "itself, so that its steps reach a little into what is kept; it restarts with every batch, where the "
         "authors' goes on. lr = 5e-4 is for 7B models; the embedded one has 2e-3. General text counts as many tokens "
         "as C0 is made from. B is F, the gradient by the block's output; where a norm or a factor comes between the "
         "matrix and that (Gemma 2 and 3, OLMo 2, Granite), it fits less well. Δ is not thin, so that edit files hold "
@@ -132,8 +132,8 @@ CARDS = {
         "edit cannot be taken back by itself, only undone with its batch.",
     ),
     "AlphaEdit+NAS": Card(
-        "Brings the MLP output that each target asks for to one norm, the usual one of the model, so that no edit "
-        "outweighs the others; a fact whose own is more than twice that is not edited.",
+        "Rescales the MLP output for each target to the model's usual norm, so that no edit outweighs the others; a "
+        "fact that needs more than twice that norm is not edited.",
         "v* ← a v* / ‖v*‖,  z = (h − v₀) + v*,  a: mean ‖v*‖ on the unedited model, the largest 5 % left out",
         f"{_P}; a",
         "MIT",

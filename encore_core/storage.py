@@ -45,7 +45,7 @@ def data_folder() -> Path:
     try:
         folder = Path(os.environ.get("ENCORE_HOME") or Path.home() / ".encore-studio").expanduser()
     except RuntimeError as error:  # the home of a user whom the system does not know
-        raise InputError(f"The data folder is nowhere ({error}); set ENCORE_HOME to a folder.") from error
+        raise InputError(f"The data folder cannot be located ({error}); set ENCORE_HOME to a folder.") from error
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:

@@ -87,7 +87,7 @@ def _tell_without(runs: Sequence[RunInfo]) -> None:
     widgets.notice(
         Message(
             "info",
-            f"No downstream task was asked in {names}. Say where the tasks' data are when you start a run: on the "
+            f"No downstream task was run in {names}. Give the folder of the tasks' data when you start a run: on the "
             "Run page under what is measured, or with --downstream. How to get them is described below.",
         )
     )

@@ -76,7 +76,7 @@ def main() -> None:
 
 def of_pair(pair: Pair, answer: DeltaGenerator) -> None:
     """Everything about a pair of runs, and the answer above it."""
-    question = "How sure will the model be of an edited fact, beside one that it knows by itself?"
+    question = "How sure will the model be of an edited fact, compared with one that it already knows?"
     if presenter.covered("overfitting", pair.key, question, ["less sure", "as sure", "surer"]):
         return
     with answer:

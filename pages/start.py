@@ -96,7 +96,7 @@ def explanation() -> None:
             )
             st.page_link(page_list.script("downstream"), label="See what is lost", icon=":material/checklist:")
     with st.container(border=True, key="card_methods"):
-        widgets.heading("The methods", "one update rule; a method is a row of numbers")
+        widgets.heading("The methods", "one update rule; methods differ in P, S and when targets stop")
         widgets.verbatim(RULE)
         st.caption(
             "R: residuals to the target states · K: keys of a batch · S: slack, how far new facts may be missed · "

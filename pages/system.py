@@ -138,7 +138,7 @@ def tiles(visitors: Sequence[Visitor], mine: Visitor | None, queues: dict, n_awa
         [
             ("Visitors with a model", f"{len(visitors)}", you, ""),
             (
-                "In line for the device",
+                "In the queue for the device",
                 f"{n_waiting}",
                 f"{n_running} at work" if n_running else "the device is free",
                 "",
@@ -167,10 +167,10 @@ def line(queues: dict) -> None:
             widgets.notice(Message("info", f"No model is loaded yet. Memory: {device_memory('cpu')}."))
             return
         columns = [
-            ("Device", "name"), ("Memory", "name"), ("At work", "name"), ("In line", "right"),
+            ("Device", "name"), ("Memory", "name"), ("At work", "name"), ("Waiting", "right"),
             ("Longest wait", "right"), ("Takes about", "about"),
         ]  # fmt: skip
-        widgets.table(columns, rows, "The line for each device")
+        widgets.table(columns, rows, "The queue of each device")
 
 
 def loaded(loadings: Sequence[Loading], visitors: Sequence[Visitor]) -> None:
@@ -206,8 +206,8 @@ def held(visitors: Sequence[Visitor], mine: Visitor | None) -> None:
         widgets.heading("Edits", "memory of the edited matrices and of what undo needs, counted now")
         widgets.table([("Whose", "name"), ("Edits", "right"), ("Memory", "right")], rows, "Memory that edits take")
         st.caption(
-            "What a visitor who leaves has edited waits for the browser that made it, as long as the limits say; then "
-            "the memory is freed."
+            "When a visitor leaves, the server keeps their edits for the same browser as long as the limits allow; "
+            "then the memory is freed."
         )
 
 

@@ -306,7 +306,7 @@ FOLDERS = {
     "empty": Odd(text(WEIGHTS, b""), "damaged (it is empty)"),
     "header longer than the file": Odd(text(WEIGHTS, (10**6).to_bytes(8, "little") + b"{}"), DAMAGED),
     "header longer than memory": Odd(text(WEIGHTS, (2**62).to_bytes(8, "little") + b"{}"), DAMAGED),
-    "header that is no JSON": Odd(text(WEIGHTS, (2).to_bytes(8, "little") + b"}{"), DAMAGED),
+    "header that is not valid JSON": Odd(text(WEIGHTS, (2).to_bytes(8, "little") + b"}{"), DAMAGED),
     "a web page": Odd(text(WEIGHTS, b"<!DOCTYPE html><html>not found</html>" * 50), DAMAGED),
     "a pointer of LFS": Odd(text(WEIGHTS, POINTER), "model.safetensors is a Git LFS pointer"),
     "a shard that is a pointer": Odd(lambda folder: shard(folder, 1).write_bytes(POINTER), "LFS po", base="shards"),
@@ -314,7 +314,7 @@ FOLDERS = {
     "a shard missing": Odd(lambda folder: shard(folder, 1).unlink(), "is missing in", base="shards"),
     "a shard cut off": Odd(lambda folder: cut(shard(folder, 1).name, 0.7)(folder), "is damaged", base="shards"),
     "no index": Odd(lambda folder: (folder / INDEX).unlink(), "more are there. Save the whole model", base="shards"),
-    "an index that is no JSON": Odd(text(INDEX, "{"), f"{INDEX} cannot be read", base="shards"),
+    "an index that is not valid JSON": Odd(text(INDEX, "{"), f"{INDEX} cannot be read", base="shards"),
     "an index that is a pointer": Odd(text(INDEX, POINTER), f"{INDEX} is a Git LFS pointer", base="shards"),
     "an index without names": Odd(text(INDEX, '{"metadata": {}}'), "no weight_map of names", base="shards"),
     "an index of a list": Odd(text(INDEX, '{"weight_map": ["a"]}'), "no weight_map of names", base="shards"),
@@ -323,7 +323,7 @@ FOLDERS = {
     "an index without metadata": Odd(
         index(lambda found: {"weight_map": found["weight_map"]}), 'has no "metadata"', base="shards"
     ),
-    "an index that names a file elsewhere": Odd(outside, "which is no file of its folder", base="shards"),
+    "an index that names a file elsewhere": Odd(outside, "which is not a file of its folder", base="shards"),
     "an index that names a path": Odd(text(INDEX, '{"weight_map": {"a": "/etc/x"}}'), "no file of its", base="shards"),
     "a weight in two shards": Odd(twice, "nothing says which one counts", base="shards"),
     # weights
@@ -356,10 +356,10 @@ FOLDERS = {
     ),
     "a tokenizer of three words": Odd(tokenizer(of_three_words), "its tokenizer 3, so it is another model's"),
     "no tokenizer": Odd(no_tokenizer, "has no tokenizer.json"),
-    "a tokenizer that is no JSON": Odd(text("tokenizer.json", "{"), "the tokenizer in"),
+    "a tokenizer that is not valid JSON": Odd(text("tokenizer.json", "{"), "the tokenizer in"),
     "a tokenizer of nothing": Odd(text("tokenizer.json", "{}"), "the tokenizer in"),
     # configurations
-    "a configuration that is no JSON": Odd(text("config.json", "{"), "the configuration in"),
+    "a configuration that is not valid JSON": Odd(text("config.json", "{"), "the configuration in"),
     "a configuration of nothing": Odd(text("config.json", "{}"), "no model_type"),
     "a configuration that is a list": Odd(text("config.json", "[1]"), "no model_type"),
     "a type that nobody knows": Odd(config(model_type="nonsense"), "is of a type that transformers"),

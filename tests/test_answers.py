@@ -108,7 +108,7 @@ def test_intervals_widen_the_span_and_may_leave_it_open():
     # After 100 edits the interval holds the line already; after 200 it still does.
     assert crossing(of(values, ends), 20, falls=True).span == (0, 300)
     unsure = crossing(of({0: 40, 100: 19}, {100: (9, 29)}), 20, falls=True)
-    assert not unsure.crosses and "within chance" in span_words(unsure)
+    assert not unsure.crosses and "not significant" in span_words(unsure)
 
 
 def test_nothing_measured_after_an_edit_is_no_crossing():
@@ -146,7 +146,7 @@ def test_where_all_break_the_one_that_lasts_longest_is_named_only_if_the_spans_a
     said = survivors(runs, health_of({"MEMIT": early, "ENCORE": late}))
     assert said.outcome == "one lasts longest" and "but ENCORE lasts longer" in said.text
     same = survivors(runs, health_of({"MEMIT": late, "ENCORE": late}))
-    assert same.outcome == "none survives" and "cannot be told" in same.text
+    assert same.outcome == "none survives" and "it is unclear which lasts longest" in same.text
 
 
 def test_where_none_breaks_that_is_said_with_the_figures():
@@ -157,9 +157,9 @@ def test_where_none_breaks_that_is_said_with_the_figures():
 
 
 @pytest.mark.parametrize(("ratios", "tasks", "words"), [
-    (GOOD, {0: 40, 1000: 38}, "does not reach a line (perplexity × 2, or tasks halved)"),
-    (GOOD, None, "does not reach the line (perplexity × 2; no tasks were asked)"),
-    (None, {0: 40, 1000: 38}, "does not reach the line (tasks halved; perplexity was not measured)"),
+    (GOOD, {0: 40, 1000: 38}, "does not reach a threshold (perplexity × 2, or tasks halved)"),
+    (GOOD, None, "does not reach the threshold (perplexity × 2; no tasks were run)"),
+    (None, {0: 40, 1000: 38}, "does not reach the threshold (tasks halved; perplexity was not measured)"),
 ])  # fmt: skip
 def test_only_lines_that_were_measured_are_said_not_to_be_reached(ratios, tasks, words):
     health = health_of({"MEMIT": ratios} if ratios else {}, {"MEMIT": tasks} if tasks else None)
@@ -169,7 +169,7 @@ def test_only_lines_that_were_measured_are_said_not_to_be_reached(ratios, tasks,
 def test_lines_that_not_every_run_was_measured_by_are_told():
     runs = [run_like("MEMIT", 1000), run_like("ENCORE", 1000)]
     health = health_of({"MEMIT": GOOD, "ENCORE": GOOD}, {"MEMIT": {0: 40, 1000: 38}})
-    assert "none reaches a line (perplexity × 2, or tasks halved; not both were" in survivors(runs, health).text
+    assert "none reaches a threshold (perplexity × 2, or tasks halved; not both were" in survivors(runs, health).text
 
 
 def test_without_recorded_answers_the_number_of_tests_widens_the_span():
@@ -189,7 +189,7 @@ def test_tasks_that_are_perhaps_halved_are_not_said_to_stand():
         [run_like("MEMIT", 1000)],
         health_of({"MEMIT": {0: 1, 500: 1.5, 1000: 3}}, {"MEMIT": {0: (43, 40, 46), 1000: (20, 15, 25)}}),
     )
-    assert "With MEMIT the tasks are perhaps halved, within chance." in said.text and "not halved" not in said.text
+    assert "With MEMIT the tasks are perhaps halved (not significant)." in said.text and "not halved" not in said.text
 
 
 def test_too_few_edits_are_too_few():
@@ -201,7 +201,7 @@ def test_too_few_edits_are_too_few():
 def test_a_short_run_is_not_said_to_outlast_a_long_one():
     runs = [run_like("MEMIT", 1000), run_like("ENCORE", 5000)]
     said = survivors(runs, health_of({"MEMIT": GOOD, "ENCORE": {0: 1, 2000: 1.5, 5000: 4}}))
-    assert said.outcome == "cannot be told" and "whether MEMIT lasts longer would take more" in said.text
+    assert said.outcome == "cannot be told" and "whether MEMIT lasts longer cannot be known without more" in said.text
 
 
 def test_without_perplexity_and_tasks_nothing_is_told():
@@ -220,9 +220,14 @@ def test_tasks_count_too_and_chance_does_not():
     assert said.outcome == "some survive"
     assert "ENCORE survives 1,000 edits; tasks are halved between 0 and 1,000 edits with MEMIT" in said.text
     said = survivors(runs, health_of(good, {"MEMIT": fell, "ENCORE": perhaps}))
-    assert said.outcome == "cannot be told" and "whether ENCORE lasts longer is within chance" in said.text
+    assert (
+        said.outcome == "cannot be told" and "whether ENCORE lasts longer is uncertain at the 95 % level" in said.text
+    )
     said = survivors(runs, health_of(good, {"MEMIT": stood, "ENCORE": perhaps}))
-    assert said.outcome == "all survive" and "With ENCORE a line may have been crossed, within chance." in said.text
+    assert (
+        said.outcome == "all survive"
+        and "With ENCORE a threshold may have been crossed (not significant)." in said.text
+    )
 
 
 def test_a_line_that_is_looked_at_less_often_may_have_been_crossed_first():
@@ -231,7 +236,7 @@ def test_a_line_that_is_looked_at_less_often_may_have_been_crossed_first():
     early, late = {0: 1, 500: 2.5, 2000: 9}, {0: 1, 500: 1.2, 1000: 1.5, 2000: 2.2}
     asked_late = {0: 40, 2000: 5}
     said = survivors(runs, health_of({"MEMIT": early, "ENCORE": late}, {"ENCORE": asked_late}))
-    assert said.outcome == "none survives" and "which lasts longest cannot be told" in said.text
+    assert said.outcome == "none survives" and "unclear which lasts longest" in said.text
     assert "between 1,000 and 2,000 edits with ENCORE and between 0 and 500 with MEMIT" in said.text
     assert "The tasks are halved between 0 and 2,000 edits with ENCORE." in said.text
 
@@ -334,7 +339,7 @@ def test_few_edits_no_edits_and_broken_states():
     assert dominance.answer([standing("MEMIT", 0.4, at=40)]).outcome == "yes"
     assert dominance.answer([standing("MEMIT", math.nan)]).outcome == "broken"
     both = dominance.answer([standing("MEMIT", math.nan), standing("ENCORE", 0.05)])
-    assert both.outcome == "no growth" and "With MEMIT the model's states are no longer numbers" in both.text
+    assert both.outcome == "no growth" and "With MEMIT the model's states are no longer finite numbers" in both.text
 
 
 # -- Downstream: what did the model lose? ------------------------------------------------------------------------------
@@ -364,12 +369,15 @@ def loss_of(f1, gaps=None, **values):
 def test_a_loss_is_told_run_by_run():
     said = loss_of({"MEMIT": (70.0, 2.0), "ENCORE": (70.0, 69.0)}, odd={"MEMIT": 19})
     assert said.outcome == "some lost"
-    assert "nearly all with MEMIT and nothing beyond chance with ENCORE" in said.text
-    assert "2.0 with MEMIT (−68.0) and 69.0 with ENCORE (−1.0)" in said.text and "114 of 120 with MEMIT" in said.text
+    assert "nearly all of its mean F1 with MEMIT and nothing significant with ENCORE" in said.text
+    assert (
+        "2.0 with MEMIT (−68.0) and 69.0 with ENCORE (−1.0)" in said.text
+        and "114 of 120 answers to the tasks with MEMIT" in said.text
+    )
 
 
 def test_within_chance_nothing_is_lost_and_few_edits_are_too_few():
-    assert loss_of({"MEMIT": (70.0, 63.0)}).text.startswith("In the tasks, nothing beyond chance.")
+    assert loss_of({"MEMIT": (70.0, 63.0)}).text.startswith("In the tasks, nothing significant.")
     assert loss_of({"MEMIT": (70.0, 63.0)}, at=40).outcome == "too few edits"
     assert loss_of({"MEMIT": (70.0, 2.0)}, at=40).outcome == "lost"
 
@@ -531,12 +539,14 @@ def test_models_that_stop_answering_come_before_their_mean():
             lost.Loss("ENCORE", 5000, 36.0, 26.0, -23.0, 3.0, 120, True, (0, 39))]  # fmt: skip
     said = lost.answer(runs, health_of({}), [], pd.DataFrame(columns=["run", "edits", "task", "metric"])).text
     assert said.startswith(
-        "With MEMIT it stops answering: of its answers to the tasks, 118 of 120 with MEMIT and 39 of 120 with ENCORE "
-        "are none of the options. Of its mean F1 it loses nearly all with MEMIT and nothing beyond chance with ENCORE."
+        "With MEMIT the model stops answering: 118 of 120 answers to the tasks with MEMIT and 39 of 120 with ENCORE "
+        "are none of the options. The model loses nearly all of its mean F1 with MEMIT and nothing significant with ENCORE."
     )
     said = lost.answer(runs[1:], health_of({}), [], pd.DataFrame(columns=["run", "edits", "task", "metric"])).text
-    assert said.startswith("It answers less often: of its answers to the tasks, 39 of 120 with ENCORE are none of the")
-    assert "Of its mean F1 it loses nothing beyond chance." in said
+    assert said.startswith(
+        "The model answers less often: 39 of 120 answers to the tasks with ENCORE are none of the options."
+    )
+    assert "Its mean F1 does not fall significantly." in said
 
 
 # -- Paper: does it match? ---------------------------------------------------------------------------------------------
@@ -581,8 +591,8 @@ TASKS = next(measure for measure in MEASURES if measure.name == charts.MEAN)
 
 
 @pytest.mark.parametrize(("others", "best", "words"), [
-    ((50, 46, 54), 0, "A − B: +20.0 (at least +14.3)"), ((66, 62, 70), None, "within chance"),
-    ((50, None, None), None, "cannot be told: recorded without the answers"),
+    ((50, 46, 54), 0, "A − B: +20.0 (at least +14.3)"), ((66, 62, 70), None, "not significant"),
+    ((50, None, None), None, "undecided: recorded without the answers"),
 ])  # fmt: skip
 def test_a_run_is_best_in_the_tasks_only_beyond_both_intervals(others, best, words):
     found = [Score(70.0, 100, 600, 66.0, 74.0), Score(others[0], 100, 600, *others[1:])]

@@ -151,7 +151,7 @@ REFUSED = {
     "setting out of range": (["--set", "lambda_p=-1"], "lambda_p"),
     "layer that is not there": (["--set", "layers=3-40"], "layers"),
     "batch size 0": (["--batch-size", "0"], "--batch-size"),
-    "limit that is no number": (["--limit", "many"], "--limit"),
+    "limit that is not a number": (["--limit", "many"], "--limit"),
     "unknown device": (["--device", "tpu"], "present here: "),
     "unknown dtype": (["--dtype", "int3"], "float32, bfloat16"),
     "unknown model": (["--model", "smollm3"], "Did you mean 'smollm2-135m'"),

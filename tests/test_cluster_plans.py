@@ -82,7 +82,7 @@ def test_the_least_plan_takes_its_name_from_the_file(plan_file):
 
 
 BAD = {
-    "methods = [": "is no TOML",
+    "methods = [": "is not valid TOML",
     "": "methods is missing; give for example",
     "methods = []": "methods is an empty list",
     'methods = ["ENCORE", "ENCORE"]': "methods has 'ENCORE' twice",
@@ -95,12 +95,12 @@ BAD = {
     'methods = ["ENCORE"]\nbatch_size = "5"': "batch_size = '5' must be",
     'methods = ["ENCORE"]\nname = "Not A Name"': "name 'Not A Name' is not 1 to 30 small letters",
     'methods = ["ENCORE"]\nname = 7': "name 7 is not 1 to 30",
-    'methods = ["ENCORE"]\nfacts = [1]': "facts 1 is no text",
-    'methods = ["ENCORE"]\nsettings = 3': "settings 3 is no table",
+    'methods = ["ENCORE"]\nfacts = [1]': "facts 1 is not text",
+    'methods = ["ENCORE"]\nsettings = 3': "settings 3 is not a table",
     'methods = ["ENCORE"]\n[settings]\nlambdap = 3': "did you mean 'lambda_p'?",
     'methods = ["ENCORE"]\n[settings.MEMIT]\nlambda_p = 3': "[settings.MEMIT] is for a method that is not run",
     'methods = ["ENCORE"]\n[measure]\nsamples = 3': "Unknown field 'samples' in [measure]",
-    'methods = ["ENCORE"]\nmeasure = 3': "measure 3 is no table",
+    'methods = ["ENCORE"]\nmeasure = 3': "measure 3 is not a table",
     'methods = ["ENCORE"]\n[cluster]\naddress = "ray://host:10001"': "is not one of a Ray cluster; give HOST:PORT",
     'methods = ["ENCORE"]\n[cluster]\naddress = "host"': "is not one of a Ray cluster",
     'methods = ["ENCORE"]\n[cluster]\ncpus = 0': "cpus = 0 must be a whole number from 1",

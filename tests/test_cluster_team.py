@@ -128,7 +128,7 @@ def test_matrices_that_differ_are_found(tiny_folder, statistics_text):
     helpers.check(session.matrices())
     changed = {layer: W.clone() for layer, W in session.matrices().items()}
     changed[0].view(torch.int32)[0, 0] ^= 1
-    with pytest.raises(InputError, match="matrices of worker 2 have become others"):
+    with pytest.raises(InputError, match="matrices of worker 2 no longer match those of the run"):
         helpers.check(changed)
 
 
@@ -155,7 +155,7 @@ def test_matrices_are_taken_over_when_a_session_goes_on(tiny_folder, statistics_
     session = session_of(tiny_folder, statistics_text)
     session.edit(tiny_runs.FACTS[:4], known="edit", measure=False)
     helpers = team(session, tiny_folder, 2)
-    with pytest.raises(InputError, match="have become others"):
+    with pytest.raises(InputError, match="no longer match those of the run"):
         helpers.check(session.matrices())
     helpers.begin_from(session.exact_matrices())
     helpers.check(session.matrices())

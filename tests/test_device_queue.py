@@ -146,7 +146,7 @@ def test_those_who_wait_are_told_where_they_stand(monkeypatch):
         wait_for(lambda: all(told.values()))
         assert [told[name][-1].number for name in "abc"] == [1, 2, 3]
         assert told["a"][-1].seconds is None  # nothing has been measured yet
-        assert str(told["c"][-1]) == "You are 3rd in line"
+        assert str(told["c"][-1]) == "You are 3rd in the queue"
     joined(threads)
     assert all(places[-1] is None for places in told.values())  # the waiting is over
     numbers = [place.number for place in told["c"][:-1]]
@@ -256,7 +256,7 @@ def test_numbers_as_people_say_them():
     assert [ordinal(n) for n in (1, 2, 3, 4, 11, 12, 13, 21, 22, 101, 111)] == [
         "1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "22nd", "101st", "111th",
     ]  # fmt: skip
-    assert str(Place(2, 0.2, 0.0)) == "You are 2nd in line · about 1 s"
+    assert str(Place(2, 0.2, 0.0)) == "You are 2nd in the queue · about 1 s"
 
 
 @pytest.mark.parametrize(("kind", "returns"), [(EDIT, 1), (READ, 0)])

@@ -283,11 +283,11 @@ REFUSED = {
     "Mamba": ("Mamba", {"hidden_size": 32, "num_hidden_layers": 2}, "0 attention parts, need 1; state-space"),
     "LFM 2, convolutions and attention": ("Lfm2", EXPERTS | {"layer_types": ["conv", "full_attention"] * 2},
                                           "block 0 .* 0 attention parts"),
-    "BERT": ("Bert", SMALL, "'bert', which is no decoder-only .* encoder"),
-    "RoBERTa": ("Roberta", SMALL, "'roberta', which is no decoder-only .* encoder"),
+    "BERT": ("Bert", SMALL, "'bert', which is not a decoder-only .* encoder"),
+    "RoBERTa": ("Roberta", SMALL, "'roberta', which is not a decoder-only .* encoder"),
     "T5": ("T5", {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}, "'t5', .* reads from an"),
     "BART": ("Bart", ENCODER_DECODER, "'bart', .* reads from an encoder"),
-    "ViT": ("ViT", SMALL | {"image_size": 8, "patch_size": 4}, "'vit', which is no decoder-only"),
+    "ViT": ("ViT", SMALL | {"image_size": 8, "patch_size": 4}, "'vit', which is not a decoder-only"),
 }  # fmt: skip
 
 
@@ -337,7 +337,7 @@ class TestFamiliesWithoutARow:
     def test_tokens_that_see_later_ones(self, model):
         for block in model.model.layers:
             block.register_forward_hook(lambda _, args, output: output + 0.1 * output.mean(1, keepdim=True))
-        assert "see those that come after" in refusal(self.wrap, model)
+        assert "its attention is not causal" in refusal(self.wrap, model)
 
     def test_blocks_that_are_run_twice(self, model):
         block = model.model.layers[0]

@@ -1,4 +1,4 @@
-"""Foretold damage on Contributions (which layers pay) and on Models (which blocks to edit)."""
+"""Estimated damage on Contributions (which layers pay) and on Models (which blocks to edit)."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_rows_have_layers_their_sum_and_the_logarithm_of_the_ratio():
     chart = charts.over_edits(frame, [Line("a", "ENCORE", "ENCORE", (1, 2))], LIGHT)
     drawn = {trace.name: list(trace.y) for trace in chart.figure.data}
     assert drawn == {
-        "layer 1": [0.01], "layer 2": [0.03], "all layers, foretold": [0.04],
+        "layer 1": [0.01], "layer 2": [0.03], "all layers, estimated": [0.04],
         "measured on a text": [pytest.approx(math.log(1.25))],
     }  # fmt: skip
     assert foretold_rows.of_runs(MEASURES[MEASURES["run"] == "b"]).empty
@@ -82,7 +82,7 @@ def test_contributions_shows_which_layers_pay(tiny_folder, statistics_text, monk
     last = frame[frame["edits"] == 10]
     by_kind = last.groupby("kind")["value"].sum()
     assert by_kind["layer"] == pytest.approx(by_kind["sum"]) and by_kind["sum"] > 0
-    assert any(trace.name == "all layers, foretold" for trace in chart.figure.data)
+    assert any(trace.name == "all layers, estimated" for trace in chart.figure.data)
     page = opened("contributions", run=ids[:1])
     assert not errors(page) and "pays most" not in markup(page)
 
@@ -101,7 +101,7 @@ def test_models_searches_at_every_block_of_the_model_at_hand(tiny_folder, statis
     monkeypatch.setattr(blocks_card, "layer_costs", few)
     drawn = tiny_pages.cards(monkeypatch)
     page = pressed(page_of(tiny_folder), "blocks")
-    assert not errors(page) and "By this the cheapest blocks are" in markup(page)
+    assert not errors(page) and "By this estimate the cheapest blocks are" in markup(page)
     [costs] = seen
     _, frame = drawn["cost by block"]
     assert list(frame["layer"]) == [one.layer for one in costs] == [0, 1]

@@ -189,7 +189,7 @@ def test_a_revision_that_is_none(server, files):
     server.add(REPO, files)
     assert "the hub's org/tiny has no revision 'v9'; give one of its branches" in refusal(load_model, f"{REPO}@v9")
     for odd in ("", "../../x", "a//b", "/etc", "a b", "-x", "x/", "ü"):
-        assert "is no revision" in refusal(load_model, f"{REPO}@{odd}")
+        assert "is not a revision" in refusal(load_model, f"{REPO}@{odd}")
     assert "comes with the program and has no revisions" in refusal(load_model, "smollm2-135m@main")
     assert split_revision("a/b@refs/pr/1") == ("a/b", "refs/pr/1") and split_revision("a/b") == ("a/b", None)
 
@@ -259,7 +259,7 @@ def test_a_name_that_the_hub_has_not(server):
 def test_a_hub_out_of_reach_is_no_unknown_name(server, monkeypatch, name):
     def said() -> str:
         message = refusal(load_model, name)
-        assert "is no folder here and not in the hub's cache, and " in message and "Unknown model" not in message
+        assert "is not a folder here and not in the hub's cache, and " in message and "Unknown model" not in message
         assert ("Did you mean 'smollm2-135m'?" in message) == (name == "smollm2-135")
         assert ("It is openai-community/gpt2-xl on the hub." in message) == name.startswith("gpt2-xl")
         return message

@@ -77,4 +77,4 @@ def test_the_command_prints_blocks_and_a_proposal(llama_tied, monkeypatch, tmp_p
     assert printed["facts"] == 3 and all(len(one["damage"]) == 3 for one in printed["blocks"])
     assert main(["layers", "--facts", str(file), "--method", "ENCORE", *sets]) == 0
     out = capsys.readouterr()
-    assert "foretold damage" in out.out and "cheapest blocks by this are" in out.err
+    assert "estimated damage" in out.out and "this estimate the cheapest blocks are" in out.err

@@ -105,7 +105,7 @@ def test_a_key_that_is_none_is_refused():
     plan = (
         'title = "a"\nminutes = 1\nfor = "b"\n[[steps]]\ntitle = "c"\nminutes = 1\nsay = "d"\nopen = "edit"\nat = "a b"'
     )
-    with pytest.raises(InputError, match="is no key of a card"):
+    with pytest.raises(InputError, match="is not a key of a card"):
         lessons.read(plan.encode(), "plan.toml")
 
 

@@ -110,7 +110,7 @@ def test_links_to_elsewhere_are_refused(link):
 
 
 def test_a_link_with_half_a_character_is_refused():
-    assert "is no link" in refusal(view_of, "edit?\ud800t=c")
+    assert "is not a link" in refusal(view_of, "edit?\ud800t=c")
 
 
 def test_unknown_pages_are_refused_with_a_hint():
@@ -122,8 +122,8 @@ def test_unknown_pages_are_refused_with_a_hint():
     ("changes", "told"),
     [
         ({"title": ""}, 'plan.toml: title is missing; write title = "…".'),
-        ({"title": "5"}, "plan.toml: title = 5 is no text"),
-        ({"title": '"  "'}, "title = '  ' is no text"),
+        ({"title": "5"}, "plan.toml: title = 5 is not text"),
+        ({"title": '"  "'}, "title = '  ' is not text"),
         ({"title": f'"{"x" * 201}"'}, "title has 201 characters; at most 200"),
         ({"minutes": '"3"'}, "minutes = '3' is out of range; give a number above 0"),
         ({"minutes": "nan"}, "minutes = nan is out of range"),
@@ -133,12 +133,12 @@ def test_unknown_pages_are_refused_with_a_hint():
         ({"say": ""}, 'plan.toml, step 1: say is missing; write say = "…".'),
         ({"say": '"a\\u0007"'}, "step 1: say has the control character U+0007"),
         ({"open": ""}, "step 1: open is missing"),
-        ({"step": 'see = [1]'}, "step 1: see = [1] is no list of texts"),
-        ({"step": 'press = [""]'}, "step 1: press = [''] is no list of texts"),
+        ({"step": 'see = [1]'}, "step 1: see = [1] is not a list of strings"),
+        ({"step": 'press = [""]'}, "step 1: press = [''] is not a list of strings"),
         ({"step": f"see = {['x'] * 13}"}, "see has 13 entries; at most 12"),
         ({"step": 'asks = "x"'}, "step 1: 'asks' is no field here; did you mean 'ask'?"),
         ({"top": 'author = "me"'}, "plan.toml: 'author' is no field here; known: for, minutes"),
-        ({"top": "tasks = 3"}, "tasks is no list of tables; begin each task with a line [[tasks]]"),
+        ({"top": "tasks = 3"}, "tasks is not a list of tables; begin each task with a line [[tasks]]"),
         ({"more": '[[questions]]\ntext = "Q"\nlines = 1.5'}, "question 1: lines = 1.5 is out of range; give a whole"),
         ({"more": '[[tasks]]\ntitle = "T"'}, "plan.toml, task 1: text is missing"),
         ({"more": '[[tasks]]\ntitle = "T"\ntext = "x"\nopen = "nowhere"'}, "task 1: open = 'nowhere' leads to"),

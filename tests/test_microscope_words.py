@@ -97,10 +97,13 @@ def trace(layer: int, column: int, effect: float = 0.6, noisy: float = 0.1) -> F
 def test_trace_sentences():
     told = words.trace_sentences(trace(1, 1), None)
     assert told.startswith("Here restoring MLPs brings “Wellington” back most at “Zealand”, the subject's last token, ")
-    assert "around layer 1, in the lower third: 10\u202f% → 70\u202f%. That is where the paper found facts" in told
+    assert (
+        "around layer 1, in the lower third: 10\u202f% → 70\u202f%. That is where Meng et al. (2022) found facts"
+        in told
+    )
     told = words.trace_sentences(trace(1, 1), trace(5, 2))
     assert "After the edits" in told and "the prompt's last token, around layer 5, in the upper third" in told
-    assert told.endswith("not so here.")
+    assert told.endswith("this trace does not.")
     assert "“New”, within the subject," in words.trace_sentences(trace(0, 0), None)
     assert "does not bring “Wellington” back anywhere" in words.trace_sentences(trace(0, 0, 0.0), None)
     assert "does not make the model forget" in words.trace_sentences(trace(0, 0, 0.0, noisy=0.9), None)
@@ -161,7 +164,7 @@ def test_moved_rows_and_sentence():
     assert told.startswith(
         "The lead changed by +2.65, most through attention 0 +3.00, the final norm's other scale −0.60"
     )
-    assert "themselves wrote +0.25" in told
+    assert "contributed +0.25 of it directly" in told
     assert words.moved_sentence(both.assign(effect=0.0), "the lead", (0,)) == "Nothing moved the lead."
     assert len(microscope_bars.moved(both, "x", DARK).figure.data) == 3
 

@@ -51,8 +51,8 @@ def answers(app) -> list[str]:
     ("compare", {}, "ENCORE and MEMIT+MPES survive 1,200 edits", "Too few edits to tell"),
     ("norms", {}, "In the edited layers alone, and in the last", "Too few edits to tell."),
     ("contributions", {}, "No, not on this model: after 1,200 edits", "Too few edits to tell"),
-    ("downstream", {}, "Of its mean F1 it loses nearly all with MEMIT", "That cannot be told"),
-    ("overfitting", {}, "Because the search goes on long after", "Here it makes no difference"),
+    ("downstream", {}, "The model loses nearly all of its mean F1 with MEMIT", "These runs cannot answer that"),
+    ("overfitting", {}, "Because the search goes on long after", "Here it makes no significant difference"),
     ("learn", {"step": "again"}, "ENCORE and MEMIT+MPES survive 1,200 edits", "Too few edits to tell"),
     ("learn", {"step": "breaks"}, "ENCORE and MEMIT+MPES survive 1,200 edits", "Too few edits to tell"),
 ])  # fmt: skip
@@ -70,7 +70,10 @@ def test_start_and_paper_open_with_recorded_runs_too(own):
     app = opened("start")
     assert answers(app)[0].startswith("With some methods it breaks. ENCORE and MEMIT+MPES survive")
     app = opened("paper", table="1")
-    assert answers(app)[0].startswith("Yes, in all that can be told: of") and "with against without" in answers(app)[0]
+    assert (
+        answers(app)[0].startswith("Yes, wherever there is a clear winner: of")
+        and "with against without" in answers(app)[0]
+    )
     assert all(run.startswith("recorded-") for run in app.multiselect(key="paper_runs").value)
     pressed(app, "own_runs")
     assert app.multiselect(key="paper_runs").value == own
@@ -136,7 +139,7 @@ def test_a_run_that_ended_early_is_said_to_have(monkeypatch, tmp_path, tiny_fold
 def test_runs_of_which_little_is_known_are_answered_with_that(monkeypatch, recorded_folder):
     """Runs of ten edits, really made, without perplexity and tasks."""
     monkeypatch.setattr("encore_core.runs.recorded.RECORDED", recorded_folder)
-    for page, said in (("compare", "That cannot be told"), ("downstream", "That cannot be told"),
+    for page, said in (("compare", "These runs cannot answer that"), ("downstream", "These runs cannot answer that"),
                        ("contributions", ""), ("norms", ""), ("overfitting", "")):  # fmt: skip
         app = opened(page, run=list(tiny_pages.IDS))
         assert answers(app)[0].startswith(said) and not errors(app), page

@@ -139,7 +139,7 @@ def test_how_much_the_edited_layers_make_up():
 def test_shares_that_are_no_numbers_are_said():
     frame = shares_frame()
     frame.loc[(frame["run"] == "a") & (frame["edits"] == 100), "share"] = math.nan
-    assert "no longer numbers after 100 edits" in findings.dominance(
+    assert "no longer finite numbers after 100 edits" in findings.dominance(
         findings.standing(frame, PAIRS[0], "share"), "share"
     )
     panels = charts.moments(frame, PAIRS)

@@ -170,10 +170,10 @@ def test_curves_and_table_hold_what_the_store_holds(made, ids):
 
 def test_runs_without_tasks_are_named(ids):
     app = opened("downstream", run=[ids["memit"], ids["silent"]])
-    assert f"No downstream task was asked in ENCORE ({ids['silent']})" in words(app)
+    assert f"No downstream task was run in ENCORE ({ids['silent']})" in words(app)
     assert rows_of(app)["SST-2"][1] == "–" and len(figures(app)) == 1
     alone = opened("downstream", run=ids["silent"])
-    assert "No downstream task was asked" in words(alone) and not figures(alone)
+    assert "No downstream task was run" in words(alone) and not figures(alone)
 
 
 def test_a_link_brings_runs_and_measure_back(ids):

@@ -58,7 +58,7 @@ def test_every_fact_is_listed_with_what_became_of_it():
         )
         assert found[f"{fact.subject} → {fact.target_new}"] == (new.log_probability <= true.log_probability)
     n = sum(found.values())
-    assert f"{n} of 3 {'is' if n == 1 else 'are'} not ahead now" in words(app) or "All 3 are still there" in words(app)
+    assert f"{n} of 3 {'is' if n == 1 else 'are'} forgotten" in words(app) or "All 3 are still there" in words(app)
 
 
 def test_forgotten_facts_stand_on_top():
@@ -123,4 +123,4 @@ def test_many_facts_are_asked_about_only_on_request(monkeypatch):
     assert app.button(key="ask_edited").label.startswith("Ask what the model says of the 3 facts")
     assert "✓" not in str(listed(app))
     pressed(app, "ask_edited")
-    assert "not ahead now" in words(app) or "All 3 are still there" in words(app)
+    assert "forgotten" in words(app) or "All 3 are still there" in words(app)

@@ -171,7 +171,7 @@ def test_run_takes_the_long_set():
 def test_what_a_table_fact_lacks_is_said_and_not_counted():
     fact = GOOD[0] | {"paraphrase_prompts": ["Spain is governed from"]}
     told = words(table(opened("edit"), [fact]))
-    assert "no neighbours, so nothing is said of what else changed" in told
+    assert "no neighbours, so side effects are not tested" in told
     assert "shown but not counted" in told and "no paraphrases" not in told
     told = words(table(opened("edit"), [GOOD[0]]))
     assert "no neighbours" in told and "no paraphrases" in told

@@ -28,7 +28,7 @@ def test_a_press_foretells_the_cost_of_what_is_on_the_model():
     app = edited()
     app.session_state["details"] = "Cost to other text"
     app = app.run()
-    assert "Foretold damage by edited layer" not in markup(app)
+    assert "Estimated damage by edited layer" not in markup(app)
     app = pressed(app, "foretold")
     found = app.session_state["visitor"].session.foretold_damage()
     assert not errors(app) and all(one > 0 for one in found.values())

@@ -67,7 +67,7 @@ def test_on_learn_it_goes_through_the_steps_and_then_on():
     pressed(app, "present_on")
     assert f"step {len(STEPS)} of {len(STEPS)}" in words(app) and address_of(app)["step"] == [STEPS[-1].key]
     pressed(app, "present_on")
-    assert "Which lesson do I give?" in app.title[0].value  # and back again, in a browser: test_browser_presenter
+    assert "Which lesson shall I teach?" in app.title[0].value  # and back again, in a browser: test_browser_presenter
 
 
 def test_in_a_lesson_it_goes_through_the_lessons_steps():

@@ -78,7 +78,7 @@ def test_a_judge_that_is_not_there_costs_nothing_but_its_verdicts():
     app = with_judge(scored(edited()), "http://127.0.0.1:9/v1")
     app = pressed(app, "scores_judge_ask")
     assert "no reply" in words(app) and "Scores of generated answers" in markup(app) and not errors(app)
-    for where, what in (("http://u:pw@h/v1", "has a name, a password"), ("http://", "is no address")):
+    for where, what in (("http://u:pw@h/v1", "has a name, a password"), ("http://", "is not an address")):
         app = with_judge(app, where)
         assert any(what in text for text in errors(app)) and "pw@" not in words(app)
     app.segmented_control(key="judge_who").set_value("No judge").run()

@@ -117,7 +117,7 @@ def test_without_a_row_there_is_the_command(tiny_folder):
 def test_rows_without_evidence_and_searches_without_time_are_shown_as_they_are(row, tiny_folder):
     store_row(replace(row, evidence={}))
     app = page_of(tiny_folder)
-    assert "holds no trials" in words(app) and not errors(app)
+    assert "stored without their trials" in words(app) and not errors(app)
     store_row(replace(row, evidence=EVIDENCE | {"trials": [TRIALS[0], *TRIALS[-2:]], "trace": None}))
     app = page_of(tiny_folder)
     assert "no other value in the time allowed" in words(app) and "cut short" in words(app) and not errors(app)
@@ -180,9 +180,9 @@ def test_the_lives_of_a_search_for_thousands_of_edits(long_row, row, tiny_folder
         "settings for a few edits", "Edited layers 1-3", "Edited layers 1-3, λp 3000", "Edited layers 1-3, λp 9000"
     }  # fmt: skip
     assert chart.figure.data[-1].name == "taken", "on top"
-    assert "After 600 edits of facts that the search has not seen, 65.0 of 100 is left, 45.0 with" in text
+    assert "After 600 edits of held-out facts the combined score (0 to 100) is 65.0, against 45.0 with" in text
     assert "(+20.0)" in text and "30.0 points behind" in text
-    assert "All 6 lives" in "".join(one.label for one in app.expander)
+    assert "All 6 trials" in "".join(one.label for one in app.expander)
     # Beside it stands the search for a few edits, and both rows of settings.
     store_row(row)
     app = page_of(tiny_folder)
@@ -191,7 +191,7 @@ def test_the_lives_of_a_search_for_thousands_of_edits(long_row, row, tiny_folder
 
 
 @pytest.mark.parametrize(("changed", "said_so"), [
-    ({"lives": []}, "holds no lives"),
+    ({"lives": []}, "stored without their trials"),
     ({"lives": [LIVES[0], LIVES[4]]}, "Nothing tried left more"),
     ({"lives": [*LIVES[:5], life("held out: found", 44.0)]}, "(-1.0)"),
     ({"lives": LIVES, "complete": False}, "cut short"),
@@ -199,7 +199,7 @@ def test_the_lives_of_a_search_for_thousands_of_edits(long_row, row, tiny_folder
 def test_what_a_search_for_thousands_may_have_come_to(long_row, tiny_folder, changed, said_so):
     store_row(replace(long_row, evidence=LONG | changed, in_force=False))
     app = page_of(tiny_folder)
-    assert said_so in words(app) and not errors(app) and any("not in force" in one.value for one in app.caption)
+    assert said_so in words(app) and not errors(app) and any("not in use" in one.value for one in app.caption)
 
 
 def test_edit_and_run_offer_the_settings_for_thousands(long_row, tiny_folder, monkeypatch):

@@ -696,7 +696,7 @@ def test_values_at_checkpoints_are_the_last_not_behind():
     frame = pd.DataFrame(rows, columns=["run", "edits", "metric", "value"]).astype({"metric": "category"})
     values = AtCheckpoints(frame)
     assert values.last("a", "f1", 0) == (1.0, 0) and values.last("a", "f1", 9) == (1.0, 0)
-    assert values.last("a", "f1", 10) == values.last("a", "f1") == (3.0, 10)  # what is no number is no value
+    assert values.last("a", "f1", 10) == values.last("a", "f1") == (3.0, 10)  # what is not a number is no value
     assert values.last("b", "f1", 10) == (9.0, 0) and values.last("a", "perplexity", 5) == (40.0, 5)
     assert values.last("a", "perplexity", 4) == values.last("c", "f1") == values.last("a", "x") == (None, None)
     assert AtCheckpoints(frame[:0]).last("a", "f1") == (None, None)

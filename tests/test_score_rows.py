@@ -46,7 +46,7 @@ def test_rows_of_what_was_asked():
         ([True] * 3 + [False] * 17, "85 points more (95 %: +65 to +100)"),
         ([True] * 20, "The protocols agree"),
         ([True, False], "Too few facts to tell"),
-        ([True] * 19 + [False], "5 points more (95 %: +0 to +15), which may be chance"),
+        ([True] * 19 + [False], "5 points more (95 %: +0 to +15), not significant"),
     ],
 )
 def test_the_gap_between_the_protocols(said, wanted):

@@ -191,7 +191,7 @@ def test_a_page_shows_the_place_in_line_and_clears_it(models, loading, monkeypat
     app.button(key="reset").click().run()  # waits until the other one is ready
     thread.join(10)
     assert not app.exception
-    assert shown[0].startswith("You are 1st in line") and "cleared" in shown
+    assert shown[0].startswith("You are 1st in the queue") and "cleared" in shown
     assert not [element for element in app.get("html") if 'class="es-place"' in element.proto.body]
 
 

@@ -174,7 +174,7 @@ class EditsTarget(RecipeTarget):
         self._file.write_bytes(data)
         read = attempt(lambda: self._module.read_edit_file(self._file))
         if isinstance(read, InputError) and not isinstance(uploaded, InputError):
-            raise Broken("an upload is taken that is no edit file", read)
+            raise Broken("an upload is taken that is not an edit file", read)
         if not isinstance(read, InputError):
             self._check_read(read, uploaded)
         if not isinstance(uploaded, InputError):

@@ -156,7 +156,7 @@ def _plain(value: Any) -> Any:
 
 
 def as_toml(values: Any) -> str:
-    """JSON values as TOML: what is no table goes into one."""
+    """JSON values as TOML: what is not a table goes into one."""
     values = values if isinstance(values, dict) else {"title": values}
     plain = [f"{_key(key)} = {_value(value)}" for key, value in values.items() if not _is_tables(value)]
     tables = []

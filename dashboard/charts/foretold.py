@@ -45,7 +45,7 @@ def over_edits(frame: pd.DataFrame, lines: Sequence[Line], colours: Palette, hei
         for layer in line.layers:
             of_layer = of_run[(of_run["kind"] == "layer") & (of_run["layer"] == layer)]
             draw(number, of_layer, f"layer {layer}", 1000 + layer, {"color": ramp[layer], "width": 1.8})
-        draw(number, of_run[of_run["kind"] == "sum"], "all layers, foretold", 2000,
+        draw(number, of_run[of_run["kind"] == "sum"], "all layers, estimated", 2000,
              {"color": colours.ink, "width": 2.8})  # fmt: skip
         draw(number, of_run[of_run["kind"] == "measured"], "measured on a text", 2001,
              {"color": colours.muted, "width": 2.2, "dash": "dot"})  # fmt: skip
@@ -61,7 +61,7 @@ def by_block(frame: pd.DataFrame, colours: Palette, height: int = 230) -> Chart:
         colours: the theme's.
         height: of a row of panels in pixels.
     """
-    names = ("Foretold damage, nats per token", "Steps", "Facts reached, %")
+    names = ("Estimated damage, nats per token", "Steps", "Facts reached, %")
     ticks = tuple((layer, str(layer)) for layer in frame["layer"] if layer % TICK_EVERY == 0)
     along = Along("last edited block", "block %{x:d}", ticks)
     panels = Panels([(f"<b>{name}</b>",) * 2 for name in names], colours, height, along)
@@ -77,7 +77,7 @@ def by_block(frame: pd.DataFrame, colours: Palette, height: int = 230) -> Chart:
                 x=part["layer"],
                 y=part[column],
                 mode="markers",
-                name="edited by the row" if is_edited else "other block",
+                name="edited by its settings" if is_edited else "other block",
                 legendgroup=str(is_edited),
                 showlegend=number == 0,
                 cliponaxis=False,

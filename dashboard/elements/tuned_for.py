@@ -31,5 +31,6 @@ def pick(method: str, shape: Shape, key: str) -> TunedFor:
         required=True,
         format_func=WORDS.__getitem__,
         persist_state="session",
-        help="What serves one fact best is not what a model bears a thousand times. The fields begin with these.",
+        help="Settings that work best for one fact can harm a model after a thousand edits. The fields start "
+        "with those chosen here.",
     )

@@ -55,7 +55,7 @@ class _Box:
         left = str(place).partition(" · ")[2]
         self._words.html(
             widgets.rich(
-                '<div class="es-place"><span role="status">The model is busy. You are {place} in line</span>'
+                '<div class="es-place"><span role="status">The model is busy. You are {place} in the queue</span>'
                 '<span aria-hidden="true">{left}</span></div>',
                 place=ordinal(place.number),
                 left=f" · {left}" if left else "",
@@ -69,5 +69,7 @@ class _Box:
 
     def offer_return(self, visitor) -> None:
         """Say that the line was left, with a button to go back."""
-        self._words.html('<div class="es-place"><span role="status">You have left the line for the model.</span></div>')
+        self._words.html(
+            '<div class="es-place"><span role="status">You have left the queue for the model.</span></div>'
+        )
         self._button.button("Ask again", key="ask_again", on_click=visitor.ask_again)

@@ -115,7 +115,7 @@ def _groups(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
 def _neighbours(outcomes: Sequence[Outcome]) -> str:
     n = len(outcomes[0].moved)
     if n == 0:
-        return "This fact has no neighbours, so nothing is said of what else changed."
+        return "This fact has no neighbours, so side effects are not tested."
     if n < FEWEST_NEIGHBOURS:
         return f"{n} neighbour{'s' * (n != 1)}: too few to tell which method moved them least."
     ordered = sorted(outcomes, key=_mean_moved)

@@ -92,7 +92,7 @@ def _others(told: Sequence[Growth]) -> str:
     if worst.moved < STILL:
         return "The layers that are not edited did not move."
     if not math.isfinite(worst.moved):
-        return f"Under {worst.name} even layers that are not edited have norms that are no longer numbers."
+        return f"Under {worst.name} even layers that are not edited have norms that are no longer finite numbers."
     return f"The layers that are not edited moved by at most {100 * worst.moved:.2g} % ({worst.name})."
 
 
@@ -169,7 +169,9 @@ def dominance(found: Standing, value_name: str) -> str:
     line, layers = found.pair.line, blocks(found.pair.line.layers)
     after = moment(found.pair.after)
     if not found.is_number:
-        return f"{line.name}: the model's states are no longer numbers {after}, so there are no shares to compare."
+        return (
+            f"{line.name}: the model's states are no longer finite numbers {after}, so there are no shares to compare."
+        )
     text = f"{line.name}: the edited MLPs of {layers} make up {_percent(found.after)} of the stream {after}"
     if found.pair.after != found.pair.before:
         text += f", {_percent(found.before)} {moment(found.pair.before)} ({found.n_gained} of {found.n_edited} gained)"

@@ -16,7 +16,7 @@ from encore_core.measures.logit_lens import LogitLens
 from encore_core.measures.strength import Strength
 
 THIRDS = ("the lower third", "the middle third", "the upper third")
-BROKEN = "The edited model's states are no longer numbers, so there is nothing to read in them."
+BROKEN = "The edited model's states are no longer finite numbers, so there is nothing to read in them."
 STILL = 0.005
 """Effects below this many logits, or points of probability, are called none."""
 
@@ -95,9 +95,10 @@ def _recalled(trace: FactTrace) -> str:
         f"restoring MLPs brings “{answer}” back most at “{peak.token.strip()}”{_whose(trace, peak)} around layer "
         f"{peak.layer}, in {THIRDS[peak.third]}: {percent(trace.noisy)} → {percent(trace.noisy + peak.effect)}. "
         + (
-            "That is where the paper found facts: the subject's last token, lower or middle layers."
+            "That is where Meng et al. (2022) found facts: the subject's last token, lower or middle layers."
             if peak.as_published
-            else "The paper found facts at the subject's last token, in lower or middle layers: not so here."
+            else "Meng et al. (2022) found facts at the subject's last token, in lower or middle layers; this trace "
+            "does not."
         )
     )
 
@@ -162,8 +163,8 @@ def moved_sentence(rows: pd.DataFrame, what: str, edited: Collection[int]) -> st
     parts = ", ".join(f"{row.label} {row.effect:+.2f}" for row in largest.itertuples())
     own = rows[rows["edited"]]["effect"].sum()
     return (
-        f"{what[0].upper()}{what[1:]} changed by {change:+.2f}, most through {parts}. The edited MLPs themselves wrote "
-        f"{own:+.2f} of it; what other sublayers wrote, they wrote because they read another stream."
+        f"{what[0].upper()}{what[1:]} changed by {change:+.2f}, most through {parts}. The edited MLPs "
+        f"contributed {own:+.2f} of it directly; the other sublayers changed only because their input changed."
     ).replace("-", "−")
 
 

@@ -85,7 +85,9 @@ MEASURES = (
     Measure("paraphrase_score", "Paraphrase score", "the same for paraphrases"),
     Measure("neighborhood_score", "Neighbourhood score", "share of neighbours whose own answer beats the new one"),
     Measure("overall_score", "Overall score", "harmonic mean of the three"),
-    Measure("portability_score", "Portability", "share of tokens of what follows from the edit that are most probable"),
+    Measure(
+        "portability_score", "Portability", "share of the tokens of portability answers that are the most probable ones"
+    ),
     Measure("accuracy", "Accuracy", "share of facts whose new answer is the most probable"),
     Measure("generation_efficacy", "Generation efficacy", "share of facts whose new answer is generated"),
     Measure("generated_edit_contained", "Generated: edited", "share of edited prompts after which the model writes it"),
@@ -93,7 +95,11 @@ MEASURES = (
     Measure("generated_edit_judged", "Generated: edited, judged", "the same in the judge's eyes"),
     Measure("generated_paraphrase_contained", "Generated: paraphrases", "the same for paraphrases"),
     Measure("generated_neighborhood_contained", "Generated: neighbours", "share of neighbours with their own answer"),
-    Measure("generated_portability_contained", "Generated: portability", "share with what follows from the edit"),
+    Measure(
+        "generated_portability_contained",
+        "Generated: portability",
+        "share of portability questions answered with what follows from the edit",
+    ),
     Measure(MEAN, "Tasks", "mean F1 of the downstream tasks, × 100", "high", 0, "downstream"),
     Measure(
         "perplexity_ratio",
@@ -108,7 +114,7 @@ MEASURES = (
     ),
     Measure(
         "foretold_damage",
-        "Foretold damage",
+        "Estimated damage",
         "to general text, in nats per token, from statistics alone",
         "low",
         4,

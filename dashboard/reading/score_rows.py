@@ -16,7 +16,7 @@ FORCED = (
     ("paraphrase_score", "Paraphrase score", "the same for the paraphrases"),
     ("neighborhood_score", "Neighbourhood score", "share of neighbours whose own answer beats the new one"),
     ("overall_score", "Overall score", "harmonic mean of the three"),
-    ("portability_score", "Portability", "share of tokens of what follows from the edit that are the most probable"),
+    ("portability_score", "Portability", "share of the tokens of portability answers that are the most probable ones"),
     ("accuracy", "Accuracy", "share of facts whose new answer is the most probable"),
     ("generation_efficacy", "Generation efficacy", "share of facts whose new answer appears in what is generated"),
     ("magnitude", "Magnitude", "mean of p(new) − p(true)"),
@@ -164,7 +164,7 @@ def gap_sentence(forced: Scores, generated: GeneratedScores) -> str:
         return f"{first} Too few facts to tell how far the protocols lie apart."
     more = "more" if gap.value > 0 else "fewer"
     between = f"{abs(gap.value):.0f} points {more} (95 %: {gap.low:+.0f} to {gap.high:+.0f})"
-    verdict = "" if gap.excludes_zero else ", which may be chance"
+    verdict = "" if gap.excludes_zero else ", not significant"
     return f"{first} Teacher-forced is {between}{verdict}."
 
 

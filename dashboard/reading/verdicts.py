@@ -51,7 +51,7 @@ def of_other_edits(found: Sequence[Score | None], at: int) -> Verdict | None:
     """
     edits = {one.edits for one in found if one is not None}
     if len(edits) > 1:
-        return Verdict(words="cannot be told: measured after different numbers of edits")
+        return Verdict(words="undecided: measured after different numbers of edits")
     return Verdict() if edits == {0} and at else None
 
 
@@ -74,7 +74,7 @@ def of_scores(
     gaps = [found.get((measure.name, ids[first], ids[other])) for other in others]
     if any(gap is None for gap in gaps):
         without = any(of_runs[place].low is None for place in places)
-        return Verdict(words="cannot be told: " + (NO_INTERVAL.partition(": ")[2] if without else "no fact in common"))
+        return Verdict(words="undecided: " + (NO_INTERVAL.partition(": ")[2] if without else "no fact in common"))
     second, gap = min(zip(others, gaps, strict=True), key=lambda pair: pair[1].value)
     if all(one.value == 0 for one in gaps):
         return Verdict(words="no difference")
@@ -85,7 +85,7 @@ def of_scores(
     ahead = f"{names[first]} − {names[second]}: {figures}"
     if all(one.n >= FEWEST and one.low is not None and one.low > 0 for one in gaps):
         return Verdict(first, "best", ahead)
-    return Verdict(words=f"{ahead}: within chance")
+    return Verdict(words=f"{ahead}: not significant")
 
 
 def of_means(measure: Measure, names: Sequence[str], found: Sequence[Score | None]) -> Verdict:
@@ -101,7 +101,7 @@ def of_means(measure: Measure, names: Sequence[str], found: Sequence[Score | Non
         return Verdict()
     first, *others = places
     if any(found[place].low is None or found[place].high is None for place in places):
-        return Verdict(words=f"cannot be told: {TASKS_UNSURE.partition(': ')[2]}")
+        return Verdict(words=f"undecided: {TASKS_UNSURE.partition(': ')[2]}")
     best = found[first]
     gaps = {place: best.value - found[place].value for place in others}
     # The interval of a difference, from those of the two (Zou and Donner 2008).
@@ -111,7 +111,7 @@ def of_means(measure: Measure, names: Sequence[str], found: Sequence[Score | Non
     digits = max(1, measure.digits)
     figures = minus(f"{gaps[second]:+.{digits}f} (at least {lows[second]:+.{digits}f})")
     ahead = f"{names[first]} − {names[second]}: {figures}"
-    return Verdict(first, "best", ahead) if min(lows.values()) > 0 else Verdict(words=f"{ahead}: within chance")
+    return Verdict(first, "best", ahead) if min(lows.values()) > 0 else Verdict(words=f"{ahead}: not significant")
 
 
 def of_figures(measure: Measure, values: Sequence[float | None]) -> Verdict:

@@ -46,7 +46,7 @@ class Place:
 
     def __str__(self) -> str:
         left = "" if self.seconds is None else f" · about {max(1, round(self.seconds))} s"
-        return f"You are {ordinal(self.number)} in line{left}"
+        return f"You are {ordinal(self.number)} in the queue{left}"
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def parse(text: str, name: str = "encore.toml") -> Limits:
     try:
         found = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also for numbers of thousands of digits
-        raise InputError(f"{name} is no TOML: {error}.") from error
+        raise InputError(f"{name} is not valid TOML: {error}.") from error
     sections = {"visitors": VisitorLimits, "runs": RunLimits, "judge": JudgeLimits}
     for key in found:
         if key not in sections:
@@ -136,7 +136,9 @@ def parse(text: str, name: str = "encore.toml") -> Limits:
 
 def _section(name: str, section: str, kind: type, values: Any) -> Any:
     if not isinstance(values, Mapping):
-        raise InputError(f"{name}: {section} = {quoted(values)} is no section; write [{section}] on a line of its own.")
+        raise InputError(
+            f"{name}: {section} = {quoted(values)} is not a section; write [{section}] on a line of its own."
+        )
     known = {one.name: one.default for one in fields(kind)}
     for key, value in values.items():
         if key not in known:
@@ -164,7 +166,7 @@ def _check(file: str, section: str, key: str, value: Any, usual: Any) -> None:
         if not isinstance(value, str) or 0 < len(value.strip()) < CODE_LENGTH or value != value.strip():
             # The code is secret, so it is not in the message.
             raise InputError(
-                f"{what} {place} must be a text of at least {CODE_LENGTH} characters without blanks around it, "
+                f"{what} {place} must be a text of at least {CODE_LENGTH} characters without spaces around it, "
                 'or "" for none.'
             )
     elif key == "machine_files":

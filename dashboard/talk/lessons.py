@@ -155,7 +155,7 @@ def read(data: bytes, name: str) -> Lesson:
     deepest = max((len(re.findall(r"\.[ \t]*[\w\"'-]", line)) for line in text.splitlines()), default=0)
     if deepest > MOST_DOTS:
         raise InputError(
-            f"{name} is no lesson plan: a line has {deepest:,} dots before words; give at most {MOST_DOTS}."
+            f"{name} is not a lesson plan: a line has {deepest:,} dots before words; give at most {MOST_DOTS}."
         )
     try:
         values = tomllib.loads(text)
@@ -224,15 +224,15 @@ def view_of(link: str) -> View:
         parts = urlsplit(link.strip())
         query = parse_qs(parts.query, max_num_fields=60)
     except ValueError as error:
-        raise InputError('is no link; copy one from the address bar, or write "page?name=value".') from error
+        raise InputError('is not a link; copy one from the address bar, or write "page?name=value".') from error
     is_address = parts.scheme in ("http", "https") and bool(parts.netloc)
     if (parts.scheme or parts.netloc) and not is_address:
-        raise InputError('is no link to a page of this app; write for example "edit" or "compare?at=100".')
+        raise InputError('is not a link to a page of this app; write for example "edit" or "compare?at=100".')
     page = parts.path.strip("/") or "start"
     if page not in pages():
         close = difflib.get_close_matches(page, pages(), n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"pages: {', '.join(pages())}."
-        raise InputError(f"leads to the page {quoted(page)}, which there is none of; {hint}")
+        raise InputError(f"leads to the page {quoted(page)}, which does not exist; {hint}")
     # Streamlit reserves names that begin like this.
     state = {name: tuple(values) for name, values in query.items() if not name.startswith("embed")}
     return View(page, state)
@@ -260,7 +260,7 @@ class _Table:
         if value is None:
             raise self.refuse(field, f'is missing; write {field} = "…".')
         if not isinstance(value, str) or not (value.strip() or optional):
-            raise self.refuse(field, f'= {quoted(value)} is no text; write {field} = "…".')
+            raise self.refuse(field, f'= {quoted(value)} is not text; write {field} = "…".')
         return self._checked(field, value, longest)
 
     def _checked(self, field: str, value: str, longest: int) -> str:
@@ -278,7 +278,7 @@ class _Table:
         value = self.text(field, SHORT, optional=True)
         if value and not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", value):
             raise self.refuse(
-                field, f'= {quoted(value)} is no key of a card; write for example {field} = "card_learn".'
+                field, f'= {quoted(value)} is not a key of a card; write for example {field} = "card_learn".'
             )
         return value
 
@@ -287,7 +287,7 @@ class _Table:
         value = self._take(field)
         listed = [] if value is None else [value] if isinstance(value, str) else value
         if not isinstance(listed, list) or not all(isinstance(item, str) and item.strip() for item in listed):
-            raise self.refuse(field, f'= {quoted(value)} is no list of texts; write {field} = ["…", "…"].')
+            raise self.refuse(field, f'= {quoted(value)} is not a list of strings; write {field} = ["…", "…"].')
         if len(listed) > LIST:
             raise self.refuse(field, f"has {len(listed)} entries; at most {LIST} are taken.")
         return tuple(self._checked(field, item, SHORT) for item in listed)
@@ -314,7 +314,7 @@ class _Table:
         value = self._take(field)
         listed = [] if value is None else value
         if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
-            raise self.refuse(field, f"is no list of tables; begin each {noun} with a line [[{field}]].")
+            raise self.refuse(field, f"is not a list of tables; begin each {noun} with a line [[{field}]].")
         if not least <= len(listed) <= most:
             raise self.refuse(field, f"has {len(listed)} entries; a plan has from {least} to {most}.")
         return [_Table(item, f"{self.where}, {noun} {number}") for number, item in enumerate(listed, start=1)]

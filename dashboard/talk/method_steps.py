@@ -49,8 +49,8 @@ STEPS = (
             r"v^{\ell} = W^{\ell} k^{\ell} \qquad h^{\ell} = h^{\ell-1} + a^{\ell} + v^{\ell}",
             r"k = \tfrac12\Big(k_{\mathrm{plain}} + \tfrac15\textstyle\sum_{c=1}^{5} k_c\Big)",
         ),
-        "ℓ: layer · a: what attention writes · h: the residual stream after the layer · k for an edit: at the "
-        "subject's last token, of the plain prompt and its mean after five sampled prefixes c.",
+        "ℓ: layer · a: what attention writes · h: the residual stream after the layer · k for an edit, at the "
+        "subject's last token: the average of the plain prompt's key and the mean key after five sampled prefixes c.",
         ("subject", "key", "W", "value"),
         "At the subject's last token, the key k enters W, and the value v that W gives back is added to "
         "the residual stream.",
@@ -83,9 +83,9 @@ STEPS = (
         "The update",
         "The least-squares update",
         (
-            "Now W is changed so that the keys K of a batch of facts also give the residuals R, what is missing to "
-            "their targets, while everything else the matrix does is disturbed as little as possible. That is a "
-            "least-squares problem, and its solution is one formula.",
+            "Now W is changed so that its output at the keys K of a batch of facts grows by the residuals R, what is "
+            "missing to reach the targets, while everything else the matrix does is disturbed as little as possible. "
+            "That is a least-squares problem, and its solution is one formula.",
             "The residual is spread: the first of m edited layers takes 1/m of what is missing, the next one 1/(m−1) "
             "of what is missing then, and the last one all that is left.",
         ),
@@ -96,7 +96,7 @@ STEPS = (
         "K: keys of the batch, one column per fact · R: residuals · S: slack, I for all methods but EMMET (εI) · P: "
         "inverse of everything to be preserved · C₀: mean of k kᵀ over general text · j: layers done so far.",
         ("key", "W", "target"),
-        "W is changed so that the key k gives what is missing from h to the target z.",
+        "W is changed so that its output at the key k grows by what is missing from h to the target z.",
     ),
     Step(
         "again",
@@ -158,7 +158,7 @@ STEPS = (
     Step(
         "norm",
         "Norm constraint",
-        "Second remedy: a price on the norm",
+        "Second remedy: a penalty on the norm",
         (
             "ENCORE adds one term to the least-squares problem: λn times the squared norm of the change itself. The "
             "solution keeps its form; only P begins as another matrix.",
@@ -170,9 +170,9 @@ STEPS = (
             r"\Delta^{\top}\big) + \lambda_n \lVert \Delta\rVert_F^2",
             r"\Longrightarrow\quad P = (\lambda_p C_0 + \lambda_n I)^{-1}",
         ),
-        "λp: how strongly general behaviour is preserved · λn: price of the norm · ‖·‖F: Frobenius norm.",
+        "λp: how strongly general behaviour is preserved · λn: penalty on the norm · ‖·‖F: Frobenius norm.",
         ("W", "price"),
-        "The change Δ of W has a price, λn times its squared norm.",
+        "The change Δ of W is penalised: λn times its squared norm.",
     ),
 )
 

@@ -259,7 +259,7 @@ class Visitor:
         self.cancel()
 
     def ask_again(self) -> None:
-        """Join the line again."""
+        """Join the queue again."""
         self.left_line = False
 
     def check_waiting(self, place: Place) -> None:
@@ -269,7 +269,7 @@ class Visitor:
             InputError: when it does not.
         """
         if self.left_line:
-            raise InputError("You have left the line for the model, so this is not read. Press Ask again to wait.")
+            raise InputError("You left the queue, so this was not computed. Press Ask again to rejoin it.")
 
     def keep(self, column: Column) -> None:
         """Take a column of the comparison over as the visitor's own session, in place of the one before.

@@ -66,7 +66,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     edit.add_argument(
         "--foretell",
         action="store_true",
-        help="say at the end what the edits cost general text, foretold from statistics",
+        help="say at the end what the edits cost general text, estimated from statistics",
     )
     add_editing_options(edit)
     edit.set_defaults(command=_edit)
@@ -138,11 +138,11 @@ def _edit(options: argparse.Namespace) -> None:
 
 
 def _foretell(session: EditSession) -> None:
-    with Bar("Foretelling") as bar:
+    with Bar("Estimating damage") as bar:
         by_layer = session.foretold_damage(bar.share)
     total, worst = sum(by_layer.values()), max(by_layer, key=by_layer.__getitem__)
     notice(
-        f"Foretold damage to general text: {total:.4g} nats per token, so perplexity about × "
+        f"Estimated damage to general text: {total:.4g} nats per token, so perplexity about × "
         f"{perplexity_factor(total):.4g}; most of it in layer {worst} ({by_layer[worst]:.3g}). It is foretold "
         "from statistics, without reading text, and rather understated."
     )

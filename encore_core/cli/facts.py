@@ -48,9 +48,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
     check = actions.add_parser(
         "check",
-        help="what of a file is read, what is not and why; repetitions and contradictions",
+        help="report which parts of a file are read, which are not and why, repetitions and contradictions",
         description="The exit code is 0 when every row can be used and none contradicts another, and 1 otherwise. With "
-        "--model, facts that do not fit it count as well, and it is said which answers it gives already.",
+        "--model, facts that do not fit the model count as errors too, and the answers that it gives already "
+        "are listed.",
     )
     check.add_argument("facts", metavar="FILE", help=HELP)
     add_limit_option(check)

@@ -25,7 +25,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "layers",
         help="what a fact would cost general text at each block, before any edit",
         description="Search the targets of some facts at each block, and print what they would cost general text "
-        "there, in nats per token, as foretold from statistics (½ δᵀFδ / kᵀC0⁻¹k). Nothing is edited.",
+        "there, in nats per token, as estimated from statistics (½ δᵀFδ / kᵀC0⁻¹k). Nothing is edited.",
     )
     add_model_options(parser)
     add_facts_options(parser, default="bundled", help=f"{HELP} (default bundled)")
@@ -53,11 +53,12 @@ def _layers(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps({"blocks": [one.as_dict() for one in found], "proposed": list(blocks), "facts": len(facts)}))
         return
-    print(f"{'last block':>10}{'foretold damage':>18}{'steps':>8}{'reached':>10}")
+    print(f"{'last block':>10}{'estimated damage':>18}{'steps':>8}{'reached':>10}")
     for one in found:
         print(f"{one.layer:>10}{one.median_damage:>18.2e}{median(one.steps):>8.0f}{one.share_reached:>10.0%}")
     notice(
-        f"medians over {len(facts)} facts, {method}'s search; damage in nats per token of general text, foretold. The "
-        f"cheapest blocks by this are {some_layers(blocks)}; the method's row says {some_layers(own.layers)}. How well "
-        "facts carry over to paraphrases, and how long they last, this does not say: compare rows with encore run."
+        f"medians over {len(facts)} facts, {method}'s search; estimated damage in nats per token of general text. By "
+        f"this estimate the cheapest blocks are {some_layers(blocks)}; the method's settings edit "
+        f"{some_layers(own.layers)}. It does not show how well facts generalise to paraphrases or how long they last: "
+        "compare settings with encore run."
     )

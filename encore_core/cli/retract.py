@@ -26,7 +26,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add `encore retract`."""
     parser = commands.add_parser(
         "retract",
-        help="take saved edits back, whichever they are",
+        help="take back any of the saved edits",
         description="Take edits of an edit file back, and say what that leaves behind. Without --edits-out it is a "
         "trial that keeps nothing; with neither --subject nor --number it lists the edits.",
     )

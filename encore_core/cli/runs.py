@@ -59,7 +59,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     export.add_argument("--edits", action="store_true", help="write the edits as a file for encore apply, too")
     export.set_defaults(command=_export)
 
-    importing = actions.add_parser("import", help="take in what was done in another folder of runs, once")
+    importing = actions.add_parser("import", help="import the runs of another folder; nothing is added twice")
     importing.add_argument("folder", type=Path, metavar="FOLDER")
     add_json_option(importing, "array")
     importing.set_defaults(command=_import)

@@ -52,10 +52,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "lives on other facts comes on top",
     )
     tune.add_argument("--adopt", action="store_true",
-                      help="use the row from now on even if the model has a validated one")  # fmt: skip
+                      help="use the settings from now on even if the model has validated ones")  # fmt: skip
     tune.add_argument("--estimate", action="store_true", help="only print what it would take")
     tune.add_argument("--forget", action="store_true",
-                      help="remove the row found before (with --horizon the one for thousands), and stop")  # fmt: skip
+                      help="remove the settings found before (with --horizon those for thousands)")  # fmt: skip
     add_json_option(tune)
     tune.set_defaults(command=_tune)
 
@@ -106,9 +106,10 @@ def _check_horizon(options: argparse.Namespace) -> None:
 def _forget(lm: EditableModel, method: str, tuned_for: TunedFor) -> None:
     if not forget_row(lm.shape, method, tuned_for):
         raise InputError(
-            f"No row of {method} for {tuned_for} edits has been found for this model, so there is none to forget."
+            f"No settings of {method} for {tuned_for} edits have been found for this model, so there are none "
+            "to forget."
         )
-    notice(f"The row of {method} for {tuned_for} edits is forgotten.")
+    notice(f"The settings of {method} for {tuned_for} edits are forgotten.")
 
 
 def _for_few(lm: EditableModel, method: str, facts: list[Fact], options: argparse.Namespace) -> None:
@@ -197,22 +198,23 @@ def _print(found: Tuned) -> None:
     held_out = [trial for trial in found.trials if trial.stage.startswith(HELD_OUT)]
     _print_row(found.row, [_line(trial) for trial in held_out], found.complete)
     if found.row.in_force:
-        print("The row is in force from now on, marked tuned here; --forget removes it.")
+        print("These settings are now in use, marked tuned here; --forget removes them.")
     elif held_out[-1].overall < held_out[0].overall:
-        print("On facts that it has not seen it does worse than the settings in force; --adopt uses it all the same.")
+        print("On held-out facts these settings do worse than those in use; --adopt uses them all the same.")
     else:
-        print("The model has a validated row, which stays in force; --adopt uses this one instead.")
+        print("The model has validated settings, which stay in use; --adopt uses these instead.")
 
 
 def _print_long(found: LongRow) -> None:
     held_out = [life for life in found.lives if life.stage.startswith(HELD_OUT)]
     _print_row(found.row, [_life_line(life) for life in held_out], found.complete)
     if found.row.in_force:
-        print("tuned_for=thousands uses the row from now on (--set, or in the app); --forget --horizon N removes it.")
+        print("tuned_for=thousands uses these settings from now on (--set, or in the app).")
+        print("--forget --horizon N removes them.")
     elif held_out[-1].score > held_out[0].score:
-        print("The model comes with settings for thousands of edits, which stay in force; --adopt uses these instead.")
+        print("The model comes with settings for thousands of edits, which stay in use; --adopt uses these instead.")
     else:
-        print("On facts that it has not seen it is no better than the settings for a few edits, so it is not in force.")
+        print("On held-out facts these settings are no better than those for a few edits, so they are not used.")
 
 
 def _tell_kept(row: TunedRow) -> None:
@@ -220,7 +222,8 @@ def _tell_kept(row: TunedRow) -> None:
     known = find_row(row.shape, row.method, row.tuned_for)
     if known is not None and known.in_force and not row.in_force:
         notice(
-            f"The row found before ({known.evidence.get('date', 'no date')}) stays in force; the new one is not kept."
+            f"The settings found before ({known.evidence.get('date', 'no date')}) stay in use; the new ones are "
+            "not kept."
         )
 
 

@@ -41,7 +41,7 @@ class Workers:
             file = self.store.worker_log(device)
             said = file.read_text(encoding="utf-8", errors="replace").strip().splitlines() if file.is_file() else []
             raise InputError(
-                f"The worker of {device} ends at once: {said[-1] if said else 'no word why'} (see {file})."
+                f"The worker of {device} ends at once: {said[-1] if said else 'no reason given'} (see {file})."
             )
         self.starts[device] += 1
         self.processes[device] = start_worker(self.store, device)

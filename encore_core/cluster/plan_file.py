@@ -93,8 +93,8 @@ def read_plan(path: Path | str) -> GridPlan:
     """Read a plan file.
 
     Raises:
-        InputError: with the file's name, for one that cannot be read, is no TOML, has unknown or missing fields, or
-            values that a field cannot take.
+        InputError: with the file's name, for one that cannot be read, is not valid TOML, has unknown or missing fields,
+            or values that a field cannot take.
     """
     path = Path(path).expanduser()
     try:
@@ -102,7 +102,7 @@ def read_plan(path: Path | str) -> GridPlan:
     except OSError as error:
         raise InputError(f"The plan {path} cannot be read ({error.strerror}); give a TOML file.") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"The plan {path} is no TOML: {error}.") from error
+        raise InputError(f"The plan {path} is not valid TOML: {error}.") from error
     try:
         return _grid(values, path.absolute())
     except InputError as error:
@@ -167,7 +167,9 @@ def _run_name(method: str, model: str, facts: str, seed: int, named: tuple[bool,
 
 def _check_known(values: Any, known: tuple[str, ...], what: str, place: str = "") -> None:
     if not isinstance(values, Mapping):
-        raise InputError(f"{place or what} {quoted(values)} is no table; write [{place or what}] and fields below it.")
+        raise InputError(
+            f"{place or what} {quoted(values)} is not a table; write [{place or what}] and fields below it."
+        )
     for name in values:
         if name not in known:
             raise checks.unknown(f"Unknown {what}", name, known, place=place and f"in [{place}]")
@@ -191,7 +193,7 @@ def _list(values: Mapping[str, Any], name: str) -> list[Any]:
 def _beside(file: Path, name: str, value: Any) -> str:
     """What a text names: a file or folder beside the plan, else the text itself."""
     if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{name} {quoted(value)} is no text; give one, in quotes.")
+        raise InputError(f"{name} {quoted(value)} is not text; put it in quotes.")
     beside = file.parent / value
     return str(beside) if value not in SETS and beside.exists() else value
 
@@ -199,7 +201,7 @@ def _beside(file: Path, name: str, value: Any) -> str:
 def _settings(values: Any, methods: list[str]) -> dict[str, dict[str, Any]]:
     """The settings of each method: those of all, and its own."""
     if not isinstance(values, Mapping):
-        raise InputError(f"settings {quoted(values)} is no table; write [settings] and settings below it.")
+        raise InputError(f"settings {quoted(values)} is not a table; write [settings] and settings below it.")
     own = {find_method(name).name: one for name, one in values.items() if isinstance(one, Mapping)}
     for name in own:
         if name not in methods:

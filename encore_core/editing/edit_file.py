@@ -250,7 +250,7 @@ def read_edit_file(path: Path, most_bytes: int | None = None) -> EditFile:
         with safe_open(path, "pt") as file:
             head = file.metadata() or {}
             if head.get("format") != FORMAT or "edits" not in head:
-                raise InputError(f"{path.name} is no edit file; give one that encore edit --edits-out wrote.")
+                raise InputError(f"{path.name} is not an edit file; give one that encore edit --edits-out wrote.")
             tensors = {name: _tensor(file, name) for name in file.keys()}  # noqa: SIM118
         if _digest(head["edits"], tensors) != head.get("digest"):
             raise InputError(f"The edit file {path.name} is damaged: its content is not what was written.")

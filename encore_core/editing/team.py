@@ -215,7 +215,7 @@ class Team:
         for number, digest in enumerate(self._get([member.digest.remote() for member in self.members]), 2):
             if digest != own:
                 raise InputError(
-                    f"The matrices of worker {number} have become others than those of the run (digest {digest[:16]}, "
+                    f"The matrices of worker {number} no longer match those of the run (digest {digest[:16]}, "
                     f"the run's {own[:16]}); are its processor and thread number the same? Resume from the last state."
                 )
 

@@ -135,7 +135,7 @@ class Fact:
         if not isinstance(self.subject_found, bool):
             raise FactError(f"subject_found {quoted(self.subject_found)} must be true, false or left out")
         if self.join is not None and self.join not in JOINS:
-            raise FactError(f'join {quoted(self.join)} must be "" (nothing), " " (a blank) or left out')
+            raise FactError(f'join {quoted(self.join)} must be "" (nothing), " " (a space) or left out')
         put(self, "paraphrases", tuple(self._paraphrase(p) for p in listed("paraphrases", self.paraphrases)))
         put(self, "neighbours", tuple(map(self._neighbour, listed("neighbours", self.neighbours, Neighbour))))
         put(self, "portability", tuple(map(_portability, listed("portability", self.portability, Portability))))

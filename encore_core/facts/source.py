@@ -48,7 +48,7 @@ def read_source(source: str | Path | IO[str] | IO[bytes], most: int | None = Non
         most: bytes that it may have; None for `MAX_BYTES`.
 
     Raises:
-        FactError: when it cannot be read, is too large or is no text.
+        FactError: when it cannot be read, is too large or is not text.
     """
     if isinstance(source, str) and source in SETS:
         name, data = name_of(SETS[source]), _read_path(SETS[source], most)
@@ -133,13 +133,13 @@ def decoded(name: str, data: bytes) -> str:
     """The text of a file: UTF-8, or UTF-16 or UTF-32 with a byte order mark.
 
     Raises:
-        FactError: when it is no text, or has another encoding.
+        FactError: when it is not text, or has another encoding.
     """
     _refuse_other_files(name, data)
     encoding = next((encoding for mark, encoding in _MARKS if data.startswith(mark)), "utf-8-sig")
     if encoding == "utf-8-sig" and b"\0" in data[:1000]:
         raise FactError(
-            f"{name}: is no text, or UTF-16 without a byte order mark (it has zero bytes): "
+            f"{name}: is not text, or UTF-16 without a byte order mark (it has zero bytes): "
             "save it with the encoding UTF-8"
         )
     try:

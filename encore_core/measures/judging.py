@@ -122,7 +122,7 @@ class Judge:
             shlex.split(self.where)
         except ValueError as error:
             raise InputError(
-                f"The judge {quoted(self.where)} is no command line ({error}); close the quotation."
+                f"The judge {quoted(self.where)} is not a command line ({error}); close the quotation."
             ) from None
         if self.is_address:
             _check_address(self.where)
@@ -223,7 +223,7 @@ def _check_address(where: str) -> None:
     except ValueError:
         parts, host = None, None
     if not host:
-        raise InputError(f"The judge {quoted(where)} is no address; write it as http://localhost:8000/v1.")
+        raise InputError(f"The judge {quoted(where)} is not an address; write it as http://localhost:8000/v1.")
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         # The message does not repeat it: it may hold a key.
         raise InputError(

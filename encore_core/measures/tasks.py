@@ -189,9 +189,9 @@ def _example(recipe: _Recipe, line: str, where: str) -> Example:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise InputError(f"{where}: {quoted(line)} is no JSON ({error.msg}).") from error
+        raise InputError(f"{where}: {quoted(line)} is not valid JSON ({error.msg}).") from error
     if not isinstance(row, dict):
-        raise InputError(f"{where}: {quoted(row)} is no JSON object.")
+        raise InputError(f"{where}: {quoted(row)} is not a JSON object.")
     for name in (*recipe.fields, recipe.label):
         if name not in row:
             raise InputError(f"{where}: there is no field {name!r}; the row has {quoted(sorted(row))}.")
@@ -211,7 +211,7 @@ def _text(value: object, name: str, where: str) -> str | list[str]:
             raise InputError(f"{where}: choices {quoted(value)} are not four; give a list of four texts.")
         return [_text(choice, "choice", where) for choice in value]
     if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{where}: {name} {quoted(value)} is no text; give one that is not blank.")
+        raise InputError(f"{where}: {name} {quoted(value)} is not text; give some that is not blank.")
     return value.strip()
 
 

@@ -110,7 +110,7 @@ def find_source(name: str, tell: Progress) -> Source:
     """Find a model by its name; the embedded one is unpacked first, and a hub model's small files are fetched.
 
     Raises:
-        InputError: for a name that is no model, folder or hub id, a folder without a model, and as `find_hub_model`.
+        InputError: for a name that is not a model, folder or hub id, a folder without a model, and as `find_hub_model`.
     """
     entry = CATALOGUE.get(name)
     if entry is not None and entry.embedded:
@@ -133,7 +133,7 @@ def find_source(name: str, tell: Progress) -> Source:
         ) from error
     if revision is not None and not _is_revision(revision):
         raise InputError(
-            f"Model {quoted(name)}: {quoted(revision)} is no revision; give a branch, a tag or a commit after the @."
+            f"Model {quoted(name)}: {quoted(revision)} is not a revision; give a branch, a tag or a commit after the @."
         )
     model = find_hub_model(name, hub_id, revision, "" if entry is not None else _suggestion(base))
     return Source(str(model.folder), model)

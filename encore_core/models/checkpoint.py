@@ -44,7 +44,7 @@ def read_config(name: str, source: str | os.PathLike):
         source: its folder.
 
     Raises:
-        InputError: when it cannot be read, is of an unknown type or one that is no decoder, or describes quantised
+        InputError: when it cannot be read, is of an unknown type or one that is not a decoder, or describes quantised
             weights.
     """
     try:
@@ -146,9 +146,9 @@ def _notes(model: nn.Module, folder: Path) -> list[str]:
 
 
 def _broken_json(file: Path) -> str | None:
-    """Why a file is no JSON object; None if it is one, or is missing."""
+    """Why a file is not a JSON object; None if it is one, or is missing."""
     try:
-        return None if isinstance(json.loads(file.read_text(encoding="utf-8")), dict) else "it is no JSON object"
+        return None if isinstance(json.loads(file.read_text(encoding="utf-8")), dict) else "it is not a JSON object"
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

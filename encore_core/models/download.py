@@ -246,7 +246,7 @@ def _check_kinds(model: HubModel) -> None:
             "that, and give its folder."
         )
     if CONFIG not in files:
-        raise InputError(f"{about} has no config.json, so it is no model that transformers reads.")
+        raise InputError(f"{about} has no config.json, so it is not a model that transformers reads.")
     if WEIGHTS not in files and INDEX not in files:
         others = sorted(file for file in files if file.endswith(_OTHER_WEIGHTS))
         raise InputError(
@@ -341,8 +341,8 @@ def _unreachable(name: str, repo: str, trouble: hub.Trouble, suggestion: str) ->
     """The message for a model that is not here when the hub cannot be asked for it."""
     known = "" if suggestion else f" It is {repo} on the hub." if repo != name.partition("@")[0] else ""
     return (
-        f"Model {quoted(name)} is no folder here and not in the hub's cache, and {trouble}; {trouble.remedy}, or give "
-        f"a folder with a model.{known}{suggestion}"
+        f"Model {quoted(name)} is not a folder here and not in the hub's cache, and {trouble}; {trouble.remedy}, or "
+        f"give a folder with a model.{known}{suggestion}"
     )
 
 

@@ -150,7 +150,7 @@ def text_config(config):
 
 
 def check_type(config, name: str) -> None:
-    """Refuse a model that is no decoder, before any weight is read.
+    """Refuse a model that is not a decoder, before any weight is read.
 
     Raises:
         InputError: for encoders, encoder-decoders and models that are not language models.
@@ -158,11 +158,11 @@ def check_type(config, name: str) -> None:
     model_type = quoted(config.model_type)
     reason = None
     if config.is_encoder_decoder:
-        reason = "which is no decoder-only language model: its decoder reads from an encoder"
+        reason = "which is not a decoder-only language model: its decoder reads from an encoder"
     elif type(config) not in AutoModelForCausalLM._model_mapping:
-        reason = "which is no decoder-only language model"
+        reason = "which is not a decoder-only language model"
     elif type(config) in AutoModelForMaskedLM._model_mapping:
-        reason = "which is no decoder-only language model but an encoder: its tokens see those that come after them"
+        reason = "which is not a decoder-only language model but an encoder: its attention is not causal"
     if reason is not None:
         raise InputError(
             f"Model {quoted(name)} is of type {model_type}, {reason}; choose one of the GPT-2 or Llama kind."

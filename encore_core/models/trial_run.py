@@ -73,4 +73,6 @@ def _check_causal_chain(logits: torch.Tensor, order: Sequence[nn.Module], parts:
         )
     seen, others = logits[0, :2].float(), logits[1, :2].float()
     if bool(torch.isfinite(seen).all()) and float((seen - others).abs().max()) > 1e-3 * float(seen.abs().max()):
-        raise InputError(f"Model {quoted(name)}: its tokens see those that come after them, so it cannot be edited.")
+        raise InputError(
+            f"Model {quoted(name)}: its attention is not causal (tokens attend to later ones), so it cannot be edited."
+        )

@@ -151,7 +151,7 @@ def _files(name: str, folder: Path) -> list[Path]:
         reason = "it has no weight_map of names" if unnamed else first_line(error)
         raise InputError(f"Model {quoted(name)}: {INDEX_FILE} cannot be read ({reason}); copy it again.") from error
     if outside or not shards:
-        named = f"{quoted(outside[0])}, which is no file of its folder" if outside else "no file with weights"
+        named = f"{quoted(outside[0])}, which is not a file of its folder" if outside else "no file with weights"
         raise InputError(f"Model {quoted(name)}: {INDEX_FILE} names {named}; copy the folder again.")
     if not isinstance(content.get("metadata"), dict):
         raise InputError(

@@ -242,7 +242,9 @@ def _putter(instance: object):
 
 def _fields_of(cls: type, values: Any, what: str, besides: tuple[str, ...] = ()) -> dict[str, Any]:
     if not isinstance(values, Mapping):
-        raise InputError(f"The {what} {quoted(values)} is no JSON object; give one with the fields of {cls.__name__}.")
+        raise InputError(
+            f"The {what} {quoted(values)} is not a JSON object; give one with the fields of {cls.__name__}."
+        )
     known = [f.name for f in fields(cls)]
     for name in values:
         if name not in known and name not in besides:
@@ -263,7 +265,7 @@ def _missing(name: str, right: str):
 
 def _text(name: str, value: Any, longest: int, empty: bool = False) -> str:
     if not isinstance(value, str):
-        raise InputError(f"{name} {quoted(value)} is no text; give one, in quotes.")
+        raise InputError(f"{name} {quoted(value)} is not text; put it in quotes.")
     value = value.strip()
     if not value.isprintable() or len(value) > longest or not (value or empty):
         raise InputError(f"{name} {quoted(value)} is not one line of 1 to {longest} characters; give one.")
@@ -278,18 +280,20 @@ def _path(name: str, value: Any) -> str | None:
 
 def _some_of(name: str, value: Any, known: tuple[str, ...]) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, list | tuple):
-        raise InputError(f"{name} {quoted(value)} is no list; give some of {', '.join(known)}, or an empty list.")
+        raise InputError(f"{name} {quoted(value)} is not a list; give some of {', '.join(known)}, or an empty list.")
     chosen = [checks.choice(name, entry, known) for entry in value]
     return tuple(entry for entry in known if entry in chosen)
 
 
 def _overrides(value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise InputError(f'overrides {quoted(value)} is no table of settings; give for example {{"lambda_n": 20}}.')
+        raise InputError(f'overrides {quoted(value)} is not a table of settings; give for example {{"lambda_n": 20}}.')
     check_names(value)
     kept = {name: list(entry) if isinstance(entry, tuple) else entry for name, entry in value.items()}
     try:
         json.dumps(kept, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"overrides {quoted(value)} hold what is no number, text or list: {error}.") from error
+        raise InputError(
+            f"overrides {quoted(value)} hold something other than numbers, text and lists: {error}."
+        ) from error
     return kept

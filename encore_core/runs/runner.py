@@ -144,7 +144,7 @@ class _Execution:
             try:
                 session.prepare_foretelling(self.pulse.show)
             except InputError as error:
-                log.info("What edits cost general text cannot be foretold: %s", error)
+                log.info("What edits cost general text cannot be estimated: %s", error)
 
     @contextmanager
     def _helped(self, session: EditSession) -> Iterator[None]:

@@ -68,8 +68,8 @@ def import_npz(lm: EditableModel, file: Path, layer: int | None = None) -> Impor
 
     Raises:
         InputError: when the file cannot be read without pickle, or holds no second moment, or one that has another
-            size, is not symmetric, is not finite as float32, or cannot be an E[k kᵀ]; for a count that is no number of
-            tokens; and for a layer that the model does not have.
+            size, is not symmetric, is not finite as float32, or cannot be an E[k kᵀ]; for a count that is not a number
+            of tokens; and for a layer that the model does not have.
     """
     layer = layer_in_name(file) if layer is None else layer
     if layer is None:
@@ -190,14 +190,14 @@ def _count(count: _Entry, file: Path) -> int:
     """How many tokens the sum is over.
 
     Raises:
-        InputError: when the count is no number of tokens.
+        InputError: when the count is not a number of tokens.
     """
     is_number = count.shape == () and count.dtype.kind in "iuf" and count.dtype.itemsize <= 8
     number = float(count.values()) if is_number else math.nan
     if not (1 <= number <= MOST_TOKENS and number == int(number)):
         shown = f"{number:g}" if is_number else f"of shape {quoted(count.shape)} and type {str(count.dtype)[:40]}"
         raise InputError(
-            f"{file} has the count {shown}, which is no number of tokens; give a whole number from 1 to "
+            f"{file} has the count {shown}, which is not a number of tokens; give a whole number from 1 to "
             f"{MOST_TOKENS:,}, or leave it out if the matrix is a mean."
         )
     return int(number)

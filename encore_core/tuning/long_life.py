@@ -170,7 +170,7 @@ class LifeTuner:
             complete = False
         if not self.lives:
             raise InputError(
-                f"{minutes:g} minutes were not enough for the settings in force; the same command continues where it "
+                f"{minutes:g} minutes were not enough for the settings in use; the same command continues where it "
                 "stopped."
             )
         self._deadline = math.inf

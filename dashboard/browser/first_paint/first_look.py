@@ -44,8 +44,8 @@ def markup(path: str, query: str = "") -> str:
         query: of the address, as it was sent.
 
     Returns:
-        markup for the body; "" where the path is no page of ours, and where the app looks different: while presenting,
-        on a tour, in a lesson, and inside another page.
+        markup for the body; "" where the path is not a page of ours, and where the app looks different: while
+        presenting, on a tour, in a lesson, and inside another page.
     """
     name = path.rstrip("/").rpartition("/")[2] or "start"
     asked = parse_qs(query, keep_blank_values=True)

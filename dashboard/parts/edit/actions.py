@@ -38,7 +38,7 @@ def buttons(visitor: Visitor, ready: bool) -> None:
             is_table = st.session_state["source"] == "Table"
             apply, compare = ("Apply edits" if is_table else "Apply edit"), f"Compare {len(arms())} methods"
         else:
-            apply, compare = f"Edit with all {len(comparison.columns)}", "Compare anew"
+            apply, compare = f"Edit with all {len(comparison.columns)}", "Compare again"
         st.button(apply, type="primary", key="apply", shortcut="Ctrl+Enter", width=width,
                   disabled=busy or not ready, on_click=_ask, args=(visitor, "apply"))  # fmt: skip
         st.button(

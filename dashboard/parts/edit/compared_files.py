@@ -72,7 +72,7 @@ def report(
     columns = [column for column in comparison.columns if column.label in seen]
     outcomes = [outcome_of(column, fact, seen[column.label].rows) for column in columns]
     facts = html_report.Table(
-        ("Method", fact.target_new, "Steps", "Stopped by", "‖W‖ at most", "Seconds", "It says"),
+        ("Method", fact.target_new, "Steps", "Stopped by", "Largest ‖W‖", "Seconds", "It says"),
         [_row(column, fact, seen[column.label]) for column in columns],
         f"{fact_words.asked(fact)}. {PROTOCOL}",
     )

@@ -38,8 +38,8 @@ def show(visitor: Visitor) -> None:
         if now is not None and n > 1:
             n_forgotten = sum(map(_is_forgotten, edits, now))
             kind = "warning" if n_forgotten else "success"
-            said = f"{n_forgotten} of {n} {'is' if n_forgotten == 1 else 'are'} not ahead now" if n_forgotten else \
-                f"All {n} are still there"  # fmt: skip
+            verb = "is" if n_forgotten == 1 else "are"
+            said = f"{n_forgotten} of {n} {verb} forgotten" if n_forgotten else f"All {n} are still there"
             widgets.notice(Message(kind, f"{said}."))
         _table(edits, now)
         _take_back(visitor, edits)
@@ -104,5 +104,5 @@ def _take_back(visitor: Visitor, edits: Sequence[MadeEdit]) -> None:
     right.button(
         "Take it back", key="take_back", icon=":material/backspace:", width="stretch", disabled=visitor.is_busy,
         on_click=visitor.ask_to_retract, args=(number,),
-        help="The matrices become what they would be without this edit; the others stay.",
+        help="The matrices become what they would be without this edit; all other edits stay.",
     )  # fmt: skip

@@ -20,10 +20,10 @@ HOW_FAR = (
 def show(visitor: Visitor) -> None:
     """A button that works it out, and what came of it: a sentence and a row per edited layer."""
     st.write(
-        "What these edits take from text that has nothing to do with them, foretold from statistics of general text: "
-        "no text is read for it."
+        "The estimated damage of these edits to unrelated text, computed from statistics of general text, without "
+        "running the model on any."
     )
-    found = compute_button.ask("foretold", "Foretell the damage", "foretold", _work)
+    found = compute_button.ask("foretold", "Estimate the damage", "foretold", _work)
     if found is None:
         st.caption("The first time it gathers gradients of general text, which takes up to a minute; they are kept.")
         return
@@ -34,7 +34,7 @@ def show(visitor: Visitor) -> None:
         for layer, one in sorted(found.items(), reverse=True)
     ]
     widgets.table(
-        [("Layer", "right"), ("Nats per token", "right"), ("Share", "right")], rows, "Foretold damage by edited layer"
+        [("Layer", "right"), ("Nats per token", "right"), ("Share", "right")], rows, "Estimated damage by edited layer"
     )
     st.caption(
         "½ tr(F Δ C₀ Δᵀ) of each layer: Δ is what the edits changed, C₀ the second moment of its inputs and F that of "
@@ -53,9 +53,9 @@ def sentence(total: float) -> str:
     factor = perplexity_factor(total)
     if factor > 10:
         told = f"{factor:.2g}" if math.isfinite(factor) else "more than any number"
-        return f"Foretold: {total:.2e} nats per token, which multiplies perplexity on general text by {told}."
+        return f"Estimated: {total:.2e} nats per token, which multiplies perplexity on general text by {told}."
     size = f"about {100 * (factor - 1):.1f} %" if factor >= 1.001 else "less than 0.1 %"
-    return f"Foretold: {total:.2e} nats per token, a rise of perplexity on general text by {size}."
+    return f"Estimated: {total:.2e} nats per token, a rise of perplexity on general text by {size}."
 
 
 def _work(visitor: Visitor, show: compute_button.Show) -> dict[int, float]:
@@ -68,13 +68,13 @@ def show_compared(visitor: Visitor) -> None:
     if not columns:
         return
     with st.container(border=True, key="card_foretold"):
-        widgets.heading("What it costs other text", "foretold from statistics; no text is read")
+        widgets.heading("What it costs other text", "estimated from statistics; no text is read")
         state = tuple((column.label, id(column.session), len(column.session.history)) for column in columns)
 
         def work(_visitor: Visitor, show: compute_button.Show) -> list[dict[int, float]]:
             return [column.session.foretold_damage(show) for column in columns]
 
-        found = compute_button.ask("foretold_compared", "Foretell what each costs", state, work)
+        found = compute_button.ask("foretold_compared", "Estimate what each costs", state, work)
         if found is None:
             return
         rows = [
@@ -83,7 +83,7 @@ def show_compared(visitor: Visitor) -> None:
         ]
         names = ("Nats per token", "Perplexity", "Most in layer")
         headings = [("Method", "name"), *((name, "right") for name in names)]
-        widgets.table(headings, rows, "Foretold damage to general text, by method")
+        widgets.table(headings, rows, "Estimated damage to general text, by method")
         st.caption(f"½ tr(F Δ C₀ Δᵀ), summed over the edited layers. {HOW_FAR}")
 
 

@@ -71,7 +71,7 @@ def saved_edits(visitor: Visitor) -> None:
         )
         if upload is not None and n_edits:
             these = f"the {n_edits} edits" if n_edits != 1 else "the edit"
-            widgets.notice(Message("warning", f"Loading takes back {these} on your model now."))
+            widgets.notice(Message("warning", f"Loading replaces {these} on your model."))
         # Not a callback, as for Undo: it may have to wait in line.
         if st.button("Load edits", key="edits_load", width="stretch", disabled=busy or upload is None):
             _load_edits(visitor, upload.getvalue())

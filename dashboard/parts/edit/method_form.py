@@ -71,7 +71,7 @@ def _about(method: str) -> None:
             ["Authors' code", card.licence],
             ["Kept between batches", card.keeps],
         ]
-        widgets.table([("", "name"), (method, "")], [*rows, *([["To know", card.note]] if card.note else [])], "Card")
+        widgets.table([("", "name"), (method, "")], [*rows, *([["Notes", card.note]] if card.note else [])], "Card")
 
 
 def _settings_key(visitor: Visitor, method: str, name: str, length: TunedFor) -> str:

@@ -121,9 +121,9 @@ def _not_counted(fact: Fact) -> str:
     """What the headline cannot count for want of prompts or of a true answer; "" where nothing is missing."""
     parts = []
     if not fact.neighbours:
-        parts.append("This fact has no neighbours, so nothing is said of what else changed.")
+        parts.append("This fact has no neighbours, so side effects are not tested.")
     if not fact.paraphrases:
-        parts.append("It has no paraphrases, so nothing is said of other words for the same question.")
+        parts.append("It has no paraphrases, so other wordings are not tested.")
     elif fact.target_true is None:
         parts.append("Its true answer is not given, so its paraphrases are shown but not counted.")
     return " ".join(parts)

@@ -43,8 +43,8 @@ def show(visitor: Visitor) -> None:
     columns = [("Score", ""), ("Before", "right"), ("After", "right"), ("n", "right"), ("What it is", "about")]
     widgets.table(columns, score_rows.forced_rows(was, now), "Teacher-forced scores of the edited facts")
     st.caption(f"{writes.protocol[0].upper()}{writes.protocol[1:]}.")
-    columns = [("Texts after", "name"), ("Right is", "about"), ("Contain it, before", "right"), ("after", "right"),
-               ("Are exactly it, after", "right"), ("n", "right")]  # fmt: skip
+    columns = [("Texts after", "name"), ("Right answer", "about"), ("Text contains it, before", "right"),
+               ("after", "right"), ("Text is exactly it, after", "right"), ("n", "right")]  # fmt: skip
     widgets.table(columns, score_rows.generated_rows(wrote, writes), "Scores of generated answers")
     widgets.remark(score_rows.gap_sentence(now, writes))
     wrote, writes = _judged(wrote, writes)

@@ -186,7 +186,7 @@ def _shares(
 def _share_words(one: findings.Standing) -> tuple[str, str, str]:
     """Figure, remark and tone of a tile."""
     if not one.is_number:
-        return "–", "the model's states are no longer numbers", ""
+        return "–", "the model's states are no longer finite numbers", ""
     blocks = findings.blocks(one.pair.line.layers)
     remark = f"of the stream from the MLPs of {blocks} after {one.pair.after:,} edits, {100 * one.before:.1f} % before"
     return f"{100 * one.after:.1f} %", remark, ""

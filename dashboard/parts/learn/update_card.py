@@ -124,8 +124,8 @@ def _shown(found: Anatomy, where: str) -> None:
     widgets.table(columns, rows, "Norms of the edit, per edited layer")
     worst = max(one.error for one in found.layers)
     st.caption(
-        f"Read again from the model as it was before this batch. R (S + KᵀPK)⁻¹ KᵀP from these figures is the Δ "
-        f"that was applied, to {worst:.0e} relative. ‖z − h‖: mean over the facts; layers see the changes below them."
+        f"Recomputed on the model as it was before this batch: R (S + KᵀPK)⁻¹ KᵀP equals the Δ that was applied, with "
+        f"a relative error of {worst:.0e}. ‖z − h‖: mean over the facts, after the changes in the layers below."
     )
 
 

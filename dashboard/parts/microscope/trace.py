@@ -29,9 +29,7 @@ def show(looked: Looked, moment: str) -> None:
     if not looked.has(what):
         models = "unedited and edited" if looked.is_edited else "as loaded"
         asked = st.button("Trace this fact", type="primary", key="microscope_trace")
-        st.caption(
-            f"Where is “{widgets.plain(fact.subject)}” remembered? Some hundred passes over the model, {models}."
-        )
+        st.caption(f"Where is “{widgets.plain(fact.subject)}” remembered? Many forward passes, {models}.")
         if not asked:
             return
     place = st.empty()
@@ -54,9 +52,9 @@ def _draw(looked: Looked, before: FactTrace, after: FactTrace | None, moment: st
     answer = shown.answer.strip()
     when = MOMENTS[moment].lower() if looked.is_edited else "as loaded"
     aside = (
-        "colour: change of what restoring brings back, in points, each model for the answer that it gives"
+        "colour: change of the indirect effect, in percentage points, each model for its own answer"
         if moment == "difference"
-        else f"colour: probability of “{answer}” with noise on the subject and one thing restored · {when}"
+        else f"colour: probability of “{answer}” with noise on the subject and one state restored · {when}"
     )
     chart_card.show(
         partial(

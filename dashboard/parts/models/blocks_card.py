@@ -62,16 +62,16 @@ def _draw(costs: list[BlockCost], edited: tuple[int, ...], n_facts: int, command
         partial(charts.by_block, frame),
         key="cost by block",
         heading="Which blocks to edit",
-        aside=f"medians over {n_facts} facts with quartiles; {METHOD}'s search, violet where its row edits",
-        alt="Foretold damage, steps and share of facts reached, against the last edited block. The figures are in the "
+        aside=f"medians over {n_facts} facts with quartiles; {METHOD}'s search, violet where its settings edit",
+        alt="Estimated damage, steps and share of facts reached, against the last edited block. The figures are in the "
         "CSV file below.",
         frame=frame,
         commands=[f"{command} --limit {n_facts}"],
     )
     blocks = proposed(costs, len(edited))
     widgets.remark(
-        f"By this the cheapest blocks are {_span(blocks)}; the row of {METHOD} edits {_span(edited)}. It says nothing "
-        "of how well a fact carries over to paraphrases, or how long it lasts: compare rows in runs."
+        f"By this estimate the cheapest blocks are {_span(blocks)}; {METHOD}'s settings edit {_span(edited)}. It does "
+        "not show how well facts generalise to paraphrases or how long they last: compare settings in runs."
     )
 
 

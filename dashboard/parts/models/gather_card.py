@@ -64,7 +64,7 @@ def _fields(check: ModelCheck) -> tuple[str, str | None, int | None, bool]:
     usual = ",".join(map(str, check.settings.layers))
     layers_text = middle.text_input("Layers", key="models_layers", placeholder=usual, **KEEP)
     tokens = right.number_input(
-        "Tokens at most",
+        "Maximum tokens",
         key="models_tokens",
         value=None,
         step=10_000,
@@ -145,7 +145,7 @@ def start(request: Request) -> Message:
 
 def _by_shell(name: str) -> None:
     """The commands that do the same."""
-    st.caption("The same from a shell, and how to take over statistics that MEMIT-style codes publish (.npz):")
+    st.caption("The same from a shell, and how to take over statistics that MEMIT-style code publishes (.npz):")
     model = name if re.fullmatch(r"[\w./-]+", name) else f"'{name}'"
     st.code(
         f"encore statistics --model {model} --source wikitext --enough\n"

@@ -30,7 +30,9 @@ def show(row: TunedRow) -> None:
     with st.container(border=True, key="card_tuning"):
         if not trials:
             widgets.heading("What encore tune has found", row.method)
-            widgets.notice(Message("warning", "The row holds no trials, so there is no evidence to show."))
+            widgets.notice(
+                Message("warning", "These settings were stored without their trials, so there is no evidence to show.")
+            )
             return
         frame = searched(row)
         titles = {name: title for name, title in SETTINGS.items() if name in set(frame["setting"])}
@@ -56,8 +58,8 @@ def show(row: TunedRow) -> None:
     if not row.in_force:
         before, after = held_out(row)
         did_worse = before and after and after["overall"] < before["overall"]
-        why = "it did worse than the settings in force" if did_worse else "the published one is"
-        st.caption(f"This row is not in force: {why}. encore tune --adopt uses this one instead.")
+        why = "they did worse than the settings in use" if did_worse else "the published one is"
+        st.caption(f"These settings are not in use: {why}. encore tune --adopt uses these instead.")
 
 
 def _trace(row: TunedRow) -> None:

@@ -25,9 +25,11 @@ def show(row: TunedRow) -> None:
             _lives(row, lives)
         else:
             widgets.heading("What encore tune --horizon has found", row.method)
-            widgets.notice(Message("warning", "The row holds no lives, so there is no evidence to show."))
+            widgets.notice(
+                Message("warning", "These settings were stored without their trials, so there is no evidence to show.")
+            )
     if not row.in_force:
-        st.caption("This row is not in force. encore tune --horizon … --adopt puts it in force.")
+        st.caption("These settings are not in use. Run encore tune --horizon … --adopt to use them.")
 
 
 def _lives(row: TunedRow, lives: Sequence[Life]) -> None:
@@ -43,8 +45,8 @@ def _lives(row: TunedRow, lives: Sequence[Life]) -> None:
     )
     for line in verdict(row, lives):
         widgets.notice(line)
-    with st.expander(f"All {len(lives)} lives", key="tuning_trials"):
-        widgets.table(*table(lives), "Every life of the search, in order")
+    with st.expander(f"All {len(lives)} trials", key="tuning_trials"):
+        widgets.table(*table(lives), "Every trial of the search, in order")
 
 
 def looks(row: TunedRow, lives: Sequence[Life]) -> pd.DataFrame:
@@ -87,10 +89,10 @@ def verdict(row: TunedRow, lives: Sequence[Life]) -> list[Message]:
         lines.append(
             Message(
                 "success" if better > 0 else "warning",
-                f"After {now.edits:,} edits of facts that the search has not seen, {now.left:.1f} of 100 is left, "
+                f"After {now.edits:,} edits of held-out facts the combined score (0 to 100) is {now.left:.1f}, against "
                 f"{then.left:.1f} with the settings for a few edits ({better:+.1f}): perplexity × "
-                f"{now.perplexity_ratio:.2f} instead of × {then.perplexity_ratio:.2f}, the facts edited first "
-                f"{now.first:.1f} instead of {then.first:.1f}.",
+                f"{now.perplexity_ratio:.2f} instead of × {then.perplexity_ratio:.2f}, overall score of the facts "
+                f"edited first {now.first:.1f} instead of {then.first:.1f}.",
             )
         )
     elif before:

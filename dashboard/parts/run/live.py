@@ -66,7 +66,9 @@ def _watched(store: RunStore, busy: bool, after: Callable[[], None]) -> None:
         st.rerun()  # the whole page, so that polling begins or ends
     if not runs:
         st.session_state.pop("watched", None)  # a link may name one
-        widgets.notice(Message("info", "No run yet. What this page starts appears here, and runs on without it."))
+        widgets.notice(
+            Message("info", "No run yet. Runs started here appear on this page and go on after you close it.")
+        )
     else:
         _chosen(store, runs, active)
     if active:
@@ -118,7 +120,7 @@ def _left_remark(run: RunInfo) -> str:
     if run.status != "running":
         return ""
     if "seconds_left" not in run.detail:
-        return "told after the first checkpoint and some edits"
+        return "known after the first checkpoint and some edits"
     return f"with measuring, which took {duration(run.measuring_seconds)} so far"
 
 
@@ -228,7 +230,7 @@ def compare_link(run: RunInfo, runs: Sequence[RunInfo]) -> None:
         together = [other.id for other in together_with(run, runs) if other.measuring_seconds]
         st.page_link(
             page_list.script("compare"),
-            label="Compare with its kind",
+            label="Compare with related runs",
             icon=":material/compare_arrows:",
             query_params={"run": together},
         )

@@ -19,7 +19,7 @@ from encore_core.runs import MeasurePlan
 ABOUT = {
     "generate": "Whether greedy decoding gives the new answer; the slowest part of the scores.",
     "perplexity": "On a fixed text.",
-    "foretold_damage": "What the edits cost general text, foretold from statistics: reads no text.",
+    "foretold_damage": "What the edits cost general text, estimated from statistics: reads no text.",
     "generation_entropy": "Of sampled continuations.",
     "contributions": "What each sublayer adds to the residual stream.",
 }
@@ -100,7 +100,7 @@ def _pick_kinds(left: DeltaGenerator, right: DeltaGenerator, usually: MeasurePla
         (
             ("generate", "Generation"),
             ("perplexity", "Perplexity"),
-            ("foretold_damage", "Foretold damage"),
+            ("foretold_damage", "Estimated damage"),
             ("generation_entropy", "Entropy"),
             ("contributions", "Residuals"),
         )
@@ -121,8 +121,8 @@ def _pick_limits(left: DeltaGenerator, right: DeltaGenerator, usually: MeasurePl
         format="%g",
         **KEEP,
         placeholder="no cap",
-        help="Measuring between the first and the last checkpoint stops short of this share of "
-        "the time spent on editing; the run says what was left out. Empty for no cap.",
+        help="Between the first and last checkpoints, measuring takes at most this share of the editing time; the run "
+        "records what was left out. Empty for no cap.",
     )
     remembered("run_trajectory_facts", usually.trajectory_facts)
     kept = right.number_input(

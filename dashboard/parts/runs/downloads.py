@@ -17,7 +17,7 @@ SERIES = {
     "fact_scores": "scores, fact by fact",
     "scored": "which facts were scored",
     "answers": "generated answers, text by text",
-    "measures": "perplexity, generation entropy, foretold damage",
+    "measures": "perplexity, generation entropy, estimated damage",
     "contributions": "residual stream",
     "downstream": "downstream tasks",
     "task_answers": "downstream tasks, answer by answer",

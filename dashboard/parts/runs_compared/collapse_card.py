@@ -20,8 +20,8 @@ TOO_FAR_RIGHT = 0.6
 """From this share of the slider on, a mark's name stands on its left."""
 
 ABOUT = (
-    "Intervals, because models are measured at checkpoints alone; they are wider where the 95 % interval of the tasks "
-    "holds the line. Perplexity is one figure per run, on one fixed text."
+    "These are ranges because models are measured only at checkpoints; they are wider where the 95 % interval of the "
+    "tasks contains the threshold. Perplexity is one figure per run, on one fixed text."
 )
 
 
@@ -60,7 +60,7 @@ def draw(lines: Lines, courses: Sequence[Course]) -> None:
     """The controls of the lines, and the edits until each is crossed."""
     widgets.heading(
         "Edits until collapse",
-        "between which checkpoints a model crosses a line for good; the unedited model is × 1 and 100 %",
+        "between which checkpoints a model crosses a threshold for good; the unedited model is × 1 and 100 %",
     )
     with st.container(horizontal=True, key="collapse_lines"):
         st.segmented_control(

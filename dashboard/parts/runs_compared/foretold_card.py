@@ -32,10 +32,10 @@ def show(runs: Sequence[RunInfo], lines: Sequence[Line]) -> None:
             partial(charts.over_edits, frame, drawn),
             key="foretold over edits",
             heading="Which layers pay",
-            aside="what the edits cost other text, foretold by layer, and measured as the logarithm of the perplexity "
+            aside="what the edits cost other text, estimated by layer, and measured as the logarithm of the perplexity "
             "ratio",
-            alt=f"Foretold damage against edits, a line per edited layer: {', '.join(names.values())}. Its figures are "
-            "in the CSV file below.",
+            alt=f"Estimated damage against edits, a line per edited layer: {', '.join(names.values())}. Its figures "
+            "are in the CSV file below.",
             frame=frame,
             commands=chart_card.commands_of([run for run in runs if run.id in there]),
             revision=" ".join(names),

@@ -16,9 +16,8 @@ from encore_core.measures.downstream import PROTOCOLS
 from encore_core.runs import fact_values
 
 ABOUT = (
-    "In brackets: 95 % intervals, by a seeded bootstrap over facts where nothing else is said. A run is marked best "
-    "only where it is ahead of every other by more than the interval of the difference on the same facts (paired "
-    "bootstrap)."
+    "In brackets: 95 % intervals, by a seeded bootstrap over facts unless stated otherwise. A run is marked best only "
+    "if the 95 % interval of its lead over every other run on the same facts (paired bootstrap) lies above zero."
 )
 ON_TEXT = "one fixed text, teacher-forced"
 ON_MEASURES = {

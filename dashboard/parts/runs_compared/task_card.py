@@ -22,12 +22,14 @@ METRICS = {"f1": "F1", "f1_nll": "F1, likelier option", "accuracy": "Accuracy"}
 ABOUT = {
     "f1": "Weighted F1 × 100 of what the model says: the first word of its greedy continuation. A word that is none of "
     "the options counts as wrong.",
-    "f1_nll": "Weighted F1 × 100 of the option that the model finds most probable. Kinder: it always is an option.",
+    "f1_nll": "Weighted F1 × 100 of the option that the model finds most probable. More lenient: the answer is "
+    "always one of the options.",
     "accuracy": "Share of tests, × 100, where the model gives the right answer.",
 }
 GUESSING = (
-    "The answers are about equally frequent. With two options, guessing is right half the time, and always saying the "
-    "same has an F1 of 33. With MMLU's four, guessing is right a quarter of the time, and the same answer has 10."
+    "The answers are about equally frequent. With two options, guessing is right half the time, and always giving "
+    "the same answer scores an F1 of 33. With MMLU's four, guessing is right a quarter of the time, and a constant "
+    "answer scores 10."
 )
 
 
@@ -96,7 +98,7 @@ def _certainty(frame: pd.DataFrame, have: Sequence[RunInfo]) -> str:
     if without:
         off = 100 * math.sqrt(0.25 / fewest)
         said += (
-            f" {', '.join(without)}: no interval, recorded without the answers to each test; by the choice of tests "
-            f"alone a task's figure is off by about ±{off:.0f} points (one standard error)."
+            f" {', '.join(without)}: no interval, recorded without the answers to each test; sampling of tests "
+            f"alone gives a task's score a standard error of about ±{off:.0f} points."
         )
     return said

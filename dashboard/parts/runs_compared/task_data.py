@@ -25,12 +25,12 @@ def draw() -> None:
             widgets.problem(error)
             return
         if here:
-            st.caption("The six tasks are here. A run asks them when the field on the Run page says “hub”, or by")
+            st.caption("The six tasks are here. A run includes them when the field on the Run page says “hub”, or by")
             st.code("encore run … --downstream hub", language=None)
             return
         st.caption(
-            "Runs ask SST-2, MRPC, CoLA, RTE and NLI (from GLUE) and MMLU. They are fetched from the Hugging Face hub "
-            "once, about 1 MB; or put sst2.jsonl and the others into a folder and name it on the Run page."
+            "The tasks are SST-2, MRPC, CoLA, RTE and NLI (from GLUE) and MMLU. They are fetched from the Hugging Face "
+            "hub once, about 1 MB; or put sst2.jsonl and the others into a folder and name it on the Run page."
         )
         if st.button("Fetch the tasks from the hub", icon=":material/download:", key="fetch_tasks"):
             _fetch()
@@ -54,5 +54,5 @@ def _fetch() -> None:
     if not st.session_state.get("run_downstream"):
         st.session_state["run_downstream"] = task_sets.HUB
     st.session_state["tasks_message"] = Message(
-        "success", f"Fetched into {folder}. Runs that are started on the Run page now ask them."
+        "success", f"Fetched into {folder}. Runs that are started on the Run page now include them."
     )

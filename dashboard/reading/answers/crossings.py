@@ -109,10 +109,10 @@ def span_words(found: Crossing | None) -> str:
     if found is None:
         return "not measured"
     if found.by is None:
-        back = ", though it had been beyond the line" if found.came_back else ""
+        back = ", though it had been beyond the threshold" if found.came_back else ""
         return f"not within {found.reached:,}{back}"
     told = f"{found.after:,} to {found.by:,}"
-    return told if found.is_sure else f"perhaps {told}: within chance"
+    return told if found.is_sure else f"perhaps {told} (not significant)"
 
 
 def spans(found: Sequence[tuple[str, Crossing]]) -> str:

@@ -30,7 +30,7 @@ def answer(found: Sequence[Standing], models: Sequence[str] = ()) -> Answer:
     known = [one for one in found if one.is_number]
     if not known:
         names = listed(one.pair.line.name for one in broken)
-        return Answer("broken", f"The states of the model are no longer numbers ({names}), so there are no shares.")
+        return Answer("broken", f"The states of the model are no longer finite ({names}), so there are no shares.")
     if not any(one.pair.after for one in known):
         return Answer("nothing edited", f"Nothing has been edited yet: {_figures(known)}. {_even(known)}")
     ahead = [one for one in known if dominates(one)]
@@ -48,7 +48,7 @@ def answer(found: Sequence[Standing], models: Sequence[str] = ()) -> Answer:
             first = "No, on none of these models"
     text = f"{first}: {_figures(known)}. {_even(known)}"
     if broken:
-        text += f" With {listed(one.pair.line.name for one in broken)} the model's states are no longer numbers."
+        text += f" With {listed(one.pair.line.name for one in broken)} the model's states are no longer finite numbers."
     return Answer(outcome, text, published.dominance(outcome))
 
 

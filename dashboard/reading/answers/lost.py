@@ -156,7 +156,7 @@ def answer(
     if not found:
         return Answer(
             "no tasks",
-            f"That cannot be told: no task was asked before and after edits in these runs. {perplexity}".strip(),
+            f"These runs cannot answer that: no task was run before and after edits. {perplexity}".strip(),
         )
     lost = [one for one in found if one.lost]
     kept = [one for one in found if not one.lost]
@@ -165,7 +165,7 @@ def answer(
     elif max(one.edits for one in found) < FEW_EDITS:
         outcome, first = "too few edits", "Too few edits to tell"
     else:
-        outcome, first = "nothing lost", "In the tasks, nothing beyond chance"
+        outcome, first = "nothing lost", "In the tasks, nothing significant"
     paper = published.lost(outcome, [one.name for one in kept], models)
     notes = " ".join(note for note in (guesses(raw), paper) if note)
     return Answer(outcome, " ".join(part for part in (f"{first}.", _figures(found), perplexity) if part), notes)
@@ -178,15 +178,19 @@ def _first(found: Sequence[Loss]) -> str:
     if not odd:
         return skill
     silent = [one.name for one in odd if one.no_option[1] > one.n / 2]
-    lead = f"With {listed(silent)} it stops answering" if silent else "It answers less often"
-    parts = listed(f"{one.no_option[1]} of {one.n} with {one.name}" for one in odd)
-    return f"{lead}: of its answers to the tasks, {parts} are none of the options. {skill}"
+    lead = f"With {listed(silent)} the model stops answering" if silent else "The model answers less often"
+    first, *others = odd
+    parts = listed([
+        f"{first.no_option[1]} of {first.n} answers to the tasks with {first.name}",
+        *(f"{one.no_option[1]} of {one.n} with {one.name}" for one in others),
+    ])  # fmt: skip
+    return f"{lead}: {parts} are none of the options. {skill}"
 
 
 def _how_much(lost: Sequence[Loss], kept: Sequence[Loss]) -> str:
     """How much each run lost of what the model could do in the tasks, by the mean."""
     if not lost:
-        return "Of its mean F1 it loses nothing beyond chance"
+        return "Its mean F1 does not fall significantly"
     groups: dict[str, list[str]] = {}
     for one in lost:
         groups.setdefault(one.degree, []).append(one.name)
@@ -194,8 +198,9 @@ def _how_much(lost: Sequence[Loss], kept: Sequence[Loss]) -> str:
         return f"{sentence(next(iter(groups)))} of its skill in the tasks"
     ranked = [(degree, groups[degree]) for degree in ("nearly all", "much", "some") if degree in groups]
     parts = [f"{degree} with {listed(names)}" for degree, names in ranked]
-    parts += [f"nothing beyond chance with {listed(one.name for one in kept)}"] if kept else []
-    return f"Of its mean F1 it loses {listed(parts)}"
+    parts[0] = parts[0].replace(" with", " of its mean F1 with", 1)
+    parts += [f"nothing significant with {listed(one.name for one in kept)}"] if kept else []
+    return f"The model loses {listed(parts)}"
 
 
 def _figures(found: Sequence[Loss]) -> str:
@@ -206,10 +211,10 @@ def _figures(found: Sequence[Loss]) -> str:
         text = f"Mean F1 is {one.before:.1f} before and, after {one.edits:,} edits, {listed(parts)}"
         if not one.is_rough:
             return f"{text}, of {one.n} tests."
-        return f"{text}; by the choice of {one.n} tests a difference is off by up to ±{_half(one):.0f} (95 %)."
+        return f"{text}; the sampling error of a difference over {one.n} tests is up to ±{_half(one):.0f} (95 %)."
     parts = [
         f"{one.name} {one.before:.1f} → {one.after:.1f} after {one.edits:,} edits ({_gap(one)}"
-        + (f", ±{_half(one):.0f} by the choice of {one.n} tests)" if one.is_rough else f", n {one.n})")
+        + (f", sampling error up to ±{_half(one):.0f}, n {one.n})" if one.is_rough else f", n {one.n})")
         for one in found
     ]
     return f"Mean F1: {'; '.join(parts)}."

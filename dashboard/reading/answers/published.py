@@ -115,14 +115,14 @@ def answer(
     if not n:
         outcome = "cannot be told"
         text = (
-            f"That cannot be told: of {_comparisons(all_made, about_mpes)}, none differs here by more than chance, "
+            f"These runs cannot answer that: of {_comparisons(all_made, about_mpes)}, none differs significantly here, "
             f"after {most_edits:,} edits. By the figures alone {all_alike} come{'s' * (all_alike == 1)} out as in the "
             f"paper and {all_made - all_alike} the other way round."
         )
     else:
         outcome, first = _match(alike, n)
         parts = listed(f"{model}: {of_model} of {compared}" for model, of_model, compared in sure)
-        which = f"of {_comparisons(all_made, about_mpes)}, {n} differ{'s' * (n == 1)} here by more than chance, and " \
+        which = f"of {_comparisons(all_made, about_mpes)}, {n} differ{'s' * (n == 1)} significantly here, and " \
             f"{alike} of these" if n < all_made else f"of {_comparisons(n, about_mpes)}, {alike}"  # fmt: skip
         text = f"{first}: {which} come{'s' * (alike == 1)} out as in the paper ({parts})."
     if most_edits < FEW_EDITS:
@@ -139,7 +139,7 @@ def _comparisons(n: int, about_mpes: bool) -> str:
 def _match(alike: int, n: int) -> tuple[str, str]:
     """Outcome and first words; half of the comparisons would agree by chance."""
     if alike == n:
-        return "yes", "Yes, in all that can be told"
+        return "yes", "Yes, wherever there is a clear winner"
     if alike >= 0.75 * n:
         return "mostly", "For the most part"
     if alike > 0.5 * n:

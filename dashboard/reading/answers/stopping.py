@@ -30,8 +30,8 @@ def answer(frame: pd.DataFrame, arms: Mapping[str, str], known: float | None) ->
         n = int((frame["run"] == arms[arm]).sum())
         return Answer(
             "one run alone",
-            f"One run cannot tell: {how} MPES the answers' mean p is {mean:.2f} (n {n}), and there is no run to set "
-            "against it.",
+            f"One run alone cannot answer that: {how} MPES the answers' mean p is {mean:.2f} (n {n}), and there is "
+            "no run to compare it with.",
         )
     tables = {arm: frame[frame["run"] == run].set_index("fact") for arm, run in arms.items()}
     both = tables["without"].index.intersection(tables["stopped"].index)
@@ -49,11 +49,11 @@ def answer(frame: pd.DataFrame, arms: Mapping[str, str], known: float | None) ->
     if not gap.excludes_zero:
         return Answer(
             "no difference",
-            f"Here it makes no difference beyond chance: {figures} ({ends}); {steps}.",
+            f"Here it makes no significant difference: {figures} ({ends}); {steps}.",
             paper,
         )
     if gap.value < 0:
-        return Answer("the other way", f"Not for this here: {figures} ({ends}); {steps}.", paper)
+        return Answer("the other way", f"Not for this reason here: {figures} ({ends}); {steps}.", paper)
     text = f"Because the search goes on long after the answer is the most probable one: {figures} ({ends}); {steps}."
     means = without["probability"].mean(), stopped["probability"].mean()
     return Answer("overfits", f"{text}{_beside_known(*means, known)}", paper)

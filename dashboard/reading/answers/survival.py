@@ -166,7 +166,7 @@ def answer(
     if not known:
         return Answer(
             "not measured",
-            "That cannot be told: neither perplexity nor tasks were measured after an edit in these runs.",
+            "These runs cannot answer that: neither perplexity nor tasks were measured after an edit in these runs.",
         )
     collapsed = [one for one in known if one.collapse]
     alive = [one for one in known if not one.collapse]
@@ -205,12 +205,12 @@ def _lines_told(known: Sequence[Course], lines: Lines) -> str:
     """The lines that none reaches, and which of them was not measured."""
     perplexity, tasks = f"perplexity × {lines.perplexity:g}", f"tasks {lines.tasks_fallen}"
     if all(one.perplexity is not None and one.tasks is not None for one in known):
-        return f"a line ({perplexity}, or {tasks})"
+        return f"a threshold ({perplexity}, or {tasks})"
     if not any(one.tasks is not None for one in known):
-        return f"the line ({perplexity}; no tasks were asked)"
+        return f"the threshold ({perplexity}; no tasks were run)"
     if not any(one.perplexity is not None for one in known):
-        return f"the line ({tasks}; perplexity was not measured)"
-    return f"a line ({perplexity}, or {tasks}; not both were measured in every run)"
+        return f"the threshold ({tasks}; perplexity was not measured)"
+    return f"a threshold ({perplexity}, or {tasks}; not both were measured in every run)"
 
 
 def _some_alive(alive: Sequence[Course], collapsed: Sequence[Course], lines: Lines) -> Answer:
@@ -219,9 +219,10 @@ def _some_alive(alive: Sequence[Course], collapsed: Sequence[Course], lines: Lin
     reach = min(one.reached for one in outlive or alive)
     if not outlive:
         names = listed(one.name for one in alive)
-        why = "is within chance" if any(one.is_unsure for one in alive) else "would take more edits to know"
+        why = "is uncertain at the 95 % level" if any(one.is_unsure for one in alive) else \
+            "cannot be known without more edits"  # fmt: skip
         last = "lasts" if len(alive) == 1 else "last"
-        return Answer("cannot be told", f"That cannot be told: {falls}; whether {names} {last} longer {why}.")
+        return Answer("cannot be told", f"These runs cannot answer that: {falls}; whether {names} {last} longer {why}.")
     names = listed(one.name for one in outlive)
     verb = "survives" if len(outlive) == 1 else "survive"
     ratios = _ratios([*outlive, *collapsed], reach)
@@ -244,7 +245,7 @@ def _none_alive(collapsed: Sequence[Course], lines: Lines) -> Answer:
         )
     return Answer(
         "none survives",
-        f"{first} survives, and which lasts longest cannot be told: {_falls(ranked, lines)}.{told}",
+        f"{first} survives, and it is unclear which lasts longest: {_falls(ranked, lines)}.{told}",
     )
 
 
@@ -332,7 +333,7 @@ def _tasks(known: Sequence[Course], lines: Lines) -> str:
     fallen = [(one.name, one.tasks) for one in told if one.tasks.crosses]
     never = [one for one in told if one.tasks.by is None]
     perhaps = [one for one in told if not one.tasks.is_sure and one.collapse is not None]
-    said = f"With {listed(one.name for one in perhaps)} the tasks are perhaps {lines.tasks_fallen}, within chance." \
+    said = f"With {listed(one.name for one in perhaps)} the tasks are perhaps {lines.tasks_fallen} (not significant)." \
         if perhaps else ""  # fmt: skip
     if not fallen and not never:
         return said
@@ -349,7 +350,7 @@ def _tasks(known: Sequence[Course], lines: Lines) -> str:
 def _unsure(alive: Sequence[Course]) -> str:
     """Which runs may have crossed a line."""
     names = [one.name for one in alive if one.is_unsure]
-    return f"With {listed(names)} a line may have been crossed, within chance." if names else ""
+    return f"With {listed(names)} a threshold may have been crossed (not significant)." if names else ""
 
 
 def _cut_short(found: Sequence[Course]) -> str:
