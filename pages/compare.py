@@ -24,6 +24,7 @@ from dashboard.parts.runs_compared import (
 from dashboard.parts.runs_compared.view import View
 from dashboard.reading import run_frames
 from dashboard.reading.answers import survival
+from dashboard.reading.answers.courses import courses as courses_of
 from dashboard.reading.run_words import SUBSETS
 from dashboard.talk import presenter
 from dashboard.visitors.messages import Message
@@ -77,7 +78,7 @@ def draw(runs: Sequence[RunInfo], answer: DeltaGenerator) -> page_frame.Drawn:
     if presenter.covered("compare", view.ids, question, list(dict.fromkeys(view.names))):
         return {"run": view.ids}, ()
     norms, health, limits = run_frames.read("norms", runs), run_frames.health(runs), collapse_card.chosen()
-    courses = survival.courses(runs, view.names, health, limits)
+    courses = courses_of(runs, view.names, health, limits)
     with answer:
         widgets.answer(survival.answer(courses, limits, [run.model for run in runs], **beside(runs)))
     with st.container(border=True, key="card_collapse"):

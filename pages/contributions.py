@@ -178,7 +178,7 @@ def bars(
         key=f"{key} before and after",
         heading="Before (top) and after (bottom)" if len(panels) > 1 else "As loaded",
         aside=aside or f"{VALUES[value]} of each sublayer, mean over the tokens of a fixed text",
-        alt=f"The {VALUES[value]} of every sublayer, edited layers violet and hatched: {names}. Its figures are in the "
+        alt=f"The {VALUES[value]} of every sublayer, edited layers violet and hatched: {names}. Its values are in the "
         "CSV file below.",
         frame=rows,
         commands=commands,
@@ -194,7 +194,7 @@ def bars(
         key=f"{key} difference",
         heading="Difference",
         aside="after minus before, in percentage points",
-        alt=f"Change of the {VALUES[value]} of every sublayer: {names}. Its figures are in the CSV file below.",
+        alt=f"Change of the {VALUES[value]} of every sublayer: {names}. Its values are in the CSV file below.",
         frame=differences,
         commands=commands,
         revision=revision,

@@ -16,6 +16,7 @@ from dashboard.charts.runs import Line
 from dashboard.reading import findings, paper_tables, recorded_choice, start_content, verdicts
 from dashboard.reading.answers import dominance, landing, lost, order, published, stopping, survival
 from dashboard.reading.answers.answer import Answer, listed, percent, times
+from dashboard.reading.answers.courses import Lines, courses
 from dashboard.reading.answers.crossings import Crossing, crossing, span_words
 from dashboard.reading.run_words import MEASURES
 from dashboard.reading.scores_at_checkpoint import Score
@@ -23,7 +24,7 @@ from encore_core.measures.contributions import sublayer_names
 from encore_core.measures.intervals import Interval
 from encore_core.measures.tasks import load_tasks
 
-LINES = survival.Lines()
+LINES = Lines()
 COLUMNS = ["run", "edits", "metric", "value", "n", "low", "high"]
 
 
@@ -51,7 +52,7 @@ def health_of(ratios: dict[str, dict[int, float]], tasks: dict[str, dict[int, tu
 
 def survivors(runs, frame, **values):
     names = [run.id for run in runs]
-    return survival.answer(survival.courses(runs, names, frame, LINES), LINES, [run.model for run in runs], **values)
+    return survival.answer(courses(runs, names, frame, LINES), LINES, [run.model for run in runs], **values)
 
 
 # -- figures in words --------------------------------------------------------------------------------------------------
@@ -180,7 +181,7 @@ def test_without_recorded_answers_the_number_of_tests_widens_the_span():
     health = health_of({}, {"MEMIT": means})
     tasks = [("MEMIT", at, f"task{n}", 1.0, None, None, None) for n in range(6) for at in means]
     frame = pd.concat([health, pd.DataFrame(tasks, columns=COLUMNS)], ignore_index=True)
-    [found] = survival.courses([run], ["MEMIT"], frame, LINES)
+    [found] = courses([run], ["MEMIT"], frame, LINES)
     assert found.tasks.span == (1000, 5000)
 
 
@@ -224,10 +225,29 @@ def test_tasks_count_too_and_chance_does_not():
         said.outcome == "cannot be told" and "whether ENCORE lasts longer is uncertain at the 95 % level" in said.text
     )
     said = survivors(runs, health_of(good, {"MEMIT": stood, "ENCORE": perhaps}))
-    assert (
-        said.outcome == "all survive"
-        and "With ENCORE a threshold may have been crossed (not significant)." in said.text
+    assert said.outcome == "cannot be told" and said.text.startswith(
+        "These runs cannot answer that for their 1,000 edits."
     )
+    assert said.text.endswith("With ENCORE a threshold may have been crossed by 1,000 edits (not significant).")
+
+
+def test_a_run_that_may_have_crossed_a_line_survives_up_to_there_alone():
+    tasks = {0: (40, 36, 44), 500: (38, 34, 42), 1000: (19, 12, 26)}
+    said = survivors([run_like("ENCORE", 1000)], health_of({"ENCORE": GOOD}, {"ENCORE": tasks}))
+    assert said.outcome == "all survive" and said.text.startswith("ENCORE survives 500 edits: it does not reach")
+    assert "With ENCORE a threshold may have been crossed by 1,000 edits (not significant)." in said.text
+    fallen = {"MEMIT": {0: 1, 500: 3, 1000: 9}, "ENCORE": GOOD}
+    beside = survivors([run_like("MEMIT", 1000), run_like("ENCORE", 1000)], health_of(fallen, {"ENCORE": tasks}))
+    assert beside.text.startswith("ENCORE survives 500 edits; perplexity doubles between 0 and 500 edits with MEMIT.")
+
+
+def test_a_run_that_was_beyond_a_line_and_came_back_is_not_said_never_to_have_reached_it():
+    back = health_of({"ENCORE": GOOD}, {"ENCORE": {0: 40, 500: 15, 1000: 30}})
+    said = survivors([run_like("ENCORE", 1000)], back).text
+    assert "at the end it is not beyond a threshold (perplexity × 2, or tasks halved), though it had been." in said
+    both = health_of({"MEMIT": {0: 1, 500: 3, 1000: 9}, "ENCORE": GOOD}, {"ENCORE": {0: 40, 500: 15, 1000: 30}})
+    said = survivors([run_like("MEMIT", 1000), run_like("ENCORE", 1000)], both).text
+    assert "ENCORE had been beyond a threshold, and came back." in said and "not halved" not in said
 
 
 def test_a_line_that_is_looked_at_less_often_may_have_been_crossed_first():
@@ -250,8 +270,8 @@ def test_a_run_that_ended_early_is_said_to_have_and_one_that_goes_on_is_not():
 def test_the_reader_sets_the_line():
     runs = [run_like("MEMIT", 1000)]
     frame = health_of({"MEMIT": BAD})
-    strict, loose = survival.Lines(perplexity=1.5), survival.Lines(perplexity=5)
-    said = [survival.answer(survival.courses(runs, ["MEMIT"], frame, one), one).text for one in (strict, loose)]
+    strict, loose = Lines(perplexity=1.5), Lines(perplexity=5)
+    said = [survival.answer(courses(runs, ["MEMIT"], frame, one), one).text for one in (strict, loose)]
     assert "perplexity reaches × 1.5 between 0 and 500 edits" in said[0] and "MEMIT survives its 1,000" in said[1]
 
 
@@ -540,7 +560,8 @@ def test_models_that_stop_answering_come_before_their_mean():
     said = lost.answer(runs, health_of({}), [], pd.DataFrame(columns=["run", "edits", "task", "metric"])).text
     assert said.startswith(
         "With MEMIT the model stops answering: 118 of 120 answers to the tasks with MEMIT and 39 of 120 with ENCORE "
-        "are none of the options. The model loses nearly all of its mean F1 with MEMIT and nothing significant with ENCORE."
+        "are none of the options. The model loses nearly all of its mean F1 with MEMIT and nothing significant with "
+        "ENCORE."
     )
     said = lost.answer(runs[1:], health_of({}), [], pd.DataFrame(columns=["run", "edits", "task", "metric"])).text
     assert said.startswith(

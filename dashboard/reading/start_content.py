@@ -15,6 +15,7 @@ from dashboard.charts.runs import RATIO
 from dashboard.reading import recorded_choice
 from dashboard.reading.answers import survival
 from dashboard.reading.answers.answer import Answer, listed, times
+from dashboard.reading.answers.courses import Lines, courses
 from dashboard.reading.run_words import short_model
 from encore_core.runs import RunInfo
 from encore_core.runs.recorded import recorded_runs
@@ -130,8 +131,8 @@ def answer(norms: pd.DataFrame, health: pd.DataFrame, runs: Sequence[RunInfo], n
     at, growth = growth_at_end(norms, runs)
     if not growth:
         return None
-    lines = survival.Lines()
-    found = survival.answer(survival.courses(runs, names, health, lines), lines, brief=True)
+    lines = Lines()
+    found = survival.answer(courses(runs, names, health, lines), lines, brief=True)
     models = " / ".join(dict.fromkeys(short_model(run.model) for run in runs))
     told = listed(f"{times(ratio)} with {method}" for method, ratio in growth)
     grown = f"After {at:,} sequential edits of {models} the norm of the matrix that grew most is {told}."

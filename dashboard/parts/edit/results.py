@@ -44,7 +44,7 @@ def show(visitor: Visitor) -> None:
             probe_charts.probabilities(rows, colours, edited),
             key="probabilities",
             has_bar=False,
-            alt="Probability of the new and the true answer for every prompt; the same figures are in the table below.",
+            alt="Probability of the new and the true answer for every prompt; the same values are in the table below.",
         )
         _beginning(fact, visitor)
     inside.show(visitor.session, fact, prompt)
@@ -194,7 +194,7 @@ def _norms(visitor: Visitor, colours) -> None:
         probe_charts.norm_growth(table, colours),
         key="growth of norms",
         has_bar=False,
-        alt="Growth of each edited matrix in percent; the figures are in the table below.",
+        alt="Growth of each edited matrix in percent; the values are in the table below.",
     )  # fmt: skip
     widgets.table(
         [("Layer", "right"), ("‖W₀‖", "right"), ("‖W‖", "right"), ("‖W‖ / ‖W₀‖", "right")],

@@ -17,6 +17,7 @@ from dashboard.elements import chart_card, run_picker, widgets
 from dashboard.reading import findings, run_frames, start_content
 from dashboard.reading.answers import dominance, survival
 from dashboard.reading.answers.answer import Answer
+from dashboard.reading.answers.courses import Lines, courses
 from dashboard.reading.run_words import MEASURES
 from dashboard.reading.scores_at_checkpoint import AtCheckpoints
 from dashboard.talk import presenter
@@ -103,8 +104,8 @@ def _covered(step: str, runs: Sequence[RunInfo]) -> bool:
 
 def _survival(runs: Sequence[RunInfo]) -> Answer:
     """How the models of the runs fared: what does show that they break."""
-    names, lines = [line.name for line in run_frames.lines(runs)], survival.Lines()
-    found = survival.courses(runs, names, run_frames.health(runs), lines)
+    names, lines = [line.name for line in run_frames.lines(runs)], Lines()
+    found = courses(runs, names, run_frames.health(runs), lines)
     return survival.answer(found, lines, [run.model for run in runs])
 
 

@@ -141,7 +141,7 @@ def _shown(done: Sequence[Trial], ringed: str, recorded: Sequence[Trial]) -> Non
         key="learn trade-off",
         heading="Norm against scores",
         aside=f"a point for each choice; the {'newest' if is_own else 'one of the sliders'} is ringed",
-        alt="Edit, paraphrase and neighbourhood score against the growth of the norm; figures are in the table below.",
+        alt="Edit, paraphrase and neighbourhood score against the growth of the norm; values are in the table below.",
         frame=frame,
     )
     _table(done, {ringed: "newest" if is_own else "ringed"}, recorded if is_own else ())

@@ -93,7 +93,7 @@ def _shown(found: Anatomy, where: str) -> None:
         heading="Distance to the target, layer by layer",
         aside=f"batch {found.number} {where}, done in {duration(sum(found.seconds.values()))}",
         alt=f"Distance to the target before each edited layer: {first.missing:.3g} at first, {found.left:.3g} at the "
-        "end; the figures are in the table below.",
+        "end; the values are in the table below.",
         frame=frame,
     )
     rows = [

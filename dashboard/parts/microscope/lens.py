@@ -42,7 +42,7 @@ def show(looked: Looked, moment: str) -> None:
         key="lens by layer",
         heading="What each layer would say",
         aside="the stream read through the model's own norm and output matrix; below 0.001 % drawn at 0.001 %",
-        alt="Probability of the answers after each layer, at the prompt's last token. Its figures are in the CSV file.",
+        alt="Probability of the answers after each layer, at the prompt's last token. Its values are in the CSV file.",
         frame=by_layer,
     )
     widgets.remark(words.lens_sentence(before, after))
@@ -68,7 +68,7 @@ def _map(looked: Looked, before: LogitLens, after: LogitLens | None, moment: str
         key="lens map",
         heading=f"By layer and token: {left_out}",
         aside=aside,
-        alt=f"A map of {name} by layer and token, edited layers marked. Its figures are in the CSV file.",
+        alt=f"A map of {name} by layer and token, edited layers marked. Its values are in the CSV file.",
         frame=cells,
         revision=f"{looked.prompt} {followed}",
     )

@@ -41,7 +41,7 @@ def show(looked: Looked, moment: str) -> None:
         key="direct effects",
         heading="What moved the answer",
         aside="direct effect of each attention and MLP on the logit of the first token, after minus before",
-        alt=f"A bar per sublayer: its direct effect on the logit of {told}. Its figures are in the CSV file.",
+        alt=f"A bar per sublayer: its direct effect on the logit of {told}. Its values are in the CSV file.",
         frame=rows,
         revision=of,
     )

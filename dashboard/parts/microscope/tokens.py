@@ -30,7 +30,7 @@ def show(looked: Looked, moment: str) -> None:
         heading="Token by token",
         aside="each after the prompt and the answer's own earlier tokens"
         + ("; hollow: unedited, full: edited" if after is not None else ""),
-        alt="Probability of every token of the answers; the same figures are in the table below.",
+        alt="Probability of every token of the answers; the same values are in the table below.",
         frame=rows,
     )
     widgets.remark(

@@ -69,7 +69,7 @@ def _draw(looked: Looked, before: FactTrace, after: FactTrace | None, moment: st
         heading="Where the fact is remembered",
         aside=aside,
         alt="Three maps by layer and token: what restoring hidden states, MLPs and attention brings back. Their "
-        "figures are in the CSV file.",
+        "values are in the CSV file.",
         frame=cells,
         revision=looked.prompt,
     )

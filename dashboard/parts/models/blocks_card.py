@@ -63,7 +63,7 @@ def _draw(costs: list[BlockCost], edited: tuple[int, ...], n_facts: int, command
         key="cost by block",
         heading="Which blocks to edit",
         aside=f"medians over {n_facts} facts with quartiles; {METHOD}'s search, violet where its settings edit",
-        alt="Estimated damage, steps and share of facts reached, against the last edited block. The figures are in the "
+        alt="Estimated damage, steps and share of facts reached, against the last edited block. The values are in the "
         "CSV file below.",
         frame=frame,
         commands=[f"{command} --limit {n_facts}"],

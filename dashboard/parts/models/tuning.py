@@ -43,7 +43,7 @@ def show(row: TunedRow) -> None:
                 key="tuning",
                 heading="What encore tune has tried",
                 aside=f"{row.method}, scores of {facts} in per cent; ◆ is what was chosen",
-                alt="Scores against the values of each setting that was searched; the same figures are in the table.",
+                alt="Scores against the values of each setting that was searched; the same values are in the table.",
                 frame=frame,
                 commands=[command(row.model, row.method)],
             )
@@ -74,7 +74,7 @@ def _trace(row: TunedRow) -> None:
         key="tuning trace",
         heading="Where facts are recalled",
         aside=f"causal trace of {trace['facts']} facts: how much of the answer each block restores under noise",
-        alt="Average indirect effect of each block; the figures are in the CSV file.",
+        alt="Average indirect effect of each block; the values are in the CSV file.",
         frame=frame,
         commands=[command(row.model, row.method)],
     )

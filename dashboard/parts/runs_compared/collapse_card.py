@@ -11,8 +11,8 @@ from dashboard.charts.downstream import MEAN
 from dashboard.charts.runs import RATIO
 from dashboard.elements import theme, widgets
 from dashboard.parts.runs_compared.view import View
+from dashboard.reading.answers.courses import PERPLEXITIES, SHARES, Course, Lines
 from dashboard.reading.answers.crossings import span_words
-from dashboard.reading.answers.survival import PERPLEXITIES, SHARES, Course, Lines
 from dashboard.visitors.widget_state import KEEP, remembered
 
 PERPLEXITY, TASKS = "compare_perplexity", "compare_tasks"

@@ -51,7 +51,7 @@ def over_edits(
         key="norms over edits",
         heading="Over edits",
         aside="Frobenius norm of the MLP output matrices, a line per layer",
-        alt=f"Norms of the matrices against edits: {', '.join(view.names)}. The figures are in the CSV file below.",
+        alt=f"Norms of the matrices against edits: {', '.join(view.names)}. The values are in the CSV file below.",
         frame=chosen,
         commands=commands,
         revision=revision,
@@ -74,7 +74,7 @@ def layer_by_layer(
         heading="Layer by layer",
         aside="every layer's matrix; edited ones are violet diamonds",
         alt=f"Norms of all layers' matrices at {len(view.checkpoints)} checkpoints: {', '.join(view.names)}. "
-        "The figures are in the CSV file below.",
+        "The values are in the CSV file below.",
         frame=rows[rows["edits"].isin(view.checkpoints)],
         commands=commands,
         revision=revision,

@@ -110,5 +110,5 @@ def _draw(view: View, found: Mapping[str, Chart], heading: str, number: int, mea
         key=f"compare chart {number}",
         # Changes when a zoom into the chart would mean something else.
         revision=" ".join([meaning, *view.ids]),
-        alt=f"{heading} of {', '.join(run.method for run in view.runs)}; figures are in the table below.",
+        alt=f"{heading} of {', '.join(run.method for run in view.runs)}; values are in the table below.",
     )

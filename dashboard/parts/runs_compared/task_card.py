@@ -62,7 +62,7 @@ def draw(
         heading=f"{METRICS[view.metric]} of the tasks, and perplexity" if have else "Perplexity, as a ratio",
         aside="against edits",
         alt=f"{METRICS[view.metric]} of downstream tasks and perplexity against edits, of "
-        f"{', '.join(view.names)}; figures are in the table below.",
+        f"{', '.join(view.names)}; values are in the table below.",
         frame=frame,
         commands=chart_card.commands_of(view.runs),
         revision=" ".join([view.metric, *view.ids]),

@@ -7,7 +7,7 @@ from functools import cached_property
 
 from dashboard.charts.runs import Line
 from dashboard.reading import run_frames
-from dashboard.reading.answers.survival import Lines
+from dashboard.reading.answers.courses import Lines
 from encore_core.runs import RunInfo
 
 

@@ -1,146 +1,22 @@
-"""Which method survives? How long each run's model stays on the good side of a line that the reader sets.
+"""Which method survives? How long each run's model stays on the good side of the lines (see `courses`).
 
-The lines are perplexity, as a ratio to the unedited model's, and the mean score of the tasks, as a share of the
-unedited model's. A model collapses where it crosses one of them for good. What is compared are the edits between which
-that happens: a run lasts longer than another one where these spans do not overlap.
+What is compared are the edits between which a model collapses: a run lasts longer than another one where these spans do
+not overlap.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import pandas as pd
 
-from dashboard.charts.downstream import MEAN, TASKS
 from dashboard.charts.runs import RATIO
 from dashboard.reading.answers import published
-from dashboard.reading.answers.answer import FEW_EDITS, Answer, by_ratio, listed, rough_half, times
-from dashboard.reading.answers.crossings import Crossing, crossing, spans
+from dashboard.reading.answers.answer import FEW_EDITS, Answer, by_ratio, listed, times
+from dashboard.reading.answers.courses import Course, Lines
+from dashboard.reading.answers.crossings import spans
 from dashboard.reading.scores_at_checkpoint import AtCheckpoints, Score
 from encore_core.runs import RunInfo
-
-PERPLEXITIES = (1.5, 2.0, 5.0, 10.0)
-SHARES = (0.75, 0.5, 0.25)
-"""Lines to choose from."""
-
-
-@dataclass(frozen=True)
-class Lines:
-    """What a model must not reach.
-
-    Attributes:
-        perplexity: ratio to the unedited model's.
-        tasks: the mean score of the tasks, as a share of the unedited model's.
-    """
-
-    perplexity: float = 2.0
-    tasks: float = 0.5
-
-    @property
-    def tasks_fallen(self) -> str:
-        return "halved" if self.tasks == 0.5 else f"down to {100 * self.tasks:g} %"
-
-    @property
-    def perplexity_risen(self) -> str:
-        return "doubles" if self.perplexity == 2 else f"reaches × {self.perplexity:g}"
-
-
-@dataclass(frozen=True)
-class Course:
-    """How a run's model fared.
-
-    Attributes:
-        name: the run's, beside the others.
-        done, planned: edits.
-        ended: whether no more edits will come.
-        perplexity, tasks: where each crosses its line; None where it was not measured.
-        ratios: perplexity as a ratio, by edits.
-        tasks_line: the mean of the tasks that is not to be reached; None where the unedited model was not asked.
-    """
-
-    name: str
-    done: int
-    planned: int
-    ended: bool
-    perplexity: Crossing | None
-    tasks: Crossing | None
-    ratios: tuple[tuple[int, float], ...] = ()
-    tasks_line: float | None = None
-
-    @property
-    def measured(self) -> list[Crossing]:
-        return [one for one in (self.perplexity, self.tasks) if one is not None]
-
-    @property
-    def collapse(self) -> Crossing | None:
-        """The line that it crosses first, as far as that is known; None where it crosses none."""
-        return min((one for one in self.measured if one.crosses), key=lambda one: (one.by, -one.after), default=None)
-
-    @property
-    def span(self) -> tuple[float, float]:
-        """Edits between which it collapses; up to infinity where it has not.
-
-        It may have crossed the line that is measured less often before the other one.
-        """
-        found = self.collapse
-        return min(one.span[0] for one in self.measured if found is None or one.crosses), \
-            found.span[1] if found else math.inf  # fmt: skip
-
-    @property
-    def reached(self) -> int:
-        """Edits up to which everything that was measured is known."""
-        return min(one.reached for one in self.measured)
-
-    @property
-    def is_unsure(self) -> bool:
-        """Whether it may have crossed a line, within chance."""
-        return any(not one.is_sure for one in self.measured)
-
-    @property
-    def ended_early(self) -> bool:
-        return self.ended and self.done < self.planned
-
-    def outlasts(self, other: Course) -> bool:
-        return self.span[0] >= other.span[1]
-
-
-def courses(runs: Sequence[RunInfo], names: Sequence[str], frame: pd.DataFrame, lines: Lines) -> list[Course]:
-    """How the models of some runs fared.
-
-    Args:
-        runs: those shown.
-        names: what each is called beside the others.
-        frame: run, edits, metric ("perplexity_ratio", "mean" of the tasks), value, low, high, as
-            `charts.downstream.in_panels` gives it.
-        lines: what is not to be reached.
-    """
-    found = []
-    for run, name in zip(runs, names, strict=True):
-        of_run = frame[frame["run"] == run.id]
-        ratios, tasks = (of_run[of_run["metric"] == metric] for metric in (RATIO, MEAN))
-        at_first = tasks.loc[tasks["edits"] == 0, "value"]
-        line = lines.tasks * float(at_first.iloc[0]) if len(at_first) else None
-        fallen = None if line is None else crossing(_with_rough_ends(tasks, run), line, falls=True)
-        course = tuple((int(row.edits), float(row.value)) for row in ratios.sort_values("edits").itertuples())
-        risen = crossing(ratios, lines.perplexity)
-        found.append(Course(name, run.done, run.n_edits, run.ended, risen, fallen, course, line))
-    return found
-
-
-def _with_rough_ends(tasks: pd.DataFrame, run: RunInfo) -> pd.DataFrame:
-    """The mean of all tasks, with an interval by the number of tests where the answers to each were not recorded."""
-    n = len(TASKS) * run.plan_json.get("measure", {}).get("downstream_tests", 0)
-    if not n:
-        return tasks
-    half = rough_half(n)
-    low, high = (tasks["value"] - half).clip(lower=0), (tasks["value"] + half).clip(upper=100)
-    known = tasks.reindex(columns=["low", "high"]).astype(float)
-    return tasks.assign(low=known["low"].fillna(low), high=known["high"].fillna(high))
-
-
-# -- the answer --------------------------------------------------------------------------------------------------------
 
 
 def answer(
@@ -176,11 +52,11 @@ def answer(
         said = _some_alive(alive, collapsed, lines)
     else:
         said = _none_alive(collapsed, lines)
+    text = _joined(said.text, _tasks(known, lines), _unsure(alive))
     if brief:
-        return Answer(said.outcome, _joined(said.text, _tasks(known, lines)))
-    text = _joined(said.text, _tasks(known, lines), _unsure(alive), kept)
+        return Answer(said.outcome, text)
     paper = published.survival(said.outcome, [one.name for one in collapsed], models)
-    return Answer(said.outcome, text, _joined(_cut_short(found), others, paper))
+    return Answer(said.outcome, _joined(text, kept), _joined(_cut_short(found), others, paper))
 
 
 def _joined(*sentences: str) -> str:
@@ -193,12 +69,27 @@ def _all_alive(known: Sequence[Course], lines: Lines) -> Answer:
     told = f" Perplexity after {ratios[0]:,} edits: {by_ratio(ratios[1])}." if ratios else ""
     if reach < FEW_EDITS:
         return Answer("too few edits", f"Too few edits to tell: after {reach:,} no model has collapsed.{told}")
+    survived = min(one.survived for one in known)
+    if not survived:
+        return Answer("cannot be told", f"These runs cannot answer that for their {reach:,} edits.{told}")
     if len(known) == 1:
-        first = f"{known[0].name} survives its {reach:,} edits: it does not reach {_lines_told(known, lines)}."
+        who = f"{known[0].name} survives {'its ' * (survived == reach)}{survived:,} edits"
     else:
         who = "Both" if len(known) == 2 else f"All {len(known)}"
-        first = f"{who} survive the {reach:,} edits that all have made: none reaches {_lines_told(known, lines)}."
-    return Answer("all survive", first + told)
+        who += (
+            f" survive the {reach:,} edits that all have made" if survived == reach else f" survive {survived:,} edits"
+        )
+    return Answer("all survive", f"{who}: {_not_reached(known, lines)}.{told}")
+
+
+def _not_reached(known: Sequence[Course], lines: Lines) -> str:
+    """That no line is crossed for good, and which runs had been beyond one."""
+    back, told = [one.name for one in known if one.came_back], _lines_told(known, lines)
+    if not back:
+        return f"{'it does not reach' if len(known) == 1 else 'none reaches'} {told}"
+    if len(known) == 1:
+        return f"at the end it is not beyond {told}, though it had been"
+    return f"at the end none is beyond {told}, though {listed(back)} had been"
 
 
 def _lines_told(known: Sequence[Course], lines: Lines) -> str:
@@ -216,7 +107,6 @@ def _lines_told(known: Sequence[Course], lines: Lines) -> str:
 def _some_alive(alive: Sequence[Course], collapsed: Sequence[Course], lines: Lines) -> Answer:
     outlive = [one for one in alive if all(one.outlasts(other) for other in collapsed)]
     falls = _falls(collapsed, lines)
-    reach = min(one.reached for one in outlive or alive)
     if not outlive:
         names = listed(one.name for one in alive)
         why = "is uncertain at the 95 % level" if any(one.is_unsure for one in alive) else \
@@ -225,9 +115,12 @@ def _some_alive(alive: Sequence[Course], collapsed: Sequence[Course], lines: Lin
         return Answer("cannot be told", f"These runs cannot answer that: {falls}; whether {names} {last} longer {why}.")
     names = listed(one.name for one in outlive)
     verb = "survives" if len(outlive) == 1 else "survive"
-    ratios = _ratios([*outlive, *collapsed], reach)
+    ratios = _ratios([*outlive, *collapsed], min(one.reached for one in outlive))
     told = f" Perplexity after {ratios[0]:,} edits: {by_ratio(ratios[1])}." if ratios else ""
-    return Answer("some survive", f"{names} {verb} {reach:,} edits; {falls}.{told}")
+    back = [one.name for one in outlive if one.came_back]
+    told += f" {listed(back)} had been beyond a threshold, and came back." if back else ""
+    survived = min(one.survived for one in outlive)
+    return Answer("some survive", f"{names} {verb} {survived:,} edits; {falls}.{told}")
 
 
 def _none_alive(collapsed: Sequence[Course], lines: Lines) -> Answer:
@@ -331,7 +224,7 @@ def _tasks(known: Sequence[Course], lines: Lines) -> str:
     if not told or not any(one.collapse for one in known):
         return ""
     fallen = [(one.name, one.tasks) for one in told if one.tasks.crosses]
-    never = [one for one in told if one.tasks.by is None]
+    never = [one for one in told if one.tasks.by is None and not one.tasks.came_back]
     perhaps = [one for one in told if not one.tasks.is_sure and one.collapse is not None]
     said = f"With {listed(one.name for one in perhaps)} the tasks are perhaps {lines.tasks_fallen} (not significant)." \
         if perhaps else ""  # fmt: skip
@@ -349,8 +242,12 @@ def _tasks(known: Sequence[Course], lines: Lines) -> str:
 
 def _unsure(alive: Sequence[Course]) -> str:
     """Which runs may have crossed a line."""
-    names = [one.name for one in alive if one.is_unsure]
-    return f"With {listed(names)} a threshold may have been crossed (not significant)." if names else ""
+    unsure = [one for one in alive if one.is_unsure]
+    if not unsure:
+        return ""
+    by = max(one.reached for one in unsure)
+    names = listed(one.name for one in unsure)
+    return f"With {names} a threshold may have been crossed by {by:,} edits (not significant)."
 
 
 def _cut_short(found: Sequence[Course]) -> str:
