@@ -19,7 +19,7 @@ def test_who_stopped_early_is_named_with_its_probability():
     assert said.startswith(
         "MEMIT and AlphaEdit put Rome at 96\u202f% to 97\u202f%; ENCORE stopped early, at 54\u202f%."
     )
-    assert "moved least under ENCORE (0.1 points on average) and most under MEMIT (10.4)" in said
+    assert "moved least under ENCORE (0.1) and most under MEMIT and AlphaEdit (10.4), in points on average." in said
 
 
 def test_methods_that_agree_are_said_to_agree():
@@ -61,7 +61,18 @@ def test_a_difference_within_the_noise_is_none():
 def test_two_that_spare_the_neighbours_alike_share_it():
     close = (0.002, 0.001, 0.002, 0.001, 0.002)
     said = difference("Rome", [one("A", 0.9), one("B", 0.9, close), one("C", 0.9, MOVED)])
-    assert "most under C (10.4 points on average), and about as little under A as under B (0.1)" in said
+    assert "moved least under A and B (0.1 to 0.2) and most under C (10.4)" in said
+
+
+def test_most_is_said_of_all_that_moved_them_about_as_far():
+    far, farther = (0.10, 0.09, 0.10, 0.11, 0.10), (0.10, 0.12, 0.09, 0.11, 0.10)
+    said = difference("Rome", [one("ENCORE", 0.9), one("EMMET", 0.9, far), one("AlphaEdit", 0.9, farther)])
+    assert "least under ENCORE (0.1) and most under EMMET and AlphaEdit (10.0 to 10.4)" in said
+
+
+def test_neighbours_that_the_model_does_not_know_are_not_said_to_be_missing():
+    said = difference("Rome", [Outcome(name, 0.9, 0.01, "loss", (), unknown=5) for name in ("A", "B")])
+    assert "The model knows none of this fact's neighbours" in said and "has no neighbours" not in said
 
 
 def test_names_are_listed_as_people_do():

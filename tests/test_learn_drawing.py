@@ -84,7 +84,8 @@ def test_what_was_recorded_is_consistent():
     trials = {(one.choice.lambda_n, one.choice.extra): one for one in recorded_france.trials()}
     own = sorted({choice[0] for choice in trials})
     assert trials[own[0], 1].growth > trials[own[-1], 1].growth
-    assert recorded_france.nearest(("1", "1")) == trials[own[1], 1].choice.name
+    assert recorded_france.named(("1", "1")) == trials[own[1], 1].choice.name
+    assert recorded_france.named(("16", "none")) is None, "not every choice was recorded"
 
 
 # -- where plans open --------------------------------------------------------------------------------------------------

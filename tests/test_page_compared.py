@@ -13,7 +13,7 @@ from tiny_models import COUNTRIES
 from tiny_pages import address_of, errors, figures, markup, opened, pressed, words
 
 from dashboard.parts.edit import compare_form, compared_files
-from dashboard.parts.edit.compared_reading import see
+from dashboard.parts.edit.compared_reading import outcomes_of, see
 from dashboard.reading.score_rows import with_interval
 from dashboard.visitors.applying_edits import Dropped
 from dashboard.visitors.comparison import Comparison
@@ -142,6 +142,11 @@ def test_a_stop_in_the_middle_keeps_what_is_done(visitor):
     assert [column.n_edits for column in comparison.columns] == [1, 1, 0, 0]
     assert "Done: ENCORE, MEMIT. Not done: EMMET, AlphaEdit." in visitor.message.text
     assert "Stopped before" in comparison.columns[2].error and comparison.columns[0].error is None
+    # The report says of those alone what differs that have edited it.
+    seen = {column.label: see(visitor, column, FACT, FACT.text, "") for column in comparison.columns}
+    assert {one.label for one in outcomes_of(comparison, FACT, seen)} == {"ENCORE", "MEMIT"}
+    said = compared_files.report(comparison, FACT, seen, "").decode()
+    assert all(f"<h2>{name}</h2>" in said for name in FOUR) and "EMMET left" not in said and "EMMET put" not in said
     visitor.undo()
     assert "Undone in 2 columns" in visitor.message.text and visitor.n_edits == 0
 

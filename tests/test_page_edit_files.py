@@ -195,6 +195,14 @@ def test_edits_beyond_what_a_file_remembers_say_so_beforehand():
     assert "use encore apply" in errors(app)[0] and visitor_of(app).session is session
 
 
+def test_a_file_whose_edits_were_all_taken_back_is_loaded():
+    app, session = opened("edit"), kept(FACTS[:1])
+    session.retract([1])
+    loaded(app, edit_files.as_bytes(session))
+    assert not app.exception and not errors(app) and visitor_of(app).session.n_edits == 0
+    assert len(visitor_of(app).session.history) == 2
+
+
 def test_nothing_is_loaded_while_edits_are_applied():
     visitor, session = visitor_of(opened("edit")), kept(FACTS[:1])
     visitor.begin(FACTS[:2], 1, "skip")

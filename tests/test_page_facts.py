@@ -209,6 +209,15 @@ def test_edit_says_what_was_read_and_left_and_gives_it_as_jsonl():
     assert parse_facts(lines) == list(given.checked(None, False).facts)
 
 
+def test_the_name_of_ones_file_is_told_to_nobody_else():
+    """What was read is kept for all who give the same; messages name the file."""
+    bad = b"subject,prompt,target_new\n,The capital of {} is,Oslo\n"
+    for name in ("mine.csv", "yours.csv"):
+        given = fact_rows.Given(name, bad)
+        error = given.checked(None, False).error
+        assert str(error).startswith(f"{name}: ") and str(error).count(".csv") == 1
+
+
 def test_a_rule_finds_subjects_where_the_visitor_asks_and_they_are_marked():
     app = table(opened("edit"), [NAMELESS])
     assert any("subject is missing" in text and "--find" not in text for text in errors(app)) and len(rule(app)) == 1

@@ -50,13 +50,13 @@ def missing(frame: pd.DataFrame, colours: Palette, height: int = 240) -> Chart:
     )
 
 
-def trade_off(frame: pd.DataFrame, ringed: str, colours: Palette, height: int = 300) -> Chart:
+def trade_off(frame: pd.DataFrame, ringed: str | None, colours: Palette, height: int = 300) -> Chart:
     """Scores against the growth of the norm: a panel per score, a point for each choice of settings.
 
     Args:
         frame: name, growth, edit, paraphrase, neighbourhood, mpes (whether targets stopped early), recorded (whether
             the point is pale where others are not recorded).
-        ringed: name of the point that is ringed.
+        ringed: name of the point that is ringed; None for none.
         colours: the theme's.
         height: of a row of panels in pixels.
     """

@@ -69,24 +69,22 @@ class Given:
         return hashlib.sha256(said).hexdigest()
 
     def checked(self, limit: int | None, by_rule: bool) -> Checked:
-        """What is in it, read once for all who give the same.
+        """What is in it, read once for all who give the same under the same name, which messages tell.
 
         Raises:
             FactError: when it cannot be read as a whole.
         """
-        return _checked(self, self.token, limit, by_rule)
+        return _checked(self, self.token, self.name, self.is_text, limit, by_rule)
 
 
 @st.cache_resource(show_spinner="Reading the facts …", max_entries=12)
-def _checked(_given: Given, token: str, limit: int | None, by_rule: bool) -> Checked:
+def _checked(_given: Given, token: str, name: str, is_text: bool, limit: int | None, by_rule: bool) -> Checked:
     source: str | io.StringIO | io.BytesIO
     if _given.data is None:
         source = _given.path
     else:
-        source = (
-            io.StringIO(_given.data.decode("utf-8", "surrogatepass")) if _given.is_text else io.BytesIO(_given.data)
-        )
-        source.name = _given.name
+        source = io.StringIO(_given.data.decode("utf-8", "surrogatepass")) if is_text else io.BytesIO(_given.data)
+        source.name = name
     return check_facts(source, limit, FOUND if by_rule else None)
 
 

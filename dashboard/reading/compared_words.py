@@ -6,7 +6,7 @@ They may say that nothing differs, or that there is too little to tell.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dashboard.charts.labels import percent
@@ -30,7 +30,8 @@ class Outcome:
         true: of the true answer; None where the fact has none.
         stopped: why its search stopped, see `targets.Target`; None where it made no search for this fact.
         paraphrases: in how many of how many the new answer is ahead of the true one.
-        moved: by neighbour, how far the probability of its own answer moved, from 0 to 1.
+        moved: by neighbour that the model knew, how far the probability of its own answer moved, from 0 to 1.
+        unknown: how many neighbours the model did not know as loaded.
     """
 
     label: str
@@ -39,6 +40,7 @@ class Outcome:
     stopped: str | None
     moved: tuple[float, ...]
     paraphrases: tuple[int, int] = (0, 0)
+    unknown: int = 0
 
 
 def difference(new: str, outcomes: Sequence[Outcome]) -> str:
@@ -114,6 +116,8 @@ def _groups(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
 
 def _neighbours(outcomes: Sequence[Outcome]) -> str:
     n = len(outcomes[0].moved)
+    if n == 0 and outcomes[0].unknown:
+        return "The model knows none of this fact's neighbours, so side effects are not tested."
     if n == 0:
         return "This fact has no neighbours, so side effects are not tested."
     if n < FEWEST_NEIGHBOURS:
@@ -123,16 +127,17 @@ def _neighbours(outcomes: Sequence[Outcome]) -> str:
     span = f"{_points(_mean_moved(least))} to {_points(_mean_moved(most))} points on average"
     if not _differ(least.moved, most.moved):
         return f"The {n} neighbours moved by {span}: no clear difference between the methods."
-    next_best = ordered[1]
-    if len(ordered) > 2 and not _differ(least.moved, next_best.moved):
-        return (
-            f"The {n} neighbours moved most under {most.label} ({_points(_mean_moved(most))} points on average), and "
-            f"about as little under {least.label} as under {next_best.label} ({_points(_mean_moved(least))})."
-        )
-    return (
-        f"The {n} neighbours moved least under {least.label} ({_points(_mean_moved(least))} points on average) and "
-        f"most under {most.label} ({_points(_mean_moved(most))})."
-    )
+    like_least = [one for one in ordered if not _differ(least.moved, one.moved)]
+    like_most = [one for one in ordered if not _differ(one.moved, most.moved)]
+    low, high = (_under([one for one in like if one not in other], _mean_moved)
+                 for like, other in ((like_least, like_most), (like_most, like_least)))  # fmt: skip
+    return f"The {n} neighbours moved least under {low} and most under {high}, in points on average."
+
+
+def _under(outcomes: Sequence[Outcome], mean: Callable[[Outcome], float]) -> str:
+    """Methods with what they moved: "ENCORE (0.1)", "AlphaEdit and EMMET (1.0 to 1.2)"."""
+    ends = sorted({_points(mean(one)) for one in outcomes}, key=float)
+    return f"{listed([one.label for one in outcomes])} ({ends[0]}{f' to {ends[-1]}' if len(ends) > 1 else ''})"
 
 
 def _mean_moved(outcome: Outcome) -> float:

@@ -350,7 +350,7 @@ class Visitor:
             raise InputError("Your edits are still being applied; wait for them, or stop them, and load again.")
         n_gone, self.session, self.comparison = self.session.n_edits, session, None
         self._edits_changed()
-        self.shown = self.edited_facts[-1]
+        self.shown = next(iter(self.edited_facts[-1:]), None)  # a file may hold edits that were taken back
         n_edits = session.n_edits
         what = f"Loaded: {n_edits} edit{'s' * (n_edits != 1)} by {session.settings.method}"
         gone = f", in place of the {n_gone} that {'were' if n_gone != 1 else 'was'} on the model" if n_gone else ""

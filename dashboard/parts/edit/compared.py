@@ -11,7 +11,7 @@ from dashboard.charts import compared as charts
 from dashboard.charts.labels import percent
 from dashboard.elements import figure, theme, widgets
 from dashboard.parts.edit import compared_files, compared_scores, foretold, inside, probe, shown_fact
-from dashboard.parts.edit.compared_reading import Seen, outcome_of, see
+from dashboard.parts.edit.compared_reading import Seen, outcomes_of, see
 from dashboard.parts.edit.history import stop_word
 from dashboard.reading import model_readings
 from dashboard.reading.compared_words import difference, why_early
@@ -207,11 +207,7 @@ def _figures(column: Column, first: Column | None) -> None:
 
 
 def _difference(words: DeltaGenerator, fact: Fact, comparison: Comparison, seen: dict[str, Seen]) -> None:
-    outcomes = [
-        outcome_of(column, fact, seen[column.label].rows)
-        for column in comparison.columns
-        if column.label in seen and comparison.is_edited(column, fact)
-    ]
+    outcomes = outcomes_of(comparison, fact, seen)
     if len(outcomes) < 2:
         return
     words.html(

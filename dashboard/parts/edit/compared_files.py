@@ -11,7 +11,7 @@ from dashboard import links
 from dashboard.charts import compared as charts
 from dashboard.charts.labels import percent
 from dashboard.charts.palette import LIGHT
-from dashboard.parts.edit.compared_reading import Seen, outcome_of
+from dashboard.parts.edit.compared_reading import Seen, outcomes_of
 from dashboard.reading import fact_words, html_report, score_rows
 from dashboard.reading.compared_words import difference
 from dashboard.visitors.comparison import Column, Comparison
@@ -70,7 +70,7 @@ def report(
 ) -> bytes:
     """The comparison as a page: what differs, the figures, a chart per method, scores of all facts, the settings."""
     columns = [column for column in comparison.columns if column.label in seen]
-    outcomes = [outcome_of(column, fact, seen[column.label].rows) for column in columns]
+    outcomes = outcomes_of(comparison, fact, seen)
     facts = html_report.Table(
         ("Method", fact.target_new, "Steps", "Stopped by", "Largest ‖W‖", "Seconds", "It says"),
         [_row(column, fact, seen[column.label]) for column in columns],

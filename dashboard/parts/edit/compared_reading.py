@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
 
 from dashboard.reading import model_readings
 from dashboard.reading.compared_words import Outcome
-from dashboard.visitors.comparison import Column
+from dashboard.visitors.comparison import Column, Comparison
 from dashboard.visitors.visitor import Visitor
 from encore_core.facts import Fact
 from encore_core.measures.answers import Question
@@ -55,6 +56,21 @@ def see(visitor: Visitor, column: Column, fact: Fact, prompt: str, free: str, li
     return Seen(rows, answer.said, after.written(prompt, IN_COLUMN, like))
 
 
+def outcomes_of(comparison: Comparison, fact: Fact, seen: Mapping[str, Seen]) -> list[Outcome]:
+    """What each column that has edited a fact did to it; a column that was stopped before it is left out.
+
+    Args:
+        comparison: the columns.
+        fact: what they are asked about.
+        seen: label → what was read of a column.
+    """
+    return [
+        outcome_of(column, fact, seen[column.label].rows)
+        for column in comparison.columns
+        if column.label in seen and comparison.is_edited(column, fact)
+    ]
+
+
 def outcome_of(column: Column, fact: Fact, rows: pd.DataFrame) -> Outcome:
     """What a column did to a fact, for the sentence on top.
 
@@ -63,11 +79,13 @@ def outcome_of(column: Column, fact: Fact, rows: pd.DataFrame) -> Outcome:
         fact: one that it edited.
         rows: as in `Seen`.
     """
-    first, neighbours = rows.iloc[0], rows[(rows.kind == "neighbour") & (rows.verdict != "unknown")]
+    first, around = rows.iloc[0], rows[rows.kind == "neighbour"]
+    neighbours = around[around.verdict != "unknown"]
     stops = [
         item.stopped for report in column.reports for item in report.edited if item.fact == fact and item.is_edited
     ]
     moved = tuple((neighbours.true_after - neighbours.true_before).abs().tolist())
     others = rows[(rows.kind == "paraphrase") & rows.true.notna()]
     changed = int((others.new_after > others.true_after).sum()), len(others)
-    return Outcome(column.label, first.new_after, first.true_after, stops[-1] if stops else None, moved, changed)
+    stopped = stops[-1] if stops else None
+    return Outcome(column.label, first.new_after, first.true_after, stopped, moved, changed, len(around) - len(moved))

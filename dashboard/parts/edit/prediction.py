@@ -10,9 +10,12 @@ from encore_core.facts import Fact
 
 
 def _answer(visitor: Visitor) -> tuple[object, ...]:
+    """What tells the results from those of other edits: who edited which facts, in order."""
     if visitor.comparison is not None:
-        return "compared", *(arm.label for arm in visitor.comparison.arms), visitor.comparison.n_edits
-    return visitor.session.seed, visitor.session.n_edits
+        who, edited = ("compared", *(arm.label for arm in visitor.comparison.arms)), visitor.comparison.edited_facts
+    else:
+        who, edited = (visitor.session.seed, visitor.session.settings.method), visitor.edited_facts
+    return *who, *((fact.key, fact.target_new) for fact in edited)
 
 
 def is_covered(visitor: Visitor) -> bool:

@@ -97,9 +97,9 @@ def made_with(lm: EditableModel, seed: int) -> dict[str, Any]:
     return json.loads(json.dumps(values))
 
 
-def nearest(chosen: tuple[str, str]) -> str:
-    """The name of the trial that the sliders stand for; of ENCORE as it is where that was not recorded."""
+def named(chosen: tuple[str, str]) -> str | None:
+    """The name of the trial that the sliders stand for; None where it was not recorded."""
     own = _kept()["lambda_n"]
     wanted = (own * float(chosen[0]), NO_MPES if chosen[1] == "none" else int(chosen[1]))
     names = {(one.choice.lambda_n, one.choice.extra): one.choice.name for one in trials()}
-    return names.get(wanted, names[own, 1])
+    return names.get(wanted)

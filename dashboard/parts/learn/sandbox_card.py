@@ -68,7 +68,7 @@ def show() -> None:
         if not done:
             recorded = recorded_france.trials()
             widgets.remark(f"These trials were {recorded_france.where()}. The button computes one on your model.")
-            _shown(recorded, recorded_france.nearest(choice), recorded)
+            _shown(recorded, recorded_france.named(choice), recorded)
             return
         recorded = [
             trial for trial in recorded_france.trials_as_on(browser_session.current()) if trial.choice not in done
@@ -131,20 +131,32 @@ def chosen_settings(own: float, chosen: tuple[str, str]) -> Choice:
     return Choice(own * float(factor), NO_MPES if extra == NO_STEPS else int(extra))
 
 
-def _shown(done: Sequence[Trial], ringed: str, recorded: Sequence[Trial]) -> None:
-    """One trial in figures, and all of them as a chart and a table; some were recorded."""
-    _tiles(next((trial for trial in done if trial.choice.name == ringed), done[-1]))
-    frame = _frame(done, recorded)
+def _shown(done: Sequence[Trial], ringed: str | None, recorded: Sequence[Trial]) -> None:
+    """One trial in figures, and all of them as a chart and a table; some were recorded.
+
+    Args:
+        done: the trials.
+        ringed: name of the choice that is shown in figures; None where it has no trial.
+        recorded: those of the trials that come with the program.
+    """
     is_own = len(recorded) < len(done)
+    if ringed is None:
+        widgets.notice(Message("info", "The sliders' choice was not recorded; Compute tries it on your model."))
+        aside = "a point for each choice"
+    else:
+        _tiles(next(trial for trial in done if trial.choice.name == ringed))
+        aside = f"a point for each choice; the {'newest' if is_own else 'one of the sliders'} is ringed"
+    frame = _frame(done, recorded)
     chart_card.show(
         partial(charts.trade_off, frame, ringed),
         key="learn trade-off",
         heading="Norm against scores",
-        aside=f"a point for each choice; the {'newest' if is_own else 'one of the sliders'} is ringed",
+        aside=aside,
         alt="Edit, paraphrase and neighbourhood score against the growth of the norm; values are in the table below.",
         frame=frame,
     )
-    _table(done, {ringed: "newest" if is_own else "ringed"}, recorded if is_own else ())
+    marks = {} if ringed is None else {ringed: "newest" if is_own else "ringed"}
+    _table(done, marks, recorded if is_own else ())
     if words := comparison(done):
         widgets.remark(words)
     if len(done) == 1:
