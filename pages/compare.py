@@ -37,8 +37,7 @@ def restore(asked: page_frame.Asked, known: page_frame.Known) -> None:
     first = {name: values[0] for name, values in asked.items() if values}
     run_picker.restore(asked, known)
     layer_choice.restore("compare", asked)
-    if first.get("facts") in SUBSETS:
-        st.session_state["compare_facts"] = first["facts"]
+    st.session_state["compare_facts"] = first["facts"] if first.get("facts") in SUBSETS else "sample"
     checkpoints.restore_one(first.get("at", ""))
     collapse_card.restore(first)
 

@@ -44,16 +44,12 @@ def restore(asked: Mapping[str, Sequence[str]], known: Mapping[str, RunInfo]) ->
     """Set the page's controls to what a link asks for; invalid values are ignored."""
     run_picker.restore(asked, known)
     first = {name: values[0] for name, values in asked.items() if values}
-    if first.get("value") in VALUES:
-        st.session_state["contributions_value"] = first["value"]
+    st.session_state["contributions_value"] = first["value"] if first.get("value") in VALUES else "share"
     if "show" in first:
         st.session_state["contributions_run"] = first["show"]
-    for name in ("before", "after"):
+    for name, usual in (("before", 0), ("after", LAST)):
         text = first.get(name, "")
-        if text.isdecimal() and len(text) < 9:
-            st.session_state[f"contributions_{name}"] = int(text)
-    if first.get("after") == LAST:
-        st.session_state["contributions_after"] = LAST
+        st.session_state[f"contributions_{name}"] = int(text) if text.isdecimal() and len(text) < 9 else usual
     if "text" in first:
         st.session_state["contributions_text"] = first["text"][:LONGEST_TEXT]
     run_card.restore(asked)

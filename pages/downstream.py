@@ -27,8 +27,7 @@ def restore(asked: page_frame.Asked, known: page_frame.Known) -> None:
     """Set the page's controls to what a link asks for; unknown values are ignored."""
     run_picker.restore(asked, known)
     metric = next(iter(asked.get("metric", ())), "")
-    if metric in task_card.METRICS:
-        st.session_state["downstream_metric"] = metric
+    st.session_state["downstream_metric"] = metric if metric in task_card.METRICS else next(iter(task_card.METRICS))
 
 
 def draw(runs: Sequence[RunInfo], answer: DeltaGenerator) -> page_frame.Drawn:

@@ -58,11 +58,9 @@ def restore(asked: Mapping[str, Sequence[str]]) -> None:
             st.session_state[key] = first.get(name, "")
     if first.get("method") in METHODS:
         st.session_state["method"] = first["method"]
-    if "compare" in first:
-        compare_form.restore(first["compare"])
+    compare_form.restore(first.get("compare", ""))
     inside.restore(asked)
-    if "try" in first:
-        st.session_state["free_prompt"] = first["try"]
+    st.session_state["free_prompt"] = first.get("try", "")
 
 
 def view() -> dict[str, str]:

@@ -23,8 +23,7 @@ def restore(asked: page_frame.Asked, known: page_frame.Known) -> None:
     """Set the page's controls to what a link asks for; invalid values are ignored."""
     run_picker.restore(asked, known)
     layer_choice.restore("norms", asked)
-    if "at" in asked:
-        checkpoints.restore_several(asked["at"])
+    checkpoints.restore_several(asked.get("at", ()))
 
 
 def beside(runs: Sequence[RunInfo]) -> str:

@@ -180,6 +180,16 @@ def test_a_link_brings_back_exactly_this_view(with_recorded):
     assert figures(opened("norms", **query)) == figures(app)
 
 
+def test_a_link_that_leaves_out_a_choice_brings_back_the_usual_one(with_recorded):
+    app = opened("norms", run=list(IDS), scale="log", layers="all", at=["0"])
+    app.query_params.clear()
+    app.query_params["run"] = list(IDS)
+    app.run()
+    usual = opened("norms", run=list(IDS))
+    for name in ("norms_scale", "norms_layers", "norms_at"):
+        assert app.session_state[name] == usual.session_state[name]
+
+
 def test_nonsense_in_a_link_is_left_out(with_recorded):
     app = opened("norms", run=[IDS[1], "nobody-2345"], at=["x", "-1", "9" * 5000, "7"], scale="cubic", layer="9" * 5000)
     assert "nobody-2345" in words(app) and not errors(app)

@@ -12,14 +12,14 @@ from encore_core.runs import RunInfo
 
 SCALES = {"ratio": "‖W‖ / ‖W₀‖", "linear": "‖W‖", "log": "‖W‖, log"}
 LAYERS = {"edited": "edited layers", "last": "last edited", "all": "all layers", "some": "choose"}
+"""What can be chosen, the usual one first."""
 
 
 def restore(page: str, asked: Mapping[str, Sequence[str]]) -> None:
-    """Set a page's controls to what a link asks for (`scale=`, `layers=`, `layer=`); invalid values are ignored."""
+    """Set a page's controls to what a link asks for (`scale=`, `layers=`, `layer=`), or to what is usual."""
     for name, choices in (("scale", SCALES), ("layers", LAYERS)):
         wanted = next(iter(asked.get(name, ())), None)
-        if wanted in choices:
-            st.session_state[f"{page}_{name}"] = wanted
+        st.session_state[f"{page}_{name}"] = wanted if wanted in choices else next(iter(choices))
     if "layer" in asked:
         st.session_state[f"{page}_layer"] = [int(text) for text in asked["layer"] if text.isdecimal() and len(text) < 7]
 
@@ -32,8 +32,8 @@ def pick(page: str, runs: Sequence[RunInfo], norms: pd.DataFrame) -> tuple[str, 
         runs: those shown.
         norms: has a column `layer` with all layers there are.
     """
-    remembered(f"{page}_scale", "ratio")
-    remembered(f"{page}_layers", "edited")
+    remembered(f"{page}_scale", next(iter(SCALES)))
+    remembered(f"{page}_layers", next(iter(LAYERS)))
     with st.container(horizontal=True, key=f"{page}_controls"):
         keep = {"required": True, "persist_state": "session"}
         scale = st.segmented_control("Scale", list(SCALES), key=f"{page}_scale", format_func=SCALES.get, **keep)

@@ -9,6 +9,7 @@ import streamlit as st
 
 from dashboard.elements import widgets
 from dashboard.reading.run_words import method_label
+from dashboard.reading.settings_fields import layers_text
 from dashboard.visitors.comparison import MOST_COLUMNS
 from dashboard.visitors.messages import Message
 from dashboard.visitors.visitor import Visitor
@@ -17,8 +18,12 @@ from encore_core.editing.comparison import Arm
 from encore_core.errors import InputError
 from encore_core.methods import METHODS, SETTABLE, Settings, check_names
 from encore_core.models.settings import settings_of
+from encore_core.setting_values import converted
 
 PAPERS = ("ENCORE", "MEMIT", "EMMET", "AlphaEdit")
+
+MOST_LAYERS = 1000
+"""An address may name a layer below it; whether the model has it is seen when it is edited."""
 
 _PICKED, _OWN = "methods compared", "own columns"
 
@@ -36,7 +41,8 @@ def pick_methods(visitor: Visitor, wanted: Settings | None) -> None:
     # A label of an arm that another visit has dropped would be refused by the widget.
     st.session_state[_PICKED] = [label for label in st.session_state[_PICKED] if label in options]
     picked = st.session_state[_PICKED]
-    with st.expander(f"Compare: {', '.join(picked) or 'nothing picked'}", key="compare_open", on_change="rerun"):
+    names = widgets.plain(", ".join(picked)) or "nothing picked"
+    with st.expander(f"Compare: {names}", key="compare_open", on_change="rerun"):
         st.multiselect(
             f"Methods side by side, 2 to {MOST_COLUMNS}", options, key=_PICKED, max_selections=MOST_COLUMNS,
             format_func=method_label,
@@ -63,7 +69,7 @@ def _arm_of(visitor: Visitor, wanted: Settings) -> Arm | None:
 def _shown(value: object) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
-    return "–".join(map(str, (value[0], value[-1]))) if isinstance(value, tuple) and value else f"{value}"
+    return layers_text(value) if isinstance(value, tuple) else f"{value}"
 
 
 def _add(arm: Arm) -> None:
@@ -95,17 +101,15 @@ def _value_text(value: object) -> str:
 
 
 def restore(text: str) -> None:
-    """Take the methods that an address names; what is no method, or no setting, is left out."""
+    """Take the methods that an address names, or the paper's four; what is no method, or no setting, is left out."""
     found: dict[str, Arm] = {}
     for part in text.split(","):
         arm = _arm_in(part)
         if arm is not None and len(found) < MOST_COLUMNS:
             found.setdefault(arm.label, arm)
-    if found:
-        st.session_state[_PICKED] = list(found)
-        st.session_state[_OWN] = st.session_state.get(_OWN, {}) | {
-            label: arm for label, arm in found.items() if arm.settings
-        }
+    st.session_state[_PICKED] = list(found) or list(PAPERS)
+    own = {label: arm for label, arm in found.items() if arm.settings}
+    st.session_state[_OWN] = st.session_state.get(_OWN, {}) | own
 
 
 def _arm_in(text: str) -> Arm | None:
@@ -116,8 +120,9 @@ def _arm_in(text: str) -> Arm | None:
     for pair in pairs:
         name, _, value = pair.partition("=")
         try:
-            settings[name] = tuple(map(int, value.split("-"))) if name == "layers" else json.loads(value)
-            check_names(settings)
+            check_names([name])
+            wanted = tuple(map(int, value.split("-"))) if name == "layers" else json.loads(value)
+            settings[name] = converted(name, wanted, MOST_LAYERS)
         except (InputError, ValueError):
             return None
     return _labelled(method, settings)

@@ -31,12 +31,10 @@ ENOUGH = 20
 
 
 def restore(asked: Mapping[str, Sequence[str]]) -> None:
-    """Set the sliders to what a link asks for; invalid values are ignored."""
-    factor, extra = (next(iter(asked.get(name, ())), None) for name in ("lambda_n", "extra"))
-    if factor in FACTORS:
-        st.session_state[FACTOR] = factor
-    if extra in _steps():
-        st.session_state[STEPS] = extra
+    """Set the sliders to what a link asks for, or to ENCORE's own settings."""
+    for name, key, known in (("lambda_n", FACTOR, FACTORS), ("extra", STEPS, _steps())):
+        wanted = next(iter(asked.get(name, ())), None)
+        st.session_state[key] = wanted if wanted in known else "1"
 
 
 def view() -> dict[str, str]:

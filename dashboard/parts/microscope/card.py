@@ -30,11 +30,10 @@ VIEWS: dict[str, tuple[str, Callable[[Looked, str], None], bool]] = {
 
 
 def restore(asked: Mapping[str, Sequence[str]]) -> None:
-    """Set the card's controls to what a link asks for; invalid values are ignored."""
-    for name, key, known in (("inside", VIEW, VIEWS), ("moment", MOMENT, MOMENTS)):
+    """Set the card's controls to what a link asks for, or to what is usual."""
+    for name, key, known, usual in (("inside", VIEW, VIEWS, "lens"), ("moment", MOMENT, MOMENTS, "after")):
         first = next(iter(asked.get(name, ())), None)
-        if first in known:
-            st.session_state[key] = first
+        st.session_state[key] = first if first in known else usual
 
 
 def view() -> dict[str, str]:

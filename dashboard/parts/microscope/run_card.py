@@ -30,9 +30,11 @@ def restore(asked: Mapping[str, Sequence[str]]) -> None:
     first = {name: values[0] for name, values in asked.items() if values}
     if "look" in first:
         st.session_state[RUN] = first["look"]
+    else:
+        st.session_state.pop(RUN, None)
     number = first.get("fact", "")
-    if number.isdecimal() and len(number) <= MOST_DIGITS and int(number):
-        st.session_state[FACT] = int(number)
+    is_number = number.isdecimal() and len(number) <= MOST_DIGITS and int(number) > 0
+    st.session_state[FACT] = int(number) if is_number else 1
 
 
 def view(runs: Sequence[RunInfo]) -> dict[str, str]:

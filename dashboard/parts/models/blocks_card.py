@@ -11,6 +11,7 @@ from dashboard.charts import foretold as charts
 from dashboard.elements import chart_card, compute_button, widgets
 from dashboard.reading import foretold_rows
 from dashboard.reading.bundled_facts import bundled_facts
+from dashboard.reading.settings_fields import layers_text
 from dashboard.visitors.models import usual_model_name
 from dashboard.visitors.visitor import Visitor
 from encore_core.editing.layer_costs import BlockCost, layer_costs, proposed
@@ -70,10 +71,7 @@ def _draw(costs: list[BlockCost], edited: tuple[int, ...], n_facts: int, command
     )
     blocks = proposed(costs, len(edited))
     widgets.remark(
-        f"By this estimate the cheapest blocks are {_span(blocks)}; {METHOD}'s settings edit {_span(edited)}. It does "
-        "not show how well facts generalise to paraphrases or how long they last: compare settings in runs."
+        f"By this estimate the cheapest blocks are {layers_text(blocks)}; {METHOD}'s settings edit "
+        f"{layers_text(edited)}. It does not show how well facts generalise to paraphrases or how long they last: "
+        "compare settings in runs."
     )
-
-
-def _span(blocks: tuple[int, ...]) -> str:
-    return f"{blocks[0]} to {blocks[-1]}" if len(blocks) > 1 else str(blocks[0])

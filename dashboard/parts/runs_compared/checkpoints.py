@@ -21,10 +21,12 @@ same, the choice follows the usual one."""
 
 
 def restore_one(edits: str) -> None:
-    """Choose the checkpoint that a link asks for; invalid values are ignored."""
+    """Choose the checkpoint that a link asks for, or the last one."""
+    st.session_state[ONE_USUAL] = None
     if edits.isdecimal() and len(edits) < 9:
         st.session_state[ONE] = int(edits)
-        st.session_state[ONE_USUAL] = None
+    else:
+        st.session_state.pop(ONE, None)
 
 
 def pick_one(checkpoints: Sequence[int]) -> int:

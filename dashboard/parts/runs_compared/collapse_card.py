@@ -26,11 +26,12 @@ ABOUT = (
 
 
 def restore(first: Mapping[str, str]) -> None:
-    """Set the lines to what a link asks for (`perplexity=`, `tasks=`); values that cannot be chosen are ignored."""
-    for name, key, choices in (("perplexity", PERPLEXITY, PERPLEXITIES), ("tasks", TASKS, SHARES)):
-        found = next((choice for choice in choices if f"{choice:g}" == first.get(name)), None)
-        if found is not None:
-            st.session_state[key] = found
+    """Set the lines to what a link asks for (`perplexity=`, `tasks=`); the usual ones are not in a link."""
+    usual = Lines()
+    for name, key, choices, otherwise in (("perplexity", PERPLEXITY, PERPLEXITIES, usual.perplexity),
+                                          ("tasks", TASKS, SHARES, usual.tasks)):  # fmt: skip
+        found = (choice for choice in choices if f"{choice:g}" == first.get(name))
+        st.session_state[key] = next(found, otherwise)
 
 
 def chosen() -> Lines:
