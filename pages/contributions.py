@@ -169,10 +169,14 @@ def bars(
     rows = charts.shown(measured, panels, value)
     names = ", ".join(pair.line.name for pair in pairs)
     revision = f"{value} {' '.join(pair.line.run for pair in pairs)}"
+    if any(pair.after != pair.before for pair in pairs):
+        heading = "Before (top) and after (bottom)"
+    else:
+        heading = "One checkpoint" if any(panel.edits for panel in panels) else "As loaded"
     chart_card.show(
         partial(charts.bars, rows, panels, value=value),
         key=f"{key} before and after",
-        heading="Before (top) and after (bottom)" if len(panels) > 1 else "As loaded",
+        heading=heading,
         aside=aside or f"{VALUES[value]} of each sublayer, mean over the tokens of a fixed text",
         alt=f"The {VALUES[value]} of every sublayer, edited layers violet and hatched: {names}. Its values are in the "
         "CSV file below.",

@@ -301,10 +301,11 @@ def compared(
     )
     frame = together(number, paper, here, runs)
     quantities = list(paper["quantity"].unique())
+    groups = {run.id: belongs(run) for run in runs}
     samples = {run.id: int(run.plan_json.get("measure", {}).get("sample_facts", 0)) for run in runs}
     said = published.answer(
-        paper_tables.agreement(number, paper, here),
-        paper_tables.agreement(number, paper, here, paper_tables.beyond_chance(number, here, samples)),
+        paper_tables.agreement(number, paper, here, groups=groups),
+        paper_tables.agreement(number, paper, here, paper_tables.beyond_chance(number, here, samples), groups),
         max((int(edits) for edits in here["edits"]), default=0) if len(here) else 0,
         about_mpes=number in paper_tables.OVERFITTING,
     )

@@ -459,18 +459,26 @@ def targets(without: list[float], stopped: list[float]) -> pd.DataFrame:
 def test_stopping_early_is_answered_from_the_facts_of_both():
     arms = {"without": "w", "stopped": "s"}
     sure, unsure = [0.95, 0.97, 0.99, 0.96, 0.98, 0.94] * 3, [0.6, 0.7, 0.8, 0.75, 0.65, 0.72] * 3
-    said = stopping.answer(targets(sure, unsure), arms, 0.5)
+    known = [0.4, 0.5, 0.6] * 30
+    said = stopping.answer(targets(sure, unsure), arms, known)
     assert said.outcome == "overfits" and "stopping (MPES), 0.70 with it" in said.text and "n 18" in said.text
     assert (
         "so it is surer of edited ones with and without MPES" in said.text
         and "0.77 without MPES and 0.41 with it" in said.aside
     )
-    assert "no surer" in stopping.answer(targets(sure, unsure), arms, 0.99).text
-    assert stopping.answer(targets(unsure, sure), arms, None).outcome == "the other way"
-    mixed = stopping.answer(targets([0.2, 0.9, 0.4, 0.8, 0.5, 0.7], [0.9, 0.3, 0.5, 0.6, 0.8, 0.4]), arms, 0.5)
+    above = stopping.answer(targets(sure, unsure), arms, [0.8, 0.85, 0.9] * 30).text
+    assert above.endswith("so it is surer of edited ones without MPES, but not with it.")
+    near = stopping.answer(targets(sure, unsure), arms, [0.5, 0.95, 0.99, 1.0, 1.0, 0.99]).text
+    assert near.endswith("that it is surer of edited ones is not significant, with or without MPES.")
+    assert stopping.answer(targets(unsure, sure), arms).outcome == "the other way"
+    mixed = stopping.answer(targets([0.2, 0.9, 0.4, 0.8, 0.5, 0.7], [0.9, 0.3, 0.5, 0.6, 0.8, 0.4]), arms, known)
     assert mixed.outcome == "no difference"
-    assert stopping.answer(targets(sure[:3], unsure[:3]), arms, 0.5).outcome == "too few facts"
-    assert stopping.answer(targets(sure, []), {"without": "w"}, 0.5).outcome == "one run alone"
+    rows = targets(sure, unsure)
+    for steps, why in ((15, "goes on after the answer"), (18, "though not by more steps")):
+        told = stopping.answer(rows.assign(steps=rows["steps"].where(rows["run"] == "w", steps)), arms).text
+        assert why in told and "long after" not in told
+    assert stopping.answer(targets(sure[:3], unsure[:3]), arms, known).outcome == "too few facts"
+    assert stopping.answer(targets(sure, []), {"without": "w"}, known).outcome == "one run alone"
 
 
 @pytest.mark.parametrize(("text", "parts"), [

@@ -226,6 +226,16 @@ def test_bad_input_is_one_line(session):
     assert any("at most 160" in text for text in errors(opened(looked(session, fact=long), "strength")))
 
 
+def test_edits_that_were_all_taken_back_leave_a_before_and_an_after(session):
+    session.retract([1])
+    app = opened(looked(session))
+    assert session.n_edits == 0 and "before and after edits that were all taken back" in said(app)
+    assert app.segmented_control(key="microscope_moment") is not None
+    session.undo()
+    session.undo()
+    assert "as loaded, nothing edited yet" in said(opened(looked(session)))
+
+
 def test_a_model_that_broke_is_drawn(session):
     broken = {layer: matrix * float("nan") for layer, matrix in session.matrices().items()}
     what = replace(looked(session), session=SavedEdits(session.lm, broken, 3))

@@ -151,6 +151,20 @@ def test_a_stop_in_the_middle_keeps_what_is_done(visitor):
     assert "Undone in 2 columns" in visitor.message.text and visitor.n_edits == 0
 
 
+def test_undo_takes_back_what_was_asked_for_last_from_all_that_have_it(visitor):
+    visitor.compare([Arm(name) for name in FOUR], 0, [FACT], 1, "refuse")
+    visitor.work(lambda words, share: visitor.cancel() if words.startswith("EMMET") else None)
+    comparison = visitor.comparison
+    visitor.begin([SECOND], 1, "refuse")
+    visitor.work(quiet)
+    assert [column.n_edits for column in comparison.columns] == [2, 2, 1, 1]
+    visitor.undo()
+    assert [[fact.subject for fact in column.edited_facts] for column in comparison.columns] == [
+        [FACT.subject], [FACT.subject], [], []]  # fmt: skip
+    visitor.undo()
+    assert comparison.n_edits == 0
+
+
 def test_work_that_a_rerun_interrupts_is_taken_up_where_it_was(visitor):
     class Left(BaseException):
         pass

@@ -108,6 +108,9 @@ def test_agreement_counts_orders_and_nothing_else():
     # A below B is not so here, A below C is; B and C are equal in the paper.
     assert paper_tables.agreement(2, paper, here) == [("M", 1, 2)]
     assert paper_tables.agreement(6, paper, here) == []
+    # Runs on other facts, or in other batches, are not compared: B is here on its own.
+    named = here.assign(run=["a", "b", "c"])
+    assert paper_tables.agreement(2, paper, named, groups={"a": 1, "b": 2, "c": 1}) == [("M", 1, 1)]
     names = ("edited_fact_prob_without_mpes", "edited_fact_prob_with_mpes")
     table = frame_of(("A", names[0], 0.9), ("A", names[1], 0.5), ("B", names[0], 0.8)).assign(model="M")
     assert paper_tables.agreement(1, table, frame_of(("A", names[0], 0.7), ("A", names[1], 0.6))) == [("M", 1, 1)]

@@ -12,6 +12,7 @@ import sqlite3
 import statistics
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -233,6 +234,9 @@ def test_the_report_needs_nothing_else_and_takes_nobody_at_their_word(ids, store
     assert "<img src=x" not in told and "<i>a" not in told and "1 &lt; 2" in told
     assert "seed: 0 / 7" in told and told.count("encore run --model") == 2 and "lambda_n" in told
     assert told.count('id="chart-') == 2
+    odd = replace(runs[0], plan_json=runs[0].plan_json | {"from": "another version"})
+    told = html_report.comparison([odd, runs[1]], {}, table, differences(runs), "").decode()
+    assert f"# {odd.id}: " in told and told.count("encore run --model") == 1
 
 
 # -- Runs --------------------------------------------------------------------------------------------------------------
@@ -272,6 +276,16 @@ def test_a_run_is_renamed_and_tagged_and_a_bad_name_is_refused(ids, store):
     assert any("1 to 100 characters" in text for text in errors(app))
     assert app.text_input(key=f"name of {ids['encore']}").value == "x" * 200
     assert store.get(ids["encore"]).name == "for Tuesday"
+
+
+def test_saving_a_tag_does_not_take_back_somebody_elses_name(ids, store):
+    app = opened("runs", run=ids["encore"])
+    store.rename(ids["encore"], "renamed by another")
+    app.text_input(key=f"tags of {ids['encore']}").set_value("mine")
+    app.button(key="record_save").click().run()
+    run = store.get(ids["encore"])
+    assert (run.name, run.tags) == ("renamed by another", ("mine",))
+    assert app.text_input(key=f"name of {ids['encore']}").value == "renamed by another"
 
 
 def test_deleting_asks_once(ids, store):

@@ -175,5 +175,8 @@ def test_the_outcome_says_what_was_measured_and_no_more(ids):
     said = run_outcome.outcome(run, frame)
     assert "after 72 % of 50 edited prompts (95 % interval 58 to 83; before editing 27 %)" in said
     assert "Perplexity is 128 times" in said and "110.0 % larger" in said and "neighbours" not in said
+    assert said.count("the new answer is the most probable one after") + said.count("The new answer is the most") == 1
+    scored = pd.concat([frame, frame_of((10, "magnitude", 0.3, 50, 0.2, 0.4))])
+    assert "more probable than the true one after 72 %" in run_outcome.outcome(run, scored)
     assert run_outcome.outcome(run, frame[:1]).startswith("Only the unedited model")
     assert run_outcome.outcome(run, frame[:0]) == ""

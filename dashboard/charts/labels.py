@@ -10,7 +10,9 @@ FONT = "'Source Sans', 'Source Sans 3', 'Source Sans Pro', system-ui, sans-serif
 
 
 def label(text: str, width: int = 60) -> str:
-    """Text as Plotly draws it literally: one line, shortened in the middle, without tags, entities or LaTeX.
+    """Text as Plotly draws it literally: one line, shortened in the middle.
+
+    Tags, entities, LaTeX and fields of a template are broken, so that nothing in it is read as such.
 
     Args:
         text: anything.
@@ -20,7 +22,7 @@ def label(text: str, width: int = 60) -> str:
     if len(line) > width:
         head = (width - 1) * 3 // 5
         line = line[:head].rstrip() + "…" + line[len(line) - (width - 1 - head) :].lstrip()
-    escaped = html.escape(line, quote=False).replace("$", "&#36;")
+    escaped = html.escape(line, quote=False).replace("$", "&#36;").replace("%{", "%\u2060{")
     return f"\u2068{escaped}\u2069"  # isolated, so that right-to-left text does not reorder what is beside it
 
 

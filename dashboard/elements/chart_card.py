@@ -14,9 +14,8 @@ from dashboard.charts.chart import Chart
 from dashboard.charts.palette import LIGHT
 from dashboard.elements import chart_cache, figure, theme, widgets
 from dashboard.reading import html_report
-from encore_core.errors import InputError
+from dashboard.reading.run_words import command_of
 from encore_core.runs import RunInfo, series
-from encore_core.runs.export import command_line
 
 
 def show(
@@ -73,11 +72,5 @@ def show(
 
 
 def commands_of(runs: Sequence[RunInfo]) -> list[str]:
-    """The commands that repeat some runs; for a run that another version wrote, why there is none."""
-    found = []
-    for run in runs:
-        try:
-            found.append(command_line(run.plan))
-        except InputError as error:
-            found.append(f"# {run.id}: {error}")
-    return found
+    """The commands that repeat some runs."""
+    return list(map(command_of, runs))

@@ -101,11 +101,15 @@ def status_strip(visitor: Visitor) -> None:
     """Which model, how many edits, by which method, and whether its hyper-parameters are validated for this model."""
     lm, settings, n_edits = visitor.lm, visitor.session.settings, visitor.session.n_edits
     n_batches = sum(not batch.is_retraction for batch in visitor.session.history)
-    detail = f"in {n_batches} batch{'es' * (n_batches != 1)}" if n_edits else "as loaded"
+    detail = "all taken back" if visitor.session.history else "as loaded"
+    detail = f"in {n_batches} batch{'es' * (n_batches != 1)}" if n_edits else detail
     method, standings = settings.method, {settings.standing}
     if visitor.comparison is not None:
         columns = visitor.comparison.columns
-        n_edits, detail = max(column.n_edits for column in columns), f"with each of {len(columns)} methods"
+        counts = sorted({column.n_edits for column in columns})
+        n_edits, detail = counts[-1], f"with each of {len(columns)} methods"
+        if len(counts) > 1:
+            detail = f"at most; {counts[0]} at least, of {len(columns)} methods"
         method = ", ".join(column.label for column in columns)
         standings = {column.session.settings.standing for column in columns if column.session is not None} or standings
     standing = max(standings, key=list(STANDINGS).index)  # of several methods, the least tested

@@ -15,10 +15,9 @@ from plotly.io import to_html
 
 from dashboard.charts.chart import Chart
 from dashboard.charts.palette import LIGHT
-from dashboard.reading.run_words import duration, moment, short_model
+from dashboard.reading.run_words import command_of, duration, moment, short_model
 from encore_core.runs import RunInfo
 from encore_core.runs.compare import Difference
-from encore_core.runs.export import command_line
 from encore_core.version import __version__
 
 _STYLE = f"""
@@ -80,7 +79,7 @@ def comparison(
     parts += [f"<h2>{_text(table.caption)}</h2>", _table(table)]
     parts += ["<h2>Runs</h2>", _table(_facts_of(runs)), "<h2>Settings</h2>", _table(_settings_of(runs))]
     parts.append("<h2>Commands that repeat these runs</h2>")
-    parts.append(f"<pre>{_text(chr(10).join(_command(run) for run in runs))}</pre>")
+    parts.append(f"<pre>{_text(chr(10).join(map(command_of, runs)))}</pre>")
     return _page(", ".join(run.method for run in runs), parts)
 
 
@@ -169,7 +168,7 @@ def _facts_of(runs: Sequence[RunInfo]) -> Table:
             short_model(run.model),
             f"{run.done} of {run.n_edits}",
             run.status,
-            moment(run.created),
+            moment(run.started or run.created),
             duration(run.editing_seconds),
             duration(run.measuring_seconds),
             run.facts_digest,
@@ -205,10 +204,6 @@ def _settings_of(runs: Sequence[RunInfo]) -> Table:
 
 def _shown(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else "–" if value is None else str(value)
-
-
-def _command(run: RunInfo) -> str:
-    return command_line(run.plan)
 
 
 def _table(table: Table) -> str:

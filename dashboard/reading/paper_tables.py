@@ -252,25 +252,31 @@ Sure = Callable[[tuple[str, str], tuple[str, str]], bool]
 
 
 def agreement(
-    number: int, paper: pd.DataFrame, here: pd.DataFrame, is_sure: Sure = lambda one, other: True
+    number: int,
+    paper: pd.DataFrame,
+    here: pd.DataFrame,
+    is_sure: Sure = lambda one, other: True,
+    groups: Mapping[str, object] | None = None,
 ) -> list[tuple[str, int, int]]:
     """How many comparisons come out here as published, for each of the paper's models.
 
     A comparison asks which of two methods has the higher value; in table 1, with or without MPES. Ties on either side
-    do not count, and neither do values after different numbers of edits.
+    do not count, and neither do values after different numbers of edits, or of runs that do not belong together.
 
     Args:
         number: of the table.
         paper: as `filtered` gives it.
         here: as `measured` gives it, of one run per method; of several the first is taken.
         is_sure: which comparisons count.
+        groups: run → what runs of one comparison share, see `run_words.belongs`; by default all belong together.
 
     Returns:
         model, comparisons that come out alike, comparisons made.
     """
     ours = _by_place(here)
-    first = here.drop_duplicates(["row", "quantity"]).reindex(columns=["row", "quantity", "edits"])
-    after = {(row.row, row.quantity): row.edits for row in first.fillna({"edits": 0}).itertuples()}
+    first = here.drop_duplicates(["row", "quantity"]).reindex(columns=["row", "quantity", "edits", "run"])
+    after = {(row.row, row.quantity): (row.edits, (groups or {}).get(row.run))
+             for row in first.fillna({"edits": 0}).itertuples()}  # fmt: skip
     found = []
     for model, of_model in paper.groupby("model", sort=False):
         theirs = _by_place(of_model)

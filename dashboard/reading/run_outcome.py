@@ -6,8 +6,12 @@ import pandas as pd
 
 from encore_core.runs import RunInfo
 
+AHEAD = "the new answer is more probable than the true one after {value} of {n} edited prompts{sure}"
+MOST = "the new answer is the most probable one after {value} of {n} edited prompts{sure}"
+"""What the edit score says of facts without a true answer, which have no magnitude."""
+
 SAID = (
-    ("edit_score", "the new answer is more probable than the true one after {value} of {n} edited prompts{sure}"),
+    ("edit_score", AHEAD),
     ("generated_edit_contained", "the model itself writes it after {value}{sure}"),
     ("neighborhood_score", "neighbours keep their own answer in {value}{sure}"),
 )
@@ -47,6 +51,8 @@ def _scores(scores: pd.DataFrame, last: int) -> str:
             continue
         sure = [f"95 % interval {row.low:.0f} to {row.high:.0f}"] if row.low == row.low else []
         sure += [f"before editing {before.value:.0f} %"] if last and before is not None else []
+        if template == AHEAD and _at(scores, "magnitude", last) is None:
+            template = MOST
         said.append(
             template.format(
                 value=f"{row.value:.0f} %",

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dashboard.charts.downstream import MEAN
+from encore_core.errors import InputError
 from encore_core.methods import METHODS, PAPER
 from encore_core.runs import RunInfo
+from encore_core.runs.export import command_line
 
 MAIN_METHODS = ("MEMIT", "AlphaEdit", "EMMET", "ENCORE")
 MOST_COMPARED = 4
@@ -212,6 +214,14 @@ def facts_label(run: RunInfo) -> str:
 def _own_name(run: RunInfo) -> str:
     """What the name of a run says beyond its method and size, such as its seed."""
     return run.name.removeprefix(f"{run.method}, {run.n_edits} edits").removeprefix(", ")
+
+
+def command_of(run: RunInfo) -> str:
+    """The command that repeats a run; for a run that another version wrote, a comment that says why there is none."""
+    try:
+        return command_line(run.plan)
+    except InputError as error:
+        return f"# {run.id}: {error}"
 
 
 def belongs(run: RunInfo) -> tuple[object, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from dashboard.reading.model_readings import Readings
@@ -34,6 +34,7 @@ class Column:
         after: readings of the model with these edits.
         error: what stopped it in the last work; it may have edits from before.
         seconds: that its last facts took, with the search if it was the first to need one.
+        asked: of each of its batches, the press that asked for it and its number there, from 1.
     """
 
     arm: Arm
@@ -41,6 +42,7 @@ class Column:
     after: Readings | None
     error: str | None = None
     seconds: float = 0.0
+    asked: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def label(self) -> str:
@@ -65,10 +67,11 @@ class Column:
 
 @dataclass(eq=False)
 class _Work:
-    """Batches for every column, and how far each is."""
+    """Batches for every column, how far each is, and which press asked for them."""
 
     jobs: dict[str, Job]
     began: float
+    press: int
 
 
 class Comparison:
@@ -97,6 +100,7 @@ class Comparison:
             after = Readings(session.edited) if session else None
             self.columns.append(Column(arm, session, after, self._compared.refused.get(arm.label)))
         self._work: _Work | None = None
+        self._presses = 0
 
     @property
     def arms(self) -> tuple[Arm, ...]:
@@ -142,7 +146,8 @@ class Comparison:
         jobs = {column.label: Job([list(batch) for batch in batches], known) for column in taking}
         if taking:
             jobs[taking[0].label].notices += notices
-        self._work = _Work(jobs, time.perf_counter())
+        self._presses += 1
+        self._work = _Work(jobs, time.perf_counter(), self._presses)
 
     def is_done(self, column: Column) -> bool:
         """Whether nothing is left to do for a column."""
@@ -177,7 +182,7 @@ class Comparison:
             if not still():
                 raise Dropped
             if not self.is_done(column):
-                self._do(column, work.jobs[column.label], place, show, still)
+                self._do(column, work, place, show, still)
             finished(column)
         self._work = None
         return self._outcome(work)
@@ -185,12 +190,12 @@ class Comparison:
     def _do(
         self,
         column: Column,
-        job: Job,
+        work: _Work,
         place: int,
         show: Callable[[str, float], None],
         is_wanted: Callable[[], bool],
     ) -> None:
-        n_columns, began = len(self.columns), time.perf_counter()
+        n_columns, began, job = len(self.columns), time.perf_counter(), work.jobs[column.label]
 
         def show_here(words: str, share: float) -> None:
             show(f"{column.label}, {place + 1} of {n_columns} · {words}", (place + share) / n_columns)
@@ -200,6 +205,8 @@ class Comparison:
 
         def edits_changed() -> None:
             column.after = Readings(column.session.edited)
+            if len(column.asked) < len(column.session.history):
+                column.asked.append((work.press, job.at))
 
         try:
             apply(job, column.session, show_here, is_wanted=is_wanted, edits_changed=edits_changed, edit=edit)
@@ -222,7 +229,8 @@ class Comparison:
             why = next((column.error for column in self.columns if column.error is not None), "")
             what = "No method could edit this." if why else "No method edited this."
             return Message("error" if why else "warning", " ".join(filter(None, (what, why, told))))
-        what = f"{max(edited)} fact{'s' * (max(edited) != 1)} edited with {len(edited)} of {n_columns} methods"
+        facts = f"{min(edited)} to {max(edited)}" if min(edited) < max(edited) else f"{max(edited)}"
+        what = f"{facts} fact{'s' * (max(edited) != 1)} edited with {len(edited)} of {n_columns} methods"
         why = f" {', '.join(failed)}: see the column." if failed else ""
         took = time.perf_counter() - work.began
         return Message("warning" if failed or told else "success", f"{what} in {took:.1f} s.{why} {told}".strip())
@@ -241,12 +249,13 @@ class Comparison:
     # -- history -------------------------------------------------------------------------------------------------------
 
     def undo(self) -> int:
-        """Take the last batch back wherever it was applied. Returns the number of columns it was taken from."""
-        n_batches = max((len(column.reports) for column in self.columns), default=0)
+        """Take the batch that was asked for last back, from all columns that have it. Returns how many they are."""
+        last = max((column.asked[-1] for column in self.columns if column.asked), default=None)
         undone = 0
         for column in self.columns:
-            if column.session is not None and len(column.reports) == n_batches > 0:
+            if column.asked and column.asked[-1] == last:
                 column.session.undo()
+                column.asked.pop()
                 column.after, column.error = Readings(column.session.edited), None
                 undone += 1
         return undone

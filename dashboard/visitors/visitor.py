@@ -310,7 +310,12 @@ class Visitor:
             self.message = Message("success", f"Undone: what was taken back is on the model again: {back}.")
             return
         what = "Undone: the last edit" if n_facts == 1 else f"Undone: the last batch of {n_facts} facts"
-        rest = f"{left} still on the model." if left else "The model is as it was loaded, bit for bit."
+        if left:
+            rest = f"{left} still on the model."
+        elif self.session.history:  # taking edits back leaves the matrices near those loaded, not at them
+            rest = "No edit is left on the model."
+        else:
+            rest = "The model is as it was loaded, bit for bit."
         self.message = Message("success", f"{what}. {rest}")
 
     def _undo_side_by_side(self, comparison: Comparison) -> None:

@@ -65,7 +65,8 @@ def outcome(visitor: Visitor) -> DeltaGenerator:
     place = st.empty()
     if visitor.is_busy:
         st.button("Stop", key="stop", on_click=visitor.cancel)
-    is_given_away = is_covered(visitor) and visitor.message is not None and visitor.message.kind == "success"
+    tells = ("success", "warning")  # what an edit came to, with or without a notice
+    is_given_away = is_covered(visitor) and visitor.message is not None and visitor.message.kind in tells
     widgets.notice(Message("success", "Done. The result is covered.") if is_given_away else visitor.message)
     return place
 

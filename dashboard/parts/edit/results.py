@@ -106,7 +106,7 @@ def _headline(fact: Fact, rows, edited: bool, said: bool) -> None:
         before = part.new_before > part.true_before if kind == "paraphrase" else part.true_before > part.new_before
         n, n_ahead = len(part), int(ahead.sum())
         best = n if kind == "paraphrase" else int(before.sum())
-        is_waiting = not edited or (kind == "paraphrase" and (part.verdict == "waiting").any())
+        is_waiting = not edited or not best or (kind == "paraphrase" and (part.verdict == "waiting").any())
         tone = "" if is_waiting else "good" if n_ahead >= best else "bad" if n_ahead == 0 else "warn"
         symbol = {"good": "✓ ", "bad": "✗ ", "warn": "▲ ", "": ""}[tone]
         was = f" · {int(before.sum())} before" if edited else ""

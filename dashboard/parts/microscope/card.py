@@ -46,7 +46,9 @@ def show(looked: Looked) -> None:
     """Draw the card."""
     with st.container(border=True, key="card_microscope"):
         n = looked.session.n_edits
-        edited = f"before and after {n:,} edit{'s' * (n != 1)}" if n else "as loaded, nothing edited yet"
+        edited = "before and after edits that were all taken back" if looked.is_edited else \
+            "as loaded, nothing edited yet"  # fmt: skip
+        edited = f"before and after {n:,} edit{'s' * (n != 1)}" if n else edited
         widgets.heading("Look inside", edited)
         remembered(VIEW, "lens")
         st.segmented_control(

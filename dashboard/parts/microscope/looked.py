@@ -61,7 +61,8 @@ class Looked:
     @property
     def is_edited(self) -> bool:
         """Whether there is an "after"."""
-        return self.session.n_edits > 0
+        # An edit that was taken back leaves a trace in the matrices; a run's saved weights have no history.
+        return self.session.n_edits > 0 or bool(self.session.history)
 
     @property
     def join(self) -> str | None:

@@ -27,7 +27,7 @@ def answer(pair: Pair) -> None:
     runs = {"without": pair.without, "stopped": pair.stopped}
     known = mpes_pairs.known_facts(pair.runs[0])
     found = {arm: run.id for arm, run in runs.items() if run is not None}
-    widgets.answer(stopping.answer(frame, found, float(known[1].mean()) if known else None))
+    widgets.answer(stopping.answer(frame, found, known[1].tolist() if known else ()))
 
 
 def cards(pair: Pair) -> None:

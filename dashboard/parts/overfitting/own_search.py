@@ -15,6 +15,7 @@ from dashboard.elements import chart_card, widgets
 from dashboard.parts.overfitting.search_pairs import LOSS_COLUMNS, STOPPING, WITHOUT, fact_tiles
 from dashboard.reading.bundled_facts import bundled_facts
 from dashboard.reading.run_words import duration, short_model
+from dashboard.server import limits
 from dashboard.visitors import browser_session
 from dashboard.visitors.messages import Message
 from dashboard.visitors.widget_state import remembered
@@ -100,7 +101,7 @@ def _typed() -> Fact:
     """The fact as typed.
 
     Raises:
-        InputError: naming what is missing or wrong.
+        InputError: naming what is missing, wrong or too long.
     """
     left, middle, right = st.columns([2, 3, 2])
     keep = {"persist_state": "session"}
@@ -109,7 +110,9 @@ def _typed() -> Fact:
     answer = right.text_input("New answer", key="overfitting_answer", placeholder="Rome", **keep)
     if not any((text or "").strip() for text in (subject, prompt, answer)):
         raise InputError("Type a subject, a prompt with {} or the subject in it, and the new answer.")
-    return Fact(subject=subject or "", prompt=prompt or "", target_new=answer or "")
+    fact = Fact(subject=subject or "", prompt=prompt or "", target_new=answer or "")
+    limits.check_fact(fact)
+    return fact
 
 
 def _try(fact: Fact) -> None:

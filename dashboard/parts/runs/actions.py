@@ -10,7 +10,6 @@ from dashboard import links
 from dashboard.elements import widgets
 from dashboard.parts.run import live
 from dashboard.visitors.messages import Message
-from dashboard.visitors.widget_state import remembered
 from encore_core.runs import RunInfo, RunStore
 
 
@@ -47,8 +46,8 @@ def _rename_fields(store: RunStore, run: RunInfo) -> None:
     with st.popover("Rename or tag", icon=":material/edit:", key="record_rename"):
         # Each run has its own fields, so that what was typed for one does not show up at another.
         name_key, tags_key = f"name of {run.id}", f"tags of {run.id}"
-        remembered(name_key, run.name)
-        remembered(tags_key, ", ".join(run.tags))
+        _fill(name_key, run.name)
+        _fill(tags_key, ", ".join(run.tags))
         st.text_input("Name", key=name_key)
         st.text_input("Tags", key=tags_key, placeholder="lecture, week 3", help="Separated by commas.")
         st.button("Save", key="record_save", on_click=_rename, args=(store, run.id, name_key, tags_key))
@@ -64,12 +63,31 @@ def _delete(store: RunStore, run_id: str) -> Message:
     return Message("success", f"{run_id} is deleted.")
 
 
+def _fill(key: str, stored: str) -> None:
+    """Fill a field with what is stored, until something else is typed there."""
+    if key not in st.session_state or not _is_typed(key):
+        st.session_state[key] = st.session_state[_filled(key)] = stored
+
+
+def _filled(key: str) -> str:
+    return f"{key}, as stored"
+
+
+def _is_typed(key: str) -> bool:
+    return st.session_state[key] != st.session_state.get(_filled(key))
+
+
 def _rename(store: RunStore, run_id: str, name_key: str, tags_key: str) -> None:
+    """Save what was typed for name and tags; the other one may have been changed by somebody else meanwhile."""
     tags = [word.strip() for word in st.session_state[tags_key].split(",") if word.strip()]
 
     def save(store: RunStore, run_id: str) -> Message:
-        store.rename(run_id, st.session_state[name_key])
-        store.tag(run_id, tags)
+        if _is_typed(name_key):
+            store.rename(run_id, st.session_state[name_key])
+            st.session_state[_filled(name_key)] = st.session_state[name_key]
+        if _is_typed(tags_key):
+            store.tag(run_id, tags)
+            st.session_state[_filled(tags_key)] = st.session_state[tags_key]
         return Message("success", f"{run_id} is renamed and tagged.")
 
     live.attempt(save, store, run_id)

@@ -87,7 +87,7 @@ def draw_fare(view: View, found: Mapping[str, Chart], shown: Sequence[Row], abov
         persist_state="session",
     )
     if FARE in found:
-        _draw(view, found, FARE, 1, view.subset)
+        _draw(view, found, FARE, 1, view.subset, f"values after {view.at:,} edits are in the table below")
         st.caption(_meanings(shown))
 
 
@@ -101,14 +101,15 @@ def draw_norms(view: View, found: Mapping[str, Chart], above: DeltaGenerator) ->
     """The norms, as scale and layers have been chosen; `above` is a place for the heading."""
     with above:
         widgets.heading(NORMS, f"dotted line: after {view.at:,} edits")
-    _draw(view, found, NORMS, 2, view.scale)
+    _draw(view, found, NORMS, 2, view.scale, "the norms are a file under Download")
 
 
-def _draw(view: View, found: Mapping[str, Chart], heading: str, number: int, meaning: str) -> None:
+def _draw(view: View, found: Mapping[str, Chart], heading: str, number: int, meaning: str, where: str) -> None:
+    """Draw a chart of the page; `meaning` changes with what a zoom would mean, `where` says where its values are."""
     figure.draw(
         found[heading],
         key=f"compare chart {number}",
         # Changes when a zoom into the chart would mean something else.
         revision=" ".join([meaning, *view.ids]),
-        alt=f"{heading} of {', '.join(run.method for run in view.runs)}; values are in the table below.",
+        alt=f"{heading} of {', '.join(run.method for run in view.runs)}; {where}.",
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pandas as pd
-import streamlit as st
 
 from dashboard.elements import widgets
 from dashboard.parts.runs_compared.view import View
@@ -46,7 +45,7 @@ def draw(view: View, rows: Sequence[Sequence[object]], told: Sequence[str]) -> h
     hows = ("name", *("right" for _ in view.names), "right", "told", "about", "about")
     widgets.table([*zip(headings, hows, strict=True)][:-1], [row[:-1] for row in rows], table.caption)
     for line in table.notes:
-        st.caption(line)
+        widgets.remark(line)  # runs are named in it, and a name is no markdown
     return table
 
 

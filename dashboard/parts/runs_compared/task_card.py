@@ -56,13 +56,13 @@ def draw(
             persist_state="session",
         )
         st.caption(ABOUT[view.metric])
+    heading = f"{METRICS[view.metric]} of the tasks, and perplexity" if have else "Perplexity, as a ratio"
     chart_card.show(
         partial(charts.chart, frame, view.lines, titles),
         key="downstream tasks",
-        heading=f"{METRICS[view.metric]} of the tasks, and perplexity" if have else "Perplexity, as a ratio",
+        heading=heading,
         aside="against edits",
-        alt=f"{METRICS[view.metric]} of downstream tasks and perplexity against edits, of "
-        f"{', '.join(view.names)}; values are in the table below.",
+        alt=f"{heading}, against edits, of {', '.join(view.names)}; values are in the table below.",
         frame=frame,
         commands=chart_card.commands_of(view.runs),
         revision=" ".join([view.metric, *view.ids]),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from dashboard.charts.runs import RATIO
 from dashboard.parts.runs_compared.view import View
 from dashboard.reading import run_frames
 from dashboard.reading.scores_at_checkpoint import AtCheckpoints
@@ -25,7 +26,9 @@ def rows_of(view: View, frame: pd.DataFrame, raw: pd.DataFrame, titles: Mapping[
     last = {run: next((at for at in of_run if at), 0) for run, of_run in checkpoints.items()}
     rows: list[list] = [["Edits", *(f"0 → {last[run.id]:,}" if last[run.id] else "–" for run in view.runs)]]
     for metric, title in titles.items():
-        changes = (_change(*found[metric, run.id], last[run.id], gaps.get((metric, run.id))) for run in view.runs)
+        digits = 3 if metric == RATIO else 1
+        changes = (_change(*found[metric, run.id], last[run.id], gaps.get((metric, run.id)), digits)
+                   for run in view.runs)  # fmt: skip
         rows.append([title, *changes])
     if len(raw):
         counts = raw[raw["metric"].isin(["unparsable", "n"])].astype({"metric": str})
@@ -43,7 +46,12 @@ def _ends(values: AtCheckpoints, run: str, metric: str) -> tuple[float | None, f
 
 
 def _change(
-    first: float | None, last: float | None, at: int | None, usual: int, gap: tuple[int, Interval] | None
+    first: float | None,
+    last: float | None,
+    at: int | None,
+    usual: int,
+    gap: tuple[int, Interval] | None,
+    digits: int,
 ) -> str:
     """A value before and after; at which checkpoint, where that is not the run's usual one.
 
@@ -52,19 +60,20 @@ def _change(
         at: see there.
         usual: the checkpoint of most values of the run.
         gap: the checkpoint of the last answers, and the difference on them.
+        digits: after the decimal point.
     """
     if last is None:
         return "–"
     late = "" if at == usual else f" after {at:,}"
     if first is None:
-        return f"{last:,.1f}{late}"
+        return f"{last:,.{digits}f}{late}"
     if max(first, last) >= 1000:
         return f"{first:,.0f} → {last:,.0f}{late}"
-    change, between = f"{last - first:+.1f}", " "
+    change, between = f"{last - first:+.{digits}f}", " "
     if gap is not None and gap[0] == at and gap[1].low is not None:
         change += f", 95 %: {gap[1].low:+.1f} to {gap[1].high:+.1f}, n {gap[1].n}"
         between = "\n"
-    return f"{first:.1f} → {last:.1f}{between}({change}){late}".replace("-", "−")
+    return f"{first:.{digits}f} → {last:.{digits}f}{between}({change}){late}".replace("-", "−")
 
 
 def _unparsable(sums: AtCheckpoints, run: str) -> str:

@@ -113,14 +113,17 @@ def _mean_difference(gaps: Sequence[Interval], difference: float) -> tuple[float
     return difference - below, difference + above
 
 
-def guesses(raw: pd.DataFrame) -> str:
+def guesses(raw: pd.DataFrame, models: Sequence[str] = ()) -> str:
     """A sentence where the unedited model answers no better than one that guesses; "" where it does, or is unknown.
+
+    Of several models, which need not be alike, nothing is said.
 
     Args:
         raw: the series `downstream`.
+        models: names of the runs' models.
     """
     first = raw[(raw["edits"] == 0) & raw["metric"].isin(["accuracy", "n"])].astype({"metric": str, "task": str})
-    if first.empty:
+    if first.empty or len(set(models)) > 1:
         return ""
     one = first[first["run"] == first["run"].iloc[0]].pivot_table(index="task", columns="metric", values="value")
     if "accuracy" not in one or "n" not in one:
@@ -167,7 +170,7 @@ def answer(
     else:
         outcome, first = "nothing lost", "In the tasks, nothing significant"
     paper = published.lost(outcome, [one.name for one in kept], models)
-    notes = " ".join(note for note in (guesses(raw), paper) if note)
+    notes = " ".join(note for note in (guesses(raw, models), paper) if note)
     return Answer(outcome, " ".join(part for part in (f"{first}.", _figures(found), perplexity) if part), notes)
 
 

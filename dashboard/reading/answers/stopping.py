@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from dashboard.reading import paper_tables
 from dashboard.reading.answers import published
-from dashboard.reading.answers.answer import Answer
+from dashboard.reading.answers.answer import Answer, listed
 from encore_core.measures import intervals
+from encore_core.measures.intervals import Interval
+
+LONG = 1.5
+"""From this many times the steps a search is said to go on long after it could have stopped."""
 
 FEWEST = 5
 """With fewer facts nothing is said of a difference."""
 
 
-def answer(frame: pd.DataFrame, arms: Mapping[str, str], known: float | None) -> Answer:
+def answer(frame: pd.DataFrame, arms: Mapping[str, str], known: Sequence[float] = ()) -> Answer:
     """Why to stop early, from the facts that both runs edited.
 
     Args:
         frame: run, fact, probability, steps; facts that every run has.
         arms: "without" and "stopped" → the id of that run; a missing one was not run.
-        known: mean probability of facts that the model knows by itself; None where that was not measured.
+        known: probabilities of facts that the model knows by itself; none where that was not measured.
     """
     means = {arm: frame.loc[frame["run"] == run, "probability"].mean() for arm, run in arms.items()}
     if len(arms) < 2:
@@ -54,18 +59,36 @@ def answer(frame: pd.DataFrame, arms: Mapping[str, str], known: float | None) ->
         )
     if gap.value < 0:
         return Answer("the other way", f"Not for this reason here: {figures} ({ends}); {steps}.", paper)
-    text = f"Because the search goes on long after the answer is the most probable one: {figures} ({ends}); {steps}."
-    means = without["probability"].mean(), stopped["probability"].mean()
-    return Answer("overfits", f"{text}{_beside_known(*means, known)}", paper)
+    longer = intervals.of_difference(without["steps"].tolist(), stopped["steps"].tolist())
+    if not (longer.value > 0 and longer.excludes_zero):
+        why = "Because edited facts become surer than they need to be, though not by more steps"
+    elif without["steps"].mean() < LONG * stopped["steps"].mean():
+        why = "Because the search goes on after the answer is the most probable one"
+    else:
+        why = "Because the search goes on long after the answer is the most probable one"
+    arms = without["probability"].tolist(), stopped["probability"].tolist()
+    return Answer("overfits", f"{why}: {figures} ({ends}); {steps}.{_beside_known(*arms, known)}", paper)
 
 
-def _beside_known(without: float, stopped: float, known: float | None) -> str:
-    if known is None:
+def _beside_known(without: Sequence[float], stopped: Sequence[float], known: Sequence[float]) -> str:
+    """Whether the model is surer of edited facts than of those that it knows, beyond chance."""
+    usual = intervals.of_mean(known)
+    if usual is None or usual.low is None:
         return ""
-    if without > known:
-        who = "with and without MPES" if stopped > known else "without MPES, but not with it"
-        return f" Facts that the model knows by itself have {known:.2f}, so it is surer of edited ones {who}."
-    return f" Facts that the model knows by itself have {known:.2f}, so even without MPES edited ones are no surer."
+    surer = [
+        name for name, arm in (("with", stopped), ("without", without)) if _is_above(intervals.of_mean(arm), usual)
+    ]
+    told = f" Facts that the model knows by itself have {usual.value:.2f} (n {usual.n})"
+    if not surer:
+        return f"{told}; that it is surer of edited ones is not significant, with or without MPES."
+    return f"{told}, so it is surer of edited ones {listed(surer)} MPES{', but not with it' * (surer == ['without'])}."
+
+
+def _is_above(one: Interval, other: Interval) -> bool:
+    """Whether a mean is above another, independent one: the interval of the difference (Zou and Donner 2008)."""
+    if one.low is None:
+        return False
+    return one.value - other.value > math.hypot(one.value - one.low, other.high - other.value)
 
 
 def _paper() -> str:
