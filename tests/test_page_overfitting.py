@@ -374,9 +374,15 @@ def test_a_fact_is_searched_twice_on_the_visitors_model(monkeypatch):
     assert len(steps["data"]) == 5 * (2 + 1) and "as loaded" in words(app)
     visitor = app.session_state["visitor"]
     assert visitor.session.n_edits == 0 and not visitor.session.history
-    # It stays when something else on the page changes.
+    # It stands beside its own fact alone, and is there again when that one is.
     app.segmented_control(key="overfitting_source").set_value("example").run()
+    assert not figures(app)
+    app.segmented_control(key="overfitting_source").set_value("own").run()
     assert len(figures(app)) == 1
+    visitor.begin([Fact("Spain", "The capital of {} is", "Oslo", "Madrid")], 1, "skip")
+    visitor.work(lambda *_: None)
+    app.run()
+    assert not figures(app), "it was tried before this edit"
 
 
 @pytest.mark.parametrize("error", [None, RuntimeError("secret")])

@@ -33,13 +33,15 @@ class Tried:
 
     Attributes:
         fact: the fact.
-        about: the model, and its edits.
+        model: what it was tried on, see `_model`.
+        about: the model, and its edits, in words.
         trajectory: arm, step, loss, nll, kl, decay, probability.
         stopped: arm → why it stopped.
         seconds: arm → how long it took.
     """
 
     fact: Fact
+    model: tuple[object, ...]
     about: str
     trajectory: pd.DataFrame
     stopped: dict[str, str]
@@ -79,8 +81,16 @@ def card() -> None:
             _try(fact)
         widgets.notice(st.session_state.pop("overfitting_message", None))
         tried = st.session_state.get("overfitting_tried")
-        if tried is not None:
+        if tried is not None and (tried.fact, tried.model) == (fact, _model()):
             _show(tried)
+
+
+def _model() -> tuple[object, ...]:
+    """What tells the visitor's model, with the edits on it, from another one; empty before one is loaded."""
+    if "visitor" not in st.session_state:
+        return ()
+    visitor = browser_session.current()
+    return id(visitor.loading), visitor.session.seed, *map(id, visitor.session.history)
 
 
 def _example() -> Fact:
@@ -136,7 +146,7 @@ def _try(fact: Fact) -> None:
             frames.append(frame.assign(arm=arm.key, step=range(len(frame))))
         edits = f"{session.n_edits} edit{'s' * (session.n_edits != 1)} on it" if session.n_edits else "as loaded"
         about = f"{short_model(visitor.lm.name)}, {edits}"
-        st.session_state["overfitting_tried"] = Tried(fact, about, pd.concat(frames), stopped, seconds)
+        st.session_state["overfitting_tried"] = Tried(fact, _model(), about, pd.concat(frames), stopped, seconds)
     except InputError as error:
         st.session_state["overfitting_message"] = Message("error", str(error))
     except Exception:
