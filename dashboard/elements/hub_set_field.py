@@ -71,7 +71,7 @@ def _offer(name: str, key: str) -> None:
         what = f"{here.repo} at {here.revision[:8]}, {size(here.bytes)}, {wanted.licence}"
         st.caption(f"{what}; SHA-256 {here.sha256[:16]}…")
         return
-    newest = "the newest revision, for which the name then stands"
+    newest = "the newest revision, to which the name is then pinned"
     pinned = f"revision {wanted.revision[:8]}" if wanted.revision else newest
     st.caption(f"{wanted.repo}, {wanted.file}: {pinned}; {wanted.licence}.")
     # Not a callback: a callback could not show the progress.

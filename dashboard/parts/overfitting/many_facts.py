@@ -80,7 +80,7 @@ def cards(pair: Pair) -> None:
         )
         _costs(frame, arms, seconds)
     with st.container(border=True, key="card_overfitting_table"):
-        widgets.heading("Beside the paper's table 1", paper_tables.SOURCE)
+        widgets.heading("Compared with the paper's table 1", paper_tables.SOURCE)
         _table_1(pair, groups, known, seconds)
 
 
