@@ -26,6 +26,11 @@ def label(text: str, width: int = 60) -> str:
     return f"\u2068{escaped}\u2069"  # isolated, so that right-to-left text does not reorder what is beside it
 
 
+def minus(figures: str) -> str:
+    """Figures with a minus sign instead of a hyphen."""
+    return figures.replace("-", "−")
+
+
 def percent(value: float) -> str:
     """A probability as text: two significant digits, never a false 0 or 100."""
     if value < 0.0005:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from dashboard.charts.contributions import Pair, moment
+from dashboard.charts.labels import minus
 from dashboard.charts.runs import Line
 
 STILL = 5e-5
@@ -197,7 +198,7 @@ def blocks(layers: Sequence[int]) -> str:
 
 def _percent(share: float) -> str:
     told = f"{100 * share:.1f} %" if abs(share) >= 0.02 else f"{100 * share:.2f} %"
-    return told.replace("-", "−")
+    return minus(told)
 
 
 def _listed(parts: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import pandas as pd
 
-from dashboard.charts.labels import percent
+from dashboard.charts.labels import minus, percent
 from dashboard.reading.microscope_frames import row_name
 from encore_core.measures.answer_tokens import AnswerToken
 from encore_core.measures.fact_trace import FactTrace, Peak
@@ -162,10 +162,10 @@ def moved_sentence(rows: pd.DataFrame, what: str, edited: Collection[int]) -> st
     largest = rows.reindex(rows["effect"].abs().sort_values(ascending=False).index).head(3)
     parts = ", ".join(f"{row.label} {row.effect:+.2f}" for row in largest.itertuples())
     own = rows[rows["edited"]]["effect"].sum()
-    return (
+    return minus(
         f"{what[0].upper()}{what[1:]} changed by {change:+.2f}, most through {parts}. The edited MLPs "
         f"contributed {own:+.2f} of it directly; the other sublayers changed only because their input changed."
-    ).replace("-", "−")
+    )
 
 
 def strength_sentence(found: Strength) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
+from dashboard.charts.labels import minus
 from dashboard.reading.html_report import Table
 from encore_core.measures import intervals
 from encore_core.measures.generated_scores import GeneratedScores, Metric, Part
@@ -163,7 +164,7 @@ def gap_sentence(forced: Scores, generated: GeneratedScores) -> str:
     if gap.low is None or gap.n < FEWEST:
         return f"{first} Too few facts to tell how far the protocols lie apart."
     more = "more" if gap.value > 0 else "fewer"
-    between = f"{abs(gap.value):.0f} points {more} (95 %: {gap.low:+.0f} to {gap.high:+.0f})"
+    between = minus(f"{abs(gap.value):.0f} points {more} (95 %: {gap.low:+.0f} to {gap.high:+.0f})")
     verdict = "" if gap.excludes_zero else ", not significant"
     return f"{first} Teacher-forced is {between}{verdict}."
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dashboard.charts.labels import minus
 from dashboard.reading.run_words import TASKS_UNSURE, Measure
 from dashboard.reading.scores_at_checkpoint import Score
 from encore_core.measures.intervals import Interval
@@ -20,11 +21,6 @@ FEWEST = 5
 
 Differences = Mapping[tuple[str, str, str], Interval]
 """(metric, run, other run) → how much higher the run scores on the same facts."""
-
-
-def minus(figures: str) -> str:
-    """Figures with a minus sign instead of a hyphen."""
-    return figures.replace("-", "−")
 
 
 @dataclass(frozen=True)

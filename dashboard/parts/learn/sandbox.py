@@ -104,7 +104,7 @@ def attempt(
     with lm.lock:  # one turn: others wait for a trial, not between its parts
         done: dict[Choice, Trial] = lm.shared.setdefault(key, {})
         if choice not in done:
-            done[choice] = _attempt(_session(lm, choice, seed), facts, choice, seed, show)
+            done[choice] = _attempt(_session(lm, choice, seed), facts, choice, show)
         return done[choice]
 
 
@@ -113,16 +113,14 @@ def done_before(lm: EditableModel, facts: Sequence[Fact], choice: Choice, seed: 
     return lm.shared.get(_key(lm, facts, seed), {}).get(choice)
 
 
-def _attempt(
-    session: EditSession, facts: Sequence[Fact], choice: Choice, seed: int, show: Callable[[str, float], None]
-) -> Trial:
+def _attempt(session: EditSession, facts: Sequence[Fact], choice: Choice, show: Callable[[str, float], None]) -> Trial:
     lm, kept = session.lm, set(session.lm.shared)
     try:
         session.prepare(lambda what, share: show(what, 0.1 * share))
         report = session.edit(
             facts,
             known="edit",
-            targets=_search(lm, seed).of(session),
+            targets=_search(lm, session.seed).of(session),
             on_progress=lambda at: show(*_told(at, session.settings.steps)),
         )
         show("Scoring", 0.9)

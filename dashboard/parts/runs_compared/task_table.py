@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from dashboard.charts.labels import minus
 from dashboard.charts.runs import RATIO
 from dashboard.parts.runs_compared.view import View
 from dashboard.reading import run_frames
@@ -73,7 +74,7 @@ def _change(
     if gap is not None and gap[0] == at and gap[1].low is not None:
         change += f", 95 %: {gap[1].low:+.1f} to {gap[1].high:+.1f}, n {gap[1].n}"
         between = "\n"
-    return f"{first:.{digits}f} → {last:.{digits}f}{between}({change}){late}".replace("-", "−")
+    return minus(f"{first:.{digits}f} → {last:.{digits}f}{between}({change}){late}")
 
 
 def _unparsable(sums: AtCheckpoints, run: str) -> str:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from dashboard.charts.labels import minus
+
 FEW_EDITS = 500
 """With fewer edits than this, that nothing has broken says little: damage adds up over hundreds of edits."""
 
@@ -65,7 +67,7 @@ def times(ratio: float) -> str:
 def percent(share: float) -> str:
     """A share from 0 to 1: "4.7 %", "0.83 %"."""
     told = f"{100 * share:.1f} %" if abs(share) >= 0.02 else f"{100 * share:.2f} %"
-    return told.replace("-", "−")
+    return minus(told)
 
 
 def by_ratio(found: Sequence[tuple[str, float]]) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from dashboard.charts.downstream import MEAN, TASKS
+from dashboard.charts.labels import minus
 from dashboard.charts.runs import RATIO, Line
 from dashboard.reading.answers import published
 from dashboard.reading.answers.answer import FEW_EDITS, Answer, by_ratio, listed, rough_half, sentence
@@ -226,7 +227,7 @@ def _figures(found: Sequence[Loss]) -> str:
 def _gap(one: Loss) -> str:
     """The difference, with its interval where it is known."""
     text = f"{one.after - one.before:+.1f}"
-    return (text if one.is_rough else f"{text}, 95 %: {one.low:+.1f} to {one.high:+.1f}").replace("-", "−")
+    return minus(text if one.is_rough else f"{text}, 95 %: {one.low:+.1f} to {one.high:+.1f}")
 
 
 def _half(one: Loss) -> float:

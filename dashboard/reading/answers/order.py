@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from dashboard.charts.labels import minus
 from dashboard.charts.runs import RATIO
 from dashboard.reading.answers.answer import times
 from dashboard.reading.run_words import belongs
@@ -74,7 +75,7 @@ def answer(edits: int, model: str, found: Sequence[Fate]) -> str:
     rank = float(frame["growth"].rank().corr(frame["perplexity"].rank()))
     if math.isnan(rank):  # all alike
         return ""
-    told_rank = f"{rank:.2f}".replace("-", "−")
+    told_rank = minus(f"{rank:.2f}")
     most_grown, most_hurt = (max(found, key=lambda one: getattr(one, name)) for name in ("growth", "perplexity"))
     first = "The more a model grows, the more it loses" if rank >= STRONG else \
         "Growth alone does not tell which model loses most"  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from dashboard.charts.labels import minus
 from dashboard.reading import paper_tables
 from dashboard.reading.answers import published
 from dashboard.reading.answers.answer import Answer, listed
@@ -44,7 +45,7 @@ def answer(frame: pd.DataFrame, arms: Mapping[str, str], known: Sequence[float] 
     gap = intervals.of_difference(without["probability"].tolist(), stopped["probability"].tolist())
     if gap is None or gap.n < FEWEST or gap.low is None:
         return Answer("too few facts", f"Too few facts to tell: {len(both)} in both runs.")
-    ends = f"difference {gap.value:+.2f}, 95 %: {gap.low:+.2f} to {gap.high:+.2f}, n {gap.n}".replace("-", "−")
+    ends = minus(f"difference {gap.value:+.2f}, 95 %: {gap.low:+.2f} to {gap.high:+.2f}, n {gap.n}")
     figures = (
         f"mean p {without['probability'].mean():.2f} without most-probable early stopping (MPES), "
         f"{stopped['probability'].mean():.2f} with it"
