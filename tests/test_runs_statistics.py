@@ -17,7 +17,7 @@ from encore_core.editing import stored_statistics
 from encore_core.editing.covariance import SAMPLED_TEXT, windows_of
 from encore_core.editing.session import EditSession
 from encore_core.models.editable import load_model
-from encore_core.runs import MeasurePlan, RunInfo, RunStore, prepare
+from encore_core.runs import MeasurePlan, RunInfo, RunStore, key_statistics, prepare
 from encore_core.runs.compare import differences
 from encore_core.runs.export import command_line
 from encore_core.runs.heartbeat import Stopped
@@ -167,6 +167,22 @@ def test_a_chosen_file_that_is_gone_is_refused(store, submit, tiny_folder, tmp_p
     places[1].unlink()
     run = served(store, run_id)
     assert run.status == "failed" and "layer 1 that were chosen when the run was submitted" in run.error
+
+
+def test_a_choice_is_for_the_model_as_loaded_and_not_for_the_name_it_was_last_used_under(
+    store, submit, tiny_folder, tmp_path
+):
+    places = chosen_for(tiny_folder, tmp_path, 2.0)
+    begun = load_model(str(tiny_folder), "cpu", start_token="<|begin|>")
+    stored_statistics.note_model(begun.texts_key, begun.name)
+    bare = store.get(submit())
+    assert "imported" in bare.notices[-1] and "imported" in bare.statistics
+    run, other = served(store, bare.id), served(store, submit(start_token="<|begin|>"))
+    assert [row["file"] for row in run.statistics_used] == [places[layer].name for layer in (0, 1)]
+    assert other.status == "done" and other.statistics_used[0]["source"] == "bundled sample"
+    # A store of an earlier version has the files alone.
+    lm, rows = load_model(str(tiny_folder), "cpu"), [{"layer": 0, "file": places[0].name, "source": "", "tokens": 0}]
+    assert key_statistics.files_of(lm, rows, 2000, None) == {0: places[0]}
 
 
 # -- between the end of a worker and the next --------------------------------------------------------------------------

@@ -178,6 +178,12 @@ def chosen(key: str) -> dict[int, Path]:
     }
 
 
+def all_chosen() -> dict[str, dict[int, Path]]:
+    """`chosen` of every model that has a choice, by its `EditableModel.texts_key`."""
+    folders = sorted(file.parent for file in (data_folder() / "statistics").glob("*/chosen.json"))
+    return {folder.name: files for folder in folders if (files := chosen(folder.name))}
+
+
 def choose(key: str, files: Mapping[int, Path]) -> None:
     """Let edits of a model use these files by default; choices for other layers stay.
 
@@ -221,8 +227,13 @@ def known_models() -> list[KnownModel]:
 
 def key_of(name: str) -> str | None:
     """`EditableModel.texts_key` of the model last used under this name; None when it has no statistics."""
+    return next(iter(keys_of(name)), None)
+
+
+def keys_of(name: str) -> tuple[str, ...]:
+    """As `key_of`, all of them: with another number format or start token a model has another one."""
     name = absolute_folder(name)
-    return next((known.key for known in known_models() if known.name == name), None)
+    return tuple(known.key for known in known_models() if known.name == name)
 
 
 def fingerprint_of(name: str) -> str | None:

@@ -1,15 +1,15 @@
 """Which key statistics a run was submitted with, and which it has used.
 
 A model's weights are not loaded when a run is submitted, so the store records what decides its statistics: the digest
-of a text, or the name of a file that was chosen for the model. When the run begins, the worker uses exactly that,
-whatever has been chosen since, or refuses to begin and says what has changed; then it records what it has read. A
+of a text, and the files chosen by then for whichever model is loaded. When the run begins, the worker uses exactly
+that, whatever has been chosen since, or refuses to begin and says what has changed; then it records what it has read. A
 resumed run takes everything that was computed from its statistics from its saved state.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,36 +17,53 @@ from encore_core.editing import stored_statistics
 from encore_core.editing.covariance import SAMPLED_TEXT, files_used, read_text
 from encore_core.errors import InputError
 from encore_core.models.editable import EditableModel
+from encore_core.models.start_token import AUTO, NONE
 
 Rows = Sequence[Mapping[str, Any]]
-"""One row per layer, plain JSON values. Wanted: "layer", and "text" (digest) or "file" (name), "source" and "tokens";
-used: "layer", "file", "source", "tokens" (read; 0 when an imported file does not say), "content" (SHA-256 of C0)."""
+"""One row per layer, plain JSON values. Wanted: "layer", "text" (digest) and, where files are chosen, "chosen": by
+`EditableModel.texts_key` "file" (name), "source", "tokens" and "d_mlp" (None for a file that cannot be read). Earlier
+versions wrote "file", "source" and "tokens" into the row itself, instead of "text". Used: "layer", "file", "source",
+"tokens" (read; 0 when an imported file does not say), "content" (SHA-256 of C0)."""
 
 
-def wanted(model: str, layers: Iterable[int], text: Path | None) -> Rows:
+def wanted(layers: Sequence[int], text: Path | None, start_token: str) -> Rows:
     """What a run will use, as of now.
 
+    Which model the choices are for shows only when it is loaded: weights, number format and start token decide it, not
+    the name. So those of all models are taken down.
+
     Args:
-        model: its name in the plan, by which the chosen statistics are found.
         layers: blocks that are edited.
         text: from the plan, see `covariance.text_named`.
+        start_token: from the plan.
 
     Raises:
         InputError: when the text cannot be read.
     """
-    chosen: dict[int, stored_statistics.Stored] = {}
-    if text is None and (key := stored_statistics.key_of(model)) is not None:
-        chosen = {one.layer: one for one in stored_statistics.stored(key) if one.chosen}
+    if not layers:
+        return []
+    digest = recorded_digest(read_text(text or SAMPLED_TEXT))
+    of_models = stored_statistics.all_chosen() if text is None else {}
     rows: list[dict[str, Any]] = []
-    digest = None
     for layer in layers:
-        if layer in chosen:
-            one = chosen[layer]
-            rows.append({"layer": layer, "file": one.file.name, "source": one.source, "tokens": one.tokens})
-        else:
-            digest = digest or recorded_digest(read_text(text or SAMPLED_TEXT))
-            rows.append({"layer": layer, "text": digest})
+        chosen = {
+            key: _chosen(files[layer])
+            for key, files in of_models.items()
+            if layer in files and _may_be(key, start_token)
+        }
+        rows.append({"layer": layer, "text": digest} | ({"chosen": chosen} if chosen else {}))
     return rows
+
+
+def _may_be(key: str, start_token: str) -> bool:
+    """Whether a model that is loaded with this start token may have the key."""
+    return start_token == AUTO or ("-start" in key) == (start_token.lower() != NONE)
+
+
+def _chosen(file: Path) -> dict[str, Any]:
+    head = stored_statistics.read_head(file)
+    described = {"source": head.source, "tokens": head.tokens} if head else {"source": "", "tokens": 0}
+    return {"file": file.name, **described, "d_mlp": head and head.d_mlp}
 
 
 def recorded_digest(content: str) -> str:
@@ -67,14 +84,15 @@ def files_of(lm: EditableModel, rows: Rows, n_tokens: int, text: Path | None) ->
         InputError: when the text has changed since then, or a file that was chosen is gone.
     """
     folder = stored_statistics.folder_of(lm.texts_key)
-    found = {row["layer"]: folder / row["file"] for row in rows if "file" in row}
+    chosen = {row["layer"]: row.get("chosen", {}).get(lm.texts_key, row).get("file") for row in rows}
+    found = {layer: folder / name for layer, name in chosen.items() if name is not None}
     for layer, file in found.items():
         if not file.is_file():
             raise InputError(
                 f"The key statistics of layer {layer} that were chosen when the run was submitted, {file}, are not "
                 "there any more; gather or import them again with encore statistics, or start a new run."
             )
-    of_text = {row["layer"]: row["text"] for row in rows if "text" in row}
+    of_text = {row["layer"]: row["text"] for row in rows if row["layer"] not in found}
     if of_text:
         place = text or SAMPLED_TEXT
         found |= files_used(lm, list(of_text), n_tokens, place)

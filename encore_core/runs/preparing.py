@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from encore_core.editing import stored_statistics
 from encore_core.editing.covariance import BUNDLED, text_named
 from encore_core.errors import InputError, quoted
 from encore_core.facts import FOUND, Fact, duplicate_subjects, read_facts
@@ -116,8 +117,8 @@ def prepare(plan: RunPlan, facts: Sequence[Fact] | None = None, progress: Progre
     )
     lines = fact_lines(chosen)
     layers = settings.layers if settings.needs_statistics else ()
-    wanted = key_statistics.wanted(done.model, layers, text_named(plan.statistics_text))
-    statistics, told = _statistics(wanted, settings.statistics_tokens)
+    wanted = key_statistics.wanted(layers, text_named(plan.statistics_text), plan.start_token)
+    statistics, told = _statistics(wanted, done.model, settings.statistics_tokens)
     return PreparedRun(
         plan=done,
         facts=tuple(chosen),
@@ -193,17 +194,25 @@ def _absolute_text(name: str | None) -> str | None:
     return name if name in (None, BUNDLED) else str(Path(name).absolute())
 
 
-def _statistics(wanted: key_statistics.Rows, n_tokens: int) -> tuple[str, list[str]]:
-    """What C0 will be computed from, in words, and a line about it where it was chosen."""
+def _statistics(wanted: key_statistics.Rows, model: str, n_tokens: int) -> tuple[str, list[str]]:
+    """What C0 will be computed from, in words, and a line about it where it was chosen for a model of this name."""
     if not wanted:
         return NO_STATISTICS, []
-    if not any("file" in row for row in wanted):
+    choices: dict[str, None] = {}
+    for key in stored_statistics.keys_of(model):
+        chosen = {row["layer"]: row.get("chosen", {}).get(key) for row in wanted}
+        if any(chosen.values()):
+            words = {
+                layer: f"{key_statistics.words(one)}, {one['file'].split('-')[1]}"
+                if one
+                else f"bundled sample, up to {n_tokens} tokens"
+                for layer, one in chosen.items()
+            }
+            choices[key_statistics.by_layers(words)] = None
+    if not choices:
         return f"{wanted[0]['text']}, {n_tokens} tokens", []
-    of_each = {
-        row["layer"]: f"{key_statistics.words(row)}, {row['file'].split('-')[1]}"
-        if "file" in row
-        else f"bundled sample, up to {n_tokens} tokens"
-        for row in wanted
-    }
-    said = key_statistics.by_layers(of_each)
-    return said, [f"Key statistics of this model as chosen with encore statistics: {said}."]
+    said = " or ".join(choices)
+    return said, [
+        f"Key statistics of this model as chosen with encore statistics: {said}. The run uses them if it loads the "
+        "model as it was then: the same weights, start token and number format."
+    ]
