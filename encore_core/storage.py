@@ -37,7 +37,7 @@ class WriteError(InputError, OSError):
 
 
 def data_folder() -> Path:
-    """The folder for everything the program stores; made when it is missing.
+    """The folder for everything the program stores, absolute; made when it is missing.
 
     Raises:
         InputError: when the folder cannot be made or written to.
@@ -53,7 +53,7 @@ def data_folder() -> Path:
         raise InputError(
             f"The data folder {folder} cannot be made ({reason}); set ENCORE_HOME to a folder you can write to."
         ) from error
-    return folder
+    return folder.absolute()  # a process that gets it may work in another folder
 
 
 # os.path, because pathlib raises for a text that is too long for a name, or names an unknown user's home.
@@ -97,6 +97,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         WriteError: when it cannot be written, in the `with` block or here; what was there is as it was.
     """
+    path = path.absolute()  # "." has no name
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     # Every write has its own name, because threads may write the same file.

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from encore_core.storage import absolute_folder, is_file, is_folder, named_path, remove, replacing
+from encore_core import processes
+from encore_core.runs import RunStore, start_worker
+from encore_core.storage import absolute_folder, data_folder, is_file, is_folder, named_path, remove, replacing
 
 NAMES_NOTHING = ("x" * 5000, "a\0b", "~nobody-of-this-name/x", "/" + "y/" * 3000, "", "\ud800")
 
@@ -27,6 +29,17 @@ def test_folders_and_files_are_told_apart(tmp_path, monkeypatch):
     for name in (str(tmp_path / "folder"), "~/folder", "folder"):
         assert is_folder(name) and not is_file(name) and absolute_folder(name) == str(tmp_path / "folder")
     assert is_file("~/file") and not is_folder("~/file") and named_path("~/file") == tmp_path / "file"
+
+
+def test_a_relative_data_folder_is_the_same_for_a_worker(tmp_path, monkeypatch):
+    """It works in another folder than the command that starts it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ENCORE_HOME", "data")
+    assert data_folder() == tmp_path / "data" and RunStore().runs() == []
+    given = {}
+    monkeypatch.setattr(processes, "start", lambda command, log, **environment: given.update(environment))
+    start_worker(RunStore(), "cpu")
+    assert given == {"ENCORE_HOME": str(tmp_path / "data")}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a process is forked to be killed")

@@ -8,6 +8,7 @@ import sys
 from encore_core import processes
 from encore_core.runs.database import StoreError
 from encore_core.runs.store import RunStore
+from encore_core.storage import data_folder
 
 CLUSTER = "ray:"
 """How the queues of clusters begin; their worker is a driver of Ray, see `cluster.driver`, which knows this folder."""
@@ -34,7 +35,7 @@ def start_worker(store: RunStore, device: str) -> subprocess.Popen | None:
     module = "encore_core.cluster.driver" if device.startswith(CLUSTER) else "encore_core.runs.worker"
     command = [sys.executable, "-m", module, "--store", str(store.folder), "--device", device]
     try:
-        return processes.start(command, store.worker_log(device))
+        return processes.start(command, store.worker_log(device), ENCORE_HOME=str(data_folder()))
     except OSError as error:
         reason = error.strerror or error
         raise StoreError(f"No worker can be started ({reason}); the run stays in the queue.") from error
