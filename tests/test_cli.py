@@ -16,8 +16,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from encore_core.cli import main
+from encore_core.cli import _parser, main
+from encore_core.cli.places import held
 from encore_core.editing.covariance import KeySums
+from encore_core.editing.edit_file import read_edit_file
+from encore_core.editing.session import EditSession
 from encore_core.facts import Fact, read_facts, write_facts
 from encore_core.measures.answers import answer_probabilities, next_tokens
 from encore_core.models.editable import load_model
@@ -182,6 +185,62 @@ def test_an_output_folder_with_something_in_it_is_left_alone(folder, facts_file,
     assert (out / "thesis.txt").read_text(encoding="utf-8") == "years of work"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "edit --facts=~/a --out=~/a --edits=~/a --edits-out=~/a --statistics=~/a",
+        "apply --edits=~/a --out=~/a",
+        "eval --facts=~/a --edits=~/a --texts=~/a",
+        "retract --edits=~/a --edits-out=~/a --statistics=~/a",
+        "facts convert ~/a --out=~/a",
+        "facts get zsre --out=~/a",
+        "run --facts=~/a --statistics=~/a --downstream=~/a --store=~/a",
+        "runs export id --out=~/a",
+        "runs import ~/a --store=~/a",
+        "statistics --source=~/a --import=~/a",
+        "tune --facts=~/a --downstream=~/a --statistics=~/a",
+        "layers --facts=~/a --statistics=~/a",
+    ],
+)
+def test_a_home_folder_is_understood_by_every_option(words, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    options = vars(_parser().parse_args(words.split()))
+    named = [str(value) for value in options.values() if isinstance(value, str | Path) and str(value).endswith("/a")]
+    assert named == ["/home/me/a"] * words.count("~")
+
+
+def test_an_output_folder_that_cannot_be_kept_is_refused_before_the_work(facts_file, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    for edits in (out / "my.edits", tmp_path / "out" / ".." / "out" / "my.edits", out):
+        assert edit(Path("nowhere"), facts_file, out, "--edits-out", str(edits)) == 2
+        assert f"{edits} is in the output folder" in capsys.readouterr().err and out.is_dir()
+    with held(out):
+        assert edit(Path("nowhere"), facts_file, out) == 2
+    assert "Another command is about to write the output folder" in capsys.readouterr().err
+    monkeypatch.chdir(out)
+    assert edit(Path("nowhere"), facts_file, Path()) == 2
+    assert "is the current one" in capsys.readouterr().err and not list(out.iterdir())
+
+
+def test_a_folder_that_was_filled_meanwhile_is_left_alone_and_the_edits_are_kept(
+    tiny_folder, facts_file, tmp_path, capsys, monkeypatch
+):
+    out, edits = tmp_path / "out", tmp_path / "some.edits"
+    made = EditSession.edit
+
+    def filling(session, *values, **named):
+        out.mkdir()
+        (out / "thesis.txt").write_text("years of work", encoding="utf-8")
+        return made(session, *values, **named)
+
+    monkeypatch.setattr(EditSession, "edit", filling)
+    assert edit(tiny_folder, facts_file, out, "--limit", "1", "--known", "edit", "--edits-out", str(edits)) == 2
+    assert "not empty" in capsys.readouterr().err
+    assert (out / "thesis.txt").read_text(encoding="utf-8") == "years of work"
+    assert read_edit_file(edits).values["n_edits"] == 1
+
+
 def said_by(lm) -> Fact:
     """A fact whose new answer the model gives by itself."""
     for country in tiny_models.COUNTRIES:
@@ -207,6 +266,12 @@ def test_facts_that_the_model_says_already_are_skipped_or_refused(folder, tmp_pa
     report = json.loads((tmp_path / "out" / "edit_report.json").read_text(encoding="utf-8"))
     assert report["n_edits"] == 1
     assert [fact["stopped"] == "already said" for fact in report["batches"][0]["facts"]] == [True, False]
+    # A batch that was skipped as a whole is reported, too, where the edits are kept.
+    again, edits = tmp_path / "again", tmp_path / "some.edits"
+    assert edit(folder, both, again, "--batch-size", "1", "--edits-out", str(edits)) == 0
+    report = json.loads((again / "edit_report.json").read_text(encoding="utf-8"))
+    said = [[fact["stopped"] == "already said" for fact in batch["facts"]] for batch in report["batches"]]
+    assert said == [[True], [False]]
 
 
 def test_the_installed_command_refuses_without_a_traceback(tmp_path):

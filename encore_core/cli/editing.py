@@ -7,7 +7,6 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from encore_core.cli.fact_files import add_facts_options, facts_of, fitting
 from encore_core.cli.options import (
@@ -17,8 +16,10 @@ from encore_core.cli.options import (
     add_verbose_option,
     count,
     overrides,
+    path,
 )
 from encore_core.cli.output import Bar, notice, teller
+from encore_core.cli.places import check_file, check_folder, held
 from encore_core.editing.batch import TooLargeChange, batched
 from encore_core.editing.batch_report import SAID, BatchReport, refused_batch
 from encore_core.editing.covariance import text_named
@@ -27,7 +28,7 @@ from encore_core.editing.foretold_damage import perplexity_factor
 from encore_core.editing.session import EditSession
 from encore_core.errors import InputError, one_line, quoted
 from encore_core.export.card import SCORED_FACTS
-from encore_core.export.folder import check_output_folder, check_writable, versions, write_edits, write_model_folder
+from encore_core.export.folder import check_output_folder, versions, write_edits, write_model_folder
 from encore_core.facts import Fact, check_batches, duplicate_subjects
 from encore_core.facts.joining import joined
 from encore_core.methods import METHODS, find_method
@@ -49,15 +50,15 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     add_facts_options(edit, required=True)
     edit.add_argument(
         "--edits",
-        type=Path,
+        type=path,
         metavar="FILE",
         help="go on from these saved edits, as they were made; a fact that is among them is overwritten",
     )
     edit.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder to write the edited model to; must not exist or be empty"
+        "--out", type=path, metavar="DIR", help="folder to write the edited model to; must not exist or be empty"
     )
     edit.add_argument(
-        "--edits-out", type=Path, metavar="FILE", help="file to write the edits alone to; encore apply puts them back"
+        "--edits-out", type=path, metavar="FILE", help="file to write the edits alone to; encore apply puts them back"
     )
     edit.add_argument(
         "--scored", type=count, default=SCORED_FACTS, metavar="N",
@@ -73,9 +74,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
     put = commands.add_parser("apply", help="put saved edits onto their base model and write it as a folder")
     add_model_options(put)
-    put.add_argument("--edits", required=True, type=Path, metavar="FILE", help="what encore edit --edits-out wrote")
+    put.add_argument("--edits", required=True, type=path, metavar="FILE", help="what encore edit --edits-out wrote")
     put.add_argument(
-        "--out", required=True, type=Path, metavar="DIR", help="folder to write; must not exist or be empty"
+        "--out", required=True, type=path, metavar="DIR", help="folder to write; must not exist or be empty"
     )
     put.add_argument("--scored", type=count, default=SCORED_FACTS, metavar="N", help="as for encore edit")
     put.set_defaults(command=_apply)
@@ -96,33 +97,39 @@ def _edit(options: argparse.Namespace) -> None:
     _check_outputs(options)
     for (subject, _), places in duplicate_subjects(facts).items():
         notice(f"The subject {quoted(subject)} is edited {len(places)} times.")
-    lm = load(options)
-    notice(reads_texts(lm))
-    session = _session(lm, options, settings, edits)
+    with held(options.out):
+        lm = load(options)
+        notice(reads_texts(lm))
+        session = _session(lm, options, settings, edits)
+        _edit_and_write(session, facts, options)
+    if options.foretell:  # at the end, so that nothing is lost if it cannot be foretold
+        _foretell(session)
+
+
+def _edit_and_write(session: EditSession, facts: Sequence[Fact], options: argparse.Namespace) -> None:
     with Bar("Preparing") as bar:
         session.prepare(bar.share)
     notice(f"Key statistics of {session.statistics}.")
     # Problems that only the model's tokenizer can show are also found before the first batch is edited.
-    fit = fitting(lm, facts, session.prefixes_read, options, scored=options.out is not None and options.scored > 0)
+    scored = options.out is not None and options.scored > 0
+    fit = fitting(session.lm, facts, session.prefixes_read, options, scored)
     if len(fit) < len(facts):
         check_batches(fit, options.batch_size)
         facts = fit
-
     started = time.time()
+    before = [batch.report for batch in session.history]
     reports = _edit_batches(session, facts, options)
-    if options.edits_out is not None:
-        write_edit_file(options.edits_out, edit_file_of(session), versions())
-    if options.out is not None:
-        with Bar("Writing") as bar:
-            write_model_folder(
-                options.out,
-                session,
-                [batch.report for batch in session.history] or reports,
-                options.facts,
-                options.batch_size,
-                bar.share,
-                options.scored,
-            )
+    try:
+        if options.out is not None:
+            check_output_folder(options.out)  # it may have been filled meanwhile
+            with Bar("Writing") as bar:
+                write_model_folder(
+                    options.out, session, [*before, *reports], options.facts, options.batch_size, bar.share,
+                    options.scored,
+                )  # fmt: skip
+    finally:  # where one cannot be written, the other is
+        if options.edits_out is not None:
+            write_edit_file(options.edits_out, edit_file_of(session), versions())
     n_edited = _n_edited(reports)
     skipped = len(facts) - n_edited
     places = [str(place) for place in (options.out, options.edits_out) if place is not None]
@@ -133,8 +140,6 @@ def _edit(options: argparse.Namespace) -> None:
     first = f"{edited} with {session.settings.method} in {time.time() - started:.1f} s"
     first += f", {skipped} skipped" if skipped else ""
     print("; ".join(filter(None, (first, session.directions_left(), written))), file=sys.stderr)
-    if options.foretell:  # at the end, so that nothing is lost if it cannot be foretold
-        _foretell(session)
 
 
 def _foretell(session: EditSession) -> None:
@@ -232,37 +237,19 @@ def _none_edited(reports: Sequence[BatchReport]) -> str:
 def _check_outputs(options: argparse.Namespace) -> None:
     """Refuse an edit that would go over what is there."""
     if options.out is not None:
-        check_output_folder(options.out)
+        check_folder(options.out, options.edits_out)
     if options.edits_out is not None:
-        check_output_file(options.edits_out)
-
-
-def check_output_file(path: Path, what: str = "edit file") -> None:
-    """Refuse a file that cannot be written, or is there already.
-
-    Args:
-        path: where it is to be.
-        what: it is called.
-
-    Raises:
-        InputError: saying why.
-    """
-    if path.is_dir():
-        raise InputError(f"The {what} {path} is a folder; give the name of a file.")
-    if path.exists():
-        raise InputError(f"The {what} {path} exists; give a new name.")
-    if not path.parent.is_dir():
-        raise InputError(f"The {what} {path} cannot be written: the folder {path.parent} does not exist.")
-    check_writable(path)
+        check_file(options.edits_out)
 
 
 def _apply(options: argparse.Namespace) -> None:
     edits = read_edit_file(options.edits)
-    check_output_folder(options.out)
-    lm = load(options)
-    tell_other_start(edits, lm)
-    with Bar("Applying") as bar:
-        write_edits(options.out, lm, edits, options.edits, bar.share, options.scored)
+    check_folder(options.out)
+    with held(options.out):
+        lm = load(options)
+        tell_other_start(edits, lm)
+        with Bar("Applying") as bar:
+            write_edits(options.out, lm, edits, options.edits, bar.share, options.scored)
     print(f"{edits.values['n_edits']} facts put onto {lm.name}; written to {options.out}", file=sys.stderr)
 
 

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from encore_core.cli.editing import check_output_file, load, reads_texts, tell_other_start
+from encore_core.cli.editing import load, reads_texts, tell_other_start
 from encore_core.cli.fact_files import HELP, add_facts_options, facts_of
-from encore_core.cli.options import add_json_option, add_limit_option, add_model_options, positive
+from encore_core.cli.options import add_json_option, add_limit_option, add_model_options, path, positive
 from encore_core.cli.output import Bar, notice
+from encore_core.cli.places import check_file
 from encore_core.editing.edit_file import read_edit_file
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact
@@ -36,11 +37,11 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     add_model_options(score)
     add_facts_options(score, help=f"{HELP}; those of --edits by default")
-    score.add_argument("--edits", type=Path, metavar="FILE", help="put these saved edits onto the model first")
+    score.add_argument("--edits", type=path, metavar="FILE", help="put these saved edits onto the model first")
     add_limit_option(score)
     add_json_option(score)
     add_protocol_options(score, PROTOCOLS[0]).add_argument(
-        "--texts", type=Path, metavar="FILE", help="write every answer and its scores to this CSV file; must not exist"
+        "--texts", type=path, metavar="FILE", help="write every answer and its scores to this CSV file; must not exist"
     )
     score.set_defaults(command=_eval)
 
@@ -88,7 +89,7 @@ def _eval(options: argparse.Namespace) -> None:
     if "generated" not in protocols and options.texts is not None:
         raise InputError("--texts is for generated answers; add --protocol generated.")
     if options.texts is not None:
-        check_output_file(options.texts, "file of answers")
+        check_file(options.texts, "file of answers")
     judge = Judge(options.judge, options.judge_model, options.judge_seconds) if options.judge is not None else None
     edits = read_edit_file(options.edits) if options.edits is not None else None
     if options.facts is None and edits is None:

@@ -7,6 +7,7 @@ import io
 import sys
 from collections.abc import Sequence
 
+from encore_core.cli.options import path_or_name
 from encore_core.cli.output import notice
 from encore_core.errors import InputError
 from encore_core.facts import FOUND, MAX_BYTES, Fact, FactError, place_of, read_facts
@@ -22,7 +23,7 @@ HELP = 'JSON, JSONL or CSV, "bundled", "long" (10,000 facts), or - for standard 
 
 def add_facts_options(parser: argparse.ArgumentParser, **facts: object) -> None:
     """Add --facts, with the keywords of `add_argument`, --skip-bad and --find-subjects."""
-    parser.add_argument("--facts", **({"metavar": "FILE", "help": HELP} | facts))
+    parser.add_argument("--facts", **({"type": path_or_name, "metavar": "FILE", "help": HELP} | facts))
     add_reading_options(parser)
 
 

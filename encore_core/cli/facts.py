@@ -7,9 +7,8 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from encore_core.cli.editing import check_output_file, load, reads_texts
+from encore_core.cli.editing import load, reads_texts
 from encore_core.cli.fact_files import (
     FILE_BYTES,
     HELP,
@@ -18,8 +17,16 @@ from encore_core.cli.fact_files import (
     facts_of,
     source_of,
 )
-from encore_core.cli.options import add_json_option, add_limit_option, add_model_options, add_verbose_option
+from encore_core.cli.options import (
+    add_json_option,
+    add_limit_option,
+    add_model_options,
+    add_verbose_option,
+    path,
+    path_or_name,
+)
 from encore_core.cli.output import Bar, notice
+from encore_core.cli.places import check_file
 from encore_core.errors import quoted
 from encore_core.facts import FOUND, Fact, write_facts
 from encore_core.facts.checking import Checked, check_facts
@@ -38,9 +45,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     actions = facts.add_subparsers(required=True, metavar="ACTION")
 
     convert = actions.add_parser("convert", help="write a file of facts in our own form")
-    convert.add_argument("facts", metavar="IN", help=HELP)
+    convert.add_argument("facts", type=path_or_name, metavar="IN", help=HELP)
     convert.add_argument("--to", choices=("jsonl",), default="jsonl", help="form to write (default jsonl)")
-    convert.add_argument("--out", required=True, type=Path, metavar="FILE", help="file to write; must not exist")
+    convert.add_argument("--out", required=True, type=path, metavar="FILE", help="file to write; must not exist")
     add_limit_option(convert)
     add_reading_options(convert)
     add_verbose_option(convert)
@@ -53,7 +60,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--model, facts that do not fit the model count as errors too, and the answers that it gives already "
         "are listed.",
     )
-    check.add_argument("facts", metavar="FILE", help=HELP)
+    check.add_argument("facts", type=path_or_name, metavar="FILE", help=HELP)
     add_limit_option(check)
     add_find_subjects_option(check)
     add_model_options(check, default=None)
@@ -72,7 +79,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "recorded, and used from then on.",
     )
     get.add_argument("name", help="from encore facts list")
-    get.add_argument("--out", type=Path, metavar="FILE", help="file to copy it to; must not exist")
+    get.add_argument("--out", type=path, metavar="FILE", help="file to copy it to; must not exist")
     get.add_argument("--update", action="store_true", help="take the newest revision of a set of which none is pinned")
     add_json_option(get)
     add_verbose_option(get)
@@ -80,7 +87,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    check_output_file(options.out, "file of facts")
+    check_file(options.out, "file of facts")
     facts = facts_of(options, options.limit)
     write_facts(facts, options.out)
     print(f"{len(facts):,} facts written to {options.out}", file=sys.stderr)
@@ -150,7 +157,7 @@ def _list(options: argparse.Namespace) -> None:
 def _get(options: argparse.Namespace) -> None:
     wanted = find_set(options.name)
     if options.out is not None:
-        check_output_file(options.out, "file of facts")
+        check_file(options.out, "file of facts")
     with Bar("Fetching", total=None, unit="byte") as bar:
         found = fetch_set(wanted, lambda n_bytes: bar.at(n_bytes, gigabytes(n_bytes)), options.update)
     if options.update and wanted.revision is not None:

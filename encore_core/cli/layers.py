@@ -8,7 +8,7 @@ from statistics import median
 
 from encore_core.cli.editing import load
 from encore_core.cli.fact_files import HELP, add_facts_options, facts_of, fitting
-from encore_core.cli.options import add_json_option, add_model_options, overrides, positive, seed
+from encore_core.cli.options import add_json_option, add_model_options, overrides, path_or_name, positive, seed
 from encore_core.cli.output import Bar, notice, some_layers
 from encore_core.editing.covariance import text_named
 from encore_core.editing.layer_costs import layer_costs, proposed
@@ -33,7 +33,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--method", default="ENCORE-N", metavar="M", help=f"whose search is used: {', '.join(METHODS)}")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting")
     parser.add_argument("--seed", type=seed, default=0, metavar="S", help="of the sampled prefixes (default 0)")
-    parser.add_argument("--statistics", metavar="FILE", help="as for encore edit")
+    parser.add_argument("--statistics", type=path_or_name, metavar="FILE", help="as for encore edit")
     add_json_option(parser)
     parser.set_defaults(command=_layers, known="edit")
 

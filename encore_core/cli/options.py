@@ -9,6 +9,7 @@ from pathlib import Path
 from encore_core.errors import InputError, quoted
 from encore_core.methods import check_names
 from encore_core.models.editable import DTYPES
+from encore_core.storage import named_path
 
 
 class Parser(argparse.ArgumentParser):
@@ -62,7 +63,7 @@ def add_limit_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_store_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--store", type=Path, metavar="DIR", help="folder of runs (default: runs in the data folder)")
+    parser.add_argument("--store", type=path, metavar="DIR", help="folder of runs (default: runs in the data folder)")
 
 
 def add_editing_options(parser: argparse.ArgumentParser) -> None:
@@ -81,9 +82,20 @@ def add_editing_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--statistics",
+        type=path_or_name,
         metavar="FILE",
         help='text for key statistics, or "bundled" (default: what encore statistics has gathered, else bundled)',
     )
+
+
+def path(text: str) -> Path:
+    """The type of options that name a file or folder; `~` is understood."""
+    return named_path(text)
+
+
+def path_or_name(text: str) -> str:
+    """The type of options that name a file, a folder, or something by its name ("bundled"); `~` is understood."""
+    return str(named_path(text)) if text.startswith("~") else text
 
 
 def positive(text: str) -> int:

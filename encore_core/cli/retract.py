@@ -6,12 +6,12 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from encore_core.cli.editing import check_output_file, load, tell_other_start
-from encore_core.cli.options import add_json_option, add_model_options, number_list
+from encore_core.cli.editing import load, tell_other_start
+from encore_core.cli.options import add_json_option, add_model_options, number_list, path, path_or_name
 from encore_core.cli.output import Bar, notice
+from encore_core.cli.places import check_file
 from encore_core.editing.batch_report import BatchReport
 from encore_core.editing.covariance import text_named
 from encore_core.editing.edit_file import edit_file_of, read_edit_file, write_edit_file
@@ -31,15 +31,18 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "trial that keeps nothing; with neither --subject nor --number it lists the edits.",
     )
     add_model_options(parser)
-    parser.add_argument("--edits", required=True, type=Path, metavar="FILE", help="what encore edit --edits-out wrote")
+    parser.add_argument("--edits", required=True, type=path, metavar="FILE", help="what encore edit --edits-out wrote")
     parser.add_argument("--subject", metavar="S", help="take back the edit of this subject")
     parser.add_argument(
         "--prompt", metavar="P", help="which of the subject's edits: its prompt, with {} or as it reads"
     )
     parser.add_argument("--number", type=number_list, metavar="N,…", help="take back edits by number, from 1")
-    parser.add_argument("--edits-out", type=Path, metavar="FILE", help="file to write the edits to without these")
+    parser.add_argument("--edits-out", type=path, metavar="FILE", help="file to write the edits to without these")
     parser.add_argument(
-        "--statistics", metavar="FILE", help="as for the encore edit that made them (default: what it uses by default)"
+        "--statistics",
+        type=path_or_name,
+        metavar="FILE",
+        help="as for the encore edit that made them (default: what it uses by default)",
     )
     add_json_option(parser)
     parser.set_defaults(command=_retract)
@@ -55,7 +58,7 @@ def _retract(options: argparse.Namespace) -> None:
         raise InputError("There is no edit to take back; give --subject or --number.")
     edits = read_edit_file(options.edits)
     if options.edits_out is not None:
-        check_output_file(options.edits_out)
+        check_file(options.edits_out)
     lm = load(options)
     tell_other_start(edits, lm)
     session = edits.session_on(lm, statistics_text=text_named(options.statistics))

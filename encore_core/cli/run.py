@@ -14,7 +14,7 @@ from typing import Any
 
 from encore_core.cli.evaluating import add_protocol_options, protocols_of
 from encore_core.cli.fact_files import add_facts_options, facts_of
-from encore_core.cli.options import add_model_options, add_store_option, overrides, positive, seed
+from encore_core.cli.options import add_model_options, add_store_option, overrides, path_or_name, positive, seed
 from encore_core.cli.output import Bar, duration, notice
 from encore_core.cli.watching import Workers, print_ids, tell_ends, watch
 from encore_core.errors import InputError, quoted
@@ -59,14 +59,13 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="what to do with facts that the model already says (default edit)",
     )
     run.add_argument(
-        "--statistics",
-        "--statistics-text",
-        dest="statistics_text",
-        metavar="FILE",
+        "--statistics", "--statistics-text", dest="statistics_text", type=path_or_name, metavar="FILE",
         help='text for key statistics, or "bundled" (default: what encore statistics has gathered, else bundled)',
-    )
+    )  # fmt: skip
     add_protocol_options(run, ",".join(PROTOCOLS))
-    run.add_argument("--downstream", metavar="DIR", help='folder of downstream tasks, or "hub" to fetch them')
+    run.add_argument(
+        "--downstream", type=path_or_name, metavar="DIR", help='folder of downstream tasks, or "hub" to fetch them'
+    )
     run.add_argument(
         "--measure",
         action="append",

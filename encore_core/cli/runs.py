@@ -8,10 +8,9 @@ import math
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from encore_core.cli.options import add_json_option, add_store_option, add_verbose_option
+from encore_core.cli.options import add_json_option, add_store_option, add_verbose_option, path
 from encore_core.cli.output import Bar, duration
 from encore_core.cli.watching import Workers, activity, print_ids, tell_ends, watch
 from encore_core.runs.carried import import_runs
@@ -54,13 +53,13 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "export", help="write every series as CSV, the settings, the edits and the edited model"
     )
     export.add_argument("id")
-    export.add_argument("--out", required=True, type=Path, metavar="DIR", help="must not exist or be empty")
+    export.add_argument("--out", required=True, type=path, metavar="DIR", help="must not exist or be empty")
     export.add_argument("--model", action="store_true", help="write the edited model's folder, too")
     export.add_argument("--edits", action="store_true", help="write the edits as a file for encore apply, too")
     export.set_defaults(command=_export)
 
     importing = actions.add_parser("import", help="import the runs of another folder; nothing is added twice")
-    importing.add_argument("folder", type=Path, metavar="FOLDER")
+    importing.add_argument("folder", type=path, metavar="FOLDER")
     add_json_option(importing, "array")
     importing.set_defaults(command=_import)
 

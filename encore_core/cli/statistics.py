@@ -10,11 +10,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from encore_core.cli.editing import load
-from encore_core.cli.options import add_json_option, add_model_options, positive
+from encore_core.cli.options import add_json_option, add_model_options, path, path_or_name, positive
 from encore_core.cli.output import Bar, duration, notice, some_layers
 from encore_core.editing import stored_statistics
 from encore_core.editing.covariance import summary
@@ -35,7 +34,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     add_model_options(parser)
     parser.add_argument(
-        "--source", metavar="S", help=f"{', '.join(SOURCES)} or a text file: gather, and let edits use the result"
+        "--source",
+        type=path_or_name,
+        metavar="S",
+        help=f"{', '.join(SOURCES)} or a text file: gather, and let edits use the result",
     )
     parser.add_argument("--layers", metavar="L", help='for example "6-10" or "6,7,8" (default: the edited layers)')
     parser.add_argument(
@@ -46,7 +48,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--estimate", action="store_true", help="only print what it would cost")
     parser.add_argument(
-        "--import", dest="npz", type=Path, metavar="FILE", help="import an .npz file in the format that MEMIT publishes"
+        "--import", dest="npz", type=path, metavar="FILE", help="import an .npz file in the format that MEMIT publishes"
     )
     parser.add_argument("--layer", type=int, metavar="L", help="of the imported file (default: from its name)")
     parser.add_argument("--list", action="store_true", dest="listing", help="list the statistics of all models")

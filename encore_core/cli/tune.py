@@ -11,7 +11,7 @@ from typing import Any
 
 from encore_core.cli.editing import load
 from encore_core.cli.fact_files import HELP, add_facts_options, facts_of
-from encore_core.cli.options import add_json_option, add_model_options, positive, seed
+from encore_core.cli.options import add_json_option, add_model_options, path_or_name, positive, seed
 from encore_core.cli.output import Bar, duration, notice, some_layers
 from encore_core.editing.covariance import text_named
 from encore_core.errors import InputError
@@ -41,9 +41,10 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
                            "needs 2 N facts")  # fmt: skip
     tune.add_argument("--batch-size", type=positive, metavar="N",
                       help=f"with --horizon: facts edited together (default {BATCH})")  # fmt: skip
-    tune.add_argument("--downstream", metavar="DIR", help="with --horizon: folder of downstream tasks that count, too")
+    tune.add_argument("--downstream", type=path_or_name, metavar="DIR",
+                      help="with --horizon: folder of downstream tasks that count, too")  # fmt: skip
     tune.add_argument("--seed", type=seed, default=0, metavar="S", help="of prefixes and noise (default 0)")
-    tune.add_argument("--statistics", metavar="FILE", help="as for encore edit")
+    tune.add_argument("--statistics", type=path_or_name, metavar="FILE", help="as for encore edit")
     tune.add_argument(
         "--minutes",
         type=_minutes,
