@@ -81,6 +81,16 @@ def test_the_least_plan_takes_its_name_from_the_file(plan_file):
     assert read_plan(plan_file('methods = "MEMIT"\n[cluster]\ngpus = 2')).runs[0].device == "balanced"
 
 
+def test_a_home_folder_is_understood_and_data_of_tasks_may_lie_beside_the_plan(plan_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    (tmp_path / "tasks").mkdir()
+    text = 'methods = "MEMIT"\nfacts = "~/facts.jsonl"\nstatistics_text = "~/text"\n[measure]\ndownstream = "{}"'
+    [run] = read_plan(plan_file(text.format("tasks"))).runs
+    assert (run.facts, run.statistics_text) == (str(tmp_path / "me" / "facts.jsonl"), str(tmp_path / "me" / "text"))
+    assert run.measure.downstream == str(tmp_path / "tasks")
+    assert read_plan(plan_file(text.format("hub"))).runs[0].measure.downstream == "hub"
+
+
 BAD = {
     "methods = [": "is not valid TOML",
     "": "methods is missing; give for example",

@@ -39,10 +39,12 @@ from typing import Any
 from encore_core import checks
 from encore_core.errors import InputError, quoted
 from encore_core.facts.source import SETS
+from encore_core.measures.task_sets import HUB
 from encore_core.methods import METHODS, find_method
 from encore_core.ray_core import AUTO, checked_address
 from encore_core.runs.plan import MOST_EDITS, MeasurePlan, RunPlan
 from encore_core.runs.seeds import LARGEST
+from encore_core.storage import named_path
 
 MOST_RUNS = 1000
 LISTS = ("methods", "models", "facts", "seeds")
@@ -133,7 +135,7 @@ def _grid(values: Mapping[str, Any], file: Path) -> GridPlan:
     facts = [_beside(file, "facts", one) for one in lists["facts"]]
     models = [_beside(file, "models", one) for one in lists["models"]]
     settings = _settings(values.get("settings", {}), methods)
-    measure = _measure(values.get("measure", {}))
+    measure = _measure(values.get("measure", {}), file)
     common = {key: values[key] for key in PLAIN if key in values}
     if "statistics_text" in common:
         common["statistics_text"] = _beside(file, "statistics_text", common["statistics_text"])
@@ -191,9 +193,11 @@ def _list(values: Mapping[str, Any], name: str) -> list[Any]:
 
 
 def _beside(file: Path, name: str, value: Any) -> str:
-    """What a text names: a file or folder beside the plan, else the text itself."""
+    """What a text names: a file or folder beside the plan, or with `~`, else the text itself."""
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{name} {quoted(value)} is not text; put it in quotes.")
+    if value.startswith("~"):
+        return str(named_path(value))
     beside = file.parent / value
     return str(beside) if value not in SETS and beside.exists() else value
 
@@ -210,8 +214,10 @@ def _settings(values: Any, methods: list[str]) -> dict[str, dict[str, Any]]:
     return {name: common | dict(own.get(name, {})) for name in methods if name in METHODS}
 
 
-def _measure(values: Any) -> MeasurePlan:
+def _measure(values: Any, file: Path) -> MeasurePlan:
     _check_known(values, tuple(one.name for one in fields(MeasurePlan)), "field", "measure")
+    if values.get("downstream") not in (None, HUB):
+        values = dict(values) | {"downstream": _beside(file, "downstream", values["downstream"])}
     if values.get("share_cap") == "none":  # TOML has no null
         values = dict(values) | {"share_cap": None}
     return MeasurePlan(**values)

@@ -13,7 +13,6 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 
 from encore_core.editing import stored_statistics
 from encore_core.editing.covariance import BUNDLED, text_named
@@ -30,7 +29,7 @@ from encore_core.runs.facts_file import fact_lines
 from encore_core.runs.key_statistics import recorded_digest
 from encore_core.runs.plan import RunPlan
 from encore_core.runs.rows import NO_STATISTICS
-from encore_core.storage import absolute_folder
+from encore_core.storage import absolute_folder, named_path
 from encore_core.tuned_rows import Shape
 
 DUPLICATES_NAMED = 5
@@ -100,7 +99,7 @@ def prepare(plan: RunPlan, facts: Sequence[Fact] | None = None, progress: Progre
         raise InputError(f"workers = {plan.workers} share targets, and {settings.method} has none; give workers = 1.")
     tasks = None
     if plan.measure.downstream is not None:
-        tasks = tasks_folder(plan.measure.downstream, progress)
+        tasks = tasks_folder(str(named_path(plan.measure.downstream)), progress)
         load_tasks(tasks)
     chosen, moved = arranged(choose_facts(read, n_edits, plan.order, plan.seed), plan.batch_size)
     done = replace(
@@ -117,7 +116,7 @@ def prepare(plan: RunPlan, facts: Sequence[Fact] | None = None, progress: Progre
     )
     lines = fact_lines(chosen)
     layers = settings.layers if settings.needs_statistics else ()
-    wanted = key_statistics.wanted(layers, text_named(plan.statistics_text), plan.start_token)
+    wanted = key_statistics.wanted(layers, text_named(done.statistics_text), plan.start_token)
     statistics, told = _statistics(wanted, done.model, settings.statistics_tokens)
     return PreparedRun(
         plan=done,
@@ -191,7 +190,7 @@ def _for_few(settings: Settings, shape: Shape, n_edits: int) -> list[str]:
 
 
 def _absolute_text(name: str | None) -> str | None:
-    return name if name in (None, BUNDLED) else str(Path(name).absolute())
+    return name if name in (None, BUNDLED) else str(named_path(name).absolute())
 
 
 def _statistics(wanted: key_statistics.Rows, model: str, n_tokens: int) -> tuple[str, list[str]]:
