@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import tiny_runs
+import torch
 from test_runs_worker import assert_same_run, same_series
 
 from encore_core.cluster import node_task
 from encore_core.cluster.incoming import Incoming, packed
 from encore_core.cluster.node_task import DriverGone, Ticket, work
 from encore_core.cluster.nodes import versions_here
-from encore_core.runs import RunStore, resume_state
+from encore_core.editing import stored_statistics
+from encore_core.models.editable import load_model
+from encore_core.runs import RunStore, key_statistics, resume_state
 from encore_core.runs.resume_state import EDITED_FILE
 
 
@@ -93,6 +97,32 @@ def test_what_is_sent_makes_the_run_that_was_done_here(
     same_series(local, other, store, run_id)
     assert {path.name for path in store.folder_of(run_id).iterdir()} == {"facts.jsonl", EDITED_FILE}
     assert_same_run(store, run_id, run_id)
+
+
+def test_chosen_statistics_go_with_the_run_to_a_node_with_another_data_folder(
+    store, tiny_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))
+    lm = load_model(str(tiny_folder), "cpu")
+    for key, n in ((lm.texts_key, lm.d_mlp), ("0123456789abcdef", lm.d_mlp + 1)):
+        for layer in (0, 1):
+            file = stored_statistics.file_of(key, layer, "0" * 12, 50)
+            stored_statistics.save(file, 2 * torch.eye(n), "imported x.npz", 50)
+            stored_statistics.choose(key, {layer: file})
+    ready = tiny_runs.prepared(tiny_folder, tmp_path, statistics_text=None)
+    assert len(key_statistics.chosen_files(ready.statistics_wanted)) == 4
+    ready = replace(ready, statistics_wanted=key_statistics.of_size(ready.statistics_wanted, lm.d_mlp))
+    [run_id] = store.submit([ready], queue_name="ray:test")
+    ticket = Ticket(run_id, "cpu", 1, 0.0, str(tmp_path / "scratch"), versions_here())
+    with store.device_lock("ray:test"):
+        claim = store.claim("ray:test")
+        _, files = packed(store, run_id, "cpu")
+        assert sum("layer" in name for name, _ in files) == 2
+        messages = sent(store, ticket)
+        assert next(messages)[0] == "about"
+        monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "elsewhere"))
+        assert take(store, claim, messages) == ("end", "done", None)
+    assert [row["source"] for row in store.get(run_id).statistics_used] == ["imported x.npz"] * 2
 
 
 def test_a_file_in_many_parts_is_whole(store, claim, run_id, ticket, monkeypatch):

@@ -23,7 +23,7 @@ from encore_core.cluster.plan_file import GridPlan, Place, checked_name
 from encore_core.errors import InputError
 from encore_core.facts import Fact
 from encore_core.models.device_map import BALANCED
-from encore_core.runs import RunInfo, RunPlan, RunStore
+from encore_core.runs import RunInfo, RunPlan, RunStore, key_statistics
 from encore_core.runs.carried import identity
 from encore_core.runs.database import as_json
 from encore_core.runs.launch import CLUSTER
@@ -119,6 +119,8 @@ def submit(store: RunStore, plan: GridPlan, runs: Sequence[PreparedRun], join: b
     """
     queue = queue_of(plan.name)
     sizes = {model: sizes_of(model) for model in {run.plan.model for run in runs}}
+    wanted = [key_statistics.of_size(run.statistics_wanted, sizes[run.plan.model].d_mlp) for run in runs]
+    runs = [replace(run, statistics_wanted=rows) for run, rows in zip(runs, wanted, strict=True)]
     needs = [needs_of(run, sizes[run.plan.model], plan.place.cpus, plan.place.gpus, plan.place.memory) for run in runs]
     lock = FileLock(store.folder / f"ray-{plan.name}.lock")
     try:

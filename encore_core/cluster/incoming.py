@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from encore_core.runs import key_statistics
 from encore_core.runs.carried import TakenIn, pack, take_in
 from encore_core.runs.rows import Claim
 from encore_core.runs.store import RunStore
@@ -76,4 +77,8 @@ def packed(store: RunStore, run_id: str, device: str) -> tuple[Path, Sequence[Na
     states = [(f"{run_id}/{state.file}", store.folder_of(run_id) / state.file) for state in store.states(run_id)]
     own = [(str(file.relative_to(folder).as_posix()), file) for file in sorted(folder.rglob("*")) if file.is_file()]
     # The newest state; the one before it is for a disk on which that is damaged.
-    return folder, [*own, *[(name, file) for name, file in states if file.is_file()][:1]]
+    rest = [(name, file) for name, file in states if file.is_file()][:1]
+    if not rest:  # a state holds what was computed from the statistics
+        chosen = key_statistics.chosen_files(store.get(run_id).statistics_wanted)
+        rest = [(f"{run_id}/{key_statistics.SENT}/{name}", file) for name, file in chosen.items()]
+    return folder, [*own, *rest]

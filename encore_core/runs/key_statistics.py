@@ -26,6 +26,10 @@ versions wrote "file", "source" and "tokens" into the row itself, instead of "te
 "tokens" (read; 0 when an imported file does not say), "content" (SHA-256 of C0)."""
 
 
+SENT = "statistics"
+"""Folder in a run's folder for `chosen_files` on another machine, which has a data folder of its own."""
+
+
 def wanted(layers: Sequence[int], text: Path | None, start_token: str) -> Rows:
     """What a run will use, as of now.
 
@@ -66,12 +70,30 @@ def _chosen(file: Path) -> dict[str, Any]:
     return {"file": file.name, **described, "d_mlp": head and head.d_mlp}
 
 
+def of_size(rows: Rows, d_mlp: int) -> Rows:
+    """What is wanted without what was chosen for models of another size, which need not travel."""
+
+    def kept(chosen: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+        return {key: one for key, one in chosen.items() if one["d_mlp"] in (None, d_mlp)}
+
+    return [row | {"chosen": kept(row["chosen"])} if "chosen" in row else row for row in rows]
+
+
+def chosen_files(rows: Rows) -> dict[str, Path]:
+    """The files that were chosen, as far as they are here, by their names in a folder of statistics: "KEY/FILE"."""
+    named = ((key, one["file"]) for row in rows for key, one in row.get("chosen", {}).items())
+    places = {f"{key}/{name}": stored_statistics.folder_of(key) / name for key, name in named}
+    return {name: file for name, file in places.items() if file.is_file()}
+
+
 def recorded_digest(content: str) -> str:
     """16 hex digits of a text, as a run records them. File names hold a shorter one, `filename_digest`."""
     return hashlib.sha256(content.encode("utf-8")).hexdigest()[:16]
 
 
-def files_of(lm: EditableModel, rows: Rows, n_tokens: int, text: Path | None) -> dict[int, Path]:
+def files_of(
+    lm: EditableModel, rows: Rows, n_tokens: int, text: Path | None, sent: Path | None = None
+) -> dict[int, Path]:
     """Per layer the file with the wanted statistics; it exists, or will be gathered from the text.
 
     Args:
@@ -79,6 +101,7 @@ def files_of(lm: EditableModel, rows: Rows, n_tokens: int, text: Path | None) ->
         rows: what `wanted` gave when the run was submitted.
         n_tokens: tokens of the text at most.
         text: as for `wanted`.
+        sent: the folder of `chosen_files` that came with the run from another machine, if any did.
 
     Raises:
         InputError: when the text has changed since then, or a file that was chosen is gone.
@@ -86,6 +109,9 @@ def files_of(lm: EditableModel, rows: Rows, n_tokens: int, text: Path | None) ->
     folder = stored_statistics.folder_of(lm.texts_key)
     chosen = {row["layer"]: row.get("chosen", {}).get(lm.texts_key, row).get("file") for row in rows}
     found = {layer: folder / name for layer, name in chosen.items() if name is not None}
+    if sent is not None:
+        came = {layer: sent / lm.texts_key / file.name for layer, file in found.items()}
+        found |= {layer: file for layer, file in came.items() if file.is_file()}
     for layer, file in found.items():
         if not file.is_file():
             raise InputError(

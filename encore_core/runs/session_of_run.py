@@ -104,7 +104,8 @@ def _statistics(store: RunStore, info: RunInfo, lm: EditableModel) -> tuple[Path
     if not info.statistics_wanted:  # submitted by an earlier version of the program
         return text, None
     n_tokens = info.settings["statistics_tokens"]
-    return text or SAMPLED_TEXT, key_statistics.files_of(lm, info.statistics_wanted, n_tokens, text)
+    sent = store.folder_of(info.id) / key_statistics.SENT
+    return text or SAMPLED_TEXT, key_statistics.files_of(lm, info.statistics_wanted, n_tokens, text, sent)
 
 
 def restore(store: RunStore, claim: Claim, pulse: Pulse, session: EditSession) -> int:
