@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import tiny_runs
 
+from encore_core.errors import InputError
 from encore_core.runs import RunStore
 from encore_core.runs.measuring import MEASURED, Measurer
 from encore_core.runs.plan import MeasurePlan
@@ -74,3 +75,29 @@ def test_a_run_with_other_measures_measures_itself(done, tiny_folder, statistics
     store.submit([tiny_runs.prepared(tiny_folder, statistics_text, method="MEMIT", seed=0, measure=changed)])
     tiny_runs.worker(store).serve()
     assert asked[0] == (0, None)
+
+
+def test_verdicts_that_are_missing_are_not_taken_over(tiny_folder, statistics_text, tmp_path, monkeypatch):
+    """A judge that lies in the folder of the command is found by the worker; what it did not judge is asked again."""
+    judge = tmp_path / "judge.sh"
+    judge.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    measure = replace(tiny_runs.QUICK, protocols=("generated",), judge="./judge.sh", max_tokens=2)
+    with pytest.raises(InputError, match=r"The judge's program './judge.sh' is not there, or may not be executed"):
+        tiny_runs.prepared(tiny_folder, statistics_text, measure=measure)
+    judge.chmod(0o755)
+    store = RunStore(tmp_path / "runs")
+    ids = []
+    for method in METHODS:
+        run = tiny_runs.prepared(tiny_folder, statistics_text, method=method, measure=measure, n_edits=2)
+        ids += store.submit([run])
+        monkeypatch.chdir("/")
+        tiny_runs.worker(store).serve()
+        monkeypatch.chdir(tmp_path)
+        judge.write_text("#!/bin/sh\necho yes\n", encoding="utf-8")
+    assert store.get(ids[0]).plan.measure.judge == str(judge)
+    assert "The judge gave no verdict on" in store.read_log(ids[0]) and "exit code 1" in store.read_log(ids[0])
+    _, rows = store.query("SELECT run, edits, judged FROM answers")
+    missing, judged = ([judged for run, _, judged in rows if run == store.get(one).number] for one in ids)
+    assert set(missing) == {None} and set(judged) == {1}
+    assert "is taken over" not in store.read_log(ids[1])

@@ -210,6 +210,12 @@ class Measurer:
         facts = [self.facts[place] for place in places]
         # Telling is also where a run is stopped.
         found = evaluate_generated(lm, facts, self.settings, self.judge, lambda what, done, total: tell("generated"))
+        if found.n_unjudged:
+            answers = [one for of_fact in found.per_fact for one in of_fact]
+            first = next(one.unjudged for one in answers if one.judged is None)
+            log.warning(
+                "The judge gave no verdict on %d of %d answers; the first: %s", found.n_unjudged, len(answers), first
+            )
         values = dict(zip(places, fact_values.generated(found), strict=True))
         metrics = [name for name in fact_values.GENERATED if self.judge is not None or not name.endswith("_judged")]
         rows = self._rows(edits, metrics, values)

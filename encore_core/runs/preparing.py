@@ -10,7 +10,10 @@ All methods of a comparison get the same facts in the same order, whatever the m
 from __future__ import annotations
 
 import math
+import os
 import re
+import shlex
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 
@@ -18,6 +21,7 @@ from encore_core.editing import stored_statistics
 from encore_core.editing.covariance import BUNDLED, text_named
 from encore_core.errors import InputError, quoted
 from encore_core.facts import FOUND, Fact, duplicate_subjects, read_facts
+from encore_core.measures.judging import Judge
 from encore_core.measures.task_sets import tasks_folder
 from encore_core.measures.tasks import load_tasks
 from encore_core.methods import Settings, lengths_of, settings_for
@@ -29,7 +33,7 @@ from encore_core.runs.facts_file import fact_lines
 from encore_core.runs.key_statistics import recorded_digest
 from encore_core.runs.plan import RunPlan
 from encore_core.runs.rows import NO_STATISTICS
-from encore_core.storage import absolute_folder, named_path
+from encore_core.storage import absolute_folder, is_file, named_path
 from encore_core.tuned_rows import Shape
 
 DUPLICATES_NAMED = 5
@@ -88,7 +92,8 @@ def prepare(plan: RunPlan, facts: Sequence[Fact] | None = None, progress: Progre
 
     Raises:
         InputError: unreadable facts, fewer facts than edits, unknown model, method, setting, device or dtype, settings
-            out of range, unreadable text of statistics or downstream data, or a hub that cannot be reached for them.
+            out of range, unreadable text of statistics or downstream data, a hub that cannot be reached for them, or a
+            judge that cannot be run.
     """
     read = list(facts) if facts is not None else read_as(plan)
     n_edits = _number_of_edits(plan, len(read))
@@ -97,6 +102,7 @@ def prepare(plan: RunPlan, facts: Sequence[Fact] | None = None, progress: Progre
     settings = settings_for(plan.method, **asdict(shape), overrides=plan.overrides)
     if plan.workers > 1 and settings.from_gradients:
         raise InputError(f"workers = {plan.workers} share targets, and {settings.method} has none; give workers = 1.")
+    judge = _absolute_judge(plan.measure.judged_by())
     tasks = None
     if plan.measure.downstream is not None:
         tasks = tasks_folder(str(named_path(plan.measure.downstream)), progress)
@@ -107,7 +113,7 @@ def prepare(plan: RunPlan, facts: Sequence[Fact] | None = None, progress: Progre
         # The worker has another working folder.
         model=plan.model if plan.model in CATALOGUE else absolute_folder(plan.model),
         statistics_text=_absolute_text(plan.statistics_text),
-        measure=replace(plan.measure, downstream=tasks and str(tasks.absolute())),
+        measure=replace(plan.measure, downstream=tasks and str(tasks.absolute()), judge=judge),
         n_edits=n_edits,
         checkpoint_every=plan.checkpoint_every or max(plan.batch_size, math.ceil(n_edits / 10)),
         name=plan.name or f"{plan.method}, {n_edits} edits",
@@ -191,6 +197,26 @@ def _for_few(settings: Settings, shape: Shape, n_edits: int) -> list[str]:
 
 def _absolute_text(name: str | None) -> str | None:
     return name if name in (None, BUNDLED) else str(named_path(name).absolute())
+
+
+def _absolute_judge(judge: Judge | None) -> str | None:
+    """The judge as the worker can call it, from another working folder.
+
+    Raises:
+        InputError: when its program is not there.
+    """
+    if judge is None or judge.is_address:
+        return judge and judge.where
+    program, *rest = words = shlex.split(judge.where)
+    # A program that is found by its name alone keeps it: people read it beside the scores.
+    place = str(named_path(program).absolute()) if {"/", os.sep} & set(program) else program
+    if shutil.which(place) is None:
+        raise InputError(
+            f"The judge's program {quoted(program)} is not there, or may not be executed; give the path of one that "
+            "is, or the address of an OpenAI-compatible server."
+        )
+    by_path = [place, *(str(named_path(word).absolute()) if is_file(word) else word for word in rest)]
+    return judge.where if by_path == words else shlex.join(by_path)
 
 
 def _statistics(wanted: key_statistics.Rows, model: str, n_tokens: int) -> tuple[str, list[str]]:

@@ -93,6 +93,10 @@ def _first(database: Database, other: RunInfo) -> Elsewhere | None:
         for table in (*MEASURED, "scored", "measuring"):
             found = db.execute(f"SELECT * FROM {table} WHERE run = ? AND edits = 0", (other.number,)).fetchall()
             rows[table] = [tuple(row[name] for name in row.keys() if name not in ("run", "edits")) for row in found]  # noqa: SIM118
+        judged = other.plan_json.get("measure", {}).get("judge") is not None
+        unjudged = "SELECT 1 FROM answers WHERE run = ? AND edits = 0 AND judged IS NULL"
+        if judged and db.execute(unjudged, (other.number,)).fetchone():
+            return None
     seconds = {part: value for part, value in rows.pop("measuring") if part not in OWN}
     rows["norms"] = []
     rows["measures"] = [row for row in rows["measures"] if not row[0].startswith(OWN_MEASURES)]
