@@ -266,9 +266,13 @@ def test_a_models_files_are_known_by_their_content(tiny_folder, tmp_path):
 # -- Ray itself --------------------------------------------------------------------------------------------------------
 
 
-def test_without_ray_one_line_says_what_to_install(plan_file, monkeypatch, capsys):
+@pytest.mark.parametrize("command", ["cluster", "run"])
+def test_without_ray_one_line_says_what_to_install(plan_file, tiny_folder, monkeypatch, capsys, command):
     monkeypatch.setitem(sys.modules, "ray", None)
-    assert main(["cluster", "run", str(plan_file('methods = ["ENCORE"]'))]) == 2
+    words = ["cluster", "run", str(plan_file('methods = ["ENCORE"]'))]
+    if command == "run":
+        words = ["run", "--facts=bundled", f"--model={tiny_folder}", "--set=layers=0-1", "--workers=2", "--dry-run"]
+    assert main(words) == 2
     err = capsys.readouterr().err
     assert "Ray is not installed" in err and "pip install 'encore-studio[ray]'" in err and err.count("\n") == 1
 

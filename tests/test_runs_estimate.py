@@ -13,6 +13,8 @@ from encore_core.methods import settings_for
 from encore_core.models.memory import Sizes
 from encore_core.runs import MeasurePlan, PreparedRun, RunStore, estimate, prepare
 from encore_core.runs.estimate import Calibration
+from encore_core.runs.fact_order import scored_places
+from encore_core.runs.runner import SAVE_SECONDS
 
 
 @pytest.fixture
@@ -26,9 +28,9 @@ def own_home(monkeypatch, tmp_path):
 
 
 CALIBRATION = Calibration(
-    fact_seconds=1.0, fixed_share=0.0, batch_seconds=0.5, scored_fact_seconds=0.25, generated_fact_seconds=0.5,
-    perplexity_seconds=3.0, foretold_seconds=0.0, contributions_seconds=1.0, entropy_seconds=5.0,
-    downstream_test_seconds=0.5,
+    fact_seconds=1.0, fixed_share=0.0, batch_seconds=0.5, scored_prompt_seconds=0.25 / 3,
+    generated_prompt_seconds=0.5 / 3, perplexity_seconds=3.0, foretold_seconds=0.0, contributions_seconds=1.0,
+    entropy_seconds=5.0, downstream_test_seconds=0.5,
     matrices_bytes=18_000_000, preservation_bytes=94_000_000, dtype="float32", device_type="cpu",
     sizes=Sizes(n_weights=134_515_008, n_layers=30, d_model=576, d_mlp=1536, n_vocab=49152, d_heads=576, d_cache=384),
 )  # fmt: skip
@@ -47,8 +49,8 @@ def test_a_calibration_is_made_once_and_leaves_the_model_alone(gpt2, ready, monk
     made = estimate.calibrate(gpt2, ready)
     assert before.holds(gpt2)
     assert 0 <= made.fixed_share <= 0.9
-    assert made.fact_seconds > 0 and made.batch_seconds > 0 and made.scored_fact_seconds > 0
-    assert made.generated_fact_seconds == 0  # its plan asks for teacher-forced scores alone
+    assert made.fact_seconds > 0 and made.batch_seconds > 0 and made.scored_prompt_seconds > 0
+    assert made.generated_prompt_seconds == 0  # its plan asks for teacher-forced scores alone
     assert made.perplexity_seconds > 0 and made.entropy_seconds > 0 and made.contributions_seconds > 0
     assert made.matrices_bytes == 2 * 32 * 64 * 4 and made.preservation_bytes == 2 * 64 * 64 * 8
     assert made.sizes.n_weights == sum(parameter.numel() for parameter in gpt2.model.parameters())
@@ -84,17 +86,64 @@ def test_a_damaged_calibration_is_made_anew(gpt2, ready, tmp_path):
     assert file.stat().st_size > 100
 
 
+def prompts_at(run: PreparedRun) -> list[int]:
+    """Prompts at each checkpoint: three for a fact."""
+    return [3 * len(places) for places in scored_places(run.facts, run.plan)]
+
+
+def once(prompts: int) -> float:
+    """Seconds of a checkpoint."""
+    return prompts * (0.25 + 0.5) / 3 + 3 + 1 + 5
+
+
 def test_the_estimate_adds_up_what_was_timed(ready):
     """1,000 edits in batches of 50 with a checkpoint every 100, by hand."""
     run = planned(ready, n_edits=1000, batch_size=50, checkpoint_every=100, measure=MeasurePlan(share_cap=None))
     cost = estimate.estimate(run, CALIBRATION)
     saving = 10 * 2 * 112_000_000 / estimate.DISK_BYTES_PER_SECOND
-    once = (50 + 20 + 20) * (0.25 + 0.5) + 3 + 1 + 5
     assert cost.n_checkpoints == 11 and not cost.capped
     assert cost.editing_seconds == pytest.approx(1000 * 1.0 + 20 * 0.5 + saving)
-    assert cost.measuring_seconds == pytest.approx(11 * once)
+    assert cost.measuring_seconds == pytest.approx(sum(map(once, prompts_at(run))))
     assert cost.seconds == cost.editing_seconds + cost.measuring_seconds
     assert 2 * 112_000_000 < cost.disk_bytes < 3 * 112_000_000
+
+
+def test_a_fact_in_several_subsets_is_scored_once(ready):
+    """Sample, newest and first batch are the same 20 facts here; of 100 later on, 50 and some of the last and first."""
+    small = planned(ready, n_edits=20, batch_size=20, checkpoint_every=20, measure=MeasurePlan(share_cap=None))
+    assert prompts_at(small) == [60, 60]
+    large = planned(ready, n_edits=1000, batch_size=50, checkpoint_every=100, measure=MeasurePlan(share_cap=None))
+    assert all(3 * 50 <= n < 3 * 90 for n in prompts_at(large))
+    assert estimate.estimate(small, CALIBRATION).measuring_seconds == pytest.approx(2 * once(60))
+
+
+def test_a_state_is_saved_every_few_minutes_between_far_checkpoints(ready):
+    run = planned(ready, n_edits=3000, batch_size=50, checkpoint_every=3000)
+    edits = 3000 * 1.0 + 60 * 0.5
+    saves = edits / SAVE_SECONDS
+    assert saves > 10
+    cost = estimate.estimate(run, CALIBRATION)
+    assert cost.editing_seconds == pytest.approx(edits + saves * 2 * 112_000_000 / estimate.DISK_BYTES_PER_SECOND)
+
+
+def test_facts_with_more_prompts_take_longer_to_score(gpt2, ready):
+    """Four times the neighbours and paraphrases: one calibration serves both; facts without neighbours have their own."""
+    wide = replace(ready, facts=tuple(
+        replace(fact, paraphrases=fact.paraphrases * 4, neighbours=fact.neighbours * 4) for fact in ready.facts
+    ))  # fmt: skip
+    few, many = (estimate.estimate(run, CALIBRATION).measuring_seconds for run in (ready, wide))
+    n = sum(prompts_at(ready))
+    assert many - few == pytest.approx((9 / 3 - 1) * n * 0.25 / 3)
+    assert estimate._identity(gpt2, wide) == estimate._identity(gpt2, ready)
+    bare = replace(ready, facts=tuple(replace(fact, neighbours=()) for fact in ready.facts))
+    assert estimate._identity(gpt2, bare) != estimate._identity(gpt2, ready)
+
+
+def test_every_worker_has_the_model(ready):
+    """But for the statistics, which the first one alone has."""
+    one, four = (estimate.estimate(planned(ready, n_edits=100, workers=n), CALIBRATION).memory_bytes for n in (1, 4))
+    weights = 4 * CALIBRATION.sizes.n_weights
+    assert one + 3 * (estimate.PROCESS_BYTES + weights) < four < 4 * one
 
 
 def test_the_runs_of_a_comparison_measure_the_unedited_model_once(ready):
@@ -104,9 +153,10 @@ def test_the_runs_of_a_comparison_measure_the_unedited_model_once(ready):
     seeded = replace(run, plan=replace(run.plan, seed=7))
     timed = replace(CALIBRATION, foretold_seconds=2.0)
     first, second, third = estimate.estimates([run, other, seeded], [timed] * 3)
-    once = (50 + 20 + 20) * (0.25 + 0.5) + 3 + 2 + 1 + 5
-    assert first.measuring_seconds == third.measuring_seconds == pytest.approx(11 * once - 2)  # no edit costs nothing
-    assert second.measuring_seconds == pytest.approx(10 * once)
+    later = [once(n) + 2 for n in prompts_at(run)[1:]]
+    assert first.measuring_seconds == pytest.approx(sum(later) + once(prompts_at(run)[0]))  # no edit costs nothing
+    assert second.measuring_seconds == pytest.approx(sum(later))
+    assert third.measuring_seconds > second.measuring_seconds + once(0)
     assert [first] == estimate.estimates([run], [timed])
     refusing = replace(timed, contributions_seconds=0.0)
     first, second = estimate.estimates([run, other], [refusing] * 2)
@@ -142,13 +192,12 @@ def test_memory_is_no_less_than_was_seen(ready):
 def test_the_cap_bounds_measuring(ready):
     tight = planned(ready, n_edits=1000, batch_size=50, checkpoint_every=50, measure=MeasurePlan(share_cap=0.1))
     cost = estimate.estimate(tight, CALIBRATION)
-    once = (50 + 20 + 20) * (0.25 + 0.5) + 3 + 1 + 5
     # Five parts with a share each; contributions (1 s) do not use theirs up at 19 checkpoints between.
     assert cost.editing_seconds > 1000
-    between = 4 * 0.1 * cost.editing_seconds / 5 + 19 * 1
-    assert cost.capped and cost.measuring_seconds == pytest.approx(between + 2 * once)
+    between, ends = 4 * 0.1 * cost.editing_seconds / 5 + 19 * 1, sum(once(prompts_at(tight)[at]) for at in (0, -1))
+    assert cost.capped and cost.measuring_seconds == pytest.approx(between + ends)
     nothing = replace(tight, plan=replace(tight.plan, measure=MeasurePlan(share_cap=0.0)))
-    assert estimate.estimate(nothing, CALIBRATION).measuring_seconds == pytest.approx(2 * once)
+    assert estimate.estimate(nothing, CALIBRATION).measuring_seconds == pytest.approx(ends)
 
 
 @pytest.mark.parametrize(

@@ -229,6 +229,11 @@ def _tell_costs(ready: Sequence[PreparedRun], as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows))
         return
+    if plan.workers > 1:
+        notice(
+            f"the times are those of one process; {plan.workers} workers share the batches and take less. The memory "
+            "is that of all of them"
+        )
     if plan.measure.judge is not None:
         notice("the judge is not asked for this, so its time is not in these figures")
     for row in rows:

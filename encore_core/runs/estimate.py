@@ -34,15 +34,16 @@ from encore_core.measures.sublayers import measure_contributions
 from encore_core.measures.tasks import load_tasks
 from encore_core.models.editable import EditableModel, Progress
 from encore_core.models.memory import Sizes, bytes_kept, estimate_of
-from encore_core.runs.fact_order import batch_ends, checkpoints
+from encore_core.runs.fact_order import batch_ends, checkpoints, scored_places
 from encore_core.runs.measuring import ENTROPY_PROMPTS, ENTROPY_TOKENS, generation_settings, passages
 from encore_core.runs.preparing import PreparedRun
+from encore_core.runs.runner import SAVE_SECONDS
 from encore_core.runs.unedited import same_before_edits
 from encore_core.storage import data_folder, replacing
 
 log = logging.getLogger(__name__)
 
-CALIBRATION_VERSION = 4
+CALIBRATION_VERSION = 5
 CALIBRATED_FACTS = 4
 """Facts edited and scored for the timing."""
 
@@ -68,6 +69,9 @@ FIXED_TEXT_TOKENS = 2500
 PROCESS_BYTES = 500_000_000
 """Resident memory of a worker without a model: Python, torch and transformers."""
 
+KINDS = ("target_true", "paraphrases", "neighbours", "portability")
+"""Fields of a fact on which it depends with which prompts and answers it is scored."""
+
 DISK_BYTES_PER_SECOND = 200e6
 ROW_BYTES = 60
 ROWS_OF_FACT = 30
@@ -83,8 +87,8 @@ class Calibration:
             batch.
         fixed_share: of a step with so many facts, the share that does not grow with them.
         batch_seconds: to update the layers, once per batch.
-        scored_fact_seconds: to score a fact teacher-forced.
-        generated_fact_seconds: to generate a fact's answers; 0 where none are. A judge is not asked: it may cost money.
+        scored_prompt_seconds: to score a fact teacher-forced, for each of its prompts (see `n_prompts`).
+        generated_prompt_seconds: to generate the answer to one; 0 where none are. No judge is asked: it may cost money.
         perplexity_seconds, foretold_seconds, contributions_seconds, entropy_seconds: of these parts of measuring.
         downstream_test_seconds: for one test of each task; 0 without data.
         matrices_bytes: of the edited matrices.
@@ -97,8 +101,8 @@ class Calibration:
     fact_seconds: float
     fixed_share: float
     batch_seconds: float
-    scored_fact_seconds: float
-    generated_fact_seconds: float
+    scored_prompt_seconds: float
+    generated_prompt_seconds: float
     perplexity_seconds: float
     foretold_seconds: float
     contributions_seconds: float
@@ -131,12 +135,13 @@ class Estimate:
     """What a run is expected to cost.
 
     Attributes:
-        seconds: in total, without loading the model.
+        seconds: in total, without loading the model; of one process, even where several share the batches.
         editing_seconds: of them editing and saving.
         measuring_seconds: of them measuring, the plan's cap taken into account.
         capped: whether the cap will leave parts of some checkpoints out.
         n_checkpoints: checkpoints, first and last included.
-        memory_bytes: the worker's resident memory at most; on an accelerator shared between it and the machine.
+        memory_bytes: the resident memory of all the run's processes at most; on an accelerator shared between it and
+            the machine.
         disk_bytes: what the run's files take at most.
     """
 
@@ -194,7 +199,7 @@ def estimates(runs: Sequence[PreparedRun], calibrations: Sequence[Calibration]) 
     found = []
     for at, (run, calibration) in enumerate(zip(runs, calibrations, strict=True)):
         # A run takes nothing over from one whose model refused a part.
-        whole = all(seconds > 0 for is_wanted, seconds in _parts(run, calibration) if is_wanted)
+        whole = all(seconds[0] > 0 for is_wanted, seconds in _parts(run, calibration) if is_wanted)
         known = whole and any(same_before_edits(run, before) for before in runs[:at])
         found.append(estimate(run, calibration, unedited_known=known))
     return found
@@ -213,54 +218,61 @@ def estimate(run: PreparedRun, calibration: Calibration, unedited_known: bool = 
     points = checkpoints(ends, plan.checkpoint_every)
     n_facts = len(run.facts)
     state_bytes = c.matrices_bytes + c.preservation_bytes
-    saving = (len(points) - 1) * 2 * state_bytes / DISK_BYTES_PER_SECOND  # written, and read for its digest
-    editing = n_facts * c.fact_seconds_of(plan.batch_size) + len(ends) * c.batch_seconds + saving
+    editing = n_facts * c.fact_seconds_of(plan.batch_size) + len(ends) * c.batch_seconds
+    saves = max(len(points) - 1, editing / SAVE_SECONDS)
+    editing += saves * 2 * state_bytes / DISK_BYTES_PER_SECOND  # written, and read for its digest
 
     wanted = plan.measure
-    n_scored = _n_scored(run)
-    parts = [is_wanted * seconds for is_wanted, seconds in _parts(run, c)]
-    once = sum(parts)
-    first = 0.0 if unedited_known else once - wanted.foretold_damage * c.foretold_seconds  # no edit costs nothing
-    in_full, between = first + once, (len(points) - 2) * once
+    parts = [[is_wanted * one for one in seconds] for is_wanted, seconds in _parts(run, c)]
+    first, last = (sum(part[at] for part in parts) for at in (0, -1))
+    # No edit costs nothing.
+    first = 0.0 if unedited_known else first - wanted.foretold_damage * c.foretold_seconds
+    in_full, between = first + last, [sum(part[1:-1]) for part in parts]
+    capped = between
     if wanted.share_cap is not None:
-        share = wanted.share_cap * editing / max(1, sum(part > 0 for part in parts))
-        between = sum(min((len(points) - 2) * part, share) for part in parts)
+        share = wanted.share_cap * editing / max(1, sum(any(part) for part in parts))
+        capped = [min(part, share) for part in between]
+    measuring = in_full + sum(capped)
     rows = n_facts * (1 + 25 * min(1, wanted.trajectory_facts / n_facts)) + 5 * len(ends)
     n_layers = c.sizes.n_layers
     rows += len(points) * (n_layers + 9 * len(wanted.subsets) + wanted.contributions * (2 * n_layers + 1) + 10)
-    rows += len(points) * n_scored * ROWS_OF_FACT * len(wanted.protocols)
+    rows += sum(map(len, scored_places(run.facts, plan))) * ROWS_OF_FACT * len(wanted.protocols)
     memory = estimate_of(c.sizes, getattr(torch, c.dtype), run.settings, plan.batch_size, c.device_type)
+    # The other workers have the model and its edited matrices, but none of the statistics.
+    helping = (plan.workers - 1) * (PROCESS_BYTES + memory.total - memory.statistics)
     return Estimate(
-        seconds=editing + in_full + between,
+        seconds=editing + measuring,
         editing_seconds=editing,
-        measuring_seconds=in_full + between,
-        capped=between < (len(points) - 2) * once,
+        measuring_seconds=measuring,
+        capped=capped != between,
         n_checkpoints=len(points),
-        memory_bytes=PROCESS_BYTES + memory.total,
+        memory_bytes=PROCESS_BYTES + memory.total + helping,
         disk_bytes=math.ceil(2 * state_bytes + c.matrices_bytes + rows * ROW_BYTES + 1000 * n_facts),
     )
 
 
-def _n_scored(run: PreparedRun) -> int:
-    """Facts that are scored at a checkpoint, over all subsets."""
-    plan, wanted = run.plan, run.plan.measure
-    return sum(
-        min(len(run.facts), wanted.sample_facts if subset == "sample" else min(plan.batch_size, wanted.batch_facts))
-        for subset in wanted.subsets
-    )
+def n_prompts(fact: Fact) -> int:
+    """Prompts with which a fact is scored, to which the time for it is about proportional."""
+    return 1 + len(fact.paraphrases) + len(fact.neighbours) + len(fact.portability)
 
 
-def _parts(run: PreparedRun, c: Calibration) -> list[tuple[bool, float]]:
-    """The parts of measuring: whether each is wanted, and its seconds at a checkpoint; 0 where the model refuses it."""
-    wanted, n_scored = run.plan.measure, _n_scored(run)
-    return [
-        ("teacher-forced" in wanted.protocols and n_scored > 0, n_scored * c.scored_fact_seconds),
-        ("generated" in wanted.protocols and n_scored > 0, n_scored * c.generated_fact_seconds),
+def _parts(run: PreparedRun, c: Calibration) -> list[tuple[bool, list[float]]]:
+    """The parts of measuring: whether each is wanted, and its seconds at each checkpoint; 0 where the model refuses
+    it."""
+    wanted = run.plan.measure
+    prompts = [sum(n_prompts(run.facts[place]) for place in places) for places in scored_places(run.facts, run.plan)]
+    scores = bool(wanted.subsets)
+    alike = (
         (wanted.perplexity, c.perplexity_seconds),
         (wanted.foretold_damage, c.foretold_seconds),
         (wanted.contributions, c.contributions_seconds),
         (wanted.generation_entropy, c.entropy_seconds),
         (wanted.downstream is not None, wanted.downstream_tests * c.downstream_test_seconds),
+    )
+    return [
+        ("teacher-forced" in wanted.protocols and scores, [n * c.scored_prompt_seconds for n in prompts]),
+        ("generated" in wanted.protocols and scores, [n * c.generated_prompt_seconds for n in prompts]),
+        *((is_wanted, [seconds] * len(prompts)) for is_wanted, seconds in alike),
     ]
 
 
@@ -279,13 +291,19 @@ def _identity(lm: EditableModel, run: PreparedRun) -> str:
         "downstream": plan.measure.downstream is not None,
         "foretold": plan.measure.foretold_damage,
         "batch": min(plan.batch_size, CALIBRATED_FACTS),
+        # Of the facts that are timed: a question takes another time than a paraphrase.
+        "prompts": sorted({kind for fact in _timed(run) for kind in KINDS if getattr(fact, kind)}),
     }
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:24]
 
 
+def _timed(run: PreparedRun) -> list[Fact]:
+    return list(run.facts[: min(run.plan.batch_size, CALIBRATED_FACTS)])
+
+
 def _measure(lm: EditableModel, run: PreparedRun, tell: Progress) -> Calibration:
     plan = run.plan
-    facts = list(run.facts[: min(plan.batch_size, CALIBRATED_FACTS)])
+    facts = _timed(run)
 
     def session_with(**overrides: object) -> EditSession:
         return EditSession(
@@ -328,8 +346,8 @@ def _measure(lm: EditableModel, run: PreparedRun, tell: Progress) -> Calibration
         fact_seconds=(report.seconds["targets"] + report.seconds["keys"]) / len(facts),
         fixed_share=fixed_share,
         batch_seconds=report.seconds["update"],
-        scored_fact_seconds=scores / len(facts),
-        generated_fact_seconds=written / len(facts),
+        scored_prompt_seconds=scores / sum(map(n_prompts, facts)),
+        generated_prompt_seconds=written / sum(map(n_prompts, facts)),
         perplexity_seconds=read * FIXED_TEXT_TOKENS / CALIBRATED_TOKENS,
         foretold_seconds=foretold,
         contributions_seconds=contributions,

@@ -1,4 +1,5 @@
-"""The order of a run's facts: which are chosen, how they fall into batches, and where its checkpoints are."""
+"""The order of a run's facts: which are chosen, how they fall into batches, where its checkpoints are, and which facts
+are scored there."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from encore_core.errors import quoted
 from encore_core.facts import Fact
+from encore_core.runs.plan import MeasurePlan, RunPlan
 
 
 def choose_facts(facts: Sequence[Fact], n: int, order: str, seed: int) -> list[Fact]:
@@ -77,6 +79,45 @@ def checkpoints(ends: Iterable[int], every: int) -> list[int]:
             found.append(end)
         before = end
     return found if found[-1] == before else [*found, before]
+
+
+def ranks_of(n_facts: int, seed: int) -> list[int]:
+    """A rank for each fact. A sample takes the facts of lowest rank, so that samples change little during a run."""
+    ranks = list(range(n_facts))
+    random.Random(seed).shuffle(ranks)
+    return ranks
+
+
+def lowest(places: Sequence[int], ranks: Sequence[int], n: int) -> list[int]:
+    """The n places of lowest rank, ascending."""
+    return sorted(sorted(places, key=ranks.__getitem__)[:n])
+
+
+def scored_subsets(edits: int, ends: Sequence[int], ranks: Sequence[int], wanted: MeasurePlan) -> dict[str, list[int]]:
+    """Places of the facts that are scored after `edits` edits, by subset; a fact in several is scored once.
+
+    At 0 edits they are the facts to come: of all of the run's, and of its first batch.
+    """
+    first = range(ends[0])
+    newest = range(max((end for end in (0, *ends) if end < edits), default=0), edits) if edits else first
+    chosen = {
+        "sample": (range(edits or len(ranks)), wanted.sample_facts),
+        "newest": (newest, wanted.batch_facts),
+        "first": (first, wanted.batch_facts),
+    }
+    return {name: lowest(chosen[name][0], ranks, chosen[name][1]) for name in wanted.subsets}
+
+
+def scored_places(facts: Sequence[Fact], plan: RunPlan) -> list[set[int]]:
+    """Places of the facts that are scored, at each checkpoint of a run.
+
+    Args:
+        facts: of the run, in order.
+        plan: of the run, prepared.
+    """
+    ends, ranks = batch_ends(facts, plan.batch_size), ranks_of(len(facts), plan.seed)
+    at_each = (scored_subsets(edits, ends, ranks, plan.measure) for edits in checkpoints(ends, plan.checkpoint_every))
+    return [set().union(*subsets.values()) for subsets in at_each]
 
 
 def _where(fact: Fact) -> str:

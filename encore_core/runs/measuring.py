@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import logging
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +35,7 @@ from encore_core.measures.sublayers import measure_contributions
 from encore_core.measures.tasks import load_tasks
 from encore_core.models.editable import EditableModel
 from encore_core.runs import fact_values
+from encore_core.runs.fact_order import lowest, ranks_of, scored_subsets
 from encore_core.runs.plan import MeasurePlan, RunPlan
 from encore_core.runs.rows import CheckpointRecord
 
@@ -75,10 +75,7 @@ class Measurer:
         with session.pristine() as lm:
             self.original_norms = matrix_norms({layer: lm.matrix(layer) for layer in range(lm.n_layers)})
             self.passages = passages(lm)
-        # Every fact has a rank; a sample takes the facts of lowest rank, so that samples change little.
-        ranks = list(range(len(facts)))
-        random.Random(plan.seed).shuffle(ranks)
-        self.ranks = ranks
+        self.ranks = ranks_of(len(facts), plan.seed)
         folder = plan.measure.downstream
         self.tasks = load_tasks(Path(folder)) if folder is not None else None
         self.judge = plan.measure.judged_by()
@@ -175,24 +172,8 @@ class Measurer:
         return {"norms": [(layer, norm, ratios[layer]) for layer, norm in norms.items()]}
 
     def subsets(self, edits: int) -> dict[str, list[int]]:
-        """Places of the facts that are scored after `edits` edits, by subset.
-
-        At 0 edits they are the facts to come: of all of the run's, and of its first batch.
-        """
-        wanted = self.plan.measure
-        first = range(self.ends[0])
-        newest = range(max((end for end in (0, *self.ends) if end < edits), default=0), edits) if edits else first
-        so_far = range(edits or len(self.facts))
-        chosen = {
-            "sample": (so_far, wanted.sample_facts),
-            "newest": (newest, wanted.batch_facts),
-            "first": (first, wanted.batch_facts),
-        }
-        return {name: self._lowest(*chosen[name]) for name in wanted.subsets}
-
-    def _lowest(self, places: Sequence[int], n: int) -> list[int]:
-        """The n places of lowest rank, ascending."""
-        return sorted(sorted(places, key=self.ranks.__getitem__)[:n])
+        """Places of the facts that are scored after `edits` edits, by subset."""
+        return scored_subsets(edits, self.ends, self.ranks, self.plan.measure)
 
     def _scores(self, lm: EditableModel, edits: int) -> Rows:
         generate = self.plan.measure.generate
@@ -266,7 +247,7 @@ class Measurer:
         return {"contributions": rows}
 
     def _entropy(self, lm: EditableModel) -> Rows:
-        prompts = [self.facts[place].text for place in self._lowest(range(len(self.facts)), ENTROPY_PROMPTS)]
+        prompts = [self.facts[place].text for place in lowest(range(len(self.facts)), self.ranks, ENTROPY_PROMPTS)]
         room = lm.max_length - max(len(encode(lm, prompt).ids) for prompt in prompts)
         n_tokens = max(1, min(ENTROPY_TOKENS, room))
         found = generation_entropy(lm, prompts, n_tokens, self.plan.seed)

@@ -27,6 +27,7 @@ from encore_core.measures.tasks import load_tasks
 from encore_core.methods import Settings, lengths_of, settings_for
 from encore_core.models.device_map import device_name
 from encore_core.models.editable import CATALOGUE, Progress, describe_model
+from encore_core.ray_core import ray_module
 from encore_core.runs import key_statistics
 from encore_core.runs.fact_order import arranged, choose_facts
 from encore_core.runs.facts_file import fact_lines
@@ -92,16 +93,15 @@ def prepare(plan: RunPlan, facts: Sequence[Fact] | None = None, progress: Progre
 
     Raises:
         InputError: unreadable facts, fewer facts than edits, unknown model, method, setting, device or dtype, settings
-            out of range, unreadable text of statistics or downstream data, a hub that cannot be reached for them, or a
-            judge that cannot be run.
+            out of range, several workers without Ray, unreadable text of statistics or downstream data, a hub that
+            cannot be reached for them, or a judge that cannot be run.
     """
     read = list(facts) if facts is not None else read_as(plan)
     n_edits = _number_of_edits(plan, len(read))
     device = device_name(plan.device)
     shape = describe_model(plan.model, plan.dtype, progress)
     settings = settings_for(plan.method, **asdict(shape), overrides=plan.overrides)
-    if plan.workers > 1 and settings.from_gradients:
-        raise InputError(f"workers = {plan.workers} share targets, and {settings.method} has none; give workers = 1.")
+    _check_workers(plan, settings)
     judge = _absolute_judge(plan.measure.judged_by())
     tasks = None
     if plan.measure.downstream is not None:
@@ -157,6 +157,15 @@ def _number_of_edits(plan: RunPlan, n_facts: int) -> int:
             f"give a number up to {n_facts}, or a larger file."
         )
     return n_edits
+
+
+def _check_workers(plan: RunPlan, settings: Settings) -> None:
+    """Refuse several workers where the method or this machine has no use for them."""
+    if plan.workers == 1:
+        return
+    if settings.from_gradients:
+        raise InputError(f"workers = {plan.workers} share targets, and {settings.method} has none; give workers = 1.")
+    ray_module()
 
 
 def _duplicates(facts: Sequence[Fact]) -> list[str]:
