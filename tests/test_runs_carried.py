@@ -15,6 +15,7 @@ from encore_core.errors import InputError
 from encore_core.runs import RunStore, carried, runner
 from encore_core.runs.resume_state import EDITED_FILE, DiskFull
 from encore_core.runs.rows import RunInfo
+from encore_core.runs.schema import SCHEMA_VERSION, SINCE, later
 
 
 @pytest.fixture
@@ -190,6 +191,25 @@ def test_what_cannot_be_imported_is_told_in_one_line(store, submit, tmp_path, ca
 def change(store: RunStore, assignment: str) -> None:
     with sqlite3.connect(store.file) as db:
         db.execute(f"UPDATE runs SET {assignment}")
+
+
+def test_a_folder_of_an_earlier_version_is_read_and_left_as_it_is(store, submit, tmp_path):
+    run_id = submit()
+    there = sent(store, run_id, tmp_path / "there")
+    tiny_runs.worker(there).serve()
+    with sqlite3.connect(there.file) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        for table in ("runs", "scores", "downstream"):
+            for name in later(table, SCHEMA_VERSION - 1):
+                db.execute(f"ALTER TABLE {table} DROP COLUMN {name}")
+        for table in SINCE:
+            db.execute(f"DROP TABLE {table}")
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION - 1}")
+    db.close()
+    before = {path: path.read_bytes() for path in there.folder.rglob("*") if path.is_file()}
+    assert carried.import_runs(store, there.folder)[0].is_done
+    assert before == {path: path.read_bytes() for path in there.folder.rglob("*") if path.is_file()}
+    assert {path.name for path in store.folder.glob(".import-*")} == set()
 
 
 def test_the_store_itself_is_refused(store, submit):

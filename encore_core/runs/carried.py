@@ -34,7 +34,7 @@ from encore_core.runs.resume_state import adopt_matrices, adopt_state, remove_ot
 from encore_core.runs.rows import Claim, RunInfo, SavedState
 from encore_core.runs.schema import BY_EDITS, END_AT
 from encore_core.runs.store import RunStore
-from encore_core.storage import replacing
+from encore_core.storage import replacing, writing
 
 SERIES = tuple(table for table in BY_EDITS if table != "states")
 
@@ -139,6 +139,8 @@ def import_runs(store: RunStore, folder: Path | str) -> list[TakenIn]:
         store: where to.
         folder: what `pack` made and a worker has worked on, or any folder of runs.
 
+    The folder is only read.
+
     Returns:
         what was done with each run. A second call with the same folder changes nothing.
 
@@ -154,14 +156,29 @@ def import_runs(store: RunStore, folder: Path | str) -> list[TakenIn]:
         )
     if folder.resolve() == store.folder.resolve():
         raise InputError(f"{folder} is the store itself; give another folder.")
-    source = RunStore(folder)
-    runs = source.runs()
-    for run in runs:
-        if run.status == "running":
-            raise InputError(f"Run {run.id} in {folder} is running; import it when it has ended.")
     with tempfile.TemporaryDirectory(dir=store.folder, prefix=".import-") as copied:
+        source = _copy_of(folder, Path(copied) / "as it is")
+        runs = source.runs()
+        for run in runs:
+            if run.status == "running":
+                raise InputError(f"Run {run.id} in {folder} is running; import it when it has ended.")
         snapshot(source, Path(copied))
         return [take_in(store, Path(copied), run.id, files=folder) for run in reversed(runs)]
+
+
+def _copy_of(folder: Path, place: Path) -> RunStore:
+    """A copy of a folder's database, brought up to date. The folder itself may be of an earlier version and read-only.
+
+    Raises:
+        StoreError: when it is damaged, or of a newer version.
+        WriteError: when there is no room for it.
+    """
+    with writing(place):
+        place.mkdir()
+        for name in ("runs.sqlite", "runs.sqlite-wal"):
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, place / name)
+    return RunStore(place)
 
 
 def take_in(
