@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,11 +20,11 @@ def started(monkeypatch) -> list:
     """The command that would have been run, and its environment."""
     found = []
 
-    def run(command, env):
-        found.append((command, env))
-        return type("Done", (), {"returncode": 0})()
+    def become(command, environment):
+        found.append((command, environment))
+        return 0
 
-    monkeypatch.setattr(app.subprocess, "run", run)
+    monkeypatch.setattr(app, "become", become)
     return found
 
 
@@ -82,3 +84,14 @@ def test_what_cannot_be_served_is_one_line(words, said, started, capsys):
 def test_the_data_folder_of_the_surroundings_is_used(started):
     assert main(["app", "--port", str(free_port())]) == 0
     assert started[0][1]["ENCORE_HOME"] == os.environ["ENCORE_HOME"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="on Windows the server is a process of its own")
+def test_whoever_ends_the_command_ends_the_server():
+    """Docker, systemd and kill know the command's process alone; a server that outlived it would keep the port."""
+    server = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    code = f"from encore_core.cli.app import *; become([sys.executable, '-c', {server!r}], os.environ)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as command:
+        assert int(command.stdout.readline()) == command.pid
+        command.terminate()
+        assert command.wait(10) == -signal.SIGTERM

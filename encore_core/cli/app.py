@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +51,21 @@ def serve(options: argparse.Namespace) -> int:
     check_address(settings["server.address"], settings["server.port"])
     # The server must not import what happens to be in the current folder.
     environment = ENVIRONMENT | os.environ | {"PYTHONSAFEPATH": "1"}
+    return become([sys.executable, "-m", "streamlit", "run", str(SERVER), *flags(settings)], environment)
+
+
+def become(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run a command in place of this process, so that whoever ends the process ends the command.
+
+    Returns:
+        its exit code, on Windows, where it is a process of its own.
+    """
+    sys.stdout.flush()
+    if os.name == "posix":
+        os.execve(command[0], command, environment)
     try:
-        return subprocess.run(
-            [sys.executable, "-m", "streamlit", "run", str(SERVER), *flags(settings)], env=environment
-        ).returncode
-    except KeyboardInterrupt:  # the server has received it as well, and has ended
+        return subprocess.run(command, env=environment).returncode
+    except KeyboardInterrupt:  # the command has received it as well, and has ended
         return 0
 
 
