@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import sys
 import threading
 import time
@@ -18,7 +19,7 @@ from encore_core.editing.session import EditSession
 from encore_core.errors import InputError
 from encore_core.facts import write_facts
 from encore_core.runs import RunStore, series
-from encore_core.runs.heartbeat import Pulse
+from encore_core.runs.heartbeat import Pulse, Stopped
 
 SETTINGS = [f"--set={name}={value}" for name, value in tiny_runs.SETTINGS.items() if name != "lambda_n"]
 FEW = ["--measure=subsets=sample", "--measure=sample_facts=3", "--measure=generate=false", "--measure=perplexity=false",
@@ -69,6 +70,7 @@ def run(tiny_folder, statistics_text, facts, store, workers):
              f"--statistics-text={statistics_text}", *SETTINGS, *FEW, *words]
         )  # fmt: skip
 
+    call.places = (tiny_folder, statistics_text)
     return call
 
 
@@ -157,6 +159,33 @@ def test_ctrl_c_leaves_a_run_to_be_resumed(run, store, capsys, monkeypatch):
     assert store.get(info.id).status == "done"
     assert runs(store, "resume", info.id) == 2
     assert "is done" in capsys.readouterr().err
+
+
+def test_a_run_whose_worker_was_killed_is_no_success(run, store, capsys, monkeypatch):
+    def stopped(session, facts, **values):
+        raise Stopped("interrupt")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EditSession, "edit", stopped)
+        assert run() == 2
+        [info] = store.runs()
+        said = capsys.readouterr().err
+        assert info.status == "interrupted" and f"encore: Interrupted, not done: {info.id}" in said
+        assert runs(store, "resume", info.id) == 2
+    assert runs(store, "resume", info.id) == 0
+
+
+def test_a_run_that_cannot_be_resumed_leaves_none_in_the_queue_without_a_worker(run, store, workers, capsys):
+    ready = [tiny_runs.prepared(*run.places) for _ in range(3)]
+    stopped, done, waiting = store.submit(ready)
+    store.interrupt(stopped)
+    with sqlite3.connect(store.file) as db:
+        db.execute("UPDATE runs SET status = 'done', queue_place = NULL WHERE id = ?", (done,))
+    assert runs(store, "resume", stopped, done) == 2
+    assert f"Run {done} is done" in capsys.readouterr().err and store.get(stopped).status == "interrupted"
+    # One that is in the queue, without a worker, gets one; and a run that is named twice is resumed once.
+    assert runs(store, "resume", waiting, stopped, stopped) == 0
+    assert {store.get(one).status for one in (stopped, waiting)} == {"done"}
 
 
 def test_cancelling(run, store, workers, monkeypatch, capsys):

@@ -127,7 +127,7 @@ def test_a_state_is_saved_every_few_minutes_between_far_checkpoints(ready):
 
 
 def test_facts_with_more_prompts_take_longer_to_score(gpt2, ready):
-    """Four times the neighbours and paraphrases: one calibration serves both; facts without neighbours have their own."""
+    """Four times the neighbours and paraphrases: one calibration serves both. Without neighbours there is another."""
     wide = replace(ready, facts=tuple(
         replace(fact, paraphrases=fact.paraphrases * 4, neighbours=fact.neighbours * 4) for fact in ready.facts
     ))  # fmt: skip

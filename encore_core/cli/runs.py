@@ -16,6 +16,7 @@ from encore_core.cli.watching import Workers, activity, print_ids, tell_ends, wa
 from encore_core.runs.carried import import_runs
 from encore_core.runs.export import export_run, sample_scores, settings_of_run
 from encore_core.runs.fact_values import NO_INTERVAL, protocol
+from encore_core.runs.queue import check_resumable
 from encore_core.runs.rows import RunInfo
 from encore_core.runs.store import RunStore
 
@@ -142,14 +143,17 @@ def _print_scores(found: Mapping[str, Any]) -> None:
 
 def _resume(options: argparse.Namespace) -> None:
     store = RunStore(options.store)
-    runs = [store.resume(run_id) for run_id in options.id]
+    ids = list(dict.fromkeys(options.id))
+    for run_id in ids:  # so that none is put into the queue, and left there, where another is refused
+        check_resumable(store.get(run_id))
+    runs = [store.resume(run_id) for run_id in ids]
     workers = Workers(store)
     for device in {run.device for run in runs}:
         workers.ensure(device)
     if not options.detach:
-        watch(store, options.id, workers)
-    print_ids(store, options.id, options.json)
-    tell_ends(store, options.id)
+        watch(store, ids, workers)
+    print_ids(store, ids, options.json)
+    tell_ends(store, ids)
 
 
 def _cancel(options: argparse.Namespace) -> None:

@@ -102,14 +102,19 @@ def _interrupt(store: RunStore, ids: Sequence[str]) -> None:
     notice("Stopping; the state is being saved. Ctrl-C once more leaves that to the worker.")
     while not all(store.get(run_id).ended for run_id in waiting):
         time.sleep(POLL_SECONDS)
-    tell_ends(store, waiting)
+    tell_ends(store, waiting, asked=True)
 
 
-def tell_ends(store: RunStore, ids: Sequence[str]) -> None:
+def tell_ends(store: RunStore, ids: Sequence[str], asked: bool = False) -> None:
     """Say which runs ended without being done.
 
+    Args:
+        store: where they are.
+        ids: of the runs.
+        asked: whether this command interrupted them.
+
     Raises:
-        InputError: when one has failed.
+        InputError: when one has failed, or was interrupted though this command did not ask for it.
     """
     runs = [store.get(run_id) for run_id in ids]
     for run in runs:
@@ -119,6 +124,9 @@ def tell_ends(store: RunStore, ids: Sequence[str]) -> None:
     for run in runs:
         if run.status == "failed":
             raise InputError(f"Run {run.id} failed: {run.error} What it had is kept: encore runs resume {run.id}")
+    stopped = [run.id for run in runs if run.status == "interrupted"]
+    if stopped and not asked:
+        raise InputError(f"Interrupted, not done: {', '.join(stopped)}; encore runs resume {' '.join(stopped)}")
 
 
 def print_ids(store: RunStore, ids: Sequence[str], as_json: bool) -> None:

@@ -123,12 +123,14 @@ def _ask_to_stop(database: Database, run_id: str, stop: str, status: str) -> Run
 
 
 def resume(database: Database, run_id: str) -> RunInfo:
-    """Put a run that was interrupted, cancelled or has failed back at the end of the queue.
+    """Put a run that was interrupted, cancelled or has failed back at the end of the queue; one in it keeps its place.
 
     Raises:
         InputError: when it has another status.
     """
     run = get(database, run_id)
+    if run.status == "queued":
+        return run
     with database.writing() as db:
         marks = ", ".join("?" * len(RESUMABLE))
         found = db.execute(
@@ -139,8 +141,18 @@ def resume(database: Database, run_id: str) -> RunInfo:
         ).fetchall()
     now = get(database, run_id)
     if not found:
-        raise InputError(f"Run {run.id} is {now.status}; only a run that is {_any_of(RESUMABLE)} can be resumed.")
+        check_resumable(now)
     return now
+
+
+def check_resumable(run: RunInfo) -> None:
+    """Refuse a run that cannot be put back into the queue and is not in it.
+
+    Raises:
+        InputError: saying what it is.
+    """
+    if run.status not in ("queued", *RESUMABLE):
+        raise InputError(f"Run {run.id} is {run.status}; only a run that is {_any_of(RESUMABLE)} can be resumed.")
 
 
 def delete(database: Database, run_id: str) -> None:
