@@ -52,6 +52,8 @@ def test_a_model_that_needs_several_devices_says_so():
 def test_runs_are_laid_side_by_side():
     costs = [replace(cost(), seconds=seconds) for seconds in (3.0, 1.0, 2.0)]
     assert [together(costs, n) for n in (1, 2, 3, 9)] == [6.0, 3.0, 3.0, 3.0]
+    shared = [replace(one, devices=2, workers=4) for one in costs]
+    assert [together(shared, n) for n in (8, 16, 24)] == [6.0, 3.0, 3.0]
 
 
 def test_the_command(tmp_path, tiny_folder, capsys):
@@ -66,6 +68,8 @@ def test_the_command(tmp_path, tiny_folder, capsys):
     assert main([*words, "--json", "--devices", "2"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert len(found["runs"]) == 2 and found["seconds"] == max(run["seconds"] for run in found["runs"])
+    assert main([*words, "--workers", "4"]) == 2  # a plan's runs have one each
+    assert "unrecognized arguments: --workers 4" in capsys.readouterr().err
     assert main([*words, "--hardware", "h10"]) == 2
     assert "Unknown hardware 'h10'; did you mean 'h100'?" in capsys.readouterr().err
 

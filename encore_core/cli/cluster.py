@@ -44,9 +44,6 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     cost.add_argument("--hardware", default="h100", metavar="H", help=f"one of {', '.join(h.name for h in HARDWARE)}")
     cost.add_argument("--devices", type=positive, default=1, metavar="N", help="devices of the cluster (default 1)")
     cost.add_argument(
-        "--workers", type=positive, default=1, metavar="N", help="devices of one run that share its batches (default 1)"
-    )
-    cost.add_argument(
         "--steps", type=positive, metavar="S", help="evaluations per fact (default: as many as the settings allow)"
     )
     add_json_option(cost)
@@ -141,8 +138,7 @@ def _cost(options: argparse.Namespace) -> None:
                 run.plan.batch_size,
                 len(points),
                 hardware,
-                options.workers,
-                options.steps,
+                steps=options.steps,
             )
         )
     seconds = together(costs, options.devices)

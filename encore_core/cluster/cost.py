@@ -173,13 +173,13 @@ def _limit(parts: dict[str, float], workers: int, room: int, n_shards: int, devi
 
 
 def together(costs: Sequence[RunCost], n_devices: int) -> float:
-    """Seconds until all runs are done, each on the fewest devices that hold it, the longest first.
+    """Seconds until all runs are done, each on devices of its own that hold its workers, the longest first.
 
     Args:
         costs: of the runs, each on its own devices.
         n_devices: of the cluster.
     """
-    rooms = [0.0] * max(1, n_devices // max((one.devices for one in costs), default=1))
+    rooms = [0.0] * max(1, n_devices // max((one.devices * one.workers for one in costs), default=1))
     for cost in sorted(costs, key=lambda one: -one.seconds):
         first = rooms.index(min(rooms))
         rooms[first] += cost.seconds
