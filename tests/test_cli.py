@@ -163,6 +163,31 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("statistics --import=x.npz --estimate", "--estimate does not go with --import"),
+        ("statistics --import=x.npz --layers=1", "--layers does not go with --import"),
+        ("statistics --forget --estimate", "--estimate does not go with --forget"),
+        ("statistics --list --enough", "--enough does not go with --list"),
+        ("statistics --source=wikitext --layer=1", "--layer does not go with --source"),
+        ("tune --forget --estimate", "--estimate is for a search"),
+        ("eval --facts=bundled --protocol=generated --judge-model=x", "--judge-model is for a judge; add --judge"),
+        ("eval --facts=bundled --chat=no", "--chat is for generated answers"),
+        ("eval --facts=bundled --max-tokens=3", "--max-tokens is for generated answers"),
+        ("run --facts=bundled --judge-seconds=3", "--judge-seconds is for a judge"),
+        ("run --facts=bundled --seeds=1,2 --seed=0", "--seed: not allowed with argument --seeds"),
+        ("doctor --device=cuda:7", "--device is for a model; add --model"),
+        ("facts check bundled --start-token=none", "--start-token is for a model; add --model"),
+        ("edit --facts=bundled --scored=3", "--scored is for the model card; add --out"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(words, said, capsys):
+    assert main(words.split()) == 2
+    out, err = capsys.readouterr()
+    assert said in err and err.count("\n") == 1 and out == ""
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_bad_input_is_one_line_and_exit_code_2(case, tiny_folder, facts_file, tmp_path, capsys):
     options, wanted = REFUSED[case]
@@ -320,6 +345,11 @@ def test_statistics_are_gathered_listed_used_and_forgotten(
     assert f"Key statistics of layers 0, 1: text {statistics_text.name}, 600 tokens" in capsys.readouterr().err
     text = ("--statistics", str(statistics_text), "--set=statistics_tokens=600")
     assert edit(folder, facts_file, tmp_path / "b", "--limit", "2", "--known", "edit", *text) == 0
+    capsys.readouterr()
+    assert statistics(folder, "--forget", "--layers", "1", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"layers": [1]}
+    assert main(["statistics", "--list", "--json"]) == 0
+    assert [row["chosen"] for row in json.loads(capsys.readouterr().out)] == [True, False]
     assert statistics(folder, "--forget") == 0
     assert edit(folder, facts_file, tmp_path / "c", "--limit", "2", "--known", "edit") == 0
     assert "bundled sample" in capsys.readouterr().err
@@ -354,7 +384,7 @@ def test_statistics_of_memit_are_imported(folder, tmp_path, own_home, capsys):
         (("--source", "bundled", "--layers", "9"), "Layer 9 is not between 0 and"),
         (("--source", "bundled", "--tokens", "5"), "5 tokens say too little"),
         (("--source", "bundled", "--tokens", "0"), "--tokens"),
-        (("--source", "bundled", "--layer", "1"), "--layer is for --import"),
+        (("--source", "bundled", "--layer", "1"), "--layer does not go with --source"),
         (("--import", "nowhere.npz"), "There is no file nowhere.npz"),
     ],
 )

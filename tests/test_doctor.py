@@ -152,7 +152,7 @@ def test_models_that_cannot_be_edited(tmp_path, monkeypatch):
     (folder / "config.json").write_text('{"model_type": "bert"}')
     (folder / "model.safetensors").write_bytes(b"")
     (folder / "tokenizer.json").write_text("{}")
-    assert "no decoder-only language model" in refusal(check_model, str(folder))
+    assert "not a decoder-only language model" in refusal(check_model, str(folder))
     assert "present here" in refusal(check_model, str(folder), "tpu")
 
 

@@ -119,6 +119,8 @@ def test_a_run_that_is_under_way_is_exported_as_last_saved(done, statistics_text
     [run_id] = store.submit([tiny_runs.prepared(folder, statistics_text)])
     assert "reach a checkpoint" in refusal(export_model, store, run_id, tmp_path / "out")
     assert "reach a checkpoint" in refusal(export_edits, store, run_id, tmp_path / "out")
+    assert "reach a checkpoint" in refusal(export_run, store, run_id, tmp_path / "out", with_model=True)
+    assert "reach a checkpoint" in refusal(export_run, store, run_id, tmp_path / "out", with_edits=True)
     assert not (tmp_path / "out").exists()
     store.delete(run_id)
 

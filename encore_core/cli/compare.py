@@ -57,7 +57,7 @@ def _compare(options: argparse.Namespace) -> None:
     with Bar("Preparing") as bar:
         for arm in arms:
             with suppress(InputError):  # this side will say so; the others stand
-                session = EditSession(lm, arm.method, seed=options.seed, settings=settings, statistics_text=text)
+                session = EditSession(lm, arm.method, seed=options.seed or 0, settings=settings, statistics_text=text)
                 session.prepare(bar.share)
                 prefixes = prefixes or session.prefixes_read
     facts = fitting(lm, facts, prefixes, options, scored=options.scored > 0)
@@ -65,7 +65,7 @@ def _compare(options: argparse.Namespace) -> None:
     sides = []
     with Bar("Editing", total=len(arms), unit="method") as bar:
         for side in edit_with_each(
-            lm, facts, arms, batch_size=options.batch_size, seed=options.seed, known=options.known,
+            lm, facts, arms, batch_size=options.batch_size, seed=options.seed or 0, known=options.known,
             statistics_text=text,
             on_progress=lambda label, progress: bar.at(len(sides), f"{label}, {progress.phase} {progress.done}"),
         ):  # fmt: skip

@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Iterable
 
-from encore_core.cli.options import add_json_option, add_verbose_option
+from encore_core.cli.options import add_json_option, add_verbose_option, refuse_unused
 from encore_core.cli.output import Bar, duration, some_layers
 from encore_core.doctor import Report, examine
 from encore_core.editing.covariance import summary
@@ -35,6 +35,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    if options.model is None:
+        refuse_unused({"--device": options.device, "--dtype": options.dtype}, "is for a model; add --model")
     report = examine()
     check, refused = None, None
     if options.model is not None:

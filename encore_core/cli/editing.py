@@ -17,6 +17,7 @@ from encore_core.cli.options import (
     count,
     overrides,
     path,
+    refuse_unused,
 )
 from encore_core.cli.output import Bar, notice, teller
 from encore_core.cli.places import check_file, check_folder, held
@@ -61,8 +62,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--edits-out", type=path, metavar="FILE", help="file to write the edits alone to; encore apply puts them back"
     )
     edit.add_argument(
-        "--scored", type=count, default=SCORED_FACTS, metavar="N",
-        help=f"facts scored for the model card, before and after, at most (default {SCORED_FACTS}; 0 for none)",
+        "--scored", type=count, metavar="N",
+        help=f"with --out: facts scored for the model card, before and after, at most (default {SCORED_FACTS}; 0 for "
+        "none)",
     )  # fmt: skip
     edit.add_argument(
         "--foretell",
@@ -111,7 +113,8 @@ def _edit_and_write(session: EditSession, facts: Sequence[Fact], options: argpar
         session.prepare(bar.share)
     notice(f"Key statistics of {session.statistics}.")
     # Problems that only the model's tokenizer can show are also found before the first batch is edited.
-    scored = options.out is not None and options.scored > 0
+    n_scored = SCORED_FACTS if options.scored is None else options.scored
+    scored = options.out is not None and n_scored > 0
     fit = fitting(session.lm, facts, session.prefixes_read, options, scored)
     if len(fit) < len(facts):
         check_batches(fit, options.batch_size)
@@ -125,7 +128,7 @@ def _edit_and_write(session: EditSession, facts: Sequence[Fact], options: argpar
             with Bar("Writing") as bar:
                 write_model_folder(
                     options.out, session, [*before, *reports], options.facts, options.batch_size, bar.share,
-                    options.scored,
+                    n_scored,
                 )  # fmt: skip
     finally:  # where one cannot be written, the other is
         if options.edits_out is not None:
@@ -161,7 +164,7 @@ def _edits_to_continue(options: argparse.Namespace) -> EditFile:
     """
     edits = read_edit_file(options.edits)
     method, seed = edits.values["method"], edits.values["seed"]
-    if options.method not in (None, method) or options.seed not in (0, seed) or options.set:
+    if options.method not in (None, method) or options.seed not in (None, seed) or options.set:
         raise InputError(
             f"The edits in {options.edits.name} were made with {quoted(method)}, seed {seed} and settings of their "
             "own, and go on with them; leave out --method, --seed and --set."
@@ -179,7 +182,7 @@ def _session(
     return EditSession(
         lm,
         options.method or DEFAULT_METHOD,
-        seed=options.seed,
+        seed=options.seed or 0,
         settings=settings,
         statistics_text=text,
         # The history is kept only if it will be written; without it, thousands of edits take no more memory than one.
@@ -238,6 +241,8 @@ def _check_outputs(options: argparse.Namespace) -> None:
     """Refuse an edit that would go over what is there."""
     if options.out is not None:
         check_folder(options.out, options.edits_out)
+    else:
+        refuse_unused({"--scored": options.scored}, "is for the model card; add --out, or leave it out")
     if options.edits_out is not None:
         check_file(options.edits_out)
 

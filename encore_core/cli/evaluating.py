@@ -12,7 +12,7 @@ from typing import Any
 
 from encore_core.cli.editing import load, reads_texts, tell_other_start
 from encore_core.cli.fact_files import HELP, add_facts_options, facts_of
-from encore_core.cli.options import add_json_option, add_limit_option, add_model_options, path, positive
+from encore_core.cli.options import add_json_option, add_limit_option, add_model_options, path, positive, refuse_unused
 from encore_core.cli.output import Bar, notice
 from encore_core.cli.places import check_file
 from encore_core.editing.edit_file import read_edit_file
@@ -64,7 +64,6 @@ def add_protocol_options(parser: argparse.ArgumentParser, default: str) -> argpa
     group.add_argument(
         "--chat",
         choices=CHATS,
-        default="auto",
         help="put prompts into the chat template; auto: where the model has one (default)",
     )
     group.add_argument(
@@ -79,18 +78,18 @@ def add_protocol_options(parser: argparse.ArgumentParser, default: str) -> argpa
     )
     group.add_argument("--judge-model", metavar="NAME", help="model at that address")
     group.add_argument(
-        "--judge-seconds", type=float, default=60.0, metavar="S", help="longest wait for a verdict (default 60)"
+        "--judge-seconds", type=float, metavar="S", help=f"longest wait for a verdict (default {Judge.seconds:g})"
     )
     return group
 
 
 def _eval(options: argparse.Namespace) -> None:
     protocols = protocols_of(options)
-    if "generated" not in protocols and options.texts is not None:
-        raise InputError("--texts is for generated answers; add --protocol generated.")
+    if "generated" not in protocols:
+        refuse_unused({"--texts": options.texts}, "is for generated answers; add --protocol generated")
     if options.texts is not None:
         check_file(options.texts, "file of answers")
-    judge = Judge(options.judge, options.judge_model, options.judge_seconds) if options.judge is not None else None
+    judge = Judge(options.judge, options.judge_model, seconds_of(options)) if options.judge is not None else None
     edits = read_edit_file(options.edits) if options.edits is not None else None
     if options.facts is None and edits is None:
         raise InputError("There are no facts to score; give --facts FILE, or --edits FILE for those in it.")
@@ -105,33 +104,42 @@ def _eval(options: argparse.Namespace) -> None:
             forced = evaluate(lm, facts)
         if "generated" in protocols:
             generated = _generated(options, lm, facts, judge)
-    if options.texts is not None:
-        _write_texts(options.texts, generated)
     if options.json:
-        print(json.dumps(_values(forced, generated)))
+        print(json.dumps(_values(forced, generated)), flush=True)
     else:
         _print(forced, generated)
+    if options.texts is not None:  # after the scores, which no full disk can take
+        _write_texts(options.texts, generated)
 
 
 def protocols_of(options: argparse.Namespace) -> tuple[str, ...]:
     """The protocols asked for.
 
     Raises:
-        InputError: for an unknown one, or a judge without generated answers.
+        InputError: for an unknown one, and for options that it has no use for.
     """
     names = tuple(dict.fromkeys(name.strip() for name in options.protocol.split(",")))
     for name in names:
         if name not in PROTOCOLS:
             raise InputError(f"--protocol {quoted(name)} is not known; give {' or '.join(PROTOCOLS)}, or both.")
-    if "generated" not in names and options.judge is not None:
-        raise InputError("--judge is for generated answers; add --protocol generated.")
+    of_judge = {"--judge-model": options.judge_model, "--judge-seconds": options.judge_seconds}
+    of_answers = {"--judge": options.judge, "--chat": options.chat, "--max-tokens": options.max_tokens, **of_judge}
+    if "generated" not in names:
+        refuse_unused(of_answers, "is for generated answers; add --protocol generated")
+    if options.judge is None:
+        refuse_unused(of_judge, "is for a judge; add --judge")
     return names
+
+
+def seconds_of(options: argparse.Namespace) -> float:
+    """How long to wait for a judge."""
+    return Judge.seconds if options.judge_seconds is None else options.judge_seconds
 
 
 def _generated(
     options: argparse.Namespace, lm: EditableModel, facts: Sequence[Fact], judge: Judge | None
 ) -> GeneratedScores:
-    settings = GenerationSettings.for_model(lm, options.chat, options.max_tokens)
+    settings = GenerationSettings.for_model(lm, options.chat or CHATS[0], options.max_tokens)
     with Bar("Generating") as bar:
         found = evaluate_generated(
             lm, facts, settings, judge,

@@ -24,6 +24,7 @@ from encore_core.cli.options import (
     add_verbose_option,
     path,
     path_or_name,
+    refuse_unused,
 )
 from encore_core.cli.output import Bar, notice
 from encore_core.cli.places import check_file
@@ -97,6 +98,9 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
+    if options.model is None:
+        of_model = {"--device": options.device, "--dtype": options.dtype, "--start-token": options.start_token}
+        refuse_unused(of_model, "is for a model; add --model")
     checked = check_facts(source_of(options.facts), options.limit, FOUND if options.find_subjects else None, FILE_BYTES)
     asked = _ask(options, checked.facts) if options.model is not None and checked.facts else None
     problems = [*checked.problems, *checked.contradictions, *(asked.do_not_fit if asked else ())]

@@ -31,7 +31,8 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     add_facts_options(parser, default="bundled", help=f"{HELP} (default bundled)")
     parser.add_argument("--limit", type=positive, default=N_FACTS, metavar="N", help=f"facts (default {N_FACTS})")
     parser.add_argument("--method", default="ENCORE-N", metavar="M", help=f"whose search is used: {', '.join(METHODS)}")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
+                        help="override a setting; layers says how many blocks are proposed; all are tried")  # fmt: skip
     parser.add_argument("--seed", type=seed, default=0, metavar="S", help="of the sampled prefixes (default 0)")
     parser.add_argument("--statistics", type=path_or_name, metavar="FILE", help="as for encore edit")
     add_json_option(parser)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from encore_core.errors import InputError, quoted
@@ -70,7 +70,7 @@ def add_editing_options(parser: argparse.ArgumentParser) -> None:
     """How facts are edited, for the commands that edit them at once."""
     add_limit_option(parser)
     parser.add_argument("--batch-size", type=positive, default=100, metavar="B", help="facts per batch (default 100)")
-    parser.add_argument("--seed", type=seed, default=0, metavar="S", help="of the sampled prefixes (default 0)")
+    parser.add_argument("--seed", type=seed, metavar="S", help="of the sampled prefixes (default 0)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="override a setting; repeatable"
     )
@@ -86,6 +86,21 @@ def add_editing_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help='text for key statistics, or "bundled" (default: what encore statistics has gathered, else bundled)',
     )
+
+
+def refuse_unused(given: Mapping[str, object], why: str) -> None:
+    """Refuse options that would be ignored.
+
+    Args:
+        given: by name; None or False where they were left out.
+        why: what follows the name: "is for --import; leave it out".
+
+    Raises:
+        InputError: for the first that was given.
+    """
+    for name, value in given.items():
+        if value is not None and value is not False:
+            raise InputError(f"{name} {why}.")
 
 
 def path(text: str) -> Path:

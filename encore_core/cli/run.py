@@ -12,12 +12,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from encore_core.cli.evaluating import add_protocol_options, protocols_of
+from encore_core.cli.evaluating import add_protocol_options, protocols_of, seconds_of
 from encore_core.cli.fact_files import add_facts_options, facts_of
 from encore_core.cli.options import add_model_options, add_store_option, overrides, path_or_name, positive, seed
 from encore_core.cli.output import Bar, duration, notice
 from encore_core.cli.watching import Workers, print_ids, tell_ends, watch
 from encore_core.errors import InputError, quoted
+from encore_core.measures.generated import CHATS
 from encore_core.measures.generated_scores import PROTOCOLS
 from encore_core.methods import METHODS, find_method
 from encore_core.models.editable import load_model
@@ -43,7 +44,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     run.add_argument("--name", default="", help="its name (default: method and size)")
     run.add_argument("--order", choices=ORDERS, default="file", help="the first facts of the file, or a shuffle of all")
     seeds = run.add_mutually_exclusive_group()
-    seeds.add_argument("--seed", type=seed, default=0, metavar="S", help="of order, prefixes and samples (default 0)")
+    seeds.add_argument("--seed", type=seed, metavar="S", help="of order, prefixes and samples (default 0)")
     seeds.add_argument("--seeds", type=_seeds, metavar="S,…", help="one run for each seed, tagged alike")
     run.add_argument(
         "--set",
@@ -128,11 +129,11 @@ def plans_of(options: argparse.Namespace) -> list[RunPlan]:
     measure = MeasurePlan(
         downstream=options.downstream,
         protocols=protocols_of(options),
-        chat=options.chat,
+        chat=options.chat or CHATS[0],
         max_tokens=options.max_tokens,
         judge=options.judge,
         judge_model=options.judge_model,
-        judge_seconds=options.judge_seconds,
+        judge_seconds=seconds_of(options),
         **_measures(options.measure),
     )
     plans = [
@@ -147,7 +148,7 @@ def plans_of(options: argparse.Namespace) -> list[RunPlan]:
             checkpoint_every=options.checkpoint_every,
             name=f"{options.name} {name}" if options.name and len(names) > 1 else options.name,
             order=options.order,
-            seed=options.seed,
+            seed=options.seed or 0,
             overrides=common | own.get(name, {}),
             known=options.known,
             device=options.device,

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from encore_core.cli.editing import load
-from encore_core.cli.options import add_json_option, add_model_options, path, path_or_name, positive
+from encore_core.cli.options import add_json_option, add_model_options, path, path_or_name, positive, refuse_unused
 from encore_core.cli.output import Bar, duration, notice, some_layers
 from encore_core.editing import stored_statistics
 from encore_core.editing.covariance import summary
@@ -25,6 +25,14 @@ from encore_core.statistics.gathering import Result, gather
 from encore_core.statistics.npz import import_npz
 from encore_core.statistics.request import Request
 from encore_core.statistics.texts import SOURCES, Interrupted, check_source
+
+USED = {
+    "--source": ("--layers", "--tokens", "--enough", "--estimate"),
+    "--import": ("--layer",),
+    "--list": (),
+    "--forget": ("--layers",),
+}
+"""Which options go with which action."""
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -72,18 +80,32 @@ def _statistics(options: argparse.Namespace) -> None:
         raise InputError(
             f"{' and '.join(asked) or 'Nothing'} is asked for; give one of --source, --import, --list and --forget."
         )
-    if options.layer is not None and options.npz is None:
-        raise InputError("--layer is for --import; give --layers for what is gathered.")
+    [action] = asked
+    of_actions = {
+        "--layer": options.layer, "--layers": options.layers, "--tokens": options.tokens, "--enough": options.enough,
+        "--estimate": options.estimate,
+    }  # fmt: skip
+    unused = {name: value for name, value in of_actions.items() if name not in USED[action]}
+    refuse_unused(unused, f"does not go with {action}; leave it out")
     if options.listing:
         _list(options)
     elif options.npz is not None:
         _import(options)
     elif options.forget:
-        lm = load(options)
-        stored_statistics.forget_choice(lm.texts_key)
-        print(f"Edits of {options.model} use the bundled sample again", file=sys.stderr)
+        _forget(options)
     else:
         _gather(options)
+
+
+def _forget(options: argparse.Namespace) -> None:
+    wanted = _layers(options.layers)
+    lm = load(options)
+    layers = sorted(layer for layer in stored_statistics.chosen(lm.texts_key) if wanted is None or layer in wanted)
+    stored_statistics.forget_choice(lm.texts_key, wanted)
+    if options.json:
+        print(json.dumps({"layers": layers}))
+    where = f"layers {some_layers(layers)}: " if layers else "nothing had been chosen: "
+    print(f"{where}edits of {options.model} use the bundled sample", file=sys.stderr)
 
 
 # -- gathering ---------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 
 from encore_core.cli.editing import load
 from encore_core.cli.fact_files import HELP, add_facts_options, facts_of
-from encore_core.cli.options import add_json_option, add_model_options, path_or_name, positive, seed
+from encore_core.cli.options import add_json_option, add_model_options, path_or_name, positive, refuse_unused, seed
 from encore_core.cli.output import Bar, duration, notice, some_layers
 from encore_core.editing.covariance import text_named
 from encore_core.errors import InputError
@@ -74,12 +74,15 @@ def _minutes(text: str) -> float:
 def _tune(options: argparse.Namespace) -> None:
     method = find_method(options.method).name
     _check_horizon(options)
+    if options.forget:
+        of_search = {"--estimate": options.estimate, "--adopt": options.adopt, "--minutes": options.minutes}
+        refuse_unused(of_search, "is for a search; leave it out, or --forget")
+        _forget(load(options), method, "few" if options.horizon is None else "thousands", options.json)
+        return
     options.facts = options.facts or ("bundled" if options.horizon is None else "long")
     facts = facts_of(options)
     lm = load(options)
-    if options.forget:
-        _forget(lm, method, "few" if options.horizon is None else "thousands")
-    elif options.horizon is None:
+    if options.horizon is None:
         _for_few(lm, method, facts, options)
     else:
         _for_thousands(lm, method, facts, options)
@@ -104,13 +107,15 @@ def _check_horizon(options: argparse.Namespace) -> None:
     options.batch_size = options.batch_size or BATCH
 
 
-def _forget(lm: EditableModel, method: str, tuned_for: TunedFor) -> None:
+def _forget(lm: EditableModel, method: str, tuned_for: TunedFor, as_json: bool) -> None:
     if not forget_row(lm.shape, method, tuned_for):
         raise InputError(
             f"No settings of {method} for {tuned_for} edits have been found for this model, so there are none "
             "to forget."
         )
     notice(f"The settings of {method} for {tuned_for} edits are forgotten.")
+    if as_json:
+        print(json.dumps({"method": method, "tuned_for": tuned_for}))
 
 
 def _for_few(lm: EditableModel, method: str, facts: list[Fact], options: argparse.Namespace) -> None:

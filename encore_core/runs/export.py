@@ -33,6 +33,9 @@ SETTINGS_FILE = "run.json"
 MODEL_FOLDER = "model"
 EDITS_FILE = "edits.safetensors"
 
+Edited = tuple[EditableModel, dict[int, torch.Tensor], list[Fact]]
+"""A run's base model, its edited matrices in the model's number format, and the facts in them."""
+
 
 def export_run(
     store: RunStore,
@@ -60,6 +63,8 @@ def export_run(
     """
     run = store.get(run_id)
     check_output_folder(folder)
+    # Before anything is written: what refuses the model would leave a folder that a second try refuses.
+    edited = _edited(store, run, progress) if with_model or with_edits else None
     written: list[Path] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,10 +81,10 @@ def export_run(
         raise InputError(f"The run cannot be exported to {folder}: {error.strerror or error}.") from error
     if with_edits:
         written.append(folder / EDITS_FILE)
-        export_edits(store, run.id, written[-1], progress)
+        _write_edits(run, edited, written[-1])
     if with_model:
         written.append(folder / MODEL_FOLDER)
-        export_model(store, run.id, written[-1], progress)
+        _write_model(store, run, edited, written[-1], progress)
     return written
 
 
@@ -124,11 +129,7 @@ def command_line(plan: RunPlan) -> str:
         ("--statistics-text", plan.statistics_text, default.statistics_text),
         ("--downstream", HUB if measure.downstream == str(hub_folder().absolute()) else measure.downstream, None),
         ("--protocol", ",".join(measure.protocols), ",".join(default.measure.protocols)),
-        ("--chat", measure.chat, default.measure.chat),
-        ("--max-tokens", measure.max_tokens, None),
-        ("--judge", measure.judge, None),
-        ("--judge-model", measure.judge_model, None),
-        ("--judge-seconds", f"{measure.judge_seconds:g}", f"{default.measure.judge_seconds:g}"),
+        *_of_answers(measure),
     ):
         words += [option, str(value)] if value != usual else []
     for name, value in plan.overrides.items():
@@ -139,6 +140,20 @@ def command_line(plan: RunPlan) -> str:
             text = ",".join(value) if isinstance(value, tuple) else str(value)
             words += ["--measure", f"{name}={'none' if value is None else text}"]
     return shlex.join(words)
+
+
+def _of_answers(measure: MeasurePlan) -> list[tuple[str, Any, Any]]:
+    """Options on generated answers that go with a plan, their values and the usual ones."""
+    usual, options = MeasurePlan(), []
+    if "generated" in measure.protocols:
+        options += [("--chat", measure.chat, usual.chat), ("--max-tokens", measure.max_tokens, None)]
+    if measure.judge is not None:
+        options += [
+            ("--judge", measure.judge, None),
+            ("--judge-model", measure.judge_model, None),
+            ("--judge-seconds", f"{measure.judge_seconds:g}", f"{usual.judge_seconds:g}"),
+        ]
+    return options
 
 
 def export_model(store: RunStore, run_id: str, folder: Path, progress: Progress | None = None) -> int:
@@ -157,7 +172,11 @@ def export_model(store: RunStore, run_id: str, folder: Path, progress: Progress 
     """
     run = store.get(run_id)
     check_output_folder(folder)
-    lm, matrices, facts = _edited(store, run, progress)
+    return _write_model(store, run, _edited(store, run, progress), folder, progress)
+
+
+def _write_model(store: RunStore, run: RunInfo, edited: Edited, folder: Path, progress: Progress | None) -> int:
+    lm, matrices, facts = edited
     before = matrix_norms({layer: lm.matrix(layer) for layer in matrices})
     after = matrix_norms(matrices)
     ratios = norm_ratios(after, before)
@@ -189,7 +208,11 @@ def export_edits(store: RunStore, run_id: str, path: Path, progress: Progress | 
         InputError: as `export_model`.
     """
     run = store.get(run_id)
-    lm, matrices, facts = _edited(store, run, progress)
+    return _write_edits(run, _edited(store, run, progress), path)
+
+
+def _write_edits(run: RunInfo, edited: Edited, path: Path) -> int:
+    lm, matrices, facts = edited
     values = head_of(lm, matrices) | {
         "method": run.method,
         "settings": {name: value for name, value in run.settings.items() if name in SETTABLE},
@@ -201,10 +224,8 @@ def export_edits(store: RunStore, run_id: str, path: Path, progress: Progress | 
     return len(facts)
 
 
-def _edited(
-    store: RunStore, run: RunInfo, progress: Progress | None
-) -> tuple[EditableModel, dict[int, torch.Tensor], list[Fact]]:
-    """A run's base model, its edited matrices as last saved, in the model's number format, and the facts in them.
+def _edited(store: RunStore, run: RunInfo, progress: Progress | None) -> Edited:
+    """What was edited, as last saved.
 
     Raises:
         InputError: when nothing was saved yet, no fact was edited, or the model is no longer the one that was edited.
