@@ -17,6 +17,8 @@ import psutil
 
 from encore_core.resources import CODE_FOLDER, INSTALLED, PACKAGE
 
+ON_WINDOWS = os.name == "nt"
+
 ENVIRONMENT = {
     # Threads that wait by spinning starve the pages on the same cores, see `runtime`.
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -26,6 +28,10 @@ ENVIRONMENT = {
     # Without it CUDA's matrix products may sum in another order each time, and a resumed run would differ.
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }
+
+
+_DETACHED_ON_WINDOWS = 0x00000200 | 0x00000008
+"""CREATE_NEW_PROCESS_GROUP and DETACHED_PROCESS, which `subprocess` names on Windows alone."""
 
 
 def start(command: Sequence[str], log: Path, **environment: str) -> subprocess.Popen:
@@ -46,7 +52,8 @@ def start(command: Sequence[str], log: Path, **environment: str) -> subprocess.P
             stdout=output,
             stderr=subprocess.STDOUT,
             # Neither Ctrl-C nor the end of the terminal or the app should end it.
-            start_new_session=True,
+            start_new_session=not ON_WINDOWS,
+            creationflags=_DETACHED_ON_WINDOWS if ON_WINDOWS else 0,
             cwd=CODE_FOLDER,
             env=ENVIRONMENT | os.environ | environment,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 import pytest
 import tiny_models
@@ -11,6 +12,7 @@ import torch
 from refusals import refusal
 from safetensors import SafetensorError
 
+from encore_core import processes
 from encore_core.errors import InputError
 from encore_core.measures.answers import answer_probabilities, next_tokens
 from encore_core.runs import resume_state as state_module
@@ -238,3 +240,37 @@ def test_other_troubles_with_a_disk_are_said(new_session, gpt2, tmp_path, monkey
     with pytest.raises(InputError, match="Permission denied") as caught:
         save_state(tmp_path, 2, new_session(gpt2))
     assert not isinstance(caught.value, DiskFull)
+
+
+def test_windows_flushes_files_that_are_open_for_writing_and_no_folders(tmp_path, monkeypatch):
+    opened = []
+    real = os.open
+
+    def noted(path, flags):
+        opened.append((path, flags))
+        return real(path, flags)
+
+    monkeypatch.setattr(processes, "ON_WINDOWS", True)
+    monkeypatch.setattr(state_module.os, "open", noted)
+    (tmp_path / "state").write_bytes(b"x")
+    for path in (tmp_path / "state", tmp_path):
+        state_module._force_to_disk(path)
+    assert opened == [(tmp_path / "state", os.O_RDWR)]
+
+
+def test_a_process_that_outlives_this_one_is_detached_on_every_system(tmp_path, monkeypatch):
+    """From the terminal and its Ctrl-C: by a session of its own, on Windows by flags."""
+    given = []
+
+    class Started:
+        def __init__(self, command, **values):
+            given.append((values["start_new_session"], values["creationflags"]))
+
+        def wait(self):
+            return 0
+
+    monkeypatch.setattr(processes.subprocess, "Popen", Started)
+    for on_windows in (False, True):
+        monkeypatch.setattr(processes, "ON_WINDOWS", on_windows)
+        processes.start(["program"], tmp_path / "log")
+    assert given == [(True, 0), (False, 0x208)]

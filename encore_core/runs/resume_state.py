@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from encore_core import processes
 from encore_core.editing.edited_matrices import weights_digest
 from encore_core.editing.session import EditSession
 from encore_core.editing.session_state import SessionState
@@ -227,7 +228,10 @@ def _digest(path: Path) -> str:
 
 def _force_to_disk(path: Path) -> None:
     """fsync of a file or a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
+    if processes.ON_WINDOWS and path.is_dir():  # folders cannot be opened there
+        return
+    # Windows flushes only what is open for writing.
+    descriptor = os.open(path, os.O_RDWR if processes.ON_WINDOWS else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
