@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 # A folder may import those above it, never one beside or below it. "." is what lies in the package itself.
 ENGINE = (
-    "errors checks resources version runtime autograd storage spreadsheets processes hub methods method_cards "
+    "errors words checks resources version runtime autograd storage spreadsheets processes hub methods method_cards "
     "model_rows tuned_rows setting_values ray_core",
     "facts",
     "models",

@@ -155,6 +155,17 @@ def test_a_plan_is_submitted_once_and_grows(store, tiny_folder, statistics_text)
     assert {run.status for run in store.runs()} == {"queued"}
 
 
+def test_a_plan_whose_file_is_damaged_is_started_again(store, tiny_folder, statistics_text):
+    """As the message about that file says."""
+    plan = tiny_cluster.grid_plan("p", "local", tiny_folder, statistics_text, [{}])
+    [run_id] = tiny_cluster.begin(store, plan).ids
+    (store.folder / "ray-p.json").write_text("{", encoding="utf-8")
+    with pytest.raises(InputError, match="start the plan again with encore cluster run"):
+        grid.read_grid(store, "p")
+    assert tiny_cluster.begin(store, plan).ids == (run_id,)
+    assert set(grid.read_grid(store, "p").needs) == {run_id} and len(store.runs()) == 1
+
+
 def test_a_second_driver_and_a_second_submission_are_refused(store, tiny_folder, statistics_text):
     plan = tiny_cluster.grid_plan("p", "local", tiny_folder, statistics_text, [{}])
     tiny_cluster.begin(store, plan)
@@ -333,8 +344,8 @@ def test_a_plan_that_an_earlier_program_wrote_is_gone_on_with(tiny_folder, stati
         db.execute("UPDATE runs SET plan = ?", (json.dumps(values),))
     again = tiny_cluster.begin(store, plan())
     assert again.ids == first.ids and not again.new
-    assert not any("earlier runs" in line for line in again.notices)
+    assert not any("earlier run" in line for line in again.notices)
     other = tiny_cluster.begin(store, plan(seed=5))
     assert other.new == other.ids != first.ids
-    assert any("1 earlier runs under the name old (0 edits) are not in the plan as it is now" in line
+    assert any("1 earlier run under the name old (0 edits) is not in the plan as it is now" in line
                for line in other.notices)  # fmt: skip

@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from encore_core.cluster import nodes as cluster_nodes
 from encore_core.cluster.grid import Grid, read_grid
 from encore_core.cluster.incoming import Incoming, packed
 from encore_core.cluster.mailbox import open_mailbox
+from encore_core.cluster.needs import Needs
 from encore_core.cluster.node_task import CHUNK_BYTES, Ticket, serve_run
 from encore_core.cluster.task import Task
 from encore_core.errors import InputError, first_line
@@ -158,7 +160,7 @@ class Driver:
             need = self.grid.needs.get(queued[0].id)
             if need is None:  # of another plan of this name, submitted while this driver was at work
                 self.grid = read_grid(self.store, self.grid.name)
-                need = self.grid.needs[queued[0].id]
+                need = self.grid.needs.get(queued[0].id) or self._most_needed(queued[0].id)
             room = sum(need.fit(node["Resources"]) for node in self.ray.nodes() if node["Alive"])
             if len(self.tasks) >= room:
                 return
@@ -167,6 +169,12 @@ class Driver:
                 return
             self.tasks[claim.id] = Task(claim, Incoming(self.store, claim))
             self._start_what_is_due()
+
+    def _most_needed(self, run_id: str) -> Needs:
+        """The needs of a run whose own are lost, with the grid's file: no less than those of the others."""
+        need = max(self.grid.needs.values(), key=lambda one: (one.gpus, one.memory, one.cpus))
+        self.grid = replace(self.grid, needs={**self.grid.needs, run_id: need})
+        return need
 
     def _start_what_is_due(self) -> None:
         for task in [task for task in self.tasks.values() if task.stream is None and task.due <= time.monotonic()]:

@@ -10,6 +10,7 @@ its runs; one that has got another seed adds that seed's runs; and one that says
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -30,6 +31,9 @@ from encore_core.runs.launch import CLUSTER
 from encore_core.runs.preparing import PreparedRun, prepare, read_as
 from encore_core.runs.rows import RESUMABLE
 from encore_core.storage import replacing
+from encore_core.words import counted
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -136,12 +140,13 @@ def submit(store: RunStore, plan: GridPlan, runs: Sequence[PreparedRun], join: b
         known = {_key(run): run for run in reversed(store.runs()) if run.device == queue}
         found = [known.get(_key_of(run)) for run in runs]
         missing = [run for run, there in zip(runs, found, strict=True) if there is None]
+        before = _needs_before(store, plan.name)
         new = iter(store.submit(missing, [f"grid-{plan.name}"], queue))
         ids = [there.id if there else next(new) for there in found]
         resumed = [there.id for there in found if there and there.status in RESUMABLE]
         for run_id in resumed:
             store.resume(run_id)
-        _write(store, Grid(plan.name, plan.place, dict(zip(ids, needs, strict=True))))
+        _write(store, Grid(plan.name, plan.place, before | dict(zip(ids, needs, strict=True))))
     finally:
         lock.release()
     there = {run.id for run in found if run}
@@ -150,8 +155,9 @@ def submit(store: RunStore, plan: GridPlan, runs: Sequence[PreparedRun], join: b
     if others:
         n_edits = sum(run.cursor for run in others)
         notices[
-            f"{len(others)} earlier runs under the name {plan.name} ({n_edits:,} edits) are not in the plan as it is "
-            "now, and stay as they are: encore cluster status shows them, encore runs delete removes them."
+            f"{counted(len(others), 'earlier run')} under the name {plan.name} ({counted(n_edits, 'edit')}) "
+            f"{'is' if len(others) == 1 else 'are'} not in the plan as it is now, and kept: encore cluster status "
+            "shows such runs, encore runs delete removes them."
         ] = None
     return Submitted(tuple(ids), tuple(one for one in ids if one not in there), tuple(resumed), tuple(notices))
 
@@ -206,17 +212,25 @@ def _file(store: RunStore, name: str) -> Path:
     return store.folder / f"ray-{checked_name(name)}.json"
 
 
+def _needs_before(store: RunStore, name: str) -> dict[str, Needs]:
+    """What is known of the needs of a plan's runs; nothing where the file is missing or cannot be read."""
+    if not _file(store, name).exists():
+        return {}
+    try:
+        return dict(read_grid(store, name).needs)
+    except InputError as error:
+        log.warning("%s", error)
+        return {}
+
+
 def _write(store: RunStore, grid: Grid) -> None:
-    """Write a grid, with the needs of runs that it had before."""
-    file = _file(store, grid.name)
-    before: Mapping[str, Needs] = read_grid(store, grid.name).needs if file.exists() else {}
     values: dict[str, Any] = {
         "name": grid.name,
         "written": time.time(),
         "place": asdict(grid.place),
-        "needs": {run_id: one.as_dict() for run_id, one in {**before, **grid.needs}.items()},
+        "needs": {run_id: one.as_dict() for run_id, one in grid.needs.items()},
     }
-    with replacing(file) as part:
+    with replacing(_file(store, grid.name)) as part:
         part.write_text(json.dumps(values, indent=1), encoding="utf-8")
 
 

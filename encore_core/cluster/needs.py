@@ -13,6 +13,7 @@ from encore_core.models.memory import MemoryEstimate, Sizes, estimate_of
 from encore_core.runs.estimate import PROCESS_BYTES
 from encore_core.runs.preparing import PreparedRun
 from encore_core.storage import gigabytes
+from encore_core.words import counted
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Needs:
         return asdict(self)
 
     def __str__(self) -> str:
-        gpus = f"{self.gpus} GPU{'s' * (self.gpus != 1)}, " if self.gpus else ""
-        return f"{gpus}{self.cpus} core{'s' * (self.cpus != 1)}, {gigabytes(self.memory)} of memory"
+        gpus = f"{counted(self.gpus, 'GPU')}, " if self.gpus else ""
+        return f"{gpus}{counted(self.cpus, 'core')}, {gigabytes(self.memory)} of memory"
 
 
 def sizes_of(model: str) -> Sizes:
