@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from encore_core.cli import main
+from encore_core.cli import evaluating, main
+from encore_core.errors import InputError
 from encore_core.facts import Fact, Neighbour, Portability, write_facts
 from encore_core.measures.generated_scores import PARTS
 
@@ -58,6 +59,17 @@ def test_a_judge_that_is_broken_is_counted(words, capsys):
     said = capsys.readouterr()
     assert "no verdict on 6 of 6 answers" in said.err and "no-such-program" in said.err
     assert json.loads(said.out)["generated"]["scores"]["edit"]["judged"] is None
+
+
+def test_scores_are_printed_even_if_the_answers_cannot_be_written(words, tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise InputError("The disk is full.")
+
+    monkeypatch.setattr(evaluating, "_write_texts", full)
+    more = ["--protocol=generated", "--max-tokens=2", "--json", f"--texts={tmp_path / 'texts.csv'}"]
+    assert main([*words, *more]) == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out)["generated"]["scores"] and "The disk is full." in err
 
 
 def test_a_file_that_is_there_is_not_written_over(words, tmp_path, capsys):

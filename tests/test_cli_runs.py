@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny_runs
@@ -20,6 +21,7 @@ from encore_core.errors import InputError
 from encore_core.facts import write_facts
 from encore_core.runs import RunStore, series
 from encore_core.runs.heartbeat import Pulse, Stopped
+from encore_core.words import counted
 
 SETTINGS = [f"--set={name}={value}" for name, value in tiny_runs.SETTINGS.items() if name != "lambda_n"]
 FEW = ["--measure=subsets=sample", "--measure=sample_facts=3", "--measure=generate=false", "--measure=perplexity=false",
@@ -228,6 +230,37 @@ def test_a_worker_that_never_begins_is_told(run, store, capsys, monkeypatch):
     assert run() == 2
     assert "ImportError: no such thing" in capsys.readouterr().err
     assert store.runs()[0].status == "queued"
+
+
+def test_a_worker_that_has_taken_runs_may_be_started_again(store, monkeypatch):
+    """Only workers that end before they have taken a run are given up."""
+    started = []
+    monkeypatch.setattr(watching, "start_worker", lambda store, device: started.append(device))
+    monkeypatch.setattr(watching, "POLL_SECONDS", 0.0)
+    seen = iter(
+        SimpleNamespace(id="a", method="ENCORE", n_edits=1, done=0, device="cpu", status=status, position=1, detail={},
+                        stop=None, ended=status == "done")
+        for status in ("queued", "running", "queued", "queued", "running", "queued", "done")
+    )  # fmt: skip
+    monkeypatch.setattr(store, "get", lambda run_id: next(seen))
+    watching._follow(store, "a", watching.Workers(store))
+    assert len(started) == 4 > watching.STARTS
+
+
+def test_a_store_that_is_not_there_is_refused_and_not_made(tmp_path, capsys):
+    for words in ("runs list", "runs show x", "runs resume x", "runs cancel x", "runs delete x", "cluster status",
+                  f"runs export x --out={tmp_path / 'out'}", "cluster cancel x"):  # fmt: skip
+        assert main([*words.split(), f"--store={tmp_path / 'nowhere'}"]) == 2
+        assert f"--store {tmp_path / 'nowhere'} holds no runs" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_is_no_plural(run, store, capsys):
+    assert run("--edits=1", "--dry-run") == 0
+    assert " 1 edit " in capsys.readouterr().out
+    assert run("--edits=1", "--detach") == 0
+    assert store.runs()[0].name == "ENCORE, 1 edit"
+    assert [counted(n, "fact") for n in (0, 1, 2, 2000)] == ["0 facts", "1 fact", "2 facts", "2,000 facts"]
 
 
 def test_what_it_would_cost(run, store, capsys):

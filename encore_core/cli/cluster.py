@@ -11,6 +11,7 @@ from dataclasses import replace
 from encore_core import ray_core
 from encore_core.cli.options import add_json_option, add_store_option, add_verbose_option, positive
 from encore_core.cli.output import Bar, duration, notice
+from encore_core.cli.places import store_of
 from encore_core.cli.watching import Workers, activity, print_ids, tell_ends, watch
 from encore_core.cluster import grid, nodes
 from encore_core.cluster.cost import HARDWARE, find_hardware, run_cost, together
@@ -21,6 +22,7 @@ from encore_core.runs.fact_order import batch_ends, checkpoints
 from encore_core.runs.rows import RunInfo
 from encore_core.runs.store import RunStore
 from encore_core.storage import gigabytes
+from encore_core.words import counted
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -77,7 +79,7 @@ def _run(options: argparse.Namespace) -> None:
     for line in done.notices:
         notice(line)
     print(
-        f"plan {plan.name}: {len(done.ids)} runs, {len(done.new)} new, {len(done.resumed)} resumed, "
+        f"plan {plan.name}: {counted(len(done.ids), 'run')}, {len(done.new)} new, {len(done.resumed)} resumed, "
         f"at {plan.place.address}",
         file=sys.stderr,
     )
@@ -97,7 +99,7 @@ def _at(plan: GridPlan, address: str | None) -> GridPlan:
 
 
 def _status(options: argparse.Namespace) -> None:
-    store = RunStore(options.store)
+    store = store_of(options)
     found = {
         name: grid.runs_of(store, name)
         for name in ([_name(store, options.plan)] if options.plan else grid.grid_names(store))
@@ -111,7 +113,7 @@ def _status(options: argparse.Namespace) -> None:
         print(f"node {node.host:20}{nodes.describe(node.resources):40}{node.processor}")
     for name, runs in found.items():
         counts = Counter(run.status for run in runs)
-        edits = f"{sum(run.done for run in runs):,} of {sum(run.n_edits for run in runs):,} edits"
+        edits = f"{sum(run.done for run in runs):,} of {counted(sum(run.n_edits for run in runs), 'edit')}"
         idle = not store.has_worker(grid.queue_of(name)) and any(not run.ended for run in runs)
         print(f"{name:32}{', '.join(f'{n} {status}' for status, n in counts.items()):30}{edits}")
         if idle:
@@ -155,12 +157,12 @@ def _cost(options: argparse.Namespace) -> None:
     notice(f"{gigabytes(hardware.link)} a second between machines and {gigabytes(hardware.disk)} to disk are assumed")
     for run, one in zip(ready, costs, strict=True):
         print(
-            f"{run.plan.name:32}{len(run.facts):>9,} edits  {duration(one.seconds):>12}  device "
+            f"{run.plan.name:32}{counted(len(run.facts), 'edit', form='>9,'):15}  {duration(one.seconds):>12}  device "
             f"{gigabytes(one.device_bytes)} on {one.devices}  traffic {gigabytes(one.traffic)} a batch  disk "
             f"{gigabytes(one.disk)}  most time: {one.limit}"
         )
     disk = gigabytes(sum(one.disk for one in costs))
-    print(f"together on {options.devices} device{'s' * (options.devices != 1)}: {duration(seconds)}, disk {disk}")
+    print(f"together on {counted(options.devices, 'device')}: {duration(seconds)}, disk {disk}")
 
 
 def _where(run: RunInfo) -> str:
@@ -177,7 +179,7 @@ def _nodes_at(address: str) -> list[nodes.NodeSays]:
 
 
 def _cancel(options: argparse.Namespace) -> None:
-    store = RunStore(options.store)
+    store = store_of(options)
     name = _name(store, options.plan)
     n_cancelled = 0
     for run in grid.runs_of(store, name):
@@ -187,7 +189,8 @@ def _cancel(options: argparse.Namespace) -> None:
                 n_cancelled += 1
             except InputError:
                 continue  # it has ended meanwhile
-    print(f"{n_cancelled} runs of plan {name} are cancelled, or told to stop", file=sys.stderr)
+    are = "is" if n_cancelled == 1 else "are"
+    print(f"{counted(n_cancelled, 'run')} of plan {name} {are} cancelled, or told to stop", file=sys.stderr)
 
 
 def _name(store: RunStore, text: str) -> str:

@@ -34,6 +34,7 @@ from encore_core.facts import Fact, check_batches, duplicate_subjects
 from encore_core.facts.joining import joined
 from encore_core.methods import METHODS, find_method
 from encore_core.models.editable import CATALOGUE, EditableModel, is_ready, load_model
+from encore_core.words import counted
 
 DEFAULT_METHOD = "ENCORE"
 
@@ -139,8 +140,7 @@ def _edit_and_write(session: EditSession, facts: Sequence[Fact], options: argpar
     if not places:
         _print_facts(reports)
     written = f"written to {' and '.join(places)}" if places else "nothing is written without --out or --edits-out"
-    edited = f"{n_edited} fact{'s' * (n_edited != 1)} edited"
-    first = f"{edited} with {session.settings.method} in {time.time() - started:.1f} s"
+    first = f"{counted(n_edited, 'fact')} edited with {session.settings.method} in {time.time() - started:.1f} s"
     first += f", {skipped} skipped" if skipped else ""
     print("; ".join(filter(None, (first, session.directions_left(), written))), file=sys.stderr)
 
@@ -229,12 +229,11 @@ def _none_edited(reports: Sequence[BatchReport]) -> str:
     """Why no fact was edited."""
     outcomes = [item.outcome for report in reports for item in report.edited]
     if set(outcomes) == {SAID}:
-        return (
-            f"All {len(outcomes)} facts are what the model says already, so there is nothing to edit; give other "
-            "answers, or use --known edit."
-        )
+        which = "The fact is" if len(outcomes) == 1 else f"All {len(outcomes):,} facts are"
+        return f"{which} what the model says already, so nothing was edited; give other answers, or --known edit."
     reasons = dict.fromkeys(line for report in reports for line in report.notices)
-    return f"None of {len(outcomes)} facts was edited. {' '.join(reasons)}"
+    which = "The fact was not" if len(outcomes) == 1 else f"None of {len(outcomes):,} facts was"
+    return f"{which} edited. {' '.join(reasons)}"
 
 
 def _check_outputs(options: argparse.Namespace) -> None:
@@ -255,7 +254,7 @@ def _apply(options: argparse.Namespace) -> None:
         tell_other_start(edits, lm)
         with Bar("Applying") as bar:
             write_edits(options.out, lm, edits, options.edits, bar.share, options.scored)
-    print(f"{edits.values['n_edits']} facts put onto {lm.name}; written to {options.out}", file=sys.stderr)
+    print(f"{counted(edits.values['n_edits'], 'fact')} put onto {lm.name}; written to {options.out}", file=sys.stderr)
 
 
 def _models(options: argparse.Namespace) -> None:

@@ -25,6 +25,7 @@ from encore_core.measures.judging import KEY, Judge
 from encore_core.measures.scores import PROTOCOL, Scores, evaluate
 from encore_core.models.editable import EditableModel
 from encore_core.storage import replacing
+from encore_core.words import counted
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -191,4 +192,4 @@ def _print_score(name: str, found: Interval | None, digits: int) -> None:
         return
     between = "" if found.low is None else f"{found.low:.{digits}f} to {found.high:.{digits}f}"
     value = "not a number" if math.isnan(found.value) else f"{found.value:.{digits}f}"
-    print(f"  {name:26}{value:>8}   {between:18}{found.n:>6} facts")
+    print(f"  {name:26}{value:>8}   {between:18}{counted(found.n, 'fact', form='>6')}")

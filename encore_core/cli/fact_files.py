@@ -13,6 +13,7 @@ from encore_core.errors import InputError
 from encore_core.facts import FOUND, MAX_BYTES, Fact, FactError, place_of, read_facts
 from encore_core.measures.before_edits import unfit
 from encore_core.models.editable import EditableModel
+from encore_core.words import counted
 
 FILE_BYTES = 500 * 1000 * 1000
 """Largest file of facts that the command line reads; the pages and standard input take up to `MAX_BYTES`."""
@@ -101,6 +102,7 @@ def fitting(
         for line in lines:
             notice(f"skipped {line}")
         return others
-    more = f" So are {len(lines) - 1:,} others." if len(lines) > 1 else ""
+    n = len(lines) - 1
+    more = f" So {'is' if n == 1 else 'are'} {counted(n, 'other')}." if n else ""
     way_on = f" --skip-bad goes on with the other {len(others):,}." if others else ""
     raise InputError(f"{lines[0]}{more}{way_on}")

@@ -34,6 +34,7 @@ from encore_core.facts.checking import Checked, check_facts
 from encore_core.facts.hub_sets import ELSEWHERE, fetch_set, find_set, listed
 from encore_core.measures.before_edits import BeforeEdits, ask_before
 from encore_core.storage import gigabytes, replacing
+from encore_core.words import counted
 
 EXIT_WRONG = 1
 SHOWN = 20
@@ -91,7 +92,7 @@ def _convert(options: argparse.Namespace) -> None:
     check_file(options.out, "file of facts")
     facts = facts_of(options, options.limit)
     write_facts(facts, options.out)
-    print(f"{len(facts):,} facts written to {options.out}", file=sys.stderr)
+    print(f"{counted(len(facts), 'fact')} written to {options.out}", file=sys.stderr)
 
 
 # -- check -------------------------------------------------------------------------------------------------------------

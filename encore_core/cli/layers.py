@@ -15,6 +15,7 @@ from encore_core.editing.layer_costs import layer_costs, proposed
 from encore_core.editing.shared_by_sessions import shared_prefixes
 from encore_core.methods import METHODS, find_method
 from encore_core.models.settings import settings_of
+from encore_core.words import counted
 
 N_FACTS = 20
 
@@ -58,8 +59,8 @@ def _layers(options: argparse.Namespace) -> None:
     for one in found:
         print(f"{one.layer:>10}{one.median_damage:>18.2e}{median(one.steps):>8.0f}{one.share_reached:>10.0%}")
     notice(
-        f"medians over {len(facts)} facts, {method}'s search; estimated damage in nats per token of general text. By "
-        f"this estimate the cheapest blocks are {some_layers(blocks)}; the method's settings edit "
+        f"medians over {counted(len(facts), 'fact')}, {method}'s search; estimated damage in nats per token of general "
+        f"text. By this estimate the cheapest blocks are {some_layers(blocks)}; the method's settings edit "
         f"{some_layers(own.layers)}. It does not show how well facts generalise to paraphrases or how long they last: "
         "compare settings with encore run."
     )

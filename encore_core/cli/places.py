@@ -1,7 +1,8 @@
-"""Files and folders that commands write: refused before the work if they cannot be, and held until they are."""
+"""Files and folders that commands read and write: refused before the work where they cannot be, held until they are."""
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from encore_core.errors import InputError
 from encore_core.export.folder import check_output_folder, check_writable
+from encore_core.runs.store import RunStore
 from encore_core.storage import data_folder
 
 
@@ -52,6 +54,17 @@ def check_file(path: Path, what: str = "edit file") -> None:
     if not path.parent.is_dir():
         raise InputError(f"The {what} {path} cannot be written: the folder {path.parent} does not exist.")
     check_writable(path)
+
+
+def store_of(options: argparse.Namespace) -> RunStore:
+    """The store to look into. One that --store names must be there: a mistyped name would be made, and be empty.
+
+    Raises:
+        InputError: when it is not.
+    """
+    if options.store is not None and not (options.store / "runs.sqlite").is_file():
+        raise InputError(f"--store {options.store} holds no runs; give a folder that encore run --store has named.")
+    return RunStore(options.store)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from encore_core.runs.plan import KNOWN, ORDERS, WITH_OPTIONS, MeasurePlan, RunP
 from encore_core.runs.preparing import PreparedRun, prepare
 from encore_core.runs.seeds import seeds_of, tag_of_seeds, with_seeds
 from encore_core.runs.store import RunStore
+from encore_core.words import counted
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -239,7 +240,7 @@ def _tell_costs(ready: Sequence[PreparedRun], as_json: bool) -> None:
         notice("the judge is not asked for this, so its time is not in these figures")
     for row in rows:
         print(
-            f"{row['method']:15}{row['edits']:>7} edits  {duration(row['seconds']):>10}"
+            f"{row['method']:15}{counted(row['edits'], 'edit', form='>7'):13}  {duration(row['seconds']):>10}"
             f"  ({duration(row['measuring_seconds'])} of it measuring at {row['n_checkpoints']} checkpoints"
             f"{', some of them in part' if row['capped'] else ''})"
             f"  memory {row['memory_bytes'] / 1e9:.1f} GB  disk {row['disk_bytes'] / 1e9:.2f} GB"

@@ -12,6 +12,7 @@ from typing import Any
 
 from encore_core.cli.options import add_json_option, add_store_option, add_verbose_option, path
 from encore_core.cli.output import Bar, duration
+from encore_core.cli.places import store_of
 from encore_core.cli.watching import Workers, activity, print_ids, tell_ends, watch
 from encore_core.runs.carried import import_runs
 from encore_core.runs.export import export_run, sample_scores, settings_of_run
@@ -19,6 +20,7 @@ from encore_core.runs.fact_values import NO_INTERVAL, protocol
 from encore_core.runs.queue import check_resumable
 from encore_core.runs.rows import RunInfo
 from encore_core.runs.store import RunStore
+from encore_core.words import counted
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -70,7 +72,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _list(options: argparse.Namespace) -> None:
-    found = RunStore(options.store).runs(" ".join(options.search))
+    found = store_of(options).runs(" ".join(options.search))
     if options.json:
         print(json.dumps([run.as_dict() for run in found]))
         return
@@ -80,7 +82,7 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
-    store = RunStore(options.store)
+    store = store_of(options)
     run = store.get(options.id)
     if options.json:
         print(json.dumps(settings_of_run(run) | {"log": store.read_log(run.id, 50), "scores": _scores(store, run)}))
@@ -134,7 +136,7 @@ def _print_scores(found: Mapping[str, Any]) -> None:
     for name, one in found["scores"].items():
         digits = 3 if name == "magnitude" else 1
         between = "" if one["low"] is None else f"{one['low']:.{digits}f} to {one['high']:.{digits}f}"
-        n = f"{one['n']} facts" if one["n"] else NO_INTERVAL
+        n = counted(one["n"], "fact") if one["n"] else NO_INTERVAL
         line = f"  {name:34}{one['value']:>8.{digits}f}   {between:18}{n}"
         by_protocol.setdefault(one["protocol"], []).append(line)
     for words, lines in by_protocol.items():
@@ -142,7 +144,7 @@ def _print_scores(found: Mapping[str, Any]) -> None:
 
 
 def _resume(options: argparse.Namespace) -> None:
-    store = RunStore(options.store)
+    store = store_of(options)
     ids = list(dict.fromkeys(options.id))
     for run_id in ids:  # so that none is put into the queue, and left there, where another is refused
         check_resumable(store.get(run_id))
@@ -157,7 +159,7 @@ def _resume(options: argparse.Namespace) -> None:
 
 
 def _cancel(options: argparse.Namespace) -> None:
-    store = RunStore(options.store)
+    store = store_of(options)
     for run_id in options.id:
         run = store.cancel(run_id)
         said = "cancelled" if run.ended else "being cancelled; the current batch is dropped"
@@ -165,7 +167,7 @@ def _cancel(options: argparse.Namespace) -> None:
 
 
 def _delete(options: argparse.Namespace) -> None:
-    store = RunStore(options.store)
+    store = store_of(options)
     for run_id in options.id:
         store.delete(run_id)
         print(f"{run_id} is deleted", file=sys.stderr)
@@ -174,7 +176,7 @@ def _delete(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     with Bar("Exporting") as bar:
         written = export_run(
-            RunStore(options.store), options.id, options.out, options.model, bar.share, with_edits=options.edits
+            store_of(options), options.id, options.out, options.model, bar.share, with_edits=options.edits
         )
     print(f"{len(written)} files written to {options.out}", file=sys.stderr)
 

@@ -13,6 +13,7 @@ from encore_core.errors import InputError
 from encore_core.runs.launch import start_worker
 from encore_core.runs.rows import RunInfo
 from encore_core.runs.store import RunStore
+from encore_core.words import counted
 
 POLL_SECONDS = 0.5
 STARTS = 2
@@ -64,6 +65,8 @@ def _follow(store: RunStore, run_id: str, workers: Workers) -> None:
             bar.at(run.done, activity(run))
             if run.status == "queued":
                 workers.ensure(run.device)
+            else:
+                workers.starts[run.device] = 0  # it takes runs; if it ends hours later, another may take the rest
             time.sleep(POLL_SECONDS)
             run = store.get(run_id)
         bar.at(run.done, run.status)
@@ -120,7 +123,8 @@ def tell_ends(store: RunStore, ids: Sequence[str], asked: bool = False) -> None:
     for run in runs:
         if run.status in ("interrupted", "cancelled"):
             why = f" ({run.error})" if run.error else ""
-            notice(f"{run.id} is {run.status} at {run.cursor} of {run.n_edits} edits{why}; encore runs resume {run.id}")
+            at = f"{run.cursor:,} of {counted(run.n_edits, 'edit')}"
+            notice(f"{run.id} is {run.status} at {at}{why}; encore runs resume {run.id}")
     for run in runs:
         if run.status == "failed":
             raise InputError(f"Run {run.id} failed: {run.error} What it had is kept: encore runs resume {run.id}")

@@ -36,6 +36,7 @@ from encore_core.runs.plan import RunPlan
 from encore_core.runs.rows import NO_STATISTICS
 from encore_core.storage import absolute_folder, is_file, named_path
 from encore_core.tuned_rows import Shape
+from encore_core.words import counted
 
 DUPLICATES_NAMED = 5
 MANY = 500
@@ -116,7 +117,7 @@ def prepare(plan: RunPlan, facts: Sequence[Fact] | None = None, progress: Progre
         measure=replace(plan.measure, downstream=tasks and str(tasks.absolute()), judge=judge),
         n_edits=n_edits,
         checkpoint_every=plan.checkpoint_every or max(plan.batch_size, math.ceil(n_edits / 10)),
-        name=plan.name or f"{plan.method}, {n_edits} edits",
+        name=plan.name or f"{plan.method}, {counted(n_edits, 'edit', form='')}",
         device=device,
         dtype=plan.dtype or "float32",
     )
@@ -153,7 +154,7 @@ def _number_of_edits(plan: RunPlan, n_facts: int) -> int:
     n_edits = plan.n_edits or n_facts
     if n_edits > n_facts:
         raise InputError(
-            f"n_edits {n_edits} is more than the {n_facts} facts in {quoted(plan.facts)}; "
+            f"n_edits {n_edits} is more than the {counted(n_facts, 'fact', form='')} in {quoted(plan.facts)}; "
             f"give a number up to {n_facts}, or a larger file."
         )
     return n_edits
@@ -178,7 +179,8 @@ def _duplicates(facts: Sequence[Fact]) -> list[str]:
         for (subject, _), places in list(found.items())[:DUPLICATES_NAMED]
     ]
     if len(found) > DUPLICATES_NAMED:
-        lines.append(f"So are {len(found) - DUPLICATES_NAMED} other subjects.")
+        others = len(found) - DUPLICATES_NAMED
+        lines.append(f"So {'is' if others == 1 else 'are'} {counted(others, 'other subject')}.")
     return lines
 
 

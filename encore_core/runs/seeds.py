@@ -10,6 +10,7 @@ from dataclasses import replace
 from encore_core.errors import InputError, quoted
 from encore_core.runs.plan import RunPlan
 from encore_core.runs.rows import RunInfo
+from encore_core.words import counted
 
 MOST_SEEDS = 20
 LARGEST = 2**63 - 1
@@ -43,7 +44,7 @@ def with_seeds(plan: RunPlan, seeds: Sequence[int]) -> list[RunPlan]:
         plan: not prepared yet.
         seeds: from `seeds_of`.
     """
-    name = plan.name or (f"{plan.method}, {plan.n_edits} edits" if plan.n_edits else plan.method)
+    name = plan.name or (f"{plan.method}, {counted(plan.n_edits, 'edit', form='')}" if plan.n_edits else plan.method)
     return [replace(plan, seed=seed, name=f"{name}, seed {seed}") for seed in seeds]
 
 
