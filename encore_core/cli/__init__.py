@@ -2,6 +2,8 @@
 
 Exit code 0; 1 when `encore doctor` or `encore facts check` finds something wrong; 2 when the input is wrong, with one
 line on standard error that says why. Results go to standard output or to files; progress goes to standard error.
+
+Each subcommand has a module; what they share is in `options`, `fact_files`, `places`, `output` and `watching`.
 """
 
 from __future__ import annotations
