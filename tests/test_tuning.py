@@ -26,6 +26,7 @@ from encore_core.tuning.ground import Ground
 from encore_core.tuning.search import Tuner
 
 BASE = tiny_models.DEFAULTS | {"lambda_n": 0.001, "steps": 4}
+ALPHA = tiny_models.DEFAULTS | {"steps": 4}
 
 
 @pytest.fixture(autouse=True)
@@ -157,6 +158,25 @@ def test_settings_that_cannot_be_edited_with_say_why_and_are_written_as_json(tun
     trial = one._measure("present", one.ground.session({}), {}, list(FACTS[:2]))
     assert (trial.overall, trial.norm_ratio, trial.perplexity_ratio) == (0, None, None)
     assert trial.stopped == "no such update" and json.dumps(asdict(trial), allow_nan=False)
+
+
+def test_settings_that_give_no_P_are_a_trial_and_a_restart_does_not_repeat_it(gpt2, statistics_text, monkeypatch):
+    facts, held_out = choose_facts(gpt2, FACTS, 6)
+    make = lambda: Tuner(gpt2, "AlphaEdit", facts, held_out, statistics_text=statistics_text, base=ALPHA)  # noqa: E731
+    trial = make()._try("null_threshold", {"null_threshold": 1e-30}, facts)
+    assert "No eigenvalue of the key statistics is below 1e-30" in trial.stopped and trial.overall == 0
+    again = make()
+    monkeypatch.setattr(EditSession, "prepare", lambda *_: pytest.fail("the trial was repeated"))
+    assert again._try("null_threshold", {"null_threshold": 1e-30}, facts) == trial
+
+
+def test_settings_that_cannot_be_edited_with_are_not_put_in_force(tuner, monkeypatch):
+    def refuse(*args, **values):
+        raise InputError("no such update")
+
+    monkeypatch.setattr(EditSession, "edit", refuse)
+    found = tuner().search(minutes=1e-6)
+    assert all(trial.stopped for trial in found.trials) and not found.row.in_force
 
 
 def test_what_the_model_says_is_asked_with_what_joins_prompt_and_answer(gpt2, monkeypatch):

@@ -268,7 +268,11 @@ class LifeTuner:
         return life
 
     def _lived(self, life: Life, session: EditSession, facts: Sequence[Fact], may_stop: bool) -> Life:
-        session.prepare()
+        began = time.perf_counter()
+        try:
+            session.prepare()
+        except InputError as error:
+            return replace(life, stopped=str(error), seconds=time.perf_counter() - began)
         life, done = self._taken_up(life, session)
         ends = self._ends(len(facts))
         began = time.perf_counter() - life.seconds

@@ -191,7 +191,7 @@ class Tuner:
         found = {name: best.settings[name] for name in self.names}
         before = self._try("held out: present", {}, self.held_out)
         after = self._try("held out: found", found, self.held_out)
-        row = self._row(best, complete, adopt, after.overall >= before.overall)
+        row = self._row(best, complete, adopt, not after.stopped and after.overall >= before.overall)
         store_result(row)
         return Tuned(row, tuple(self.trials), self.file, complete)
 
@@ -261,13 +261,13 @@ class Tuner:
                 self._fluent = perplexity(lm, n_tokens=PERPLEXITY_TOKENS)
         s: Settings = session.settings
         key = (s.layers[-1], s.lr, s.search_step, s.steps, s.mpes_extra_steps, stage.startswith("held out"))
-        session.prepare()
-        if key not in self._targets:
-            self._targets[key] = None if s.from_gradients else session.find_targets(facts, on_progress=None)
         try:
+            session.prepare()
+            if key not in self._targets:
+                self._targets[key] = None if s.from_gradients else session.find_targets(facts, on_progress=None)
             session.edit(facts, known="edit", measure=False, targets=self._targets[key])
         except InputError as error:
-            # Settings with which a batch cannot be solved get the worst scores, and the search goes on.
+            # Settings that give no P, or no solution of a batch, get the worst scores, and the search goes on.
             return Trial(stage, settings, 0, 0, 0, 0, 0, None, None, time.perf_counter() - began, str(error))
         with session.edited() as lm:
             scores = evaluate(lm, facts, generate=False)
