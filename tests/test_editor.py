@@ -567,6 +567,19 @@ def test_sessions_that_hold_factors_give_the_same_bits(lm, statistics_text, pris
     assert same(matrices(thin), {layer: lm.matrix(layer) for layer in range(lm.n_layers)})
 
 
+@pytest.mark.parametrize("hold", ["matrices", "factors"])
+def test_what_was_handed_out_stays_as_it_was_through_later_edits(lm, new_session, hold):
+    session, again = (new_session(lm, keep_history=keep, hold=hold) for keep in (True, False))
+    session.edit(FIRST, known="edit")
+    state, run, exact = session.state(), session.matrices(), session.exact_matrices()
+    before, kept = matrices(session), preserved(session)
+    copies = [{layer: matrix.clone() for layer, matrix in some.items()} for some in (run, exact)]
+    session.edit(SECOND, known="edit")
+    assert same(run, copies[0]) and same(exact, copies[1])
+    again.restore(state)
+    assert same(matrices(again), before) and same(preserved(again), kept)
+
+
 def test_factors_are_held_where_memory_is_short(gpt2, new_session, monkeypatch):
     needed = 2 * gpt2.d_model * gpt2.d_mlp * 4
     for free, short in (

@@ -227,15 +227,15 @@ class EditedModel:
     def matrices(self) -> dict[int, torch.Tensor]:
         """The edited matrices, by edited layer, as the family stores them (see `EditableModel.oriented`).
 
-        They belong to the session and must not be written to.
+        They must not be written to; what the session does later leaves them as they are.
         """
         with self.lm.lock:
-            return dict(self._contents.sums().run)
+            return self._contents.handed_out(self._contents.sums().run)
 
     def exact_matrices(self) -> dict[int, torch.Tensor]:
         """The same in the dtype in which they are summed, see `Sums.exact`; empty before the first edit."""
         with self.lm.lock:
-            return dict(self._contents.sums().exact)
+            return self._contents.handed_out(self._contents.sums().exact)
 
     def nbytes(self) -> int:
         """Bytes of memory that this session alone holds: its matrices, P, and what the history keeps of its batches."""

@@ -375,7 +375,7 @@ class EditSession(EditedModel):
     def state(self) -> SessionState:
         """What another session on the same model needs to continue from here with the same bits. It has no history."""
         with self.pristine():
-            return state_of(self._contents, self._contents.sums().exact, self.prefixes_read, self._identity())
+            return state_of(self._contents, self.exact_matrices(), self.prefixes_read, self._identity())
 
     def restore(self, state: SessionState) -> None:
         """Replace this session's edits by a saved state. It keeps no history from then on, so nothing can be undone.

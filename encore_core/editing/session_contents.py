@@ -69,6 +69,12 @@ class Contents:
         with self.matrices.lm.matrices_replaced({}):
             return self.matrices.current(self.updates)
 
+    def handed_out(self, matrices: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
+        """Some of `sums`, by layer, for whoever keeps them: copies of those that the next batch writes over."""
+        if not self.matrices.from_factors:
+            return dict(matrices)
+        return {layer: matrix.clone() for layer, matrix in matrices.items()}
+
     def with_batch(
         self, batch: SolvedBatch, applied: AppliedBatch, facts: Sequence[Fact], *, sequential: bool, keep_history: bool
     ) -> Contents:
