@@ -123,7 +123,7 @@ def test_targets_are_brought_to_the_norm_and_far_ones_are_left_out(lm, new_sessi
     wanted = [naive_mlp_output(lm, fact, 1) + t.z - t.h for fact, t in zip(FACTS, targets, strict=True)]
     norms = sorted(float(v.norm()) for v in wanted)
     anchor = (norms[-2] + norms[-1]) / 4  # one fact is too far
-    found = brought_to_norm(lm, FACTS, targets, 1, anchor)
+    found = brought_to_norm(lm, FACTS, targets, (), 1, anchor)
     assert [one is None for one in found] == [float(v.norm()) > 2 * anchor for v in wanted]
     assert sum(one is None for one in found) == 1
     for fact, before, after, v in zip(FACTS, targets, found, wanted, strict=True):
@@ -302,7 +302,7 @@ def test_a_model_that_is_broken_says_so_instead_of_leaving_every_fact_alone(llam
     targets = new_session(llama, "AlphaEdit").find_targets(CITIES[:1])
     targets = [replace(target, z=target.z * float("nan")) for target in targets]
     with pytest.raises(InputError, match="not finite"):
-        brought_to_norm(llama, CITIES[:1], targets, 1, 1.0)
+        brought_to_norm(llama, CITIES[:1], targets, (), 1, 1.0)
 
 
 # -- LyapLock ----------------------------------------------------------------------------------------------------------

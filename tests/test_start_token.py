@@ -16,6 +16,7 @@ from tiny_models import CITIES, DEFAULTS, FACTS
 from encore_core.cli import main
 from encore_core.editing import stored_statistics
 from encore_core.editing.covariance import windows_of
+from encore_core.editing.edited_model import EditedModel
 from encore_core.editing.keys import KeyReader
 from encore_core.editing.session import EditSession
 from encore_core.editing.target_loss import target_settings
@@ -175,6 +176,22 @@ def test_nothing_comes_from_a_subject_that_is_the_first_token(bare, started, gpt
     torch.testing.assert_close(target.h, wanted.h, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(h[:, 0].float(), wanted.h, rtol=1e-4, atol=1e-5)
     assert encode_contexts(started, [FIRST], PREFIXES)[0][0] == encode_fact(started, FIRST)
+
+
+def test_the_norm_of_its_target_is_that_behind_a_prefix(bare, statistics_text, monkeypatch):
+    """NAS: v₀ and h are read in the same context, neither at the first token."""
+    session = EditSession(bare, "AlphaEdit+NAS", settings=DEFAULTS, statistics_text=statistics_text)
+    [target] = session.find_targets([FIRST])
+    behind, seen = encode_fact(bare, FIRST, session.prefixes[0]), []
+    handle = bare.down_projections[1].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    with torch.no_grad():
+        bare.model(input_ids=torch.tensor([behind.ids]))
+    handle.remove()
+    v0 = seen[0].reshape(-1, bare.d_model)[behind.lookup]
+    v = v0 + target.z - target.h
+    monkeypatch.setattr(EditedModel, "anchor", lambda self, progress=None: 0.9 * float(v.norm()))
+    [edited] = session.edit([FIRST], known="edit").edited
+    torch.testing.assert_close(edited.target.z, target.h - v0 + 0.9 * v, rtol=1e-4, atol=1e-5)
 
 
 def test_it_is_told_before_the_edit(bare, started, statistics_text, caplog):

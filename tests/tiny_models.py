@@ -78,7 +78,7 @@ def know_anchor(lm: EditableModel) -> None:
         rule = target_settings(settings_of(lm, "MEMIT", DEFAULTS))
         with lm.matrices_replaced({}):
             targets = optimise_targets(lm, CITIES, (), DEFAULTS["layers"][-1], rule)
-            outputs = mlp_outputs(lm, CITIES, DEFAULTS["layers"][-1])
+            outputs = mlp_outputs(lm, CITIES, (), DEFAULTS["layers"][-1])
         norms = [float((v + t.z - t.h).norm()) for v, t in zip(outputs, targets, strict=True)]
         lm.shared["anchor", name] = sum(norms) / len(norms)
 

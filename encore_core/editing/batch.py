@@ -159,7 +159,7 @@ def solve_batch(
         )
         far: tuple[Fact, ...] = ()
         if anchor is not None:
-            facts, targets, far = in_proportion(lm, facts, targets, settings.layers[-1], anchor)
+            facts, targets, far = in_proportion(lm, facts, targets, prefixes, settings.layers[-1], anchor)
         clock.add("targets")
         if not facts:
             return replace(SolvedBatch.of_nothing(draft), far=far)

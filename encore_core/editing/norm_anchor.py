@@ -45,18 +45,19 @@ AT_ONCE = 50
 
 
 @torch.no_grad()
-def mlp_outputs(lm: EditableModel, facts: Sequence[Fact], layer: int) -> torch.Tensor:
+def mlp_outputs(lm: EditableModel, facts: Sequence[Fact], prefixes: Sequence[str], layer: int) -> torch.Tensor:
     """v₀: the outputs of a block's MLP matrix at the subjects, in the plain prompts.
 
     Args:
         lm: the model as it is to be read; the caller holds its lock.
         facts: any.
+        prefixes: those of the search for targets, because v₀ and h must come from the same context (see `prompts`).
         layer: index of the block.
 
     Returns:
         (n, d_model) float32.
     """
-    rows = [contexts[0] for contexts in encode_contexts(lm, facts, ())]
+    rows = [contexts[0] for contexts in encode_contexts(lm, facts, prefixes[:1])]
     found = torch.empty(len(rows), lm.d_model, device=lm.device)
     for group in batches_by_length([row.lookup + 1 for row in rows], MAX_TOKENS):
         batch = pad(lm, [rows[i].ids[: rows[i].lookup + 1] for i in group])
@@ -74,13 +75,19 @@ def mlp_outputs(lm: EditableModel, facts: Sequence[Fact], layer: int) -> torch.T
 
 
 def brought_to_norm(
-    lm: EditableModel, facts: Sequence[Fact], targets: Sequence[Target], layer: int, anchor: float
+    lm: EditableModel,
+    facts: Sequence[Fact],
+    targets: Sequence[Target],
+    prefixes: Sequence[str],
+    layer: int,
+    anchor: float,
 ) -> list[Target | None]:
     """Targets whose v* has the anchor's norm; None for a fact that is not edited because its own is more than twice it.
 
     Args:
         lm: the model that the targets were found on, in the same state; the caller holds its lock.
         facts, targets: of a batch.
+        prefixes: with which the targets were found.
         layer: the last edited block.
         anchor: a.
 
@@ -88,7 +95,7 @@ def brought_to_norm(
         InputError: when a target is not finite.
     """
     found: list[Target | None] = []
-    for fact, target, v0 in zip(facts, targets, mlp_outputs(lm, facts, layer), strict=True):
+    for fact, target, v0 in zip(facts, targets, mlp_outputs(lm, facts, prefixes, layer), strict=True):
         v = v0.to(target.z) + target.z - target.h
         norm = float(v.norm())
         if not math.isfinite(norm):
@@ -102,10 +109,15 @@ def brought_to_norm(
 
 
 def in_proportion(
-    lm: EditableModel, facts: Sequence[Fact], targets: Sequence[Target], layer: int, anchor: float
+    lm: EditableModel,
+    facts: Sequence[Fact],
+    targets: Sequence[Target],
+    prefixes: Sequence[str],
+    layer: int,
+    anchor: float,
 ) -> tuple[list[Fact], list[Target], tuple[Fact, ...]]:
     """The facts that are edited, their targets, and the facts that are not; arguments as for `brought_to_norm`."""
-    found = brought_to_norm(lm, facts, targets, layer, anchor)
+    found = brought_to_norm(lm, facts, targets, prefixes, layer, anchor)
     pairs = [(fact, target) for fact, target in zip(facts, found, strict=True) if target is not None]
     far = tuple(fact for fact, target in zip(facts, found, strict=True) if target is None)
     return [fact for fact, _ in pairs], [target for _, target in pairs], far
@@ -174,7 +186,7 @@ def _measured(
                 progress(f"Anchor of NAS: {start} of {len(facts)} facts", start / len(facts))
             targets = optimise_targets(lm, some, (), layer, settings)
             delta = torch.stack([target.z - target.h for target in targets])
-            norms.append((mlp_outputs(lm, some, layer).to(delta) + delta).norm(dim=-1).cpu())
+            norms.append((mlp_outputs(lm, some, (), layer).to(delta) + delta).norm(dim=-1).cpu())
     return mean_without_largest(torch.cat(norms))
 
 
