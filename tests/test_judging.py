@@ -15,8 +15,11 @@ ASKED = Asked("The capital of France is", ("Rome", "Roma"), "Rome, of course.")
 
 @pytest.mark.parametrize(
     ("text", "wanted"),
-    [(" The  Beatles! ", "beatles"), ("“Rome”.", "rome"), ("ＲＯＭＥ", "rome"), ("a", "a"), ("Vitamin A", "vitamin"),
-     ("rock-n-roll", "rock n roll"), ("", ""), ("The", "the"), (" *! ", "*!"), ("Straße", "strasse")],
+    [(" The  Beatles! ", "beatles"), ("“Rome”.", "rome"), ("ＲＯＭＥ", "rome"), ("a", "a"), ("Vitamin A", "vitamin a"),
+     ("rock-n-roll", "rock n roll"), ("", ""), ("The", "the"), (" *! ", "*!"), ("Straße", "strasse"),
+     ("Serie A is the best", "serie is best"), ('the "Titanic"', "titanic"), ("C++, C# and A+", "c++ c# and a+"),
+     ("#1 + #2", "1 2"), ("Jean-Paul, 1914-18", "jean paul 1914 18"), ("−5 or (-5)", "-5 or -5"),
+     ("3.5.", "3.5"), ("12.05.1990", "12 05 1990"), ("1,000,000", "1000000"), ("1990,1991", "1990 1991")],
 )  # fmt: skip
 def test_normalising(text, wanted):
     assert normalised(text) == wanted
@@ -30,6 +33,20 @@ def test_exact_match_and_containment():
         assert matches(answer, [answer]) and contains(answer, [answer])
     assert not matches("", [""]) and not contains("Rome", [""])
     assert contains("首都是东京。", ["东京"]) and not contains("Rome", ["."])
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "wanted"),
+    [("Serie B", "Serie A", False), ("Hepatitis B", "Hepatitis A", False), ("Vitamin A is good", "Vitamin A", True),
+     ("He saw Beatles", "The Beatles", True), ("A dog.", "A", False), ("Answer: A", "A", True),
+     ("written in C", "C++", False), ("written in C++", "C", False), ("written in C++.", "C++", True),
+     ("C#", "C++", False), ("Jean Paul Sartre", "Jean-Paul", True), ("It is -5 °C", "5", False),
+     ("It is 3.5.", "5", False), ("It has 1,000 of them", "1", False), ("It has 1,000 of them", "1000", True),
+     ("เมืองหลวงคือปารีส", "ปารีส", True), ("ນະຄອນຫຼວງວຽງຈັນ", "ວຽງຈັນ", True), ("រាជធានីភ្នំពេញ", "ភ្នំពេញ", True),
+     ("မြို့တော်ရန်ကုန်", "ရန်ကုန်", True), ("首都はParisです", "Paris", True), ("15世紀", "5世紀", False)],
+)  # fmt: skip
+def test_a_wrong_answer_is_not_in_a_text_and_a_right_one_is(text, answer, wanted):
+    assert contains(text, [answer]) == wanted and (wanted or not matches(text, [answer]))
 
 
 def command(code: str) -> str:
@@ -132,5 +149,5 @@ def test_an_address_that_does_not_answer():
 def test_judges_that_cannot_be_asked():
     assert "blank" in refusal(Judge, " ") and "name of a model" in refusal(Judge, "https://x/v1")
     assert "close the quotation" in refusal(Judge, 'python "x')
-    assert "no address" in refusal(Judge, "http://", "m") and "no address" in refusal(Judge, "http://[x/v1", "m")
+    assert "not an address" in refusal(Judge, "http://", "m") and "not an address" in refusal(Judge, "http://[x/v1", "m")
     assert "0 seconds" in refusal(Judge, "x", seconds=0)

@@ -1,8 +1,14 @@
 """Whether a text that a model wrote gives an answer: exactly, among other words, or in the eyes of a judge.
 
 Exact match and containment compare normalised texts: without capitals, punctuation, the articles a, an, the, and
-differences of Unicode form and spacing (as SQuAD's evaluation does, arXiv 1606.05250). Containment looks for whole
-words. A judge is a program or a model of the user's, asked yes or no; without one, no score says that it was judged.
+differences of Unicode form and spacing, much as SQuAD's evaluation does (arXiv 1606.05250). Unlike there
+
+- an article with no word behind it stays (Serie A, Hepatitis A), and texts that agree with their articles agree, too;
+- + and # at a word stay (C++, C#), and so do minus signs (-5) and decimal points (3.5);
+- other marks become blanks, so that Jean-Paul is Jean Paul; a comma between thousands is left out (1,000 is 1000).
+
+Containment looks for whole words. A judge is a program or a model of the user's, asked yes or no; without one, no score
+says that it was judged.
 """
 
 from __future__ import annotations
@@ -18,9 +24,11 @@ import urllib.request
 from collections.abc import Callable, MutableMapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from operator import eq
 from urllib.parse import urlsplit
 
 from encore_core.errors import InputError, quoted
+from encore_core.facts.joining import is_unspaced
 
 AT_ONCE = 8
 """Questions put to a judge at a time."""
@@ -34,40 +42,84 @@ TOLD_SECONDS = 0.5
 MOST_OF_A_REPLY = 1_000_000
 """Bytes of a reply that are read."""
 
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_ARTICLE = r"(?:a|an|the)"
+_BEFORE_A_WORD = re.compile(rf"\b{_ARTICLE}\s+(?=[^\w\s]*\w)")
+_ONLY_ARTICLES = re.compile(rf"{_ARTICLE}( {_ARTICLE})*")
+
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_STAYS = re.compile(r"(?<=[^\W_])[+#]+|(?<![^\s(\[=])[-−](?=\d)|(?<![\d.])\d+\.\d+(?!\.?\d)")
+"""What punctuation stays: + and # behind a letter or digit, a minus sign, a decimal point with its digits."""
+
 _YES, _NO = frozenset(("yes", "true", "1", "correct", "right")), frozenset(("no", "false", "0", "incorrect", "wrong"))
 
 
 def normalised(text: str) -> str:
-    """A text without what does not count: capitals, punctuation, articles, forms of Unicode, spacing.
+    """A text without what does not count: capitals, punctuation, articles before a word, forms of Unicode, spacing.
 
-    A text of nothing else keeps its articles, or else its marks.
+    A text of nothing but marks keeps them.
     """
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    words = "".join(" " if unicodedata.category(one)[0] in "PSZC" else one for one in folded)
-    return " ".join(_ARTICLES.sub(" ", words).split()) or " ".join(words.split()) or folded.strip()
+    folded = _folded(text)
+    return _words(_BEFORE_A_WORD.sub(" ", folded)) or folded.strip()
+
+
+def _with_articles(text: str) -> str:
+    folded = _folded(text)
+    return _words(folded) or folded.strip()
+
+
+def _folded(text: str) -> str:
+    return _THOUSANDS.sub("", unicodedata.normalize("NFKC", text).casefold())
+
+
+def _words(folded: str) -> str:
+    """The words of a text with one blank between them, see `_STAYS`."""
+    kept = {place for found in _STAYS.finditer(folded) for place in range(*found.span())}
+    letters = (
+        one if place in kept or unicodedata.category(one)[0] not in "PSZC" else " " for place, one in enumerate(folded)
+    )
+    return " ".join("".join(letters).replace("−", "-").split())
 
 
 def matches(text: str, answers: Sequence[str]) -> bool:
     """Whether a text is one of the answers, both normalised."""
-    said = normalised(text)
-    return bool(said) and said in {normalised(answer) for answer in answers}
+    return _agrees(text, answers, eq)
 
 
 def contains(text: str, answers: Sequence[str]) -> bool:
-    """Whether a text has one of the answers in it, both normalised: as whole words, where words are parted by blanks.
+    """Whether a text has one of the answers in it, both normalised: as whole words.
 
-    A text in a script without blanks, such as Chinese, has it anywhere.
+    In scripts without blanks between words, such as Chinese and Thai, words begin and end anywhere.
     """
-    return any(_is_in(answer, normalised(text)) for answer in map(normalised, answers) if answer)
+    return _agrees(text, answers, _is_in)
+
+
+def _agrees(text: str, answers: Sequence[str], agree: Callable[[str, str], bool]) -> bool:
+    """Whether `agree(answer, text)` for an answer: both without articles, or both with them.
+
+    "Vitamin A is good" has "Vitamin A" in it, although a word follows its A. An answer that is an article has no
+    such second way, because any text has it as an article.
+    """
+    said, whole = normalised(text), _with_articles(text)
+    for answer in answers:
+        bare, full = normalised(answer), _with_articles(answer)
+        if bare and (agree(bare, said) or (not _ONLY_ARTICLES.fullmatch(full) and agree(full, whole))):
+            return True
+    return False
 
 
 def _is_in(answer: str, said: str) -> bool:
-    return answer in said if _has_no_blanks(answer) else f" {answer} " in f" {said} "
+    start = said.find(answer)
+    while start >= 0:
+        end = start + len(answer)
+        if _parted(said[max(0, start - 1) : start], answer[0]) and _parted(said[end : end + 1], answer[-1]):
+            return True
+        start = said.find(answer, start + 1)
+    return False
 
 
-def _has_no_blanks(text: str) -> bool:
-    return any("CJK" in (name := unicodedata.name(one, "")) or "HIRAGANA" in name or "KATAKANA" in name for one in text)
+def _parted(beside: str, end: str) -> bool:
+    """Whether a word can end between two characters; `beside` is "" at either end of the text."""
+    return beside in ("", " ") or is_unspaced(beside) or is_unspaced(end)
 
 
 @dataclass(frozen=True)
