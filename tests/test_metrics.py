@@ -165,6 +165,14 @@ def test_a_tie_is_no_success(monkeypatch):
     assert scores.overall_score is None
 
 
+@pytest.mark.parametrize(("answer", "text"), [("Oman", " in Romania"), ("Niger", " Nigeria, of course")])
+def test_an_answer_inside_another_word_is_not_generated(monkeypatch, answer, text):
+    fact = Fact("France", "{} is", answer)
+    for said, wanted in ((text, 0), (f"{text} and {answer}.", 100)):
+        rated({("France is", answer): 0.9}, monkeypatch, said)
+        assert evaluate(None, [fact]).generation_efficacy == wanted
+
+
 def test_what_a_fact_does_not_have_does_not_count(monkeypatch):
     bare = Fact("France", "{} is", "new")
     rated({("France is", "new"): 0.9}, monkeypatch, "something else")

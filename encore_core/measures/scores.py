@@ -17,6 +17,7 @@ from encore_core.measures import generated, intervals
 from encore_core.measures.answers import Answer, Question, answer_probabilities
 from encore_core.measures.generated import GenerationSettings, check_room
 from encore_core.measures.intervals import Interval
+from encore_core.measures.judging import contains
 from encore_core.models.editable import EditableModel
 
 PROTOCOL = "teacher-forced: mean log-probability of the answer's tokens after the plain prompt"
@@ -39,7 +40,7 @@ class FactScores:
         magnitude: p(new) − p(true) at the prompt; None without a true answer.
         accuracy: 1 when every token of the new answer is the most probable one.
         token_accuracy: share of the new answer's tokens that are the most probable ones (zsRE's measure).
-        generation: 1 when the greedy continuation contains the new answer.
+        generation: 1 when the greedy continuation contains the new answer, see `judging.contains`.
         portability: share of the tokens of what follows from the edit that are the most probable ones, of the best
             answer to each question.
     """
@@ -191,7 +192,7 @@ def _score(fact: Fact, ratings: dict[Question, Answer], text: str | None) -> Fac
         magnitude=new.probability - true.probability if true else None,
         accuracy=float(new.said),
         token_accuracy=_mean(new.hits),
-        generation=None if text is None else float(fact.target_new.casefold() in text.casefold()),
+        generation=None if text is None else float(contains(text, [fact.target_new])),
         portability=_mean(
             [max(_mean(of(one.prompt, answer).hits) for answer in one.answers) for one in fact.portability]
         ),
