@@ -121,6 +121,19 @@ def test_nothing_is_gathered_twice(gpt2, statistics_text, monkeypatch):
     assert gather(gpt2, request).files == first.files
 
 
+@pytest.mark.parametrize("damaged", [(1,), (0, 1)])
+@pytest.mark.parametrize("size", [0, 2000, -1])
+def test_damaged_statistics_are_gathered_again(gpt2, statistics_text, damaged, size):
+    request = Request("tiny", str(statistics_text), layers=(0, 1), tokens=500)
+    files = gather(gpt2, request).files
+    whole = {layer: load_file(file)["C0"].clone() for layer, file in files.items()}  # else the file, cut below
+    for layer in damaged:
+        files[layer].write_bytes(files[layer].read_bytes()[:size])
+    again = gather(gpt2, request)
+    assert again.files == files and again.tokens == 500
+    assert all(torch.equal(load_file(file)["C0"], whole[layer]) for layer, file in again.files.items())
+
+
 def test_a_session_keeps_its_statistics_whatever_is_chosen_later(gpt2, statistics_text):
     """An undo replays the history on the P that it was made with."""
     session = EditSession(gpt2, "MEMIT", settings=mine_settings(2000))

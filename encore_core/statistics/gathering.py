@@ -180,7 +180,8 @@ class _Work:
 
     def run(self, tell: Tell, stop: Callable[[], bool], save_seconds: float) -> Result:
         wanted = {layer: self._file(layer, self.asked) for layer in self.layers}
-        there = {layer for layer, file in wanted.items() if file.is_file()}
+        heads = {layer: stored_statistics.read_head(file) for layer, file in wanted.items() if file.is_file()}
+        there = {layer: head for layer, head in heads.items() if head is not None and head.d_mlp == self.lm.d_mlp}
         missing = [layer for layer in self.layers if layer not in there]
         tokens = self.asked
         if missing:
@@ -192,7 +193,7 @@ class _Work:
                 stored_statistics.save(wanted[layer], C0, self.source, tokens, [look.as_dict() for look in self.looks])
             self._partial(missing).unlink(missing_ok=True)
         else:
-            one = next(one for one in stored_statistics.stored(self.lm.texts_key) if one.file in wanted.values())
+            one = there[self.layers[0]]
             tokens, self.looks = one.tokens, [Look.from_dict(look) for look in one.looks]
         return Result(wanted, tokens, self.source, tuple(self.looks), settled(self.looks) if self.enough else None)
 
