@@ -151,6 +151,17 @@ def test_a_session_keeps_its_statistics_whatever_is_chosen_later(gpt2, statistic
     assert "700 tokens" in session.statistics
 
 
+@pytest.mark.parametrize("back", ["undo", "reset"])
+def test_without_edits_F_is_that_of_the_statistics_chosen_since(gpt2, statistics_text, back):
+    session, other = (EditSession(gpt2, "ENCORE-N", settings=mine_settings(600)) for _ in range(2))
+    session.edit(tiny_models.CITIES[:1], known="edit")
+    before = session.metric()
+    gather(gpt2, Request("tiny", str(statistics_text), layers=(0, 2), tokens=700))
+    assert session.metric() is before
+    getattr(session, back)()
+    assert torch.equal(session.metric(), other.metric()) and not torch.equal(session.metric(), before)
+
+
 def test_the_cost_is_said_before(gpt2, statistics_text, home):
     request = Request("tiny", str(statistics_text), layers=(0, 1, 2), tokens=1500)
     found = cost(gpt2, request)

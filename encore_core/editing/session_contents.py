@@ -122,10 +122,10 @@ class Contents:
                         P = P.begun().joined(batch.updates[layer])
                     preservation[layer] = P.compact()
         keys = frozenset(edit.fact.key for edit in live_edits(batches))
-        updates = [updates for batch in batches for updates in batch.all_updates]
-        return Contents(
-            self.matrices.replayed(updates), preservation, tuple(batches), len(keys), keys, self.anchor, self.F
-        )
+        matrices = self.matrices.replayed([updates for batch in batches for updates in batch.all_updates])
+        # Without a batch nothing is fixed, because other statistics may be chosen before the next one.
+        fixed = (self.anchor, self.F) if batches else ()
+        return Contents(matrices, preservation, tuple(batches), len(keys), keys, *fixed)
 
     def compacted(self) -> Iterator[Contents]:
         """The same with P compacted, layer by layer, so that there is at most one extra P at a time."""
