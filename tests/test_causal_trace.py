@@ -8,7 +8,7 @@ from refusals import refusal
 from tiny_models import CITIES, hooks_and_patches
 
 from encore_core.facts import Fact
-from encore_core.measures.causal_trace import NOISE, Trace, causal_trace, layer_candidates
+from encore_core.measures.causal_trace import NOISE, Trace, causal_trace, layer_candidates, located
 
 
 @torch.no_grad()
@@ -58,7 +58,11 @@ FIRST = Fact("New Zealand", "{} is a country whose capital is", "Rome")
 """Its subject begins the text, so that noise must spare a BOS in front of it."""
 
 
-@pytest.mark.parametrize("fact", (*CITIES, FIRST), ids=lambda fact: fact.text[:20])
+BYTES = Fact("東京", "The city of {} is in", "Rome")
+"""Each of its subject's characters is several tokens, of one span, to a tokenizer of bytes."""
+
+
+@pytest.mark.parametrize("fact", (*CITIES, FIRST, BYTES), ids=lambda fact: fact.text[:20])
 def test_it_is_the_plain_trace(lm, fact):
     before = hooks_and_patches(lm)
     found = causal_trace(lm, [fact], draws=1, seed=3)
@@ -66,6 +70,15 @@ def test_it_is_the_plain_trace(lm, fact):
     assert (found.clean, found.noisy) == pytest.approx((clean, noisy), abs=1e-5)
     assert found.effects == pytest.approx([value - noisy for value in restored], abs=1e-5)
     assert hooks_and_patches(lm) == before
+
+
+def test_all_bytes_of_the_first_character_are_the_subjects(gpt2):
+    where = located(gpt2, BYTES)
+    offsets = gpt2.tokenizer(BYTES.text, return_offsets_mapping=True)["offset_mapping"]
+    start, end = BYTES.subject_span
+    inside = [i for i, (a, b) in enumerate(offsets) if b > start and a < end]
+    assert (where.first, where.last) == (inside[0], inside[-1])
+    assert offsets[where.first + 1][1] == offsets[where.first][1], "one character must be several tokens"
 
 
 def test_a_subject_at_the_end_is_restored_whole_by_the_last_block(gpt2):

@@ -20,7 +20,8 @@ import torch
 
 from encore_core.errors import InputError
 from encore_core.facts import Fact
-from encore_core.forward.prompts import encode
+from encore_core.forward.prompts import Text, encode
+from encore_core.forward.tokens import tokens_of
 from encore_core.forward.tracing import run, tensor_of
 from encore_core.models.editable import EditableModel
 
@@ -72,7 +73,10 @@ def located(lm: EditableModel, fact: Fact) -> Located:
     """
     start, end = fact.subject_span
     encoded = encode(lm, fact.text, subject_end=end)
-    return Located(encoded.ids, encode(lm, fact.text, subject_end=start + 1).lookup, encoded.lookup)
+    (tokens,) = tokens_of(lm, [Text(fact.text).stem])
+    # Several tokens can share the span of the first character (its bytes); all of them are the subject's.
+    first = next((i for i, (low, high) in enumerate(tokens.offsets) if high > max(low, start)), encoded.lookup)
+    return Located(encoded.ids, min(first, encoded.lookup), encoded.lookup)
 
 
 def noise_for(lm: EditableModel, where: Located, generator: torch.Generator) -> torch.Tensor:
