@@ -8,9 +8,11 @@ import math
 from contextlib import contextmanager
 
 import pytest
+import tiny_models
 import torch
 from refusals import refusal
 from tiny_models import CITIES, CORPUS, Snapshot, hooks_and_patches
+from transformers import PreTrainedTokenizerFast
 
 from encore_core.measures import perplexity_entropy
 from encore_core.measures.perplexity_entropy import (
@@ -21,6 +23,7 @@ from encore_core.measures.perplexity_entropy import (
     sample_continuations,
     text_entropy,
 )
+from encore_core.models.editable import wrap
 
 TEXT = " ".join(CORPUS[:12])
 PROMPTS = ["The capital of France is", "I", "I live in Tokyo. The largest city of New Zealand is", "You can travel"]
@@ -236,6 +239,26 @@ def test_texts_do_not_end_early(gpt2):
         handle.remove()
     assert gpt2.tokenizer.eos_token not in text
     assert text == sample_continuations(gpt2, ["I live in"], n_tokens=15)[0]
+
+
+def test_tokens_that_are_special_without_a_role_are_never_drawn(gpt2):
+    """The embedded model's tokenizer has 17 special tokens, of which three have one."""
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=tiny_models.byte_level_tokenizer().backend_tokenizer, eos_token="<|end|>"
+    )
+    lm, begin = wrap(gpt2.model, made, "one role"), made.convert_tokens_to_ids("<|begin|>")
+    assert begin in lm.special_ids and begin not in made.all_special_ids
+
+    def wants_it(module, inputs, output):
+        output[..., begin] = 100.0
+        return output
+
+    handle = gpt2.model.get_output_embeddings().register_forward_hook(wants_it)
+    try:
+        (text,) = sample_continuations(lm, ["I live in"], n_tokens=15)
+    finally:
+        handle.remove()
+    assert "<|begin|>" not in text and text == sample_continuations(lm, ["I live in"], n_tokens=15)[0]
 
 
 def test_generation_entropy_is_the_mean_over_prompts(lm):

@@ -224,7 +224,7 @@ def _sample(
     logits = cache.run(lm, batch.ids, batch.mask, logits_at=(everyone, batch.mask.sum(-1) - 1))
     n_vocab = logits.shape[-1]
     never = torch.tensor(
-        sorted(token for token in {*end_tokens(lm), *lm.tokenizer.all_special_ids} if token < n_vocab),
+        sorted(token for token in {*end_tokens(lm), *lm.special_ids} if token < n_vocab),
         dtype=torch.long,
         device=lm.device,
     )

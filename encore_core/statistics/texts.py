@@ -259,7 +259,7 @@ def _first_tokens(lm: EditableModel) -> list[int]:
         for token, piece in enumerate(pieces)
         if isinstance(piece, str) and len(piece) > 2 and piece[0] in "Ġ▁" and piece[1:].isalpha()
     ]
-    found = found or [token for token in range(len(pieces)) if token not in lm.tokenizer.all_special_ids]
+    found = found or [token for token in range(len(pieces)) if token not in lm.special_ids]
     random.Random(SEED).shuffle(found)
     return found
 
