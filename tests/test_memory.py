@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from tiny_models import CITIES, PREFIXES
 from transformers import GPT2Config, LlamaConfig
 
 from encore_core.editing import targets
+from encore_core.editing.edited_matrices import Sums
 from encore_core.editing.fast_target_pass import FastPass
 from encore_core.editing.pass_choice import starts_of_fast_pass
 from encore_core.editing.session import EditSession
@@ -22,8 +24,8 @@ from encore_core.editing.target_loss import TargetSettings, evaluate
 from encore_core.editing.target_rows import Example
 from encore_core.methods import override, settings_for
 from encore_core.models import checkpoint, memory
-from encore_core.models.editable import load_model
-from encore_core.models.memory import MemoryEstimate, Sizes, estimate, gigabytes
+from encore_core.models.editable import load_model, wrap
+from encore_core.models.memory import MemoryEstimate, Sizes, bytes_of_matrices, estimate, gigabytes
 
 LLAMA_3_8B = LlamaConfig(
     hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8,
@@ -60,10 +62,10 @@ def test_a_large_model_by_hand():
     found = estimate(LLAMA_3_8B, torch.bfloat16, settings_of(LLAMA_3_8B, (4, 5, 6, 7, 8)))
     assert psutil.Process().memory_info().rss - before < 2e8
     assert found.weights == 2 * 8_030_261_248
-    assert found.matrices == 2 * 5 * 4096 * 14336 * 2
+    assert found.matrices == 2 * 5 * 4096 * 14336 * (4 + 2)
     assert found.statistics == 2 * 5 * 14336**2 * 8
     assert found.total == found.weights + found.editing == sum(found.parts.values())
-    assert str(found).startswith(f"{found.total / 1e9:.1f} GB (weights 16.1 GB, edited matrices 1.2 GB, key statis")
+    assert str(found).startswith(f"{found.total / 1e9:.1f} GB (weights 16.1 GB, edited matrices 3.5 GB, key statis")
 
 
 def test_what_it_depends_on():
@@ -126,10 +128,6 @@ def test_activations_are_right_within_a_factor_of_two(family):
 
 
 def targets_model(tiny, wide):
-    from dataclasses import replace
-
-    from encore_core.models.editable import wrap
-
     return wrap(
         tiny_families.random_model(replace(tiny, settings=tiny.settings | wide)), tiny_families.tokenizer(), "x"
     )
@@ -148,6 +146,23 @@ def test_what_a_session_holds_is_in_it(llama, statistics_text):
     assert sum(starts.values()) * 2 == found.statistics or sum(starts.values()) * 2 < found.statistics
     assert set(starts) & set(shared) == set()
     assert 2 * sum(matrix.nbytes for matrix in session.matrices().values()) == found.matrices
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("method", ["ENCORE", "CrispEdit"])
+def test_the_sets_of_matrices_that_a_batch_holds(gpt2, statistics_text, monkeypatch, method, dtype):
+    """The session's, its draft and, where matrices are fine-tuned, those that are worked on."""
+    lm = wrap(copy.deepcopy(gpt2.model).to(dtype), gpt2.tokenizer, "tiny")
+    session = EditSession(lm, method, settings={"layers": (0, 1), "steps": 1, "statistics_tokens": 500},
+                          statistics_text=statistics_text, hold="matrices")  # fmt: skip
+    session.edit(CITIES[:1], known="edit", measure=False)
+    sets, copied = [session._contents.matrices.held], Sums.copy
+    monkeypatch.setattr(Sums, "copy", lambda sums: sets.append(copied(sums)) or sets[-1])
+    session.edit(CITIES[1:], known="edit", measure=False)
+    tensors = {id(t): t for sums in sets for t in (*sums.exact.values(), *sums.run.values())}
+    found = estimate(lm.model.config, dtype, session.settings).matrices
+    assert sum(tensor.nbytes for tensor in tensors.values()) == found
+    assert found == len(sets) * bytes_of_matrices(dtype, 2, lm.d_model, lm.d_mlp)
 
 
 # -- too little --------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from encore_core.editing.what_is_kept import Memory
 from encore_core.facts import Fact
 from encore_core.models.device_map import free_memory
 from encore_core.models.editable import EditableModel
+from encore_core.models.memory import bytes_of_matrices
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +28,7 @@ ROOM_FOR_SESSIONS = 50
 
 def memory_is_short(lm: EditableModel, layers: Sequence[int]) -> bool:
     """Whether free memory is too small for every session to hold its own matrices of these layers."""
-    itemsize = lm.dtype.itemsize + (4 if lm.dtype.itemsize < 4 else 0)
-    needed = len(layers) * lm.d_model * lm.d_mlp * itemsize
+    needed = bytes_of_matrices(lm.dtype, len(layers), lm.d_model, lm.d_mlp)
     return ROOM_FOR_SESSIONS * needed > free_memory(lm.device)
 
 

@@ -1,7 +1,8 @@
 """How much memory it takes to load and edit a model, from its configuration alone: no weight is allocated.
 
     weights      every parameter once, in the model's dtype
-    matrices     for each edited layer the session's matrix, and the one that a batch is working on
+    matrices     for each edited layer the session's matrix, and the one that a batch is working on (CrispEdit: two);
+                 each in float32, and again in the model's dtype if that is another
     statistics   for each edited layer P in float64, or what else the method keeps; while P is made, also C0 in float32
                  and the inverse's work space
     targets      what the backward pass through the blocks above the last edited one needs: activations of the tokens
@@ -147,18 +148,32 @@ def estimate_of(
     sizes: Sizes, dtype: torch.dtype, settings: Settings, batch_size: int = 100, device_type: str = "cpu"
 ) -> MemoryEstimate:
     """`estimate` from the sizes."""
-    n_edited, itemsize = len(settings.layers), dtype.itemsize
+    itemsize = dtype.itemsize
+    n_sets = 3 if settings.preservation == "curvature" else 2
     n_above = sizes.n_layers - 1 - settings.layers[-1]
     # Matrices above the last edited block, and the output matrix, are also held in bfloat16.
     rounded = sizes.n_head + (sizes.n_weights - sizes.n_head) * n_above // sizes.n_layers
     is_rounded = settings.bfloat16 and itemsize > torch.bfloat16.itemsize
     return MemoryEstimate(
         weights=sizes.n_weights * itemsize,
-        matrices=2 * n_edited * sizes.d_model * sizes.d_mlp * itemsize,
+        matrices=n_sets * bytes_of_matrices(dtype, len(settings.layers), sizes.d_model, sizes.d_mlp),
         statistics=_statistics(settings, sizes.d_mlp, sizes.d_model),
         targets=_targets(sizes, dtype, n_above, batch_size, device_type)
         + is_rounded * rounded * torch.bfloat16.itemsize,
     )
+
+
+def bytes_of_matrices(dtype: torch.dtype, n_layers: int, d_model: int, d_mlp: int) -> int:
+    """Bytes of one set of edited matrices: as they are summed, and as they are run (see `edited_matrices.Sums`).
+
+    Args:
+        dtype: of the model.
+        n_layers: edited blocks.
+        d_model, d_mlp: sizes of a matrix.
+    """
+    exact = torch.promote_types(dtype, torch.float32)
+    itemsize = exact.itemsize + (dtype.itemsize if dtype != exact else 0)
+    return n_layers * d_model * d_mlp * itemsize
 
 
 def bytes_kept(settings: Settings, d_mlp: int, d_model: int) -> int:
