@@ -413,6 +413,21 @@ class TestFallback:
         monkeypatch.setattr(llama.model, "forward", no_cache)
         self.expect_plain(llama, caplog, "takes no cache")
 
+    @pytest.mark.parametrize(
+        "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate")]
+    )
+    @pytest.mark.parametrize("place", ["Starts.of", "FastPass.logits"])
+    def test_not_when_memory_was_short_once(self, llama, caplog, monkeypatch, error, place):
+        def full(*args, **kwargs):
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(f"encore_core.editing.fast_target_pass.{place}", full)
+            with pytest.raises(type(error)):
+                optimise_targets(llama, CITIES, PREFIXES, 1, SETTINGS)
+        optimise_targets(llama, CITIES, PREFIXES, 1, SETTINGS)
+        assert llama.checked_paths == {1: "packed"} and not caplog.records
+
     def test_padded_when_attention_is_the_family_s_own(self, llama, caplog, monkeypatch):
         """Such a family never calls ours; its tokens would see other rows."""
         from transformers.models.llama import modeling_llama

@@ -33,6 +33,9 @@ def starts_of_fast_pass(
 
     This is found out once per model and layer: a fast pass must give the plain pass's loss for a fact with a nonzero δ.
     The first that does, packed before padded, is recorded in `lm.checked_paths`.
+
+    Raises:
+        RuntimeError: when there is too little memory to find out; nothing is recorded then.
     """
     if lm.checked_paths.get(layer) == "plain":
         return None
@@ -42,6 +45,7 @@ def starts_of_fast_pass(
         if layer not in lm.checked_paths:
             lm.checked_paths[layer], reasons = _choose_path(lm, layer, examples[0], settings, starts)
     except _FAMILY_ERRORS as error:
+        _raise_if_out_of_memory(error)
         lm.checked_paths[layer], reasons = "plain", [_reason(error)]
     path = lm.checked_paths[layer]
     if reasons:
@@ -52,6 +56,12 @@ def starts_of_fast_pass(
             path,
         )
     return starts if path != "plain" else None
+
+
+def _raise_if_out_of_memory(error: Exception) -> None:
+    """Raise an error that says nothing of the family: with more free memory, the fast pass may be right."""
+    if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):  # the computer's memory
+        raise error
 
 
 def _reason(error: Exception) -> str:
@@ -77,6 +87,7 @@ def _choose_path(
             forward = FastPass(lm, layer, [example], starts, packed=path == "packed")
             loss = float(evaluate(forward, delta, original, settings).loss)
         except _FAMILY_ERRORS as error:
+            _raise_if_out_of_memory(error)
             reasons.append(f"{path}: {_reason(error)}")
             continue
         if abs(wanted - loss) <= CHECK_TOLERANCE.get(lm.dtype, 1e-3) * max(abs(wanted), 1e-6):
