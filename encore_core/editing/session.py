@@ -145,8 +145,8 @@ class EditSession(EditedModel):
             started = time.perf_counter()
             before, skipped = look_before(lm, self._contents, facts, known, measure)
             chosen = [fact for fact in facts if fact not in skipped]
-            ended, replaced = overwritten(self._contents.history, chosen, self.takes_back)
-            notices += [*notices_of(lm, chosen, skipped), *replaced]
+            ended, _ = overwritten(self._contents.history, chosen, self.takes_back)
+            notices += notices_of(lm, chosen, skipped)
             looked = time.perf_counter()
             norms_before = norms_as_run(lm, self._contents.sums(), self.settings.layers) if chosen else {}
             batch, statistics = self._solve(chosen, ended, targets, on_progress)
@@ -155,11 +155,12 @@ class EditSession(EditedModel):
             seconds = batch.seconds | {"measuring": looked - started + time.perf_counter() - measured}
             norms_after = norms_as_run(lm, batch.draft, batch.updates)
             edited = [fact for fact in chosen if not any(fact is one for one in batch.far)]
+            _, replaced = overwritten(self._contents.history, edited, self.takes_back)  # not those that are too far
             report = BatchReport(
                 edited=edited_facts(batch, facts, edited, before, after, bare, self.settings.from_gradients),
                 seconds=seconds,
                 norms={layer: (norms_before[layer], norms_after[layer]) for layer in batch.updates},
-                notices=(*notices, *batch.notices, *map(too_far, batch.far)),
+                notices=(*notices, *replaced, *batch.notices, *map(too_far, batch.far)),
             )
             if edited:
                 self._commit(batch, statistics, report, edited)
