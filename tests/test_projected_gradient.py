@@ -19,8 +19,10 @@ from tiny_models import CITIES, FACTS
 from encore_core.cli.output import teller
 from encore_core.editing import fine_tuning
 from encore_core.editing.batch_report import EditProgress
+from encore_core.editing.covariance import windows_of
 from encore_core.editing.fine_tuning import loss_and_gradients, steps_of
 from encore_core.editing.projected_gradient import CurvatureMemory, ProjectedAdam, projection
+from encore_core.editing.session_state import SessionState
 from encore_core.editing.update_rule import LowRankUpdate
 from encore_core.errors import InputError
 from encore_core.forward.prompts import encode_contexts
@@ -193,6 +195,21 @@ def test_edited_facts_join_both_moments(llama, new_session):
     C0, G = kept.C0.double(), update.kept["token_gradient"]
     torch.testing.assert_close(A, (kept.n_text * C0 + update.K @ update.K.T) / (kept.n_text + kept.n))
     torch.testing.assert_close(B, (kept.n_text * kept.F.double() + G @ G.T) / (kept.n_text + kept.n))
+
+
+def test_text_counts_as_many_tokens_as_it_has_not_as_were_asked_for(llama, new_session, statistics_text):
+    asked = 500_000
+    session, restored, earlier = (new_session(llama, "CrispEdit", statistics_tokens=asked) for _ in range(3))
+    session.edit(CITIES[:1], known="edit")
+    n = sum(map(len, windows_of(llama, statistics_text.read_text("utf-8"), asked)))
+    assert n < asked and {memory.n_text for memory in session._contents.preservation.values()} == {n}
+    state = session.state()
+    restored.restore(state)
+    kept = {layer: {k: v for k, v in numbers.items() if k != "n_text"}
+            for layer, numbers in state.values["preserved"].items()}  # fmt: skip
+    earlier.restore(SessionState(state.tensors, state.values | {"preserved": kept}))
+    for one, wanted in ((restored, n), (earlier, asked)):
+        assert {memory.n_text for memory in one._contents.preservation.values()} == {wanted}
 
 
 def test_a_failed_batch_changes_nothing(llama, new_session, monkeypatch):

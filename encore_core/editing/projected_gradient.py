@@ -135,7 +135,7 @@ class CurvatureMemory:
         C0: (d_mlp, d_mlp) float32, shared by sessions.
         F: (d_model, d_model) float32, see `gradient_moments`.
         energy: γ.
-        n_text: how many tokens general text counts as beside those of edits.
+        n_text: how many tokens C0 is made from, for which general text counts beside those of edits.
         n: tokens of edits so far.
         H: the sum of K Kᵀ of the edits so far.
         products: (d_model, d_model) float64, that of g gᵀ.
@@ -195,4 +195,4 @@ class CurvatureMemory:
 
     def numbers(self) -> dict[str, Any]:
         """What else a saved state holds of it."""
-        return {"n": self.n, "H": self.H.numbers() | {"owns_start": self.H.owns_start}}
+        return {"n": self.n, "n_text": self.n_text, "H": self.H.numbers() | {"owns_start": self.H.owns_start}}

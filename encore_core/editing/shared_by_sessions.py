@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from encore_core.editing import stored_statistics
 from encore_core.editing.covariance import second_moments
 from encore_core.editing.gradient_moments import gradient_moments
 from encore_core.editing.gradient_rule import GradientMemory
@@ -79,8 +80,12 @@ def initial_preservation(
         return {layer: LyapunovMemory.first(kept[layer], s.lambda_p, s.loss_budget) for layer in s.layers}
     if s.preservation == "curvature":
         kept = moments_kept(lm, s, statistics, text, progress)
-        Fs, weights = gradients_kept(lm, statistics, text, progress), (s.curvature_energy, s.statistics_tokens)
-        return {layer: CurvatureMemory.first(kept[layer], Fs[layer], *weights) for layer in s.layers}
+        Fs = gradients_kept(lm, statistics, text, progress)
+        n_text = {layer: _tokens_in(file) or s.statistics_tokens for layer, file in statistics.items()}
+        return {
+            layer: CurvatureMemory.first(kept[layer], Fs[layer], s.curvature_energy, n_text[layer])
+            for layer in s.layers
+        }
     keys = _keys_of_initial_P(s, statistics)
     C0s = moments_kept(lm, s, statistics, text, progress) if s.preservation == "weighted_null_space" else {}
     starts = {layer: lm.shared[key] for layer, key in keys.items() if key in lm.shared}
@@ -186,6 +191,12 @@ def forget_initial_P(lm: EditableModel, settings: Settings, statistics: dict[int
 def solve_device(lm: EditableModel) -> torch.device:
     """The device of P and of solving updates, in float64, which Apple's GPUs do not have."""
     return torch.device("cpu") if lm.device.type == "mps" else lm.device
+
+
+def _tokens_in(file: Path) -> int:
+    """How many tokens a file's C0 is made from; 0 where an imported one does not say."""
+    head = stored_statistics.read_head(file)
+    return 0 if head is None else head.tokens
 
 
 def _initial_P(C0: torch.Tensor, settings: Settings) -> torch.Tensor:

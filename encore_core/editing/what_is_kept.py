@@ -63,7 +63,9 @@ def restored(settings: Mapping[str, Any], numbers: Mapping[str, Any], take: Take
         queue = {name: numbers[name] for name in ("queue", "used", "first_loss")}
         return LyapunovMemory(C0, *weights, _keys(C0, numbers["H"], take), **last, **queue)
     if settings["preservation"] == "curvature":
-        weights = settings["curvature_energy"], settings["statistics_tokens"], numbers["n"]
+        # States of earlier versions do not say how many tokens C0 is made from.
+        n_text = numbers.get("n_text", settings["statistics_tokens"])
+        weights = settings["curvature_energy"], n_text, numbers["n"]
         C0, F, products = take("C0", torch.float32), take("F", torch.float32), take("products", torch.float64)
         return CurvatureMemory(C0, F, *weights, _keys(C0, numbers["H"], take), products)
     start, recent, released = take("start", torch.float64), *_factors("", numbers, take)
