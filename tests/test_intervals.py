@@ -91,8 +91,20 @@ def test_pairs_belong_together():
 
 def test_the_overall_score_is_that_of_the_means():
     found = of_harmonic_mean([[1.0, 0.0], [1.0, None], [0.5, 0.5]])
-    assert found.value == pytest.approx(3 / (1 / 0.5 + 1 / 1 + 1 / 0.5)) and found.n == 2
+    assert found.value == pytest.approx(3 / (1 / 0.5 + 1 / 1 + 1 / 0.5)) and found.n == 1
     assert found.times(100).value == pytest.approx(60)
+
+
+def test_the_overall_score_is_as_unsure_as_its_rarest_part():
+    """A hundred facts, of which four have neighbours: their mean decides how far the draws are widened."""
+    rng = np.random.default_rng(8)
+    often, rare = rng.random((2, 100)).tolist(), [*rng.random(4).tolist(), *[None] * 96]
+    found, other = of_harmonic_mean([*often, rare]), of_harmonic_mean([*often, [one and one / 2 for one in rare]])
+    change = intervals.of_harmonic_mean_difference([*often, rare], [*often, [one and one / 2 for one in rare]])
+    assert (found.n, other.n, change.n) == (4, 4, 4)
+    draws = intervals._drawn_harmonic_means(intervals._table([*often, rare]), 0)
+    low, high = np.nanquantile(draws, [0.025, 0.975])
+    assert found.high - found.low > 1.1 * (high - low)  # of a hundred values it would be 1.02
 
 
 @pytest.mark.parametrize(("df", "wanted"), [(1, 12.706), (2, 4.303), (3, 3.182), (5, 2.571), (10, 2.228), (30, 2.042)])

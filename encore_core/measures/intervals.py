@@ -121,11 +121,12 @@ def of_harmonic_mean(columns: Sequence[Sequence[float | None]], seed: int = 0) -
         seed: of the draws.
 
     Returns:
-        None if one of the scores has no value at all.
+        None if one of the scores has no value at all. n is that of the score with the fewest values: the mean is no
+        surer than its least sure part.
     """
     table = _table(columns)
-    n = table.shape[1]
-    if not n or np.isnan(table).all(axis=1).any():
+    n = int((~np.isnan(table)).sum(axis=1).min())
+    if not n:
         return None
     value = float(_harmonic(np.nanmean(table, axis=1)[:, None])[0])
     same = all(len({value for value in column if value is not None}) == 1 for column in columns)
@@ -150,7 +151,7 @@ def of_harmonic_mean_difference(
     value, other = of_harmonic_mean(columns, seed), of_harmonic_mean(others, seed)
     if value is None or other is None:
         return None
-    difference, n = value.value - other.value, value.n
+    difference, n = value.value - other.value, min(value.n, other.n)
     if [list(column) for column in columns] == [list(column) for column in others]:
         return Interval(0.0, 0.0, 0.0, n)
     if n < FEWEST:
