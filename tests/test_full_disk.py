@@ -11,6 +11,7 @@ import io
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -125,15 +126,19 @@ def test_each_write_of_edit_may_fail(tiny_folder, statistics_text, facts, tmp_pa
                  home / "edits.safetensors", "--statistics", statistics_text, "--device", "cpu", "--known", "edit",
                  *SETTINGS]  # fmt: skip
         code = main(list(map(str, words)))
-        if code:
-            assert not (home / "out").exists()
-        else:
-            assert (home / "out" / "model.safetensors").is_file() and (home / "edits.safetensors").is_file()
+        written = [(home / name).exists() for name in ("out", "edits.safetensors")]
+        assert all(written) == (code == 0)
+        alone.update([tuple(written)])
+        if (home / "out").exists():
+            assert (home / "out" / "model.safetensors").is_file() and (home / "out" / "README.md").is_file()
         return code
 
+    alone: Counter = Counter()
     disk = Disk(monkeypatch, error)
     # The statistics of two layers, what the model is called, the edits; of the model its weights and its card at least.
     assert each_write_fails(run, tmp_path, disk, monkeypatch, capsys) >= 6
+    # Where the model cannot be written the edits are, and the other way round.
+    assert alone[True, False] and alone[False, True]
 
 
 def test_each_write_of_statistics_may_fail(tiny_folder, statistics_text, tmp_path, monkeypatch, capsys):
