@@ -77,6 +77,10 @@ def config(**values) -> Callable[[Path], object]:
     return lambda folder: rewrite_json(folder / "config.json", lambda found: found | values)
 
 
+def one_layer_more(found: dict[str, torch.Tensor]) -> None:
+    found.update({key.replace("layers.1.", "layers.2."): weight.clone() for key, weight in found.items()})
+
+
 def text(file: str, content: str | bytes) -> Callable[[Path], object]:
     return lambda folder: (folder / file).write_bytes(content if isinstance(content, bytes) else content.encode())
 
@@ -279,7 +283,7 @@ FOLDERS = {
     "not finite where it is not used": Odd(
         weights(lambda found: found.update(extra=torch.full((2,), torch.nan))), note=f"extra is {UNUSED}"
     ),
-    "a layer too many": Odd(config(num_hidden_layers=1), note="7 more are in the files but not used"),
+    "a layer too many": Odd(weights(one_layer_more), note="7 more are in the files but not used"),
     "an adapter beside": Odd(adapter, note="(adapter_model.safetensors) and is not applied"),
     "one file and an index": Odd(stale_index, note="The weights are those of model.safetensors"),
     "generation settings cut off": Odd(
@@ -324,7 +328,7 @@ FOLDERS = {
         index(lambda found: {"weight_map": found["weight_map"]}), 'has no "metadata"', base="shards"
     ),
     "an index that names a file elsewhere": Odd(outside, "which is not a file of its folder", base="shards"),
-    "an index that names a path": Odd(text(INDEX, '{"weight_map": {"a": "/etc/x"}}'), "no file of its", base="shards"),
+    "an index that names a path": Odd(text(INDEX, '{"weight_map": {"a": "/etc/x"}}'), "not a file of its", base="shards"),
     "a weight in two shards": Odd(twice, "nothing says which one counts", base="shards"),
     # weights
     "a weight missing": Odd(weights(lambda found: found.pop(DOWN)), f"{DOWN} is not in the files"),
@@ -332,6 +336,7 @@ FOLDERS = {
     "names with a prefix": Odd(renamed("_orig_mod.{}".format), "more are not in the files"),
     "names of another family": Odd(renamed(lambda key: key.replace("mlp", "ffn")), "more are not in the files"),
     "transposed": Odd(one_weight(DOWN, torch.t), "is 64 × 32 in the file and 32 × 64 in the configuration"),
+    "a single layer": Odd(config(num_hidden_layers=1), "has 1 block; editing needs at least 2"),
     "a layer too few": Odd(config(num_hidden_layers=3), "more are not in the files"),
     "another width": Odd(config(intermediate_size=48), "config.json belongs to another model"),
     "NaN": Odd(one_number(DOWN, torch.nan), f"weight {DOWN} in model.safetensors has numbers that are not finite"),
@@ -365,7 +370,7 @@ FOLDERS = {
     "a type that nobody knows": Odd(config(model_type="nonsense"), "is of a type that transformers"),
     "code of its own": Odd(own_code("AutoConfig", "AutoModelForCausalLM"), "needs Python code of its own"),
     "code for the model alone": Odd(own_code("AutoModelForCausalLM"), "needs Python code of its own"),
-    "an encoder": Odd(config(model_type="bert"), "no decoder-only language model"),
+    "an encoder": Odd(config(model_type="bert"), "not a decoder-only language model"),
     "less than no layers": Odd(config(num_hidden_layers=-2), "num_hidden_layers is -2, but must be at least 1"),
     "no layers": Odd(config(num_hidden_layers=0), "num_hidden_layers is 0"),
     "layers without end": Odd(config(num_hidden_layers=10**9), "num_hidden_layers is 1000000000"),

@@ -408,7 +408,7 @@ def test_memory_and_disk_come_first(server, files, monkeypatch):
         ([], {download.INDEX: b"[]"}, f"{download.INDEX} cannot be read"),
         ([], {"config.json": b'{"model_type": "tiny", "auto_map": {"AutoConfig": "modeling_tiny.C"}}',
               "modeling_tiny.py": b"raise SystemExit('run')"}, "needs Python code of its own"),
-        ([], {"config.json": b'{"model_type": "bert"}'}, "no decoder-only language model"),
+        ([], {"config.json": b'{"model_type": "bert"}'}, "not a decoder-only language model"),
         ([], {"config.json": b"{"}, "cannot be read"),
         ([], {"tokenizer.json": b"{}"}, "tokenizer"),
     ],

@@ -177,10 +177,15 @@ def find_parts(model: nn.Module, name: str) -> Parts:
         name: its name in messages.
 
     Raises:
-        InputError: for a mixture of experts, for blocks without attention, and for a model in which the parts are not
-            where the row says or, without a row, not unambiguous.
+        InputError: for less than two blocks, for a mixture of experts, for blocks without attention, and for a model in
+            which the parts are not where the row says or, without a row, not unambiguous.
     """
     config = text_config(model.config)
+    if config.num_hidden_layers < 2:
+        raise InputError(
+            f"Model {quoted(name)} has {config.num_hidden_layers} block; editing needs at least 2, because the last one "
+            "is never edited."
+        )
     family = FAMILIES.get(model.config.model_type)
     blocks = _blocks(model, family, name)
     for number, block in enumerate(blocks):
