@@ -400,7 +400,7 @@ def test_memory_and_disk_come_first(server, files, monkeypatch):
         ([*SHARDS, download.INDEX], {"pytorch_model.bin": b"pickled"},
          "has no model.safetensors (but pytorch_model.bin); other formats are not read, because loading them can run"),
         (["config.json"], {"adapter_config.json": b"{}"}, "holds an adapter and no model; merge it"),
-        (["config.json"], {}, "has no config.json, so it is no model"),
+        (["config.json"], {}, "has no config.json, so it is not a model"),
         (["tokenizer.json"], {}, "has no tokenizer (one of tokenizer.json,"),
         (SHARDS[2:3], {}, f"{download.INDEX} names {SHARDS[2]}, which org/tiny does not hold"),
         ([], {download.INDEX: b'{"weight_map": {"a": "../../../evil.safetensors"}}'}, "names '../../../evil.safet"),
