@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from encore_core import checks
 from encore_core.errors import InputError
-from encore_core.model_rows import default_layers, find_model_row, late_layers
+from encore_core.model_rows import ModelRow, default_layers, find_model_row, late_layers
 from encore_core.setting_values import MpesContexts, Search, converted
 from encore_core.tuned_rows import Shape, TunedFor, TunedRow, find_row
 
@@ -278,14 +278,21 @@ def settings_for(
         equality=row.equality,
         mpes=row.mpes,
         tuned_for=wanted,
-        # What was published for a model with the paper's methods says little about those from elsewhere.
-        validated=model_row is not None and (row.source == PAPER or row.name in model_row.per_method),
+        validated=publishes(model_row, row),
         **values,
     )
     if tuned is not None:
         settings = override(replace(settings, validated=False), tuned.settings, n_layers)
         settings = replace(settings, tuned=fingerprint in (None, tuned.fingerprint))
     return override(settings, given, n_layers)
+
+
+def publishes(model_row: ModelRow | None, method: Method) -> bool:
+    """Whether a model's row, if it has one, holds settings of a method for a few edits.
+
+    What was published for a model with the paper's methods says little about those from elsewhere.
+    """
+    return model_row is not None and (method.source == PAPER or method.name in model_row.per_method)
 
 
 def lengths_of(shape: Shape, method: str) -> tuple[TunedFor, ...]:

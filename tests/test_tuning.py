@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 
 import pytest
 import tiny_models
@@ -12,12 +12,14 @@ from test_methods import UNKNOWN
 from tiny_models import Snapshot
 from tiny_runs import FACTS
 
+from encore_core import model_rows
 from encore_core.cli import main
 from encore_core.editing.session import EditSession
 from encore_core.errors import InputError
 from encore_core.facts import write_facts
 from encore_core.measures.answers import Answer
 from encore_core.methods import override, settings_for
+from encore_core.model_rows import ModelRow
 from encore_core.models.editable import load_model
 from encore_core.models.settings import settings_of
 from encore_core.tuned_rows import Shape, TunedRow, find_row, forget_row, store_result, store_row
@@ -133,6 +135,19 @@ def test_what_is_found_does_not_take_a_better_row_out_of_force():
     assert settings_for("ENCORE", **UNKNOWN).lambda_p == 7
     adopted = replace(worse, in_force=True)
     assert store_result(adopted) is not None and find_row(ROW.shape, "ENCORE") == adopted
+
+
+def test_a_model_with_published_settings_has_them_whatever_was_adopted(gpt2, monkeypatch):
+    shape = gpt2.shape
+    row = ModelRow(*astuple(shape), {"lambda_p": 5}, {}, "a paper", for_thousands={"ENCORE": {"lambda_p": 6}})
+    monkeypatch.setattr(model_rows, "MODEL_ROWS", (row,))
+    published = lambda method, *edits: Ground(gpt2, method, 0, None, None).is_published(*edits)  # noqa: E731
+    for adopted in (False, True):
+        if adopted:
+            store_row(replace(ROW, shape=shape))
+        assert settings_of(gpt2, "ENCORE").validated == (not adopted)
+        assert published("ENCORE") and published("ENCORE", "thousands") and not published("MEMIT", "thousands")
+        assert not published("ENCORE-N"), "nothing was published for this method"
 
 
 def test_trials_are_kept_apart_by_all_that_they_depend_on(gpt2, tiny_folder, statistics_text, tmp_path):

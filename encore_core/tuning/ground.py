@@ -16,7 +16,7 @@ from encore_core.editing.covariance import files_used
 from encore_core.editing.session import EditSession
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact
-from encore_core.methods import Settings
+from encore_core.methods import METHODS, Settings, publishes
 from encore_core.model_rows import find_model_row
 from encore_core.models.editable import EditableModel
 from encore_core.models.settings import settings_of
@@ -60,10 +60,10 @@ class Ground:
         self.shape = lm.shape
 
     def is_published(self, tuned_for: TunedFor = "few") -> bool:
-        """Whether the program comes with settings for the model, and so many edits."""
+        """Whether the program comes with settings for the model, and so many edits; whichever are in force."""
         row = find_model_row(*astuple(self.shape))
         if tuned_for == "few":
-            return settings_of(self.lm, self.method).validated
+            return publishes(row, METHODS[self.method])
         return row is not None and self.method in row.for_thousands
 
     def axes(self) -> tuple[str, ...]:
