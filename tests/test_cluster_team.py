@@ -116,8 +116,12 @@ def test_who_shares_is_not_kept_waiting(tiny_folder, statistics_text, monkeypatc
     monkeypatch.setattr(helpers.ray, "wait", late)
     ask = helpers.members[0].targets.remote
     helpers.members[0].targets.remote = lambda *values: asked.append(len(values[0])) or ask(*values)
-    session.edit(tiny_runs.FACTS[:n_facts], known="edit", measure=False)
+    told = []
+    session.edit(tiny_runs.FACTS[:n_facts], known="edit", measure=False, on_progress=told.append)
     assert len(asked) == elsewhere
+    losses = [one.loss for one in told if one.phase == "targets"]
+    assert losses[-1] is None, "while others work, nothing is known of their loss"
+    assert all(loss > 0 for loss in losses if loss is not None)
 
 
 def test_matrices_that_differ_are_found(tiny_folder, statistics_text):

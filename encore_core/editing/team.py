@@ -171,7 +171,7 @@ class Team:
                 found.update(zip(shard, own, strict=True))
             else:
                 collect(LOOK_SECONDS)
-                tell(EditProgress("targets", len(found), len(facts), 0, 0.0))
+                tell(EditProgress("targets", len(found), len(facts)))
         return [found[place] for place in range(len(facts))]
 
     def reader(
