@@ -13,8 +13,10 @@ from safetensors.torch import load_file, save_file
 from tiny_models import CITIES, DEFAULTS, FACTS, Snapshot, byte_level_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from encore_core.editing import edited_model
 from encore_core.editing.edit_file import edit_file_of, read_edit_file, write_edit_file
 from encore_core.editing.session import EditSession
+from encore_core.export.folder import edit_report
 from encore_core.models.editable import wrap
 
 
@@ -78,6 +80,16 @@ def test_without_history_the_matrices_themselves_are_saved(lm, new_session, tmp_
     assert edits.form == "matrices" and edits.facts == list(CITIES)
     assert same(edits.matrices_on(lm), session.matrices())
     assert "encore apply" in refusal(edits.session_on, lm)
+    assert "give the facts" in refusal(edit_file_of, session)
+
+
+def test_prefixes_that_nobody_reads_are_not_sampled_to_be_saved(lm, new_session, tmp_path, monkeypatch):
+    monkeypatch.setattr(edited_model, "shared_prefixes", lambda *_: pytest.fail("prefixes were sampled"))
+    session = new_session(lm, "UltraEdit", lr=0.1)
+    session.edit(CITIES, known="edit")
+    edits = read_edit_file(saved(session, tmp_path))
+    assert edits.values["prefixes"] == [] and same(edits.session_on(lm).matrices(), session.matrices())
+    assert edit_report(session, [one.report for one in session.history], "made up", 3)["prefixes"] == []
 
 
 def test_factors_that_outweigh_the_matrices_are_not_saved(lm, new_session, tmp_path):
@@ -119,7 +131,7 @@ def test_damage_is_found(edited, tmp_path):
     assert "more than" in refusal(read_edit_file, path, 1000)
     assert "No such file" in refusal(read_edit_file, tmp_path / "nowhere")
     save_file({"x": torch.zeros(2)}, path)
-    assert "no edit file" in refusal(read_edit_file, path)
+    assert "not an edit file" in refusal(read_edit_file, path)
 
 
 def forged(edits, tmp_path, put=(), drop=(), tensors=None):

@@ -172,7 +172,8 @@ def edit_file_of(session: EditSession, facts: Sequence[Fact] = ()) -> EditFile:
         facts: those edited, in order; needed for a session without history.
 
     Raises:
-        InputError: when nothing has been edited, or all edits have been taken back and the history is too large.
+        InputError: when nothing has been edited, when all edits have been taken back and the history is too large, and
+            without history and `facts`.
     """
     if not session.n_edits and not keeps_history(session):
         what = "All edits have been taken back" if session.history else "Nothing has been edited"
@@ -182,7 +183,7 @@ def edit_file_of(session: EditSession, facts: Sequence[Fact] = ()) -> EditFile:
         "method": session.settings.method,
         "settings": {name: _plain(getattr(session.settings, name)) for name in SETTABLE},
         "seed": session.seed,
-        "prefixes": list(session.prefixes),
+        "prefixes": list(session.prefixes_read),
         "n_edits": session.n_edits,
     }
     if keeps_history(session):
@@ -194,6 +195,8 @@ def edit_file_of(session: EditSession, facts: Sequence[Fact] = ()) -> EditFile:
         rows = [row_of(batch) for batch in session.history]
         return EditFile(values | {"version": version, "form": "factors", "batches": rows}, tensors)
     edited = [edit.fact for edit in session.live_edits()] or facts
+    if not edited:
+        raise InputError("This session keeps no history, so give the facts that it has edited; the edit file names them.")
     return matrices_file(values, matrices, edited)
 
 

@@ -214,7 +214,7 @@ def edit_report(
         "method": session.settings.method,
         "settings": asdict(session.settings),
         "seed": session.seed,
-        "prefixes": list(session.prefixes),
+        "prefixes": list(session.prefixes_read),
         "facts_source": str(facts_source),
         "batch_size": batch_size,
         "n_edits": session.n_edits,
