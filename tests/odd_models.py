@@ -328,7 +328,9 @@ FOLDERS = {
         index(lambda found: {"weight_map": found["weight_map"]}), 'has no "metadata"', base="shards"
     ),
     "an index that names a file elsewhere": Odd(outside, "which is not a file of its folder", base="shards"),
-    "an index that names a path": Odd(text(INDEX, '{"weight_map": {"a": "/etc/x"}}'), "not a file of its", base="shards"),
+    "an index that names a path": Odd(
+        text(INDEX, '{"weight_map": {"a": "/etc/x"}}'), "not a file of its", base="shards"
+    ),
     "a weight in two shards": Odd(twice, "nothing says which one counts", base="shards"),
     # weights
     "a weight missing": Odd(weights(lambda found: found.pop(DOWN)), f"{DOWN} is not in the files"),

@@ -149,5 +149,7 @@ def test_an_address_that_does_not_answer():
 def test_judges_that_cannot_be_asked():
     assert "blank" in refusal(Judge, " ") and "name of a model" in refusal(Judge, "https://x/v1")
     assert "close the quotation" in refusal(Judge, 'python "x')
-    assert "not an address" in refusal(Judge, "http://", "m") and "not an address" in refusal(Judge, "http://[x/v1", "m")
+    assert "not an address" in refusal(Judge, "http://", "m") and "not an address" in refusal(
+        Judge, "http://[x/v1", "m"
+    )
     assert "0 seconds" in refusal(Judge, "x", seconds=0)

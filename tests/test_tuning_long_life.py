@@ -172,7 +172,9 @@ def test_settings_that_cannot_be_solved_end_a_life(tuner, monkeypatch):
 def test_settings_that_give_no_P_end_a_life_and_a_restart_does_not_repeat_it(gpt2, statistics_text, monkeypatch):
     facts, held_out = choose_facts(gpt2, FACTS, 2 * N)
     values = {"batch_size": BATCH, "statistics_text": statistics_text, "base": tiny_models.DEFAULTS}
-    life = LifeTuner(gpt2, "AlphaEdit", facts, held_out, **values)._live("null_threshold", {"null_threshold": 1e-30}, facts)
+    life = LifeTuner(gpt2, "AlphaEdit", facts, held_out, **values)._live(
+        "null_threshold", {"null_threshold": 1e-30}, facts
+    )
     assert "No eigenvalue of the key statistics is below 1e-30" in life.stopped and life.looks == ()
     again = LifeTuner(gpt2, "AlphaEdit", facts, held_out, **values)
     monkeypatch.setattr(EditSession, "prepare", lambda *_: pytest.fail("the life was repeated"))

@@ -196,7 +196,9 @@ def edit_file_of(session: EditSession, facts: Sequence[Fact] = ()) -> EditFile:
         return EditFile(values | {"version": version, "form": "factors", "batches": rows}, tensors)
     edited = [edit.fact for edit in session.live_edits()] or facts
     if not edited:
-        raise InputError("This session keeps no history, so give the facts that it has edited; the edit file names them.")
+        raise InputError(
+            "This session keeps no history, so give the facts that it has edited; the edit file names them."
+        )
     return matrices_file(values, matrices, edited)
 
 

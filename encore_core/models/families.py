@@ -183,8 +183,8 @@ def find_parts(model: nn.Module, name: str) -> Parts:
     config = text_config(model.config)
     if config.num_hidden_layers < 2:
         raise InputError(
-            f"Model {quoted(name)} has {config.num_hidden_layers} block; editing needs at least 2, because the last one "
-            "is never edited."
+            f"Model {quoted(name)} has {config.num_hidden_layers} block; editing needs at least 2, because the last "
+            "one is never edited."
         )
     family = FAMILIES.get(model.config.model_type)
     blocks = _blocks(model, family, name)
