@@ -14,9 +14,10 @@ from tiny_models import CITIES, DEFAULTS, FACTS, Snapshot, byte_level_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from encore_core.editing import edited_model
-from encore_core.editing.edit_file import edit_file_of, read_edit_file, write_edit_file
+from encore_core.editing.edit_file import edit_file_of, head_of, read_edit_file, write_edit_file
 from encore_core.editing.session import EditSession
 from encore_core.export.folder import edit_report
+from encore_core.measures.norms import matrix_norms
 from encore_core.models.editable import wrap
 
 
@@ -90,6 +91,16 @@ def test_prefixes_that_nobody_reads_are_not_sampled_to_be_saved(lm, new_session,
     edits = read_edit_file(saved(session, tmp_path))
     assert edits.values["prefixes"] == [] and same(edits.session_on(lm).matrices(), session.matrices())
     assert edit_report(session, [one.report for one in session.history], "made up", 3)["prefixes"] == []
+
+
+def test_norms_are_the_same_wherever_they_are_told(edited, lm):
+    """In a report, by the session, in an edit file with or without a session, and at a run's checkpoints."""
+    matrices = edited.matrices()
+    before, after = matrix_norms({layer: lm.matrix(layer) for layer in matrices}), matrix_norms(matrices)
+    assert edited.norms() == {layer: (before[layer], after[layer]) for layer in matrices}
+    assert {layer: last for layer, (_, last) in edited.history[-1].report.norms.items()} == after
+    wanted = {str(layer): {"original": before[layer], "edited": after[layer]} for layer in matrices}
+    assert edit_file_of(edited).values["norms"] == head_of(lm, matrices)["norms"] == wanted
 
 
 def test_factors_that_outweigh_the_matrices_are_not_saved(lm, new_session, tmp_path):

@@ -21,7 +21,7 @@ FIRST, SECOND, OTHER = [CITIES[0]], [CITIES[1], CITIES[2]], [FACTS[2]]
 # Of a batch with two layers: what is called, for the how many-eth time, and whether it does its work before it fails.
 POINTS = {
     "looking at the model as loaded": (batch_measures, "answer_probabilities", 1, False),
-    "norms before": (batch_measures, "norm", 2, False),
+    "norms before": (batch_measures, "frobenius", 2, False),
     "drafting": (EditedMatrices, "draft", 1, True),
     "targets": (batch, "optimise_targets", 1, False),
     "targets, all found": (batch, "optimise_targets", 1, True),
@@ -32,7 +32,7 @@ POINTS = {
     "the first layer, written": (Sums, "add", 1, True),
     "the second layer, written": (Sums, "add", 2, True),
     "moving up to the second layer": (KeyReader, "advance", -1, True),
-    "norms after": (batch_measures, "norm", -1, False),
+    "norms after": (batch_measures, "frobenius", -1, False),
     "measuring": (batch_measures, "answer_probabilities", -1, False),
     "joining what is preserved": (Preservation, "absorbed", 1, True),
     "joining what is preserved, the second layer": (Preservation, "absorbed", 2, True),

@@ -263,7 +263,7 @@ def test_the_state_of_a_session_carries_what_was_released(llama, new_session):
 
 POINTS = {
     "looking at the model as loaded": (retraction, "answer_probabilities", 1, False),
-    "norms before": (batch_measures, "norm", 2, False),
+    "norms before": (batch_measures, "frobenius", 2, False),
     "drafting": (EditedMatrices, "draft", 1, True),
     "taking out of the first layer": (retraction, "removal", 1, True),
     "taking out of the second layer": (retraction, "removal", 2, False),

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import torch
-
 from encore_core.editing.edited_matrices import Sums
 from encore_core.editing.session_contents import Contents
 from encore_core.editing.shared_by_sessions import base_answers
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact
 from encore_core.measures.answers import answer_probabilities, probabilities_with_and_without_start, questions
+from encore_core.measures.norms import frobenius
 from encore_core.models.editable import EditableModel
 
 
@@ -75,9 +74,4 @@ def look_after(
 
 def norms_as_run(lm: EditableModel, sums: Sums, layers: Iterable[int]) -> dict[int, float]:
     """By layer, the norm of the edited matrix, or else of the base weights, which the caller has put into the model."""
-    return {layer: norm(sums.run.get(layer, lm.parameter(layer).data)) for layer in layers}
-
-
-def norm(matrix: torch.Tensor) -> float:
-    """‖W‖ (Frobenius), summed in float32."""
-    return float(torch.linalg.matrix_norm(matrix.float()))
+    return {layer: frobenius(sums.run.get(layer, lm.parameter(layer).data)) for layer in layers}

@@ -28,6 +28,7 @@ from encore_core.editing.edit_file_values import VERSION, check_values, fact_of
 from encore_core.editing.session import EditSession
 from encore_core.errors import InputError, first_line, quoted
 from encore_core.facts import Fact
+from encore_core.measures.norms import frobenius
 from encore_core.methods import SETTABLE
 from encore_core.models.editable import EditableModel
 from encore_core.storage import replacing
@@ -123,7 +124,7 @@ class EditFile:
 
     def _check_norms(self, matrices: Mapping[int, torch.Tensor]) -> None:
         for layer, matrix in matrices.items():
-            norm, saved = float(torch.linalg.matrix_norm(matrix.float())), self.values["norms"][str(layer)]["edited"]
+            norm, saved = frobenius(matrix), self.values["norms"][str(layer)]["edited"]
             if not math.isclose(norm, saved, rel_tol=1e-4):
                 raise InputError(
                     f"The matrix of layer {layer} has the norm {norm:.6g} with the edits and had {saved:.6g} when they "
@@ -292,8 +293,8 @@ def _checked(edits: EditFile) -> EditFile:
 def head_of(lm: EditableModel, matrices: Mapping[int, torch.Tensor]) -> dict[str, Any]:
     """The metadata about the model, for edited matrices that no session holds."""
     with lm.matrices_replaced({}):
-        norm = lambda matrix: float(torch.linalg.matrix_norm(matrix.float()))  # noqa: E731
-        return _head(lm, {layer: (norm(lm.matrix(layer)), norm(matrix)) for layer, matrix in matrices.items()})
+        norms = {layer: (frobenius(lm.matrix(layer)), frobenius(matrix)) for layer, matrix in matrices.items()}
+        return _head(lm, norms)
 
 
 def _head(lm: EditableModel, norms: Mapping[int, tuple[float, float]]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import torch
 
 from encore_core.editing import foretold_damage
-from encore_core.editing.batch_measures import norm
 from encore_core.editing.batch_report import AppliedBatch
 from encore_core.editing.covariance import described, files_used, second_moments
 from encore_core.editing.edit_list import MadeEdit, live_edits, made_edits
@@ -21,6 +20,7 @@ from encore_core.editing.session_state import identity_of
 from encore_core.editing.shared_by_sessions import gradients_kept, initial_preservation, shared_prefixes, solve_device
 from encore_core.editing.what_is_kept import Memory, free_directions
 from encore_core.errors import InputError
+from encore_core.measures.norms import frobenius
 from encore_core.models.editable import EditableModel, Progress
 from encore_core.models.settings import settings_of
 
@@ -90,7 +90,7 @@ class EditedModel:
         with self.pristine() as lm:
             edited = self._contents.sums().run
             return {
-                layer: (norm(lm.matrix(layer)), norm(edited.get(layer, lm.matrix(layer))))
+                layer: (frobenius(lm.matrix(layer)), frobenius(edited.get(layer, lm.matrix(layer))))
                 for layer in self.settings.layers
             }
 

@@ -2,8 +2,9 @@
 
 Without an edit, the matrices are those of a session that never made it (see `removal`). Its prompt then gives its first
 answer, unless other edits have changed that, too: those of neighbouring facts do at times. Such a fact is set back: its
-target is the hidden state of the unedited model, solved for layer by layer as an edit is, with equality. This does not
-join what is preserved, because a session that never made the edit would not preserve it.
+target is the hidden state of the unedited model, solved for layer by layer as an edit is, with EMMET's slack: none for
+one fact, ε for several. This does not join what is preserved, because a session that never made the edit would not
+preserve it.
 """
 
 from __future__ import annotations

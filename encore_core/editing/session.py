@@ -295,7 +295,7 @@ class EditSession(EditedModel):
     def find_targets(
         self, facts: Sequence[Fact], *, mpes: bool | None = None, on_progress: OnProgress | None = None
     ) -> list[Target]:
-        """Find the targets that an edit of these facts would use, without editing.
+        """Find the targets of an edit of these facts, without editing. With NAS the edit brings them to one norm first.
 
         Args:
             facts: any; each is optimised by itself.

@@ -45,7 +45,7 @@ WINDOW = 10
 """Blocks in a window, as published for models of 28 to 48 blocks; a third of the blocks in smaller ones."""
 
 MOST_TOKENS = 24
-"""Tokens that are restored: the subject's first, then the last ones of the prompt."""
+"""Tokens that are restored: of a longer text the subject's last ones, and the last ones of the prompt."""
 
 MAX_TOKENS = 256
 """Tokens run at a time. Several layers share a pass, because reading the weights takes longer than a few tokens."""

@@ -63,9 +63,9 @@ class Strength:
     paths: tuple[Path, ...]
 
     def flips(self, path: Path) -> float | None:
-        """The first β from which on the new answer is ahead at a prompt where it was not at the smallest β.
+        """The first β at which the new answer is ahead at a prompt where it was not at the smallest β.
 
-        None if it never is, or already was.
+        None if it never is, or already was. At a larger β it may fall behind again.
         """
         if path.ahead(0):
             return None
