@@ -407,6 +407,8 @@ def test_recorded_answers_make_the_interval():
     said = loss_of({"MEMIT": (70.0, 63.0)}, gaps, n=100)
     # The mean of six differences, each ± 5, is known to ± 5 / √6.
     assert said.outcome == "lost" and "(−7.0, 95 %: −9.0 to −5.0)" in said.text
+    few = {key: (1000, Interval(-7.0, -7.0, -7.0, 2)) for key in gaps}
+    assert "−7.0 to −7.0" not in loss_of({"MEMIT": (60.0, 53.0)}, few).text, "two tests that agree are no certainty"
     zero = {key: (1000, Interval(-7.0, -30.0, 16.0, 100)) for key in gaps}
     assert loss_of({"MEMIT": (70.0, 63.0)}, zero, n=100).outcome == "nothing lost"
 

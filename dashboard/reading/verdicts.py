@@ -17,7 +17,7 @@ from encore_core.measures.intervals import Interval
 from encore_core.runs.fact_values import NO_INTERVAL
 
 FEWEST = 5
-"""With fewer facts no run is called best."""
+"""With fewer facts, or tests, nothing is said of a difference."""
 
 Differences = Mapping[tuple[str, str, str], Interval]
 """(metric, run, other run) → how much higher the run scores on the same facts."""

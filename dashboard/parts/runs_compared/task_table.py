@@ -11,6 +11,7 @@ from dashboard.charts.runs import RATIO
 from dashboard.parts.runs_compared.view import View
 from dashboard.reading import run_frames
 from dashboard.reading.scores_at_checkpoint import AtCheckpoints
+from dashboard.reading.verdicts import FEWEST
 from encore_core.measures.intervals import Interval
 
 
@@ -71,7 +72,7 @@ def _change(
     if max(first, last) >= 1000:
         return f"{first:,.0f} → {last:,.0f}{late}"
     change, between = f"{last - first:+.{digits}f}", " "
-    if gap is not None and gap[0] == at and gap[1].low is not None:
+    if gap is not None and gap[0] == at and gap[1].low is not None and gap[1].n >= FEWEST:
         change += f", 95 %: {gap[1].low:+.1f} to {gap[1].high:+.1f}, n {gap[1].n}"
         between = "\n"
     return minus(f"{first:.{digits}f} → {last:.{digits}f}{between}({change}){late}")

@@ -20,6 +20,7 @@ from dashboard.charts.runs import RATIO, Line
 from dashboard.reading.answers import published
 from dashboard.reading.answers.answer import FEW_EDITS, Answer, by_ratio, listed, rough_half, sentence
 from dashboard.reading.scores_at_checkpoint import AtCheckpoints
+from dashboard.reading.verdicts import FEWEST
 from encore_core.measures import intervals
 from encore_core.measures.intervals import Interval
 
@@ -106,8 +107,8 @@ def losses(
 
 
 def _mean_difference(gaps: Sequence[Interval], difference: float) -> tuple[float, float] | None:
-    """The interval of the mean of differences that are independent; None where one has no interval."""
-    if not gaps or any(gap.low is None for gap in gaps):
+    """The interval of the mean of differences that are independent; None where one has none, or is of too few tests."""
+    if not gaps or any(gap.low is None or gap.n < FEWEST for gap in gaps):
         return None
     below = math.sqrt(sum((gap.value - gap.low) ** 2 for gap in gaps)) / len(gaps)
     above = math.sqrt(sum((gap.high - gap.value) ** 2 for gap in gaps)) / len(gaps)
