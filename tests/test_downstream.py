@@ -114,8 +114,8 @@ def test_lines_end_at_newlines_only(tmp_path):
 
 
 BAD_ROWS = {
-    "no JSON": ("sst2", '{"sentence": "x", "label"', "line 3", "no JSON"),
-    "no object": ("sst2", "[1, 2]", "line 3", "no JSON object"),
+    "no JSON": ("sst2", '{"sentence": "x", "label"', "line 3", "not valid JSON"),
+    "no object": ("sst2", "[1, 2]", "line 3", "not a JSON object"),
     "no label": ("sst2", {"sentence": "x"}, "line 3", "no field 'label'"),
     "no text": ("rte", {"sentence1": "x", "label": 0}, "line 3", "no field 'sentence2'"),
     "blank text": ("cola", {"sentence": " ", "label": 0}, "line 3", "sentence ' ' is not text"),
@@ -127,7 +127,7 @@ BAD_ROWS = {
     "label of another set": ("nli", ROWS["nli"] | {"label": 1}, "label 1 is unknown", "'entailment', 'not_entailment'"),
     "three choices": ("mmlu", ROWS["mmlu"] | {"choices": ["a", "b", "c"]}, "choices", "not four"),
     "no list of choices": ("mmlu", ROWS["mmlu"] | {"choices": "abcd"}, "choices 'abcd'", "not four"),
-    "a blank choice": ("mmlu", ROWS["mmlu"] | {"choices": ["a", "b", "", "d"]}, "choice ''", "no text"),
+    "a blank choice": ("mmlu", ROWS["mmlu"] | {"choices": ["a", "b", "", "d"]}, "choice ''", "is not text"),
     "answer out of range": ("mmlu", ROWS["mmlu"] | {"answer": 4}, "answer 4 is unknown", "0, 1, 2, 3"),
 }
 

@@ -270,7 +270,7 @@ def read_edit_file(path: Path, most_bytes: int | None = None) -> EditFile:
     except (SafetensorError, ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"The edit file {path.name} is damaged or no edit file ({first_line(error)}).") from error
+        raise InputError(f"The edit file {path.name} is damaged or not an edit file ({first_line(error)}).") from error
     check_values(values)
     return _checked(EditFile(values, tensors))
 
