@@ -93,7 +93,7 @@ def test_the_commands_tell_the_same_note(sound, tmp_path, capsys, monkeypatch):
     folder = odd_models.make(FOLDERS["an adapter beside"], sound, tmp_path / "model")
     assert main(["doctor", "--model", str(folder), "--device", "cpu"]) == 0
     told = one_line(capsys.readouterr().out, "note: An adapter")
-    edit = ["edit", "--model", str(folder), "--device", "cpu", "--facts", "bundled", "--limit", "1", "--scored", "0"]
+    edit = ["edit", "--model", str(folder), "--device", "cpu", "--facts", "bundled", "--limit", "1"]
     assert main([*edit, "--set", "steps=1", "--edits-out", str(tmp_path / "edits.safetensors")]) == 0
     assert one_line(capsys.readouterr().err, "note: An adapter") == told
 

@@ -116,7 +116,7 @@ def test_edits_that_are_replaced_are_told():
     app.run()
     [box] = [one for one in app.file_uploader if one.key.startswith("edits_upload")]
     box.upload("mine", content, "").run()
-    assert "takes back the 2 edits on your model now" in words(app) and visitor_of(app).session.n_edits == 2
+    assert "replaces the 2 edits on your model" in words(app) and visitor_of(app).session.n_edits == 2
     app.button(key="edits_load").click().run()
     assert "in place of the 2 that were on the model" in words(app) and visitor_of(app).session.n_edits == 1
     # The file has been taken out of the box.
