@@ -62,6 +62,10 @@ def _wait(server: subprocess.Popen, url: str, seconds: float) -> None:
     raise RuntimeError(f"the app did not answer within {seconds:.0f} s")
 
 
+PATIENCE = 120_000
+"""ms for a click or a wait that says nothing else: a page on busy cores draws late."""
+
+
 @contextmanager
 def browser():
     """A headless Chromium, driven by Playwright.
@@ -74,7 +78,13 @@ def browser():
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         original = chromium.new_context
-        chromium.new_context = lambda **options: original(**{"bypass_csp": True, **options})
+
+        def new_context(**options):
+            context = original(**{"bypass_csp": True, **options})
+            context.set_default_timeout(PATIENCE)
+            return context
+
+        chromium.new_context = new_context
         chromium.new_page = lambda **options: chromium.new_context(**options).new_page()
         try:
             yield chromium
