@@ -199,21 +199,26 @@ def estimates(runs: Sequence[PreparedRun], calibrations: Sequence[Calibration]) 
     found = []
     for at, (run, calibration) in enumerate(zip(runs, calibrations, strict=True)):
         # A run takes nothing over from one whose model refused a part.
-        whole = all(seconds[0] > 0 for is_wanted, seconds in _parts(run, calibration) if is_wanted)
+        places = scored_places(run.facts, run.plan)
+        whole = all(seconds[0] > 0 for is_wanted, seconds in _parts(run, calibration, places) if is_wanted)
         known = whole and any(same_before_edits(run, before) for before in runs[:at])
-        found.append(estimate(run, calibration, unedited_known=known))
+        found.append(_estimate(run, calibration, known, places))
     return found
 
 
-def estimate(run: PreparedRun, calibration: Calibration, unedited_known: bool = False) -> Estimate:
+def estimate(run: PreparedRun, calibration: Calibration) -> Estimate:
     """The cost of a run.
 
     Args:
         run: what would be run.
         calibration: of its model and method on this machine.
-        unedited_known: whether a run before it will have measured the unedited model.
     """
-    plan, c = run.plan, calibration
+    return _estimate(run, calibration, False, scored_places(run.facts, run.plan))
+
+
+def _estimate(run: PreparedRun, c: Calibration, unedited_known: bool, places: Sequence[set[int]]) -> Estimate:
+    """The cost of a run; `unedited_known`: whether a run before it will have measured the unedited model."""
+    plan = run.plan
     ends = batch_ends(run.facts, plan.batch_size)
     points = checkpoints(ends, plan.checkpoint_every)
     n_facts = len(run.facts)
@@ -223,7 +228,7 @@ def estimate(run: PreparedRun, calibration: Calibration, unedited_known: bool = 
     editing += saves * 2 * state_bytes / DISK_BYTES_PER_SECOND  # written, and read for its digest
 
     wanted = plan.measure
-    parts = [[is_wanted * one for one in seconds] for is_wanted, seconds in _parts(run, c)]
+    parts = [[is_wanted * one for one in seconds] for is_wanted, seconds in _parts(run, c, places)]
     first, last = (sum(part[at] for part in parts) for at in (0, -1))
     # No edit costs nothing.
     first = 0.0 if unedited_known else first - wanted.foretold_damage * c.foretold_seconds
@@ -236,7 +241,7 @@ def estimate(run: PreparedRun, calibration: Calibration, unedited_known: bool = 
     rows = n_facts * (1 + 25 * min(1, wanted.trajectory_facts / n_facts)) + 5 * len(ends)
     n_layers = c.sizes.n_layers
     rows += len(points) * (n_layers + 9 * len(wanted.subsets) + wanted.contributions * (2 * n_layers + 1) + 10)
-    rows += sum(map(len, scored_places(run.facts, plan))) * ROWS_OF_FACT * len(wanted.protocols)
+    rows += sum(map(len, places)) * ROWS_OF_FACT * len(wanted.protocols)
     memory = estimate_of(c.sizes, getattr(torch, c.dtype), run.settings, plan.batch_size, c.device_type)
     # The other workers have the model and its edited matrices, but none of the statistics.
     helping = (plan.workers - 1) * (PROCESS_BYTES + memory.total - memory.statistics)
@@ -256,11 +261,11 @@ def n_prompts(fact: Fact) -> int:
     return 1 + len(fact.paraphrases) + len(fact.neighbours) + len(fact.portability)
 
 
-def _parts(run: PreparedRun, c: Calibration) -> list[tuple[bool, list[float]]]:
+def _parts(run: PreparedRun, c: Calibration, places: Sequence[set[int]]) -> list[tuple[bool, list[float]]]:
     """The parts of measuring: whether each is wanted, and its seconds at each checkpoint; 0 where the model refuses
     it."""
     wanted = run.plan.measure
-    prompts = [sum(n_prompts(run.facts[place]) for place in places) for places in scored_places(run.facts, run.plan)]
+    prompts = [sum(n_prompts(run.facts[place]) for place in scored) for scored in places]
     scores = bool(wanted.subsets)
     alike = (
         (wanted.perplexity, c.perplexity_seconds),

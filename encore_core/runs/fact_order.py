@@ -3,6 +3,7 @@ are scored there."""
 
 from __future__ import annotations
 
+import heapq
 import random
 from collections.abc import Iterable, Sequence
 
@@ -90,7 +91,7 @@ def ranks_of(n_facts: int, seed: int) -> list[int]:
 
 def lowest(places: Sequence[int], ranks: Sequence[int], n: int) -> list[int]:
     """The n places of lowest rank, ascending."""
-    return sorted(sorted(places, key=ranks.__getitem__)[:n])
+    return sorted(heapq.nsmallest(n, places, key=ranks.__getitem__))
 
 
 def scored_subsets(edits: int, ends: Sequence[int], ranks: Sequence[int], wanted: MeasurePlan) -> dict[str, list[int]]:
