@@ -22,7 +22,7 @@ from encore_core.editing.helpers import Helpers
 from encore_core.editing.keys import KeyReader
 from encore_core.editing.lyapunov import LyapunovMemory
 from encore_core.editing.main_directions import weakened
-from encore_core.editing.norm_anchor import in_proportion
+from encore_core.editing.norm_anchor import brought_to_norm, in_proportion
 from encore_core.editing.shared_by_sessions import solve_device
 from encore_core.editing.target_loss import TargetSettings, target_settings
 from encore_core.editing.targets import Target, optimise_targets
@@ -147,7 +147,7 @@ def solve_batch(
         InputError: when the batch cannot be solved, would change a matrix by more than `most_change`, or what comes out
             is not finite.
     """
-    clock = Clock(seconds := no_seconds())
+    clock, far = Clock(seconds := no_seconds()), ()
     preservation = {layer: P.begun() for layer, P in preservation.items()}
     clock.add("update")
     with lm.matrices_replaced(draft.run):
@@ -157,9 +157,9 @@ def solve_batch(
         targets = targets or search(
             lm, facts, prefixes, settings.layers[-1], target_settings(settings), F, fast_targets, on_progress
         )
-        far: tuple[Fact, ...] = ()
         if anchor is not None:
-            facts, targets, far = in_proportion(lm, facts, targets, prefixes, settings.layers[-1], anchor)
+            rescaled = brought_to_norm(lm, facts, targets, prefixes, settings.layers[-1], anchor)
+            facts, targets, far = in_proportion(facts, rescaled)
         clock.add("targets")
         if not facts:
             return replace(SolvedBatch.of_nothing(draft), far=far)

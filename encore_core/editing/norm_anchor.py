@@ -109,15 +109,9 @@ def brought_to_norm(
 
 
 def in_proportion(
-    lm: EditableModel,
-    facts: Sequence[Fact],
-    targets: Sequence[Target],
-    prefixes: Sequence[str],
-    layer: int,
-    anchor: float,
+    facts: Sequence[Fact], found: Sequence[Target | None]
 ) -> tuple[list[Fact], list[Target], tuple[Fact, ...]]:
-    """The facts that are edited, their targets, and the facts that are not; arguments as for `brought_to_norm`."""
-    found = brought_to_norm(lm, facts, targets, prefixes, layer, anchor)
+    """The facts that are edited, their targets, and the facts that are not, from `brought_to_norm`."""
     pairs = [(fact, target) for fact, target in zip(facts, found, strict=True) if target is not None]
     far = tuple(fact for fact, target in zip(facts, found, strict=True) if target is None)
     return [fact for fact, _ in pairs], [target for _, target in pairs], far
