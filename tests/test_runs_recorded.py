@@ -11,6 +11,7 @@ import pytest
 import tiny_runs
 from refusals import refusal
 
+from encore_core.facts.source import SETS
 from encore_core.runs import RunStore, recorded, series
 from encore_core.runs.compare import differences
 from encore_core.runs.export import command_line
@@ -152,6 +153,16 @@ def test_ours_are_small_and_whole(ours):
         assert set(series.scores(ours, [run.id]).edits) >= {0, run.done}
 
 
+def test_ours_have_their_facts_once_where_these_come_with_the_program(ours):
+    wanted = {run.order_digest for run in ours.runs() if run.plan_json["facts"] in SETS}
+    assert {path.name for path in RECORDED.rglob("*.jsonl")} == {f"facts-{digest}.jsonl" for digest in wanted}
+    for run in ours.runs():
+        if run.plan_json["facts"] in SETS:
+            assert len(ours.facts(run.id)) == run.n_edits
+        else:
+            assert "facts of run" in refusal(ours.facts, run.id)
+
+
 def test_ours_name_no_place_of_a_machine(ours):
     for run in ours.runs():
         shown = json.dumps(run.as_dict())
@@ -160,7 +171,7 @@ def test_ours_name_no_place_of_a_machine(ours):
 
 
 def test_ours_on_the_same_facts_are_the_same_facts(ours):
-    for facts, n_edits, least in (("counterfact_10k", 1000, 6), ("counterfact_10k", 10_000, 3), ("long", 1000, 4)):
+    for facts, n_edits, least in (("counterfact_10k", 1000, 6), ("counterfact_10k", 10_000, 3), ("long", 1000, 6)):
         same = [run for run in ours.runs() if (Path(run.plan_json["facts"]).stem, run.n_edits) == (facts, n_edits)]
         assert len(same) >= least
         assert len({(run.order_digest, run.fingerprint, run.plan_json["seed"]) for run in same}) == 1

@@ -4,6 +4,7 @@
     device-<device>.lock    held by the worker of that device while it lives; the system frees it
     worker-<device>.log     what workers say outside a run
     <run id>/facts.jsonl    the facts of the run, in order
+    facts-<digest>.jsonl    the same, of all recorded runs that have these facts in this order
     <run id>/log.txt        the run's log
     <run id>/state-*.safetensors, edited.safetensors    see `resume_state`
 
@@ -25,6 +26,11 @@ def run_folder(folder: Path, run_id: str) -> Path:
 
 def facts_file(folder: Path, run_id: str) -> Path:
     return run_folder(folder, run_id) / "facts.jsonl"
+
+
+def recorded_facts_file(folder: Path, order_digest: str) -> Path:
+    """The facts of recorded runs, many of which have the same in the same order."""
+    return folder / f"facts-{order_digest}.jsonl"
 
 
 def log_file(folder: Path, run_id: str) -> Path:

@@ -2,7 +2,7 @@
 
     assets/recorded/
         runs.sqlite          the runs and their series; opened without locks, never written
-        <run id>/facts.jsonl the facts, of runs on facts that come with the program only
+        facts-<digest>.jsonl the facts of runs on facts that come with the program, once for all that have the same
         README.md, make.py   how they were made, and the script that makes them again
 
 Their ids are fixed ("recorded-encore-1000"), so that a link to them works wherever the program runs.
@@ -20,6 +20,7 @@ from typing import Any
 from encore_core.errors import InputError
 from encore_core.facts.source import SETS
 from encore_core.resources import ASSETS
+from encore_core.runs.folders import facts_file, recorded_facts_file
 from encore_core.runs.rows import RunInfo
 from encore_core.runs.schema import BY_EDITS, END_AT, bring_up_to_date
 from encore_core.runs.store import RunStore
@@ -74,7 +75,7 @@ def record(store: RunStore, names: Mapping[str, str], folder: Path) -> list[str]
                 db.execute("BEGIN")
                 _copy(db, runs[run_id], new_id, ends[run_id])
                 db.execute("COMMIT")
-                _copy_facts(store, runs[run_id], folder / new_id)
+                _copy_facts(store, runs[run_id], folder)
             db.execute("DETACH source")
             db.execute("VACUUM")
         finally:
@@ -132,7 +133,5 @@ def _shown_plan(plan: Mapping[str, Any]) -> dict[str, Any]:
 
 def _copy_facts(store: RunStore, run: RunInfo, folder: Path) -> None:
     """Copy the facts where they are the program's own."""
-    shutil.rmtree(folder, ignore_errors=True)
     if run.plan_json["facts"] in SETS:
-        folder.mkdir()
-        shutil.copyfile(store.folder_of(run.id) / "facts.jsonl", folder / "facts.jsonl")
+        shutil.copyfile(facts_file(store.folder, run.id), recorded_facts_file(folder, run.order_digest))

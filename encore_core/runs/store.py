@@ -76,7 +76,9 @@ class RunStore:
 
     def facts(self, run_id: str) -> list[Fact]:
         """The facts of a run, in order."""
-        return facts_of(self.get(run_id), folders.facts_file(self.folder, run_id))
+        run, own = self.get(run_id), folders.facts_file(self.folder, run_id)
+        recorded = folders.recorded_facts_file(self.folder, run.order_digest)
+        return facts_of(run, own if own.exists() or not recorded.exists() else recorded)
 
     def read_log(self, run_id: str, n_lines: int = 200) -> str:
         """The last lines of a run's log; empty before its start.
