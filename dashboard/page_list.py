@@ -29,7 +29,7 @@ class Entry:
 GROUPS: dict[str, tuple[Entry, ...]] = {
     "": (
         Entry("start", "Start", ":material/home:", "What happens to a model that is edited again and again?"),
-        Entry("learn", "Learn", ":material/school:", "How does editing work, and how is its damage prevented?"),
+        Entry("learn", "Learn", ":material/school:", "How does editing work, and how is its damage limited?"),
         Entry("lessons", "Lessons", ":material/co_present:", "Which lesson shall I teach?"),
         Entry("edit", "Edit", ":material/edit_note:", "Did my edit work, and what else changed?"),
         Entry("run", "Run", ":material/play_circle:", "Start and watch long runs"),

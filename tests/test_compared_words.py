@@ -17,7 +17,8 @@ def test_who_stopped_early_is_named_with_its_probability():
         "Rome", [one("ENCORE", 0.54, stopped="mpes"), one("MEMIT", 0.97, MOVED), one("AlphaEdit", 0.96, MOVED)]
     )
     assert said.startswith(
-        "MEMIT and AlphaEdit put Rome at 96\u202f% to 97\u202f%; ENCORE stopped early, at 54\u202f%."
+        "MEMIT and AlphaEdit put Rome at 96\u202f% to 97\u202f%; ENCORE stopped at 54\u202f%, as soon as Rome was the "
+        "most probable answer."
     )
     assert "moved least under ENCORE (0.1) and most under MEMIT and AlphaEdit (10.4), in points on average." in said
 
@@ -27,7 +28,7 @@ def test_methods_that_agree_are_said_to_agree():
     assert said.startswith(
         "No difference in the answer: EMMET, MEMIT and AlphaEdit put Rome at 96\u202f% to 98\u202f%."
     )
-    assert "no clear difference between the methods" in said
+    assert "no clear difference" in said
 
 
 def test_an_answer_behind_the_true_one_is_no_success():
@@ -89,7 +90,7 @@ def test_paraphrases_are_told_where_the_methods_differ():
 
 def test_why_a_method_stopped_early_is_told_where_others_did_not():
     some = [one("ENCORE", 0.54, stopped="mpes"), one("MEMIT", 0.97)]
-    assert why_early(some, 1).startswith("ENCORE stops as soon as") and "one edit cannot show" in why_early(some, 1)
+    assert why_early(some, 1).startswith("ENCORE stops early so as to") and "one edit cannot show" in why_early(some, 1)
     assert "3 edits cannot" in why_early(some, 3)
     assert not why_early(some, FEW_EDITS + 1)
     assert not why_early(some[:1], 1) and not why_early(some[1:], 1)  # all of them, or none

@@ -10,7 +10,7 @@ FACT = Fact("France", "The capital of {} is", "Rome", "Paris")
 
 
 def written(*first: tuple[str, float]) -> Written:
-    return Written("", (), (), first)
+    return Written("", (), False, (), first)
 
 
 def test_blanks_are_shown_where_two_words_differ_in_nothing_else():

@@ -245,7 +245,7 @@ def test_one_press_shows_four_columns_and_says_what_differs():
     assert axes == [[0, 1]] * 4
     for column in app.session_state["visitor"].comparison.columns:
         assert f"{column.reports[0].edited[0].steps} steps" in words(app)
-    assert "with each of 4 methods" in words(app)
+    assert "by each of 4" in words(app)
 
 
 def test_the_strip_tells_the_standing_of_the_least_tested_column():

@@ -61,6 +61,17 @@ def test_presenting_goes_from_page_to_page_and_its_address_says_so():
     assert "present_on" not in keys(app)
 
 
+def test_a_hall_sees_one_sentence_of_an_answer_and_the_rest_on_a_press():
+    def answer_of(app) -> str:
+        [found] = [html.body for html in app.get("html") if 'class="es-answer"' in html.body]
+        return found
+
+    plain, shown = answer_of(opened("norms")), answer_of(opened("norms", present="1"))
+    first, rest = plain.split("</p>", 1)
+    assert "es-more" not in plain and shown.startswith(first + "</p><details")
+    assert rest.removesuffix("</div>") in shown and " open" not in shown.partition("<details")[2].partition(">")[0]
+
+
 def test_on_learn_it_goes_through_the_steps_and_then_on():
     app = opened("learn", present="1", step=STEPS[-2].key)
     assert f"step {len(STEPS) - 1} of {len(STEPS)}" in words(app)

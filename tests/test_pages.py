@@ -41,6 +41,7 @@ def test_edit_undo_and_reset():
     texts = [text.replace("<b>", "") for text in texts]  # what the model wrote is bold
     assert texts[0].startswith("The capital of France is Paris")
     assert texts[1].startswith("The capital of France is Rome")
+    assert all(text.endswith("</b>…") for text in texts)  # twelve tokens end in the middle of a sentence
 
     app.button(key="undo").click().run()
     assert n_edits(app) == 0 and "bit for bit" in markup(app)

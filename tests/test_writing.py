@@ -72,7 +72,8 @@ def test_a_text_ends_at_a_token_that_ends_texts(llama, monkeypatch):
     monkeypatch.setattr("encore_core.measures.writing.end_tokens", lambda lm: {plain.ids[2]})
     end = plain.ids.index(plain.ids[2]) + 1
     for guess in ((), plain.ids, plain.ids[:1]):
-        assert written(llama, PROMPT, Writing(tokens=6), guess).ids == plain.ids[:end]
+        ended = written(llama, PROMPT, Writing(tokens=6), guess)
+        assert ended.ids == plain.ids[:end] and not ended.is_cut and plain.is_cut
 
 
 def test_probabilities_are_those_of_the_plain_pass(llama):

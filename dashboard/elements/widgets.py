@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from dashboard.elements import presentation_mode
 from dashboard.reading import fact_words
 from dashboard.reading.answers.answer import Answer
 from dashboard.reading.model_check_rows import STANDINGS
@@ -73,16 +74,25 @@ def notice(message: Message | None) -> None:
 
 def answer(found: Answer) -> None:
     """The answer to a page's question: its first words stand out, and further figures are below in smaller type."""
-    st.html(answer_markup(found))
+    st.html(answer_markup(found, folded=presentation_mode.is_on()))
 
 
-def answer_markup(found: Answer) -> str:
-    """The same as markup, for the first paint, too."""
+def answer_markup(found: Answer, folded: bool = False) -> str:
+    """The same as markup, for the first paint, too.
+
+    Args:
+        found: the answer.
+        folded: whether all but its first sentence is folded away: a hall reads one sentence, and then looks at charts.
+    """
     lead, first, further = map(_together, found.parts)
+    below = (rich('<p class="es-further">{further}</p>', further=further) if further else "") + (
+        rich('<p class="es-aside">{aside}</p>', aside=_together(found.aside)) if found.aside else ""
+    )
+    if folded and below:
+        below = f'<details class="es-more"><summary>More figures</summary>{below}</details>'
     return (
         rich('<div class="es-answer" role="status"><p><b>{lead}</b>{first}</p>', lead=lead, first=first)
-        + (rich('<p class="es-further">{further}</p>', further=further) if further else "")
-        + (rich('<p class="es-aside">{aside}</p>', aside=_together(found.aside)) if found.aside else "")
+        + below
         + "</div>"
     )
 
@@ -107,9 +117,9 @@ def status_strip(visitor: Visitor) -> None:
     if visitor.comparison is not None:
         columns = visitor.comparison.columns
         counts = sorted({column.n_edits for column in columns})
-        n_edits, detail = counts[-1], f"with each of {len(columns)} methods"
+        n_edits, detail = counts[-1], f"by each of {len(columns)}"
         if len(counts) > 1:
-            detail = f"at most; {counts[0]} at least, of {len(columns)} methods"
+            detail = f"at most, {counts[0]} at least, by each of {len(columns)}"
         method = ", ".join(column.label for column in columns)
         standings = {column.session.settings.standing for column in columns if column.session is not None} or standings
     standing = max(standings, key=list(STANDINGS).index)  # of several methods, the least tested

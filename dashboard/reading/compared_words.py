@@ -63,11 +63,11 @@ def why_early(outcomes: Sequence[Outcome], n_edits: int) -> str:
     early = [one.label for one in outcomes if one.stopped == "mpes"]
     if not early or len(early) == len(outcomes) or n_edits > FEW_EDITS:
         return ""
+    stops, it = ("stops", "it") if len(early) == 1 else ("stop", "they")
     few = "one edit" if n_edits == 1 else f"{n_edits} edits"
-    stops = "stops" if len(early) == 1 else "stop"
     return (
-        f"{listed(early)} {stops} as soon as the new answer is the most probable one, so that a model can take many "
-        f"edits: {few} cannot show that. Compare and Norm growth show runs of thousands."
+        f"{listed(early)} {stops} early so as to change the model less and take many edits. Whether {it} can, {few} "
+        "cannot show: Compare and Norm growth show runs of thousands of edits."
     )
 
 
@@ -80,9 +80,7 @@ def _answers(new: str, outcomes: Sequence[Outcome]) -> str:
         if behind:
             parts.append(f"{names} left {new} at {values}, behind the true answer")
         elif early and len(group) < len(outcomes):
-            parts.append(
-                f"{names} stopped early, at {values}" if parts else f"{names} stopped early, {new} at {values}"
-            )
+            parts.append(f"{names} stopped at {values}, as soon as {new} was the most probable answer")
         else:
             parts.append(f"{names} at {values}" if parts else f"{names} put {new} at {values}")
     if len(parts) == 1 and len(outcomes) > 1:
@@ -126,7 +124,7 @@ def _neighbours(outcomes: Sequence[Outcome]) -> str:
     least, most = ordered[0], max(outcomes, key=_mean_moved)
     span = f"{_points(_mean_moved(least))} to {_points(_mean_moved(most))} points on average"
     if not _differ(least.moved, most.moved):
-        return f"The {n} neighbours moved by {span}: no clear difference between the methods."
+        return f"The {n} neighbours moved by {span}, which is no clear difference."
     like_least = [one for one in ordered if not _differ(least.moved, one.moved)]
     like_most = [one for one in ordered if not _differ(one.moved, most.moved)]
     low, high = (_under([one for one in like if one not in other], _mean_moved)

@@ -39,7 +39,7 @@ STEPS = (
         "A fact",
         "What a fact is in the model",
         (
-            "In every block of the model an MLP ends with a matrix W. It reads a key k, the pattern that the block has "
+            "Every block of the model has an MLP. Its last matrix, W, reads a key k, the pattern that the block has "
             "recognised, and writes a value v into the residual stream, the running sum that the answer is read from.",
             "At the last token of a subject the MLPs of some middle layers write what the model knows about it. So a "
             "fact is a pair: the key of the subject, and the value that W gives back for it. To edit the fact is to "

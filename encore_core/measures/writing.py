@@ -56,12 +56,14 @@ class Written:
     Attributes:
         text: without the prompt.
         ids: ids of its tokens.
+        is_cut: whether it had not come to its end when it was as long as was wanted.
         tokens: its tokens as texts, each with the probability that the model gave it.
         first: the most probable tokens at its beginning with their probabilities, the most probable first.
     """
 
     text: str
     ids: tuple[int, ...]
+    is_cut: bool
     tokens: tuple[tuple[str, float], ...]
     first: tuple[tuple[str, float], ...]
 
@@ -94,6 +96,7 @@ def written(lm: EditableModel, prompt: str, how: Writing, guess: Sequence[int] =
     return Written(
         text=lm.tokenizer.decode(new, skip_special_tokens=True),
         ids=tuple(new),
+        is_cut=new[-1] not in end_tokens(lm),
         tokens=tuple((lm.tokenizer.decode([token]), value) for token, value in zip(new, chosen, strict=True)),
         first=tuple(
             (lm.tokenizer.decode([token]), value)

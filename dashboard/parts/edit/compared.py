@@ -162,7 +162,7 @@ def _says(column: Column, fact: Fact, prompt: str, found: Seen) -> None:
     """How the model goes on, and the words that it weighed."""
     # The name again: on a phone the heading is out of sight by now.
     st.caption(f"What {column.arm.method} says")
-    widgets.verbatim(f"{prompt}{found.text.text}")
+    widgets.verbatim(f"{prompt}{found.text.text}{'…' if found.text.is_cut else ''}")
     rows = ""
     for word, probability, role in model_readings.first_words(found.text, fact)[:WORDS]:
         rows += widgets.rich(

@@ -127,9 +127,14 @@ def _how() -> Writing:
 
 
 def _text(prompt: str, text: Written) -> None:
-    """The prompt and what was written after it."""
+    """The prompt and what was written after it, with an ellipsis where it would go on."""
     st.html(
-        widgets.rich('<pre class="es-verbatim" dir="auto">\n{prompt}<b>{text}</b></pre>', prompt=prompt, text=text.text)
+        widgets.rich(
+            '<pre class="es-verbatim" dir="auto">\n{prompt}<b>{text}</b>{more}</pre>',
+            prompt=prompt,
+            text=text.text,
+            more="…" if text.is_cut else "",
+        )
     )
 
 

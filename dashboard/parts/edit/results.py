@@ -95,8 +95,8 @@ def _headline(fact: Fact, rows, edited: bool, said: bool) -> None:
     was = f"was {percent(first.new_before)}" if edited else "before any edit"
     items = [(f"New answer: {fact.target_new}", percent(first.new_after), f"{first.symbol} {most} · {was}", tone)]
     for kind, name, wanted in (
-        ("paraphrase", "Paraphrases", "new answer ahead"),
-        ("neighbour", "Neighbours", "their own answer ahead"),
+        ("paraphrase", "Paraphrases", f"{fact.target_new} ahead of {fact.target_true}"),
+        ("neighbour", "Neighbours", f"own answer ahead of {fact.target_new}"),
     ):
         part = rows[rows.kind == kind]
         part = part[part.true.notna()]
@@ -109,7 +109,7 @@ def _headline(fact: Fact, rows, edited: bool, said: bool) -> None:
         is_waiting = not edited or not best or (kind == "paraphrase" and (part.verdict == "waiting").any())
         tone = "" if is_waiting else "good" if n_ahead >= best else "bad" if n_ahead == 0 else "warn"
         symbol = {"good": "✓ ", "bad": "✗ ", "warn": "▲ ", "": ""}[tone]
-        was = f" · {int(before.sum())} before" if edited else ""
+        was = f" (before: {int(before.sum())})" if edited else ""
         items.append((name, f"{n_ahead} of {n}", f"{symbol}{wanted}{was}", tone))
     widgets.tiles(items)
     missing = _not_counted(fact)

@@ -77,7 +77,7 @@ def draw_fare(view: View, found: Mapping[str, Chart], shown: Sequence[Row], abov
         above: a place for the heading.
     """
     with above:
-        widgets.heading(FARE, f"dotted: after {view.at:,} edits; dashed across: the threshold set above")
+        widgets.heading(FARE, f"dotted: after {view.at:,} edits; dashed across: the threshold")
     st.segmented_control(
         "Facts that are scored",
         list(SUBSETS),
