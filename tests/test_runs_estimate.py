@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
 import tiny_models
 import tiny_runs
+import torch
 from refusals import refusal
 
 from encore_core.methods import settings_for
+from encore_core.models.editable import wrap
 from encore_core.models.memory import Sizes
 from encore_core.runs import MeasurePlan, PreparedRun, RunStore, estimate, prepare
 from encore_core.runs.estimate import Calibration
@@ -58,6 +61,11 @@ def test_a_calibration_is_made_once_and_leaves_the_model_alone(gpt2, ready, monk
 
     monkeypatch.setattr(estimate, "_measure", lambda *_: pytest.fail("it was measured again"))
     assert estimate.calibrate(gpt2, ready) == made
+
+
+def test_a_state_of_a_model_in_bfloat16_has_its_matrices_in_float32(gpt2, ready):
+    half = wrap(copy.deepcopy(gpt2.model).to(torch.bfloat16), gpt2.tokenizer, "half")
+    assert estimate.calibrate(half, ready).matrices_bytes == 2 * 32 * 64 * 4
 
 
 def test_what_a_calibration_depends_on_has_its_own(gpt2, llama, ready, monkeypatch, tiny_folder, statistics_text):

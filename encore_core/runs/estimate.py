@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from encore_core.editing.covariance import text_named
+from encore_core.editing.edited_matrices import exact_dtype
 from encore_core.editing.session import EditSession
 from encore_core.errors import InputError
 from encore_core.facts import Fact
@@ -91,7 +92,7 @@ class Calibration:
         generated_prompt_seconds: to generate the answer to one; 0 where none are. No judge is asked: it may cost money.
         perplexity_seconds, foretold_seconds, contributions_seconds, entropy_seconds: of these parts of measuring.
         downstream_test_seconds: for one test of each task; 0 without data.
-        matrices_bytes: of the edited matrices.
+        matrices_bytes: of the edited matrices as a state holds them, in float32 or finer.
         preservation_bytes: of what all edited layers keep, P with most methods.
         sizes: of the model, from which memory follows.
         dtype: of its weights, as torch calls it.
@@ -358,7 +359,7 @@ def _measure(lm: EditableModel, run: PreparedRun, tell: Progress) -> Calibration
         contributions_seconds=contributions,
         entropy_seconds=sampled * ENTROPY_TOKENS / CALIBRATED_SAMPLES,
         downstream_test_seconds=asked / CALIBRATED_TESTS,
-        matrices_bytes=sum(lm.parameter(layer).nbytes for layer in session.settings.layers),
+        matrices_bytes=sum(lm.parameter(layer).numel() for layer in session.settings.layers) * exact_dtype(lm).itemsize,
         preservation_bytes=len(session.settings.layers) * bytes_kept(session.settings, lm.d_mlp, lm.d_model),
         sizes=Sizes.of_model(lm.model, lm.parts),
         dtype=str(lm.dtype).removeprefix("torch."),
