@@ -58,6 +58,7 @@ class ModelCheck:
         for_thousands: the same for thousands of edits; None where none are known.
         source: where these come from.
         statistics: one entry per edited layer.
+        lacking_for_thousands: layers that only `for_thousands` edits, and whose statistics the first edit will gather.
         statistics_tokens, statistics_seconds, statistics_bytes: of a usual gathering: tokens, rough time, disk kept.
         start_token: the token in front of every text, in words, see `start_token.foretold`.
         problems: why it cannot be edited here, one line each.
@@ -81,6 +82,7 @@ class ModelCheck:
     for_thousands: Settings | None
     source: str
     statistics: tuple[LayerStatistics, ...]
+    lacking_for_thousands: tuple[int, ...]
     statistics_tokens: int
     statistics_seconds: float
     statistics_bytes: int
@@ -138,6 +140,7 @@ def check_model(
     if found.refusal is not None:
         raise InputError(found.refusal)
     family = FAMILIES.get(config.model_type)
+    for_thousands = _for_thousands(shape, settings.method)
     tokens = max(settings.statistics_tokens, USUAL * sizes.d_mlp)
     return ModelCheck(
         name=name,
@@ -150,9 +153,14 @@ def check_model(
         memory=memory,
         free=free,
         settings=settings,
-        for_thousands=_for_thousands(shape, settings.method),
+        for_thousands=for_thousands,
         source=_source(settings, shape),
         statistics=_statistics_of(name, settings),
+        lacking_for_thousands=tuple(
+            one.layer
+            for one in (_statistics_of(name, for_thousands) if for_thousands else ())
+            if one.used is None and one.layer not in settings.layers
+        ),
         statistics_tokens=tokens,
         statistics_seconds=rough_seconds(
             sizes, settings.layers, tokens, gradient_moments.n_tokens(sizes.d_model), number_format, place

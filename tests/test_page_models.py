@@ -75,7 +75,7 @@ def test_what_is_said_of_a_model(tiny_folder):
     check = check_model(str(tiny_folder))
     text = said(app)
     assert "✓ yes" in text and "GPT-2" in text and "▲ untested" in text and "defaults for any model" in text
-    assert "d_mlp 64" in text and f"{check.n_vocab:,} tokens known" in text
+    assert "d_mlp 64" in text and f"vocabulary of {check.n_vocab:,} tokens" in text
     for part in check.memory.parts:
         assert model_check_rows.PARTS[part][0] in text
     assert f"0 of {len(check.settings.layers)}" in text and "at the first edit" in text
