@@ -125,6 +125,7 @@ def test_what_all_rows_share_takes_no_room():
     runs = recorded.recorded_runs().runs()
     frame = run_overviews.listed(runs)
     assert "Status" not in frame and list(frame).index("Model") > list(frame).index("Time, min")
+    frame.insert(0, run_list.OPENED, "")
     columns = run_list._columns(frame)
     first = list(frame)[: list(frame).index("Time, min") + 1]
     assert {"Edits", "Edit score", "Says it", "Perplexity ×", "‖W‖ / ‖W₀‖", "‖W‖, log"} < set(first)
@@ -147,6 +148,12 @@ def ticked(app: AppTest, rows: list[int], cells: list | None = None) -> AppTest:
         "selection": {"rows": rows, "columns": [], "cells": cells or []}
     }
     return app.run()
+
+
+def test_the_opened_runs_row_is_marked(ids):
+    app = opened("runs", run=ids[1])
+    frame = app.dataframe[0].value.set_index("Id")
+    assert frame.index[frame[run_list.OPENED] == "▶"].tolist() == [ids[1]]
 
 
 def test_two_runs_are_ticked_and_sent_to_compare_by_one_press(ids):

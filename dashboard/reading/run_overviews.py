@@ -27,7 +27,7 @@ SCORES = {
 }
 """Score → its column; a column without any figure is left out."""
 
-PERPLEXITY, PERPLEXITY_CURVE = "Perplexity ×", "Perplexity, log"
+PERPLEXITY, PERPLEXITY_CURVE = "Perplexity ×", "Perpl., log"
 GROWTH, GROWTH_CURVE = "‖W‖ / ‖W₀‖", "‖W‖, log"
 
 

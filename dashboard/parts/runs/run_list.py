@@ -18,6 +18,7 @@ from encore_core.runs import RunInfo
 ROW = 33  # height of a row in pixels
 SHOWN_ROWS = 19
 TABLE = "runs_table"
+OPENED = "Open"
 
 WIDTHS = {"Edit score": 76, "Says it": 60, "Neighbours": 84}
 
@@ -29,15 +30,17 @@ ABOUT = {
 }
 
 
-def show(runs: Sequence[RunInfo], open_run: Callable[[str], None]) -> None:
+def show(runs: Sequence[RunInfo], opened: str | None, open_run: Callable[[str], None]) -> None:
     """The list, what its figures are, and the button that sends ticked rows to Compare.
 
     Args:
         runs: those to list.
+        opened: the id of the run that is open, whose row is marked.
         open_run: called with the id of the run in whose row the visitor has clicked.
     """
     frame = run_overviews.listed(runs)
     ids = [run.id for run in runs]
+    frame.insert(0, OPENED, ["▶" if run_id == opened else "" for run_id in ids])
     picked = _picked(runs)
     compare = st.container(horizontal=True, vertical_alignment="center", key="runs_compare")
     st.dataframe(
@@ -104,6 +107,7 @@ def _columns(frame: pd.DataFrame) -> dict[str, object]:
     curve = st.column_config.LineChartColumn
     colour = theme.palette().muted
     columns: dict[str, object] = {
+        OPENED: text(" ", pinned=True, width=30, help="The mark is in the row of the run that is open below."),
         "Method": text(pinned=True, width=105),
         "Model": text(width=105),
         "Facts": text(width=118, help="The file of the facts, or the set that comes with the program."),
@@ -114,13 +118,13 @@ def _columns(frame: pd.DataFrame) -> dict[str, object]:
         "n": number(format="%d", width=36, help="Facts scored."),
         PERPLEXITY: number(format="%.3g", width=84, help="Perplexity on a fixed text against the unedited model's."),
         PERPLEXITY_CURVE: curve(
-            width=96, y_min=-0.1, y_max=run_overviews.highest(frame, PERPLEXITY_CURVE, 0.3), color=colour,
+            width=80, y_min=-0.1, y_max=run_overviews.highest(frame, PERPLEXITY_CURVE, 0.3), color=colour,
             help="Over the edits, logarithm (base 10) of the ratio; the same scale in all rows.",
         ),
         GROWTH: number(format="%.2f", width=78, help="Norm of the edited matrix that grew most against its norm "
                        "as loaded."),
         GROWTH_CURVE: curve(
-            width=72, y_min=-0.02, y_max=run_overviews.highest(frame, GROWTH_CURVE, 0.1), color=colour,
+            width=66, y_min=-0.02, y_max=run_overviews.highest(frame, GROWTH_CURVE, 0.1), color=colour,
             help="Over the edits, logarithm (base 10) of the ratio; the same scale in all rows.",
         ),
         "Time, min": number(format="%.0f", width=72, help="Editing and measuring."),
