@@ -163,8 +163,8 @@ def test_a_run_that_a_link_names_and_that_is_gone_is_told(tiny_folder, statistic
 def test_run_takes_the_long_set():
     app = opened("run")
     app.selectbox(key="run_source").set_value("long").run()
-    [said] = [text for text in words(app).split("\n") if "facts. First:" in text] or [words(app)]
-    assert int(re.search(r"([\d,]+) facts\. First:", said)[1].replace(",", "")) >= 10_000
+    [said] = [text for text in words(app).split("\n") if "facts. First edit:" in text] or [words(app)]
+    assert int(re.search(r"([\d,]+) facts\. First edit:", said)[1].replace(",", "")) >= 10_000
     app.number_input(key="run_n").set_value(10_000).run()
     assert not errors(app)
 
