@@ -140,7 +140,6 @@ def check_model(
     if found.refusal is not None:
         raise InputError(found.refusal)
     family = FAMILIES.get(config.model_type)
-    for_thousands = _for_thousands(shape, settings.method)
     tokens = max(settings.statistics_tokens, USUAL * sizes.d_mlp)
     return ModelCheck(
         name=name,
@@ -153,14 +152,10 @@ def check_model(
         memory=memory,
         free=free,
         settings=settings,
-        for_thousands=for_thousands,
+        for_thousands=_for_thousands(shape, settings.method),
         source=_source(settings, shape),
         statistics=_statistics_of(name, settings),
-        lacking_for_thousands=tuple(
-            one.layer
-            for one in (_statistics_of(name, for_thousands) if for_thousands else ())
-            if one.used is None and one.layer not in settings.layers
-        ),
+        lacking_for_thousands=_lacking(name, shape, settings),
         statistics_tokens=tokens,
         statistics_seconds=rough_seconds(
             sizes, settings.layers, tokens, gradient_moments.n_tokens(sizes.d_model), number_format, place
@@ -210,6 +205,13 @@ def _statistics_of(name: str, settings: Settings) -> tuple[LayerStatistics, ...]
         used = next(iter([*chosen, *default]), None)
         rows.append(LayerStatistics(layer, used, tuple(one for one in found if one is not used)))
     return tuple(rows)
+
+
+def _lacking(name: str, shape: Mapping[str, Any], settings: Settings) -> tuple[int, ...]:
+    """Layers without statistics that the settings for thousands of edits edit and these do not."""
+    other = _for_thousands(shape, settings.method)
+    found = _statistics_of(name, other) if other is not None else ()
+    return tuple(one.layer for one in found if one.used is None and one.layer not in settings.layers)
 
 
 def _not_to_be_had(source: Source) -> list[str]:
