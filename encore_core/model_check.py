@@ -58,6 +58,7 @@ class ModelCheck:
         for_thousands: the same for thousands of edits; None where none are known.
         source: where these come from.
         statistics: one entry per edited layer.
+        lacking_for_thousands: layers that only `for_thousands` edits, and whose statistics the first edit will gather.
         statistics_tokens, statistics_seconds, statistics_bytes: of a usual gathering: tokens, rough time, disk kept.
         start_token: the token in front of every text, in words, see `start_token.foretold`.
         problems: why it cannot be edited here, one line each.
@@ -81,6 +82,7 @@ class ModelCheck:
     for_thousands: Settings | None
     source: str
     statistics: tuple[LayerStatistics, ...]
+    lacking_for_thousands: tuple[int, ...]
     statistics_tokens: int
     statistics_seconds: float
     statistics_bytes: int
@@ -153,6 +155,7 @@ def check_model(
         for_thousands=_for_thousands(shape, settings.method),
         source=_source(settings, shape),
         statistics=_statistics_of(name, settings),
+        lacking_for_thousands=_lacking(name, shape, settings),
         statistics_tokens=tokens,
         statistics_seconds=rough_seconds(
             sizes, settings.layers, tokens, gradient_moments.n_tokens(sizes.d_model), number_format, place
@@ -202,6 +205,13 @@ def _statistics_of(name: str, settings: Settings) -> tuple[LayerStatistics, ...]
         used = next(iter([*chosen, *default]), None)
         rows.append(LayerStatistics(layer, used, tuple(one for one in found if one is not used)))
     return tuple(rows)
+
+
+def _lacking(name: str, shape: Mapping[str, Any], settings: Settings) -> tuple[int, ...]:
+    """Layers without statistics that the settings for thousands of edits edit and these do not."""
+    other = _for_thousands(shape, settings.method)
+    found = _statistics_of(name, other) if other is not None else ()
+    return tuple(one.layer for one in found if one.used is None and one.layer not in settings.layers)
 
 
 def _not_to_be_had(source: Source) -> list[str]:

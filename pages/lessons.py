@@ -36,10 +36,11 @@ def restore(asked: Mapping[str, list[str]], known: Mapping[str, Lesson]) -> None
 
 
 def listed(known: Mapping[str, Lesson]) -> None:
-    """A card for every lesson."""
+    """A card for every lesson, two side by side where there is room."""
     own = st.session_state.get(lesson_play.OWN, {})
+    cards = st.container(key="lesson_cards")
     for number, (key, lesson) in enumerate(known.items()):
-        with st.container(border=True, key=f"lesson_{number}"):
+        with cards.container(border=True, key=f"lesson_{number}"):
             widgets.heading(lesson.title, f"{lesson.minutes:g} minutes" + (" · yours" if key in own else ""))
             st.html(widgets.rich("<p>For {audience}.</p>", audience=lesson.audience) + outline(lesson))
             with st.container(horizontal=True):

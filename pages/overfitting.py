@@ -10,7 +10,7 @@ from streamlit.delta_generator import DeltaGenerator
 from dashboard import links, page_list
 from dashboard.elements import run_picker, widgets
 from dashboard.parts.overfitting import many_facts, one_fact, own_search
-from dashboard.parts.overfitting.pickers import pick_pair
+from dashboard.parts.overfitting.pickers import USUAL_FACT, pick_pair
 from dashboard.reading import mpes_pairs
 from dashboard.reading.mpes_pairs import Pair
 from dashboard.talk import presenter
@@ -33,6 +33,7 @@ def restore(asked: Mapping[str, Sequence[str]], pairs: Mapping[str, Pair], known
     fact = next(iter(asked.get("fact", ())), "")
     if fact.isdecimal() and len(fact) < 9:
         st.session_state["overfitting_fact"] = int(fact)
+        st.session_state.pop(USUAL_FACT, None)
 
 
 def main() -> None:

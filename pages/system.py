@@ -58,19 +58,55 @@ def weight_bytes(lm: EditableModel) -> int:
     return sum(parameter.nbytes for parameter in lm.model.parameters())
 
 
-def cost_of_one(visitors: Sequence[Visitor]) -> tuple[str, str]:
-    """What a visitor costs, and how we know: measured on those with edits, or else what edits would take."""
+def cost_of_one(visitors: Sequence[Visitor]) -> tuple[str, str, int]:
+    """What a visitor costs: measured on those with edits, or else what edits would take.
+
+    Returns:
+        the memory and how we know it, in words; the most bytes that one takes, 0 if that is not known.
+    """
     held = [n_bytes for n_bytes in (visitor.nbytes() for visitor in visitors) if n_bytes]
+    if len(held) > 1:
+        return (
+            size(statistics.fmean(held)),
+            f"mean of the {len(held)} with edits; the most: {size(max(held))}",
+            max(held),
+        )
     if held:
-        who = f"the {len(held)} with edits" if len(held) > 1 else "the one with edits"
-        return size(statistics.fmean(held)), f"mean of {who}, at most {size(max(held))}"
+        return size(held[0]), "measured on the one visitor with edits", held[0]
     if visitors:
         session = visitors[0].session
         if session.holds_factors:
-            return "–", "little memory is free: edits are kept as thin factors"
+            return "–", "little memory is free: edits are kept as thin factors", 0
         needed = sum(session.lm.matrix(layer).nbytes for layer in session.settings.layers)
-        return size(needed), f"with the first edit: {len(session.settings.layers)} matrices; nothing before"
-    return "–", "no model is loaded yet"
+        return size(needed), f"with the first edit: {len(session.settings.layers)} matrices; nothing before", needed
+    return "–", "no model is loaded yet", 0
+
+
+def room(each: int, free: int, n_sessions: int, most: int) -> str:
+    """For how many more visitors there is room, and what sets the bound. Each has one session.
+
+    Args:
+        each: bytes that one takes at most.
+        free: bytes free on the device; half of them are left to the work itself.
+        n_sessions: of all visitors now.
+        most: sessions that the limits allow.
+    """
+    by_limit, by_memory = max(0, most - n_sessions), free // 2 // each
+    if by_limit <= by_memory:
+        return f"room for {by_limit:,} more, by the limit of {most:,}"
+    return f"room for about {by_memory:,} more, by half of the free memory"
+
+
+def _room_words(each: int, visitors: Sequence[Visitor], n_sessions: int) -> str:
+    """The same for this server; empty where visitors are on several devices or a cost is not known."""
+    devices = {str(visitor.lm.device) for visitor in visitors}
+    if not each or len(devices) != 1:
+        return ""
+    try:
+        most = limits.limits().visitors.visitors
+    except InputError:  # the card of limits says what is wrong
+        return ""
+    return room(each, memory_of(devices.pop())[0], n_sessions, most)
 
 
 def folder_bytes(folder: Path) -> int:
@@ -90,16 +126,19 @@ def store_bytes(folder: str) -> int:
     return folder_bytes(Path(folder))
 
 
-def device_memory(device: str) -> str:
-    """Free and total memory of a device, as text."""
+def memory_of(device: str) -> tuple[int, int]:
+    """Free and total bytes of a device's memory."""
     if device.startswith("cuda"):
         import torch
 
-        free, total = torch.cuda.mem_get_info(device)
-    else:
-        memory = psutil.virtual_memory()
-        free, total = memory.available, memory.total
-    return f"{size(free)} free of {size(total)}"
+        return torch.cuda.mem_get_info(device)
+    memory = psutil.virtual_memory()
+    return memory.available, memory.total
+
+
+def device_memory(device: str) -> str:
+    """Free and total memory of a device, as text."""
+    return "{} free of {}".format(*map(size, memory_of(device)))
 
 
 def versions() -> list[tuple[str, str]]:
@@ -121,29 +160,31 @@ def now() -> None:
     """Everything that updates by itself."""
     shared = models()
     visitors, mine = list(shared.visitors), st.session_state.get("visitor")
-    tiles(visitors, mine, shared.queues(), shared.kept.waiting())
+    tiles(visitors, mine, shared.queues(), shared.kept.waiting(), shared.n_sessions())
     line(shared.queues())
     loaded(shared.loadings(), visitors)
     held(visitors, mine)
 
 
-def tiles(visitors: Sequence[Visitor], mine: Visitor | None, queues: dict, n_away: int) -> None:
+def tiles(visitors: Sequence[Visitor], mine: Visitor | None, queues: dict, n_away: int, n_sessions: int) -> None:
     """The answer at a glance; `n_away` of the visitors have closed their page, and their edits are kept."""
     states = [queue.state() for queue in queues.values()]
     n_waiting, n_running = sum(len(one.waiting) for one in states), sum(one.running is not None for one in states)
-    cost, how = cost_of_one(visitors)
-    you = "you are one of them" if mine in visitors else "you have not opened a model yet"
-    you += f"; {n_away} closed the page" if n_away else ""
+    cost, how, each = cost_of_one(visitors)
+    who = "you are one of them" if mine in visitors else "you have not opened a model yet"
+    if n_away:
+        who = f"{n_away} of them left, with edits kept for their return; {who}"
+    more = _room_words(each, visitors, n_sessions)
     widgets.tiles(
         [
-            ("Visitors with a model", f"{len(visitors)}", you, ""),
+            ("Visitors with a model", f"{len(visitors)}", who, ""),
             (
                 "In the queue for the device",
                 f"{n_waiting}",
                 f"{n_running} at work" if n_running else "the device is free",
                 "",
             ),
-            ("One more visitor costs", cost, how, ""),
+            ("Memory per visitor", cost, f"{how}; {more}" if more else how, ""),
             ("This program holds", size(psutil.Process().memory_info().rss), "resident memory in total", ""),
         ]
     )

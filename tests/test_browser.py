@@ -242,7 +242,7 @@ def test_four_visitors_watch_one_run_and_each_starts_others(tiny_home, tiny_fold
                 page.locator(".st-key-run_pasted textarea").fill(pasted, timeout=LONG)
                 page.keyboard.press("Control+Enter")
             for page in pages:
-                page.get_by_text("1 fact. First:").wait_for(timeout=LONG)
+                page.get_by_text("1 fact. First edit:").wait_for(timeout=LONG)
                 page.get_by_role("button", name=re.compile(r"^Start \d run")).click()
             for page in pages:
                 page.get_by_text("Queued:").wait_for(timeout=LONG)
@@ -291,7 +291,7 @@ def test_a_press_that_meets_the_timer_is_done_once(tiny_home, tiny_folder, stati
             paste_facts(page)
             page.locator(".st-key-run_pasted textarea").fill(pasted, timeout=LONG)
             page.keyboard.press("Control+Enter")
-            page.get_by_text("1 fact. First:").wait_for(timeout=LONG)
+            page.get_by_text("1 fact. First edit:").wait_for(timeout=LONG)
             page.get_by_role("button", name=re.compile(r"^Start \d run")).wait_for(timeout=LONG)
             wait_until_idle(page)
             # The browser gets round to what it has put off only after the timer's turn.

@@ -119,13 +119,14 @@ def test_a_typed_subject_in_another_spelling_is_mended_with_a_word():
 
 def test_run_lists_bad_rows_and_goes_on_with_the_others_when_asked():
     app = opened("run")
+    assert "First edit: The capital of France is Paris → Rome" in words(app)
     app.selectbox(key="run_source").set_value("paste").run()
     lines = "\n".join(map(json.dumps, [*GOOD, BAD, GOOD[0] | {"target_new": "Bonn", "subject": "Japan", "note": 1}]))
     app.text_area(key="run_pasted").set_value(lines).run()
     assert any("1 of 5 rows cannot be used:" in text and "line 4: prompt" in text for text in errors(app))
     assert [box.label for box in others(app)] == ["Use the other 4"] and app.button(key="start").disabled
     others(app)[0].check().run()
-    assert "4 facts. First: The capital of Spain is Oslo" in words(app)
+    assert "4 facts. First edit: The capital of Spain is → Oslo" in words(app)
     assert "1 of 5 rows are left out:" in words(app) and "keys ignored: 'note'" in words(app)
     assert app.number_input(key="run_n").value == 4
 
@@ -138,7 +139,7 @@ def test_run_reads_a_file_of_this_machine_without_its_bad_rows(tmp_path):
     app.text_input(key="run_path").set_value(str(file)).run()
     assert any("line 1: prompt" in text for text in errors(app)) and len(others(app)) == 1
     others(app)[0].check().run()
-    assert "3 facts. First: The capital of Spain is Oslo" in words(app)
+    assert "3 facts. First edit: The capital of Spain is → Oslo" in words(app)
 
 
 def test_a_link_to_run_holds_the_facts_and_the_model_that_it_can_name():
@@ -162,8 +163,8 @@ def test_a_run_that_a_link_names_and_that_is_gone_is_told(tiny_folder, statistic
 def test_run_takes_the_long_set():
     app = opened("run")
     app.selectbox(key="run_source").set_value("long").run()
-    [said] = [text for text in words(app).split("\n") if "facts. First:" in text] or [words(app)]
-    assert int(re.search(r"([\d,]+) facts\. First:", said)[1].replace(",", "")) >= 10_000
+    [said] = [text for text in words(app).split("\n") if "facts. First edit:" in text] or [words(app)]
+    assert int(re.search(r"([\d,]+) facts\. First edit:", said)[1].replace(",", "")) >= 10_000
     app.number_input(key="run_n").set_value(10_000).run()
     assert not errors(app)
 
@@ -234,14 +235,16 @@ def test_a_rule_finds_subjects_where_the_visitor_asks_and_they_are_marked():
     app.text_area(key="run_pasted").set_value("\n".join(map(json.dumps, [NAMELESS, GOOD[0]]))).run()
     assert any("1 of 2 rows cannot be used" in text for text in errors(app))
     rule(app)[0].check().run()
-    assert not errors(app) and "2 facts. First:" in words(app) and "(subject found by a rule: Norway)" in words(app)
+    assert (
+        not errors(app) and "2 facts. First edit:" in words(app) and "(subject found by a rule: Norway)" in words(app)
+    )
     [ready, *_] = app.session_state["run_prepared"][1]
     assert ready.plan.find_subjects and not ready.plan.skip_bad
     # a table of columns without a subject is refused as a whole, and helped all the same
     app.text_area(key="run_pasted").set_value("prompt,target_new\nThe capital of Norway is,Rome\n").run()
     assert errors(app) and len(rule(app)) == 1
     rule(app)[0].check().run()
-    assert not errors(app) and "1 fact. First: The capital of Norway is Rome" in words(app)
+    assert not errors(app) and "1 fact. First edit: The capital of Norway is → Rome" in words(app)
 
 
 def test_edit_asks_the_model_at_a_press_which_answers_it_gives_already():
@@ -299,7 +302,7 @@ def test_a_data_set_is_fetched_and_used_on_both_pages(sets, monkeypatch):
     monkeypatch.setattr(access, "may_start", lambda: True)
     app.button(key="run_set_fetch").click().run()
     assert not app.exception and "recorded for this name" in words(app) and "another file is refused" in words(app)
-    assert "3 facts. First: The capital of Spain is Oslo" in words(app) and not errors(app)
+    assert "3 facts. First edit: The capital of Spain is → Oslo" in words(app) and not errors(app)
 
     app = opened("edit")
     app.segmented_control(key="source").set_value("Table").run()

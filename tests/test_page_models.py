@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from refusals import NO_HUB
@@ -75,11 +77,31 @@ def test_what_is_said_of_a_model(tiny_folder):
     check = check_model(str(tiny_folder))
     text = said(app)
     assert "✓ yes" in text and "GPT-2" in text and "▲ untested" in text and "defaults for any model" in text
-    assert "d_mlp 64" in text and f"{check.n_vocab:,} tokens known" in text
+    assert "d_mlp 64" in text and f"vocabulary of {check.n_vocab:,} tokens" in text
     for part in check.memory.parts:
         assert model_check_rows.PARTS[part][0] in text
     assert f"0 of {len(check.settings.layers)}" in text and "at the first edit" in text
     assert any("--import" in code.value for code in app.code) and not errors(app)
+
+
+def test_statistics_of_layers_that_only_thousands_of_edits_need_are_told_apart(tiny_folder, monkeypatch):
+    """4.0 GB and 5 of 5 are of the layers for a few edits; the settings for thousands edit more."""
+    few = check_model(str(tiny_folder)).settings
+    outer = tuple(range(few.layers[-1] + 1, few.layers[-1] + 3))
+    many = replace(few, layers=(*few.layers, *outer))
+    monkeypatch.setattr("encore_core.model_check._for_thousands", lambda shape, method: many)
+    check = check_model(str(tiny_folder))
+    assert check.lacking_for_thousands == outer and check.settings.layers == few.layers
+    stored = SimpleNamespace(used=object(), layer=few.layers[0])
+    there = replace(check, statistics=(stored,) * len(few.layers))
+    named = {name: remark for name, _, remark, _ in model_check_rows.tiles(there)}
+    assert f"{few.layers[0]}–{few.layers[-1]}" in named["Memory needed"] or len(few.layers) < 3
+    assert f"for thousands gather those of layers {outer[0]}–{outer[1]} at the first edit" in named["Key statistics"]
+    assert named["Can it be edited here?"].startswith("architecture: GPT-2")
+    whole = {name: remark for name, _, remark, _ in model_check_rows.tiles(replace(there, lacking_for_thousands=()))}
+    assert whole["Key statistics"] == "edited layers have them"
+    [row] = [row for row in model_check_rows.settings_rows(check) if row[0] == "Edited layers"]
+    assert "-" not in "".join(row[1:])
 
 
 @pytest.mark.parametrize(

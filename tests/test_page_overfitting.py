@@ -18,11 +18,13 @@ from tiny_pages import figures, markup, opened, words
 from dashboard.charts import overfitting as charts
 from dashboard.charts.overfitting import Arm
 from dashboard.charts.palette import DARK, LIGHT
+from dashboard.parts.overfitting import search_pairs
 from dashboard.reading import mpes_pairs
 from encore_core.editing.session import EditSession
 from encore_core.facts import Fact
 from encore_core.runs import RunStore, prepare, series
-from encore_core.runs.recorded import record
+from encore_core.runs.folders import recorded_facts_file
+from encore_core.runs.recorded import RECORDED, record
 
 WITHOUT, STOPPING, KNOWN = Arm("without", "no MPES", False), Arm("stopped", "MPES", True), Arm("known", "known", None)
 HOSTILE = "<img src=x onerror=alert(1)> $y^2$"
@@ -58,7 +60,9 @@ def test_each_term_has_a_panel_and_each_arm_its_stopping_point():
     assert chart.figure.layout.xaxis.title.text == "step"
     assert chart.figure.layout.yaxis.range == chart.narrow.yaxis.range == (-0.04, 1.04)
     named = [trace.name for trace in chart.figure.data if trace.showlegend]
-    assert named == ["\u2068no MPES\u2069", "\u2068MPES\u2069", "stopping point"]
+    assert named == ["\u2068no MPES\u2069", "\u2068MPES\u2069"]  # a star there would have one arm's colour
+    alone = charts.steps(frame, [STOPPING], LIGHT).figure.data
+    assert [trace.name for trace in alone if trace.showlegend] == ["\u2068MPES\u2069", "stopping point"]
 
 
 @pytest.mark.parametrize("colours", [LIGHT, DARK])
@@ -267,7 +271,8 @@ def test_the_page_opens_with_a_clean_pair_and_says_what_the_store_holds(made, id
     assert "visitor" not in app.session_state  # no model was loaded
     steps, hills, bars = figures(app)
     store = RunStore(made[0])
-    kept = series.trajectories(store, [ids["memit"], ids["mpes"]], [0])
+    place = app.selectbox(key="overfitting_fact").value
+    kept = series.trajectories(store, [ids["memit"], ids["mpes"]], [place])
     ends = kept.groupby("run", observed=True)["probability"].last()
     for run, part in kept.groupby("run", observed=True):
         assert f"p of the answer after {part['step'].max()} step" in words(app)
@@ -284,14 +289,14 @@ def test_the_page_opens_with_a_clean_pair_and_says_what_the_store_holds(made, id
 
 def test_facts_are_shown_as_texts_and_never_as_markup(ids):
     app = opened("overfitting")
-    assert "fact 0 · " in app.selectbox(key="overfitting_fact").options[0]
+    assert app.selectbox(key="overfitting_fact").options[0].endswith(" · fact 0")
     assert HOSTILE in words(app).replace("&lt;", "<") or "<img src=x" not in markup(app)
     assert "<img src=x" not in markup(app)
 
 
 def test_another_fact_and_another_pair_are_in_the_address(ids):
     app = opened("overfitting")
-    place = int(app.selectbox(key="overfitting_fact").options[-1].split()[1])
+    place = int(app.selectbox(key="overfitting_fact").options[-1].split()[-1])
     app.selectbox(key="overfitting_fact").set_value(place).run()
     app.selectbox(key="overfitting_pair").set_value(f"{ids['memit']} {ids['encore']}").run()
     assert "ENCORE is MEMIT with MPES and a norm constraint" in words(app)
@@ -349,10 +354,56 @@ def test_a_pair_whose_facts_can_be_read_comes_first(made, ids, places):
     folder = places / "recorded"
     record(RunStore(made[0]), {made[1]["memit"]: "recorded-memit", made[1]["mpes"]: "recorded-mpes"}, folder)
     for run in ("recorded-memit", "recorded-mpes"):
-        (folder / run).mkdir()
-        shutil.copyfile(made[0] / made[1]["memit"] / "facts.jsonl", folder / run / "facts.jsonl")
+        digest = RunStore(folder, read_only=True).get(run).order_digest
+        shutil.copyfile(made[0] / made[1]["memit"] / "facts.jsonl", recorded_facts_file(folder, digest))
     app = opened("overfitting")
     assert app.selectbox(key="overfitting_pair").value.startswith("recorded-memit ")
+    assert "facts by number only" not in app.selectbox(key="overfitting_pair").options[0]
+
+
+def test_the_recorded_pair_that_the_page_opens_with_has_its_facts_texts(monkeypatch):
+    monkeypatch.setattr("encore_core.runs.recorded.RECORDED", RECORDED)
+    app = opened("overfitting")
+    assert app.selectbox(key="overfitting_pair").value == "recorded-memit-bundled recorded-memit-mpes-bundled"
+    assert "→" in words(app) and "fact 0 · ends" not in app.selectbox(key="overfitting_fact").options[0]
+
+
+def test_a_typical_fact_is_shown_first_and_follows_the_pair(ids, places):
+    """The fact whose ends are nearest to their medians; another pair has another unless the visitor chose one."""
+    ends = {"memit": (0.99, 0.9, 0.4), "mpes": (0.2, 0.6, 0.7), "encore": (0.5, 0.1, 0.6)}
+    with sqlite3.connect(places / "home" / "runs" / "runs.sqlite") as db:
+        for name, values in ends.items():
+            kept = db.execute(
+                "SELECT DISTINCT fact FROM trajectories JOIN runs ON run = number WHERE id = ? ORDER BY fact",
+                (ids[name],),
+            ).fetchall()
+            for (fact,), value in zip(kept, values, strict=True):
+                db.execute(
+                    "UPDATE trajectories SET probability = ? WHERE fact = ? AND run = "
+                    "(SELECT number FROM runs WHERE id = ?)",
+                    (value, fact, ids[name]),
+                )
+    app = opened("overfitting")
+    assert app.selectbox(key="overfitting_fact").value == 3
+    app.selectbox(key="overfitting_pair").set_value(f"{ids['memit']} {ids['encore']}").run()
+    assert app.selectbox(key="overfitting_fact").value == 0
+    app.selectbox(key="overfitting_fact").set_value(6).run()
+    app.selectbox(key="overfitting_pair").set_value(f"{ids['memit']} {ids['mpes']}").run()
+    assert app.selectbox(key="overfitting_fact").value == 6
+    linked = opened("overfitting", run=[ids["memit"], ids["encore"]], fact="3")
+    assert linked.selectbox(key="overfitting_fact").value == 3
+
+
+def test_tiles_have_their_lines_colours_and_count_steps_as_the_settings_do(monkeypatch):
+    """A maximum of 20 counts the start: 19 steps are taken."""
+    shown = []
+    monkeypatch.setattr("dashboard.elements.widgets.tiles", shown.extend)
+    frame = trajectory()
+    search_pairs.fact_tiles(frame, {"without": "steps", "stopped": "mpes"})
+    (without, _, why, tone), (stopped, _, other, other_tone) = shown
+    assert (without, tone) == ("without MPES", "no_mpes") and (stopped, other_tone) == ("with MPES", "mpes")
+    assert "after 5 steps: the maximum was reached (6, the start included)" in why
+    assert "after 2 steps: the answer had become the most probable one in every context" in other
 
 
 # -- live --------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -58,7 +59,7 @@ def test_what_it_counts_is_there_and_what_visitors_do_is_not():
     layers = visitors[0].session.settings.layers
     matrices = sum(visitors[0].lm.matrix(layer).nbytes for layer in layers)
     assert all(n_bytes > matrices for n_bytes in held)
-    assert tile(page, "One more visitor costs") == size(sum(held) / 2)
+    assert tile(page, "Memory per visitor") == size(sum(held) / 2)
     assert f"All visitors 2 {size(sum(held))}" in " ".join(words(page).split())
     assert "Sesame" not in words(page) and "Peru" not in words(page) and "Rome" not in words(page)
     assert tile(page, "Runs") == "0"
@@ -66,6 +67,21 @@ def test_what_it_counts_is_there_and_what_visitors_do_is_not():
     desks[0].switch_page("../pages/system.py").run()
     assert not desks[0].exception
     assert f"You 1 {size(held[0])}" in " ".join(words(desks[0]).split())
+
+
+def test_room_for_more_visitors_is_bound_by_memory_or_by_the_limit(monkeypatch, tmp_path):
+    """Half of the free memory is left to the work itself."""
+    file = tmp_path / "limits.toml"
+    file.write_text("[visitors]\nvisitors = 3\n", encoding="utf-8")
+    monkeypatch.setenv("ENCORE_CONFIG", str(file))
+    assert "room for" not in words(opened("system"))  # what one takes is not known before a model is there
+    desk = opened("edit")
+    assert "room for 2 more, by the limit of 3" in words(opened("system"))
+    session = desk.session_state["visitor"].session
+    each = sum(session.lm.matrix(layer).nbytes for layer in session.settings.layers)
+    memory = SimpleNamespace(available=3 * each, total=9 * each)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+    assert "room for about 1 more, by half of the free memory" in words(opened("system"))
 
 
 def test_limits_in_force_are_shown_and_a_code_is_not(monkeypatch, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -103,12 +104,12 @@ def test_the_recorded_runs_are_read_likewise_and_in_no_time():
 def test_the_list_has_figures_as_numbers_and_curves(ids):
     frame = opened("runs").dataframe[0].value.set_index("Id")
     memit, encore, queued = (frame.loc[run_id] for run_id in ids)
-    for name in ("Edits", "Planned", "Edit", "n", "Perplexity ×", "‖W‖ / ‖W₀‖", "Time, min"):
+    for name in ("Edits", "Planned", "Edit score", "n", "Perplexity ×", "‖W‖ / ‖W₀‖", "Time, min"):
         assert pd.api.types.is_numeric_dtype(frame[name]), name
     assert (memit["Edits"], memit["Planned"], memit["n"]) == (10, 10, 4) and encore["Time, min"] == pytest.approx(2.3)
     assert len(encore["‖W‖, log"]) == run_overviews.CURVE_POINTS
     assert encore["‖W‖, log"][-1] == pytest.approx(math.log10(encore["‖W‖ / ‖W₀‖"]))
-    assert math.isnan(queued["Edit"]) and not len(queued["‖W‖, log"]) and queued["Edits"] == 0
+    assert math.isnan(queued["Edit score"]) and not len(queued["‖W‖, log"]) and queued["Edits"] == 0
     assert "Tags" not in frame and "Says it" in frame  # a column without any figure is not there
 
 
@@ -117,6 +118,22 @@ def test_the_list_tells_runs_on_other_facts_apart():
     assert frame.loc["recorded-encore-1000", "Facts"] == "counterfact_10k"
     assert frame.loc["recorded-encore-long", "Facts"] == "long set"
     assert frame.loc["recorded-memit-bundled", "Facts"] == "bundled"
+
+
+def test_what_all_rows_share_takes_no_room():
+    """The columns up to the time fit on a page 1400 wide, where 1,075 pixels are left for the table."""
+    runs = recorded.recorded_runs().runs()
+    frame = run_overviews.listed(runs)
+    assert "Status" not in frame and list(frame).index("Model") > list(frame).index("Time, min")
+    frame.insert(0, run_list.OPENED, "")
+    columns = run_list._columns(frame)
+    first = list(frame)[: list(frame).index("Time, min") + 1]
+    assert {"Edits", "Edit score", "Says it", "Perplexity ×", "‖W‖ / ‖W₀‖", "‖W‖, log"} < set(first)
+    assert 34 + sum(columns[name]["width"] for name in first) <= 1075
+    assert len(runs) <= run_list.SHOWN_ROWS
+    other = replace(runs[0], plan_json=runs[0].plan_json | {"model": "gpt2-xl"}, recorded=False, status="failed")
+    mixed = run_overviews.listed([*runs, other])
+    assert list(mixed)[:2] == ["Method", "Model"] and "Status" in mixed
 
 
 def test_a_curve_is_drawn_at_equal_steps_of_edits():
@@ -131,6 +148,12 @@ def ticked(app: AppTest, rows: list[int], cells: list | None = None) -> AppTest:
         "selection": {"rows": rows, "columns": [], "cells": cells or []}
     }
     return app.run()
+
+
+def test_the_opened_runs_row_is_marked(ids):
+    app = opened("runs", run=ids[1])
+    frame = app.dataframe[0].value.set_index("Id")
+    assert frame.index[frame[run_list.OPENED] == "▶"].tolist() == [ids[1]]
 
 
 def test_two_runs_are_ticked_and_sent_to_compare_by_one_press(ids):

@@ -85,7 +85,7 @@ def steps(frame: pd.DataFrame, arms: Sequence[Arm], colours: Palette, height: in
             name="stopping point",
             legendgroup="stop",
             legendrank=2000,
-            showlegend=number == 0,
+            showlegend=number == 0 and len(ends) == 1,  # of several stars it would show the first one's colour alone
             hoverinfo="skip",
             marker={
                 "symbol": "star",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from dashboard.reading.findings import blocks
 from dashboard.reading.run_words import duration, moment, size
 from dashboard.reading.settings_fields import as_text, settings_read
 from encore_core.editing.stored_statistics import Stored
+from encore_core.methods import Settings
 from encore_core.model_check import ModelCheck
 from encore_core.statistics.convergence import Look
 from encore_core.statistics.cost import Cost, disk_bytes, memory_bytes
@@ -49,7 +51,8 @@ def memory_rows(check: ModelCheck) -> list[Row]:
 def tiles(check: ModelCheck) -> list[tuple[str, str, str, str]]:
     """The answer at a glance: (name, figure, remark, tone)."""
     short = check.memory.total > check.free
-    answer = ("✗\u00a0no", "see below", "bad") if check.problems else ("✓\u00a0yes", check.family, "good")
+    family = f"architecture: {check.family}"
+    answer = ("✗\u00a0no", "see below", "bad") if check.problems else ("✓\u00a0yes", family, "good")
     symbol, tone, _ = STANDINGS[check.settings.standing]
     hyper = (f"{symbol}\u00a0{check.settings.standing}".replace(" ", "\u00a0"), check.source, tone)
     own = sum(one.used is not None for one in check.statistics)
@@ -58,17 +61,29 @@ def tiles(check: ModelCheck) -> list[tuple[str, str, str, str]]:
         (
             "Memory needed",
             size(check.memory.total),
-            f"{size(check.free)} free on {check.device}",
+            f"to edit {blocks(check.settings.layers)}; {size(check.free)} free on {check.device}",
             "warn" if short else "good",
         ),
         ("Hyper-parameters", *hyper),
         (
             "Key statistics",
             f"{own} of {len(check.statistics)}",
-            "edited layers have them" if own else "gathered at the first edit",
+            _gathered(check, own),
             "good" if own == len(check.statistics) else "",
         ),
     ]
+
+
+def _gathered(check: ModelCheck, own: int) -> str:
+    """Which layers have statistics; settings for thousands of edits may edit more layers than those for a few."""
+    if not own:
+        return "gathered at the first edit"
+    if not check.lacking_for_thousands:
+        return "edited layers have them"
+    return (
+        f"of {blocks(check.settings.layers)}; the settings for thousands gather those of "
+        f"{blocks(check.lacking_for_thousands)} at the first edit"
+    )
 
 
 def statistics_rows(check: ModelCheck) -> list[Row]:
@@ -93,9 +108,14 @@ def settings_rows(check: ModelCheck) -> list[Row]:
     """The hyper-parameters for a few edits, and for thousands where there are some, and how texts will begin."""
     known = [one for one in (check.settings, check.for_thousands) if one is not None]
     rows: list[Row] = [
-        (setting.label, *(as_text(one, setting.name) for one in known)) for setting in settings_read(known)
+        (setting.label, *(_told(one, setting.name) for one in known)) for setting in settings_read(known)
     ]
     return [*rows, ("In front of every text", *[check.start_token] * len(known))]
+
+
+def _told(settings: Settings, name: str) -> str:
+    """A value as it is read, not as it is typed: a range of layers has a dash."""
+    return as_text(settings, name).replace("-", "–") if name == "layers" else as_text(settings, name)
 
 
 def cost_line(check: ModelCheck, n_layers: int, tokens: int, enough: bool, samples: bool) -> str:

@@ -20,14 +20,14 @@ CURVE_POINTS = 25
 """Points of a curve in a row, at equal steps of edits."""
 
 SCORES = {
-    "edit_score": "Edit",
+    "edit_score": "Edit score",
     "generated_edit_contained": "Says it",
     "paraphrase_score": "Paraphrases",
     "neighborhood_score": "Neighbours",
 }
 """Score → its column; a column without any figure is left out."""
 
-PERPLEXITY, PERPLEXITY_CURVE = "Perplexity ×", "Perplexity, log"
+PERPLEXITY, PERPLEXITY_CURVE = "Perplexity ×", "Perpl., log"
 GROWTH, GROWTH_CURVE = "‖W‖ / ‖W₀‖", "‖W‖, log"
 
 
@@ -64,8 +64,9 @@ def listed(runs: Sequence[RunInfo]) -> pd.DataFrame:
     rows = [_row(run, after_edits(glances[run.id])) for run in runs]
     frame = pd.DataFrame(rows)
     empty = [name for name in (*SCORES.values(), "n") if frame[name].isna().all()]
-    if frame["Seed"].nunique() < 2:
-        empty.append("Seed")
+    empty += [name for name in ("Seed", "Status") if frame[name].nunique() < 2 < len(frame)]
+    if frame["Model"].nunique() > 1:  # what differs is in sight; what does not stays among the last columns
+        frame.insert(1, "Model", frame.pop("Model"))
     return frame.drop(columns=empty + ([] if frame["Tags"].any() else ["Tags"]))
 
 
@@ -82,7 +83,6 @@ def _row(run: RunInfo, seen: Overview) -> dict[str, object]:
         "Status": status_line(run),
         "Seed": int(run.plan_json.get("seed", 0)),
         "Edits": run.done,
-        "Planned": run.n_edits,
         **{title: _value(seen, metric) for metric, title in SCORES.items()},
         "n": n_of(seen),
         PERPLEXITY: perplexity,
@@ -90,6 +90,7 @@ def _row(run: RunInfo, seen: Overview) -> dict[str, object]:
         GROWTH: growth,
         GROWTH_CURVE: stretched([(edits, math.log10(value)) for edits, value in seen.growth if value > 0]),
         "Time, min": (run.editing_seconds + run.measuring_seconds) / 60,
+        "Planned": run.n_edits,
         "Device": run.device,
         "Model": short_model(run.model),
         "Name": run.name,
@@ -136,8 +137,8 @@ def protocols_of(glances: Mapping[str, Overview]) -> str:
     """How the scores of a list came about."""
     said = any("generated_edit_contained" in seen.scores for seen in glances.values())
     return (
-        "Scores × 100 of a sample of n of the facts edited so far, at the run's last checkpoint with scores; "
-        "teacher-forced"
-        + ("; Says it: generated, the new answer is in the text" if said else "")
-        + ". 95 % intervals: in the opened run."
+        "Scores are in % of a sample of n of the facts edited so far, at the run's last checkpoint with scores. They "
+        "compare the probabilities of two given answers (teacher-forced)"
+        + ("; “Says it” instead counts generated texts that contain the new answer" if said else "")
+        + ". The opened run shows their 95 % intervals."
     )

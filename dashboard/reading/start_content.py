@@ -80,7 +80,7 @@ WAYS = (
     ),
     Way(
         "Read the method",
-        "Published figures beside those measured here; the update rule is below.",
+        "The paper's figures, table by table, beside those measured with this program.",
         "paper",
         ":material/article:",
     ),

@@ -76,9 +76,17 @@ class RunStore:
 
     def facts(self, run_id: str) -> list[Fact]:
         """The facts of a run, in order."""
-        run, own = self.get(run_id), folders.facts_file(self.folder, run_id)
+        run = self.get(run_id)
+        return facts_of(run, self._facts_file(run))
+
+    def has_facts(self, run: RunInfo) -> bool:
+        """Whether the facts of a run are here: recorded runs on files that we may not pass on lack them."""
+        return self._facts_file(run).is_file()
+
+    def _facts_file(self, run: RunInfo) -> Path:
+        own = folders.facts_file(self.folder, run.id)
         recorded = folders.recorded_facts_file(self.folder, run.order_digest)
-        return facts_of(run, own if own.exists() or not recorded.exists() else recorded)
+        return own if own.exists() or not recorded.exists() else recorded
 
     def read_log(self, run_id: str, n_lines: int = 200) -> str:
         """The last lines of a run's log; empty before its start.

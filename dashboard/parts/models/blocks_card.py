@@ -70,8 +70,8 @@ def _draw(costs: list[BlockCost], edited: tuple[int, ...], n_facts: int, command
         commands=[f"{command} --limit {n_facts}"],
     )
     blocks = proposed(costs, len(edited))
+    cheapest, usual = (layers_text(layers).replace("-", "–") for layers in (blocks, edited))
     widgets.remark(
-        f"By this estimate the cheapest blocks are {layers_text(blocks)}; {METHOD}'s settings edit "
-        f"{layers_text(edited)}. It does not show how well facts generalise to paraphrases or how long they last: "
-        "compare settings in runs."
+        f"By this estimate the cheapest blocks are {cheapest}; {METHOD}'s settings edit {usual}. It does not show how "
+        "well facts generalise to paraphrases or how long they last: compare settings in runs."
     )

@@ -8,6 +8,7 @@ from dashboard.elements import widgets
 from dashboard.elements.tuned_for import WORDS
 from dashboard.parts.models import tuning, tuning_lives
 from dashboard.reading import model_check_rows
+from dashboard.reading.findings import blocks
 from dashboard.visitors.messages import Message
 from encore_core.methods import METHODS
 from encore_core.model_check import ModelCheck
@@ -22,9 +23,9 @@ def answer(check: ModelCheck) -> None:
     for line in check.notes:
         widgets.notice(Message("warning", line))
     st.caption(
-        f"{check.n_layers} layers · d_model {check.d_model:,} · d_mlp {check.d_mlp:,} · {check.n_vocab:,} tokens "
-        f"known · {check.n_weights / 1e6:,.0f} M parameters · {check.dtype}. Only its files were read for this; "
-        "the model is not kept in memory."
+        f"{check.n_layers} layers · d_model {check.d_model:,} · d_mlp {check.d_mlp:,} · vocabulary of "
+        f"{check.n_vocab:,} tokens · {check.n_weights / 1e6:,.0f} M parameters · {check.dtype}. Only its files were "
+        "read for this; the model is not kept in memory."
     )
 
 
@@ -33,7 +34,7 @@ def details(check: ModelCheck) -> None:
     with st.container(key="model_columns"):
         left, right = st.columns(2)
     with left, st.container(border=True, key="card_memory"):
-        widgets.heading("Memory", "by part")
+        widgets.heading("Memory", f"by part, with {blocks(check.settings.layers)} edited")
         columns = [("Part", "name"), ("", "about"), ("Needed", "right")]
         widgets.table(columns, model_check_rows.memory_rows(check), "Memory by part")
     with right, st.container(border=True, key="card_hyper"):

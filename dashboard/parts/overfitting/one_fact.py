@@ -32,26 +32,30 @@ def card(pair: Pair) -> None:
 
 
 @st.cache_resource(show_spinner=False, max_entries=20)
-def _searches(key: tuple[object, ...], _pair: Pair) -> tuple[pd.DataFrame, dict[int, str]]:
-    """The steps of all facts for which every run kept them, with their arms, and fact → its last probabilities.
+def _searches(key: tuple[object, ...], _pair: Pair) -> tuple[pd.DataFrame, dict[int, str], int]:
+    """The steps of all facts for which every run kept them.
 
-    Shared between visitors: do not change it.
+    Returns:
+        the steps with their arms, shared between visitors (do not change it); fact → its last probabilities; the fact
+        whose last probabilities are nearest to their medians, -1 if there is none.
     """
     kept = with_arms(mpes_pairs.common_facts(run_frames.read("trajectories", _pair.runs), _pair), arms_of(_pair))
     if kept.empty:
-        return kept, {}
+        return kept, {}, -1
     last = kept.loc[kept.groupby(["fact", "arm"], sort=False)["step"].idxmax()]
     ends: dict[int, list[str]] = {int(fact): [] for fact in kept["fact"].unique()}
     for row in last.itertuples():
         ends[int(row.fact)].append(f"{row.probability:.2f}")
-    return kept, {fact: " and ".join(values) for fact, values in ends.items()}
+    of_arms = last.pivot(index="fact", columns="arm", values="probability")
+    typical = int((of_arms - of_arms.median()).abs().sum(axis=1).idxmin())
+    return kept, {fact: " and ".join(values) for fact, values in ends.items()}, typical
 
 
 def _one_fact(pair: Pair) -> int | None:
     """One fact's search with and without MPES. Returns the fact that is shown."""
     arms = arms_of(pair)
     key = [(str(run_frames.store_of(run).folder), *run_frames.version(run)) for run in pair.runs]
-    kept, ended = _searches(tuple(key), pair)
+    kept, ended, typical = _searches(tuple(key), pair)
     if kept.empty:
         widgets.notice(
             Message(
@@ -62,7 +66,7 @@ def _one_fact(pair: Pair) -> int | None:
         )
         return None
     facts = texts_of(pair.runs[0])
-    place = pick_fact(ended, facts)
+    place = pick_fact(ended, facts, typical)
     if place < len(facts):
         widgets.sentence(facts[place])
     trajectory = kept[kept["fact"] == place]
@@ -73,7 +77,7 @@ def _one_fact(pair: Pair) -> int | None:
         partial(charts.steps, trajectory, list(arms.values())),
         key="overfitting steps",
         heading="The search for one fact's target, step by step",
-        aside=f"fact {place}, star: the stopping point",
+        aside="stars: the stopping points",
         alt="Probability of the new answer, loss and its terms by step with and without MPES; where they end is said "
         "above the chart.",
         frame=trajectory,

@@ -166,7 +166,8 @@ def _show(tried: Tried) -> None:
         key="overfitting live",
         heading=asked if len(asked) <= 70 else asked[:69] + "…",
         aside=f"{tried.about} · "
-        + ", ".join(f"{arm.name} {duration(tried.seconds[arm.key])}" for arm in (WITHOUT, STOPPING)),
+        + ", ".join(f"{arm.name} {duration(tried.seconds[arm.key])}" for arm in (WITHOUT, STOPPING))
+        + " · stars: the stopping points",
         alt="Probability of the new answer, loss and its terms by step with and without MPES; where they end is said "
         "above the chart.",
         frame=tried.trajectory[["arm", "step", *LOSS_COLUMNS]].assign(

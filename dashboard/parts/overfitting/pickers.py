@@ -16,6 +16,9 @@ from encore_core.errors import InputError
 from encore_core.facts import Fact
 from encore_core.runs import RunInfo
 
+USUAL_FACT = "overfitting_usual_fact"
+"""In the session state: the fact that the page chose by itself."""
+
 
 def pick_pair(pairs: Mapping[str, Pair]) -> Pair:
     """Pick the pair; at first a recorded one, and one whose facts have their texts here, if there is one."""
@@ -62,15 +65,14 @@ def _pair_label(pair: Pair) -> str:
     """A pair's name for the list."""
     recorded = " · recorded" if all(run.recorded for run in pair.runs) else ""
     edits = " and ".join(f"{n:,}" for n in sorted({run.done for run in pair.runs}))
-    texts = " · facts as texts" if _has_texts(pair.runs[0]) else ""
+    texts = "" if _has_texts(pair.runs[0]) else " · facts by number only"
     names = " against ".join(run.method for run in pair.runs)
     alone = "" if len(pair.runs) == 2 else " alone"
     return f"{names}{alone} · {edits} edits of {short_model(pair.runs[0].model)}{recorded}{texts} · {pair.key}"
 
 
 def _has_texts(run: RunInfo) -> bool:
-    """Whether the texts of a run's facts are here: recorded runs on files that we may not pass on lack them."""
-    return (run_frames.store_of(run).folder_of(run.id) / "facts.jsonl").is_file()
+    return run_frames.store_of(run).has_facts(run)
 
 
 @st.cache_resource(show_spinner=False, max_entries=8)
@@ -88,23 +90,27 @@ def texts_of(run: RunInfo) -> tuple[Fact, ...]:
         return ()
 
 
-def pick_fact(ends: Mapping[int, str], facts: Sequence[Fact]) -> int:
+def pick_fact(ends: Mapping[int, str], facts: Sequence[Fact], usual: int) -> int:
     """Pick a fact, by its place in the run's facts.
 
     Args:
         ends: place → probabilities at the last steps, for the facts whose every step was kept.
         facts: texts by place; empty where they are not here.
+        usual: the place that is shown until the visitor chooses one; other runs have another.
     """
     places = list(ends)
-    if remembered("overfitting_fact", places[0]) not in places:
+    if remembered("overfitting_fact", usual) == st.session_state.get(USUAL_FACT):
+        st.session_state["overfitting_fact"] = usual
+    st.session_state[USUAL_FACT] = usual
+    if st.session_state["overfitting_fact"] not in places:
         widgets.notice(
             Message("info", f"The steps of fact {st.session_state['overfitting_fact']} were not kept in these runs.")
         )
-        st.session_state["overfitting_fact"] = places[0]
+        st.session_state["overfitting_fact"] = usual
 
     def named(place: int) -> str:
         if place < len(facts):
-            return f"fact {place} · {facts[place].text} … {facts[place].target_new}{fact_words.marked(facts[place])}"
+            return f"{facts[place].text} … {facts[place].target_new}{fact_words.marked(facts[place])} · fact {place}"
         return f"fact {place} · ends at p = {ends[place]}"
 
     st.selectbox(

@@ -14,8 +14,8 @@ from dashboard.reading.mpes_pairs import Pair
 # Why an optimisation stopped, in words; see `encore_core.editing.targets.Target`.
 STOPPED = {
     "loss": "the loss fell below 0.05",
-    "mpes": "the answer had become the most probable one everywhere",
-    "steps": "no more steps were allowed",
+    "mpes": "the answer had become the most probable one in every context",
+    "steps": "the maximum was reached ({evaluations}, the start included)",
 }
 
 WITHOUT, STOPPING = Arm("without", "without MPES", False), Arm("stopped", "with MPES", True)
@@ -45,7 +45,8 @@ def fact_tiles(trajectory: pd.DataFrame, stopped: Mapping[str, str]) -> None:
         part = trajectory[trajectory["arm"] == arm.key]
         if len(part):
             last = part.loc[part["step"].idxmax()]
-            n, why = int(last["step"]), STOPPED.get(stopped.get(arm.key, ""), "")
+            n = int(last["step"])
+            why = STOPPED.get(stopped.get(arm.key, ""), "").format(evaluations=n + 1)
             remark = f"p of the answer after {n} step{'s' * (n != 1)}: {why}"
-            tiles.append((arm.name, f"{last['probability']:.2f}", remark, "good" if arm.mpes else "warn"))
+            tiles.append((arm.name, f"{last['probability']:.2f}", remark, "mpes" if arm.mpes else "no_mpes"))
     widgets.tiles(tiles)

@@ -86,7 +86,7 @@ def pick_facts(
 
 def _pick_source() -> str:
     remembered("run_source", "bundled")
-    return st.selectbox("Facts", list(SOURCES), key="run_source", format_func=SOURCES.get, **KEEP)
+    return st.selectbox("Fact set", list(SOURCES), key="run_source", format_func=SOURCES.get, **KEEP)
 
 
 def _found(source: str) -> Facts | None:
@@ -99,7 +99,8 @@ def _found(source: str) -> Facts | None:
     if found is not None:
         first = found.facts[0]
         n = f"{len(found.facts):,} fact{'s' * (len(found.facts) != 1)}"
-        said = f"{n}. First: {first.text} {first.target_new}{fact_words.marked(first)}"
+        answers = f"{first.target_true or ''} → {first.target_new}".strip()
+        said = f"{n}. First edit: {first.text} {answers}{fact_words.marked(first)}"
         widgets.remark(said)
     return found
 
@@ -112,7 +113,7 @@ def _pick_amount(place: DeltaGenerator, found: Facts | None) -> int | None:
         st.session_state["run_n"] = usual
     st.session_state["run_usual_n"] = usual
     return place.number_input(
-        "Facts to edit",
+        "Number of facts",
         key="run_n",
         step=50,
         **KEEP,

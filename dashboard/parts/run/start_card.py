@@ -148,11 +148,11 @@ def _found_cost(visitor: Visitor, runs: Sequence[PreparedRun]) -> costs.Cost | N
     found = costs.known_cost(visitor.lm, runs)
     if found is not None:
         return found
-    asked = st.button("Estimate the cost", icon=":material/timer:", key="estimate")
+    asked = st.button("Estimate time, memory and disk", icon=":material/timer:", key="estimate")
     place = st.empty()
     place.caption(
-        "Times a few edits and scores with each method, once: on two cores some minutes per method if answers are "
-        "generated or tasks asked."
+        "Runs a short timing test of every method. On two cores it takes a few minutes per method if texts are "
+        "generated or tasks are run."
     )
     if not asked:
         return None

@@ -40,7 +40,7 @@ def pick(runs: Sequence[RunInfo]) -> RunInfo | None:
     )
     found = run_frames.all_runs(search) if search.strip() else runs
     if found:
-        run_list.show(found, _open)
+        run_list.show(found, st.session_state.get("opened_run"), _open)
     else:
         widgets.notice(Message("info", f"No run has all of these words: {search}"))
     st.selectbox(

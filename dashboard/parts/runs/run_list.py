@@ -15,29 +15,32 @@ from dashboard.reading.run_overviews import GROWTH, GROWTH_CURVE, PERPLEXITY, PE
 from dashboard.reading.run_words import MOST_COMPARED
 from encore_core.runs import RunInfo
 
-ROW = 37  # height of a row in pixels
-HIGHEST = 480
+ROW = 33  # height of a row in pixels
+SHOWN_ROWS = 19
 TABLE = "runs_table"
+OPENED = "Open"
 
-WIDTHS = {"Edit": 52, "Says it": 62}
+WIDTHS = {"Edit score": 76, "Says it": 60, "Neighbours": 84}
 
 ABOUT = {
-    "Edit": "Share of edited prompts after which the new answer is more probable than the true one, in %.",
+    "Edit score": "Share of edited prompts after which the new answer is more probable than the true one, in %.",
     "Says it": "Share of edited prompts after which the model itself writes the new answer, in %.",
     "Paraphrases": "Share of paraphrases after which the new answer is more probable than the true one, in %.",
     "Neighbours": "Share of neighbouring facts that keep their own answer, in %.",
 }
 
 
-def show(runs: Sequence[RunInfo], open_run: Callable[[str], None]) -> None:
+def show(runs: Sequence[RunInfo], opened: str | None, open_run: Callable[[str], None]) -> None:
     """The list, what its figures are, and the button that sends ticked rows to Compare.
 
     Args:
         runs: those to list.
+        opened: the id of the run that is open, whose row is marked.
         open_run: called with the id of the run in whose row the visitor has clicked.
     """
     frame = run_overviews.listed(runs)
     ids = [run.id for run in runs]
+    frame.insert(0, OPENED, ["▶" if run_id == opened else "" for run_id in ids])
     picked = _picked(runs)
     compare = st.container(horizontal=True, vertical_alignment="center", key="runs_compare")
     st.dataframe(
@@ -49,10 +52,11 @@ def show(runs: Sequence[RunInfo], open_run: Callable[[str], None]) -> None:
         column_config=_columns(frame),
         row_height=ROW,
         placeholder="–",
-        height=min(ROW * (len(runs) + 1) + 4, HIGHEST),
+        height=ROW * (min(len(runs), SHOWN_ROWS) + 1) + 4,
         alt="All runs with their results; the box below opens one, too.",
     )
-    st.caption(run_overviews.protocols_of(run_overviews.of(runs)) + " Curves: logarithmic, on one scale in all rows.")
+    protocols = run_overviews.protocols_of(run_overviews.of(runs))
+    st.caption(f"{protocols} Curves are logarithmic, on one scale in all rows.")
     with compare:
         _offer_comparison(picked, len(runs))
 
@@ -83,7 +87,8 @@ def _offer_comparison(picked: Sequence[RunInfo], n_runs: int) -> None:
     elif len(ready) < len(picked):
         said = "One of the ticked runs has not been measured yet."
     else:
-        said = f"{n_runs} run{'s' * (n_runs != 1)}. Click a row to open it; tick 2 to {MOST_COMPARED} to compare them."
+        rows = f"{n_runs} run{'s' * (n_runs != 1)}" + "; scroll in the table to see all" * (n_runs > SHOWN_ROWS)
+        said = f"{rows}. Click a row to open it; tick 2 to {MOST_COMPARED} to compare them."
     st.caption(said)
 
 
@@ -102,26 +107,28 @@ def _columns(frame: pd.DataFrame) -> dict[str, object]:
     curve = st.column_config.LineChartColumn
     colour = theme.palette().muted
     columns: dict[str, object] = {
+        OPENED: text(" ", pinned=True, width=30, help="The mark is in the row of the run that is open below."),
         "Method": text(pinned=True, width=105),
-        "Facts": text(width=112, help="The file of the facts, or the set that comes with the program."),
-        "Status": text(width=105),
+        "Model": text(width=105),
+        "Facts": text(width=118, help="The file of the facts, or the set that comes with the program."),
+        "Status": text(width=96),
         "Seed": number(format="%d", width=45, help="Of the order, the sampled prefixes and the samples."),
         "Edits": number(format="localized", width=62, help="Edits made."),
         "Planned": number(format="localized", width=78, help="Edits that were planned."),
-        "n": number(format="%d", width=40, help="Facts scored."),
-        PERPLEXITY: number(format="%.3g", width=88, help="Perplexity on a fixed text against the unedited model's."),
+        "n": number(format="%d", width=36, help="Facts scored."),
+        PERPLEXITY: number(format="%.3g", width=84, help="Perplexity on a fixed text against the unedited model's."),
         PERPLEXITY_CURVE: curve(
-            width=108, y_min=-0.1, y_max=run_overviews.highest(frame, PERPLEXITY_CURVE, 0.3), color=colour,
+            width=80, y_min=-0.1, y_max=run_overviews.highest(frame, PERPLEXITY_CURVE, 0.3), color=colour,
             help="Over the edits, logarithm (base 10) of the ratio; the same scale in all rows.",
         ),
-        GROWTH: number(format="%.2f", width=80, help="Norm of the edited matrix that grew most against its norm "
+        GROWTH: number(format="%.2f", width=78, help="Norm of the edited matrix that grew most against its norm "
                        "as loaded."),
         GROWTH_CURVE: curve(
-            width=84, y_min=-0.02, y_max=run_overviews.highest(frame, GROWTH_CURVE, 0.1), color=colour,
+            width=66, y_min=-0.02, y_max=run_overviews.highest(frame, GROWTH_CURVE, 0.1), color=colour,
             help="Over the edits, logarithm (base 10) of the ratio; the same scale in all rows.",
         ),
-        "Time, min": number(format="%.1f", width=85, help="Editing and measuring."),
+        "Time, min": number(format="%.0f", width=72, help="Editing and measuring."),
         "Started": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm", width=140),
     }  # fmt: skip
-    scores = {name: number(format="%.0f", width=WIDTHS.get(name, 86), help=about) for name, about in ABOUT.items()}
+    scores = {name: number(format="%.0f", width=WIDTHS.get(name, 90), help=about) for name, about in ABOUT.items()}
     return {name: column for name, column in (columns | scores).items() if name in frame}
