@@ -23,7 +23,7 @@ from encore_core.editing.session import EditSession
 from encore_core.facts import Fact
 
 ARM = Arm("search", "search", False)
-STOPPED = {"loss": "the loss fell below 0.05", "mpes": "MPES", "steps": "no more steps were allowed"}
+STOPPED = {"loss": "the loss fell below 0.05", "mpes": "MPES", "steps": "the maximum number of steps was reached"}
 
 
 @dataclass(frozen=True)
