@@ -133,7 +133,7 @@ def test_the_one_that_survives_is_named_with_where_the_other_breaks():
     said = survivors(runs, health_of({"MEMIT": BAD, "ENCORE": GOOD}))
     assert said.outcome == "some survive"
     assert said.text.startswith(
-        "ENCORE survives 1,000 edits; perplexity doubles between 500 and 1,000 edits with MEMIT"
+        "ENCORE survives 1,000 edits; perplexity passes twice its starting value between 500 and 1,000 edits with MEMIT"
     )
     assert "× 1.17 with ENCORE and × 3.00 with MEMIT" in said.text
     # Nothing in it is written for these names.
@@ -145,7 +145,8 @@ def test_where_all_break_the_one_that_lasts_longest_is_named_only_if_the_spans_a
     runs = [run_like("MEMIT", 3000), run_like("ENCORE", 3000)]
     early, late = {0: 1, 1000: 2.5, 3000: 9}, {0: 1, 1000: 1.2, 3000: 2.2}
     said = survivors(runs, health_of({"MEMIT": early, "ENCORE": late}))
-    assert said.outcome == "one lasts longest" and "but ENCORE lasts longer" in said.text
+    assert said.outcome == "one lasts longest"
+    assert said.text.startswith("Neither MEMIT nor ENCORE survives, but ENCORE lasts longer: ")
     same = survivors(runs, health_of({"MEMIT": late, "ENCORE": late}))
     assert same.outcome == "none survives" and "it is unclear which lasts longest" in same.text
 
@@ -153,7 +154,7 @@ def test_where_all_break_the_one_that_lasts_longest_is_named_only_if_the_spans_a
 def test_where_none_breaks_that_is_said_with_the_figures():
     runs = [run_like("MEMIT", 1000), run_like("ENCORE", 1000)]
     said = survivors(runs, health_of({"MEMIT": GOOD, "ENCORE": GOOD}))
-    assert said.outcome == "all survive" and said.text.startswith("Both survive the 1,000 edits")
+    assert said.outcome == "all survive" and said.text.startswith("Both MEMIT and ENCORE survive the 1,000")
     assert survivors(runs[:1], health_of({"MEMIT": GOOD})).text.startswith("MEMIT survives its 1,000 edits")
 
 
@@ -219,7 +220,7 @@ def test_tasks_count_too_and_chance_does_not():
     good = {"MEMIT": GOOD, "ENCORE": GOOD}
     said = survivors(runs, health_of(good, {"MEMIT": fell, "ENCORE": stood}))
     assert said.outcome == "some survive"
-    assert "ENCORE survives 1,000 edits; tasks are halved between 0 and 1,000 edits with MEMIT" in said.text
+    assert "ENCORE survives 1,000 edits; tasks fall below half their starting score between 0 and 1,000 edits with" in said.text
     said = survivors(runs, health_of(good, {"MEMIT": fell, "ENCORE": perhaps}))
     assert (
         said.outcome == "cannot be told" and "whether ENCORE lasts longer is uncertain at the 95 % level" in said.text
@@ -238,7 +239,7 @@ def test_a_run_that_may_have_crossed_a_line_survives_up_to_there_alone():
     assert "With ENCORE a threshold may have been crossed by 1,000 edits (not significant)." in said.text
     fallen = {"MEMIT": {0: 1, 500: 3, 1000: 9}, "ENCORE": GOOD}
     beside = survivors([run_like("MEMIT", 1000), run_like("ENCORE", 1000)], health_of(fallen, {"ENCORE": tasks}))
-    assert beside.text.startswith("ENCORE survives 500 edits; perplexity doubles between 0 and 500 edits with MEMIT.")
+    assert beside.text.startswith("ENCORE survives 500 edits; perplexity passes twice its starting value between 0 and 500")
 
 
 def test_a_run_that_was_beyond_a_line_and_came_back_is_not_said_never_to_have_reached_it():
@@ -258,13 +259,17 @@ def test_a_line_that_is_looked_at_less_often_may_have_been_crossed_first():
     said = survivors(runs, health_of({"MEMIT": early, "ENCORE": late}, {"ENCORE": asked_late}))
     assert said.outcome == "none survives" and "unclear which lasts longest" in said.text
     assert "between 1,000 and 2,000 edits with ENCORE and between 0 and 500 with MEMIT" in said.text
-    assert "The tasks are halved between 0 and 2,000 edits with ENCORE." in said.text
+    assert "The tasks fall below half their starting score between 0 and 2,000 edits with ENCORE." in said.text
 
 
-def test_a_run_that_ended_early_is_said_to_have_and_one_that_goes_on_is_not():
-    runs = [run_like("MEMIT", 1000, 5000), run_like("ENCORE", 1000, 5000, ended=False)]
-    said = survivors(runs, health_of({"MEMIT": GOOD, "ENCORE": GOOD}))
-    assert said.aside.startswith("MEMIT ended early, after 1,000 of 5,000 edits. ") and "ended" not in said.text
+@pytest.mark.parametrize(("status", "said"), [
+    ("interrupted", "MEMIT was stopped after 1,000 of 5,000 edits. "), ("failed", "MEMIT failed after 1,000 of 5,000"),
+    ("cancelled", "MEMIT was stopped after"), ("running", "The paper's results"),
+])  # fmt: skip
+def test_a_run_that_was_stopped_is_told_from_one_that_failed_and_one_that_goes_on(status, said):
+    runs = [run_like("MEMIT", 1000, 5000, status=status), run_like("ENCORE", 1000, 5000, status="running")]
+    aside = survivors(runs, health_of({"MEMIT": GOOD, "ENCORE": GOOD})).aside
+    assert aside.startswith(said) and "ENCORE was" not in aside
 
 
 def test_the_reader_sets_the_line():
@@ -272,7 +277,7 @@ def test_the_reader_sets_the_line():
     frame = health_of({"MEMIT": BAD})
     strict, loose = Lines(perplexity=1.5), Lines(perplexity=5)
     said = [survival.answer(courses(runs, ["MEMIT"], frame, one), one).text for one in (strict, loose)]
-    assert "perplexity reaches × 1.5 between 0 and 500 edits" in said[0] and "MEMIT survives its 1,000" in said[1]
+    assert "perplexity passes 1.5 times its starting value between 0 and 500 edits" in said[0] and "MEMIT survives its 1,000" in said[1]
 
 
 # -- Start -------------------------------------------------------------------------------------------------------------
@@ -504,9 +509,13 @@ def test_how_much_of_the_edits_is_left():
     frame = pd.DataFrame(rows, columns=["run", "edits", "metric", "value", "n"])
     said = survival.retained(frame, runs, ["MEMIT", "ENCORE"])
     assert said == (
-        "Of 50 facts edited by then, the new answer is the most probable of all for 14 % with MEMIT and 12 % with "
-        "ENCORE."
+        "In a sample of 50 of the 5,000 facts edited by then, the new answer is the most probable of all for 14 % with "
+        "MEMIT and 12 % with ENCORE."
     )
+    every = survival.retained(frame.assign(n=5000), runs, ["MEMIT", "ENCORE"])
+    assert every.startswith("Of the 5,000 facts edited by then, the new answer")
+    unequal = frame.assign(n=[50, 50, 40, 50])
+    assert survival.retained(unequal, runs, ["MEMIT", "ENCORE"]).startswith("Of the facts edited by then, ")
     sure = frame.assign(low=5.0, high=25.4)
     assert "14 % (95 %: 5 to 25) with MEMIT and 12 % (5 to 25) with ENCORE" in survival.retained(
         sure, runs, ["MEMIT", "ENCORE"]
