@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -220,7 +221,7 @@ def test_tasks_count_too_and_chance_does_not():
     good = {"MEMIT": GOOD, "ENCORE": GOOD}
     said = survivors(runs, health_of(good, {"MEMIT": fell, "ENCORE": stood}))
     assert said.outcome == "some survive"
-    assert "ENCORE survives 1,000 edits; tasks fall below half their starting score between 0 and 1,000 edits with" in said.text
+    assert "ENCORE survives 1,000 edits; tasks fall below half their starting score between 0 and 1,000" in said.text
     said = survivors(runs, health_of(good, {"MEMIT": fell, "ENCORE": perhaps}))
     assert (
         said.outcome == "cannot be told" and "whether ENCORE lasts longer is uncertain at the 95 % level" in said.text
@@ -239,7 +240,7 @@ def test_a_run_that_may_have_crossed_a_line_survives_up_to_there_alone():
     assert "With ENCORE a threshold may have been crossed by 1,000 edits (not significant)." in said.text
     fallen = {"MEMIT": {0: 1, 500: 3, 1000: 9}, "ENCORE": GOOD}
     beside = survivors([run_like("MEMIT", 1000), run_like("ENCORE", 1000)], health_of(fallen, {"ENCORE": tasks}))
-    assert beside.text.startswith("ENCORE survives 500 edits; perplexity passes twice its starting value between 0 and 500")
+    assert beside.text.startswith("ENCORE survives 500 edits; perplexity passes twice its starting value between 0 ")
 
 
 def test_a_run_that_was_beyond_a_line_and_came_back_is_not_said_never_to_have_reached_it():
@@ -277,7 +278,10 @@ def test_the_reader_sets_the_line():
     frame = health_of({"MEMIT": BAD})
     strict, loose = Lines(perplexity=1.5), Lines(perplexity=5)
     said = [survival.answer(courses(runs, ["MEMIT"], frame, one), one).text for one in (strict, loose)]
-    assert "perplexity passes 1.5 times its starting value between 0 and 500 edits" in said[0] and "MEMIT survives its 1,000" in said[1]
+    assert (
+        "perplexity passes 1.5 times its starting value between 0 and 500" in said[0]
+        and "MEMIT survives its 1,000" in said[1]
+    )
 
 
 # -- Start -------------------------------------------------------------------------------------------------------------
@@ -349,7 +353,7 @@ def test_a_share_that_is_still_below_an_even_one_is_not_called_dominant():
     assert said.outcome == "no" and said.text.startswith("No, not on this model: after 5,000 edits the edited MLPs")
     assert "5.5 % of the stream with MEMIT and 4.8 % with ENCORE; as loaded they write 4.7 %" in said.text
     assert "An even share for 2 of 61 sublayers is 3.3 %" in said.text
-    assert "importance hacking" in said.aside and "which may be why" not in said.aside
+    assert "importance hacking" in said.aside and "may explain why" not in said.aside
 
 
 @pytest.mark.parametrize(("after", "outcome"), [(0.4, "yes"), (0.6, "yes"), (0.048, "no growth"), (0.02, "no growth")])
@@ -397,7 +401,7 @@ def test_a_loss_is_told_run_by_run():
     assert "nearly all of its mean F1 with MEMIT and nothing significant with ENCORE" in said.text
     assert (
         "2.0 with MEMIT (−68.0) and 69.0 with ENCORE (−1.0)" in said.text
-        and "114 of 120 answers to the tasks with MEMIT" in said.text
+        and "114 of 120 answers are none of the allowed options with MEMIT; before editing, none were" in said.text
     )
 
 
@@ -576,17 +580,42 @@ def test_growth_orders_the_damage_or_does_not():
 def test_models_that_stop_answering_come_before_their_mean():
     runs = [lost.Loss("MEMIT", 5000, 36.0, 1.0, -47.0, -22.0, 120, True, (0, 118)),
             lost.Loss("ENCORE", 5000, 36.0, 26.0, -23.0, 3.0, 120, True, (0, 39))]  # fmt: skip
-    said = lost.answer(runs, health_of({}), [], pd.DataFrame(columns=["run", "edits", "task", "metric"])).text
+    raw = pd.DataFrame(columns=["run", "edits", "task", "metric"])
+    said = lost.answer(runs, health_of({}), [], raw).text
     assert said.startswith(
-        "With MEMIT the model stops answering: 118 of 120 answers to the tasks with MEMIT and 39 of 120 with ENCORE "
-        "are none of the options. The model loses nearly all of its mean F1 with MEMIT and nothing significant with "
-        "ENCORE."
+        "With MEMIT the model stops answering: after 5,000 edits, 118 of 120 answers are none of the allowed options "
+        "with MEMIT and 39 with ENCORE; before editing, none were. The model loses nearly all of its mean F1 with "
+        "MEMIT and nothing significant with ENCORE."
     )
-    said = lost.answer(runs[1:], health_of({}), [], pd.DataFrame(columns=["run", "edits", "task", "metric"])).text
+    said = lost.answer(runs[1:], health_of({}), [], raw).text
     assert said.startswith(
-        "The model answers less often: 39 of 120 answers to the tasks with ENCORE are none of the options."
+        "The model answers less often: after 5,000 edits, 39 of 120 answers are none of the allowed options with "
+        "ENCORE; before editing, none were."
     )
     assert "Its mean F1 does not fall significantly." in said
+    further = dataclasses.replace(runs[0], name="further", edits=9000, no_option=(2, 119))
+    said = lost.answer([further, runs[1]], health_of({}), [], raw).text
+    assert (
+        "119 of 120 answers are none of the allowed options with further after 9,000 edits (2 before) and 39 of 120 "
+        "with ENCORE after 5,000 edits (0 before)." in said
+    )
+
+
+def test_why_a_loss_differs_from_the_papers_is_guessed_only_where_it_does():
+    memit = lost.Loss("MEMIT", 5000, 36.0, 1.0, -47.0, -22.0, 120, True, (0, 118))
+    encore = lost.Loss("ENCORE", 5000, 36.0, 26.0, -23.0, 3.0, 120, True, (0, 39))
+    frame, raw = health_of({}), pd.DataFrame(columns=["run", "edits", "task", "metric"])
+    within = lost.answer([memit, encore], frame, [], raw, ["smollm2-135m"]).aside
+    assert within.startswith("The paper's ENCORE keeps its scores in the tasks") and "explain" not in within
+    beyond = lost.answer([dataclasses.replace(encore, high=-1.0)], frame, [], raw, ["smollm2-135m"]).aside
+    assert beyond.endswith("That may explain why ENCORE loses skill in them here and not in the paper.")
+
+
+def test_that_the_unedited_model_guesses_comes_before_what_was_lost():
+    raw, lines = asked({"MEMIT": (36.0, 2.0)}, odd={"MEMIT": 19}, right=47.0)
+    frame = charts.in_panels(raw, health_of({}).iloc[:0], "f1")
+    said = lost.answer(lost.losses(frame, raw, lines, {}), frame, lines, raw)
+    assert said.parts[2].startswith("As loaded, this model gives 47 % right answers") and not said.aside.count("guess")
 
 
 # -- Paper: does it match? ---------------------------------------------------------------------------------------------

@@ -18,15 +18,15 @@ SMALLEST = 1.5
 """Billions of parameters of the smallest model of the paper."""
 
 
-def _why(models: Sequence[str]) -> str:
-    """Why results may differ."""
+def _why(models: Sequence[str], what: str) -> str:
+    """Why results may differ; `what` says in which way they do."""
     small = sorted({name for name in models if SIZES.get(name, SMALLEST) < SMALLEST})
     if not small:
         return "Other models, facts and settings may come out otherwise."
     sizes = listed(f"{name} has {SIZES[name]:g} billion" for name in small)
     return (
         f"Its models have {SMALLEST:g} to 8 billion parameters, {sizes}: the same edits must fit into far smaller "
-        "matrices, which may be why."
+        f"matrices. That may explain why {what} here and not in the paper."
     )
 
 
@@ -40,7 +40,8 @@ def survival(outcome: str, collapsed: Sequence[str], models: Sequence[str]) -> s
     """
     if any(name.startswith("ENCORE") for name in collapsed):
         return (
-            f"The paper reports 10,000 edits of {MODELS} by ENCORE without loss in its downstream tasks. {_why(models)}"
+            f"The paper reports 10,000 edits of {MODELS} by ENCORE without loss in its downstream tasks. "
+            f"{_why(models, 'ENCORE fails')}"
         )
     if outcome in ("too few edits", "all survive"):
         return "The paper's results are after 10,000 edits; damage adds up from batch to batch."
@@ -64,16 +65,19 @@ def landing(outcome: str) -> str:
     return ""
 
 
-def lost(outcome: str, kept: Sequence[str], models: Sequence[str]) -> str:
+def lost(outcome: str, kept: Sequence[str], fallen: Sequence[str], models: Sequence[str]) -> str:
     """What the paper says of tasks.
 
     Args:
         outcome: of `lost.answer`.
         kept: names of the runs that lost nothing beyond chance.
+        fallen: names of those whose mean fell beyond chance.
         models: of the runs.
     """
     if outcome in ("lost", "some lost") and not any(name.startswith("ENCORE") for name in kept):
-        return f"The paper's ENCORE keeps its tasks over 10,000 edits of {MODELS}. {_why(models)}"
+        paper = f"The paper's ENCORE keeps its scores in the tasks over 10,000 edits of {MODELS}."
+        differs = any(name.startswith("ENCORE") for name in fallen)
+        return f"{paper} {_why(models, 'ENCORE loses skill in them')}" if differs else paper
     if outcome in ("too few edits", "nothing lost"):
         return "The paper finds that earlier methods than ENCORE degrade its models over thousands of edits."
     return ""
