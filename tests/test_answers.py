@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 
 from dashboard.charts import downstream as charts
+from dashboard.charts import runs as run_charts
 from dashboard.charts import small_multiples
 from dashboard.charts.contributions import Pair
 from dashboard.charts.palette import LIGHT
 from dashboard.charts.runs import Line
-from dashboard.reading import findings, paper_tables, recorded_choice, start_content, verdicts
+from dashboard.reading import findings, paper_tables, recorded_choice, run_words, start_content, verdicts
 from dashboard.reading.answers import dominance, landing, lost, order, published, stopping, survival
 from dashboard.reading.answers.answer import Answer, listed, percent, times
 from dashboard.reading.answers.courses import Lines, courses
@@ -307,6 +308,29 @@ def test_start_says_what_these_runs_show(memit, encore, first):
 def test_start_says_nothing_before_the_first_edit():
     runs = [run_like("MEMIT", 0)]
     assert start_content.answer(norms_of({"MEMIT": 1.0}, at=0), health_of({}), runs, ["MEMIT"]) is None
+
+
+def test_start_draws_the_tasks_from_zero_as_far_as_they_go():
+    health = health_of({"MEMIT": GOOD}, {"MEMIT": {0: (36.0, 33.0, 40.0), 1000: 12.0}})
+    line = Line("MEMIT", "MEMIT", "MEMIT", (1,))
+    layout = run_charts.scores(health, [line], start_content.panels(health), LIGHT, fitted=True).layouts[0]
+    assert layout["yaxis2"]["range"] == pytest.approx([-1.6, 42.4])
+    whole = run_charts.scores(health, [line], start_content.panels(health), LIGHT).layouts[0]
+    assert whole["yaxis2"]["range"] == [-4, 104]
+
+
+def test_a_checkpoint_that_was_not_measured_is_named_with_the_reason():
+    rows = [("a", 4000, '{"entropy": "cost", "downstream": "cost"}'), ("a", 2000, '{"downstream": "cost"}'),
+            ("b", 1000, '{"perplexity": "No text."}'), ("b", 2000, "{}")]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["run", "edits", "left_out"])
+    names = {"a": "MEMIT", "b": "ENCORE"}
+    assert run_words.gaps(frame, names, run_words.HEALTH_PARTS) == (
+        "With ENCORE, perplexity was not measured after 1,000 edits: No text. With MEMIT, the tasks were not measured "
+        "after 2,000 and 4,000 edits: measuring would have exceeded its share of the run's time."
+    )
+    many = pd.DataFrame([("a", at, '{"scores": "cost"}') for at in range(100, 600, 100)], columns=frame.columns)
+    assert "With MEMIT, the scores were not measured at 5 checkpoints: " in run_words.gaps(many, names, run_words.PARTS)
+    assert run_words.gaps(many, names, run_words.HEALTH_PARTS) == ""
 
 
 # -- Norm growth: where does it land? ----------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from dashboard.charts import downstream as charts
 from dashboard.elements import chart_card, widgets
 from dashboard.parts.runs_compared.view import View
 from dashboard.reading import run_frames
-from dashboard.reading.run_words import left_out
+from dashboard.reading.run_words import HEALTH_PARTS
 from dashboard.visitors.messages import Message
 from encore_core.measures.downstream import PROTOCOLS
 from encore_core.runs import RunInfo
@@ -71,10 +71,9 @@ def draw(
     if have:
         widgets.notice(Message("info", f"{_certainty(raw, have)} {GUESSING}"))
         st.caption(f"Protocol · {PROTOCOLS[view.metric]}.")
-    cut = left_out(run_frames.read("checkpoints", have)["left_out"]) if have else []
-    for line in cut:
-        if line.startswith("downstream"):
-            st.caption(f"Of these runs, {line}")
+    said = run_frames.gaps(view.runs, HEALTH_PARTS)
+    if said:
+        st.caption(said)
 
 
 def _certainty(frame: pd.DataFrame, have: Sequence[RunInfo]) -> str:
