@@ -374,10 +374,10 @@ def standing(name: str, after: float, before: float = 0.047, at: int = 5000, top
 
 def test_a_share_that_is_still_below_an_even_one_is_not_called_dominant():
     said = dominance.answer([standing("MEMIT", 0.055), standing("ENCORE", 0.048)], ["smollm2-135m"] * 2)
-    assert said.outcome == "no" and said.text.startswith("No, not on this model: after 5,000 edits the edited MLPs")
-    assert "5.5 % of the stream with MEMIT and 4.8 % with ENCORE; as loaded they write 4.7 %" in said.text
-    assert "An even share for 2 of 61 sublayers is 3.3 %" in said.text
-    assert "importance hacking" in said.aside and "may explain why" not in said.aside
+    assert said.outcome == "no" and said.text.startswith("No, not on this model: as loaded the edited MLPs")
+    assert "write 4.7 % of the stream; after 5,000 edits, 5.5 % with MEMIT and 4.8 % with ENCORE. " in said.text
+    assert "An even share for 2 of 61 sublayers is 3.3 %; the largest edited one, MLP 6 with MEMIT, ranks" in said.text
+    assert "outvote the rest, which it calls importance hacking" in said.aside and "may explain why" not in said.aside
 
 
 @pytest.mark.parametrize(("after", "outcome"), [(0.4, "yes"), (0.6, "yes"), (0.048, "no growth"), (0.02, "no growth")])
@@ -496,7 +496,11 @@ def test_stopping_early_is_answered_from_the_facts_of_both():
     sure, unsure = [0.95, 0.97, 0.99, 0.96, 0.98, 0.94] * 3, [0.6, 0.7, 0.8, 0.75, 0.65, 0.72] * 3
     known = [0.4, 0.5, 0.6] * 30
     said = stopping.answer(targets(sure, unsure), arms, known)
-    assert said.outcome == "overfits" and "stopping (MPES), 0.70 with it" in said.text and "n 18" in said.text
+    assert (
+        said.outcome == "overfits"
+        and "stopping (MPES), 0.70 with it. The difference is +0.26 (95 %" in said.text
+        and "n 18); a fact takes" in said.text
+    )
     assert (
         "so it is surer of edited ones with and without MPES" in said.text
         and "0.77 without MPES and 0.41 with it" in said.aside
@@ -566,7 +570,7 @@ def test_a_run_that_went_further_is_told():
     shown, longer = run_like("ENCORE", 5000), run_like("further", 10000, method="ENCORE")
     health = health_of({"further": {5000: 4.5, 10000: 32.0}})
     said = survival.further([shown], [shown, longer], health)
-    assert said == "Another run of ENCORE went on to 10,000 edits: perplexity × 32.0 (further)."
+    assert said == "Another recorded run of ENCORE went on to 10,000 edits: perplexity × 32.0."
     assert survival.further([longer], [shown, longer], health) == ""
     assert survival.further([shown, longer], [shown, longer], health) == ""  # it is on the page already
     assert survival.further([shown], [shown, run_like("other", 9000)], health) == ""
@@ -652,14 +656,18 @@ def test_that_the_unedited_model_guesses_comes_before_what_was_lost():
     (5, 5, "yes"), (8, 10, "mostly"), (6, 10, "in part"), (5, 10, "no"), (0, 0, "cannot be told"),
 ])  # fmt: skip
 def test_a_match_is_told_from_what_is_beyond_chance(alike, n, outcome):
-    said = published.answer([("M", 12, 20)], [("M", alike, n)] if n else [], 1000, about_mpes=False)
+    about = {"table": 4, "models": ["small", "small"], "about_mpes": False}
+    said = published.answer([("M", 12, 20)], [("M", alike, n)] if n else [], 1000, **about)
     assert said.outcome == outcome and "20" in said.text
-    few = published.answer([("M", 12, 20)], [("M", alike, n)] if n else [], 40, about_mpes=False)
+    assert said.text.endswith(" The paper's table 4 is of M, these runs are of small.")
+    chance = "so it may be chance that 12 come out as in the paper and 8 the other way round."
+    assert (chance in said.text) == (outcome == "cannot be told")
+    few = published.answer([("M", 12, 20)], [("M", alike, n)] if n else [], 40, **about)
     assert few.outcome == "too few edits" and few.text.startswith("Too few edits to tell: 40 here")
 
 
 def test_nothing_compared_is_nothing_said():
-    assert published.answer([], [], 1000, about_mpes=True) is None
+    assert published.answer([], [], 1000, table=1, models=[], about_mpes=True) is None
 
 
 def test_differences_within_chance_are_not_compared():

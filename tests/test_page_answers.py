@@ -50,7 +50,7 @@ def answers(app) -> list[str]:
 @pytest.mark.parametrize(("page", "query", "recorded", "mine"), [
     ("compare", {}, "ENCORE and MEMIT+MPES survive 1,200 edits", "Too few edits to tell"),
     ("norms", {}, "Layer 1, the last one edited, grows most, to ×", "Too few edits to tell."),
-    ("contributions", {}, "No, not on this model: after 1,200 edits", "Too few edits to tell"),
+    ("contributions", {}, "No, not on this model: as loaded the edited MLPs", "Too few edits to tell"),
     ("downstream", {}, "The model loses nearly all of its mean F1 with MEMIT", "These runs cannot answer that"),
     ("overfitting", {}, "Because the search goes on long after", "Here it makes no significant difference"),
     ("learn", {"step": "again"}, "ENCORE and MEMIT+MPES survive 1,200 edits", "Too few edits to tell"),

@@ -54,7 +54,7 @@ def dominance(outcome: str) -> str:
         return ""
     return (
         f"The paper finds that they do on {MODELS} after 10,000 edits: the edited layers write a much larger part of "
-        "the stream, which it calls importance hacking."
+        "the stream and outvote the rest, which it calls importance hacking."
     )
 
 
@@ -99,6 +99,8 @@ def answer(
     sure: Sequence[tuple[str, int, int]],
     most_edits: int,
     *,
+    table: int,
+    models: Sequence[str],
     about_mpes: bool,
 ) -> Answer | None:
     """Does it match what was published?
@@ -107,6 +109,8 @@ def answer(
         made: (model of the paper, comparisons that come out alike, comparisons made), of `paper_tables.agreement`.
         sure: the same of those that differ here by more than chance.
         most_edits: of the runs compared.
+        table: number of the paper's table.
+        models: of the runs compared.
         about_mpes: whether comparisons are of with and without MPES, not of two methods.
 
     Returns:
@@ -119,9 +123,9 @@ def answer(
     if not n:
         outcome = "cannot be told"
         text = (
-            f"These runs cannot answer that: of {_comparisons(all_made, about_mpes)}, none differs significantly here, "
-            f"after {most_edits:,} edits. By the figures alone {all_alike} come{'s' * (all_alike == 1)} out as in the "
-            f"paper and {all_made - all_alike} the other way round."
+            f"These runs cannot answer that: none of {_comparisons(all_made, about_mpes)} differs significantly here "
+            f"after {most_edits:,} edits, so it may be chance that {all_alike} come{'s' * (all_alike == 1)} out as in "
+            f"the paper and {all_made - all_alike} the other way round."
         )
     else:
         outcome, first = _match(alike, n)
@@ -131,7 +135,8 @@ def answer(
         text = f"{first}: {which} come{'s' * (alike == 1)} out as in the paper ({parts})."
     if most_edits < FEW_EDITS:
         outcome, text = "too few edits", f"Too few edits to tell: {most_edits:,} here, 10,000 in the paper. {text}"
-    return Answer(outcome, text)
+    theirs, ours = (listed(dict.fromkeys(names)) for names in ([model for model, *_ in made], models))
+    return Answer(outcome, f"{text} The paper's table {table} is of {theirs}, these runs are of {ours}.")
 
 
 def _comparisons(n: int, about_mpes: bool) -> str:

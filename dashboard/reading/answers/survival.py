@@ -213,8 +213,8 @@ def further(runs: Sequence[RunInfo], others: Sequence[RunInfo], health: pd.DataF
         ratios = health[(health["run"] == most.id) & (health["metric"] == RATIO) & (health["edits"] == most.done)]
         if len(ratios):
             told.append(
-                f"Another run of {run.method} went on to {most.done:,} edits: perplexity "
-                f"{times(float(ratios['value'].iloc[-1]))} ({most.id})."
+                f"Another {'recorded ' * most.recorded}run of {run.method} went on to {most.done:,} edits: perplexity "
+                f"{times(float(ratios['value'].iloc[-1]))}."
             )
     return " ".join(dict.fromkeys(told))
 
