@@ -39,7 +39,7 @@ GROUPS: dict[str, tuple[Entry, ...]] = {
     ),
     "See why models break": (
         Entry("compare", "Compare", ":material/compare_arrows:", "Which method survives?"),
-        Entry("norms", "Norm growth", ":material/show_chart:", "Where does the growth land?"),
+        Entry("norms", "Norm growth", ":material/show_chart:", "Where does the norm grow?"),
         Entry(
             "contributions",
             "Contributions",

@@ -1,9 +1,8 @@
-"""Where does the growth land? Norms of the edited matrices over edits, and of all matrices at some checkpoints."""
+"""Where does the norm grow? Norms of the edited matrices over edits, and of all matrices at some checkpoints."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -68,8 +67,7 @@ def draw(runs: Sequence[RunInfo], answer: DeltaGenerator) -> page_frame.Drawn:
     with by_layer:
         norm_cards.layer_by_layer(view, norms, rows, commands, revision, above_layers)
     with answer:
-        found = landing.answer(norms, view.lines, view.at)
-        widgets.answer(replace(found, text=f"{found.text} {beside(runs)}".strip()))
+        widgets.answer(landing.answer(norms, view.lines, view.at, beside(runs)))
     address = {
         "run": [*view.ids, *without],
         **layer_choice.view("norms"),

@@ -307,6 +307,8 @@ def compared(
         paper_tables.agreement(number, paper, here, groups=groups),
         paper_tables.agreement(number, paper, here, paper_tables.beyond_chance(number, here, samples), groups),
         max((int(edits) for edits in here["edits"]), default=0) if len(here) else 0,
+        table=number,
+        models=[short_model(run.model) for run in runs],
         about_mpes=number in paper_tables.OVERFITTING,
     )
     if said:

@@ -14,7 +14,7 @@ from dashboard import page_list
 from dashboard.charts import runs as run_charts
 from dashboard.elements import chart_card, run_picker, widgets
 from dashboard.reading import run_frames, start_content
-from dashboard.reading.run_words import MAIN_METHODS, newest_comparison
+from dashboard.reading.run_words import HEALTH_PARTS, MAIN_METHODS, newest_comparison
 from dashboard.talk import tour
 from dashboard.visitors.messages import Message
 from encore_core.errors import InputError
@@ -73,7 +73,7 @@ def curves(runs: Sequence[RunInfo], are_recorded: bool) -> None:
     titles = start_content.panels(health)
     with st.container(border=True, key="card_curves"):
         chart_card.show(
-            partial(run_charts.scores, health, lines, titles, height=300),
+            partial(run_charts.scores, health, lines, titles, height=300, fitted=True),
             key="health at the start",
             heading=start_content.HEADING,
             aside=start_content.RECORDED if are_recorded else "your newest runs",
@@ -81,7 +81,7 @@ def curves(runs: Sequence[RunInfo], are_recorded: bool) -> None:
             frame=health,
             commands=chart_card.commands_of(runs),
         )
-        st.caption(start_content.WORDS)
+        st.caption(f"{start_content.WORDS} {run_frames.gaps(runs, HEALTH_PARTS)}".strip())
 
 
 def explanation() -> None:

@@ -49,8 +49,8 @@ def answers(app) -> list[str]:
 
 @pytest.mark.parametrize(("page", "query", "recorded", "mine"), [
     ("compare", {}, "ENCORE and MEMIT+MPES survive 1,200 edits", "Too few edits to tell"),
-    ("norms", {}, "In the edited layers alone, and in the last", "Too few edits to tell."),
-    ("contributions", {}, "No, not on this model: after 1,200 edits", "Too few edits to tell"),
+    ("norms", {}, "Layer 1, the last one edited, grows most, to ×", "Too few edits to tell."),
+    ("contributions", {}, "No, not on this model: as loaded the edited MLPs", "Too few edits to tell"),
     ("downstream", {}, "The model loses nearly all of its mean F1 with MEMIT", "These runs cannot answer that"),
     ("overfitting", {}, "Because the search goes on long after", "Here it makes no significant difference"),
     ("learn", {"step": "again"}, "ENCORE and MEMIT+MPES survive 1,200 edits", "Too few edits to tell"),
@@ -95,7 +95,7 @@ def test_what_was_chosen_goes_along_and_a_page_of_ones_own_choice_does_not_bind_
 
 def test_the_lecturers_line_moves_the_answer_and_is_in_the_link():
     app = opened("compare")
-    assert "perplexity doubles between 600 and 1,200 edits with MEMIT" in answers(app)[0]
+    assert "perplexity passes twice its starting value between 600 and 1,200 edits with MEMIT" in answers(app)[0]
     rows = re.findall(r"<tr>(.*?)</tr>", markup(app), re.DOTALL)
     cells = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL) for row in rows]
     assert ["ENCORE", "not within 1,200", "not within 1,200", "1,200"] in cells
@@ -104,7 +104,7 @@ def test_the_lecturers_line_moves_the_answer_and_is_in_the_link():
     assert "ENCORE<span>: not within 1,200</span>" in markup(app)
     app.segmented_control(key="compare_perplexity").set_value(1.5)
     app.segmented_control(key="compare_tasks").set_value(0.25).run()
-    assert "perplexity reaches × 1.5 between 0 and 600 edits with MEMIT" in answers(app)[0]
+    assert "perplexity passes 1.5 times its starting value between 0 and 600 edits with MEMIT" in answers(app)[0]
     query = address_of(app)
     assert (query["perplexity"], query["tasks"]) == (["1.5"], ["0.25"])
     assert answers(opened("compare", **query)) == answers(app)
@@ -127,13 +127,13 @@ def test_the_runs_stand_side_by_side_in_their_own_colours():
     assert [trace["y"][0] for trace in across] == [2.0] * 3 + [35.0] * 3  # half of the unedited model's 70
 
 
-def test_a_run_that_ended_early_is_said_to_have(monkeypatch, tmp_path, tiny_folder, statistics_text):
+def test_a_run_that_was_stopped_is_said_to_have_been(monkeypatch, tmp_path, tiny_folder, statistics_text):
     early = MadeUp("MEMIT", {0: 1, 600: 1.5}, planned=1200)
     folder = made_up_runs.recorded(tmp_path, [early, SOUND], tiny_folder, statistics_text)
     monkeypatch.setattr("encore_core.runs.recorded.RECORDED", folder)
     app = opened("compare", run=["recorded-memit", "recorded-encore"])
-    assert "MEMIT ended early, after 600 of 1,200 edits." in markup(app)
-    assert "ended early, after 600 of 1,200" in markup(app)
+    assert "MEMIT was stopped after 600 of 1,200 edits." in markup(app)
+    assert ">stopped after 600 of 1,200</td>" in markup(app)
 
 
 def test_runs_of_which_little_is_known_are_answered_with_that(monkeypatch, recorded_folder):

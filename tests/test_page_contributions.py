@@ -181,7 +181,7 @@ def test_recorded_runs_are_seen_at_once_and_no_model_is_loaded(with_recorded):
     assert names_in(before_and_after) == {"input", "attention", "MLP", "edited MLP"} == names_in(difference)
     first, second = before_and_after["layouts"]["wide"]["annotations"]
     assert "as loaded" in first["text"] and "after 10 edits" in second["text"] and "MEMIT" in second["text"]
-    assert "after 10 edits the edited MLPs (layers 0–1) write" in words(app)
+    assert "as loaded the edited MLPs (layers 0–1) write" in words(app)
     assert "visitor" not in app.session_state
 
 

@@ -98,10 +98,9 @@ def test_a_run_without_a_checkpoint_has_no_line_for_it():
 
 def test_which_layer_grew_most_and_by_how_much():
     assert findings.growth(norms_frame(), LINES, 100) == (
-        "After 100 edits layer 2 has grown most: by 80.0 % (× 1.80) under MEMIT and by 20.0 % (× 1.20) under ENCORE. "
-        "The layers that are not edited did not move."
+        "Layer 2, the last one edited, grows most, to × 1.80 with MEMIT and × 1.20 with ENCORE after 100 edits."
     )
-    assert "by 40.0 % (× 1.40) under MEMIT and by 10.0 %" in findings.growth(norms_frame(), LINES, 50)
+    assert "to × 1.40 with MEMIT and × 1.10 with" in findings.growth(norms_frame(), LINES, 50)
     assert "no matrix has grown" in findings.growth(norms_frame(), LINES, 0)
 
 
@@ -111,9 +110,12 @@ def test_it_says_so_when_runs_differ_in_layer_or_when_other_layers_move():
     frame.loc[(frame["run"] == "b") & (frame["layer"] == 7) & (frame["edits"] == 100), "ratio"] = 1.003
     told = findings.growth(frame, LINES, 100)
     assert (
-        "MEMIT, after 100 edits, layer 2, by 80.0 %" in told and "ENCORE, after 100 edits, layer 1, by 50.0 %" in told
+        told == "The edited layer that grows most is layer 2, × 1.80 with MEMIT after 100 edits; layer 1, × 1.50 with "
+        "ENCORE after 100 edits."
     )
-    assert told.endswith("The layers that are not edited moved by at most 0.3 % (ENCORE).")
+    grown = [findings.grown(frame, line, 100) for line in LINES]
+    assert findings.unedited(grown) == "The layers that are not edited moved by at most 0.3 % (ENCORE)."
+    assert findings.unedited(grown[:1]) == "The layers that are not edited did not move."
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
@@ -151,7 +153,7 @@ def test_recorded_runs_are_seen_at_once(with_recorded):
     over_edits, by_layer = figures(app)
     assert {"layer 0", "layer 1"} <= names_in(over_edits)
     assert names_in(by_layer) == {"as loaded", "after 4 edits", "after 10 edits", "edited layer"}
-    assert "After 10 edits" in words(app) and "The layers that are not edited did not move." in words(app)
+    assert "after 10 edits" in words(app) and "The layers that are not edited did not move." in words(app)
     assert "visitor" not in app.session_state
 
 
@@ -220,7 +222,7 @@ def test_the_usual_checkpoints_go_along_with_a_run(empty_store, tiny_folder, sta
     run_id = tiny_pages.run_in_progress(tiny_folder, statistics_text, checkpoints=3)
     app = opened("norms", run=run_id)
     assert app.multiselect(key="norms_at").value == [0, 4, 8]
-    assert "After 8 edits layer 0 has grown most: by 80.0 % (× 1.80) under MEMIT." in words(app)
+    assert "Layer 0 grows most, to × 1.80 with MEMIT after 8 edits." in words(app)
 
 
 def test_a_damaged_store_is_told(tmp_path):

@@ -164,6 +164,7 @@ def scores(
     *,
     at: int | None = None,
     height: int = 230,
+    fitted: bool = False,
 ) -> Chart:
     """Measures against edits: one panel per measure, a line per run.
 
@@ -175,6 +176,7 @@ def scores(
         colours: the theme's.
         at: edits marked by a vertical line.
         height: of a row of panels in pixels.
+        fitted: whether the axis of scores goes from 0 only as far as they do.
     """
     panels = Panels([(f"<b>{title}</b>",) * 2 for title in titles.values()], colours, height)
     most = TOLD_APART_POINTS if any(line.repeat for line in lines) else MARKED_POINTS
@@ -203,12 +205,14 @@ def scores(
                 hovertemplate=f"{label(line.name, 30)}  %{{customdata}}<extra></extra>",
             )
         if is_score:
-            panels.mark(number, at, pd.Series([0.0, 100.0]))
+            panels.mark(number, at, pd.Series([0.0, of_metric["value"].max() if fitted else 100.0]))
         else:
             panels.mark(number, at, of_metric["value"])
     scores_of_100 = [number for number in range(len(titles)) if number not in own]
     most = 3 if len(titles) in (5, 6) else 4
-    chart = panels.finished("", shared_y=False, columns=(most, 2), hundred=scores_of_100, outer_labels=True)
+    chart = panels.finished("", shared_y=False, columns=(most, 2), hundred=() if fitted else scores_of_100,
+                              outer_labels=True)  # fmt: skip
+    _fit(chart, scores_of_100 if fitted else (), list(titles), frame)
     if RATIO in titles:
         _make_ratio(chart, list(titles).index(RATIO), frame.loc[frame["metric"] == RATIO, "value"])
     return chart
@@ -266,6 +270,15 @@ def hovers(part: pd.DataFrame, digits: int) -> list[str]:
         + (f" ({row.low:.{digits}f} to {row.high:.{digits}f}, n {row.n:.0f})" if row.low == row.low else "")
         for row in part.itertuples()
     ]
+
+
+def _fit(chart: Chart, numbers: Sequence[int], metrics: Sequence[str], frame: pd.DataFrame) -> None:
+    """Axes from 0 as far as scores go, with the room of a mark below and above."""
+    for number in numbers:
+        of_metric = frame.loc[frame["metric"] == metrics[number]]
+        most = float(of_metric.reindex(columns=["value", "high"]).max(axis=None)) or 1.0
+        for layout in chart.layouts:
+            layout[f"yaxis{number + 1 if number else ''}"]["range"] = [-0.04 * most, 1.06 * most]
 
 
 def _make_ratio(chart: Chart, number: int, values: pd.Series) -> None:

@@ -20,7 +20,7 @@ STILL = 5e-5
 
 
 def growth(norms: pd.DataFrame, lines: Sequence[Line], at: int) -> str:
-    """Which edited layer has grown most in each run, and what the other layers did.
+    """Which edited layer has grown most in each run.
 
     Args:
         norms: columns run, edits, layer, ratio.
@@ -34,23 +34,28 @@ def growth(norms: pd.DataFrame, lines: Sequence[Line], at: int) -> str:
     same = {(one.layer, one.edits) for one in told}
     if len(same) == 1 and all(math.isfinite(one.ratio) for one in told):
         [(layer, edits)] = same
-        parts = [f"{_by(one.ratio)}{_times(one.ratio)} under {one.name}" for one in told]
-        first = f"After {edits:,} edit{'s' * (edits != 1)} layer {layer} has grown most: {_listed(parts)}."
-    else:
-        parts = [f"{one.name}, after {one.edits:,} edits, {_most(one)}" for one in told]
-        first = f"The edited layer that has grown most: {'; '.join(parts)}."
-    return f"{first} {_others(told)}"
+        parts = [f"{'to ' * (not place)}{_times(one.ratio)} with {one.name}" for place, one in enumerate(told)]
+        which = f"Layer {layer}{', the last one edited,' * all(one.is_last for one in told)}"
+        return f"{which} grows most, {_listed(parts)} after {edits:,} edit{'s' * (edits != 1)}."
+    parts = [f"{_most(one)} with {one.name} after {one.edits:,} edit{'s' * (one.edits != 1)}" for one in told]
+    return f"The edited layer that grows most is {'; '.join(parts)}."
 
 
 @dataclass(frozen=True)
 class Growth:
-    """A run's edited layer that has grown most, and the largest |ratio − 1| of layers that it does not edit."""
+    """A run's edited layer that has grown most, and how far those that are not edited moved.
+
+    Attributes:
+        moved: the largest |ratio − 1| of layers that are not edited.
+        is_last: whether the layer is the last one of several that are edited.
+    """
 
     name: str
     edits: int
     layer: int
     ratio: float
     moved: float
+    is_last: bool
 
 
 def grown(norms: pd.DataFrame, line: Line, at: int) -> Growth | None:
@@ -67,28 +72,23 @@ def grown(norms: pd.DataFrame, line: Line, at: int) -> Growth | None:
     row = edited[broken].iloc[0] if broken.any() else edited.loc[edited["ratio"].idxmax()]
     ratio = math.nan if broken.any() else float(row["ratio"])
     moved = float((others["ratio"] - 1).abs().max(skipna=False)) if len(others) else 0.0
-    return Growth(line.name, int(row["edits"]), int(row["layer"]), ratio, moved)
-
-
-def _by(ratio: float) -> str:
-    """A ratio as a change: "by 15.9 %"; negative for a matrix that shrank."""
-    if abs(ratio - 1) < STILL:
-        return "not at all"
-    return f"by {100 * (ratio - 1):.2g} %" if abs(ratio - 1) < 0.1 else f"by {100 * (ratio - 1):.1f} %"
+    is_last = len(line.layers) > 1 and int(row["layer"]) == max(line.layers)
+    return Growth(line.name, int(row["edits"]), int(row["layer"]), ratio, moved, is_last)
 
 
 def _times(ratio: float) -> str:
-    """The same as the chart has it, where it is more than a little: " (× 2.10)"."""
-    return f" (× {ratio:.2f})" if ratio >= 1.1 else ""
+    """A ratio as the chart has it: "× 2.10", with more digits where it is near 1."""
+    return f"× {ratio:.2f}" if abs(ratio - 1) >= 0.1 else f"× {ratio:.4f}"
 
 
 def _most(one: Growth) -> str:
     if not math.isfinite(one.ratio):
         return f"layer {one.layer}, whose norm is no longer a number"
-    return f"layer {one.layer}, {_by(one.ratio)}"
+    return f"layer {one.layer}, {_times(one.ratio)}"
 
 
-def _others(told: Sequence[Growth]) -> str:
+def unedited(told: Sequence[Growth]) -> str:
+    """What the layers did that are not edited, in a sentence."""
     worst = max(told, key=lambda one: math.inf if math.isnan(one.moved) else one.moved)
     if worst.moved < STILL:
         return "The layers that are not edited did not move."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import streamlit as st
 
 from dashboard.charts.downstream import MEAN, in_panels
 from dashboard.charts.runs import RATIO, Line
+from dashboard.reading import run_words
 from dashboard.reading.run_words import BOOTSTRAP, BY_TASKS, EDITING, MEASURES, TASKS_UNSURE, WILSON, Measure, in_order
 from encore_core.measures import intervals
 from encore_core.measures.intervals import Interval
@@ -149,6 +150,11 @@ def lines(runs: Sequence[RunInfo]) -> list[Line]:
         name = run.method if methods.count(run.method) == 1 else _told_apart(run, runs)
         found.append(Line(run.id, run.method, name, run.layers, repeat))
     return found
+
+
+def gaps(runs: Sequence[RunInfo], parts: Mapping[str, str]) -> str:
+    """Where lines of a chart of these runs break, see `run_words.gaps`."""
+    return run_words.gaps(read("checkpoints", runs), {line.run: line.name for line in lines(runs)}, parts)
 
 
 def _told_apart(run: RunInfo, runs: Sequence[RunInfo]) -> str:

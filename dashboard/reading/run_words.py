@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import pandas as pd
 
 from dashboard.charts.downstream import MEAN
 from encore_core.errors import InputError
@@ -295,6 +297,38 @@ def left_out(told: Sequence[str]) -> list[str]:
         + (", because measuring would have exceeded its cap." if reason == COSTLY else f": {reason}")
         for (part, reason), count in counts.items()
     ]
+
+
+HEALTH_PARTS = {"perplexity": "perplexity", "downstream": "the tasks"}
+"""What a checkpoint measures of a model's health: name in the store → in words."""
+
+PARTS = HEALTH_PARTS | {"scores": "the scores", "generated": "what the model generates"}
+MOST_NAMED = 4
+"""Checkpoints; more are counted."""
+
+
+def gaps(checkpoints: pd.DataFrame, names: Mapping[str, str], parts: Mapping[str, str]) -> str:
+    """Where lines of a chart break because something was not measured at a checkpoint, and why; "" for nowhere.
+
+    Args:
+        checkpoints: run, edits, left_out, as in `series.checkpoints`.
+        names: run → what the chart calls it.
+        parts: those that the chart shows, of `PARTS`.
+    """
+    found: dict[tuple[str, str, str], list[int]] = {}
+    for row in checkpoints.sort_values("edits").itertuples():
+        for part, reason in json.loads(row.left_out).items():
+            if part in parts and row.run in names:
+                found.setdefault((part, names[row.run], reason), []).append(int(row.edits))
+    told = []
+    for (part, name, reason), edits in found.items():
+        *first, last = (f"{at:,}" for at in edits)
+        after = f"after {', '.join(first)}{' and ' * bool(first)}{last} edits" if len(edits) <= MOST_NAMED else \
+            f"at {len(edits)} checkpoints"  # fmt: skip
+        why = "measuring would have exceeded its share of the run's time" if reason == COSTLY else reason.rstrip(".")
+        told.append(f"With {name}, {parts[part]} {'was' if part in ('perplexity', 'generated') else 'were'} not "
+                    f"measured {after}: {why}.")  # fmt: skip
+    return " ".join(told)
 
 
 def duration(seconds: float | None) -> str:

@@ -23,7 +23,7 @@ from encore_core.runs.recorded import recorded_runs
 HEADING = "What repeated editing does to a model"
 PANELS = {
     RATIO: "Perplexity, × unedited (log)",
-    MEAN: "Tasks: mean F1, × 100",
+    MEAN: "Mean F1 of the tasks (0–100)",
     "norm_ratio": "Largest ‖W‖ / ‖W₀‖",
 }
 """Measure → title of its panel."""

@@ -116,7 +116,9 @@ def _start() -> tuple[str, Sequence[str]]:
         return body, ("", "")
     health, lines = run_frames.health(runs), run_frames.lines(runs)
     panels = start_content.panels(health)
-    light, dark = (run_charts.scores(health, lines, panels, palette, height=300) for palette in (LIGHT, DARK))
+    light, dark = (
+        run_charts.scores(health, lines, panels, palette, height=300, fitted=True) for palette in (LIGHT, DARK)
+    )
     names, variables = _named_colours([[trace.line.color for trace in chart.figure.data] for chart in (light, dark)])
     drawn = static_chart.markup(light, [html.escape(title) for title in panels.values()], names, figure.NARROW,
                                 figure.SLIM)  # fmt: skip

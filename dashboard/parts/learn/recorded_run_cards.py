@@ -148,7 +148,7 @@ def _health(runs: Sequence[RunInfo], at: int, commands: Sequence[str]) -> None:
     health = run_frames.health(runs)
     titles = start_content.panels(health)
     chart_card.show(
-        partial(run_charts.scores, health, run_frames.lines(runs), titles, at=at),
+        partial(run_charts.scores, health, run_frames.lines(runs), titles, at=at, fitted=True),
         key="learn health",
         heading="What the models have lost",
         aside=f"dotted line: after {at:,} edits",

@@ -61,7 +61,8 @@ def draw(lines: Lines, courses: Sequence[Course]) -> None:
     """The controls of the lines, and the edits until each is crossed."""
     widgets.heading(
         "Edits until collapse",
-        "between which checkpoints a model crosses a threshold for good; the unedited model is × 1 and 100 %",
+        "A range names the checkpoints between which a model crosses the threshold and does not come back. Unedited "
+        "models are at × 1 and 100 %.",
     )
     with st.container(horizontal=True, key="collapse_lines"):
         st.segmented_control(
@@ -80,8 +81,8 @@ def draw(lines: Lines, courses: Sequence[Course]) -> None:
 
 
 def _edits(one: Course) -> str:
-    if one.ended_early:
-        return f"ended early, after {one.done:,} of {one.planned:,}"
+    if one.cut_short:
+        return f"{one.cut_short} after {one.done:,} of {one.planned:,}"
     return f"{one.done:,}" if one.done == one.planned else f"{one.done:,} of {one.planned:,} so far"
 
 

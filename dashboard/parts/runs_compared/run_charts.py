@@ -18,7 +18,8 @@ from dashboard.charts.runs import RATIO
 from dashboard.charts.small_multiples import Row
 from dashboard.elements import chart_cache, figure, widgets
 from dashboard.parts.runs_compared.view import View
-from dashboard.reading.run_words import MEASURES, SUBSETS
+from dashboard.reading import run_frames
+from dashboard.reading.run_words import MEASURES, PARTS, SUBSETS
 
 FARE, NORMS = "How the models fare", "Norm of the edited matrices, layer by layer"
 GENERATED = ("generated_edit_contained", "generation_efficacy")
@@ -88,7 +89,7 @@ def draw_fare(view: View, found: Mapping[str, Chart], shown: Sequence[Row], abov
     )
     if FARE in found:
         _draw(view, found, FARE, 1, view.subset, f"values after {view.at:,} edits are in the table below")
-        st.caption(_meanings(shown))
+        st.caption(f"{_meanings(shown)} {run_frames.gaps(view.runs, PARTS)}".strip())
 
 
 def _meanings(rows: Sequence[Row]) -> str:

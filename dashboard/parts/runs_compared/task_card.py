@@ -13,7 +13,7 @@ from dashboard.charts import downstream as charts
 from dashboard.elements import chart_card, widgets
 from dashboard.parts.runs_compared.view import View
 from dashboard.reading import run_frames
-from dashboard.reading.run_words import left_out
+from dashboard.reading.run_words import HEALTH_PARTS
 from dashboard.visitors.messages import Message
 from encore_core.measures.downstream import PROTOCOLS
 from encore_core.runs import RunInfo
@@ -69,27 +69,28 @@ def draw(
         above=above,
     )
     if have:
-        widgets.notice(Message("info", f"{_certainty(raw, have)} {GUESSING}"))
+        widgets.notice(Message("info", f"{_certainty(raw, have, view)} {GUESSING}"))
         st.caption(f"Protocol · {PROTOCOLS[view.metric]}.")
-    cut = left_out(run_frames.read("checkpoints", have)["left_out"]) if have else []
-    for line in cut:
-        if line.startswith("downstream"):
-            st.caption(f"Of these runs, {line}")
+    said = run_frames.gaps(view.runs, HEALTH_PARTS)
+    if said:
+        st.caption(said)
 
 
-def _certainty(frame: pd.DataFrame, have: Sequence[RunInfo]) -> str:
+def _certainty(frame: pd.DataFrame, have: Sequence[RunInfo], view: View) -> str:
     """How many tests there were, and how far a figure can be off.
 
     Args:
         frame: the series `downstream`.
         have: the runs in it.
+        view: what they are called.
     """
     counts = frame.loc[frame["metric"] == "n", "value"]
     fewest, most = int(counts.min()), int(counts.max())
     tests = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     said = f"{tests} tests per task: one test is {100 / fewest:.3g} points of accuracy."
     known = set(frame.loc[frame["low"].notna(), "run"].astype(str))
-    without = [run.id for run in have if run.id not in known]
+    names = dict(zip(view.ids, view.names, strict=True))
+    without = [names[run.id] for run in have if run.id not in known]
     if known:
         said += (
             " Bands and brackets are 95 % intervals by a bootstrap over tests, seeded; that of the mean follows from "

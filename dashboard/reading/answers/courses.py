@@ -22,6 +22,8 @@ PERPLEXITIES = (1.5, 2.0, 5.0, 10.0)
 SHARES = (0.75, 0.5, 0.25)
 """Lines to choose from."""
 
+_ENDS = {"interrupted": "stopped", "cancelled": "stopped", "failed": "failed"}
+
 
 @dataclass(frozen=True)
 class Lines:
@@ -40,8 +42,13 @@ class Lines:
         return "halved" if self.tasks == 0.5 else f"down to {100 * self.tasks:g} %"
 
     @property
-    def perplexity_risen(self) -> str:
-        return "doubles" if self.perplexity == 2 else f"reaches × {self.perplexity:g}"
+    def tasks_fall(self) -> str:
+        share = "half" if self.tasks == 0.5 else f"{100 * self.tasks:g} % of"
+        return f"fall below {share} their starting score"
+
+    @property
+    def perplexity_rises(self) -> str:
+        return f"passes {'twice' if self.perplexity == 2 else f'{self.perplexity:g} times'} its starting value"
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class Course:
     Attributes:
         name: the run's, beside the others.
         done, planned: edits.
-        ended: whether no more edits will come.
+        status: of the run.
         perplexity, tasks: where each crosses its line; None where it was not measured.
         ratios: perplexity as a ratio, by edits.
         tasks_line: the mean of the tasks that is not to be reached; None where the unedited model was not asked.
@@ -60,7 +67,7 @@ class Course:
     name: str
     done: int
     planned: int
-    ended: bool
+    status: str
     perplexity: Crossing | None
     tasks: Crossing | None
     ratios: tuple[tuple[int, float], ...] = ()
@@ -105,8 +112,12 @@ class Course:
         return any(one.came_back for one in self.measured)
 
     @property
-    def ended_early(self) -> bool:
-        return self.ended and self.done < self.planned
+    def cut_short(self) -> str:
+        """Why no more edits will come before all are made, as a verb; "" where all were made, or more may come.
+
+        A run that was stopped has not collapsed.
+        """
+        return _ENDS.get(self.status, "") if self.done < self.planned else ""
 
     def outlasts(self, other: Course) -> bool:
         return self.span[0] >= other.span[1]
@@ -131,7 +142,7 @@ def courses(runs: Sequence[RunInfo], names: Sequence[str], frame: pd.DataFrame, 
         fallen = None if line is None else crossing(_with_rough_ends(tasks, run), line, falls=True)
         course = tuple((int(row.edits), float(row.value)) for row in ratios.sort_values("edits").itertuples())
         risen = crossing(ratios, lines.perplexity)
-        found.append(Course(name, run.done, run.n_edits, run.ended, risen, fallen, course, line))
+        found.append(Course(name, run.done, run.n_edits, run.status, risen, fallen, course, line))
     return found
 
 

@@ -66,11 +66,12 @@ def _figures(known: Sequence[Standing]) -> str:
     if len(moments) == 1:
         [(before, after, share)] = moments
         parts = listed(f"{percent(one.after)} with {one.pair.line.name}" for one in known)
-        since = "" if before == after else f"; {moment(before)} they write {share}"
-        return f"{moment(after)} {who} write {parts.replace(' with', ' of the stream with', 1)}{since}"
+        if before == after:
+            return f"{moment(after)} {who} write {parts.replace(' with', ' of the stream with', 1)}"
+        return f"{moment(before)} {who} write {share} of the stream; {moment(after)}, {parts}"
     parts = [
-        f"{percent(one.after)} {moment(one.pair.after)} with {one.pair.line.name}, {percent(one.before)} "
-        f"{moment(one.pair.before)}"
+        f"{percent(one.before)} {moment(one.pair.before)}, {percent(one.after)} {moment(one.pair.after)} with "
+        f"{one.pair.line.name}"
         for one in known
     ]
     return f"{who} write this share of the stream: {'; '.join(parts)}"
@@ -82,7 +83,9 @@ def _even(known: Sequence[Standing]) -> str:
     said = [f"an even share for {n} of {of} sublayers is {percent(n / of)}" for n, of in sorted(sizes)]
     best = min(known, key=lambda one: one.place)
     rank = "is the largest of all" if best.place == 1 else f"ranks {_ordinal(best.place)} of {best.sublayers}"
-    return f"{sentence(listed(said))}; the largest edited one, {best.largest_edited}, {rank}."
+    return (
+        f"{sentence(listed(said))}; the largest edited one, {best.largest_edited} with {best.pair.line.name}, {rank}."
+    )
 
 
 def _ordinal(number: int) -> str:

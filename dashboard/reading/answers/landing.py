@@ -1,4 +1,4 @@
-"""Where does the growth land? In which layers, and in how far beyond the edited ones. Norms are exact: no intervals."""
+"""Where does the norm grow? In which layer most, and whether beyond the edited ones. Norms are exact: no intervals."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ HARDLY = 0.01
 """Growth by less than a hundredth of the norm."""
 
 
-def answer(norms: pd.DataFrame, lines: Sequence[Line], at: int) -> Answer:
-    """Where the growth lands.
+def answer(norms: pd.DataFrame, lines: Sequence[Line], at: int, damage: str = "") -> Answer:
+    """Where the norm grows.
 
     Args:
         norms: columns run, edits, layer, ratio.
         lines: the runs.
         at: edits; for a run without such a checkpoint, the last one before it.
+        damage: whether growth orders the damage, see `order.answer`.
     """
     grown = [one for one in (findings.grown(norms, line, at) for line in lines) if one is not None]
     if not grown:
         return Answer("nothing edited", findings.growth(norms, lines, at))
-    told = findings.growth(norms, lines, at)
     most = max(one.edits for one in grown)
     largest = max((one.ratio for one in grown), key=lambda ratio: math.inf if math.isnan(ratio) else ratio)
     if any(not abs(one.moved) < findings.STILL for one in grown):
@@ -36,14 +36,6 @@ def answer(norms: pd.DataFrame, lines: Sequence[Line], at: int) -> Answer:
         outcome = "too few edits" if most < FEW_EDITS else "hardly anywhere"
         first = "Too few edits to tell." if most < FEW_EDITS else "Hardly anywhere."
     else:
-        layers = {
-            (one.layer, max(line.layers)) for one, line in zip(grown, _with_growth(norms, lines, at), strict=True)
-        }
-        last = all(layer == end for layer, end in layers)
-        outcome = "edited layers"
-        first = "In the edited layers alone" + (", and in the last of them most." if last else ".")
-    return Answer(outcome, f"{first} {told}", published.landing(outcome))
-
-
-def _with_growth(norms: pd.DataFrame, lines: Sequence[Line], at: int) -> list[Line]:
-    return [line for line in lines if findings.grown(norms, line, at) is not None]
+        outcome, first = "edited layers", ""
+    parts = (first, findings.growth(norms, lines, at), damage, findings.unedited(grown))
+    return Answer(outcome, " ".join(part for part in parts if part), published.landing(outcome))

@@ -157,7 +157,7 @@ def answer(
         raw: the series `downstream`.
         models: names of the runs' models.
     """
-    perplexity = _perplexity(frame, lines)
+    perplexity, further = _perplexity(frame, lines), []
     if not found:
         return Answer(
             "no tasks",
@@ -166,30 +166,44 @@ def answer(
     lost = [one for one in found if one.lost]
     kept = [one for one in found if not one.lost]
     if lost:
-        outcome, first = "some lost" if kept else "lost", _first(found)
+        outcome, (first, *further) = "some lost" if kept else "lost", _sentences(found)
     elif max(one.edits for one in found) < FEW_EDITS:
-        outcome, first = "too few edits", "Too few edits to tell"
+        outcome, first = "too few edits", "Too few edits to tell."
     else:
-        outcome, first = "nothing lost", "In the tasks, nothing significant"
-    paper = published.lost(outcome, [one.name for one in kept], models)
-    notes = " ".join(note for note in (guesses(raw, models), paper) if note)
-    return Answer(outcome, " ".join(part for part in (f"{first}.", _figures(found), perplexity) if part), notes)
+        outcome, first = "nothing lost", "In the tasks, nothing significant."
+    parts = (first, guesses(raw, models), *further, _figures(found), perplexity)
+    fallen = [one.name for one in found if one.high < 0]
+    paper = published.lost(outcome, [one.name for one in kept], fallen, models)
+    return Answer(outcome, " ".join(part for part in parts if part), paper)
 
 
-def _first(found: Sequence[Loss]) -> str:
+def _sentences(found: Sequence[Loss]) -> list[str]:
     """Whether it still answers at all, where it does not; then how much of its skill is gone."""
     skill = _how_much([one for one in found if one.high < 0], [one for one in found if one.high >= 0])
     odd = [one for one in found if one.answers_less]
     if not odd:
-        return skill
+        return [f"{skill}."]
     silent = [one.name for one in odd if one.no_option[1] > one.n / 2]
     lead = f"With {listed(silent)} the model stops answering" if silent else "The model answers less often"
-    first, *others = odd
-    parts = listed([
-        f"{first.no_option[1]} of {first.n} answers to the tasks with {first.name}",
-        *(f"{one.no_option[1]} of {one.n} with {one.name}" for one in others),
-    ])  # fmt: skip
-    return f"{lead}: {parts} are none of the options. {skill}"
+    return [f"{lead}: {_no_options(odd)}.", f"{skill}."]
+
+
+def _no_options(odd: Sequence[Loss]) -> str:
+    """How many answers are none of the options, and were before; what is the same for all runs is said once."""
+    [first, *others], what = odd, "answers are none of the allowed options with"
+    before, after = first.no_option
+    if len({(one.edits, one.n, one.no_option[0]) for one in odd}) == 1:
+        parts = [
+            f"{after} of {first.n} {what} {first.name}",
+            *(f"{one.no_option[1]} with {one.name}" for one in others),
+        ]
+        was = f"{before or 'none'} {'was' if before == 1 else 'were'}"
+        return f"after {first.edits:,} edits, {listed(parts)}; before editing, {was}"
+    return listed(
+        f"{one.no_option[1]} of {one.n} {what if one is first else 'with'} {one.name} after {one.edits:,} edits "
+        f"({one.no_option[0]} before)"
+        for one in odd
+    )
 
 
 def _how_much(lost: Sequence[Loss], kept: Sequence[Loss]) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from dashboard.charts.labels import minus
 from dashboard.charts.runs import RATIO
-from dashboard.reading.answers.answer import times
+from dashboard.reading.answers.answer import Z, times
 from dashboard.reading.run_words import belongs
 from encore_core.runs import RunInfo
 
@@ -18,7 +18,7 @@ FEWEST = 4
 """Runs; with fewer nothing is said of an order."""
 
 STRONG = 0.8
-"""Rank correlation from which on growth is said to order the damage."""
+"""Rank correlation from which on growth is said to order the damage, if its 95 % interval excludes 0."""
 
 
 @dataclass(frozen=True)
@@ -75,17 +75,29 @@ def answer(edits: int, model: str, found: Sequence[Fate]) -> str:
     rank = float(frame["growth"].rank().corr(frame["perplexity"].rank()))
     if math.isnan(rank):  # all alike
         return ""
-    told_rank = minus(f"{rank:.2f}")
+    low, high = _ends(rank, len(found))
+    told_rank = minus(f"{rank:.2f}" + (f" (95 %: {low:.2f} to {high:.2f})" if low < high else ""))
     most_grown, most_hurt = (max(found, key=lambda one: getattr(one, name)) for name in ("growth", "perplexity"))
-    first = "The more a model grows, the more it loses" if rank >= STRONG else \
-        "Growth alone does not tell which model loses most"  # fmt: skip
-    told = (
-        f"{first}: over {len(found)} methods after {edits:,} edits of {model}, growth and perplexity have a rank "
-        f"correlation of {told_rank}. The norm grows most with {most_grown.method} ({times(most_grown.growth)}"
-    )
+    few = f": {len(found)} methods are too few to tell an order" if low <= 0 <= high else ""
+    rank_told = f"The rank correlation of growth and perplexity over {len(found)} methods is {told_rank}{few}."
+    when = f"after {edits:,} edits of {model}, the norm grows most with {most_grown.method} ({times(most_grown.growth)}"
     if most_grown is most_hurt:
-        return f"{told}), and so does perplexity ({times(most_grown.perplexity)})."
+        first = "The more a model grows, the more it loses" if rank >= STRONG and not few else \
+            "Growth alone does not tell how much a model loses"  # fmt: skip
+        return f"{first}: {when}), and so does perplexity ({times(most_grown.perplexity)}). {rank_told}"
     return (
-        f"{told}; perplexity {times(most_grown.perplexity)}), and perplexity rises most with {most_hurt.method} "
-        f"({times(most_hurt.perplexity)}; norm {times(most_hurt.growth)})."
+        f"Growth alone does not tell which model loses most: {when}; perplexity {times(most_grown.perplexity)}), but "
+        f"perplexity rises most with {most_hurt.method} ({times(most_hurt.perplexity)}; norm "
+        f"{times(most_hurt.growth)}). {rank_told}"
     )
+
+
+def _ends(rank: float, n: int) -> tuple[float, float]:
+    """The 95 % interval of a rank correlation of n pairs (Bonett and Wright 2000, doi:10.1007/BF02294183).
+
+    Of a perfect one, of which nothing is known but its value, that value.
+    """
+    if abs(rank) >= 1:
+        return rank, rank
+    half = Z * math.sqrt((1 + rank**2 / 2) / (n - 3))
+    return math.tanh(math.atanh(rank) - half), math.tanh(math.atanh(rank) + half)

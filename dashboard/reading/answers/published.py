@@ -18,15 +18,15 @@ SMALLEST = 1.5
 """Billions of parameters of the smallest model of the paper."""
 
 
-def _why(models: Sequence[str]) -> str:
-    """Why results may differ."""
+def _why(models: Sequence[str], what: str) -> str:
+    """Why results may differ; `what` says in which way they do."""
     small = sorted({name for name in models if SIZES.get(name, SMALLEST) < SMALLEST})
     if not small:
         return "Other models, facts and settings may come out otherwise."
     sizes = listed(f"{name} has {SIZES[name]:g} billion" for name in small)
     return (
         f"Its models have {SMALLEST:g} to 8 billion parameters, {sizes}: the same edits must fit into far smaller "
-        "matrices, which may be why."
+        f"matrices. That may explain why {what} here and not in the paper."
     )
 
 
@@ -40,7 +40,8 @@ def survival(outcome: str, collapsed: Sequence[str], models: Sequence[str]) -> s
     """
     if any(name.startswith("ENCORE") for name in collapsed):
         return (
-            f"The paper reports 10,000 edits of {MODELS} by ENCORE without loss in its downstream tasks. {_why(models)}"
+            f"The paper reports 10,000 edits of {MODELS} by ENCORE without loss in its downstream tasks. "
+            f"{_why(models, 'ENCORE fails')}"
         )
     if outcome in ("too few edits", "all survive"):
         return "The paper's results are after 10,000 edits; damage adds up from batch to batch."
@@ -53,7 +54,7 @@ def dominance(outcome: str) -> str:
         return ""
     return (
         f"The paper finds that they do on {MODELS} after 10,000 edits: the edited layers write a much larger part of "
-        "the stream, which it calls importance hacking."
+        "the stream and outvote the rest, which it calls importance hacking."
     )
 
 
@@ -64,16 +65,19 @@ def landing(outcome: str) -> str:
     return ""
 
 
-def lost(outcome: str, kept: Sequence[str], models: Sequence[str]) -> str:
+def lost(outcome: str, kept: Sequence[str], fallen: Sequence[str], models: Sequence[str]) -> str:
     """What the paper says of tasks.
 
     Args:
         outcome: of `lost.answer`.
         kept: names of the runs that lost nothing beyond chance.
+        fallen: names of those whose mean fell beyond chance.
         models: of the runs.
     """
     if outcome in ("lost", "some lost") and not any(name.startswith("ENCORE") for name in kept):
-        return f"The paper's ENCORE keeps its tasks over 10,000 edits of {MODELS}. {_why(models)}"
+        paper = f"The paper's ENCORE keeps its scores in the tasks over 10,000 edits of {MODELS}."
+        differs = any(name.startswith("ENCORE") for name in fallen)
+        return f"{paper} {_why(models, 'ENCORE loses skill in them')}" if differs else paper
     if outcome in ("too few edits", "nothing lost"):
         return "The paper finds that earlier methods than ENCORE degrade its models over thousands of edits."
     return ""
@@ -95,6 +99,8 @@ def answer(
     sure: Sequence[tuple[str, int, int]],
     most_edits: int,
     *,
+    table: int,
+    models: Sequence[str],
     about_mpes: bool,
 ) -> Answer | None:
     """Does it match what was published?
@@ -103,6 +109,8 @@ def answer(
         made: (model of the paper, comparisons that come out alike, comparisons made), of `paper_tables.agreement`.
         sure: the same of those that differ here by more than chance.
         most_edits: of the runs compared.
+        table: number of the paper's table.
+        models: of the runs compared.
         about_mpes: whether comparisons are of with and without MPES, not of two methods.
 
     Returns:
@@ -115,9 +123,9 @@ def answer(
     if not n:
         outcome = "cannot be told"
         text = (
-            f"These runs cannot answer that: of {_comparisons(all_made, about_mpes)}, none differs significantly here, "
-            f"after {most_edits:,} edits. By the figures alone {all_alike} come{'s' * (all_alike == 1)} out as in the "
-            f"paper and {all_made - all_alike} the other way round."
+            f"These runs cannot answer that: none of {_comparisons(all_made, about_mpes)} differs significantly here "
+            f"after {most_edits:,} edits, so it may be chance that {all_alike} come{'s' * (all_alike == 1)} out as in "
+            f"the paper and {all_made - all_alike} the other way round."
         )
     else:
         outcome, first = _match(alike, n)
@@ -127,7 +135,8 @@ def answer(
         text = f"{first}: {which} come{'s' * (alike == 1)} out as in the paper ({parts})."
     if most_edits < FEW_EDITS:
         outcome, text = "too few edits", f"Too few edits to tell: {most_edits:,} here, 10,000 in the paper. {text}"
-    return Answer(outcome, text)
+    theirs, ours = (listed(dict.fromkeys(names)) for names in ([model for model, *_ in made], models))
+    return Answer(outcome, f"{text} The paper's table {table} is of {theirs}, these runs are of {ours}.")
 
 
 def _comparisons(n: int, about_mpes: bool) -> str:

@@ -45,30 +45,31 @@ def answer(frame: pd.DataFrame, arms: Mapping[str, str], known: Sequence[float] 
     gap = intervals.of_difference(without["probability"].tolist(), stopped["probability"].tolist())
     if gap is None or gap.n < FEWEST or gap.low is None:
         return Answer("too few facts", f"Too few facts to tell: {len(both)} in both runs.")
-    ends = minus(f"difference {gap.value:+.2f}, 95 %: {gap.low:+.2f} to {gap.high:+.2f}, n {gap.n}")
+    ends = minus(f"The difference is {gap.value:+.2f} (95 %: {gap.low:+.2f} to {gap.high:+.2f}, n {gap.n})")
     figures = (
         f"mean p {without['probability'].mean():.2f} without most-probable early stopping (MPES), "
         f"{stopped['probability'].mean():.2f} with it"
     )
-    steps = f"{without['steps'].mean():.1f} steps per fact against {stopped['steps'].mean():.1f}"
+    steps = f"a fact takes {without['steps'].mean():.1f} steps without MPES and {stopped['steps'].mean():.1f} with it"
+    figures = f"{figures}. {ends}; {steps}."
     paper = _paper()
     if not gap.excludes_zero:
         return Answer(
             "no difference",
-            f"Here it makes no significant difference: {figures} ({ends}); {steps}.",
+            f"Here it makes no significant difference: {figures}",
             paper,
         )
     if gap.value < 0:
-        return Answer("the other way", f"Not for this reason here: {figures} ({ends}); {steps}.", paper)
+        return Answer("the other way", f"Not for this reason here: {figures}", paper)
     longer = intervals.of_difference(without["steps"].tolist(), stopped["steps"].tolist())
     if not (longer.value > 0 and longer.excludes_zero):
         why = "Because edited facts become surer than they need to be, though not by more steps"
     elif without["steps"].mean() < LONG * stopped["steps"].mean():
-        why = "Because the search goes on after the answer is the most probable one"
+        why = "Because the search goes on after the answer is the most probable one, and overfits the fact"
     else:
-        why = "Because the search goes on long after the answer is the most probable one"
+        why = "Because the search goes on long after the answer is the most probable one, and overfits the fact"
     arms = without["probability"].tolist(), stopped["probability"].tolist()
-    return Answer("overfits", f"{why}: {figures} ({ends}); {steps}.{_beside_known(*arms, known)}", paper)
+    return Answer("overfits", f"{why}: {figures}{_beside_known(*arms, known)}", paper)
 
 
 def _beside_known(without: Sequence[float], stopped: Sequence[float], known: Sequence[float]) -> str:

@@ -6,7 +6,7 @@ not overlap.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import pandas as pd
 
@@ -75,7 +75,7 @@ def _all_alive(known: Sequence[Course], lines: Lines) -> Answer:
     if len(known) == 1:
         who = f"{known[0].name} survives {'its ' * (survived == reach)}{survived:,} edits"
     else:
-        who = "Both" if len(known) == 2 else f"All {len(known)}"
+        who = f"{'Both ' * (len(known) == 2)}{listed(one.name for one in known)}"
         who += (
             f" survive the {reach:,} edits that all have made" if survived == reach else f" survive {survived:,} edits"
         )
@@ -128,7 +128,8 @@ def _none_alive(collapsed: Sequence[Course], lines: Lines) -> Answer:
     told = f" Perplexity after {ratios[0]:,} edits: {by_ratio(ratios[1])}." if ratios else ""
     if len(collapsed) == 1:
         return Answer("none survives", f"It does not: {_falls(collapsed, lines)}.{told}")
-    first = "Neither of the two" if len(collapsed) == 2 else f"None of the {len(collapsed)}"
+    names = [one.name for one in collapsed]
+    first = f"Neither {' nor '.join(names)}" if len(names) == 2 else f"None of {listed(names)}"
     ranked = sorted(collapsed, key=lambda one: one.span, reverse=True)
     if all(ranked[0].outlasts(other) for other in ranked[1:]):
         return Answer(
@@ -152,7 +153,7 @@ def retained(scores: pd.DataFrame, runs: Sequence[RunInfo], names: Sequence[str]
         runs: those shown.
         names: what each is called beside the others.
     """
-    told, values = [], AtCheckpoints(scores)
+    told, values, counts = [], AtCheckpoints(scores), set()
     for metric, what in KEPT.items():
         # Without a true answer a fact has no magnitude, and its edit score says if the answer is the most probable one.
         known = metric != "edit_score" or _last_scores(values, runs, "magnitude") is not None
@@ -165,11 +166,22 @@ def retained(scores: pd.DataFrame, runs: Sequence[RunInfo], names: Sequence[str]
             sure = "" if one.low is None else f" ({which}{one.low:.0f} to {one.high:.0f})"
             shares.append(f"{one.value:.0f} %{sure} with {name}")
         told.append(f"{what} for {listed(shares)}")
-        sample = {one.n for one in found if one.n is not None}
-    if not told:
-        return ""
-    of = f"Of {sample.pop()} facts edited by then" if len(sample) == 1 else "Of the facts edited by then"
-    return f"{of}, the new answer is {', and '.join(told)}."
+        counts |= {(one.n, one.edits) for one in found}
+    return f"{_of_facts(counts)}, the new answer is {', and '.join(told)}." if told else ""
+
+
+def _of_facts(counts: Set[tuple[int | None, int]]) -> str:
+    """Of which facts something is said.
+
+    Args:
+        counts: how many were scored (None where that was not recorded), of how many that were edited.
+    """
+    n, edited = next(iter(counts)) if len(counts) == 1 else (None, 0)
+    if n is None:
+        return "Of the facts edited by then"
+    if n >= edited:
+        return f"Of the {edited:,} facts edited by then"
+    return f"In a sample of {n:,} of the {edited:,} facts edited by then"
 
 
 KEPT = {"edit_score": "ahead of the true one", "accuracy": "the most probable of all"}
@@ -201,8 +213,8 @@ def further(runs: Sequence[RunInfo], others: Sequence[RunInfo], health: pd.DataF
         ratios = health[(health["run"] == most.id) & (health["metric"] == RATIO) & (health["edits"] == most.done)]
         if len(ratios):
             told.append(
-                f"Another run of {run.method} went on to {most.done:,} edits: perplexity "
-                f"{times(float(ratios['value'].iloc[-1]))} ({most.id})."
+                f"Another {'recorded ' * most.recorded}run of {run.method} went on to {most.done:,} edits: perplexity "
+                f"{times(float(ratios['value'].iloc[-1]))}."
             )
     return " ".join(dict.fromkeys(told))
 
@@ -210,8 +222,8 @@ def further(runs: Sequence[RunInfo], others: Sequence[RunInfo], health: pd.DataF
 def _falls(runs: Sequence[Course], lines: Lines) -> str:
     """Where each collapses, in the words of the line that it crosses first."""
     parts = []
-    for said, what in ((lambda run: run.perplexity, f"perplexity {lines.perplexity_risen}"),
-                       (lambda run: run.tasks, f"tasks are {lines.tasks_fallen}")):  # fmt: skip
+    for said, what in ((lambda run: run.perplexity, f"perplexity {lines.perplexity_rises}"),
+                       (lambda run: run.tasks, f"tasks {lines.tasks_fall}")):  # fmt: skip
         of_line = [run for run in runs if run.collapse is said(run)]
         if of_line:
             parts.append(f"{what} {spans([(run.name, said(run)) for run in of_line])}")
@@ -234,7 +246,7 @@ def _tasks(known: Sequence[Course], lines: Lines) -> str:
         reach = min(one.tasks.reached for one in never)
         others = f" with {listed(one.name for one in never)}" if len(never) < len(known) else ""
         return _joined(f"The tasks are not {lines.tasks_fallen} within {reach:,} edits{others}.", said)
-    text = f"The tasks are {lines.tasks_fallen} {spans(fallen)}"
+    text = f"The tasks {lines.tasks_fall} {spans(fallen)}"
     if never:
         text += f", not within {min(one.tasks.reached for one in never):,} with {listed(one.name for one in never)}"
     return _joined(f"{text}.", said)
@@ -251,14 +263,16 @@ def _unsure(alive: Sequence[Course]) -> str:
 
 
 def _cut_short(found: Sequence[Course]) -> str:
-    """Which runs ended early."""
-    early: dict[tuple[int, int], list[str]] = {}
+    """Which runs were stopped, or failed, before all edits were made."""
+    early: dict[tuple[str, int, int], list[str]] = {}
     for one in found:
-        if one.ended_early:
-            early.setdefault((one.done, one.planned), []).append(one.name)
-    return " ".join(
-        f"{listed(names)} ended early, after {done:,} of {planned:,} edits." for (done, planned), names in early.items()
-    )
+        if one.cut_short:
+            early.setdefault((one.cut_short, one.done, one.planned), []).append(one.name)
+    told = []
+    for (how, done, planned), names in early.items():
+        be = "" if how == "failed" else "was " if len(names) == 1 else "were "
+        told.append(f"{listed(names)} {be}{how} after {done:,} of {planned:,} edits.")
+    return " ".join(told)
 
 
 def _ratios(known: Sequence[Course], reach: int) -> tuple[int, list[tuple[str, float]]] | None:
