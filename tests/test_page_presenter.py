@@ -66,7 +66,7 @@ def test_a_hall_sees_one_sentence_of_an_answer_and_the_rest_on_a_press():
         [found] = [html.body for html in app.get("html") if 'class="es-answer"' in html.body]
         return found
 
-    plain, shown = answer_of(opened("norms")), answer_of(opened("norms", present="1"))
+    plain, shown = answer_of(opened("compare")), answer_of(opened("compare", present="1"))
     first, rest = plain.split("</p>", 1)
     assert "es-more" not in plain and shown.startswith(first + "</p><details")
     assert rest.removesuffix("</div>") in shown and " open" not in shown.partition("<details")[2].partition(">")[0]
