@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -62,14 +63,13 @@ def test_presenting_goes_from_page_to_page_and_its_address_says_so():
 
 
 def test_a_hall_sees_one_sentence_of_an_answer_and_the_rest_on_a_press():
-    def answer_of(app) -> str:
-        [found] = [html.body for html in app.get("html") if 'class="es-answer"' in html.body]
-        return found
-
-    plain, shown = answer_of(opened("compare")), answer_of(opened("compare", present="1"))
-    first, rest = plain.split("</p>", 1)
-    assert "es-more" not in plain and shown.startswith(first + "</p><details")
-    assert rest.removesuffix("</div>") in shown and " open" not in shown.partition("<details")[2].partition(">")[0]
+    plain = markup(opened("contributions"))
+    shown = markup(opened("contributions", present="1"))
+    [first, rest] = re.search(
+        r'(<div class="es-answer".*?</p>)(<p class="es-(?:further|aside)">.*?)</div>', plain
+    ).groups()
+    assert "es-more" not in plain
+    assert f'{first}<details class="es-more"><summary>More figures</summary>{rest}</details></div>' in shown
 
 
 def test_on_learn_it_goes_through_the_steps_and_then_on():
