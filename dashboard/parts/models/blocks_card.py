@@ -11,7 +11,7 @@ from dashboard.charts import foretold as charts
 from dashboard.elements import chart_card, compute_button, widgets
 from dashboard.reading import foretold_rows
 from dashboard.reading.bundled_facts import bundled_facts
-from dashboard.reading.settings_fields import layers_text
+from dashboard.reading.findings import blocks
 from dashboard.visitors.models import usual_model_name
 from dashboard.visitors.visitor import Visitor
 from encore_core.editing.layer_costs import BlockCost, layer_costs, proposed
@@ -69,9 +69,8 @@ def _draw(costs: list[BlockCost], edited: tuple[int, ...], n_facts: int, command
         frame=frame,
         commands=[f"{command} --limit {n_facts}"],
     )
-    blocks = proposed(costs, len(edited))
-    cheapest, usual = (layers_text(layers).replace("-", "–") for layers in (blocks, edited))
+    cheapest = proposed(costs, len(edited))
     widgets.remark(
-        f"By this estimate the cheapest blocks are {cheapest}; {METHOD}'s settings edit {usual}. It does not show how "
-        "well facts generalise to paraphrases or how long they last: compare settings in runs."
+        f"By this estimate the cheapest blocks are {blocks(cheapest)}; {METHOD}'s settings edit {blocks(edited)}. "
+        "It does not show how well facts generalise to paraphrases or how long they last: compare settings in runs."
     )
