@@ -20,7 +20,7 @@ from dashboard.elements import chart_card, run_picker, widgets
 from dashboard.parts.microscope import run_card
 from dashboard.parts.runs_compared import foretold_card
 from dashboard.parts.runs_compared.page_frame import ANSWER
-from dashboard.reading import findings, run_frames
+from dashboard.reading import findings, run_frames, run_words
 from dashboard.reading.answers import dominance
 from dashboard.talk import presenter
 from dashboard.visitors import browser_session
@@ -114,9 +114,9 @@ def stored(runs: Sequence[RunInfo], value: str, answer: DeltaGenerator) -> dict[
     asked_for = {"run": [run.id for run in runs]}
     measured = run_frames.read("contributions", runs)
     there = {run: sorted(int(at) for at in part["edits"].unique()) for run, part in measured.groupby("run", sort=False)}
-    without = [run.id for run in runs if run.id not in there]
+    without = [run for run in runs if run.id not in there]
     if without:
-        widgets.notice(Message("info", f"Contributions were not measured in {', '.join(without)}."))
+        widgets.notice(Message("info", f"Contributions were not measured in {run_words.listed(without)}."))
     runs = [run for run in runs if run.id in there]
     if not runs:
         return asked_for

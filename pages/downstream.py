@@ -13,7 +13,7 @@ from dashboard.charts import downstream as charts
 from dashboard.elements import run_picker, widgets
 from dashboard.parts.runs_compared import page_frame, task_card, task_data, task_table
 from dashboard.parts.runs_compared.view import View
-from dashboard.reading import run_frames
+from dashboard.reading import run_frames, run_words
 from dashboard.reading.answers import lost
 from dashboard.reading.answers.answer import Answer
 from dashboard.talk import presenter
@@ -82,12 +82,12 @@ def _tell_without(runs: Sequence[RunInfo]) -> None:
     """Name the runs in which no task was asked."""
     if not runs:
         return
-    names = ", ".join(f"{run.method} ({run.id})" for run in runs)
     widgets.notice(
         Message(
             "info",
-            f"No downstream task was run in {names}. Give the folder of the tasks' data when you start a run: on the "
-            "Run page under what is measured, or with --downstream. How to get them is described below.",
+            f"No downstream task was run in {run_words.listed(runs)}. Give the folder of the tasks' data when you "
+            "start a run: on the Run page under what is measured, or with --downstream. How to get them is described "
+            "below.",
         )
     )
 

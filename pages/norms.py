@@ -11,7 +11,7 @@ from dashboard import page_list
 from dashboard.elements import chart_card, layer_choice, run_picker, widgets
 from dashboard.parts.runs_compared import checkpoints, norm_cards, page_frame
 from dashboard.parts.runs_compared.view import View
-from dashboard.reading import run_frames
+from dashboard.reading import run_frames, run_words
 from dashboard.reading.answers import landing, order
 from dashboard.talk import presenter
 from dashboard.visitors.messages import Message
@@ -37,12 +37,12 @@ def draw(runs: Sequence[RunInfo], answer: DeltaGenerator) -> page_frame.Drawn:
     """Everything below the choice of runs, and the answer above it."""
     norms = run_frames.read("norms", runs)
     there = set(norms["run"])
-    without = [run.id for run in runs if run.id not in there]
+    without = [run for run in runs if run.id not in there]
     runs = [run for run in runs if run.id in there]
     if without:
-        widgets.notice(Message("info", f"No norms were measured in {', '.join(without)}."))
+        widgets.notice(Message("info", f"No norms were measured in {run_words.listed(without)}."))
     if not runs:
-        return {"run": without}, ()
+        return {"run": [run.id for run in without]}, ()
     ids = [run.id for run in runs]
     question = f"After {max(run.done for run in runs):,} edits, which matrices will have grown most?"
     choices = ["the first of the edited layers", "the last of the edited layers", "layers that are not edited",

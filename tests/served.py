@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -70,12 +71,14 @@ PATIENCE = 120_000
 def browser():
     """A headless Chromium, driven by Playwright.
 
-    Its contexts look away from the app's content security policy, under which Playwright could not wait for a condition
-    (it evaluates text); whoever tests the policy asks for `new_context(bypass_csp=False)`.
+    Its contexts are private windows; `kept_context` gives one of a profile on disk, where the browser keeps what it
+    compiled of scripts, too, as most people's does. All of them look away from the app's content security policy, under
+    which Playwright could not wait for a condition (it evaluates text); whoever tests the policy asks for
+    `new_context(bypass_csp=False)`.
     """
     from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as playwright:
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as profiles:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         original = chromium.new_context
 
@@ -84,7 +87,15 @@ def browser():
             context.set_default_timeout(PATIENCE)
             return context
 
+        def kept_context(**options):
+            profile = tempfile.mkdtemp(dir=profiles)
+            options = {"executable_path": CHROMIUM, "args": FLAGS, "bypass_csp": True, **options}
+            context = playwright.chromium.launch_persistent_context(profile, **options)
+            context.set_default_timeout(PATIENCE)
+            return context
+
         chromium.new_context = new_context
+        chromium.kept_context = kept_context
         chromium.new_page = lambda **options: chromium.new_context(**options).new_page()
         try:
             yield chromium

@@ -22,7 +22,7 @@ import tiny_models
 import tiny_runs
 from hostile_inputs import EDIT_FILES, FILES, LESSONS, TEXTS
 from streamlit.testing.v1 import AppTest
-from tiny_pages import WORKER_STARTERS, opened
+from tiny_pages import WORKER_STARTERS, opened, unfolded
 
 from dashboard.elements import widgets
 from dashboard.visitors.models import models
@@ -345,6 +345,7 @@ READ_AS = ["<script>", "<img src", "javascript:alert", ":red[x]"]
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EDIT_FILES)
 def test_every_edit_file_that_is_none(desk, bystander, name):
+    unfolded(desk, "edits_file")
     [field] = [field for field in desk.file_uploader if field.key.startswith("edits_upload")]
     field.set_value((f"{name}.safetensors", EDIT_FILES[name], "application/octet-stream"))
     check(desk.run(), READ_AS)

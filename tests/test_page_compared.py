@@ -10,7 +10,7 @@ import pytest
 import torch
 from streamlit.testing.v1 import AppTest
 from tiny_models import COUNTRIES
-from tiny_pages import address_of, errors, figures, markup, opened, pressed, words
+from tiny_pages import address_of, errors, figures, markup, opened, pressed, unfolded, words
 
 from dashboard.parts.edit import compare_form, compared_files
 from dashboard.parts.edit.compared_reading import outcomes_of, see
@@ -267,7 +267,9 @@ def test_the_same_method_twice_with_other_settings():
     app = opened("edit")
     visitor = app.session_state["visitor"]
     app.selectbox(key="method").set_value("MEMIT").run()
-    app.number_input(key=f"setting {visitor.lm.fingerprint} MEMIT steps").set_value(3).run()
+    key = f"setting {visitor.lm.fingerprint} MEMIT steps"
+    unfolded(app, "settings_open").number_input(key=key).set_value(3).run()
+    app.session_state["settings_open"] = False  # what was typed holds when the box is folded away
     app.multiselect(key="methods compared").set_value(["MEMIT", "ENCORE"]).run()
     pressed(app, "add_column")
     assert app.button(key="compare").label == "Compare 3 methods" and app.button(key="add_column").disabled

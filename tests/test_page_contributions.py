@@ -250,7 +250,7 @@ def test_a_run_in_progress(with_recorded, tiny_folder, statistics_text):
 def test_a_run_without_contributions(with_recorded, tiny_folder, statistics_text):
     run_id = tiny_pages.run_in_progress(tiny_folder, statistics_text, contributions=False)
     app = opened("contributions", run=run_id)
-    assert f"Contributions were not measured in {run_id}" in words(app) and not figures(app) and not errors(app)
+    assert f"Contributions were not measured in MEMIT ({run_id})" in words(app) and not figures(app) and not errors(app)
     assert len(figures(opened("contributions", run=[run_id, IDS[1]]))) == 2
 
 

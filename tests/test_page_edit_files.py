@@ -12,7 +12,7 @@ from refusals import NO_HUB, refusal
 from safetensors.torch import save
 from streamlit.testing.v1 import AppTest
 from test_limits import given  # noqa: F401
-from tiny_pages import errors, opened, words
+from tiny_pages import errors, opened, unfolded, words
 
 from dashboard.parts.edit import files as edit_files
 from dashboard.visitors.models import models
@@ -65,6 +65,7 @@ def edited(app: AppTest, *batches, **settings) -> EditSession:
 
 
 def loaded(app: AppTest, content: bytes, name: str = "../../etc/passwd") -> AppTest:
+    unfolded(app, "edits_file")
     [box] = [one for one in app.file_uploader if one.key.startswith("edits_upload")]
     box.upload(name, content, "application/octet-stream").run()
     return app.button(key="edits_load").click().run()
@@ -78,7 +79,7 @@ def same(a: EditSession, b: EditSession) -> bool:
 def test_edits_come_back_with_their_history_and_go_on(tmp_path):
     first = opened("edit")
     source = edited(first, FACTS[:1], FACTS[1:3], lambda_n=0.001)
-    first.run()
+    unfolded(first, "edits_file")
     assert any(button.label == "Download the edits" for button in first.get("download_button"))
     content = edit_files.as_bytes(source)
 
@@ -89,7 +90,7 @@ def test_edits_come_back_with_their_history_and_go_on(tmp_path):
     assert "Loaded: 3 edits by ENCORE. Undo" in words(app) and "in 2 batches" in words(app)
     # The card shows the method and settings that they were made with, so the next edit goes on with these.
     assert visitor.session.settings == source.settings and visitor.session.seed == 3
-    assert app.number_input(key="seed").value == 3 and not app.button(key="apply").disabled
+    assert unfolded(app, "settings_open").number_input(key="seed").value == 3 and not app.button(key="apply").disabled
     assert visitor.edited_facts == [*FACTS[:3]] and FACTS[2].text in words(app)
 
     app.button(key="undo").click().run()
@@ -113,7 +114,7 @@ def test_edits_that_are_replaced_are_told():
     content = edit_files.as_bytes(kept(FACTS[:1]))
     app = opened("edit")
     edited(app, FACTS[1:3])
-    app.run()
+    unfolded(app, "edits_file")
     [box] = [one for one in app.file_uploader if one.key.startswith("edits_upload")]
     box.upload("mine", content, "").run()
     assert "replaces the 2 edits on your model" in words(app) and visitor_of(app).session.n_edits == 2
@@ -189,7 +190,7 @@ def test_what_goes_beyond_a_limit_is_refused(given):  # noqa: F811
 def test_edits_beyond_what_a_file_remembers_say_so_beforehand():
     app, session = opened("edit"), kept(*([fact] for fact in FACTS[:9] * 2))
     visitor_of(app).load(session)
-    app.run()
+    unfolded(app, "edits_file")
     assert any("cannot be loaded here again" in one.value for one in app.caption)
     loaded(app, edit_files.as_bytes(session))
     assert "use encore apply" in errors(app)[0] and visitor_of(app).session is session

@@ -70,6 +70,12 @@ def pressed(app: AppTest, key: str) -> AppTest:
     return app
 
 
+def unfolded(app: AppTest, key: str) -> AppTest:
+    """The page once the box of this key has been opened, which draws what is in it."""
+    app.session_state[key] = True
+    return app.run()
+
+
 def markup(app: AppTest) -> str:
     """All HTML of a page but its stylesheet."""
     return "\n".join(element.proto.body for element in app.get("html") if "<style>" not in element.proto.body)

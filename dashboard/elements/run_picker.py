@@ -68,7 +68,7 @@ def pick(
             persist_state="session",
             on_change=_by_hand,
         )
-        _offer_others(known, has)
+        _offer_others(known)
     missing = st.session_state.pop("runs_missing", [])
     if missing:
         named = ", ".join(missing[:MOST_COMPARED])
@@ -90,14 +90,13 @@ def _choose_at_first(page: str, known: Mapping[str, RunInfo], has: recorded_choi
     st.session_state[CHOSEN] = [run for run in remembered(CHOSEN, []) if run in known]
 
 
-def _offer_others(known: Mapping[str, RunInfo], has: recorded_choice.Has) -> None:
+def _offer_others(known: Mapping[str, RunInfo]) -> None:
     """A press to one's own runs, or back to the recorded ones."""
     shown = [known[run] for run in st.session_state[CHOSEN]]
     own = recorded_choice.own(list(known.values()))
-    recorded = recorded_choice.longest(list(known.values()), has) or recorded_choice.longest(list(known.values()))
     if own and (not shown or any(run.recorded for run in shown)):
         st.button("Show my runs", key="own_runs", icon=":material/person:", on_click=_show, args=([r.id for r in own],))
-    elif recorded and shown and not any(run.recorded for run in shown):
+    elif shown and not any(run.recorded for run in shown) and any(run.recorded for run in known.values()):
         st.button("Show recorded runs", key="recorded_runs", icon=":material/inventory_2:", on_click=_show_usual)
 
 

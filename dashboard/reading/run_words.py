@@ -207,6 +207,11 @@ def named(run: RunInfo) -> str:
     return " · ".join([run.method, *([own] if (own := _own_name(run)) else []), run.id])
 
 
+def listed(runs: Sequence[RunInfo]) -> str:
+    """Runs named in a sentence, by method and by the id under which the list of runs has them."""
+    return ", ".join(f"{run.method} ({run.id})" for run in runs)
+
+
 def facts_label(run: RunInfo) -> str:
     """Where a run's facts are from, in a word or two: a set that comes with the program, or the file's name."""
     facts = str(run.plan_json["facts"])

@@ -42,7 +42,8 @@ def pick_methods(visitor: Visitor, wanted: Settings | None) -> None:
     st.session_state[_PICKED] = [label for label in st.session_state[_PICKED] if label in options]
     picked = st.session_state[_PICKED]
     names = widgets.plain(", ".join(picked)) or "nothing picked"
-    with st.expander(f"Compare: {names}", key="compare_open", on_change="rerun"):
+    # Without on_change: with it, a box whose heading changes is another one, and closed.
+    with st.expander(f"Compare: {names}", key="compare_open"):
         st.multiselect(
             f"Methods side by side, 2 to {MOST_COLUMNS}", options, key=_PICKED, max_selections=MOST_COLUMNS,
             format_func=method_label,

@@ -13,6 +13,8 @@ from encore_core.editing.edit_file import keeps_history
 from encore_core.errors import InputError
 from encore_core.facts import MAX_BYTES
 
+_WAS_OPENED = "edits file was opened"  # in the session state
+
 
 def batches(visitor: Visitor) -> None:
     """What was done batch by batch, the last one first."""
@@ -52,7 +54,11 @@ def batches(visitor: Visitor) -> None:
 def saved_edits(visitor: Visitor) -> None:
     """Edits as a file: those on the model to keep, and kept ones to put back onto it."""
     n_edits, busy = visitor.session.n_edits, visitor.is_busy
-    with st.expander("Edits as a file", key="edits_file"):
+    with st.expander("Edits as a file", key="edits_file", on_change="rerun") as opened:
+        # Drawn at the first opening, and from then on: a file that was given stays when the box is folded away.
+        if not (opened.open or st.session_state.get(_WAS_OPENED)):
+            return
+        st.session_state[_WAS_OPENED] = True
         if visitor.session.history:
             st.download_button(
                 "Download the edits", lambda: files.as_bytes(visitor.session), files.NAME,

@@ -41,8 +41,10 @@ def pick_method(visitor: Visitor) -> bool:
         st.caption(METHODS[method].summary)
         _about(method)
         length = tuned_for.pick(method, visitor.lm.shape, _tuned_key(visitor, method))
-        with st.expander("Settings", key="settings_open", on_change="rerun"):
-            overrides = _settings_unseen(visitor, method) | _settings_form(visitor, method, length)
+        with st.expander("Settings", key="settings_open", on_change="rerun") as opened:
+            if opened.open:
+                _settings_form(visitor, method, length)
+        overrides = _settings_unseen(visitor, method) | _settings_wanted(visitor, method, length)
         try:
             wanted = settings_of(visitor.lm, method, overrides)
         except InputError as error:
@@ -92,40 +94,48 @@ def _settings_unseen(visitor: Visitor, method: str) -> dict[str, object]:
     return {name: getattr(present, name) for name in SETTABLE if name not in seen}
 
 
-def _settings_form(visitor: Visitor, method: str, length: TunedFor) -> dict[str, object]:
-    """The settings as fields, filled with the model's. Returns what they hold."""
+def _settings_form(visitor: Visitor, method: str, length: TunedFor) -> None:
+    """The settings as fields, filled with the model's until something else is typed."""
     table = settings_of(visitor.lm, method, {"tuned_for": length})
-    # Without a choice, edits that were loaded keep what they were made with.
-    has_choice = len(lengths_of(visitor.lm.shape, method)) > 1
-    overrides: dict[str, object] = {"tuned_for": length} if has_choice else {}
     columns = st.columns(2)
     for place, setting in enumerate(used_settings(method)):
-        name, column = setting.name, columns[place % 2]
-        key, value = _settings_key(visitor, method, name, length), getattr(table, name)
+        column, key = columns[place % 2], _settings_key(visitor, method, setting.name, length)
+        remembered(key, _as_typed(table, setting.name))
         if setting.choices:
-            remembered(key, value)
-            overrides[name] = column.selectbox(
-                setting.label, setting.choices, key=key, help=setting.about, persist_state="session"
-            )
+            column.selectbox(setting.label, setting.choices, key=key, help=setting.about, persist_state="session")
         elif setting.step is None:
-            remembered(key, layers_text(value))
-            overrides[name] = column.text_input(setting.label, key=key, help=setting.about, persist_state="session")
+            column.text_input(setting.label, key=key, help=setting.about, persist_state="session")
         else:
-            remembered(key, value)
-            overrides[name] = column.number_input(
+            column.number_input(
                 setting.label, key=key, help=setting.about, step=setting.step, persist_state="session",
                 format=None if isinstance(setting.step, int) else "%g",
             )  # fmt: skip
-            if overrides[name] is None:  # an emptied field means the model's own value
-                overrides[name] = value
     columns[(place + 1) % 2].number_input("Seed", 0, 2**31 - 1, key="seed", step=1, persist_state="session",
                                           help="For the prefixes sampled before prompts.")  # fmt: skip
     key = _settings_key(visitor, method, "sequential", length)
     remembered(key, table.sequential)
-    overrides["sequential"] = st.toggle("Later batches preserve earlier edits", key=key, persist_state="session")
+    st.toggle("Later batches preserve earlier edits", key=key, persist_state="session")
     st.caption("On by default for every method, MEMIT too, as in the authors' code.")
     st.button("Back to the model's own settings", on_click=restore_settings, args=(visitor, table, 0))
-    return overrides
+
+
+def _as_typed(settings: Settings, name: str) -> object:
+    """A setting in the form that its field holds."""
+    value = getattr(settings, name)
+    return layers_text(value) if name == "layers" else value
+
+
+def _settings_wanted(visitor: Visitor, method: str, length: TunedFor) -> dict[str, object]:
+    """What the fields hold, be they in sight or folded away; the model's own value where one is empty."""
+    table = settings_of(visitor.lm, method, {"tuned_for": length})
+    # Without a choice, edits that were loaded keep what they were made with.
+    has_choice = len(lengths_of(visitor.lm.shape, method)) > 1
+    wanted: dict[str, object] = {"tuned_for": length} if has_choice else {}
+    for name in (*(setting.name for setting in used_settings(method)), "sequential"):
+        usual = _as_typed(table, name)
+        held = st.session_state.get(_settings_key(visitor, method, name, length), usual)
+        wanted[name] = usual if held is None else held
+    return wanted
 
 
 def restore_settings(visitor: Visitor, settings: Settings, seed: int) -> None:
@@ -135,10 +145,7 @@ def restore_settings(visitor: Visitor, settings: Settings, seed: int) -> None:
     length = settings.tuned_for if settings.tuned_for in lengths_of(visitor.lm.shape, settings.method) else "few"
     st.session_state[_tuned_key(visitor, settings.method)] = length
     for name in (*(setting.name for setting in SETTINGS), "sequential"):
-        value = getattr(settings, name)
-        st.session_state[_settings_key(visitor, settings.method, name, length)] = (
-            layers_text(value) if name == "layers" else value
-        )
+        st.session_state[_settings_key(visitor, settings.method, name, length)] = _as_typed(settings, name)
 
 
 def _offer_fresh_start(visitor: Visitor, wanted: Settings, seed: int) -> None:

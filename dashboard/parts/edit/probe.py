@@ -110,7 +110,8 @@ def _how() -> Writing:
     remembered(SEED, usual.seed)
     length, temperature = st.session_state[LENGTH], st.session_state[TEMPERATURE]
     said = "the most probable word each time" if not temperature else f"sampled at temperature {temperature:g}"
-    with st.expander(f"Up to {length} tokens, {said}", key="probe_how", on_change="rerun"):
+    # Without on_change: with it, a box whose heading changes is another one, and closed.
+    with st.expander(f"Up to {length} tokens, {said}", key="probe_how"):
         st.slider("Length in tokens", 1, MOST_TOKENS, key=LENGTH, persist_state="session")
         left, middle, right = st.columns(3)
         left.number_input("Temperature", 0.0, 5.0, key=TEMPERATURE, step=0.1, persist_state="session",
