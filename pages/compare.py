@@ -64,8 +64,8 @@ def beside(runs: Sequence[RunInfo]) -> dict[str, str]:
     kept = survival.retained(run_frames.scores(runs, "sample"), runs, View(tuple(runs)).names)
     if not all(run.recorded for run in runs):
         return {"kept": kept}
-    others = [run for run in run_picker.measured_runs().values() if run.recorded]
-    return {"kept": kept, "others": survival.further(runs, others, run_frames.health(others))}
+    others = survival.furthest(runs, [run for run in run_picker.measured_runs().values() if run.recorded])
+    return {"kept": kept, "others": survival.further(others, run_frames.health(others)) if others else ""}
 
 
 def draw(runs: Sequence[RunInfo], answer: DeltaGenerator) -> page_frame.Drawn:

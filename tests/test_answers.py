@@ -569,11 +569,11 @@ def test_how_much_of_the_edits_is_left():
 def test_a_run_that_went_further_is_told():
     shown, longer = run_like("ENCORE", 5000), run_like("further", 10000, method="ENCORE")
     health = health_of({"further": {5000: 4.5, 10000: 32.0}})
-    said = survival.further([shown], [shown, longer], health)
+    said = survival.further(survival.furthest([shown], [shown, longer]), health)
     assert said == "Another recorded run of ENCORE went on to 10,000 edits: perplexity × 32.0."
-    assert survival.further([longer], [shown, longer], health) == ""
-    assert survival.further([shown, longer], [shown, longer], health) == ""  # it is on the page already
-    assert survival.further([shown], [shown, run_like("other", 9000)], health) == ""
+    assert survival.furthest([longer], [shown, longer]) == []
+    assert survival.furthest([shown, longer], [shown, longer]) == []  # it is on the page already
+    assert survival.furthest([shown], [shown, run_like("other", 9000)]) == []
 
 
 def fates_of(*values: tuple[str, float, float]) -> str:

@@ -195,25 +195,29 @@ def _last_scores(values: AtCheckpoints, runs: Sequence[RunInfo], metric: str) ->
     return found if same and found[0].edits else None
 
 
-def further(runs: Sequence[RunInfo], others: Sequence[RunInfo], health: pd.DataFrame) -> str:
-    """Of each method shown, the run of the same model that went furthest, where that is another one; "" for none.
-
-    Args:
-        runs: those shown.
-        others: all that could be.
-        health: of the others, as `run_frames.health` gives it.
-    """
-    told, shown = [], {run.id for run in runs}
+def furthest(runs: Sequence[RunInfo], others: Sequence[RunInfo]) -> list[RunInfo]:
+    """Of each method shown, the run of the same model that went furthest, where that is none of those shown."""
+    found, shown = [], {run.id for run in runs}
     for run in runs:
         longer = [one for one in others if (one.method, one.model) == (run.method, run.model) and one.done > run.done
                   and one.id not in shown]  # fmt: skip
-        if not longer:
-            continue
-        most = max(longer, key=lambda one: one.done)
-        ratios = health[(health["run"] == most.id) & (health["metric"] == RATIO) & (health["edits"] == most.done)]
+        found += [max(longer, key=lambda one: one.done)] if longer else []
+    return found
+
+
+def further(runs: Sequence[RunInfo], health: pd.DataFrame) -> str:
+    """What became of runs that went further than those shown, see `furthest`; "" for none.
+
+    Args:
+        runs: those that went further.
+        health: of them, as `run_frames.health` gives it.
+    """
+    told = []
+    for run in runs:
+        ratios = health[(health["run"] == run.id) & (health["metric"] == RATIO) & (health["edits"] == run.done)]
         if len(ratios):
             told.append(
-                f"Another {'recorded ' * most.recorded}run of {run.method} went on to {most.done:,} edits: perplexity "
+                f"Another {'recorded ' * run.recorded}run of {run.method} went on to {run.done:,} edits: perplexity "
                 f"{times(float(ratios['value'].iloc[-1]))}."
             )
     return " ".join(dict.fromkeys(told))
