@@ -364,7 +364,7 @@ def test_a_pair_whose_facts_can_be_read_comes_first(made, ids, places):
 def test_the_recorded_pair_that_the_page_opens_with_has_its_facts_texts(monkeypatch):
     monkeypatch.setattr("encore_core.runs.recorded.RECORDED", RECORDED)
     app = opened("overfitting")
-    assert app.selectbox(key="overfitting_pair").value == "recorded-memit-bundled recorded-memit-mpes-bundled"
+    assert app.selectbox(key="overfitting_pair").value == "recorded-memit-long recorded-memit-mpes-long"
     assert "→" in words(app) and "fact 0 · ends" not in app.selectbox(key="overfitting_fact").options[0]
 
 

@@ -14,7 +14,7 @@ from dashboard.charts import paper as paper_charts
 from dashboard.charts.palette import DARK, LIGHT
 from dashboard.reading import mpes_pairs, paper_tables, run_frames
 from encore_core.methods import METHODS
-from encore_core.runs.recorded import recorded_runs
+from encore_core.runs.recorded import RECORDED, recorded_runs
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "paper_tables.csv"
 
@@ -189,6 +189,14 @@ def test_with_nothing_measured_the_papers_figures_are_there(cards):
     frame = paper_tables.filtered(paper_tables.DEFAULT_TABLE)
     assert marks(cards, ours=False) == sorted(frame["value"]) and marks(cards, ours=True) == []
     assert "Nothing has been measured here yet" in words(app) and not errors(app)
+
+
+def test_the_runs_that_the_page_opens_with_are_of_the_papers_methods(monkeypatch):
+    """Another set of recorded runs has more methods, of which the paper has fewer."""
+    monkeypatch.setattr("encore_core.runs.recorded.RECORDED", RECORDED)
+    shown = set(opened("paper").session_state["paper_runs"])
+    methods = ("memit", "emmet", "alphaedit", "encore", "memit-mpes", "memit-norm")
+    assert shown == {f"recorded-{method}-1000" for method in methods}
 
 
 def test_every_table_is_shown_whole(recorded, cards):

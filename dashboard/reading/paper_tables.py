@@ -222,6 +222,11 @@ def row_of_run(number: int, run: RunInfo) -> str:
     return "EMMET baseline" if number == 5 and run.method == "EMMET" else run.method
 
 
+def is_in_paper(run: RunInfo) -> bool:
+    """Whether the paper has figures of a run's method, ablations too."""
+    return run.method in set(published()["row"])
+
+
 def _overfitting(run: RunInfo, targets: pd.DataFrame, seconds: float | None) -> dict[str, tuple[float, int]]:
     end = "with_mpes" if run.settings.get("mpes") else "without_mpes"
     of_run = targets.loc[targets["run"] == run.id, "probability"].dropna() if len(targets) else pd.Series(dtype=float)
