@@ -55,6 +55,11 @@ def remark(text: str) -> None:
     st.html(rich('<p class="es-aside" dir="auto">{text}</p>', text=_together(text)))
 
 
+def caption(text: str) -> None:
+    """A caption with figures in it, which are not parted from their units."""
+    st.caption(_together(text))
+
+
 def notice(message: Message | None) -> None:
     """A line for the visitor, in place; nothing in it is read as markdown or markup."""
     if message is None:

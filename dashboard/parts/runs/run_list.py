@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import page_list
-from dashboard.elements import theme
+from dashboard.elements import theme, widgets
 from dashboard.reading import run_overviews
 from dashboard.reading.run_overviews import GROWTH, GROWTH_CURVE, PERPLEXITY, PERPLEXITY_CURVE
 from dashboard.reading.run_words import MOST_COMPARED
@@ -56,7 +56,7 @@ def show(runs: Sequence[RunInfo], opened: str | None, open_run: Callable[[str], 
         alt="All runs with their results; the box below opens one, too.",
     )
     protocols = run_overviews.protocols_of(run_overviews.of(runs))
-    st.caption(f"{protocols} Curves are logarithmic, on one scale in all rows.")
+    widgets.caption(f"{protocols} Curves are logarithmic, on one scale in all rows.")
     with compare:
         _offer_comparison(picked, len(runs))
 

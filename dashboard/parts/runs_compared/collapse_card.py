@@ -77,7 +77,7 @@ def draw(lines: Lines, courses: Sequence[Course]) -> None:
     columns = [("Run", "name"), (f"Perplexity × {lines.perplexity:g}", ""), (f"Tasks {lines.tasks_fallen}", ""),
                ("Edits", "")]  # fmt: skip
     widgets.table(columns, rows, "Edits until each run's model collapses")
-    st.caption(ABOUT)
+    widgets.caption(ABOUT)
 
 
 def _edits(one: Course) -> str:

@@ -89,7 +89,7 @@ def draw_fare(view: View, found: Mapping[str, Chart], shown: Sequence[Row], abov
     )
     if FARE in found:
         _draw(view, found, FARE, 1, view.subset, f"values after {view.at:,} edits are in the table below")
-        st.caption(f"{_meanings(shown)} {run_frames.gaps(view.runs, PARTS)}".strip())
+        widgets.caption(f"{_meanings(shown)} {run_frames.gaps(view.runs, PARTS)}".strip())
 
 
 def _meanings(rows: Sequence[Row]) -> str:

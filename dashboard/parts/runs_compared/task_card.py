@@ -55,7 +55,7 @@ def draw(
             required=True,
             persist_state="session",
         )
-        st.caption(ABOUT[view.metric])
+        widgets.caption(ABOUT[view.metric])
     heading = f"{METRICS[view.metric]} of the tasks, and perplexity" if have else "Perplexity, as a ratio"
     chart_card.show(
         partial(charts.chart, frame, view.lines, titles),
@@ -73,7 +73,7 @@ def draw(
         st.caption(f"Protocol · {PROTOCOLS[view.metric]}.")
     said = run_frames.gaps(view.runs, HEALTH_PARTS)
     if said:
-        st.caption(said)
+        widgets.caption(said)
 
 
 def _certainty(frame: pd.DataFrame, have: Sequence[RunInfo], view: View) -> str:
