@@ -24,12 +24,16 @@ from dashboard.parts.runs_compared import (
 from dashboard.parts.runs_compared.view import View
 from dashboard.reading import run_frames
 from dashboard.reading.answers import survival
+from dashboard.reading.answers.answer import Answer
+from dashboard.reading.answers.courses import Course, Lines
 from dashboard.reading.answers.courses import courses as courses_of
 from dashboard.reading.run_words import SUBSETS
 from dashboard.talk import presenter
 from dashboard.visitors.messages import Message
 from dashboard.visitors.widget_state import remembered
 from encore_core.runs import RunInfo
+
+KEPT = 100  # answers
 
 
 def restore(asked: page_frame.Asked, known: page_frame.Known) -> None:
@@ -68,6 +72,18 @@ def beside(runs: Sequence[RunInfo]) -> dict[str, str]:
     return {"kept": kept, "others": survival.further(others, run_frames.health(others)) if others else ""}
 
 
+@st.cache_resource(show_spinner=False, max_entries=KEPT)
+def told(of: tuple[object, ...], limits: Lines, _runs: Sequence[RunInfo]) -> tuple[Sequence[Course], Answer]:
+    """How the runs fared, and the answer; neither follows the slider, so both are kept while it is moved.
+
+    Args:
+        of: changes whenever the runs do.
+        limits: what is not to be reached.
+    """
+    courses = courses_of(_runs, View(tuple(_runs)).names, run_frames.health(_runs), limits)
+    return courses, survival.answer(courses, limits, [run.model for run in _runs], **beside(_runs))
+
+
 def draw(runs: Sequence[RunInfo], answer: DeltaGenerator) -> page_frame.Drawn:
     """Everything below the choice of runs, and the answer above it."""
     if len(runs) == 1:
@@ -76,10 +92,11 @@ def draw(runs: Sequence[RunInfo], answer: DeltaGenerator) -> page_frame.Drawn:
     question = f"After {max(run.done for run in runs):,} edits, which model still works best?"
     if presenter.covered("compare", view.ids, question, list(dict.fromkeys(view.names))):
         return {"run": view.ids}, ()
-    norms, health, limits = run_frames.read("norms", runs), run_frames.health(runs), collapse_card.chosen()
-    courses = courses_of(runs, view.names, health, limits)
+    norms, limits = run_frames.read("norms", runs), collapse_card.chosen()
+    of = tuple((*run_frames.version(run), run.done, run.status, run.name) for run in runs)
+    courses, said = told(of, limits, runs)
     with answer:
-        widgets.answer(survival.answer(courses, limits, [run.model for run in runs], **beside(runs)))
+        widgets.answer(said)
     with st.container(border=True, key="card_collapse"):
         collapse_card.draw(limits, courses)
     fare, by_layer = st.container(border=True, key="card_compared"), st.container(border=True, key="card_norms")

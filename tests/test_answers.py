@@ -25,6 +25,7 @@ from dashboard.reading.scores_at_checkpoint import Score
 from encore_core.measures.contributions import sublayer_names
 from encore_core.measures.intervals import Interval
 from encore_core.measures.tasks import load_tasks
+from encore_core.methods import METHODS
 
 LINES = Lines()
 COLUMNS = ["run", "edits", "metric", "value", "n", "low", "high"]
@@ -776,6 +777,17 @@ def test_the_longest_comparable_recorded_runs_are_opened():
     assert {run.id for run in recorded_choice.at_first(mine)} == {"own-MEMIT", "own-ENCORE"}
     # Where no recorded run has what is needed, recorded ones are shown all the same.
     assert len(recorded_choice.at_first([*mine, *long], lambda run: False)) == 2
+
+
+def test_what_the_recorded_runs_leave_out_is_told():
+    runs = [run_like(name, 1000, plan_json={"seed": 0}) for name in METHODS if name not in ("SPHERE", "LyapLock")]
+    said = recorded_choice.missing(runs)
+    assert said.startswith("No recorded run yet by SPHERE, LyapLock:") and "one seed each" in said
+    own = run_like("SPHERE", 1000, recorded=False)
+    assert "by SPHERE, LyapLock:" in recorded_choice.missing([*runs, own]) and recorded_choice.missing([own]) == ""
+    again = run_like("MEMIT", 1000, id="again", plan_json={"seed": 1})
+    every = [*runs, again, run_like("SPHERE", 1000), run_like("LyapLock", 1000)]
+    assert recorded_choice.missing(every) == ""
 
 
 def test_no_more_runs_than_can_be_compared():

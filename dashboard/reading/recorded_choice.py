@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from dashboard.reading.run_words import MOST_COMPARED, belongs, in_order, newest_comparison
+from encore_core.methods import METHODS
 from encore_core.runs import RunInfo
 
 Has = Callable[[RunInfo], bool]
@@ -68,3 +69,18 @@ def at_first(runs: Sequence[RunInfo], has: Has = anything) -> list[RunInfo]:
 def own(runs: Sequence[RunInfo]) -> list[RunInfo]:
     """The visitor's own newest runs that belong together; nothing where there are none."""
     return newest_comparison([run for run in runs if not run.recorded])
+
+
+def missing(runs: Sequence[RunInfo]) -> str:
+    """What the recorded runs leave out: methods, and how much results depend on the seed; "" where none is recorded."""
+    kept = [run for run in runs if run.recorded]
+    if not kept:
+        return ""
+    without = [name for name in METHODS if name not in {run.method for run in kept}]
+    seeds: dict[tuple[object, ...], set[object]] = {}
+    for run in kept:
+        seeds.setdefault((run.method, run.facts_digest, run.n_edits), set()).add(run.plan_json.get("seed"))
+    told = [f"No recorded run yet by {', '.join(without)}: start one on the Run page."] if without else []
+    if all(len(found) == 1 for found in seeds.values()):
+        told.append("Recorded runs have one seed each, so how far results differ between seeds is not known.")
+    return " ".join(told)

@@ -8,7 +8,7 @@ import streamlit as st
 
 from dashboard.elements import widgets
 from dashboard.parts.runs import run_list
-from dashboard.reading import run_frames
+from dashboard.reading import recorded_choice, run_frames
 from dashboard.reading.run_words import label
 from dashboard.visitors.messages import Message
 from dashboard.visitors.widget_state import remembered
@@ -43,6 +43,8 @@ def pick(runs: Sequence[RunInfo]) -> RunInfo | None:
         run_list.show(found, st.session_state.get("opened_run"), _open)
     else:
         widgets.notice(Message("info", f"No run has all of these words: {search}"))
+    if said := recorded_choice.missing(runs):
+        st.caption(said)
     st.selectbox(
         "Open a run",
         list(known),
