@@ -7,7 +7,7 @@ import re
 
 import pytest
 from test_page_edit import marks, n_edits
-from tiny_pages import errors, figures, markup, opened
+from tiny_pages import errors, figures, markup, opened, unfolded
 
 from encore_core.model_check import check_model
 
@@ -55,14 +55,15 @@ def test_edit_undo_and_reset():
 
 
 def test_changed_settings_are_untested_and_bad_ones_are_named():
-    app = opened("edit")
+    app = unfolded(opened("edit"), "settings_open")
     lr = next(w for w in app.number_input if w.label == "Learning rate")
     lr.set_value(0.4).run()
     assert "▲ untested" in markup(app)
-    lr = next(w for w in app.number_input if w.label == "Learning rate")
+    lr = next(w for w in unfolded(app, "settings_open").number_input if w.label == "Learning rate")
+    assert lr.value == 0.4  # as it was left when the box was folded away
     lr.set_value(0.5).run()
     assert "✓ validated" in markup(app)
-    layers = next(w for w in app.text_input if w.label == "Edited layers")
+    layers = next(w for w in unfolded(app, "settings_open").text_input if w.label == "Edited layers")
     layers.set_value("9-99").run()
     assert any("layers" in text and "9-99" in text for text in errors(app))
     assert app.button(key="apply").disabled
