@@ -57,26 +57,6 @@ WATCH_THE_BAR = """() => {
 }"""
 
 
-@pytest.mark.parametrize("key", ["compare_open", "probe_how"])
-def test_a_box_whose_heading_says_what_is_in_it_stays_open_while_that_changes(browsing, key):
-    page = opened(browsing)
-    box = page.locator(f".st-key-{key}")
-    heading = box.inner_text()
-    box.locator("summary").click()
-    if key == "compare_open":
-        box.locator("[data-testid=stMultiSelect] svg").first.click()  # takes the first method out
-    else:
-        box.locator("input[type=range]").focus()
-        page.keyboard.press("ArrowRight")
-    page.wait_for_function(
-        "([key, was]) => !document.querySelector(`.st-key-${key}`).innerText.startsWith(was)", arg=[key, heading]
-    )
-    wait_until_idle(page)
-    inside = "[data-testid=stMultiSelect]" if key == "compare_open" else "input[type=range]"
-    assert box.locator(inside).first.is_visible() and not page.problems
-    page.close()
-
-
 def test_one_press_then_one_is_kept(browsing):
     page = opened(browsing)
     page.evaluate(WATCH_THE_BAR)
@@ -176,3 +156,23 @@ def test_results_follow_the_fact_that_is_typed(browsing):
     assert page.get_by_role("textbox", name="New answer").input_value() == "Oslo"
     assert page.evaluate("getComputedStyle(document.querySelector('.st-key-results')).opacity") == "1"
     assert not page.problems
+
+
+@pytest.mark.parametrize("key", ["compare_open", "probe_how"])
+def test_a_box_whose_heading_says_what_is_in_it_stays_open_while_that_changes(browsing, key):
+    page = opened(browsing)
+    box = page.locator(f".st-key-{key}")
+    heading = box.inner_text()
+    box.locator("summary").click()
+    if key == "compare_open":
+        box.locator("[data-testid=stMultiSelect] svg").first.click()  # takes the first method out
+    else:
+        box.locator("input[type=range]").focus()
+        page.keyboard.press("ArrowRight")
+    page.wait_for_function(
+        "([key, was]) => !document.querySelector(`.st-key-${key}`).innerText.startsWith(was)", arg=[key, heading]
+    )
+    wait_until_idle(page)
+    inside = "[data-testid=stMultiSelect]" if key == "compare_open" else "input[type=range]"
+    assert box.locator(inside).first.is_visible() and not page.problems
+    page.close()
