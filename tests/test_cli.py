@@ -374,10 +374,27 @@ def test_statistics_of_memit_are_imported(folder, tmp_path, own_home, capsys):
     assert np.allclose(load_file(found["file"])["C0"].numpy(), K.T @ K / 400, rtol=1e-4, atol=1e-6)
 
 
+def test_statistics_go_from_one_machine_to_another(folder, statistics_text, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "there"))
+    assert statistics(folder, "--source", statistics_text, "--layers", "0-1", "--tokens", "700") == 0
+    capsys.readouterr()
+    assert statistics(folder, "--export", tmp_path / "out", "--layers", "1", "--json") == 0
+    [file] = json.loads(capsys.readouterr().out).values()
+    monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "here"))
+    assert statistics(folder, "--import", file) == 0
+    said = capsys.readouterr().err
+    assert "Layer 1: C0 and F imported" in said and "other weights" not in said
+    assert statistics(folder, "--import", file, "--dtype", "bfloat16", "--json") == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["gradients"] is True and "gathered with other weights, another number" in said.err
+    assert statistics(folder, "--export", tmp_path / "out", "--layers", "0") == 2
+    assert "has no statistics yet" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "wanted"),
     [
-        ((), "Nothing is asked for; give one of --source, --import, --list and --forget"),
+        ((), "Nothing is asked for; give one of --source, --import, --export, --list and --forget"),
         (("--source", "bundled", "--list"), "--source and --list is asked for"),
         (("--source", "wikibooks"), "Unknown source 'wikibooks'"),
         (("--source", "bundled", "--layers", "a-b"), "--layers 'a-b'"),

@@ -17,9 +17,10 @@ from fuzzing.target import Broken, attempt
 
 DTYPES = ("<f4", "<f8", ">f4", ">f8", "<f2", "|f16", "<c8", "<i8", "|b1", "|O", "<U3", "|V4", "|S1", "<M8[s]", "|u1",
           "[('a', '<f4')]", "x", "<f4,<f4")  # fmt: skip
-KINDS = ("moment", "number", "zeros", "bytes", "text", "pickle")
+KINDS = ("moment", "gradients", "number", "zeros", "bytes", "text", "words", "pickle")
 COUNT = {"name": "mom2.count", "kind": "number", "dtype": "<i8", "value": 1000}
 MOMENT = {"name": "mom2.mom2", "kind": "moment", "dtype": "<f4", "scale": 1000.0}
+GRADIENTS = {"name": "gradients.mom2", "kind": "gradients", "dtype": "<f8", "scale": 90.0}
 PICKLE = b"cos\nsystem\n(S'true'\ntR."
 
 
@@ -33,10 +34,11 @@ class NpzTarget(RecipeTarget):
 
     name = "npz"
     about = "the import of statistics from .npz"
-    modules = ("encore_core.statistics.npz",)
+    modules = ("encore_core.statistics.npz", "encore_core.statistics.npz_arrays")
     keys = ("name", "kind", "dtype", "shape", "scale", "value", "put", "header", "packed", "cut", "bytes", "single",
             "file", "layer", "entries", "version", "times")  # fmt: skip
     words = (*DTYPES, *KINDS, "mom2.mom2", "mom2.count", "mom2", "count", "sample_size", "mom2.constructor",
+             "gradients.mom2", "gradients.count", "text", "model",
              "transformer.h.2.mlp.c_proj_float32_mom2_100000.npz")  # fmt: skip
 
     def setup(self, folder: Path) -> None:
@@ -44,16 +46,20 @@ class NpzTarget(RecipeTarget):
         import tiny_models
         import torch
 
-        from encore_core.editing import stored_statistics
+        from encore_core.editing import gradient_moments, stored_statistics
         from encore_core.statistics import npz
 
         self._numpy, self._torch, self._stored, self._npz = np, torch, stored_statistics, npz
+        self._gradients = gradient_moments
         self.lm = tiny_models.gpt2()
         self._folder = folder / "npz"
         self._folder.mkdir(exist_ok=True)
         rng = np.random.default_rng(0)
-        keys = rng.normal(size=(self.lm.d_mlp, 3 * self.lm.d_mlp))
-        self._moment = keys @ keys.T / keys.shape[1]
+        self._moments = {
+            kind: vectors @ vectors.T / vectors.shape[1]
+            for kind, size in (("moment", self.lm.d_mlp), ("gradients", self.lm.d_model))
+            for vectors in (rng.normal(size=(size, 3 * size)),)
+        }
 
     def recipes(self) -> list[Any]:
         named = "transformer.h.1.mlp.c_proj_float32_mom2_100000.npz"
@@ -70,6 +76,9 @@ class NpzTarget(RecipeTarget):
             {"entries": [MOMENT, COUNT], "file": named, "bytes": [[40, 3]], "cut": 900},
             {"entries": [{**MOMENT, "header": "{'descr': '<f4', 'fortran_order': True, 'shape': (64, 64), }"}],
              "file": named},
+            {"entries": [MOMENT, COUNT, GRADIENTS, {**COUNT, "name": "gradients.count", "value": 90},
+                         {"name": "text", "kind": "words", "value": "some text"},
+                         {"name": "model", "kind": "words", "value": "0123456789abcdef"}], "file": named},
             {"entries": [MOMENT, {"name": "more", "kind": "zeros", "shape": [400000], "times": 10}], "packed": True,
              "file": named},
         ]  # fmt: skip
@@ -116,7 +125,7 @@ class NpzTarget(RecipeTarget):
             packing = zipfile.ZIP_DEFLATED if recipe.get("packed") else zipfile.ZIP_STORED
             stream = io.BytesIO()
             with zipfile.ZipFile(stream, "w", packing) as archive:
-                for entry in entries[:6]:
+                for entry in entries[:8]:
                     name = str(entry.get("name"))[:200].encode("ascii", "replace").decode().replace("\0", "0")
                     archive.writestr(f"{name}.npy", self._array(entry))
             data = bytearray(stream.getvalue())
@@ -136,6 +145,9 @@ class NpzTarget(RecipeTarget):
         elif kind in ("bytes", "text"):
             content = str(entry.get("value")).encode("utf-8", "replace")[:10_000]
             shape, dtype = (), f"|S{max(1, len(content))}"
+        elif kind == "words":
+            words = str(entry.get("value"))[:200]
+            content, shape, dtype = words.encode("utf-32-le", "replace"), (), f"<U{len(words)}"
         else:
             values = self._values(entry, kind, shape)
             shape = values.shape if shape is None else shape
@@ -157,8 +169,8 @@ class NpzTarget(RecipeTarget):
 
     def _values(self, entry: dict[str, Any], kind: Any, shape: tuple[int, ...] | None) -> Any:
         np = self._numpy
-        if kind == "moment":
-            values = self._moment * _number(entry.get("scale"), 1.0)
+        if kind in ("moment", "gradients"):
+            values = self._moments[kind] * _number(entry.get("scale"), 1.0)
             changes = entry.get("put")
             for one in changes if isinstance(changes, list) else ():
                 if isinstance(one, list) and len(one) == 2 and isinstance(one[0], int):
@@ -193,6 +205,7 @@ class NpzTarget(RecipeTarget):
         self._check(found)
         self._stored.forget_choice(self.lm.fingerprint)
         found.file.unlink()
+        self._gradients.file_beside(found.file).unlink(missing_ok=True)
         return "taken"
 
     def _seen(self) -> Any:
@@ -209,6 +222,12 @@ class NpzTarget(RecipeTarget):
             raise Broken("imported statistics are not finite", json.dumps(C0.flatten()[:9].tolist()))
         if not bool(torch.equal(C0, C0.T)) or bool((C0.diagonal() < 0).any()) or not bool(C0.any()):
             raise Broken("imported statistics are no second moment", C0.diagonal())
+        F = self._gradients.load(self._gradients.file_beside(found.file), self.lm.d_model)
+        if (F is not None) != found.gradients:
+            raise Broken("imported gradients cannot be read again, or are another file's", found)
+        head = self._stored.read_head(found.file)
+        if head is None or not head.source.isprintable() or len(head.source) > 130:
+            raise Broken("the source of imported statistics is no short line", head)
         if self._stored.chosen(self.lm.fingerprint).get(found.layer) != found.file:
             raise Broken("imported statistics are not chosen", found)
         if [one.tokens for one in self._stored.stored(self.lm.fingerprint) if one.file == found.file] != [found.tokens]:

@@ -1,4 +1,4 @@
-"""`encore statistics`: gather, import, list and choose the key statistics that edits of a model use."""
+"""`encore statistics`: gather, import, export, list and choose the key statistics that edits of a model use."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from encore_core.models.memory import gigabytes
 from encore_core.statistics.convergence import TOLERANCE
 from encore_core.statistics.cost import Cost, cost, shortages
 from encore_core.statistics.gathering import Result, gather
-from encore_core.statistics.npz import import_npz
+from encore_core.statistics.npz import export_npz, import_npz
 from encore_core.statistics.request import Request
 from encore_core.statistics.texts import SOURCES, Interrupted, check_source
 
 USED = {
     "--source": ("--layers", "--tokens", "--enough", "--estimate"),
     "--import": ("--layer",),
+    "--export": ("--layers",),
     "--list": (),
     "--forget": ("--layers",),
 }
@@ -38,7 +39,7 @@ USED = {
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the subcommand to the parser's."""
     parser = commands.add_parser(
-        "statistics", help="gather, import or list the key statistics (C0) that edits of a model use"
+        "statistics", help="gather, import, export or list the key statistics (C0) that edits of a model use"
     )
     add_model_options(parser)
     parser.add_argument(
@@ -59,6 +60,12 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--import", dest="npz", type=path, metavar="FILE", help="import an .npz file in the format that MEMIT publishes"
     )
     parser.add_argument("--layer", type=int, metavar="L", help="of the imported file (default: from its name)")
+    parser.add_argument(
+        "--export",
+        type=path,
+        metavar="FOLDER",
+        help="write what edits use, C0 and F, as .npz files to --import",
+    )
     parser.add_argument("--list", action="store_true", dest="listing", help="list the statistics of all models")
     parser.add_argument(
         "--forget", action="store_true", help="make edits of this model use the bundled sample again; deletes nothing"
@@ -71,14 +78,15 @@ def _statistics(options: argparse.Namespace) -> None:
     asked = [
         name
         for name, value in (
-            ("--source", options.source), ("--import", options.npz), ("--list", options.listing),
-            ("--forget", options.forget),
+            ("--source", options.source), ("--import", options.npz), ("--export", options.export),
+            ("--list", options.listing), ("--forget", options.forget),
         )
         if value
     ]  # fmt: skip
     if len(asked) != 1:
         raise InputError(
-            f"{' and '.join(asked) or 'Nothing'} is asked for; give one of --source, --import, --list and --forget."
+            f"{' and '.join(asked) or 'Nothing'} is asked for; give one of --source, --import, --export, "
+            "--list and --forget."
         )
     [action] = asked
     of_actions = {
@@ -91,6 +99,8 @@ def _statistics(options: argparse.Namespace) -> None:
         _list(options)
     elif options.npz is not None:
         _import(options)
+    elif options.export is not None:
+        _export(options)
     elif options.forget:
         _forget(options)
     else:
@@ -224,18 +234,34 @@ def _tell(result: Result, as_json: bool) -> None:
     )
 
 
-# -- importing and listing ---------------------------------------------------------------------------------------------
+# -- importing, exporting and listing ----------------------------------------------------------------------------------
 
 
 def _import(options: argparse.Namespace) -> None:
     if not options.npz.is_file():
         raise InputError(f"There is no file {options.npz}.")
-    found = import_npz(load(options), options.npz, options.layer)
+    lm = load(options)
+    found = import_npz(lm, options.npz, options.layer)
+    if found.model not in (None, lm.texts_key):
+        notice(
+            "These statistics were gathered with other weights, another number format or another start token "
+            f"({found.model}; this model is {lm.texts_key}). Edits use them all the same; --forget undoes it."
+        )
     if options.json:
-        print(json.dumps({"file": str(found.file), "layer": found.layer, "tokens": found.tokens}))
+        print(json.dumps(vars(found) | {"file": str(found.file)}))
         return
     tokens = f"{found.tokens:,} tokens" if found.tokens else "number of tokens not known"
-    print(f"Layer {found.layer}: imported, {tokens}; edits of this model use it from now on", file=sys.stderr)
+    what = "C0 and F" if found.gradients else "C0"
+    print(f"Layer {found.layer}: {what} imported, {tokens}; edits of this model use it from now on", file=sys.stderr)
+
+
+def _export(options: argparse.Namespace) -> None:
+    files = export_npz(load(options), options.export, _layers(options.layers))
+    if options.json:
+        print(json.dumps({str(layer): str(file) for layer, file in files.items()}))
+        return
+    for file in files.values():
+        print(file)
 
 
 def _list(options: argparse.Namespace) -> None:

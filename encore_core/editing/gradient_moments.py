@@ -6,8 +6,8 @@ about ½ tr(F Δ C0 Δᵀ) by a change Δ of the block's MLP output matrix (see 
 targets may follow F⁻¹ (see `search_step`).
 
 F is kept beside C0: the file of a layer's C0, with "gradients" instead of "layer" in its name, holds the F that goes
-with it. One pass over a few thousand tokens gives F of all blocks. Statistics that are gathered have both; where C0 was
-imported or gathered without F, it is made from the bundled text when it is first needed.
+with it. One pass over a few thousand tokens gives F of all blocks. Statistics that are gathered have both, and
+are exported and imported with it; where C0 comes without F, it is made from the bundled text when it is first needed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
@@ -103,6 +103,16 @@ def load(file: Path, d_model: int) -> torch.Tensor | None:
         log.warning("Gradients in %s are %s, not %d × %d finite numbers.", file, tuple(F.shape), d_model, d_model)
         return None
     return F
+
+
+def count_in(file: Path) -> int:
+    """How many tokens of text a layer's F was made from.
+
+    Args:
+        file: one that `load` reads.
+    """
+    with safe_open(file, framework="pt") as opened:
+        return int(opened.metadata()["tokens"])
 
 
 # -- collecting --------------------------------------------------------------------------------------------------------

@@ -145,10 +145,14 @@ def start(request: Request) -> Message:
 
 def _by_shell(name: str) -> None:
     """The commands that do the same."""
-    st.caption("The same from a shell, and how to take over statistics that MEMIT-style code publishes (.npz):")
+    st.caption(
+        "The same from a shell, how to take statistics to another machine, and how to take over what MEMIT-style code "
+        "publishes (.npz):"
+    )
     model = name if re.fullmatch(r"[\w./-]+", name) else f"'{name}'"
     st.code(
         f"encore statistics --model {model} --source wikitext --enough\n"
+        f"encore statistics --model {model} --export FOLDER\n"
         f"encore statistics --model {model} --import transformer.h.13.mlp.c_proj_float32_mom2_100000.npz",
         language=None,
         wrap_lines=True,
