@@ -80,7 +80,7 @@ def pick_table() -> tuple[int, list[str], list[str]]:
 
 
 def pick_runs(known: Mapping[str, RunInfo]) -> list[RunInfo]:
-    """Pick runs to compare with the paper: at first the recorded ones of most of the paper's methods, ablations too."""
+    """Pick runs to compare with the paper: at first those of `comparison`."""
     remembered("paper_runs", [run.id for run in comparison(known)])
     st.session_state["paper_runs"] = [run for run in st.session_state["paper_runs"] if run in known]
     with st.container(horizontal=True, vertical_alignment="bottom", key="pick_runs"):
@@ -100,9 +100,16 @@ def pick_runs(known: Mapping[str, RunInfo]) -> list[RunInfo]:
 
 
 def comparison(known: Mapping[str, RunInfo]) -> list[RunInfo]:
-    """The recorded runs of most of the paper's methods that belong together, else the newest runs that do."""
+    """The recorded runs of most of the paper's methods that belong together, else the newest runs that do.
+
+    Of sets with as many methods, the one on a dataset of the paper is shown.
+    """
     runs = list(known.values())
-    return recorded_choice.broadest(runs, paper_tables.is_in_paper) or _of_newest(runs)
+    return _recorded(runs) or _of_newest(runs)
+
+
+def _recorded(runs: Sequence[RunInfo]) -> list[RunInfo]:
+    return recorded_choice.broadest(runs, paper_tables.is_in_paper, rather=paper_tables.has_its_facts)
 
 
 def _of_newest(runs: Sequence[RunInfo]) -> list[RunInfo]:
@@ -121,7 +128,7 @@ def _offer_others(known: Mapping[str, RunInfo]) -> None:
     """A press to one's own runs, or back to the recorded ones."""
     shown = [known[run] for run in st.session_state["paper_runs"]]
     own = _of_newest([run for run in known.values() if not run.recorded])
-    recorded = recorded_choice.broadest(list(known.values()), paper_tables.is_in_paper)
+    recorded = _recorded(list(known.values()))
     if own and (not shown or any(run.recorded for run in shown)):
         words, icon, wanted = "Show my runs", "person", own
     elif recorded and shown and not any(run.recorded for run in shown):

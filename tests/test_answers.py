@@ -794,3 +794,17 @@ def test_no_more_runs_than_can_be_compared():
     runs = [run_like(name, 1000) for name in ("MEMIT", "AlphaEdit", "EMMET", "ENCORE", "MEMIT+MPES")]
     assert [run.id for run in recorded_choice.longest(runs)] == ["MEMIT", "AlphaEdit", "EMMET", "ENCORE"]
     assert len(recorded_choice.broadest(runs)) == 5
+
+
+def test_of_sets_as_broad_the_preferred_one_is_taken():
+    named = {"on paper": "counterfact_10k.jsonl", "own": "long"}
+    runs = [
+        run_like(name, done, id=f"{name}, {facts}", facts_digest=facts, plan_json={"facts": file})
+        for name in ("MEMIT", "ENCORE")
+        for (facts, file), done in zip(named.items(), (500, 1000), strict=True)
+    ]
+    assert {run.facts_digest for run in recorded_choice.broadest(runs)} == {"own"}  # went further
+    rather = recorded_choice.broadest(runs, rather=paper_tables.has_its_facts)
+    assert {run.facts_digest for run in rather} == {"on paper"} and len(rather) == 2
+    more = [*runs, run_like("EMMET", 1000, facts_digest="own", plan_json={"facts": "long"})]
+    assert len(recorded_choice.broadest(more, rather=paper_tables.has_its_facts)) == 3

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from dashboard.reading import mpes_pairs
+from dashboard.reading.run_words import facts_label
 from dashboard.reading.scores_at_checkpoint import AtCheckpoints
 from encore_core.resources import ASSETS
 from encore_core.runs import RunInfo
@@ -225,6 +226,11 @@ def row_of_run(number: int, run: RunInfo) -> str:
 def is_in_paper(run: RunInfo) -> bool:
     """Whether the paper has figures of a run's method, ablations too."""
     return run.method in set(published()["row"])
+
+
+def has_its_facts(run: RunInfo) -> bool:
+    """Whether the file of a run's facts is named after a dataset of the paper, CounterFact or zsRE."""
+    return any(dataset.lower() in facts_label(run).lower() for dataset in set(published()["dataset"]))
 
 
 def _overfitting(run: RunInfo, targets: pd.DataFrame, seconds: float | None) -> dict[str, tuple[float, int]]:

@@ -45,9 +45,16 @@ def longest(runs: Sequence[RunInfo], has: Has = anything) -> list[RunInfo]:
     return _first(runs, has, lambda group: (len(group) > 1, min(run.done for run in group), len(group)))[:MOST_COMPARED]
 
 
-def broadest(runs: Sequence[RunInfo], has: Has = anything) -> list[RunInfo]:
-    """The comparable set with the most methods, and of those the one that went furthest; all of its runs."""
-    return _first(runs, has, lambda group: (len(group), min(run.done for run in group)))
+def broadest(runs: Sequence[RunInfo], has: Has = anything, rather: Has = anything) -> list[RunInfo]:
+    """The comparable set with the most methods, all of its runs.
+
+    Args:
+        runs: any; recorded ones are chosen from.
+        has: whether a run has what the page needs.
+        rather: whether a run is one to prefer; of sets with as many methods the one with most of these is taken, and
+            then the one that went furthest.
+    """
+    return _first(runs, has, lambda group: (len(group), sum(map(rather, group)), min(run.done for run in group)))
 
 
 def _first(runs: Sequence[RunInfo], has: Has, rank: Callable[[list[RunInfo]], tuple]) -> list[RunInfo]:
