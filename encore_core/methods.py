@@ -134,6 +134,7 @@ class Settings:
             need none; its `steps` are passes over the batch, see `fine_tuning`.
         nas, nas_facts: whether targets are brought to one norm, and over how many facts it is found, see `norm_anchor`.
         steps, lr, clamp, weight_decay, kl_factor, mpes_extra_steps: see `targets`.
+        pushes: how often facts that are not said after the update are pushed on, see `push`.
         mpes_contexts: which contexts must say the answer before MPES stops, see `target_loss`.
         search, search_step, search_decay, search_ridge: how δ is moved, see `search_step`.
         bfloat16: whether targets are optimised with matrix products in bfloat16.
@@ -170,6 +171,7 @@ class Settings:
     weight_decay: float = 0.5
     kl_factor: float = 0.0625
     mpes_extra_steps: int = 1
+    pushes: int = 0
     mpes_contexts: MpesContexts = "sampled"
     search: Search = "adam"
     search_step: float = 0.1
@@ -325,6 +327,11 @@ def override(settings: Settings, overrides: Mapping[str, Any], n_layers: int) ->
         raise InputError(
             f"Setting sphere_strength = {changed.sphere_strength:g} does not suit {changed.method}, which has no P; "
             "leave it out."
+        )
+    if changed.pushes and not changed.takes_back:
+        raise InputError(
+            f"Setting pushes = {changed.pushes} does not suit {changed.method}, whose update does not follow from "
+            "residuals, keys and P alone; leave it out."
         )
     if changed.search != "adam" and changed.from_gradients:
         raise InputError(

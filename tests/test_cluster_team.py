@@ -59,8 +59,8 @@ def how(folder) -> LoadAs:
     return LoadAs(str(folder), "cpu", "float32", "auto", 1)
 
 
-def session_of(folder, text) -> EditSession:
-    settings = tiny_runs.SETTINGS
+def session_of(folder, text, **more) -> EditSession:
+    settings = tiny_runs.SETTINGS | more
     return EditSession(load_model(str(folder), "cpu"), settings=settings, statistics_text=text, keep_history=False)
 
 
@@ -71,9 +71,9 @@ def team(session: EditSession, folder, n: int) -> Team:
     return made
 
 
-def edited(folder, text, n: int, sizes=(7, 5)) -> dict[int, torch.Tensor]:
+def edited(folder, text, n: int, sizes=(7, 5), **settings) -> dict[int, torch.Tensor]:
     """Two batches with so many members; 0 for none at all."""
-    session, start = session_of(folder, text), 0
+    session, start = session_of(folder, text, **settings), 0
     helpers = team(session, folder, n) if n else None
     for size in sizes:
         session.edit(tiny_runs.FACTS[start : start + size], known="edit", measure=False)
@@ -105,6 +105,16 @@ def test_the_result_is_the_same_to_the_bit_for_any_number_and_that_of_one_proces
     for layer, W in alone.items():
         W0 = base.parameter(layer).data
         assert float((two[layer] - W).norm() / (W - W0).norm()) < 5e-6
+
+
+def test_pushes_reach_all_members(tiny_folder, statistics_text):
+    stiff = {"lambda_p": 10.0}
+    alone, two, three = (edited(tiny_folder, statistics_text, n, **stiff, pushes=2) for n in (0, 2, 3))
+    assert weights_digest(two) == weights_digest(three)
+    without, base = edited(tiny_folder, statistics_text, 0, **stiff), load_model(str(tiny_folder), "cpu")
+    for layer, W in alone.items():
+        moved = (W - base.parameter(layer).data).norm()
+        assert float((two[layer] - W).norm() / moved) < 5e-6 < 1e-3 < float((without[layer] - W).norm() / moved)
 
 
 @pytest.mark.parametrize(("n_facts", "elsewhere"), [(2, 1), (4, 1), (8, 2), (12, 2)])

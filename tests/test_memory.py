@@ -75,6 +75,8 @@ def test_what_it_depends_on():
     assert late.targets < many.targets / 3  # few blocks above
     one = estimate(LLAMA_3_8B, torch.bfloat16, settings_of(LLAMA_3_8B, (7,)))
     assert one.matrices == many.matrices / 2
+    pushing = estimate(LLAMA_3_8B, torch.bfloat16, replace(settings_of(LLAMA_3_8B, (6, 7)), pushes=2), 100)
+    assert pushing.matrices == many.matrices * 3 / 2
     single = estimate(LLAMA_3_8B, torch.float32, settings_of(LLAMA_3_8B, (6, 7)))
     assert single.weights == 2 * many.weights and single.statistics == many.statistics
 

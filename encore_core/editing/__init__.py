@@ -13,6 +13,7 @@ renewed_projector      P on unused directions, which are found anew (BetaEdit)
 what_is_kept           what a layer keeps between batches, by method
 answer_gradients, gradient_rule   edits along the gradient of the answer (UltraEdit, StableEdit): one batch; the rule
 projected_gradient, fine_tuning   gradients kept out of what general text needs (CrispEdit): the rule; one batch
+push                   facts that are not said after the update ask once more for what they did not get
 lyapunov               least squares whose weight on general text grows with what is lost (LyapLock)
 norm_anchor            targets brought to one norm (NAS)
 main_directions        updates weakened along the main directions of a matrix's rows (SPHERE)

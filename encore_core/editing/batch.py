@@ -23,6 +23,7 @@ from encore_core.editing.keys import KeyReader
 from encore_core.editing.lyapunov import LyapunovMemory
 from encore_core.editing.main_directions import weakened
 from encore_core.editing.norm_anchor import brought_to_norm, in_proportion
+from encore_core.editing.push import exact_copies, pushed
 from encore_core.editing.shared_by_sessions import solve_device
 from encore_core.editing.target_loss import TargetSettings, target_settings
 from encore_core.editing.targets import Target, optimise_targets
@@ -224,6 +225,7 @@ def add_updates(
     z = z.to(device, torch.float64)
     reader = (helpers.reader if helpers is not None else KeyReader)(lm, facts, prefixes, s.layers)
     updates: dict[int, LowRankUpdate] = {}
+    before = exact_copies(draft, s.layers) if s.pushes else {}
     for j, layer in enumerate(s.layers):
         K = reader.keys(layer).to(device, torch.float64)
         h = reader.states(layer).to(device, torch.float64)
@@ -238,6 +240,13 @@ def add_updates(
         clock.add("keys")
         if on_progress is not None:
             on_progress(EditProgress("update", j + 1, len(s.layers)))
+    if s.pushes:
+        solved, updates = updates, pushed(lm, facts, s, preservation, draft, before, z, slack, updates)
+        for layer, update in updates.items():
+            check_change(update, len(facts), layer, s)
+        if any(updates[layer] is not solved[layer] for layer in s.layers):
+            reader.replaced(updates)
+        clock.add("update")
     return updates
 
 

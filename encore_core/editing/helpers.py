@@ -7,7 +7,7 @@ differs from that of one process without helpers only by the rounding that comes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Protocol
 
@@ -37,6 +37,9 @@ class Reader(Protocol):
 
     def added(self, layer: int, update: LowRankUpdate) -> None:
         """The layer has been edited by this update."""
+
+    def replaced(self, updates: Mapping[int, LowRankUpdate]) -> None:
+        """The updates of all layers have been replaced by these, see `push`."""
 
     def advance(self, layer: int, to: int) -> None:
         """Go on from a layer, now edited, to the next."""

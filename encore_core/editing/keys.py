@@ -11,7 +11,7 @@ layer. So later tokens are cut, and the residual stream entering the next layer 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -118,6 +118,9 @@ class KeyReader:
 
     def added(self, layer: int, update: LowRankUpdate) -> None:
         """The layer has been edited; here the model shows it. Others are told, see `team`."""
+
+    def replaced(self, updates: Mapping[int, LowRankUpdate]) -> None:
+        """All layers have other updates; as for `added`."""
 
     @property
     def _precise(self) -> torch.dtype:

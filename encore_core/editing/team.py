@@ -306,6 +306,12 @@ class TeamReader:
         factors = [self.team.ray.put(to_numpy(one)) for one in (update.A, update.Y)]
         self.unheard += [self.team._call(member, "add", layer, *factors) for member in self.team.members]
 
+    def replaced(self, updates: Mapping[int, LowRankUpdate]) -> None:
+        """Let all begin their drafts again, with other updates."""
+        self.unheard += [self.team._call(member, "begin", tuple(updates)) for member in self.team.members]
+        for layer, update in updates.items():
+            self.added(layer, update)
+
     def advance(self, layer: int, to: int) -> None:
         """Go on to the next layer."""
         self.unheard += [self.team._call(member, "advance", layer, to) for member in self.team.members]

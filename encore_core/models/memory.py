@@ -1,8 +1,8 @@
 """How much memory it takes to load and edit a model, from its configuration alone: no weight is allocated.
 
     weights      every parameter once, in the model's dtype
-    matrices     for each edited layer the session's matrix, and the one that a batch is working on (CrispEdit: two);
-                 each in float32, and again in the model's dtype if that is another
+    matrices     for each edited layer the session's matrix, and the one that a batch is working on (two with CrispEdit
+                 and with pushes); each in float32, and again in the model's dtype if that is another
     statistics   for each edited layer P in float64, or what else the method keeps; while P is made, also C0 in float32
                  and the inverse's work space
     targets      what the backward pass through the blocks above the last edited one needs: activations of the tokens
@@ -149,7 +149,7 @@ def estimate_of(
 ) -> MemoryEstimate:
     """`estimate` from the sizes."""
     itemsize = dtype.itemsize
-    n_sets = 3 if settings.preservation == "curvature" else 2
+    n_sets = 3 if settings.preservation == "curvature" or settings.pushes else 2
     n_above = sizes.n_layers - 1 - settings.layers[-1]
     # Matrices above the last edited block, and the output matrix, are also held in bfloat16.
     rounded = sizes.n_head + (sizes.n_weights - sizes.n_head) * n_above // sizes.n_layers
