@@ -16,7 +16,7 @@ from dashboard.reading.run_words import MOST_COMPARED
 from encore_core.runs import RunInfo
 
 ROW = 33  # height of a row in pixels
-SHOWN_ROWS = 19
+SHOWN_ROWS = 26  # as many as the recorded runs that are planned
 TABLE = "runs_table"
 OPENED = "Open"
 
