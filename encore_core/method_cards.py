@@ -63,9 +63,7 @@ CARDS = {
         "this program's own",
         "On the embedded model it edits blocks 2 to 10 with λp = 900, where ENCORE edits 6 to 10 with 300; both come "
         "from trials on held-out facts. On other models it takes ENCORE's settings, its extra steps included. The "
-        "setting search does the same for any method. Its settings for thousands of edits have longer steps, a larger "
-        "λp and pushes: facts that the model does not say after the update ask once more for what they did not get, "
-        "R ← R + (z − h)/m for these alone.",
+        "setting search does the same for any method.",
     ),
     "SPHERE": Card(
         "AlphaEdit, with each update weakened along the main directions of the matrix's rows, so that the rows stay "

@@ -49,8 +49,7 @@ MODEL_ROWS = (
              "tuned here on CounterFact",
              "<|endoftext|>",
              # Earlier blocks, whose keys are more specific, and a stiffer matrix: see benchmarks/RESULTS.md.
-             {"ENCORE": {"layers": tuple(range(2, 11)), "lambda_p": 900},
-              "ENCORE-N": {"lambda_p": 4000, "pushes": 2, "search_step": 0.15}}),
+             {"ENCORE": {"layers": tuple(range(2, 11)), "lambda_p": 900}}),
     ModelRow("gpt2", 48, 1600, None,
              {"layers": (13, 14, 15, 16, 17), "steps": 20, "lambda_p": 20_000, "lambda_n": 10},
              {"EMMET": {"layers": (17,), "lambda_p": 10_000}, "EMMET+MPES": {"layers": (17,), "lambda_p": 10_000},
