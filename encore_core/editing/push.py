@@ -62,16 +62,16 @@ def pushed(
     Returns:
         by layer, the update of R with what was pushed; the same objects where nothing was.
     """
-    found, layers = dict(updates), settings.layers
+    found, layers, PK = dict(updates), settings.layers, {}
     for _ in range(settings.pushes):
         said = torch.tensor([answer.said for answer in answer_probabilities(lm, questions(facts))])
         if bool(said.all()):
             break
         h = KeyReader(lm, facts, (), layers).states(layers[0]).to(z)
         R = (z - h) * (~said).to(z) / len(layers)
+        PK = PK or {layer: preservation[layer].times(found[layer].K) for layer in layers}
         for layer in layers:
-            K = found[layer].K
-            more = solve(R, K, preservation[layer].times(K), slack)
+            more = solve(R, found[layer].K, PK[layer], slack)
             found[layer] = replace(found[layer], A=found[layer].A + more.A)
             draft.exact[layer].copy_(before[layer])
             draft.add(lm, layer, found[layer])

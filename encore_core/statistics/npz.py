@@ -34,6 +34,7 @@ from encore_core.errors import InputError, first_line, quoted
 from encore_core.models.editable import EditableModel
 from encore_core.models.settings import settings_of
 from encore_core.statistics.npz_arrays import Arrays, Entry
+from encore_core.statistics.request import checked_layers
 from encore_core.storage import replacing
 
 ASYMMETRY = 1e-3
@@ -92,8 +93,7 @@ def import_npz(lm: EditableModel, file: Path, layer: int | None = None) -> Impor
     layer = layer_in_name(file) if layer is None else layer
     if layer is None:
         raise InputError(f"The name of {file} does not say which layer it is for; give --layer.")
-    if not 0 <= layer < lm.n_layers:
-        raise InputError(f"Layer {layer} is not between 0 and {lm.n_layers - 1}, the last of {quoted(lm.name)}.")
+    checked_layers(lm, [layer])
     read = _read(file, lm)
     C0, F = (None if sums is None else _mean(*sums, file) for sums in (read.keys, read.gradients))
     digest = hashlib.sha256(C0.numpy().tobytes()).hexdigest()[:12]
@@ -251,10 +251,7 @@ def export_npz(lm: EditableModel, folder: Path, layers: Iterable[int] | None = N
         InputError: for a layer that the model does not have, or without statistics, and when none has.
         WriteError: when they cannot be written.
     """
-    wanted = range(lm.n_layers) if layers is None else sorted(set(layers))
-    for layer in wanted:
-        if not 0 <= layer < lm.n_layers:
-            raise InputError(f"Layer {layer} is not between 0 and {lm.n_layers - 1}, the last of {quoted(lm.name)}.")
+    wanted = checked_layers(lm, range(lm.n_layers) if layers is None else layers)
     used = files_used(lm, wanted, settings_of(lm, "ENCORE").statistics_tokens)
     heads = {layer: stored_statistics.read_head(file) for layer, file in used.items() if file.is_file()}
     missing = [layer for layer in wanted if heads.get(layer) is None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -57,10 +57,20 @@ def layers_of(lm: EditableModel, request: Request) -> tuple[int, ...]:
     """
     if request.layers is None:
         return settings_of(lm, "ENCORE").layers
-    for layer in request.layers:
+    return checked_layers(lm, request.layers)
+
+
+def checked_layers(lm: EditableModel, layers: Iterable[int]) -> tuple[int, ...]:
+    """Blocks in order, each once.
+
+    Raises:
+        InputError: for one that the model does not have.
+    """
+    found = tuple(sorted(set(layers)))
+    for layer in found:
         if not 0 <= layer < lm.n_layers:
             raise InputError(f"Layer {layer} is not between 0 and {lm.n_layers - 1}, the last of {quoted(lm.name)}.")
-    return tuple(sorted(set(request.layers)))
+    return found
 
 
 def tokens_of_request(lm: EditableModel, request: Request) -> int:
