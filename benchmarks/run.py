@@ -1,9 +1,10 @@
 """Measure how fast editing is on this machine, and that the fast ways give the plain ways' results.
 
-    python benchmarks/run.py [--only targets methods update scoring startup] [--out FILE.json]
+    python benchmarks/run.py [--only targets methods rows update scoring startup] [--out FILE.json]
 
     targets     the target optimisation against the plain one-at-a-time loop, at equal steps and with MPES
     methods     seconds an edit by phase, for every method
+    rows        whole edits by some methods, batch about, and the plain loop's targets of some of the same facts
     update      the recursive update against a dense solve per batch, by d_mlp
     scoring     batched scoring against prompt by prompt with full logits
     startup     a fresh process until the model is ready, and memory
@@ -21,8 +22,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,19 +30,15 @@ import encore_core.runtime  # noqa: F401  before torch is loaded
 
 # isort: split
 import torch
+from edit_speed import gflop_per_step, methods, rows, targets
 from machine import machine, timed
 from plain_evaluator import mean_log_probability
-from plain_loop import plain_target
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from encore_core import EditSession, evaluate, load_model, read_facts
 from encore_core.editing.batch import batched
-from encore_core.editing.target_loss import target_settings
-from encore_core.editing.targets import optimise_targets
 from encore_core.editing.update_rule import LowRankUpdate, Preservation, inverse_preservation, solve
 from encore_core.export.folder import versions
-from encore_core.facts import Fact
-from encore_core.forward.prompts import encode_contexts
 from encore_core.methods import METHODS
 from encore_core.models.catalogue import find_source
 from encore_core.models.checkpoint import read_tokenizer
@@ -69,99 +64,22 @@ def main() -> None:
     parser.add_argument("--precision-facts", type=int, default=500, help="facts edited for section precision")
     parser.add_argument("--shape-batches", type=int, default=3, help="batches timed for section shape")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--rows", nargs="+", default=["ENCORE", "ENCORE-N"], choices=list(METHODS))
+    parser.add_argument("--rounds", type=int, default=4, help="batches of section rows, after one that warms up")
+    parser.add_argument("--plain-rows", type=int, default=3, help="facts of each that the plain loop is given")
     parser.add_argument("--d-mlp", type=int, nargs="+", default=[1536, 4096, 14336])
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     result: dict[str, Any] = {"machine": machine(), "versions": versions(), "date": time.strftime("%Y-%m-%d")}
     lm = None
     for name in options.only:
-        if name in ("targets", "methods", "scoring", "precision") and lm is None:
+        if name in ("targets", "methods", "rows", "scoring", "precision") and lm is None:
             # As the authors' code reads texts, and the plain loop beside it: nothing in front.
             lm = load_model(options.model, options.device, options.dtype, start_token="none")
         print(f"\n{name}", flush=True)
         result[name] = SECTIONS[name](lm, options)
         if options.out:  # after every section: a later one may fail
             options.out.write_text(json.dumps(result, indent=1), encoding="utf-8")
-
-
-def targets(lm: EditableModel, options: argparse.Namespace) -> dict[str, Any]:
-    """The fast optimisation of a batch against the plain loop over its first facts.
-
-    The batch is run before and after the plain loop and the mean taken, so that a machine that grows slower or faster
-    meanwhile favours neither.
-    """
-    facts = read_facts(options.facts)[: options.batch]
-    found: dict[str, Any] = {}
-    for name, n_plain in (("MEMIT", options.plain), ("ENCORE", options.plain_mpes)):
-        session = EditSession(lm, name, settings={"bfloat16": options.bfloat16})
-        session.prepare()
-        settings, layer = target_settings(session.settings), session.settings.layers[-1]
-        arguments = (lm, facts, session.prefixes, layer, settings)
-        optimise_targets(*arguments[:-1], replace(settings, steps=2))  # kernels of these shapes are found and loaded
-        fast, first = timed(optimise_targets, *arguments)
-        plain, plain_seconds = [], 0.0
-        for fact in facts[:n_plain]:
-            value, took = timed(
-                plain_target, lm.model, lm.tokenizer, lm.blocks[layer], fact, session.prefixes, settings
-            )
-            plain.append(value)
-            plain_seconds += took
-        _, second = timed(optimise_targets, *arguments)
-        seconds = (first + second) / 2
-        # An evaluation of the loss is a step here; the last one has no gradient.
-        fast_steps, plain_steps = (sum(target.steps + 1 for target in each) for each in (fast, plain))
-        differences = [
-            float((a.z - b.z).norm() / b.z.norm()) for a, b in zip(fast, plain, strict=False) if a.steps == b.steps
-        ]
-        gflop = gflop_per_step(lm, facts, session.prefixes, layer)
-        found[name] = row = {
-            "fast_s_per_fact_and_step": seconds / fast_steps,
-            "plain_s_per_fact_and_step": plain_seconds / plain_steps,
-            "speedup": (plain_seconds / plain_steps) / (seconds / fast_steps),
-            "fast_s_per_fact": seconds / len(facts),
-            "both_runs_s_per_fact": [first / len(facts), second / len(facts)],
-            "mean_steps": statistics.mean(target.steps for target in fast),
-            "same_stopping_step": sum(a.steps == b.steps for a, b in zip(fast, plain, strict=False)) / len(plain),
-            "largest_relative_difference_of_z": max(differences, default=None),
-            "plain_facts": len(plain),
-            "gflop_per_fact_and_step": gflop,
-            "gflops": gflop * fast_steps / seconds,
-            "bfloat16": options.bfloat16,
-        }
-        print(name, row, flush=True)
-    found["mpes_saves_percent"] = 100 * (1 - found["ENCORE"]["fast_s_per_fact"] / found["MEMIT"]["fast_s_per_fact"])
-    print("MPES saves", round(found["mpes_saves_percent"], 1), "% of the time for targets")
-    return found
-
-
-def gflop_per_step(lm: EditableModel, facts: Sequence[Fact], prefixes: Sequence[str], layer: int) -> float:
-    """Matrix products that a step of a fact needs, forward and backward, when nothing unneeded is computed.
-
-    Attention's own products and what is done once a batch are left out.
-    """
-    rows = [row for contexts in encode_contexts(lm, facts, prefixes) for row in contexts]
-    n_tokens = sum(len(row.ids) - 1 - row.lookup for row in rows) / len(facts) + 1
-    n_logits = sum(row.n_target for row in rows) / len(facts) + 1
-    weights = sum(p.numel() for block in lm.blocks[layer + 1 :] for p in block.parameters() if p.dim() == 2)
-    head = lm.model.get_output_embeddings().weight.numel()
-    return 2 * 2 * (n_tokens * weights + n_logits * head) / 1e9
-
-
-def methods(lm: EditableModel, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds an edit by phase, for every method, over one batch after the session has been prepared."""
-    facts = read_facts(options.facts)[: options.batch]
-    found = {}
-    for name in options.methods:
-        session = EditSession(lm, name)
-        session.prepare()
-        report = session.edit(facts, known="edit", measure=False)
-        phases = {phase: seconds / len(facts) for phase, seconds in report.seconds.items()}
-        found[name] = phases | {
-            "total": sum(phases.values()),
-            "steps": statistics.mean(item.steps for item in report.edited),
-        }
-        print(f"{name:16}", {key: round(value, 4) for key, value in found[name].items()}, flush=True)
-    return found
 
 
 def update(lm: EditableModel | None, options: argparse.Namespace) -> dict[str, Any]:
@@ -353,10 +271,10 @@ def random_llama_8b(device: torch.device) -> EditableModel:
 
 
 SECTIONS = {
-    "targets": targets, "methods": methods, "update": update, "scoring": scoring, "startup": startup,
+    "targets": targets, "methods": methods, "rows": rows, "update": update, "scoring": scoring, "startup": startup,
     "precision": precision, "shape": shape,
 }  # fmt: skip
-USUAL = ["targets", "methods", "update", "scoring", "startup"]
+USUAL = ["targets", "methods", "rows", "update", "scoring", "startup"]
 
 
 if __name__ == "__main__":

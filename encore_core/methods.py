@@ -137,6 +137,7 @@ class Settings:
         pushes: how often facts that are not said after the update are pushed on, see `push`.
         mpes_contexts: which contexts must say the answer before MPES stops, see `target_loss`.
         search, search_step, search_decay, search_ridge: how δ is moved, see `search_step`.
+        contexts_at_once: how many contexts a step looks at until they say the answer, see `context_turns`; 0 for all.
         bfloat16: whether targets are optimised with matrix products in bfloat16.
         sequential: whether the keys of earlier edits are added to what is preserved.
         statistics_tokens: how many tokens of general text C0 is made from.
@@ -177,6 +178,7 @@ class Settings:
     search_step: float = 0.1
     search_decay: float = 1.0
     search_ridge: float = 0.05
+    contexts_at_once: int = 0
     bfloat16: bool = False
     sequential: bool = True
     statistics_tokens: int = 100_000
@@ -333,12 +335,13 @@ def override(settings: Settings, overrides: Mapping[str, Any], n_layers: int) ->
             f"Setting pushes = {changed.pushes} does not suit {changed.method}, whose update does not follow from "
             "residuals, keys and P alone; leave it out."
         )
-    if changed.search != "adam" and changed.from_gradients:
-        raise InputError(
-            f"Setting search = {changed.search} does not suit {changed.method}, which has no targets; leave it out."
-        )
-    if changed.nas and changed.from_gradients:
-        raise InputError(f"Setting nas = true does not suit {changed.method}, which has no targets; leave it out.")
+    of_targets = {"search": changed.search != "adam", "contexts_at_once": changed.contexts_at_once, "nas": changed.nas}
+    for name, is_changed in of_targets.items():
+        if is_changed and changed.from_gradients:
+            value = str(getattr(changed, name)).lower()
+            raise InputError(
+                f"Setting {name} = {value} does not suit {changed.method}, which has no targets; leave it out."
+            )
     return changed if asdict(changed) == asdict(settings) else replace(changed, validated=False, tuned=False)
 
 

@@ -21,6 +21,7 @@ _WHOLE = {
     "steps": (1, 1000),
     "mpes_extra_steps": (0, 1000),
     "pushes": (0, 20),
+    "contexts_at_once": (0, 20),
     "statistics_tokens": (100, 10**9),
     "nas_facts": (20, 10**6),
     "refresh_every": (1, 10**9),

@@ -15,7 +15,7 @@ from refusals import refusal
 from tiny_models import CITIES, PREFIXES
 from transformers import GPT2Config, LlamaConfig
 
-from encore_core.editing import targets
+from encore_core.editing import group_size
 from encore_core.editing.edited_matrices import Sums
 from encore_core.editing.fast_target_pass import FastPass
 from encore_core.editing.pass_choice import starts_of_fast_pass
@@ -203,12 +203,12 @@ def test_groups_of_facts_fit_the_memory(llama, monkeypatch):
     """Half of what the weights leave, in powers of two; always at least a few tokens, and no more than are of use."""
     sizes = Sizes.of_model(llama.model, llama.parts)
     per_token = sizes.saved_per_token(llama.n_layers - 2) * 4
-    for room, expected in ((2**40, memory.CPU_TOKENS), (2 * per_token * 1000, 512), (1, targets.LEAST_TOKENS)):
+    for room, expected in ((2**40, memory.CPU_TOKENS), (2 * per_token * 1000, 512), (1, group_size.LEAST_TOKENS)):
         with_memory(monkeypatch, 1, sizes.n_weights * 4 + room)
-        assert targets.default_max_tokens(llama, 1) == expected
+        assert group_size.default_max_tokens(llama, 1) == expected
     with_memory(monkeypatch, 1, 2 * per_token * 1000)
     monkeypatch.setattr(llama, "offloaded", True)  # its weights are elsewhere, and it is run block by block
-    assert targets.default_max_tokens(llama, 1) == memory.CPU_TOKENS
+    assert group_size.default_max_tokens(llama, 1) == memory.CPU_TOKENS
 
 
 def test_sizes_as_people_write_them():

@@ -49,14 +49,19 @@ class AlongOracle(Oracle):
             F = F.double()
             metric = F / (F.trace() / len(F)) + settings.search_ridge * metric
         delta = torch.zeros(self.lm.d_model, requires_grad=True)
-        first_hit = None
+        first_hit, every, at_once, in_full = None, self.rows, settings.contexts_at_once, not settings.contexts_at_once
         for step in range(settings.steps):
+            self.rows = every
+            if not in_full:
+                self.rows = [every[i] for i in sorted((step * at_once + i) % len(every) for i in range(at_once))]
             nll, kl, decay, hit, _ = self.losses(delta, settings)
-            first_hit = step if hit and first_hit is None else first_hit
+            first_hit = step if hit and in_full and first_hit is None else first_hit
             extra = settings.mpes_extra_steps
             enough = settings.mpes and first_hit is not None and step - first_hit >= extra
-            if enough or float((nll + kl + decay).detach()) < 0.05 or step == settings.steps - 1:
+            small = in_full and float((nll + kl + decay).detach()) < 0.05
+            if enough or small or step == settings.steps - 1:
                 return delta.detach(), step
+            in_full = in_full or self.losses(delta, replace(settings, mpes_contexts="all"))[3]
             (g,) = torch.autograd.grad(nll + kl + decay, delta)
             turned = torch.linalg.solve(metric, g.double())
             with torch.no_grad():
@@ -80,6 +85,22 @@ def test_each_pass_agrees_with_one_fact_at_a_time(lm, path, contexts, search, mo
         delta, steps = AlongOracle(lm, fact, PREFIXES, 1).walk(settings, F)
         assert target.steps == steps
         assert float((target.z - target.h - delta).norm()) <= 1e-4 * float(delta.norm())
+
+
+@pytest.mark.parametrize("path", ["packed", "padded", "plain"])
+@pytest.mark.parametrize("at_once", [1, 2])
+@pytest.mark.parametrize("search", [ALONG, NATURAL], ids=["normalised", "natural"])
+def test_contexts_in_turn_agree_with_one_fact_at_a_time(lm, path, at_once, search, monkeypatch):
+    settings = replace(search, steps=12, mpes=True, mpes_extra_steps=1, contexts_at_once=at_once, clamp=2.0)
+    F = some_F(lm)
+    monkeypatch.setattr(lm, "checked_paths", {1: path})
+    found = optimise_targets(lm, MIXED, PREFIXES, 1, settings, F=F)
+    whole = optimise_targets(lm, MIXED, PREFIXES, 1, replace(settings, contexts_at_once=0), F=F)
+    for target, fact in zip(found, MIXED, strict=True):
+        delta, steps = AlongOracle(lm, fact, PREFIXES, 1).walk(settings, F)
+        assert target.steps == steps
+        assert float((target.z - target.h - delta).norm()) <= 1e-4 * float(delta.norm())
+    assert any(not torch.equal(one.z, other.z) for one, other in zip(found, whole, strict=True))
 
 
 def test_the_plain_prompt_counts_only_where_it_is_to(lm):
@@ -165,5 +186,7 @@ def test_settings_that_do_not_suit_are_refused():
         settings_for("ENCORE", **shape, overrides={"search": "steepest"})
     with pytest.raises(InputError, match="has no targets"):
         settings_for("UltraEdit", **shape, overrides={"search": "natural_gradient"})
+    with pytest.raises(InputError, match="contexts_at_once = 2 does not suit UltraEdit, which has no targets"):
+        settings_for("UltraEdit", **shape, overrides={"contexts_at_once": "2"})
     assert settings_for("ENCORE", **shape).search == "adam"
     assert settings_for("ENCORE-N", **shape).search == "natural_gradient"

@@ -201,7 +201,8 @@ def test_looking_less_often_finds_the_same(lm, fast, every, monkeypatch):
 @pytest.mark.parametrize("refused", [False, True])
 def test_recorded_steps_find_the_same(lm, refused, monkeypatch):
     """As on a GPU: the second step is recorded, every later one replayed, and no fact is dropped in the middle."""
-    plays = []
+    plays, in_turn = [], replace(MPES, contexts_at_once=2)
+    launched = optimise_targets(lm, MIXED, PREFIXES, 1, in_turn)
 
     def recorded(work):
         if refused:
@@ -213,7 +214,7 @@ def test_recorded_steps_find_the_same(lm, refused, monkeypatch):
                 results[number].copy_(new)
             plays.append(len(new))
 
-        shapes = [(len(MIXED), 6), (len(MIXED), lm.d_model)]
+        shapes = [(len(MIXED), 7), (len(MIXED), lm.d_model)]
         results += [torch.zeros(shape) for shape in shapes]
         return play, tuple(results)
 
@@ -227,6 +228,9 @@ def test_recorded_steps_find_the_same(lm, refused, monkeypatch):
             agree(target, oracle(lm, fact, PREFIXES, 1, settings))
         assert refused or (len(plays) >= 3 and set(plays) == {len(MIXED)})
     assert lm.refuses_replay == refused
+    for one, other in zip(optimise_targets(lm, MIXED, PREFIXES, 1, in_turn), launched, strict=True):
+        assert (one.steps, one.stopped) == (other.steps, other.stopped)
+        assert float((one.z - other.z).norm()) <= 1e-4 * float(other.z.norm())
 
 
 def test_products_in_bfloat16(llama, monkeypatch):

@@ -128,7 +128,7 @@ def run_cost(
     """
     steps = settings.steps if steps is None else steps
     n_layers, n = len(settings.layers), min(batch_size, n_edits)
-    # Of a shard: where memory is short, facts are run in smaller groups (see `targets.default_max_tokens`).
+    # Of a shard: where memory is short, facts are run in smaller groups (see `group_size.default_max_tokens`).
     memory = estimate_of(sizes, getattr(torch, hardware.dtype), settings, min(n, SHARD_FACTS["cuda"]), "cuda")
     devices = math.ceil(memory.total / hardware.memory)
     n_shards = len(shards(n, SHARD_FACTS["cuda"]))

@@ -2,8 +2,10 @@
 
 targets                the wanted hidden states: the search for them, and when it stops
 search_step            how the search moves: by Adam, along the gradient, along the natural gradient
+context_turns          which of a fact's contexts a step of the search looks at
 target_loss, pass_choice    the loss that the search minimises; which pass computes it for a model
 target_rows, plain_target_pass, fast_target_pass    facts as rows of tokens, and their logits with δ added
+group_size             how many tokens are run at once where gradients are wanted
 keys                   the inputs of the edited matrices at the subjects
 covariance, stored_statistics   C0, which represents what must stay, and where it is kept
 gradient_moments       F, what general text loses when a block's output changes

@@ -12,8 +12,8 @@ from encore_core.autograd import gradients
 from encore_core.editing.batch import Clock, SolvedBatch, check_change, no_seconds
 from encore_core.editing.batch_report import EditProgress, OnProgress
 from encore_core.editing.edited_matrices import Sums
+from encore_core.editing.group_size import default_max_tokens
 from encore_core.editing.shared_by_sessions import solve_device
-from encore_core.editing.targets import default_max_tokens
 from encore_core.editing.what_is_kept import Memory
 from encore_core.errors import InputError
 from encore_core.facts import Fact

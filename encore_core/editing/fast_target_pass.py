@@ -7,6 +7,7 @@ where the family's attention allows that, else padded.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -167,8 +168,8 @@ class FastPass:
     def logits(self, delta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As `PlainPass.logits`."""
         rows, facts = self.rows, torch.arange(len(delta), device=delta.device)
-        per_row = delta.repeat_interleave(rows.n_contexts, dim=0)
-        at, subject_at = (rows.position_rows, rows.position_columns), (facts, torch.zeros_like(facts))
+        per_row = rows.per_row(delta)
+        at, subject_at = (rows.places, rows.position_columns), (facts, torch.zeros_like(facts))
         if not self.merged:
             return (
                 self.tails[0].logits(self.lm, self.layer, per_row, *at),
@@ -179,6 +180,20 @@ class FastPass:
         logits = of_tail(self.lm, self.layer, torch.cat([per_row, delta]), *both)
         # Not two slices: their gradients would each be as large as the whole, and mostly zero.
         return logits.split([len(at[0]), len(facts)])
+
+    def over(self, contexts: torch.Tensor) -> FastPass:
+        """As `PlainPass.over`: a pass of their rows alone."""
+        used = contexts.flatten().nonzero()[:, 0]
+        if len(used) == contexts.numel():
+            return self
+        some = copy.copy(self)
+        some.rows = self.rows.only(used)
+        if self.merged:
+            subject_rows = torch.arange(self.rows.n_facts, device=used.device) + contexts.numel()
+            some.tails = [self.tails[0].keep(torch.cat([used, subject_rows]))]
+        else:
+            some.tails = [self.tails[0].keep(used), self.tails[1]]
+        return some
 
     def keep(self, facts: torch.Tensor) -> None:
         """As `PlainPass.keep`."""

@@ -23,9 +23,9 @@ from encore_core.editing.answer_gradients import answer_gradients, traced
 from encore_core.editing.batch import Clock, SolvedBatch, check_change, no_seconds
 from encore_core.editing.batch_report import EditProgress, OnProgress
 from encore_core.editing.edited_matrices import Sums, exact_dtype
+from encore_core.editing.group_size import default_max_tokens
 from encore_core.editing.projected_gradient import CurvatureMemory, ProjectedAdam
 from encore_core.editing.shared_by_sessions import solve_device
-from encore_core.editing.targets import default_max_tokens
 from encore_core.editing.update_rule import LowRankUpdate
 from encore_core.errors import InputError
 from encore_core.facts import Fact

@@ -50,6 +50,14 @@ class PlainPass:
             subject_logits[fact_numbers, self.subject_lookups],
         )
 
+    def over(self, contexts: torch.Tensor) -> PlainPass:
+        """A pass for one evaluation that has to give logits in some contexts alone: this one gives them in all.
+
+        Args:
+            contexts: (n_facts, n_contexts) bool, at least one of each fact.
+        """
+        return self
+
     def keep(self, facts: torch.Tensor) -> None:
         """Keep only some of the facts; `facts` holds their indices, ascending."""
         rows = self.rows.rows_of(facts)

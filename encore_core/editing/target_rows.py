@@ -37,6 +37,7 @@ class Rows:
         n_facts, n_contexts: every fact has the same number of contexts; row r belongs to fact r // n_contexts.
         position_rows, position_columns: (n_positions,) where target tokens are predicted.
         position_targets: (n_positions,) token ids wanted there.
+        used: (n_used,) the rows that are run, if those are not all; positions are in these rows alone.
     """
 
     n_facts: int
@@ -44,6 +45,7 @@ class Rows:
     position_rows: torch.Tensor
     position_columns: torch.Tensor
     position_targets: torch.Tensor
+    used: torch.Tensor | None = None
 
     @classmethod
     def of(cls, examples: Sequence[Example], device: torch.device, from_lookup: bool) -> Rows:
@@ -66,6 +68,22 @@ class Rows:
         kept = new_number[fact] >= 0
         rows = new_number[fact[kept]] * self.n_contexts + context[kept]
         return Rows(len(facts), self.n_contexts, rows, self.position_columns[kept], self.position_targets[kept])
+
+    def only(self, used: torch.Tensor) -> Rows:
+        """Some of the rows, for one evaluation; `used` holds their numbers, ascending."""
+        kept = torch.isin(self.position_rows, used)
+        positions = (self.position_rows[kept], self.position_columns[kept], self.position_targets[kept])
+        return Rows(self.n_facts, self.n_contexts, *positions, used)
+
+    @property
+    def places(self) -> torch.Tensor:
+        """(n_positions,) of `position_rows`, which of the rows that are run it is."""
+        return self.position_rows if self.used is None else torch.searchsorted(self.used, self.position_rows)
+
+    def per_row(self, of_facts: torch.Tensor) -> torch.Tensor:
+        """What each fact has, (n_facts, …), for every row that is run."""
+        rows = of_facts.repeat_interleave(self.n_contexts, dim=0)
+        return rows if self.used is None else rows[self.used]
 
     def rows_of(self, facts: torch.Tensor) -> torch.Tensor:
         """Row numbers of some facts, (len(facts) · n_contexts,)."""

@@ -24,7 +24,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from encore_core.autograd import gradients
+from encore_core.editing.context_turns import ContextTurns
 from encore_core.editing.fast_target_pass import FastPass
+from encore_core.editing.group_size import default_max_tokens
 from encore_core.editing.pass_choice import starts_of_fast_pass
 from encore_core.editing.plain_target_pass import PlainPass
 from encore_core.editing.search_step import step_of
@@ -34,17 +36,12 @@ from encore_core.facts import Fact
 from encore_core.forward.bfloat16 import matrices_in_bfloat16
 from encore_core.forward.cuda_graph import Replayed
 from encore_core.forward.prompts import batches_by_length
-from encore_core.models.device_map import total_memory
 from encore_core.models.editable import EditableModel
-from encore_core.models.memory import CPU_TOKENS, GPU_TOKENS, Sizes
 
 LOSS_THRESHOLD = 0.05
 
 RULE_FIELDS = ("mpes", "mpes_extra_steps", "steps")
 """Of `TargetSettings`, what decides when a search stops, and not where it goes."""
-
-LEAST_TOKENS = 64
-"""Tokens of a group when memory is shortest; a fact with more tokens is run on its own."""
 
 FLOP_PER_WEIGHT = 4
 """Per token and step: a product and a sum in the forward pass, and the same for the gradient of the input."""
@@ -201,35 +198,15 @@ class RuleSearch:
         self._found.update(zip(members, group.found(), strict=True))
 
 
-def default_max_tokens(lm: EditableModel, layer: int) -> int:
-    """Tokens to run at once: enough for the processor's matrix units, and few enough for the device's memory.
-
-    It depends on the device's total memory, not on what is free at the moment, so that a batch is divided, and
-    therefore rounded, in the same way every time.
-
-    Args:
-        lm: the model.
-        layer: index of the last edited block; the backward pass goes through the blocks above it.
-    """
-    most = CPU_TOKENS if lm.device.type == "cpu" else GPU_TOKENS
-    sizes = Sizes.of_model(lm.model, lm.parts)
-    # Offloaded blocks are run again one by one, and their weights are not on the device.
-    weights, n_above = (0, 1) if lm.offloaded else (sizes.n_weights * lm.dtype.itemsize, lm.n_layers - 1 - layer)
-    room = (total_memory(lm.device) - weights) / 2
-    fitting = room / max(1, sizes.saved_per_token(n_above) * lm.dtype.itemsize)
-    while most > max(fitting, LEAST_TOKENS):
-        most //= 2
-    return most
-
-
 class _Group:
     """Facts that are optimised together, step by step, until rules have stopped them."""
 
     def __init__(self, forward: PlainPass | FastPass, rules: Sequence[TargetSettings], F: torch.Tensor | None):
         # The pass drops finished facts later; `_h` and `_searches` keep all.
         self.forward, self._h = forward, forward.h
-        self._descent, self._n_steps = _Descent(forward, rules[0], F), max(rule.steps for rule in rules)
-        self._replayed = Replayed(self._descent.step) if _is_replayed(forward) else None
+        is_replayed = _is_replayed(forward)
+        self._descent, self._n_steps = _Descent(forward, rules[0], F, is_replayed), max(rule.steps for rule in rules)
+        self._replayed = Replayed(self._descent.step) if is_replayed else None
         self._searches = [[_FactProgress(rule) for rule in rules] for _ in range(forward.rows.n_facts)]
         self._unread: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._step = 0
@@ -291,22 +268,29 @@ class _Descent:
 
     Attributes:
         active: (n_active,) the facts that are still evaluated. A finished one's row of δ may drift on.
+        is_replayed: whether steps are replayed on a GPU, where every one does the same work.
     """
 
-    def __init__(self, forward: PlainPass | FastPass, settings: TargetSettings, F: torch.Tensor | None):
-        self.forward, self.settings, h = forward, settings, forward.h
+    def __init__(
+        self, forward: PlainPass | FastPass, settings: TargetSettings, F: torch.Tensor | None, is_replayed: bool
+    ):
+        self.forward, self.settings, self.is_replayed, h = forward, settings, is_replayed, forward.h
         self.delta = torch.zeros_like(h)
         self.active = torch.arange(len(h), device=h.device)
         self.limit = settings.clamp * h.norm(dim=-1, keepdim=True)
         self.original: torch.Tensor | None = None
         self.mover = step_of(forward, settings, F)
+        self.turns = ContextTurns(len(h), forward.rows.n_contexts, settings.contexts_at_once, h.device)
         self.at: torch.Tensor
         self.current: Evaluation
 
     def evaluate(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The losses of the active facts, (n_active, 6), see `Evaluation.table`, and their δ, (n_active, d_model)."""
+        """The losses of the active facts, (n_active, 7), see `Evaluation.table`, and their δ, (n_active, d_model)."""
         self.at = self.delta[self.active].requires_grad_()
-        self.current = evaluate(self.forward, self.at, self.original, self.settings)
+        contexts = self.turns.due()
+        forward = self.forward if contexts is None or self.is_replayed else self.forward.over(contexts)
+        self.current = evaluate(forward, self.at, self.original, self.settings, contexts)
+        self.turns.read(self.current.said)
         self.original = self.current.subject_log_probs
         return self.current.table(), self.at.detach()
 
@@ -326,6 +310,7 @@ class _Descent:
     def keep(self, kept: torch.Tensor) -> None:
         """Keep only some of the active facts; `kept` holds their indices among them, ascending."""
         self.forward.keep(kept)
+        self.turns.keep(kept)
         self.original, self.active = self.original[kept], self.active[kept]
 
 
@@ -374,20 +359,20 @@ class _FactProgress:
         """
         if self.found:
             return
-        for (*values, hit), delta in zip(rows, deltas, strict=True):
+        for (*values, hit, in_full), delta in zip(rows, deltas, strict=True):
             step = len(self.rows)
             self.rows.append(values)
             if hit and self.first_hit is None:
                 self.first_hit = step
-            stopped = self._stopped(step, values[0])
+            stopped = self._stopped(step, values[0], bool(in_full))
             if stopped is not None:
                 loss, nll, kl, decay, probability = zip(*self.rows, strict=True)
                 self.found = Target(h + delta, h.clone(), step, stopped, loss, nll, kl, decay, probability)
                 return
 
-    def _stopped(self, step: int, loss: float) -> str | None:
+    def _stopped(self, step: int, loss: float, in_full: bool) -> str | None:
         """Why the rule stops at this evaluation; None where it goes on."""
-        if loss < LOSS_THRESHOLD:
+        if in_full and loss < LOSS_THRESHOLD:
             return "loss"
         if self.rule.mpes and self.first_hit is not None and step >= self.first_hit + self.rule.mpes_extra_steps:
             return "mpes"

@@ -206,7 +206,7 @@ def _statistics(settings: Settings, d_mlp: int, d_model: int) -> int:
 def _targets(sizes: Sizes, dtype: torch.dtype, n_above: int, batch_size: int, device_type: str) -> int:
     """Bytes of the backward pass of a group of facts, and of the keys and values of the tokens before.
 
-    On a device with less memory the groups are smaller (see `targets.default_max_tokens`).
+    On a device with less memory the groups are smaller (see `group_size.default_max_tokens`).
     """
     limit = CPU_TOKENS if device_type == "cpu" else GPU_TOKENS
     n_rows = min(batch_size * CONTEXTS, max(CONTEXTS, limit // OWN_TOKENS))

@@ -53,7 +53,7 @@ MORE_FACTS, SHORT_STEPS = 16, 5
 and the last are reported."""
 
 LARGEST_GROUP = 64
-"""About as many facts are searched for together, however many a batch has (see `targets.default_max_tokens`)."""
+"""About as many facts are searched for together, however many a batch has (see `group_size.default_max_tokens`)."""
 
 CALIBRATED_TOKENS = 256
 """Tokens of the fixed text read for the timing."""
