@@ -1,8 +1,9 @@
 """Prints the recorded runs as the table of the README: scores, perplexity, norms, seconds and memory.
 
-    python assets/recorded/summary.py [--long] [--store DIR RUN,…]
+    python assets/recorded/summary.py [--long] [--against RUN] [--store DIR RUN,…]
 
-With --long the runs on the long set as a table of their own: both protocols, intervals, and the tasks.
+With --long the runs on the long set as a table of their own: both protocols, intervals, and the tasks. With --against
+the differences from one run, on the facts of the last sample that both have, paired, with 95 % intervals.
 
 "First" and "last tenth" are seconds of finding targets for a fact and step, so that methods and stretches that take
 different numbers of steps can be compared; a run that was interrupted loaded its model anew, which memory shows.
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from encore_core.runs import RunInfo, RunStore, series
+from encore_core.runs import RunInfo, RunStore, fact_values, series
 from encore_core.runs.recorded import recorded_runs
 
 SCORES = ("edit_score", "paraphrase_score", "neighborhood_score", "overall_score")
@@ -59,6 +60,21 @@ def long_row(store: RunStore, run: RunInfo) -> list[str]:
         f"{run.editing_seconds / run.done:.2f}",
         f"{memory.max():.2f}",
     ]
+
+
+def against(store: RunStore, run: RunInfo, other: RunInfo) -> str:
+    """How a run's scores at its end differ from another's."""
+    sides = []
+    for one in (run, other):
+        scored = series.scored(store, [one.id])
+        sample = scored[(scored.edits == one.done) & (scored.subset == "sample")].fact
+        rows = series.fact_scores(store, [one.id], [one.done])
+        sides.append(rows[rows.fact.isin(sample)].pivot(index="fact", columns="metric", values="value"))
+    both = sides[0].index.intersection(sides[1].index)
+    values = [[of_fact.dropna().to_dict() for _, of_fact in side.loc[both].iterrows()] for side in sides]
+    found = {metric: fact_values.difference(metric, *values) for metric in (*FORCED, *GENERATED)}
+    said = [f"{metric} {one.value:+.0f} ({one.low:+.0f} to {one.high:+.0f})" for metric, one in found.items() if one]
+    return f"{run.method} − {other.method}, n {len(both)}: {', '.join(said)}"
 
 
 def _with_intervals(scores: pd.DataFrame, metrics: Sequence[str]) -> str:
@@ -110,6 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--store", type=Path, help="another store than the recorded one")
     parser.add_argument("--long", action="store_true", help="the runs on the long set, as a table of their own")
+    parser.add_argument("--against", help="id of the run that the others are compared with, fact by fact")
     parser.add_argument("runs", nargs="?", help="ids, with commas between")
     arguments = parser.parse_args()
     store = RunStore(arguments.store) if arguments.store else recorded_runs()
@@ -118,6 +135,10 @@ def main() -> None:
     wanted = arguments.runs.split(",") if arguments.runs else [
         run.id for run in store.runs() if run.n_edits >= 1000 and (run.plan_json["facts"] == "long") is arguments.long
     ]  # fmt: skip
+    if arguments.against:
+        other = store.get(arguments.against)
+        print("\n".join(against(store, store.get(run_id), other) for run_id in wanted if run_id != other.id))
+        return
     head, cells = (LONG_HEAD, long_row) if arguments.long else (HEAD, row)
     print("| " + " | ".join(head) + " |")
     print("|" + "---|" * len(head))
