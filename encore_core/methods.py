@@ -86,7 +86,7 @@ METHODS = {
                "", {"nas": True}, "ENCORE"),
         Method("ENCORE-N", "inverse", True, False, True,
                "Ours, not from a paper: ENCORE with targets found along the natural gradient of general text.",
-               "", {"search": "natural_gradient"}, "ENCORE"),
+               "", {"search": "natural_gradient", "contexts_at_once": 2}, "ENCORE"),
         Method("BetaEdit", "weighted_null_space", False, False, False,
                "AlphaEdit that weighs what it keeps, and recomputes its null space as edits use it up.",
                "arXiv 2605.09285", {"lambda_p": 3000, "l2": 10, "refresh_every": 1000, "most_change": 20},

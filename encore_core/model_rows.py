@@ -41,7 +41,7 @@ MODEL_ROWS = (
               "statistics_tokens": 30_000},
              # For 7B models λ is about 50 times as large, and lr 500 to 1000 times as small, see the cards.
              {"AlphaEdit+NAS": {"nas_facts": 200}, "ENCORE+NAS": {"nas_facts": 200}, "SPHERE": {},
-              "ENCORE-N": {"layers": tuple(range(2, 11)), "lambda_p": 900},
+              "ENCORE-N": {"layers": tuple(range(2, 11)), "lambda_p": 900, "mpes_extra_steps": 0},
               "BetaEdit": {"lambda_p": 60}, "LyapLock": {"lambda_p": 20},
               "UltraEdit": {"layers": tuple(range(20, 28)), "lr": 5e-4},
               "StableEdit": {"layers": tuple(range(22, 28)), "lr": 1e-3},
