@@ -599,6 +599,11 @@ def test_growth_orders_the_damage_or_does_not():
         "(× 1.40), and so does perplexity (× 1.80). The rank correlation of growth and perplexity over 4 methods is "
         "1.00."
     )
+    many = [(f"m{n}", 1 + n / 20, 1 + n / 10) for n in range(1, 12)]
+    assert fates_of(*many).startswith("The more a model grows, the more it loses: ")
+    # Nearly in order, but for which loses most.
+    said = fates_of(*many, ("other", 1.53, 3.0))
+    assert said.startswith("Models that grow more tend to lose more, but growth alone does not tell which model loses")
     assert fates_of(("MEMIT", 1.4, 1.8), ("ENCORE", 1.1, 1.1)) == ""
     assert fates_of(*((name, 1.0, 1.0) for name in "abcd")) == ""
     runs = [run_like("a", 1000), run_like("b", 1000), run_like("c", 1000, facts_digest="other facts")]

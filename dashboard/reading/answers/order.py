@@ -85,8 +85,9 @@ def answer(edits: int, model: str, found: Sequence[Fate]) -> str:
         first = "The more a model grows, the more it loses" if rank >= STRONG and not few else \
             "Growth alone does not tell how much a model loses"  # fmt: skip
         return f"{first}: {when}), and so does perplexity ({times(most_grown.perplexity)}). {rank_told}"
+    alone = "Models that grow more tend to lose more, but growth" if low > 0 else "Growth"
     return (
-        f"Growth alone does not tell which model loses most: {when}; perplexity {times(most_grown.perplexity)}), but "
+        f"{alone} alone does not tell which model loses most: {when}; perplexity {times(most_grown.perplexity)}), but "
         f"perplexity rises most with {most_hurt.method} ({times(most_hurt.perplexity)}; norm "
         f"{times(most_hurt.growth)}). {rank_told}"
     )
