@@ -18,7 +18,7 @@ import torch
 
 
 class ContextTurns:
-    """Of a group of facts, the contexts that the next evaluation looks at. All that changes does so in place.
+    """Of a group of facts, the contexts that the next evaluation looks at. `read` changes tensors in place alone.
 
     Args:
         n_facts, n_contexts: every fact has the same number of contexts.
@@ -31,13 +31,13 @@ class ContextTurns:
 
     def __init__(self, n_facts: int, n_contexts: int, at_once: int, device: torch.device):
         self.at_once, self.n_contexts = at_once or n_contexts, n_contexts
-        self.never = self.at_once >= n_contexts
-        self.in_full = torch.full((n_facts,), self.never, device=device)
+        self.all_at_once = self.at_once >= n_contexts
+        self.in_full = torch.full((n_facts,), self.all_at_once, device=device)
         self._due = torch.arange(self.at_once, device=device) % n_contexts
 
     def due(self) -> torch.Tensor | None:
         """(n_facts, n_contexts) bool, those that the next evaluation looks at; None for all of all facts."""
-        if self.never:
+        if self.all_at_once:
             return None
         some = torch.zeros(self.n_contexts, dtype=torch.bool, device=self._due.device)
         return self.in_full[:, None] | some.index_fill(0, self._due, True)
@@ -48,7 +48,7 @@ class ContextTurns:
         Args:
             said: (n_facts,) bool, whether all contexts that were looked at said the new answer.
         """
-        if not self.never:
+        if not self.all_at_once:
             self.in_full.logical_or_(said)
             self._due.add_(self.at_once).remainder_(self.n_contexts)
 
