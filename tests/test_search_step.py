@@ -73,6 +73,13 @@ class AlongOracle(Oracle):
         raise AssertionError
 
 
+def agree_with_one_at_a_time(lm, found, settings, F) -> None:
+    for target, fact in zip(found, MIXED, strict=True):
+        delta, steps = AlongOracle(lm, fact, PREFIXES, 1).walk(settings, F)
+        assert target.steps == steps
+        assert float((target.z - target.h - delta).norm()) <= 1e-4 * float(delta.norm())
+
+
 @pytest.mark.parametrize("path", ["packed", "padded", "plain"])
 @pytest.mark.parametrize("contexts", ["sampled", "all"])
 @pytest.mark.parametrize("search", [ALONG, NATURAL], ids=["normalised", "natural"])
@@ -81,10 +88,7 @@ def test_each_pass_agrees_with_one_fact_at_a_time(lm, path, contexts, search, mo
     F = some_F(lm)
     monkeypatch.setattr(lm, "checked_paths", {1: path})
     found = optimise_targets(lm, MIXED, PREFIXES, 1, settings, F=F)
-    for target, fact in zip(found, MIXED, strict=True):
-        delta, steps = AlongOracle(lm, fact, PREFIXES, 1).walk(settings, F)
-        assert target.steps == steps
-        assert float((target.z - target.h - delta).norm()) <= 1e-4 * float(delta.norm())
+    agree_with_one_at_a_time(lm, found, settings, F)
 
 
 @pytest.mark.parametrize("path", ["packed", "padded", "plain"])
@@ -96,10 +100,7 @@ def test_contexts_in_turn_agree_with_one_fact_at_a_time(lm, path, at_once, searc
     monkeypatch.setattr(lm, "checked_paths", {1: path})
     found = optimise_targets(lm, MIXED, PREFIXES, 1, settings, F=F)
     whole = optimise_targets(lm, MIXED, PREFIXES, 1, replace(settings, contexts_at_once=0), F=F)
-    for target, fact in zip(found, MIXED, strict=True):
-        delta, steps = AlongOracle(lm, fact, PREFIXES, 1).walk(settings, F)
-        assert target.steps == steps
-        assert float((target.z - target.h - delta).norm()) <= 1e-4 * float(delta.norm())
+    agree_with_one_at_a_time(lm, found, settings, F)
     assert any(not torch.equal(one.z, other.z) for one, other in zip(found, whole, strict=True))
 
 
