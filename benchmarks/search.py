@@ -115,7 +115,8 @@ def life(options: argparse.Namespace) -> None:
     states.mkdir(exist_ok=True)
     out = folder / f"{name}.jsonl"
     lm = load_model(options.model)
-    facts = read_facts(options.facts)[options.first :][: options.edits]
+    of_file = read_facts(options.facts)
+    facts = [*of_file[options.first :], *of_file[: options.first]][: options.edits]
     session = EditSession(
         lm, options.method, settings=dict(pair.split("=", 1) for pair in options.set), keep_history=False
     )
@@ -227,7 +228,7 @@ def main() -> None:
     run_one.add_argument("--name", default="", help="of the file (default: the method)")
     run_one.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     run_one.add_argument("--model", default="smollm2-135m")
-    run_one.add_argument("--first", type=int, default=3000, help="facts of the file that are left out")
+    run_one.add_argument("--first", type=int, default=3000, help="facts of the file that come last, if at all")
     run_one.add_argument("--edits", type=int, default=2000)
     run_one.add_argument("--every", type=int, default=200, help="edits between checkpoints")
     run_one.add_argument("--tasks", type=Path, help="folder of downstream tasks, asked at the end")
