@@ -13,7 +13,7 @@ from hostile_inputs import MIXED
 from refusals import NO_HUB
 from streamlit.runtime.scriptrunner import StopException
 from streamlit.testing.v1 import AppTest
-from tiny_pages import APP, errors, figures, markup, opened
+from tiny_pages import APP, errors, figures, markup, opened, unfolded
 
 from dashboard.charts.labels import label
 from dashboard.visitors.models import models
@@ -140,6 +140,20 @@ def test_another_method_asks_before_it_drops_edits():
     app.selectbox(key="method").set_value("MEMIT").run()
     app.button(key="start_over").click().run()
     assert n_edits(app) == 0 and "<dd>MEMIT</dd>" in markup(app)
+
+
+def test_fields_that_the_search_does_not_read_are_out_of_sight_and_keep_what_was_typed():
+    app = unfolded(opened("edit"), "settings_open")
+
+    def field(label):
+        return next((one for one in (*app.number_input, *app.selectbox) if one.label == label), None)
+
+    field("Learning rate").set_value(0.25).run()
+    assert field("η, step") is None
+    field("Search for targets").set_value("natural_gradient").run()
+    assert field("Learning rate") is None and all(map(field, ("η, step", "Decay of η", "ε of F̂")))
+    field("Search for targets").set_value("adam").run()
+    assert field("Learning rate").value == 0.25 and field("η, step") is None
 
 
 def test_a_model_that_cannot_be_loaded_leaves_the_present_one(tmp_path, tiny_folder):

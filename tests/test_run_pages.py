@@ -512,6 +512,16 @@ def test_a_bad_field_is_told_in_one_line_and_nothing_is_lost(desk, empty_home, n
     assert not errors(desk) and not desk.button(key="start").disabled
 
 
+def test_fields_that_the_search_does_not_read_are_out_of_sight(desk, empty_home):
+    field, search = "run ENCORE search_step", desk.selectbox(key="run ENCORE search")
+    assert field not in {one.key for one in desk.text_input}
+    search.set_value("natural_gradient").run()
+    assert field in {one.key for one in desk.text_input}
+    assert "run ENCORE lr" not in {one.key for one in desk.text_input}
+    desk.selectbox(key="run ENCORE search").set_value(None).run()
+    assert field not in {one.key for one in desk.text_input}
+
+
 def test_a_model_that_is_not_there_is_told(empty_home):
     app = opened("run")
     # AppTest does not know that this select box takes text of the visitor's own, so the text is put in behind it.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import streamlit as st
 
 from dashboard.elements import tuned_for, widgets
 from dashboard.parts.edit import compare_form
 from dashboard.parts.edit.compare_form import PAPERS
 from dashboard.reading.run_words import method_label
-from dashboard.reading.settings_fields import SETTINGS, layers_text, used_settings
+from dashboard.reading.settings_fields import SETTINGS, layers_text, settings_read, used_settings
 from dashboard.visitors.messages import Message
 from dashboard.visitors.visitor import Visitor
 from dashboard.visitors.widget_state import remembered
@@ -97,8 +99,9 @@ def _settings_unseen(visitor: Visitor, method: str) -> dict[str, object]:
 def _settings_form(visitor: Visitor, method: str, length: TunedFor) -> None:
     """The settings as fields, filled with the model's until something else is typed."""
     table = settings_of(visitor.lm, method, {"tuned_for": length})
+    search = remembered(_settings_key(visitor, method, "search", length), table.search)
     columns = st.columns(2)
-    for place, setting in enumerate(used_settings(method)):
+    for place, setting in enumerate(settings_read([replace(table, search=search)])):
         column, key = columns[place % 2], _settings_key(visitor, method, setting.name, length)
         remembered(key, _as_typed(table, setting.name))
         if setting.choices:

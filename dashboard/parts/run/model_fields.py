@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import streamlit as st
@@ -11,7 +11,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from dashboard.elements import tuned_for, widgets
 from dashboard.reading.run_words import MAIN_METHODS, MOST_COMPARED, method_label
-from dashboard.reading.settings_fields import Setting, as_text, used_settings
+from dashboard.reading.settings_fields import Setting, as_text, settings_read
 from dashboard.visitors import access
 from dashboard.visitors.visitor import Visitor
 from dashboard.visitors.widget_state import KEEP, remembered
@@ -141,8 +141,9 @@ def _settings(methods: Sequence[str], shape: Shape | None, is_open: bool) -> tup
             if length != "few":
                 overrides[method]["tuned_for"] = length
             table = settings_for(method, **known, overrides=overrides[method])
+            search = st.session_state.get(f"run {method} search") or table.search
             columns = st.columns(2)
-            for place, setting in enumerate(used_settings(method)):
+            for place, setting in enumerate(settings_read([replace(table, search=search)])):
                 value = _field(columns[place % 2], setting, f"run {method} {setting.name}", table)
                 if (value or "").strip():
                     overrides[method][setting.name] = value.strip()
