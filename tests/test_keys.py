@@ -49,7 +49,7 @@ LAYERS = {"from the first": (0, 1, 2), "with gaps": (0, 2), "higher up": (1, 2),
 @pytest.mark.parametrize("prefixes", [PREFIXES, ()], ids=["prefixes", "plain"])
 def test_keys_and_states_follow_the_edits(lm, layers, prefixes, monkeypatch):
     """Every layer is read with the ones below it already edited; rows are run in several chunks."""
-    monkeypatch.setattr(keys_module, "MAX_TOKENS", 12)
+    monkeypatch.setattr(keys_module, "tokens_of_pass", lambda lm: 12)
     generator = torch.Generator().manual_seed(0)
     originals = {layer: lm.parameter(layer).data for layer in layers}
     try:

@@ -39,7 +39,7 @@ def full(lm, prompt, answer) -> tuple[float, tuple[bool, ...]]:
 
 @pytest.mark.parametrize("max_tokens", [20, 8192])
 def test_ratings_equal_full_passes(lm, monkeypatch, max_tokens):
-    monkeypatch.setattr(measured_answers, "MAX_TOKENS", max_tokens)
+    monkeypatch.setattr(measured_answers, "tokens_of_pass", lambda lm: max_tokens)
     for answer, (prompt, text) in zip(answer_probabilities(lm, PAIRS), PAIRS, strict=True):
         log_probability, hits = full(lm, prompt, text)
         assert answer.log_probability == pytest.approx(log_probability, abs=2e-5)

@@ -25,7 +25,7 @@ from encore_core.editing.target_loss import TargetSettings, target_settings
 from encore_core.editing.targets import Target, optimise_targets
 from encore_core.errors import InputError, quoted
 from encore_core.facts import Fact, read_facts
-from encore_core.forward.prompts import batches_by_length, encode_contexts, pad
+from encore_core.forward.prompts import batches_by_length, encode_contexts, pad, tokens_of_pass
 from encore_core.forward.tracing import run, tensor_of
 from encore_core.models.editable import EditableModel, Progress
 from encore_core.models.settings import settings_of
@@ -39,7 +39,6 @@ LARGEST_LEFT_OUT = 0.05
 MOST_NORMS = 2.0
 """A fact with a larger ‖v*‖ than this many anchors is not edited."""
 
-MAX_TOKENS = 8192
 AT_ONCE = 50
 """Facts whose targets are searched for together."""
 
@@ -59,7 +58,7 @@ def mlp_outputs(lm: EditableModel, facts: Sequence[Fact], prefixes: Sequence[str
     """
     rows = [contexts[0] for contexts in encode_contexts(lm, facts, prefixes[:1])]
     found = torch.empty(len(rows), lm.d_model, device=lm.device)
-    for group in batches_by_length([row.lookup + 1 for row in rows], MAX_TOKENS):
+    for group in batches_by_length([row.lookup + 1 for row in rows], tokens_of_pass(lm)):
         batch = pad(lm, [rows[i].ids[: rows[i].lookup + 1] for i in group])
         seen: list[torch.Tensor] = []
         keep = lambda module, inputs, output, seen=seen: seen.append(tensor_of(output))  # noqa: E731

@@ -280,6 +280,14 @@ def pad(lm: EditableModel, sequences: Sequence[Sequence[int]]) -> Padded:
     return Padded(ids.to(lm.device), mask.to(lm.device))
 
 
+def tokens_of_pass(lm: EditableModel) -> int:
+    """Tokens to run at once without gradients, where rows of unequal length are padded to the longest.
+
+    A processor's matrix units are busy with a few hundred: more of them only bring more padding. A GPU wants thousands.
+    """
+    return 512 if lm.device.type == "cpu" else 16384
+
+
 def batches_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     """Indices grouped by length, so that there is little padding and no group of several exceeds `max_tokens`."""
     groups: list[list[int]] = []

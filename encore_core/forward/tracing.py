@@ -275,10 +275,10 @@ def recomputed(lm: EditableModel, start: int, within: Callable = nullcontext) ->
             )
         yield
     finally:
-        _put_back(blocks, previous)
+        put_back(blocks, previous)
 
 
-def _put_back(blocks: Sequence[nn.Module], forwards: Sequence[Callable | None]) -> None:
+def put_back(blocks: Sequence[nn.Module], forwards: Sequence[Callable | None]) -> None:
     """Restore blocks' forward methods; None means that of their class."""
     for block, forward in zip(blocks, forwards, strict=True):
         if forward is None:
@@ -343,7 +343,7 @@ def starting_from(lm: EditableModel, start: int, hidden: torch.Tensor) -> Iterat
         below[-1].forward = lambda hidden_states, *args, **kwargs: like_block(hidden)
         yield
     finally:
-        _put_back(below, previous)
+        put_back(below, previous)
 
 
 def _blocks_return_tuples(lm: EditableModel) -> bool:

@@ -13,11 +13,9 @@ from typing import NamedTuple
 import torch
 
 from encore_core.facts import Fact
-from encore_core.forward.prompts import Encoded, Text, batches_by_length, encode_all, pad
+from encore_core.forward.prompts import Encoded, Text, batches_by_length, encode_all, pad, tokens_of_pass
 from encore_core.forward.tracing import record_prefix, run
 from encore_core.models.editable import EditableModel
-
-MAX_TOKENS = 8192
 
 TOKENS_OF_A_PASS = 24
 """Tokens that a pass may have more if that saves another: reading the weights takes as long as computing with some."""
@@ -105,7 +103,7 @@ def _rated(lm: EditableModel, encoded: Sequence[Encoded]) -> list[Answer]:
     prompts = list(by_prompt)
     found: list[Answer | None] = [None] * len(encoded)
     with lm.lock:
-        for group in batches_by_length([len(prompt) for prompt in prompts], MAX_TOKENS):
+        for group in batches_by_length([len(prompt) for prompt in prompts], tokens_of_pass(lm)):
             asked = [(row, index) for row, prompt in enumerate(group) for index in by_prompt[prompts[prompt]]]
             targets = [encoded[index].target_ids for _, index in asked]
             ratings = _rate_group(lm, [prompts[i] for i in group], [row for row, _ in asked], targets)
