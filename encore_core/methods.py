@@ -7,7 +7,7 @@ The formulas for these names are in `update_rule` and `targets`; what a row is, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, astuple, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, astuple, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from encore_core import checks
@@ -217,6 +217,17 @@ SETTABLE = tuple(
     name.name for name in fields(Settings) if name.name not in {"method", "preservation", "equality", "mpes", *MARKS}
 )
 """Settings that a user can override with `--set name=value` or in the app."""
+
+USUAL = {one.name: one.default for one in fields(Settings) if one.default is not MISSING}
+"""Settings as they are where nothing says otherwise."""
+
+
+def recorded_settings(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings from a record that an earlier version of the program may have made, for going on with them.
+
+    What that version did not know of is as usual, because this is what it did, and not as the method's row has it now.
+    """
+    return {name: USUAL[name] for name in SETTABLE if name in USUAL} | dict(recorded)
 
 
 def find_method(name: str) -> Method:

@@ -19,6 +19,8 @@ def test_a_few_in_turn_until_they_say_the_answer_and_then_all():
     turns.keep(torch.tensor([1, 2]))
     assert [row.nonzero()[:, 0].tolist() for row in turns.due()] == [[0, 1, 2, 3, 4], [1, 2]]
     assert turns.in_full.tolist() == [True, False]
+    turns.look_at_all()
+    assert turns.due().all()
 
 
 def test_all_at_once_where_there_are_no_more_contexts():

@@ -8,8 +8,11 @@ from test_editor import initial, matrices, same
 from tiny_models import CITIES, FACTS
 
 from encore_core.editing.edit_file import edit_file_of, read_edit_file, write_edit_file
+from encore_core.editing.keys import KeyReader
+from encore_core.editing.retraction import RetractionLook
 from encore_core.errors import InputError
-from encore_core.forward.prompts import encode_contexts
+from encore_core.facts import Fact
+from encore_core.forward.prompts import encode_contexts, on_sink
 from encore_core.measures.answers import answer_probabilities, questions
 
 STIFF = {"lambda_p": 1.0, "layers": (0, 1)}
@@ -56,6 +59,32 @@ def test_the_update_is_that_of_the_larger_residual(lm, new_session, pushes):
         moved = (lm.oriented(layer, found).double() - W[layer]).norm()
         assert float(moved / (W[layer] - lm.matrix(layer)).norm()) < 1e-4
     assert not same(matrices(plain), matrices(session))
+
+
+def test_a_fact_that_begins_with_its_subject_is_pushed_from_where_it_was_edited(gpt2, new_session):
+    """The first token says nothing of its own, so such a fact is edited after a prefix."""
+    fact = Fact("Rome", "{} is a city in", "Peru", "Italy")
+    assert on_sink(gpt2, [fact])
+    session = new_session(gpt2, **STIFF, pushes=3)
+    [edited] = session.edit([fact], known="edit").edited
+    with session.edited():
+        h = KeyReader(gpt2, [fact], session.prefixes, (0, 1)).states(0)[:, 0]
+    left = float((edited.target.z.double() - h).norm() / (edited.target.z - edited.target.h).norm())
+    assert left < 0.5, left
+
+
+def test_what_is_taken_back_is_not_pushed(llama, new_session, monkeypatch):
+    """Setting back asks for the model's own answer: that the new one is not said is as it should be."""
+    asked = []
+    monkeypatch.setattr(
+        "encore_core.editing.retraction.add_updates",
+        lambda lm, facts, prefixes, settings, *rest: asked.append(settings.pushes) or {},
+    )
+    session = new_session(llama, "MEMIT", **STIFF, pushes=2)
+    session.edit(CITIES, known="edit")
+    monkeypatch.setattr(RetractionLook, "not_back", lambda self, draft: self.facts)
+    session.retract([CITIES[0]])
+    assert asked == [0]
 
 
 def test_more_is_said_and_what_is_said_costs_nothing_more(llama, new_session):

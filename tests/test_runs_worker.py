@@ -573,6 +573,28 @@ def test_settings_that_this_version_does_not_have(store, halfway):
     assert "Setting friction" in failed(store, run_id)
 
 
+def test_a_setting_that_came_after_a_run_is_as_it_was_without_it(store, submit, monkeypatch):
+    """Today's row of ENCORE-N looks at two contexts at once; runs from before it looked at all of them."""
+    run_id = submit(method="ENCORE-N", measure=FEWEST)
+    values = store.get(run_id).settings
+    assert values.pop("contexts_at_once") == 2
+    with store.database.writing() as db:
+        db.execute("UPDATE runs SET settings = ?", (json.dumps(values),))
+    with monkeypatch.context() as patch:
+        stop_at(patch, store, run_id, 4, "interrupt")
+        serve(store)
+    store.resume(run_id)
+    serve(store)
+    overrides = tiny_runs.SETTINGS | {"contexts_at_once": 0}
+    whole = submit(method="ENCORE-N", measure=FEWEST, overrides=overrides)
+    in_turn = submit(method="ENCORE-N", measure=FEWEST)
+    serve(store)
+    digests = [store.get(one).weights_digest for one in (run_id, whole, in_turn)]
+    assert store.get(run_id).status == "done" and digests[0] == digests[1] != digests[2]
+    before = [series.every_row(store, "targets", [one]).probability_before for one in (run_id, in_turn)]
+    assert before[0].notna().all() and before[1].isna().all()
+
+
 def test_what_is_tuned_or_forgotten_meanwhile_does_not_count(store, submit, gpt2, monkeypatch, tmp_path):
     """A queued run keeps the settings that it was submitted with, and so does one that is resumed."""
     monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))

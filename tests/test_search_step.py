@@ -52,6 +52,7 @@ class AlongOracle(Oracle):
         first_hit, every, at_once, in_full = None, self.rows, settings.contexts_at_once, not settings.contexts_at_once
         for step in range(settings.steps):
             self.rows = every
+            in_full = in_full or step == settings.steps - 1
             if not in_full:
                 self.rows = [every[i] for i in sorted((step * at_once + i) % len(every) for i in range(at_once))]
             nll, kl, decay, hit, _ = self.losses(delta, settings)

@@ -293,6 +293,19 @@ def test_gradients_of_others_are_taken_over(gpt2, tmp_path):
     assert np.allclose(F.numpy(), values["gradients.mom2"] / 90, rtol=1e-6) and F.shape == (d, d)
 
 
+def test_gradients_of_unknown_tokens_stay_a_mean(gpt2, tmp_path, monkeypatch):
+    values = gradients_of_file(gpt2.d_model)
+    mean = values["gradients.mom2"] / values.pop("gradients.count")
+    npz.import_npz(gpt2, npz_file(tmp_path, **(values | {"gradients.mom2": mean})))
+    F = both(gpt2, 2)[1]
+    [file] = npz.export_npz(gpt2, tmp_path / "out", [2]).values()
+    with np.load(file) as arrays:
+        assert "gradients.count" not in arrays and arrays["gradients.mom2"].any()
+    monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "another machine"))
+    npz.import_npz(gpt2, file)
+    assert torch.equal(both(gpt2, 2)[1], F)
+
+
 @pytest.mark.parametrize(
     ("changes", "wanted"),
     [

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 
 import pandas as pd
 
 from dashboard.reading.run_words import EDITING, belongs
 from encore_core.facts.source import SETS
-from encore_core.methods import MARKS, METHODS, WITHOUT_TARGETS, Settings
+from encore_core.methods import MARKS, METHODS, USUAL, WITHOUT_TARGETS
 from encore_core.resources import ASSETS
 from encore_core.runs import RunInfo
 
@@ -43,9 +43,6 @@ class Pair:
 
 NOT_IN_ROW = {"method", "mpes", "mpes_extra_steps", "mpes_contexts", *MARKS}
 """Settings in which the runs of a clean pair may differ."""
-
-USUAL = {item.name: item.default for item in fields(Settings) if item.default is not MISSING}
-"""Settings as they are where nothing says otherwise."""
 
 
 def stops_early(run: RunInfo) -> bool:

@@ -241,7 +241,7 @@ def add_updates(
         if on_progress is not None:
             on_progress(EditProgress("update", j + 1, len(s.layers)))
     if s.pushes:
-        solved, updates = updates, pushed(lm, facts, s, preservation, draft, before, z, slack, updates)
+        solved, updates = updates, pushed(lm, facts, prefixes, s, preservation, draft, before, z, slack, updates)
         for layer, update in updates.items():
             check_change(update, len(facts), layer, s)
         if any(updates[layer] is not solved[layer] for layer in s.layers):

@@ -6,7 +6,8 @@ work. With `contexts_at_once` = k > 0 evaluation t of a fact with n contexts loo
     t k, …, t k + k − 1        (mod n)
 
 until these say the new answer; from the next evaluation on it looks at all of them, to its end. Only then do the rules
-apply that end a search. With k = 0, or k ≥ n, all are looked at from the beginning.
+apply that end a search. The last evaluation that a search may make looks at all of them in any case, so that what is
+told of its end is told of all. With k = 0, or k ≥ n, all are looked at from the beginning.
 
 A pass that runs whole batches of rows (`PlainPass`, and a step that is replayed on a GPU) computes all contexts and
 leaves some of them out of the loss; the fast pass leaves out their rows.
@@ -18,7 +19,7 @@ import torch
 
 
 class ContextTurns:
-    """Of a group of facts, the contexts that the next evaluation looks at. `read` changes tensors in place alone.
+    """Of a group of facts, the contexts that the next evaluation looks at. Only `keep` makes new tensors.
 
     Args:
         n_facts, n_contexts: every fact has the same number of contexts.
@@ -51,6 +52,10 @@ class ContextTurns:
         if not self.all_at_once:
             self.in_full.logical_or_(said)
             self._due.add_(self.at_once).remainder_(self.n_contexts)
+
+    def look_at_all(self) -> None:
+        """From the next evaluation on, look at all contexts of all facts."""
+        self.in_full.fill_(True)
 
     def keep(self, facts: torch.Tensor) -> None:
         """Keep only some of the facts; `facts` holds their indices, ascending."""

@@ -29,7 +29,7 @@ from encore_core.editing.session import EditSession
 from encore_core.errors import InputError, first_line, quoted
 from encore_core.facts import Fact
 from encore_core.measures.norms import frobenius
-from encore_core.methods import SETTABLE
+from encore_core.methods import SETTABLE, recorded_settings
 from encore_core.models.editable import EditableModel
 from encore_core.storage import replacing
 
@@ -153,7 +153,7 @@ class EditFile:
                 "The file holds edited matrices and no batches, so its edits can be neither undone nor continued; "
                 "use encore apply to write the edited model."
             )
-        session = EditSession(lm, v["method"], seed=v["seed"], settings=v["settings"], **options)
+        session = EditSession(lm, v["method"], seed=v["seed"], settings=recorded_settings(v["settings"]), **options)
         if list(session.settings.layers) != self.layers:
             raise InputError("The layers in the file's settings are not those of its matrices; it is damaged.")
         batches = [batch_of(number, row, self.tensors, self.layers, lm) for number, row in enumerate(v["batches"])]

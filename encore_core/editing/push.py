@@ -36,6 +36,7 @@ def exact_copies(draft: Sums, layers: Sequence[int]) -> dict[int, torch.Tensor]:
 def pushed(
     lm: EditableModel,
     facts: Sequence[Fact],
+    prefixes: Sequence[str],
     settings: Settings,
     preservation: Mapping[int, Memory],
     draft: Sums,
@@ -51,6 +52,7 @@ def pushed(
     Args:
         lm: the model with the draft in it; the caller holds its lock.
         facts: the batch.
+        prefixes: of the session; a fact that begins with its subject is read after the first, as when it was edited.
         settings: of the session; a method whose update follows from R, K and P alone.
         preservation: by layer, P before the batch.
         draft: the matrices with the updates in them; written to.
@@ -67,7 +69,7 @@ def pushed(
         said = torch.tensor([answer.said for answer in answer_probabilities(lm, questions(facts))])
         if bool(said.all()):
             break
-        h = KeyReader(lm, facts, (), layers).states(layers[0]).to(z)
+        h = KeyReader(lm, facts, prefixes[:1], layers).states(layers[0]).to(z)
         R = (z - h) * (~said).to(z) / len(layers)
         PK = PK or {layer: preservation[layer].times(found[layer].K) for layer in layers}
         for layer in layers:

@@ -117,7 +117,9 @@ def set_back(
     slack = 0.0 if len(facts) == 1 else settings.epsilon
     with lm.matrices_replaced(batch.draft.run):
         clock = Clock(no_seconds())
-        updates = add_updates(lm, facts, prefixes, settings, batch.preservation, batch.draft, z, slack, clock)
+        # Pushes ask whether the new answer is said, which here is none to be said.
+        plain = replace(settings, pushes=0)
+        updates = add_updates(lm, facts, prefixes, plain, batch.preservation, batch.draft, z, slack, clock)
     if not all(bool(torch.isfinite(batch.draft.run[layer]).all()) for layer in settings.layers):
         raise InputError("The matrices are not finite with these facts set back; reset the session.")
     return replace(batch, updates=updates)

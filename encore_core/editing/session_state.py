@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from encore_core.editing.session_contents import Contents
 from encore_core.editing.shared_by_sessions import solve_device
 from encore_core.editing.what_is_kept import restored
 from encore_core.errors import InputError, quoted
-from encore_core.methods import MARKS, Settings
+from encore_core.methods import MARKS, USUAL, Settings
 from encore_core.models.editable import EditableModel
 
 
@@ -88,10 +88,9 @@ def check_identity(state: SessionState, identity: dict[str, Any]) -> None:
     Raises:
         InputError: naming the first difference.
     """
-    # A state of an earlier version lacks settings that were added since; it was made with what is their default.
-    defaults = {one.name: one.default for one in fields(Settings) if one.default is not MISSING}
+    # A state of an earlier version lacks settings that were added since; it was made with what is usual.
     for name, mine in identity.items():
-        saved = state.values.get(name, defaults.get(name))
+        saved = state.values.get(name, USUAL.get(name))
         if saved != mine:
             raise InputError(
                 f"The saved state has {name} {quoted(saved)} and this session {quoted(mine)}; "

@@ -7,13 +7,12 @@ goes on where the other stopped (see `targets.RuleSearch`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from encore_core.editing.batch import FindTargets
 from encore_core.editing.batch_report import EditProgress, OnProgress
 from encore_core.editing.session import EditSession
 from encore_core.editing.target_loss import TargetSettings, target_settings
-from encore_core.editing.targets import RULE_FIELDS, RuleSearch, Target
+from encore_core.editing.targets import RuleSearch, Target, path_of
 from encore_core.facts import Fact
 from encore_core.methods import Settings
 from encore_core.models.editable import EditableModel
@@ -68,5 +67,4 @@ def share_search(one: Settings, other: Settings) -> bool:
 
 def _path(settings: Settings) -> tuple:
     """What decides where a search goes: the last edited layer, and all that is no stopping rule."""
-    same = replace(target_settings(settings), **dict.fromkeys(RULE_FIELDS, 0))
-    return settings.layers[-1], same
+    return settings.layers[-1], path_of(target_settings(settings))

@@ -40,9 +40,6 @@ from encore_core.models.editable import EditableModel
 
 LOSS_THRESHOLD = 0.05
 
-RULE_FIELDS = ("mpes", "mpes_extra_steps", "steps")
-"""Of `TargetSettings`, what decides when a search stops, and not where it goes."""
-
 FLOP_PER_WEIGHT = 4
 """Per token and step: a product and a sum in the forward pass, and the same for the gradient of the input."""
 
@@ -62,6 +59,8 @@ class Target:
         stopped: "loss" (below the threshold), "mpes" (most probable) or "steps" (the last evaluation was reached).
         loss, nll, kl, decay: the loss and its three terms.
         probability: mean over contexts of the geometric-mean probability of a target token.
+
+    With `contexts_at_once` means are over the contexts that the evaluation looked at; at the last one these are all.
     """
 
     z: torch.Tensor
@@ -110,6 +109,11 @@ def optimise_targets(
     return RuleSearch(lm, facts, prefixes, layer, (settings,), F=F, fast=fast, max_tokens=max_tokens).found(0, on_step)
 
 
+def path_of(rule: TargetSettings) -> TargetSettings:
+    """What decides where a search goes, and not when it stops; the number of steps only where it decides both."""
+    return replace(rule, mpes=False, mpes_extra_steps=0, steps=rule.steps if rule.contexts_at_once else 0)
+
+
 class RuleSearch:
     """One search, stopped by several rules: methods that stop differently walk the same path until the first stops.
 
@@ -120,7 +124,7 @@ class RuleSearch:
     The model must hold the same edits whenever `found` is called. A search that raised an exception is over.
 
     Args:
-        rules: hyper-parameters that differ in `RULE_FIELDS` alone.
+        rules: hyper-parameters with the same `path_of`.
         lm, facts, prefixes, layer, F, fast, max_tokens: as for `optimise_targets`.
 
     Raises:
@@ -139,8 +143,8 @@ class RuleSearch:
         fast: bool = True,
         max_tokens: int | None = None,
     ):
-        if len({replace(rule, **dict.fromkeys(RULE_FIELDS, 0)) for rule in rules}) != 1:
-            raise ValueError(f"One search serves settings that differ in {', '.join(RULE_FIELDS)} alone; got {rules}.")
+        if len(set(map(path_of, rules))) != 1:
+            raise ValueError(f"One search serves settings that differ in when it stops alone; got {rules}.")
         self.lm, self.layer, self.rules, self._F = lm, layer, rules, F
         self._examples = Example.of_facts(lm, facts, prefixes)
         self._make_pass = functools.partial(PlainPass, lm, layer)
@@ -220,6 +224,8 @@ class _Group:
         """Go on until these rules have stopped every fact."""
         while not all(of_fact[number].found for of_fact in self._searches for number in numbers):
             self._descend()
+            if self._step == self._n_steps - 1:
+                self._descent.turns.look_at_all()
             self._unread.append(self._replayed() if self._replayed else self._descent.evaluate())
             self._is_descent_due, self._kept = True, None
             is_last = self._step == self._n_steps - 1

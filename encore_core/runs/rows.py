@@ -186,7 +186,8 @@ class TargetRow:
         fact: place in the run's facts, from 0.
         steps, stopped: gradient steps, and why they ended, or one of `batch_report.NOT_EDITED`.
         loss, nll, kl, decay, probability: at the end, see `targets.Target`; None for a fact without a target.
-        probability_before: mean probability of the new answer before the first step.
+        probability_before: mean probability of the new answer before the first step, over all contexts; None, too, for
+            a search that looks at some of them first.
     """
 
     fact: int

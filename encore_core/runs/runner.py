@@ -214,12 +214,13 @@ class _Execution:
         resident, peak = processes.memory_bytes()
         device = session.lm.device
         rows = list(zip(range(start, end), report.edited, strict=True))
+        begins_in_full = not 0 < session.settings.contexts_at_once <= len(session.prefixes)
         return BatchRecord(
             edits=end,
             facts=end - start,
             skipped=sum(1 for item in report.edited if not item.is_edited),
             seconds=report.seconds,
-            targets=[_target_row(place, item) for place, item in rows],
+            targets=[_target_row(place, item, begins_in_full) for place, item in rows],
             trajectories=[
                 row for place, item in rows if place in self.trajectories for row in _trajectory(place, item)
             ],
@@ -268,12 +269,12 @@ class _Execution:
         log.info("Measured after %d edits in %.1f s%s.", self.done, sum(record.seconds.values()), left_out)
 
 
-def _target_row(place: int, item: EditedFact) -> TargetRow:
+def _target_row(place: int, item: EditedFact, begins_in_full: bool) -> TargetRow:
     target = item.target
     if target is None:
         return TargetRow(place, item.steps, item.stopped, *[None] * 6)
     last = (series[-1] for series in (target.loss, target.nll, target.kl, target.decay, target.probability))
-    return TargetRow(place, target.steps, target.stopped, *last, target.probability[0])
+    return TargetRow(place, target.steps, target.stopped, *last, target.probability[0] if begins_in_full else None)
 
 
 def _trajectory(place: int, item: EditedFact) -> list[TrajectoryRow]:

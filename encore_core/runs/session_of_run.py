@@ -19,7 +19,7 @@ from encore_core.errors import InputError, quoted
 from encore_core.export.folder import versions
 from encore_core.facts import Fact
 from encore_core.forward.prompts import encode_contexts, encode_subject_prompts
-from encore_core.methods import MARKS, SETTABLE
+from encore_core.methods import MARKS, SETTABLE, recorded_settings
 from encore_core.models.editable import EditableModel
 from encore_core.runs import key_statistics
 from encore_core.runs.heartbeat import Pulse
@@ -65,7 +65,7 @@ def open_session(
         plan.method,
         seed=plan.seed,
         # Not the plan's overrides: what has been tuned or forgotten here since the run was started does not count.
-        settings={name: value for name, value in info.settings.items() if name in SETTABLE},
+        settings={name: value for name, value in recorded_settings(info.settings).items() if name in SETTABLE},
         statistics_text=text,
         keep_history=False,
         statistics_files=files,

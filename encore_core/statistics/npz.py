@@ -277,7 +277,8 @@ def _write(lm: EditableModel, folder: Path, head: stored_statistics.Stored) -> P
     beside = gradient_moments.file_beside(head.file)
     if (F := gradient_moments.load(beside, lm.d_model)) is not None:
         count = gradient_moments.count_in(beside)
-        arrays |= {"gradients.count": np.array(count), "gradients.mom2": F.double().numpy() * count}
+        arrays |= {"gradients.count": np.array(count)} if count else {}
+        arrays["gradients.mom2"] = F.double().numpy() * max(count, 1)
     place = folder / f"{module}_float64_mom2.npz"
     with replacing(place) as part, part.open("wb") as stream:
         np.savez(stream, **arrays)
