@@ -585,7 +585,7 @@ def test_a_setting_that_came_after_a_run_is_as_it_was_without_it(store, submit, 
         serve(store)
     store.resume(run_id)
     serve(store)
-    overrides = tiny_runs.SETTINGS | {"contexts_at_once": 0}
+    overrides = dict(store.get(run_id).plan.overrides) | {"contexts_at_once": 0}
     whole = submit(method="ENCORE-N", measure=FEWEST, overrides=overrides)
     in_turn = submit(method="ENCORE-N", measure=FEWEST)
     serve(store)
