@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from encore_core.methods import METHODS
+from encore_core.methods import METHODS, PAPER
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Card:
         keeps: what it remembers of earlier batches.
         licence: of the authors' code, or of the public port that was read; nothing was copied from it.
         note: what is good to know: scaled settings, departures from the published code.
+        paper: where the method was published, if not in what its row names as `source`.
     """
 
     changes: str
@@ -24,6 +25,7 @@ class Card:
     keeps: str
     licence: str
     note: str = ""
+    paper: str = ""
 
 
 _P = "P of every edited layer, the keys of the edits included"
@@ -35,6 +37,13 @@ CARDS = {
         _P,
         "MIT",
         "RLSEdit (arXiv 2601.15686) with λ² = 0 and μ = 1 is this same recursion, so it has no row of its own.",
+        "arXiv 2210.07229",
+    ),
+    "MEMIT+norm": Card(
+        "MEMIT with ENCORE's constraint on the matrix's norm, and without its early stopping.",
+        "P = (λp C0 + λn I)⁻¹",
+        _P,
+        "none found",
     ),
     "EMMET": Card(
         "As MEMIT, but the new facts are an equality constraint.",
@@ -42,12 +51,14 @@ CARDS = {
         _P,
         "MIT",
         "Its P follows the recursion that RLSEdit (arXiv 2601.15686) describes.",
+        "arXiv 2403.14236",
     ),
     "AlphaEdit": Card(
         "Projects updates onto the null space of general text, directions that it hardly uses.",
         "P = U Uᵀ / L2,  U: eigenvectors of C0 with an eigenvalue below the threshold",
         _P,
         "none found",
+        paper="arXiv 2410.02355",
     ),
     "ENCORE": Card(
         "MEMIT with early stopping of targets and a constraint on the matrix's norm.",
@@ -143,12 +154,28 @@ CARDS = {
         "takes a while before the first edit (setting nas_facts). The switch works on every method with targets "
         "(setting nas); ENCORE+NAS is ours.",
     ),
+    "ENCORE+NAS": Card(
+        "Ours, not from a paper: ENCORE whose MLP output for each target is rescaled to the model's usual norm, as NAS "
+        "does it for AlphaEdit; a fact that needs more than twice that norm is not edited.",
+        "P = (λp C0 + λn I)⁻¹,  v* ← a v* / ‖v*‖,  z = (h − v₀) + v*,  a: mean ‖v*‖ on the unedited model, the "
+        "largest 5 % left out",
+        f"{_P}; a",
+        "this program's own (NAS's code: MIT)",
+        "a is found as for AlphaEdit+NAS.",
+    ),
 }
-"""By name of the method; "+MPES" and "+norm" are rows of the paper's ablations and have the card of what they vary."""
+"""By name of the method; the paper's ablations "+MPES" have the card of what they vary, see `card_of`."""
 
 
 def card_of(method: str) -> Card:
     """The card of a method in `METHODS`."""
     if method in CARDS:
         return CARDS[method]
-    return CARDS["AlphaEdit+NAS" if METHODS[method].published.get("nas") else method.partition("+")[0]]
+    varied = CARDS[method.partition("+")[0]]
+    changes = f"{varied.changes} Its targets stop once the new answer is the most probable one (MPES)."
+    return replace(varied, changes=changes, paper=f"{varied.paper}, with MPES in {PAPER}")
+
+
+def source_of(method: str) -> str:
+    """Where a method was published; "" for one of ours."""
+    return card_of(method).paper or METHODS[method].source

@@ -25,6 +25,8 @@ ROW_VERSION = 1
 TunedFor = Literal["few", "thousands"]
 """How many edits settings are for: what serves one fact best is not what a model bears a thousand times."""
 
+EDITS = {"few": "a few edits", "thousands": "thousands of edits"}
+
 LENGTHS: tuple[TunedFor, ...] = get_args(TunedFor)
 
 

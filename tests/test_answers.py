@@ -507,7 +507,7 @@ def test_stopping_early_is_answered_from_the_facts_of_both():
         and "0.77 without MPES and 0.41 with it" in said.aside
     )
     above = stopping.answer(targets(sure, unsure), arms, [0.8, 0.85, 0.9] * 30).text
-    assert above.endswith("so it is surer of edited ones without MPES, but not with it.")
+    assert above.endswith("so it is surer of edited ones without MPES; with it, not significantly.")
     near = stopping.answer(targets(sure, unsure), arms, [0.5, 0.95, 0.99, 1.0, 1.0, 0.99]).text
     assert near.endswith("that it is surer of edited ones is not significant, with or without MPES.")
     assert stopping.answer(targets(unsure, sure), arms).outcome == "the other way"
@@ -615,8 +615,8 @@ def test_growth_orders_the_damage_or_does_not():
 
 
 def test_models_that_stop_answering_come_before_their_mean():
-    runs = [lost.Loss("MEMIT", 5000, 36.0, 1.0, -47.0, -22.0, 120, True, (0, 118)),
-            lost.Loss("ENCORE", 5000, 36.0, 26.0, -23.0, 3.0, 120, True, (0, 39))]  # fmt: skip
+    runs = [lost.Loss("MEMIT", "MEMIT", 5000, 36.0, 1.0, -47.0, -22.0, 120, True, (0, 118)),
+            lost.Loss("ENCORE", "ENCORE", 5000, 36.0, 26.0, -23.0, 3.0, 120, True, (0, 39))]  # fmt: skip
     raw = pd.DataFrame(columns=["run", "edits", "task", "metric"])
     said = lost.answer(runs, health_of({}), [], raw).text
     assert said.startswith(
@@ -639,8 +639,8 @@ def test_models_that_stop_answering_come_before_their_mean():
 
 
 def test_why_a_loss_differs_from_the_papers_is_guessed_only_where_it_does():
-    memit = lost.Loss("MEMIT", 5000, 36.0, 1.0, -47.0, -22.0, 120, True, (0, 118))
-    encore = lost.Loss("ENCORE", 5000, 36.0, 26.0, -23.0, 3.0, 120, True, (0, 39))
+    memit = lost.Loss("MEMIT", "MEMIT", 5000, 36.0, 1.0, -47.0, -22.0, 120, True, (0, 118))
+    encore = lost.Loss("ENCORE", "ENCORE", 5000, 36.0, 26.0, -23.0, 3.0, 120, True, (0, 39))
     frame, raw = health_of({}), pd.DataFrame(columns=["run", "edits", "task", "metric"])
     within = lost.answer([memit, encore], frame, [], raw, ["smollm2-135m"]).aside
     assert within.startswith("The paper's ENCORE keeps its scores in the tasks") and "explain" not in within

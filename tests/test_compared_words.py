@@ -84,8 +84,8 @@ def test_paraphrases_are_told_where_the_methods_differ():
     few = Outcome("ENCORE", 0.97, 0.01, "mpes", STILL, (1, 2))
     all_of_them = [Outcome(name, 0.97, 0.01, "loss", STILL, (2, 2)) for name in ("MEMIT", "EMMET")]
     said = difference("Rome", [few, *all_of_them])
-    assert "Paraphrases changed: 2 of 2 by MEMIT and EMMET, 1 of 2 by ENCORE." in said
-    assert "Paraphrases" not in difference("Rome", all_of_them)
+    assert "New answer ahead in paraphrases: 2 of 2 by MEMIT and EMMET, 1 of 2 by ENCORE." in said
+    assert "paraphrases" not in difference("Rome", all_of_them)
 
 
 def test_why_a_method_stopped_early_is_told_where_others_did_not():

@@ -40,10 +40,11 @@ def test_rows_have_layers_their_sum_and_the_logarithm_of_the_ratio():
     assert found == pytest.approx(
         {("sum", None): 0.04, ("layer", 1): 0.01, ("layer", 2): 0.03, ("measured", None): math.log(1.25)}
     )
-    [told] = foretold_rows.who_pays(frame, {"a": "ENCORE"})
+    [told] = foretold_rows.what_costs_most(frame, {"a": "ENCORE"})
     assert told == (
-        "ENCORE, after 10 edits: layer 2 pays most, 75 % of 0.04 nats per token; measured on the fixed text: 0.22."
-    ).replace("75 %", "75%")
+        "ENCORE, after 10 edits: the change of layer 2 costs most, 75 % of 0.04 nats per token, estimated; log "
+        "perplexity ratio on the fixed text: 0.22."
+    )
     chart = charts.over_edits(frame, [Line("a", "ENCORE", "ENCORE", (1, 2))], LIGHT)
     drawn = {trace.name: list(trace.y) for trace in chart.figure.data}
     assert drawn == {
@@ -53,7 +54,7 @@ def test_rows_have_layers_their_sum_and_the_logarithm_of_the_ratio():
     assert foretold_rows.of_runs(MEASURES[MEASURES["run"] == "b"]).empty
     # A last checkpoint that had no time for it.
     later = pd.concat([MEASURES, pd.DataFrame([("a", 20, "perplexity", 60.0)], columns=MEASURES.columns)])
-    assert foretold_rows.who_pays(foretold_rows.of_runs(later), {"a": "ENCORE"}) == [told]
+    assert foretold_rows.what_costs_most(foretold_rows.of_runs(later), {"a": "ENCORE"}) == [told]
 
 
 def test_blocks_have_medians_quartiles_and_the_share_reached():
@@ -76,7 +77,7 @@ def test_contributions_shows_which_layers_pay(tiny_folder, statistics_text, monk
     tiny_runs.worker(store).serve()
     drawn = tiny_pages.cards(monkeypatch)
     page = opened("contributions", run=ids)
-    assert not errors(page) and re.search("layer [01] pays most", markup(page))
+    assert not errors(page) and re.search("change of layer [01] costs most", markup(page))
     chart, frame = drawn["foretold over edits"]
     assert set(frame["kind"]) == {"layer", "sum"} and set(frame["run"]) == {ids[1]}
     last = frame[frame["edits"] == 10]
@@ -84,7 +85,7 @@ def test_contributions_shows_which_layers_pay(tiny_folder, statistics_text, monk
     assert by_kind["layer"] == pytest.approx(by_kind["sum"]) and by_kind["sum"] > 0
     assert any(trace.name == "all layers, estimated" for trace in chart.figure.data)
     page = opened("contributions", run=ids[:1])
-    assert not errors(page) and "pays most" not in markup(page)
+    assert not errors(page) and "costs most" not in markup(page)
 
 
 def test_models_searches_at_every_block_of_the_model_at_hand(tiny_folder, statistics_text, monkeypatch, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from encore_core.measures import intervals
 from encore_core.measures.downstream import weighted_f1
-from encore_core.measures.intervals import Interval, _student, of_difference, of_harmonic_mean, of_mean
+from encore_core.measures.intervals import Interval, of_difference, of_harmonic_mean, of_mean, student
 
 
 # A share of twenty facts is covered in steps, whatever the interval: there it is not measured.
@@ -109,7 +109,7 @@ def test_the_overall_score_is_as_unsure_as_its_rarest_part():
 
 @pytest.mark.parametrize(("df", "wanted"), [(1, 12.706), (2, 4.303), (3, 3.182), (5, 2.571), (10, 2.228), (30, 2.042)])
 def test_quantiles_of_the_t_distribution(df, wanted):
-    assert _student(0.975, df) == pytest.approx(wanted, rel=5e-3)  # tabulated values
+    assert student(0.975, df) == pytest.approx(wanted, rel=5e-3)  # tabulated values
 
 
 def test_the_interval_of_f1_is_that_of_a_naive_bootstrap():

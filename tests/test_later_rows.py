@@ -10,6 +10,7 @@ SPHERE     Δ (I − α U Uᵀ), U the top eigenvectors of ŴᵀŴ / d_model    
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 
@@ -39,7 +40,7 @@ from encore_core.editing.session_state import SessionState
 from encore_core.editing.update_rule import LowRankUpdate, Preservation, null_space_preservation, solve
 from encore_core.errors import InputError
 from encore_core.forward.prompts import encode_contexts
-from encore_core.method_cards import card_of
+from encore_core.method_cards import card_of, source_of
 from encore_core.methods import GRADIENTS, METHODS, PAPER, settings_for
 from encore_core.models.editable import load_model
 from encore_core.models.memory import bytes_kept
@@ -461,7 +462,17 @@ def test_gradient_methods_need_no_statistics_and_have_no_targets(llama, new_sess
 def test_every_method_has_a_card():
     for name in METHODS:
         card = card_of(name)
-        assert card.changes.endswith(".") and card.formula and card.keeps and card.licence
+        assert card.changes.endswith((".", "(MPES).")) and card.formula and card.keeps and card.licence
+        row = METHODS[name]
+        assert ("λn" in card.formula) == row.norm_constraint
+        assert ("a v* / ‖v*‖" in card.formula) == bool(row.published.get("nas"))
+        assert not row.mpes or re.search("early stopping|stop once the new answer|ENCORE", card.changes)
+
+
+def test_a_card_names_the_paper_of_its_method():
+    assert source_of("MEMIT") == "arXiv 2210.07229" and source_of("ENCORE") == PAPER
+    assert source_of("EMMET+MPES") == f"arXiv 2403.14236, with MPES in {PAPER}"
+    assert source_of("SPHERE") == METHODS["SPHERE"].source and not source_of("ENCORE-N")
 
 
 @pytest.mark.parametrize("method", LATER)

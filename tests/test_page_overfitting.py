@@ -403,7 +403,7 @@ def test_tiles_have_their_lines_colours_and_count_steps_as_the_settings_do(monke
     (without, _, why, tone), (stopped, _, other, other_tone) = shown
     assert (without, tone) == ("without MPES", "no_mpes") and (stopped, other_tone) == ("with MPES", "mpes")
     assert "after 5 steps: the maximum was reached (6, the start included)" in why
-    assert "after 2 steps: the answer had become the most probable one in every context" in other
+    assert "after 2 steps: the answer had become the most probable one in the contexts that count" in other
 
 
 # -- live --------------------------------------------------------------------------------------------------------------

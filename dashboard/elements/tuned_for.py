@@ -6,9 +6,7 @@ import streamlit as st
 
 from dashboard.visitors.widget_state import remembered
 from encore_core.methods import lengths_of
-from encore_core.tuned_rows import Shape, TunedFor
-
-WORDS = {"few": "a few edits", "thousands": "thousands of edits"}
+from encore_core.tuned_rows import EDITS, Shape, TunedFor
 
 
 def pick(method: str, shape: Shape, key: str) -> TunedFor:
@@ -29,7 +27,7 @@ def pick(method: str, shape: Shape, key: str) -> TunedFor:
         lengths,
         key=key,
         required=True,
-        format_func=WORDS.__getitem__,
+        format_func=EDITS.__getitem__,
         persist_state="session",
         help="Settings that work best for one fact can harm a model after a thousand edits. The fields start "
         "with those chosen here.",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dashboard.charts.labels import percent
+from encore_core.measures.intervals import student
 
 ALIKE = 0.02
 """Probabilities closer than this are called the same."""
@@ -89,7 +90,7 @@ def _answers(new: str, outcomes: Sequence[Outcome]) -> str:
 
 
 def _paraphrases(outcomes: Sequence[Outcome]) -> str:
-    """How many of the paraphrases each method changed, where they differ; "" without any."""
+    """In how many paraphrases the new answer is ahead, where the methods differ; "" without any."""
     n = outcomes[0].paraphrases[1]
     counts = sorted({one.paraphrases[0] for one in outcomes}, reverse=True)
     if not n or len(counts) == 1:
@@ -98,7 +99,7 @@ def _paraphrases(outcomes: Sequence[Outcome]) -> str:
         f"{count} of {n} by {listed([one.label for one in outcomes if one.paraphrases[0] == count])}"
         for count in counts
     ]
-    return f"Paraphrases changed: {', '.join(parts)}."
+    return f"New answer ahead in paraphrases: {', '.join(parts)}."
 
 
 def _groups(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
@@ -120,13 +121,14 @@ def _neighbours(outcomes: Sequence[Outcome]) -> str:
         return "This fact has no neighbours, so side effects are not tested."
     if n < FEWEST_NEIGHBOURS:
         return f"{n} neighbour{'s' * (n != 1)}: too few to tell which method moved them least."
+    n_pairs = len(outcomes) * (len(outcomes) - 1) // 2
     ordered = sorted(outcomes, key=_mean_moved)
     least, most = ordered[0], max(outcomes, key=_mean_moved)
     span = f"{_points(_mean_moved(least))} to {_points(_mean_moved(most))} points on average"
-    if not _differ(least.moved, most.moved):
+    if not _differ(least.moved, most.moved, n_pairs):
         return f"The {n} neighbours moved by {span}, which is no clear difference."
-    like_least = [one for one in ordered if not _differ(least.moved, one.moved)]
-    like_most = [one for one in ordered if not _differ(one.moved, most.moved)]
+    like_least = [one for one in ordered if not _differ(least.moved, one.moved, n_pairs)]
+    like_most = [one for one in ordered if not _differ(one.moved, most.moved, n_pairs)]
     low, high = (_under([one for one in like if one not in other], _mean_moved)
                  for like, other in ((like_least, like_most), (like_most, like_least)))  # fmt: skip
     return f"The {n} neighbours moved least under {low} and most under {high}, in points on average."
@@ -142,13 +144,14 @@ def _mean_moved(outcome: Outcome) -> float:
     return sum(outcome.moved) / len(outcome.moved)
 
 
-def _differ(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether paired differences are on one side of 0 by more than twice their standard error."""
+def _differ(one: Sequence[float], other: Sequence[float], n_pairs: int) -> bool:
+    """Whether paired differences are significant at 95 % by a t-test, of all pairs together (Bonferroni)."""
     differences = [b - a for a, b in zip(one, other, strict=True)]
     n = len(differences)
     mean = sum(differences) / n
     variance = sum((value - mean) ** 2 for value in differences) / (n - 1)
-    return abs(mean) > 2 * math.sqrt(variance / n) and abs(mean) > 0.001
+    limit = student(1 - 0.025 / n_pairs, n - 1)
+    return abs(mean) > limit * math.sqrt(variance / n) and abs(mean) > 0.001
 
 
 def _points(share: float) -> str:

@@ -173,15 +173,18 @@ def dominance(found: Standing, value_name: str) -> str:
         return (
             f"{line.name}: the model's states are no longer finite numbers {after}, so there are no shares to compare."
         )
-    text = f"{line.name}: the edited MLPs of {layers} make up {_percent(found.after)} of the stream {after}"
+    mlps, them = ("MLP", "It") if found.n_edited == 1 else ("MLPs", "The largest of them")
+    make = "makes" if found.n_edited == 1 else "make"
+    text = f"{line.name}: the edited {mlps} of {layers} {make} up {_percent(found.after)} of the stream {after}"
     if found.pair.after != found.pair.before:
-        text += f", {_percent(found.before)} {moment(found.pair.before)} ({found.n_gained} of {found.n_edited} gained)"
+        gained = f" ({found.n_gained} of {found.n_edited} gained)" * (found.n_edited > 1)
+        text += f", {_percent(found.before)} {moment(found.pair.before)}{gained}"
     if found.place == 1:
         return (
             f"{text}. {found.largest_edited}, edited, has the largest {value_name} of all {found.sublayers} sublayers."
         )
     return (
-        f"{text}. The largest of them, {found.largest_edited}, is number {found.place} of {found.sublayers} sublayers; "
+        f"{text}. {them}, {found.largest_edited}, is number {found.place} of {found.sublayers} sublayers; "
         f"the largest of all is {found.largest} with {_percent(found.largest_share)}."
     )
 

@@ -38,8 +38,8 @@ def of_runs(measures: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS).astype({"layer": "Int64"})
 
 
-def who_pays(frame: pd.DataFrame, names: dict[str, str]) -> list[str]:
-    """A sentence per run: which layer pays most, and what was measured beside what was foretold.
+def what_costs_most(frame: pd.DataFrame, names: dict[str, str]) -> list[str]:
+    """A sentence per run: which layer's change costs most, and what was measured beside what was foretold.
 
     Args:
         frame: from `of_runs`.
@@ -55,11 +55,13 @@ def who_pays(frame: pd.DataFrame, names: dict[str, str]) -> list[str]:
         if not last or not total > 0 or by_layer.empty:
             continue
         words = (
-            f"{names[run]}, after {last:,} edits: layer {by_layer.idxmax()} pays most, {by_layer.max() / total:.0%} of "
-            f"{total:.2g} nats per token"
+            f"{names[run]}, after {last:,} edits: the change of layer {by_layer.idxmax()} costs most, "
+            f"{100 * by_layer.max() / total:.0f} % of {total:.2g} nats per token, estimated"
         )
         measured = now.loc[now["kind"] == "measured", "value"]
-        told.append(words + (f"; measured on the fixed text: {measured.iloc[0]:.2g}." if len(measured) else "."))
+        told.append(
+            words + (f"; log perplexity ratio on the fixed text: {measured.iloc[0]:.2g}." if len(measured) else ".")
+        )
     return told
 
 

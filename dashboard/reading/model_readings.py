@@ -24,6 +24,7 @@ from encore_core.models.editable import EditableModel
 
 VERDICTS = {
     "changed": ("✓", "changed", "good", "changed as wanted"),
+    "ahead": ("✓", "ahead as before", "", "was ahead before the edit, too"),
     "unchanged": ("✗", "not changed", "bad", "did not change, should have"),
     "kept": ("✓", "stayed", "good", "stayed as it should"),
     "weakened": ("▲", "weakened", "warn", "still ahead, at under half its probability"),
@@ -172,13 +173,19 @@ def _verdict(kind, new_was, new_now, true_was, true_now, is_edited: bool, any_ed
     if kind in ("rewrite", "paraphrase"):
         if not is_edited:
             return "waiting"
-        ahead = new_now.said if true_now is None else new_now.log_probability > true_now.log_probability
-        return "changed" if ahead else "unchanged"
+        if not _is_ahead(new_now, true_now):
+            return "unchanged"
+        return "ahead" if _is_ahead(new_was, true_was) else "changed"
     if true_was.log_probability <= new_was.log_probability:
         return "unknown"
     if true_now.log_probability <= new_now.log_probability:
         return "lost"
     return "weakened" if true_now.probability < true_was.probability / 2 else "kept"
+
+
+def _is_ahead(new: answers.Answer, true: answers.Answer | None) -> bool:
+    """Whether the new answer is ahead of the true one or, without one, the most probable of all."""
+    return new.said if true is None else new.log_probability > true.log_probability
 
 
 def tokens_table(texts: Mapping[str, Written], fact: Fact) -> pd.DataFrame:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from dashboard.charts.downstream import MEAN
 from encore_core.errors import InputError
+from encore_core.measures.scores import SHARE_AHEAD
 from encore_core.methods import METHODS, PAPER
 from encore_core.runs import RunInfo
 from encore_core.runs.export import command_line
@@ -85,7 +86,7 @@ class Measure:
 
 
 MEASURES = (
-    Measure("edit_score", "Edit score", "share of edited prompts where the new answer beats the true one"),
+    Measure("edit_score", "Edit score", SHARE_AHEAD),
     Measure("paraphrase_score", "Paraphrase score", "the same for paraphrases"),
     Measure("neighborhood_score", "Neighbourhood score", "share of neighbours whose own answer beats the new one"),
     Measure("overall_score", "Overall score", "harmonic mean of the three"),
@@ -94,10 +95,18 @@ MEASURES = (
     ),
     Measure("accuracy", "Accuracy", "share of facts whose new answer is the most probable"),
     Measure("generation_efficacy", "Generation efficacy", "share of facts whose new answer is generated"),
-    Measure("generated_edit_contained", "Generated: edited", "share of edited prompts after which the model writes it"),
+    Measure(
+        "generated_edit_contained",
+        "Generated: edited",
+        "share of edited prompts after which the model writes the new answer",
+    ),
     Measure("generated_edit_exact", "Generated: edited, exact", "the same, with nothing else in the text"),
     Measure("generated_edit_judged", "Generated: edited, judged", "the same in the judge's eyes"),
-    Measure("generated_paraphrase_contained", "Generated: paraphrases", "the same for paraphrases"),
+    Measure(
+        "generated_paraphrase_contained",
+        "Generated: paraphrases",
+        "share of paraphrases after which the model writes the new answer",
+    ),
     Measure("generated_neighborhood_contained", "Generated: neighbours", "share of neighbours with their own answer"),
     Measure(
         "generated_portability_contained",
@@ -108,7 +117,7 @@ MEASURES = (
     Measure(
         "perplexity_ratio",
         "Perplexity ratio",
-        "how much more a fixed text surprises the model than it did unedited",
+        "perplexity of a fixed text, as a multiple of the unedited model's; lower is better",
         "low",
         3,
         "measures",

@@ -10,10 +10,10 @@ from dashboard.reading.html_report import Table
 from encore_core.measures import intervals
 from encore_core.measures.generated_scores import GeneratedScores, Metric, Part
 from encore_core.measures.intervals import Interval
-from encore_core.measures.scores import PROTOCOL, Scores
+from encore_core.measures.scores import PROTOCOL, SHARE_AHEAD, Scores
 
 FORCED = (
-    ("edit_score", "Edit score", "share of edited prompts where the new answer beats the true one"),
+    ("edit_score", "Edit score", SHARE_AHEAD),
     ("paraphrase_score", "Paraphrase score", "the same for the paraphrases"),
     ("neighborhood_score", "Neighbourhood score", "share of neighbours whose own answer beats the new one"),
     ("overall_score", "Overall score", "harmonic mean of the three"),
@@ -155,8 +155,10 @@ def gap_sentence(forced: Scores, generated: GeneratedScores) -> str:
     if gap is None:
         return ""
     n = f"{gap.n:,} fact{'s' * (gap.n != 1)}"
+    # A fact without a true answer counts where the new one is the most probable.
+    is_ahead = "is the most probable one" if forced.magnitude is None else "beats the true one"
     first = (
-        f"Teacher-forced, the new answer beats the true one in {_mean(ahead):.0f} % of {n}; when the model writes by "
+        f"Teacher-forced, the new answer {is_ahead} in {_mean(ahead):.0f} % of {n}; when the model writes by "
         f"itself, its text contains the new answer in {_mean(said):.0f} %."
     )
     if gap.value == 0:

@@ -59,7 +59,7 @@ SETTINGS = (
     Setting(
         "mpes_extra_steps",
         "Extra steps after MPES",
-        "Steps taken after the new answer has become the most probable one in every context.",
+        "Steps taken after the new answer has become the most probable one in the contexts that MPES counts.",
         1,
     ),
     Setting(
@@ -84,7 +84,12 @@ SETTINGS = (
     Setting("clamp", "Clamp", "Longest change of the hidden state, as a share of its length.", 0.05),
     Setting("weight_decay", "Weight decay", "Pull of the change towards zero.", 0.1),
     Setting("kl_factor", "KL factor", "How strongly general statements about the subject are kept.", 0.0125),
-    Setting("statistics_tokens", "Tokens for C0", "Length of the general text behind C0.", 1000),
+    Setting(
+        "statistics_tokens",
+        "Tokens for C0",
+        "Length of the general text behind C0, unless statistics were gathered or imported on Models.",
+        1000,
+    ),
 )
 
 
@@ -132,6 +137,13 @@ def settings_read(some: Sequence[Settings]) -> list[Setting]:
     unread = [() if one.from_gradients else OF_OTHER_SEARCHES[one.search] for one in some]
     by_none = set.intersection(*map(set, unread))
     return [setting for setting in used_settings(some[0].method) if setting.name not in by_none]
+
+
+def words_of_sequential(method: str) -> tuple[str, str]:
+    """Label and help of the switch for what later batches take over from earlier ones."""
+    if METHODS[method].preservation in GRADIENTS:
+        return "Scale gradients by all edits so far", "On by default, as published; off: by each batch's own alone."
+    return "Later batches preserve earlier edits", "On by default, for MEMIT too, as in the authors' code."
 
 
 def layers_text(layers: tuple[int, ...]) -> str:

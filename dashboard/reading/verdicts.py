@@ -71,7 +71,11 @@ def of_scores(
     if any(gap is None for gap in gaps):
         without = any(of_runs[place].low is None for place in places)
         return Verdict(words="undecided: " + (NO_INTERVAL.partition(": ")[2] if without else "no fact in common"))
-    second, gap = min(zip(others, gaps, strict=True), key=lambda pair: pair[1].value)
+    # The lead that is least certain decides, and is told.
+    second, gap = min(
+        zip(others, gaps, strict=True),
+        key=lambda pair: -math.inf if pair[1].low is None or pair[1].n < FEWEST else pair[1].low,
+    )
     if all(one.value == 0 for one in gaps):
         return Verdict(words="no difference")
     digits = max(1, measure.digits)
@@ -103,7 +107,7 @@ def of_means(measure: Measure, names: Sequence[str], found: Sequence[Score | Non
     # The interval of a difference, from those of the two (Zou and Donner 2008).
     lows = {place: gap - math.hypot(best.value - best.low, found[place].high - found[place].value)
             for place, gap in gaps.items()}  # fmt: skip
-    second = min(others, key=gaps.__getitem__)
+    second = min(others, key=lows.__getitem__)
     digits = max(1, measure.digits)
     figures = minus(f"{gaps[second]:+.{digits}f} (at least {lows[second]:+.{digits}f})")
     ahead = f"{names[first]} − {names[second]}: {figures}"

@@ -106,8 +106,8 @@ STEPS = (
             "The next batch starts from the matrix that the last one left. The keys of facts edited before join what "
             "is to be preserved: P becomes smaller in their directions, by the same formula as in recursive least "
             "squares, so that nothing has to be solved again.",
-            "Every method preserves earlier edits in this way here. What differs is where P begins and how far targets "
-            "are pushed, and that decides how fast the matrices grow.",
+            "All methods of the paper preserve earlier edits in this way here. What differs is where P begins and how "
+            "far targets are pushed, and that decides how fast the matrices grow.",
         ),
         (r"P \leftarrow P - P K\big(I + K^{\top} P K\big)^{-1} K^{\top} P",),
         "‖W‖: Frobenius norm of an edited matrix, W₀ as it was loaded · scores: shares in per cent, on a sample of the "
@@ -145,13 +145,13 @@ STEPS = (
             "finds that its models hold what they learned by themselves with less certainty: the edited fact is "
             "overfitted, and its target lies further away than necessary.",
             "Most-Probable Early Stopping ends the search as soon as every token of the answer is the most probable "
-            "one in every context, plus a few extra steps. Targets lie nearer, R is smaller, and so is Δ.",
+            "one in every sampled context, plus a few extra steps. Targets lie nearer, R is smaller, and so is Δ.",
         ),
         (
             r"t^{*} = \min\big\{\, t : y_i = \operatorname*{arg\,max}_{w}\; p_{\delta_t}(w \mid c,\, y_{<i})"
             r"\ \ \forall\, i,\ \forall\, c \,\big\} + n_{\mathrm{extra}}",
         ),
-        "t: step of the search · y_i: token i of the answer · c: context · n_extra: extra steps.",
+        "t: step of the search · y_i: token i of the answer · c: sampled context · n_extra: extra steps.",
         ("target", "answer", "stop"),
         "The search for z stops as soon as Rome is the most probable answer; z stays nearer to h.",
     ),

@@ -152,7 +152,7 @@ def _foretell(session: EditSession) -> None:
     notice(
         f"Estimated damage to general text: {total:.4g} nats per token, so perplexity about × "
         f"{perplexity_factor(total):.4g}; most of it in layer {worst} ({by_layer[worst]:.3g}). It is foretold "
-        "from statistics, without reading text, and rather understated."
+        "from statistics, without reading text: good for comparing edits, rough as a figure."
     )
 
 

@@ -19,7 +19,7 @@ from encore_core.facts import Fact
 from encore_core.measures.tasks import load_tasks
 from encore_core.methods import METHODS, find_method
 from encore_core.models.editable import EditableModel
-from encore_core.tuned_rows import TunedFor, TunedRow, find_row, forget_row
+from encore_core.tuned_rows import EDITS, TunedFor, TunedRow, find_row, forget_row
 from encore_core.tuning.facts import N_FACTS, choose_facts
 from encore_core.tuning.lives import HELD_OUT, Life
 from encore_core.tuning.long_life import BATCH, LifeTuner, LongRow
@@ -110,10 +110,10 @@ def _check_horizon(options: argparse.Namespace) -> None:
 def _forget(lm: EditableModel, method: str, tuned_for: TunedFor, as_json: bool) -> None:
     if not forget_row(lm.shape, method, tuned_for):
         raise InputError(
-            f"No settings of {method} for {tuned_for} edits have been found for this model, so there are none "
+            f"No settings of {method} for {EDITS[tuned_for]} have been found for this model, so there are none "
             "to forget."
         )
-    notice(f"The settings of {method} for {tuned_for} edits are forgotten.")
+    notice(f"The settings of {method} for {EDITS[tuned_for]} are forgotten.")
     if as_json:
         print(json.dumps({"method": method, "tuned_for": tuned_for}))
 
@@ -206,7 +206,7 @@ def _print(found: Tuned) -> None:
     if found.row.in_force:
         print("These settings are now in use, marked tuned here; --forget removes them.")
     elif held_out[-1].overall < held_out[0].overall:
-        print("On held-out facts these settings do worse than those in use; --adopt uses them all the same.")
+        print("On held-out facts these settings score lower than those in use; --adopt uses them all the same.")
     else:
         print("The model has validated settings, which stay in use; --adopt uses these instead.")
 

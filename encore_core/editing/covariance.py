@@ -122,7 +122,7 @@ def described(lm: EditableModel, used: Mapping[int, Path], text: Path | None = N
     for layer, file in used.items():
         words = summary(known[file]) if file in known else f"{source_of(text)}, gathered at the first edit"
         said.setdefault(words, []).append(layer)
-    return "; ".join(f"layers {', '.join(map(str, of))}: {words}" for words, of in said.items())
+    return "; ".join(f"layer{'s' * (len(of) > 1)} {', '.join(map(str, of))}: {words}" for words, of in said.items())
 
 
 def summary(one: stored_statistics.Stored) -> str:

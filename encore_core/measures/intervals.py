@@ -285,12 +285,12 @@ def _chunks(n: int) -> list[int]:
 def _ends(draws: np.ndarray, n: int) -> tuple[float, float]:
     """The quantiles of the draws, widened as for so few values (see above)."""
     normal = NormalDist()
-    share = normal.cdf(-math.sqrt(n / (n - 1)) * _student((1 + LEVEL) / 2, n - 1))
+    share = normal.cdf(-math.sqrt(n / (n - 1)) * student((1 + LEVEL) / 2, n - 1))
     low, high = np.quantile(draws, (share, 1 - share))
     return float(low), float(high)
 
 
-def _student(share: float, df: int) -> float:
+def student(share: float, df: int) -> float:
     """A quantile of the t-distribution: exact for 1 and 2 degrees of freedom, else by its series in 1 / df.
 
     Source: Abramowitz and Stegun, 26.7.5; off by less than 0.5 % from 3 degrees of freedom on.

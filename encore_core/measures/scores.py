@@ -23,6 +23,11 @@ from encore_core.models.editable import EditableModel
 PROTOCOL = "teacher-forced: mean log-probability of the answer's tokens after the plain prompt"
 """How these scores come about, for whatever shows them."""
 
+SHARE_AHEAD = (
+    "share of edited prompts where the new answer beats the true one or, without a true one, is the most probable"
+)
+"""What the edit score is, in words."""
+
 GENERATED_TOKENS = 12
 """Length of the continuation in which generation efficacy looks for the new answer."""
 

@@ -145,8 +145,8 @@ def _tiles(fact: Fact, found: Seen) -> None:
     said = "its most probable answer" if found.said else "not its most probable answer"
     items = [(fact.target_new, percent(first.new_after), f"was {percent(first.new_before)} · {said}", tone)]
     for kind, name, wanted in (
-        ("paraphrase", "Paraphrases changed", ("changed",)),
-        ("neighbour", "Neighbours stayed", ("kept", "weakened")),
+        ("paraphrase", "New answer ahead in paraphrases", ("changed", "ahead")),
+        ("neighbour", "Neighbours still ahead", ("kept", "weakened")),
     ):
         part = rows[(rows.kind == kind) & (rows.verdict != "unknown")]
         if len(part):
@@ -192,9 +192,12 @@ def _figures(column: Column, first: Column | None) -> None:
     told = [f"‖W‖ {100 * (now / was - 1):+.3f} % at most (layer {layer})"]
     if items:
         steps = sorted(item.steps for item in items)
-        stops = ", ".join(sorted({stop_word(item.stopped) for item in items}))
+        stops = ", ".join(sorted({stop_word(item, column.session.settings) for item in items}))
         shown = str(steps[0]) if steps[0] == steps[-1] else f"{steps[0]}–{steps[-1]}"
-        told.append(f"{shown} steps, stopped by {stops}")
+        if stops == "one step":
+            told.append("one step along the gradient")
+        else:
+            told.append(f"{shown} {'step' if shown == '1' else 'steps'}, stopped by {stops}")
     if left := column.session.directions_left():
         told.append(left)
     if column.seconds:

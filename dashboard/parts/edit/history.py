@@ -9,9 +9,11 @@ from dashboard.parts.edit import files
 from dashboard.reading import fact_words
 from dashboard.visitors.messages import Message
 from dashboard.visitors.visitor import Visitor
+from encore_core.editing.batch_report import BY_GRADIENT, EditedFact
 from encore_core.editing.edit_file import keeps_history
 from encore_core.errors import InputError
 from encore_core.facts import MAX_BYTES
+from encore_core.methods import GRADIENTS, Settings
 
 _WAS_OPENED = "edits file was opened"  # in the session state
 
@@ -35,7 +37,7 @@ def batches(visitor: Visitor) -> None:
             first = edited[0].fact
             what = fact_words.short(first) + (f" and {len(edited) - 1} more" if edited[1:] else "")
             steps = sorted(item.steps for item in edited)
-            stops = sorted({stop_word(item.stopped) for item in edited})
+            stops = sorted({stop_word(item, visitor.session.settings) for item in edited})
             rows.append(
                 (
                     number,
@@ -96,6 +98,10 @@ def _load_edits(visitor: Visitor, uploaded: bytes) -> None:
     st.rerun()
 
 
-def stop_word(reason: str) -> str:
-    """Why a search stopped, in a word or two."""
-    return {"mpes": "MPES", "loss": "low loss", "steps": "last step", "gradient": "one step"}.get(reason, reason)
+def stop_word(item: EditedFact, settings: Settings) -> str:
+    """Why a fact's search stopped, or its batch's steps along gradients, in a word or two."""
+    if item.stopped == BY_GRADIENT:
+        if settings.preservation in GRADIENTS:
+            return "one step"
+        return "low loss" if item.passes < settings.steps else "last pass"
+    return {"mpes": "MPES", "loss": "low loss", "steps": "last step"}.get(item.stopped, item.stopped)

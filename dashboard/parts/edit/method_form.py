@@ -10,12 +10,12 @@ from dashboard.elements import tuned_for, widgets
 from dashboard.parts.edit import compare_form
 from dashboard.parts.edit.compare_form import PAPERS
 from dashboard.reading.run_words import method_label
-from dashboard.reading.settings_fields import SETTINGS, layers_text, settings_read, used_settings
+from dashboard.reading.settings_fields import SETTINGS, layers_text, settings_read, used_settings, words_of_sequential
 from dashboard.visitors.messages import Message
 from dashboard.visitors.visitor import Visitor
 from dashboard.visitors.widget_state import remembered
 from encore_core.errors import InputError
-from encore_core.method_cards import card_of
+from encore_core.method_cards import card_of, source_of
 from encore_core.methods import METHODS, SETTABLE, Settings, lengths_of
 from encore_core.models.settings import settings_of
 from encore_core.tuned_rows import TunedFor
@@ -66,13 +66,13 @@ def pick_method(visitor: Visitor) -> bool:
 
 def _about(method: str) -> None:
     """The method's card: formula, source, what it keeps."""
-    card, source = card_of(method), METHODS[method].source
+    card = card_of(method)
     with st.popover("About this method", width="content"):
         st.markdown(card.changes)
         st.code(card.formula, language=None, wrap_lines=True)
         rows = [
-            ["Source", source or "this program"],
-            ["Authors' code", card.licence],
+            ["Source", source_of(method) or "this program"],
+            ["Licence of the authors' code", card.licence],
             ["Kept between batches", card.keeps],
         ]
         widgets.table([("", "name"), (method, "")], [*rows, *([["Notes", card.note]] if card.note else [])], "Card")
@@ -113,12 +113,16 @@ def _settings_form(visitor: Visitor, method: str, length: TunedFor) -> None:
                 setting.label, key=key, help=setting.about, step=setting.step, persist_state="session",
                 format=None if isinstance(setting.step, int) else "%g",
             )  # fmt: skip
-    columns[(place + 1) % 2].number_input("Seed", 0, 2**31 - 1, key="seed", step=1, persist_state="session",
-                                          help="For the prefixes sampled before prompts.")  # fmt: skip
+    columns[(place + 1) % 2].number_input(
+        "Seed", 0, 2**31 - 1, key="seed", step=1, persist_state="session",
+        help="Without effect here: this method samples nothing." if table.from_gradients else
+        "For the prefixes sampled before prompts.",
+    )  # fmt: skip
     key = _settings_key(visitor, method, "sequential", length)
     remembered(key, table.sequential)
-    st.toggle("Later batches preserve earlier edits", key=key, persist_state="session")
-    st.caption("On by default for every method, MEMIT too, as in the authors' code.")
+    switch, about = words_of_sequential(method)
+    st.toggle(switch, key=key, persist_state="session")
+    st.caption(about)
     st.button("Back to the model's own settings", on_click=restore_settings, args=(visitor, table, 0))
 
 

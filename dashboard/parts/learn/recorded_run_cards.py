@@ -59,7 +59,13 @@ def again() -> list[RunInfo]:
             revision=" ".join(run.id for run in runs),
         )
         _scores(
-            scores, lines, at, commands, "learn scores", "What the model says", "a sample of the facts edited so far"
+            scores,
+            lines,
+            at,
+            commands,
+            "learn scores",
+            "Scores and perplexity",
+            "scores teacher-forced, of a sample of the facts edited so far",
         )
     return runs
 
@@ -86,7 +92,7 @@ def breaks() -> list[RunInfo]:
         first = run_frames.scores(runs, "first")
         first = first[first["metric"] != "perplexity_ratio"]  # which is not about these facts
         lines = run_frames.lines(runs)
-        _scores(first, lines, at, commands, "learn first", "What is left of the first batch", "the facts edited first")
+        _scores(first, lines, at, commands, "learn first", "What is left of the first batch", "teacher-forced")
         st.caption("Forgetting: these facts were edited once, at the beginning, and have only been disturbed since.")
     return runs
 
@@ -189,7 +195,10 @@ def _share_words(one: findings.Standing) -> tuple[str, str, str]:
     if not one.is_number:
         return "–", "the model's states are no longer finite numbers", ""
     blocks = findings.blocks(one.pair.line.layers)
-    remark = f"of the stream from the MLPs of {blocks} after {one.pair.after:,} edits, {100 * one.before:.1f} % before"
+    mlps = "MLP" if one.n_edited == 1 else "MLPs"
+    remark = (
+        f"of the stream from the {mlps} of {blocks} after {one.pair.after:,} edits, {100 * one.before:.1f} % before"
+    )
     return f"{100 * one.after:.1f} %", remark, ""
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.elements import widgets
-from dashboard.elements.tuned_for import WORDS
 from dashboard.parts.models import tuning, tuning_lives
 from dashboard.reading import model_check_rows
 from dashboard.reading.findings import blocks
 from dashboard.visitors.messages import Message
 from encore_core.methods import METHODS
 from encore_core.model_check import ModelCheck
-from encore_core.tuned_rows import LENGTHS, Shape, find_row
+from encore_core.tuned_rows import EDITS, LENGTHS, Shape, find_row
 
 
 def answer(check: ModelCheck) -> None:
@@ -48,7 +47,7 @@ def tuned(check: ModelCheck) -> None:
     """What encore tune has found for a model of this shape, or how to start the search."""
     shape = Shape(check.model_type, check.n_layers, check.d_model, check.n_vocab)
     rows = {
-        method if length == "few" else f"{method}, {WORDS[length]}": row
+        method if length == "few" else f"{method}, {EDITS[length]}": row
         for method in METHODS
         for length in LENGTHS
         if (row := find_row(shape, method, length)) is not None

@@ -58,7 +58,7 @@ def show(row: TunedRow) -> None:
     if not row.in_force:
         before, after = held_out(row)
         did_worse = before and after and after["overall"] < before["overall"]
-        why = "they did worse than the settings in use" if did_worse else "the published one is"
+        why = "they scored lower on facts that the search has not seen" if did_worse else "the published one is"
         st.caption(f"These settings are not in use: {why}. encore tune --adopt uses these instead.")
 
 
@@ -138,9 +138,10 @@ def verdict(row: TunedRow) -> list[Message]:
         better = after["overall"] - before["overall"]
         lines.append(
             Message(
-                "success" if better >= 0 else "warning",
-                f"On {row.evidence.get('held_out_facts', '?')} facts that the search has not seen: overall score "
-                f"{before['overall']:.1f} before, {after['overall']:.1f} with what was found ({better:+.1f}).",
+                "info",
+                f"On {row.evidence.get('held_out_facts', '?')} facts that the search has not seen, edited as one "
+                f"batch: overall score (teacher-forced) {before['overall']:.1f} before, {after['overall']:.1f} with "
+                f"what was found ({better:+.1f}). A difference of a few points may be chance.",
             )
         )
     if not row.evidence.get("complete", True):

@@ -88,11 +88,12 @@ def verdict(row: TunedRow, lives: Sequence[Life]) -> list[Message]:
         better = after.score - before.score
         lines.append(
             Message(
-                "success" if better > 0 else "warning",
+                "info",
                 f"After {now.edits:,} edits of held-out facts the combined score (0 to 100) is {now.left:.1f}, against "
                 f"{then.left:.1f} with the settings for a few edits ({better:+.1f}): perplexity × "
                 f"{now.perplexity_ratio:.2f} instead of × {then.perplexity_ratio:.2f}, overall score of the facts "
-                f"edited first {now.first:.1f} instead of {then.first:.1f}.",
+                f"edited first {now.first:.1f} instead of {then.first:.1f} (teacher-forced). It is one run of "
+                "each, so a difference of a few points may be chance.",
             )
         )
     elif before:

@@ -101,7 +101,7 @@ def _costs(frame: pd.DataFrame, arms: Mapping[str, Arm], seconds: Mapping[str, M
     columns = [
         ("Search for targets", "name"),
         ("Steps, mean", "right"),
-        ("Before the last step", "right"),
+        ("Stopped before the last step", "right"),
         ("Seconds per edit", "right"),
         *((PHASES[phase], "right") for phase in phases),
     ]

@@ -86,8 +86,9 @@ def _one_fact(pair: Pair) -> int | None:
     )
     st.caption(
         "A step moves the hidden state at the subject's last token. Loss = −log p of the answer (mean of its tokens "
-        "and of six contexts) + KL term (what else is said about the subject) + weight decay. With MPES the search "
-        "ends as soon as every token of the answer is the most probable one in every context, plus a set number of "
-        "steps; without, it goes on to make the answer nearly certain."
+        "and of the contexts that the step looks at: six, or in ENCORE-N two in turn until they say the answer) + KL "
+        "term (what else is said about the subject) + weight decay. With MPES the search ends as soon as every token "
+        "of the answer is the most probable one in every context that counts, plus a set number of steps; without, it "
+        "goes on to make the answer nearly certain."
     )
     return place

@@ -14,7 +14,7 @@ from dashboard.reading.mpes_pairs import Pair
 # Why an optimisation stopped, in words; see `encore_core.editing.targets.Target`.
 STOPPED = {
     "loss": "the loss fell below 0.05",
-    "mpes": "the answer had become the most probable one in every context",
+    "mpes": "the answer had become the most probable one in the contexts that count",
     "steps": "the maximum was reached ({evaluations}, the start included)",
 }
 

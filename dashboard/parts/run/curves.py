@@ -37,7 +37,7 @@ def draw(run: RunInfo, place: str) -> None:
     if kept is None or kept.made_of != made_of:
         st.session_state[f"{place} charts"] = kept = _made(run, colours, made_of)
     if kept.scores is not None:
-        widgets.heading("Scores and perplexity", "of a sample of the facts edited so far, in %; bands: 95 % intervals")
+        widgets.heading("Scores and perplexity", "scores in %, of a sample of the facts edited so far; bands: 95 %")
         figure.draw(kept.scores, key=f"{place} scores", revision=run.id, alt=f"Scores of {run.id} over edits")
     widgets.heading("Growth of the edited matrices", "norm against the norm as loaded, a line for each layer")
     figure.draw(

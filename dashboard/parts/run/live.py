@@ -38,7 +38,7 @@ others."""
 RECENT = 12
 """How many ended runs can be watched here; all are on the Runs page."""
 
-FOLLOW = "the one that runs"
+FOLLOW = "whichever is running"
 LOG_LINES = 200
 
 

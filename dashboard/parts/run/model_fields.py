@@ -11,7 +11,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from dashboard.elements import tuned_for, widgets
 from dashboard.reading.run_words import MAIN_METHODS, MOST_COMPARED, method_label
-from dashboard.reading.settings_fields import Setting, as_text, settings_read
+from dashboard.reading.settings_fields import Setting, as_text, settings_read, words_of_sequential
 from dashboard.visitors import access
 from dashboard.visitors.visitor import Visitor
 from dashboard.visitors.widget_state import KEEP, remembered
@@ -149,7 +149,8 @@ def _settings(methods: Sequence[str], shape: Shape | None, is_open: bool) -> tup
                     overrides[method][setting.name] = value.strip()
             key = f"run {method} sequential"
             remembered(key, table.sequential)
-            if st.toggle("Later batches preserve earlier edits", key=key, **KEEP) != table.sequential:
+            switch, about = words_of_sequential(method)
+            if st.toggle(switch, key=key, help=about, **KEEP) != table.sequential:
                 overrides[method]["sequential"] = not table.sequential
             try:
                 settings_for(method, **known, overrides=overrides[method])

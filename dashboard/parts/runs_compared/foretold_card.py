@@ -31,7 +31,7 @@ def show(runs: Sequence[RunInfo], lines: Sequence[Line]) -> None:
         chart_card.show(
             partial(charts.over_edits, frame, drawn),
             key="foretold over edits",
-            heading="Which layers pay",
+            heading="Which layers' changes cost most",
             aside="what the edits cost other text, estimated by layer, and measured as the logarithm of the perplexity "
             "ratio",
             alt=f"Estimated damage against edits, a line per edited layer: {', '.join(names.values())}. Its figures "
@@ -40,7 +40,7 @@ def show(runs: Sequence[RunInfo], lines: Sequence[Line]) -> None:
             commands=chart_card.commands_of([run for run in runs if run.id in there]),
             revision=" ".join(names),
         )
-        for words in foretold_rows.who_pays(frame, names):
+        for words in foretold_rows.what_costs_most(frame, names):
             widgets.remark(words)
         st.caption(
             "½ tr(F Δ C₀ Δᵀ) of each layer, from statistics of general text alone. It tells which edits cost more, not "

@@ -16,7 +16,8 @@ from encore_core.runs import fact_values
 
 ABOUT = (
     "In brackets: 95 % intervals, by a seeded bootstrap over facts unless stated otherwise. A run is marked best only "
-    "if the 95 % interval of its lead over every other run on the same facts (paired bootstrap) lies above zero."
+    "if the 95 % interval of its lead over every other run on the same facts (paired bootstrap) lies above zero; "
+    "for Tasks, that of the difference of the two means."
 )
 ON_TEXT = "one fixed text, teacher-forced"
 ON_MEASURES = {

@@ -42,13 +42,13 @@ def draw(view: View, measures: Sequence[Measure], groups: Sequence[Group]) -> No
     """
     widgets.heading("Over seeds", f"runs that differ in their seed alone, after {view.at:,} edits")
     rows = [row for name, runs in groups for row in rows_of(name, runs, view, measures)]
-    columns = [("Runs", "name"), ("Measure", "name"), ("Mean", "right"), ("Least", "right"), ("Most", "right"),
+    columns = [("Runs", "name"), ("Measure", "name"), ("Mean", "right"), ("Lowest", "right"), ("Highest", "right"),
                ("Seeds", "right"), ("Protocol", "about")]  # fmt: skip
     widgets.table(columns, rows, "The spread over seeds")
 
 
 def rows_of(name: str, runs: Sequence[RunInfo], view: View, measures: Sequence[Measure]) -> list[tuple[str, ...]]:
-    """(runs, measure, mean, least, most, number of seeds, protocol) of every measure that two runs or more have."""
+    """(runs, measure, mean, lowest, highest, number of seeds, protocol) of every measure that two runs or more have."""
     values = AtCheckpoints(run_frames.scores(runs, view.subset))
     rows = []
     for measure in measures:

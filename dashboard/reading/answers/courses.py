@@ -57,6 +57,7 @@ class Course:
 
     Attributes:
         name: the run's, beside the others.
+        method: the run's.
         done, planned: edits.
         status: of the run.
         perplexity, tasks: where each crosses its line; None where it was not measured.
@@ -65,6 +66,7 @@ class Course:
     """
 
     name: str
+    method: str
     done: int
     planned: int
     status: str
@@ -142,7 +144,7 @@ def courses(runs: Sequence[RunInfo], names: Sequence[str], frame: pd.DataFrame, 
         fallen = None if line is None else crossing(_with_rough_ends(tasks, run), line, falls=True)
         course = tuple((int(row.edits), float(row.value)) for row in ratios.sort_values("edits").itertuples())
         risen = crossing(ratios, lines.perplexity)
-        found.append(Course(name, run.done, run.n_edits, run.status, risen, fallen, course, line))
+        found.append(Course(name, run.method, run.done, run.n_edits, run.status, risen, fallen, course, line))
     return found
 
 

@@ -61,20 +61,22 @@ def dominates(one: Standing) -> bool:
 def _figures(known: Sequence[Standing]) -> str:
     """The edited MLPs' share in each run; what is the same for all is said once."""
     layers = {blocks(one.pair.line.layers) for one in known}
-    who = f"the edited MLPs ({layers.pop()})" if len(layers) == 1 else "the edited MLPs"
+    one_each = all(one.n_edited == 1 for one in known)
+    mlps, write = ("MLP", "writes") if one_each else ("MLPs", "write")
+    who = f"the edited {mlps} ({layers.pop()})" if len(layers) == 1 else f"the edited {mlps}"
     moments = {(one.pair.before, one.pair.after, percent(one.before)) for one in known}
     if len(moments) == 1:
         [(before, after, share)] = moments
         parts = listed(f"{percent(one.after)} with {one.pair.line.name}" for one in known)
         if before == after:
-            return f"{moment(after)} {who} write {parts.replace(' with', ' of the stream with', 1)}"
-        return f"{moment(before)} {who} write {share} of the stream; {moment(after)}, {parts}"
+            return f"{moment(after)} {who} {write} {parts.replace(' with', ' of the stream with', 1)}"
+        return f"{moment(before)} {who} {write} {share} of the stream; {moment(after)}, {parts}"
     parts = [
         f"{percent(one.before)} {moment(one.pair.before)}, {percent(one.after)} {moment(one.pair.after)} with "
         f"{one.pair.line.name}"
         for one in known
     ]
-    return f"{who} write this share of the stream: {'; '.join(parts)}"
+    return f"{who} {write} this share of the stream: {'; '.join(parts)}"
 
 
 def _even(known: Sequence[Standing]) -> str:

@@ -33,7 +33,7 @@ class Loss:
     """What one run's model lost.
 
     Attributes:
-        name: the run's.
+        name, method: the run's.
         edits: at the last checkpoint that has a mean.
         before, after: the mean of the tasks, × 100.
         low, high: 95 % interval of after − before.
@@ -43,6 +43,7 @@ class Loss:
     """
 
     name: str
+    method: str
     edits: int
     before: float
     after: float
@@ -102,7 +103,7 @@ def losses(
         low, high = ends or (last - first - rough, last - first + rough)
         odd = [sums.last(line.run, "unparsable", until)[0] for until in (0, at)]
         no_option = None if None in odd else (round(odd[0]), round(odd[1]))
-        found.append(Loss(line.name, at, first, last, low, high, round(n), ends is None, no_option))
+        found.append(Loss(line.name, line.method, at, first, last, low, high, round(n), ends is None, no_option))
     return found
 
 
@@ -172,8 +173,8 @@ def answer(
     else:
         outcome, first = "nothing lost", "In the tasks, nothing significant."
     parts = (first, guesses(raw, models), *further, _figures(found), perplexity)
-    fallen = [one.name for one in found if one.high < 0]
-    paper = published.lost(outcome, [one.name for one in kept], fallen, models)
+    fallen = [one.method for one in found if one.high < 0]
+    paper = published.lost(outcome, [one.method for one in kept], fallen, models)
     return Answer(outcome, " ".join(part for part in parts if part), paper)
 
 

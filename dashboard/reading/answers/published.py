@@ -35,10 +35,10 @@ def survival(outcome: str, collapsed: Sequence[str], models: Sequence[str]) -> s
 
     Args:
         outcome: of `survival.answer`.
-        collapsed: names of the runs that collapse.
+        collapsed: methods of the runs that collapse.
         models: of the runs.
     """
-    if any(name.startswith("ENCORE") for name in collapsed):
+    if "ENCORE" in collapsed:
         return (
             f"The paper reports 10,000 edits of {MODELS} by ENCORE without loss in its downstream tasks. "
             f"{_why(models, 'ENCORE fails')}"
@@ -70,14 +70,13 @@ def lost(outcome: str, kept: Sequence[str], fallen: Sequence[str], models: Seque
 
     Args:
         outcome: of `lost.answer`.
-        kept: names of the runs that lost nothing beyond chance.
-        fallen: names of those whose mean fell beyond chance.
+        kept: methods of the runs that lost nothing beyond chance.
+        fallen: methods of those whose mean fell beyond chance.
         models: of the runs.
     """
-    if outcome in ("lost", "some lost") and not any(name.startswith("ENCORE") for name in kept):
+    if outcome in ("lost", "some lost") and "ENCORE" not in kept:
         paper = f"The paper's ENCORE keeps its scores in the tasks over 10,000 edits of {MODELS}."
-        differs = any(name.startswith("ENCORE") for name in fallen)
-        return f"{paper} {_why(models, 'ENCORE loses skill in them')}" if differs else paper
+        return f"{paper} {_why(models, 'ENCORE loses skill in them')}" if "ENCORE" in fallen else paper
     if outcome in ("too few edits", "nothing lost"):
         return "The paper finds that earlier methods than ENCORE degrade its models over thousands of edits."
     return ""

@@ -53,16 +53,18 @@ def answer(frame: pd.DataFrame, arms: Mapping[str, str], known: Sequence[float] 
     steps = f"a fact takes {without['steps'].mean():.1f} steps without MPES and {stopped['steps'].mean():.1f} with it"
     figures = f"{figures}. {ends}; {steps}."
     paper = _paper()
+    longer = intervals.of_difference(without["steps"].tolist(), stopped["steps"].tolist())
+    saves_steps = longer.value > 0 and longer.excludes_zero
     if not gap.excludes_zero:
+        but = ", but it saves steps" * saves_steps
         return Answer(
             "no difference",
-            f"Here it makes no significant difference: {figures}",
+            f"Here it makes no significant difference to how sure the model becomes{but}: {figures}",
             paper,
         )
     if gap.value < 0:
         return Answer("the other way", f"Not for this reason here: {figures}", paper)
-    longer = intervals.of_difference(without["steps"].tolist(), stopped["steps"].tolist())
-    if not (longer.value > 0 and longer.excludes_zero):
+    if not saves_steps:
         why = "Because edited facts become surer than they need to be, though not by more steps"
     elif without["steps"].mean() < LONG * stopped["steps"].mean():
         why = "Because the search goes on after the answer is the most probable one, and overfits the fact"
@@ -83,7 +85,8 @@ def _beside_known(without: Sequence[float], stopped: Sequence[float], known: Seq
     told = f" Facts that the model knows by itself have {usual.value:.2f} (n {usual.n})"
     if not surer:
         return f"{told}; that it is surer of edited ones is not significant, with or without MPES."
-    return f"{told}, so it is surer of edited ones {listed(surer)} MPES{', but not with it' * (surer == ['without'])}."
+    not_with = "; with it, not significantly" * (surer == ["without"])
+    return f"{told}, so it is surer of edited ones {listed(surer)} MPES{not_with}."
 
 
 def _is_above(one: Interval, other: Interval) -> bool:

@@ -55,7 +55,7 @@ def answer(
     text = _joined(said.text, _tasks(known, lines), _unsure(alive))
     if brief:
         return Answer(said.outcome, text)
-    paper = published.survival(said.outcome, [one.name for one in collapsed], models)
+    paper = published.survival(said.outcome, [one.method for one in collapsed], models)
     return Answer(said.outcome, _joined(text, kept), _joined(_cut_short(found), others, paper))
 
 
