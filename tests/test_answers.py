@@ -646,6 +646,8 @@ def test_why_a_loss_differs_from_the_papers_is_guessed_only_where_it_does():
     assert within.startswith("The paper's ENCORE keeps its scores in the tasks") and "explain" not in within
     beyond = lost.answer([dataclasses.replace(encore, high=-1.0)], frame, [], raw, ["smollm2-135m"]).aside
     assert beyond.endswith("That may explain why ENCORE loses skill in them here and not in the paper.")
+    ours = dataclasses.replace(encore, name="ENCORE-N", method="ENCORE-N", high=-1.0)
+    assert "explain" not in lost.answer([memit, ours], frame, [], raw, ["smollm2-135m"]).aside
 
 
 def test_that_the_unedited_model_guesses_comes_before_what_was_lost():
@@ -695,6 +697,13 @@ def test_differences_within_chance_are_not_compared():
     assert paper_tables.beyond_chance(1, here, {})(("A", score), ("C", score))
 
 
+def test_rows_of_ours_are_not_taken_for_the_papers():
+    for method in ("ENCORE-N", "ENCORE+NAS"):
+        assert not published.survival("all fall", [method], ["smollm2-135m"])
+        assert published.lost("lost", [method], [], ["smollm2-135m"]).startswith("The paper's ENCORE keeps")
+    assert published.survival("all fall", ["ENCORE-N", "ENCORE"], ["smollm2-135m"]).startswith("The paper reports")
+
+
 # -- Compare: which run is ahead in the tasks, and the small multiples -------------------------------------------------
 
 TASKS = next(measure for measure in MEASURES if measure.name == charts.MEAN)
@@ -712,6 +721,14 @@ def test_a_run_is_best_in_the_tasks_only_beyond_both_intervals(others, best, wor
 
 
 EDITS = next(measure for measure in MEASURES if measure.name == "edit_score")
+
+
+def test_the_least_certain_lead_is_the_one_that_is_told():
+    runs = [Score(value, 100, 50, value - 5, value + 5) for value in (90.0, 80.0, 70.0)]
+    narrow, wide = Interval(10.0, 4.0, 16.0, 50), Interval(20.0, -2.0, 42.0, 50)
+    found = {("edit_score", "a", "b"): narrow, ("edit_score", "a", "c"): wide}
+    said = verdicts.of_scores(EDITS, ["a", "b", "c"], ["A", "B", "C"], runs, found)
+    assert said.best is None and said.words == "A − C: +20.0 (−2.0 to +42.0): not significant"
 
 
 def test_figures_after_other_edits_are_not_compared():

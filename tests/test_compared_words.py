@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
+from dashboard.parts.edit.history import stop_word
+from dashboard.reading import model_readings
 from dashboard.reading.compared_words import FEW_EDITS, Outcome, difference, listed, why_early
+from encore_core.editing.batch_report import BY_GRADIENT, EditedFact
+from encore_core.facts import Fact
+from encore_core.measures.answers import Answer
+from encore_core.methods import settings_for
 
 STILL = (0.001, 0.002, 0.001, 0.002, 0.001)
 MOVED = (0.10, 0.12, 0.09, 0.11, 0.10)
@@ -94,3 +102,22 @@ def test_why_a_method_stopped_early_is_told_where_others_did_not():
     assert "3 edits cannot" in why_early(some, 3)
     assert not why_early(some, FEW_EDITS + 1)
     assert not why_early(some[:1], 1) and not why_early(some[1:], 1)  # all of them, or none
+
+
+@pytest.mark.parametrize(("method", "passes", "word"), [
+    ("UltraEdit", 1, "one step"), ("StableEdit", 1, "one step"), ("CrispEdit", 12, "low loss"),
+    ("CrispEdit", 25, "last pass"),
+])  # fmt: skip
+def test_why_edits_along_gradients_stopped(method, passes, word):
+    item = EditedFact(Fact("France", "The capital of {} is", "Rome"), None, None, None, None, BY_GRADIENT, passes)
+    assert stop_word(item, settings_for(method, model_type="llama", n_layers=30, d_model=576, n_vocab=49152)) == word
+
+
+@pytest.mark.parametrize(("was", "now", "true", "verdict"), [
+    (-1.0, -0.5, -2.0, "ahead"), (-3.0, -0.5, -2.0, "changed"), (-3.0, -2.5, -2.0, "unchanged"),
+    (-1.0, -0.5, None, "changed"),
+])  # fmt: skip
+def test_a_prompt_at_which_the_new_answer_was_ahead_before_is_not_said_to_have_changed(was, now, true, verdict):
+    new_was, new_now = Answer(was, (False,)), Answer(now, (True,))
+    answers = [Answer(true, (False,)) if true is not None else None] * 2
+    assert model_readings._verdict("paraphrase", new_was, new_now, *answers, True, True) == verdict
