@@ -94,7 +94,8 @@ def test_the_page_shows_the_evidence(row, tiny_folder, monkeypatch):
     app = page_of(tiny_folder)
     text = said(app)
     assert not errors(app) and "✓ tuned here" in text and "encore tune, 2026-01-02" in text
-    assert "On 24 facts that the search has not seen: overall score 41.0 before, 47.5 with" in text and "+6.5" in text
+    assert "On 24 facts that the search has not seen, edited as one batch: overall score (teacher-forced) 41.0" in text
+    assert "47.5 with what was found (+6.5)" in text and "may be chance" in text
     assert "cut short" in text and "All 8 trials" in "".join(one.label for one in app.expander)
     for wanted in ("held out: found", "3000", "× 1.500", "1.250", "inf", "1 min 15 s"):
         assert wanted in text
