@@ -371,6 +371,7 @@ def test_figures_of_the_runs_are_those_of_the_store(with_recorded, monkeypatch):
         assert f"{of_run['ratio'].max():.3f}" in words(app)
     _, frame = found["learn norms"]
     assert set(frame["layer"]) == {0, 1} and len(frame) == 2 * 2 * 4
+    assert re.search(r"\d \(\d+ to \d+\)", words(app)) and "Facts" in words(app)  # a score with its interval, and n
     app.select_slider(key="learn_at").set_value(8).run()
     assert address_of(app) == {"step": ["again"], "run": list(IDS), "at": ["8"]} and "after 8 edits" in words(app)
 

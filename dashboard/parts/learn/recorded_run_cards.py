@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import pandas as pd
@@ -222,15 +222,27 @@ def _scores(
     )
     values = AtCheckpoints(scores)
     rows = [
-        (line.name, *(_figure(values, line, name, at, 2 if name == "perplexity_ratio" else 0) for name in titles))
+        (
+            line.name,
+            *(_figure(values, line, name, at, 2 if name == "perplexity_ratio" else 0) for name in titles),
+            _n_facts(values, line, titles, at),
+        )
         for line in lines
     ]
-    columns = [("Run", "name"), *((title, "right") for title in titles.values())]
+    columns = [("Run", "name"), *((title, "right") for title in titles.values()), ("Facts", "right")]
     widgets.table(columns, rows, f"{heading} after {at:,} edits")
 
 
 def _figure(values: AtCheckpoints, line: Line, metric: str, at: int, digits: int) -> str:
-    value, when = values.last(line.run, metric, at)
-    if value is None:
+    """A value with its 95 % interval, where it has one, and the edits it is from, where these are others."""
+    found = values.score(line.run, metric, at)
+    if found is None:
         return "–"
-    return f"{value:.{digits}f}" + (f" (after {when:,})" if when != at else "")
+    interval = "" if found.low is None else f" ({found.low:.{digits}f} to {found.high:.{digits}f})"
+    return f"{found.value:.{digits}f}{interval}" + (f", after {found.edits:,}" if found.edits != at else "")
+
+
+def _n_facts(values: AtCheckpoints, line: Line, metrics: Iterable[str], at: int) -> str:
+    """How many facts a run's scores are of; a fact may lack the prompts of one of them."""
+    scores = [values.score(line.run, metric, at) for metric in metrics]
+    return f"{max((one.n for one in scores if one is not None and one.n is not None), default=0):,}"
