@@ -117,7 +117,7 @@ def set_back(
     slack = 0.0 if len(facts) == 1 else settings.epsilon
     with lm.matrices_replaced(batch.draft.run):
         clock = Clock(no_seconds())
-        # Pushes ask whether the new answer is said, which here is none to be said.
+        # A push raises facts whose new answer is not said, and here it is not meant to be.
         plain = replace(settings, pushes=0)
         updates = add_updates(lm, facts, prefixes, plain, batch.preservation, batch.draft, z, slack, clock)
     if not all(bool(torch.isfinite(batch.draft.run[layer]).all()) for layer in settings.layers):
