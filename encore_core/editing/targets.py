@@ -224,11 +224,11 @@ class _Group:
         """Go on until these rules have stopped every fact."""
         while not all(of_fact[number].found for of_fact in self._searches for number in numbers):
             self._descend()
-            if self._step == self._n_steps - 1:
+            is_last = self._step == self._n_steps - 1
+            if is_last:
                 self._descent.turns.look_at_all()
             self._unread.append(self._replayed() if self._replayed else self._descent.evaluate())
             self._is_descent_due, self._kept = True, None
-            is_last = self._step == self._n_steps - 1
             self._step += 1
             if len(self._unread) == _steps_between_stop_tests(self._h.device) or is_last:
                 loss = self._test()
