@@ -21,6 +21,7 @@ from dashboard.visitors.visitor import Visitor
 from encore_core.editing.shared_search import share_search
 from encore_core.errors import InputError
 from encore_core.facts import Fact
+from encore_core.methods import GRADIENTS
 
 Finished = Callable[[Column], None]
 
@@ -194,7 +195,7 @@ def _figures(column: Column, first: Column | None) -> None:
         steps = sorted(item.steps for item in items)
         stops = ", ".join(sorted({stop_word(item, column.session.settings) for item in items}))
         shown = str(steps[0]) if steps[0] == steps[-1] else f"{steps[0]}–{steps[-1]}"
-        if stops == "one step":
+        if column.session.settings.preservation in GRADIENTS:
             told.append("one step along the gradient")
         else:
             told.append(f"{shown} {'step' if shown == '1' else 'steps'}, stopped by {stops}")
