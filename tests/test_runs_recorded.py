@@ -171,7 +171,7 @@ def test_ours_name_no_place_of_a_machine(ours):
 
 
 def test_ours_on_the_same_facts_are_the_same_facts(ours):
-    for facts, n_edits, least in (("counterfact_10k", 1000, 6), ("counterfact_10k", 10_000, 3), ("long", 1000, 13)):
+    for facts, n_edits, least in (("counterfact_10k", 1000, 6), ("counterfact_10k", 10_000, 3), ("long", 1000, 15)):
         same = [run for run in ours.runs() if (Path(run.plan_json["facts"]).stem, run.n_edits) == (facts, n_edits)]
         assert len(same) >= least
         assert len({(run.order_digest, run.fingerprint, run.plan_json["seed"]) for run in same}) == 1

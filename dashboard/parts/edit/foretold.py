@@ -13,8 +13,8 @@ from encore_core.editing.foretold_damage import perplexity_factor
 HOW_FAR = (
     "An estimate to second order: it tells which edits cost more, not how much. On the embedded model KL was 1.2 to 8 "
     "times as large for 40 single facts edited by ENCORE (rank correlation 0.87, 95 %: 0.67 to 0.97), and 2.3 to 4.5 "
-    "times over runs of ENCORE and ENCORE-N. Over runs of thirteen methods the log perplexity ratio was 0.5 to "
-    "2.7 times as large."
+    "times over runs of ENCORE and ENCORE-N. Over runs of fifteen methods the log perplexity ratio was 0.5 to "
+    "3.2 times as large."
 )
 
 
