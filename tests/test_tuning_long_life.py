@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, astuple, replace
 from statistics import harmonic_mean
 
 import pytest
@@ -13,12 +13,14 @@ from test_methods import SMOLLM2, UNKNOWN
 from tiny_models import Snapshot
 from tiny_runs import FACTS
 
+from encore_core import model_rows
 from encore_core.cli import main
 from encore_core.editing.session import EditSession
 from encore_core.facts import write_facts
 from encore_core.measures.perplexity_entropy import perplexity
 from encore_core.measures.scores import evaluate
 from encore_core.methods import SETTABLE, lengths_of, settings_for
+from encore_core.model_rows import ModelRow
 from encore_core.models.settings import settings_of
 from encore_core.tuned_rows import Shape, TunedRow, find_row, forget_row, store_row
 from encore_core.tuning import long_life
@@ -214,6 +216,22 @@ def test_settings_for_thousands_are_those_of_a_row_and_refused_without_one():
     row = TunedRow(shape, "mine", "f" * 16, "ENCORE", {"lambda_p": 7}, False, {}, "thousands")
     store_row(row)
     assert lengths_of(shape, "ENCORE") == ("few",), "a row that is not in force"
+
+
+def test_the_embedded_model_has_settings_for_thousands_of_both_rows():
+    few, many = (settings_for("ENCORE-N", **SMOLLM2, overrides={"tuned_for": word}) for word in ("few", "thousands"))
+    assert (few.lambda_p, few.pushes, many.lambda_p, many.pushes) == (900, 0, 2000, 2)
+    assert replace(many, lambda_p=900, pushes=0, tuned_for="few") == few
+    assert lengths_of(Shape(**SMOLLM2), "ENCORE") == lengths_of(Shape(**SMOLLM2), "ENCORE-N") == ("few", "thousands")
+
+
+def test_a_search_tries_the_known_settings_for_thousands_with_their_pushes(tuner, gpt2, monkeypatch):
+    row = ModelRow(*astuple(gpt2.shape), {}, {}, "a paper", for_thousands={"ENCORE": {"pushes": 2}})
+    monkeypatch.setattr(model_rows, "MODEL_ROWS", (row,))
+    one = tuner()
+    [known] = one._other_rows()
+    life = one._live("known", known, one.facts)
+    assert known["pushes"] == life.settings["pushes"] == 2 and not life.stopped
 
 
 def test_the_command(tiny_folder, tmp_path, capsys, statistics_text, monkeypatch):

@@ -95,7 +95,7 @@ class Ground:
         """The settings that a row holds; the others stay as they are in force."""
         if self.present.from_gradients:
             return ("layers", *self.axes())
-        return ("layers", *self.axes(), "steps", "mpes_extra_steps", "contexts_at_once", "statistics_tokens")
+        return ("layers", *self.axes(), "steps", "mpes_extra_steps", "contexts_at_once", "pushes", "statistics_tokens")
 
     def session(self, overrides: dict[str, Any]) -> EditSession:
         """A fresh session with some settings replaced."""
