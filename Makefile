@@ -1,5 +1,5 @@
 # make app    sets up what is missing and serves the app on http://127.0.0.1:8501
-# make test   sets up what is missing and passes the tests, but for the slow ones: under ten minutes on two cores
+# make test   sets up what is missing and passes the tests, but for the slow ones: 10 to 20 minutes on two cores
 # make test-all  the slow ones as well, as CI does: long journeys in the browser, all hostile inputs, kills
 # make test-cluster  a Ray cluster whose nodes and drivers are killed
 # make lint   what CI checks besides
