@@ -284,7 +284,8 @@ def settings_for(
     values |= row.published
     if model_row is not None:
         values |= model_row.per_method.get(row.name, {})
-        values |= model_row.for_thousands.get(row.name, {}) if wanted == "thousands" else {}
+        if wanted == "thousands" and tuned is None:  # a row tuned here was found from the settings for a few edits
+            values |= model_row.for_thousands.get(row.name, {})
     if not row.norm_constraint:
         values["lambda_n"] = 0.0
     settings = Settings(

@@ -225,6 +225,14 @@ def test_the_embedded_model_has_settings_for_thousands_of_both_rows():
     assert lengths_of(Shape(**SMOLLM2), "ENCORE") == lengths_of(Shape(**SMOLLM2), "ENCORE-N") == ("few", "thousands")
 
 
+def test_a_row_tuned_here_takes_nothing_from_the_published_one_for_thousands():
+    """Its lives were lived without; one from before pushes were searched says nothing of them."""
+    shape = Shape(**SMOLLM2)
+    store_row(TunedRow(shape, "mine", "f" * 16, "ENCORE-N", {"lambda_p": 7}, True, {}, "thousands"))
+    found = settings_for("ENCORE-N", **SMOLLM2, overrides={"tuned_for": "thousands"})
+    assert (found.lambda_p, found.pushes) == (7, 0)
+
+
 def test_a_search_tries_the_known_settings_for_thousands_with_their_pushes(tuner, gpt2, monkeypatch):
     row = ModelRow(*astuple(gpt2.shape), {}, {}, "a paper", for_thousands={"ENCORE": {"pushes": 2}})
     monkeypatch.setattr(model_rows, "MODEL_ROWS", (row,))
