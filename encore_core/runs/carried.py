@@ -95,8 +95,8 @@ def pack(store: RunStore, run_id: str, folder: Path, device: str) -> None:
         row |= NEW | {"number": None, "device": device, "status": "queued", "queue_place": 1, "detail": "{}"}
         row |= {"done": row["cursor"], "finished": None}
         number = _insert(db, "runs", row)
-        _copy_rows(db, BY_EDITS, run.number, number, "edits <= ?", (run.cursor,))
-        db.execute(END_AT, (number, run.cursor))
+        _copy_rows(db, BY_EDITS, run.number, number, "edits <= ?", (row["cursor"],))
+        db.execute(END_AT, (number, row["cursor"]))
     target = facts_file(packed.folder, run.id)
     with replacing(target) as part:
         shutil.copyfile(facts_file(store.folder, run.id), part)
