@@ -24,7 +24,7 @@ def saved_states(store: RunStore) -> dict[str, tuple[int, int, str]]:
     One query: between two, a run that nobody killed may save its next state.
     """
     _, rows = store.database.query(
-        """SELECT id, cursor, max(edits), file FROM runs JOIN states ON run = number WHERE status != 'done' GROUP BY id"""
+        "SELECT id, cursor, max(edits), file FROM runs JOIN states ON run = number WHERE status != 'done' GROUP BY id"
     )
     return {run_id: tuple(newest) for run_id, *newest in rows}
 
