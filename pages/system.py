@@ -287,7 +287,7 @@ def rules() -> None:
                 ("Edits per run", f"{found.runs.edits:,}"),
                 ("Runs that wait or run", f"{found.runs.queued:,}"),
                 ("Access code for runs", "asked for" if found.runs.access_code else "none"),
-                ("Files of this machine may be named", "yes" if _files_allowed() else "no"),
+                ("Files of this machine may be named", "yes" if access.may_name_files() else "no"),
                 ("A judge of generated answers may be named", "yes" if access.may_name_judge() else "no"),
                 ("Judge of this server", found.judge.model or "none"),
             ]
@@ -295,10 +295,6 @@ def rules() -> None:
     with right, st.container(border=True, key="card_versions"):
         widgets.heading("Versions")
         widgets.table([("", "name"), ("Version", "name")], versions(), "Versions")
-
-
-def _files_allowed() -> bool:
-    return limits.may_name_files(st.get_option("server.address"))
 
 
 def main() -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import tiny_runs
+from streamlit.runtime.context import StreamlitHeaders
 from streamlit.testing.v1 import AppTest
 from tiny_pages import WORKER_STARTERS, errors, opened, words
 
 from dashboard.parts.models import gather_card, jobs_card
-from dashboard.server import limits
+from dashboard.server import limits, requester
 from dashboard.visitors import access
 from dashboard.visitors.models import models
 from encore_core.errors import InputError
@@ -187,28 +188,55 @@ def test_the_code(given):
     assert not any(map(limits.is_code, ("", "grüne", "GRÜNE WIESE", "grüne Wiese!", "\ud800", "\x00")))
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "localhost", "127.5.6.7"])
 @pytest.mark.parametrize(
-    ("setting", "address", "allowed"),
+    "headers",
     [
-        ("loopback", "127.0.0.1", True), ("loopback", "::1", True), ("loopback", "localhost", True),
-        ("loopback", "127.5.6.7", True), ("loopback", "0.0.0.0", False), ("loopback", "192.168.1.5", False),
-        ("loopback", None, False), ("loopback", "", False), ("loopback", "studio.example.org", False),
-        ("yes", "0.0.0.0", True), ("no", "127.0.0.1", False),
+        {}, {"Host": "localhost:8501"}, {"Host": "127.0.0.1:8501", "Origin": "http://127.0.0.1:8501"},
+        {"Host": "[::1]:8501", "Origin": "http://[::1]:8501"}, {"Host": "localhost:9000", "Origin": "https://localhost"},
     ],
 )  # fmt: skip
-def test_files_of_the_machine_are_for_those_at_it(given, setting, address, allowed):
-    given(f'[runs]\nmachine_files = "{setting}"\n')
-    assert limits.may_name_files(address) is allowed
+def test_one_who_sits_at_the_machine(address, headers):
+    assert requester.is_at_the_machine(address, StreamlitHeaders(headers.items()))
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "192.168.1.5", None, "", "studio.example.org", "::"])
+def test_a_server_that_listens_to_others_knows_nobody_at_its_machine(address):
+    assert not requester.is_at_the_machine(address, StreamlitHeaders({"Host": "localhost:8501"}.items()))
 
 
 @pytest.mark.parametrize(
-    ("text", "address", "allowed"),
-    [("", "127.0.0.1", True), ("", "localhost", True), ("", "0.0.0.0", False), ("", None, False),
-     ('named = "no"', "127.0.0.1", False)],
+    "headers",
+    [
+        *({"Host": "localhost:8501", name: "203.0.113.7"} for name in requester.OF_PROXIES),
+        {"host": "127.0.0.1:8501", "x-forwarded-for": "127.0.0.1"},
+        # A proxy that says nothing of itself: the browser still says which page it shows, or asked for.
+        {"Host": "127.0.0.1:8501", "Origin": "https://studio.example.org"},
+        {"Host": "studio.example.org", "Origin": "https://studio.example.org"}, {"Host": "studio.example.org"},
+        # Pages of others that send their visitor's browser here, and what is no address.
+        {"Host": "localhost.example.org:8501"}, {"Host": "localhost:8501", "Origin": "null"}, {"Host": ""},
+        {"Host": "[::1"}, {"Host": "127.0.0.1@studio.example.org"},
+    ],
 )  # fmt: skip
-def test_a_judge_is_named_by_those_at_the_machine(given, text, address, allowed):
+def test_one_who_comes_through_a_proxy_is_not_at_the_machine(headers):
+    assert not requester.is_at_the_machine("127.0.0.1", StreamlitHeaders(headers.items()))
+
+
+@pytest.mark.parametrize(
+    ("setting", "at_the_machine", "allowed"),
+    [("loopback", True, True), ("loopback", False, False), ("yes", False, True), ("no", True, False)],
+)
+def test_files_of_the_machine_are_for_those_at_it(given, setting, at_the_machine, allowed):
+    given(f'[runs]\nmachine_files = "{setting}"\n')
+    assert limits.may_name_files(at_the_machine) is allowed
+
+
+@pytest.mark.parametrize(
+    ("text", "at_the_machine", "allowed"), [("", True, True), ("", False, False), ('named = "no"', True, False)]
+)
+def test_a_judge_is_named_by_those_at_the_machine(given, text, at_the_machine, allowed):
     given(f"[judge]\n{text}\n")
-    assert limits.may_name_judge(address) is allowed and limits.judge_of_server() is None
+    assert limits.may_name_judge(at_the_machine) is allowed and limits.judge_of_server() is None
 
 
 def test_a_judge_for_everybody(given):

@@ -87,7 +87,7 @@ def test_a_judge_that_is_not_there_costs_nothing_but_its_verdicts():
 
 def test_a_server_for_others_asks_no_address_that_a_visitor_names(judge, monkeypatch, tmp_path):
     app = scored(edited())
-    monkeypatch.setattr(access.limits, "may_name_judge", lambda address: False)
+    monkeypatch.setattr(access.limits, "may_name_judge", lambda at_the_machine: False)
     app.run()
     assert not [one for one in app.segmented_control if one.key == "judge_who"]
     with pytest.raises(InputError, match="cannot be named here"):

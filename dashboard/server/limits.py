@@ -7,7 +7,6 @@ The file is `encore.toml` in the folder of the program, or the one that ENCORE_C
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -316,33 +315,19 @@ def is_code(text: str) -> bool:
     return hmac.compare_digest(given, wanted)
 
 
-def may_name_files(address: str | None) -> bool:
-    """Whether visitors may name files of this machine.
+def may_name_files(at_the_machine: bool) -> bool:
+    """Whether a visitor may name files of this machine.
 
     Args:
-        address: that the server listens on; None for all.
+        at_the_machine: whether the visitor is at it, see `requester`.
     """
     allowed = limits().runs.machine_files
-    return allowed == "yes" if allowed != "loopback" else _serves_itself(address)
+    return allowed == "yes" or (allowed == "loopback" and at_the_machine)
 
 
-def may_name_judge(address: str | None) -> bool:
-    """Whether visitors may name the address of a judge.
-
-    Args:
-        address: that the server listens on; None for all.
-    """
-    return limits().judge.named == "loopback" and _serves_itself(address)
-
-
-def _serves_itself(address: str | None) -> bool:
-    """Whether a server that listens on this address serves its own machine alone."""
-    if address == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(address or "").is_loopback
-    except ValueError:
-        return False
+def may_name_judge(at_the_machine: bool) -> bool:
+    """Whether a visitor may name the address of a judge; argument as for `may_name_files`."""
+    return limits().judge.named == "loopback" and at_the_machine
 
 
 def judge_of_server() -> Judge | None:

@@ -10,7 +10,7 @@ import re
 
 import streamlit as st
 
-from dashboard.server import limits
+from dashboard.server import limits, requester
 from dashboard.visitors.models import DEFAULT_MODEL
 from encore_core.errors import InputError, quoted
 from encore_core.measures.judging import Judge
@@ -53,32 +53,41 @@ def check_runs(store: RunStore, n_edits: list[int]) -> None:
     limits.check_runs(n_edits, sum(not run.ended for run in store.runs()))
 
 
+def may_name_files() -> bool:
+    """Whether this visitor may name files and folders of this machine."""
+    return limits.may_name_files(_at_the_machine())
+
+
 def check_files(what: str) -> None:
-    """Check that visitors may name files and folders of this machine.
+    """Check that this visitor may name files and folders of this machine.
 
     Args:
         what: the thing to be named, for the message.
 
     Raises:
-        InputError: when they may not.
+        InputError: when the visitor may not.
     """
-    if not limits.may_name_files(st.get_option("server.address")):
+    if not may_name_files():
         raise InputError(
-            f"{what} cannot be named here: this server serves other machines and takes no names of its own files. "
-            "Its operator can allow that, with machine_files in encore.toml."
+            f"{what} cannot be named here: this server is reached from other machines and takes no names of its own "
+            "files. Its operator can allow that, with machine_files in encore.toml."
         )
 
 
 def may_name_judge() -> bool:
-    """Whether visitors may name a judge of generated answers."""
-    return limits.may_name_judge(st.get_option("server.address"))
+    """Whether this visitor may name a judge of generated answers."""
+    return limits.may_name_judge(_at_the_machine())
+
+
+def _at_the_machine() -> bool:
+    return requester.is_at_the_machine(st.get_option("server.address"), st.context.headers)
 
 
 def check_judge(judge: Judge) -> None:
     """Check that a judge may be asked: that of the server, or one that the visitor may name.
 
     A visitor who names an address makes this machine ask it, and one who names a command makes it run that. So both are
-    for servers that serve their own machine only, and commands for those that also take names of files.
+    for visitors at this machine, and commands for those who may also name files.
 
     Raises:
         InputError: when it may not.
@@ -87,8 +96,8 @@ def check_judge(judge: Judge) -> None:
         return
     if not may_name_judge():
         raise InputError(
-            "A judge cannot be named here: this server serves other machines, and does not ask addresses that its "
-            "visitors name. Its operator can give one for everybody, with [judge] in encore.toml."
+            "A judge cannot be named here: this server is reached from other machines, and does not ask addresses that "
+            "its visitors name. Its operator can give one for everybody, with [judge] in encore.toml."
         )
     if not judge.is_address:
         check_files("A judge that is a command")
