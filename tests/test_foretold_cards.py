@@ -16,10 +16,12 @@ from tiny_pages import errors, markup, opened, pressed
 from dashboard.charts import foretold as charts
 from dashboard.charts.palette import LIGHT
 from dashboard.charts.runs import Line
+from dashboard.parts.edit.foretold import HOW_FAR
 from dashboard.parts.models import blocks_card
 from dashboard.reading import foretold_rows
 from encore_core.editing.layer_costs import BlockCost, layer_costs
-from encore_core.runs import RunStore
+from encore_core.runs import RunStore, series
+from encore_core.runs.recorded import recorded_runs
 
 MEASURES = pd.DataFrame(
     [
@@ -116,3 +118,18 @@ def test_models_gives_the_command_for_another_model(tiny_folder, monkeypatch):
     page = page_of(tiny_folder)
     assert any(f"encore layers --model {tiny_folder}" in element.value for element in page.code)
     assert not any(button.key == "blocks" for button in page.button)
+
+
+def test_how_far_the_estimate_is_to_be_trusted_is_what_the_recorded_runs_show():
+    store = recorded_runs()
+    factors, methods = [], set()
+    for run in store.runs():
+        frame = series.measures(store, [run.id], None).pivot(index="edits", columns="metric", values="value")
+        if "foretold_damage" not in frame or "perplexity" not in frame or 0 not in frame.index:
+            continue
+        lost = (frame["perplexity"] / frame["perplexity"][0]).map(math.log)
+        found = (lost / frame["foretold_damage"])[(frame.index > 0) & (lost > 0)].dropna()
+        factors += list(found)
+        methods |= {run.method} if len(found) else set()
+    assert len(methods) == 15 and "fifteen methods" in HOW_FAR
+    assert f"was {min(factors):.1f} to {max(factors):.1f} times as large" in HOW_FAR
