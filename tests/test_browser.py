@@ -317,6 +317,7 @@ def test_a_press_that_meets_the_timer_is_done_once(tiny_home, tiny_folder, stati
 # -- recorded runs -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_recorded_runs_are_there_on_every_page_at_once(tmp_path, monkeypatch):
     """A visitor who has run nothing, and waits for no model: a chart on each page, and no trouble in the browser, which
     keeps the app's content security policy and would say what it keeps from loading."""

@@ -78,6 +78,7 @@ def test_one_press_then_one_is_kept(browsing):
     assert not page.problems
 
 
+@pytest.mark.slow
 def test_columns_stand_below_each_other_on_a_phone(browsing):
     page = opened(browsing, width=390)
     compare(page)
@@ -87,6 +88,7 @@ def test_columns_stand_below_each_other_on_a_phone(browsing):
     assert not page.problems
 
 
+@pytest.mark.slow
 def test_predicted_and_revealed(browsing):
     page = opened(browsing, "?present=1&predict=1")
     page.get_by_role("button", name="Compare 4 methods").click()
@@ -98,6 +100,7 @@ def test_predicted_and_revealed(browsing):
     assert page.locator(".es-differs").count() == 1 and not page.problems
 
 
+@pytest.mark.slow
 def test_any_prompt_is_put_to_both_models(browsing):
     page = opened(browsing)
     page.get_by_role("button", name="Apply edit").click()
@@ -115,6 +118,7 @@ def test_any_prompt_is_put_to_both_models(browsing):
     assert not page.problems
 
 
+@pytest.mark.slow
 def test_the_first_of_two_edits_is_taken_back(browsing):
     page = opened(browsing)
     page.get_by_role("radio", name="Table").click()
@@ -143,6 +147,7 @@ def test_the_first_of_two_edits_is_taken_back(browsing):
     assert not page.problems
 
 
+@pytest.mark.slow
 def test_results_follow_the_fact_that_is_typed(browsing):
     page = opened(browsing)
     page.get_by_role("radio", name="Your own").click()
@@ -158,6 +163,7 @@ def test_results_follow_the_fact_that_is_typed(browsing):
     assert not page.problems
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["compare_open", "probe_how"])
 def test_a_box_whose_heading_says_what_is_in_it_stays_open_while_that_changes(browsing, key):
     page = opened(browsing)

@@ -61,6 +61,7 @@ def chart(page, name: str):
     return page.get_by_role("figure", name=re.compile(f"^{name}$"))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_drawn_leaves_the_others_and_is_told(served_charts):
     page, problems = opened(*served_charts, "if (node.ariaLabel === 'first') throw new Error('not this one')")
     chart(page, "third").locator(".main-svg").first.wait_for(timeout=LONG)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import made_up_runs
+import pytest
 import served
 import test_browser
 from made_up_runs import MadeUp
@@ -21,6 +22,7 @@ SHORT = [
 ]
 
 
+@pytest.mark.slow
 def test_recorded_evidence_stays_and_ones_own_is_a_press_away(tmp_path, monkeypatch, tiny_folder, statistics_text):
     monkeypatch.setenv("ENCORE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("ENCORE_MODEL", str(tiny_folder))

@@ -32,6 +32,7 @@ def fact_typed(page, **values: str) -> None:
         page.keyboard.press("Control+Enter")
 
 
+@pytest.mark.slow
 def test_edits_come_back_after_a_reload_for_this_browser_alone(address):
     with served.browser() as browser:
         mine = browser.new_context()
@@ -72,6 +73,7 @@ def test_edits_come_back_after_a_reload_for_this_browser_alone(address):
         wait_for_edits(page, 0)
 
 
+@pytest.mark.slow
 def test_ctrl_enter_in_a_field_accepts_the_text_and_outside_applies(address):
     with served.browser() as browser:
         page = browser.new_page()
@@ -101,6 +103,7 @@ def test_ctrl_enter_in_a_field_accepts_the_text_and_outside_applies(address):
         wait_for_edits(page, 1)
 
 
+@pytest.mark.slow
 def test_the_gallery_is_searched_and_picked_from_by_keyboard_alone(address):
     with served.browser() as browser:
         page = browser.new_page(viewport={"width": 390, "height": 844})
@@ -153,6 +156,7 @@ def test_a_fact_of_ones_own_gets_its_answer_and_its_neighbours():
         assert tile.inner_text() == "5 of 5"
 
 
+@pytest.mark.slow
 def test_a_reload_in_the_middle_of_a_table_loses_nothing(address):
     n_facts = 60
     table = "subject,prompt,target_new\n" + "".join(f"Land{n},The capital of {{}} is,Rome\n" for n in range(n_facts))

@@ -79,6 +79,7 @@ def nth_take(n: int):
     return is_it
 
 
+@pytest.mark.slow
 def test_what_is_sent_makes_the_run_that_was_done_here(
     store, claim, run_id, ticket, tiny_folder, statistics_text, tmp_path
 ):
@@ -125,6 +126,7 @@ def test_chosen_statistics_go_with_the_run_to_a_node_with_another_data_folder(
     assert [row["source"] for row in store.get(run_id).statistics_used] == ["imported x.npz"] * 2
 
 
+@pytest.mark.slow
 def test_a_file_in_many_parts_is_whole(store, claim, run_id, ticket, monkeypatch):
     monkeypatch.setattr(node_task, "CHUNK_BYTES", 1000)
     assert take(store, claim, sent(store, ticket)) == ("end", "done", None)
@@ -145,6 +147,7 @@ def test_a_task_whose_driver_is_gone_ends(store, claim, run_id, ticket, monkeypa
     assert take(store, claim, sent(store, ticket, gone))[:2] == ("end", "interrupted")
 
 
+@pytest.mark.slow
 def test_a_full_disk_on_the_node_is_one_line_with_its_name(store, claim, run_id, ticket, monkeypatch):
     real, saved = resume_state.save_file, []
 
@@ -162,6 +165,7 @@ def test_a_full_disk_on_the_node_is_one_line_with_its_name(store, claim, run_id,
     assert take(store, claim, sent(store, ticket)) == ("end", "done", None)
 
 
+@pytest.mark.slow
 def test_a_full_disk_of_the_driver_loses_nothing(store, claim, run_id, ticket, monkeypatch):
     take(store, claim, sent(store, ticket), nth_take(2))
     before = store.get(run_id).cursor
@@ -184,6 +188,7 @@ def test_a_node_with_another_version_ends_with_a_word(store, claim, run_id, tick
     assert status == "other" and "This node has torch" in error and "the driver of the plan 1.0" in error
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_task_that_was_killed_is_removed_and_that_of_a_living_one_is_not(store, claim, run_id, ticket):
     living, messages = sent(store, ticket), []
     for message in living:

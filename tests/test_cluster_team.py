@@ -192,6 +192,7 @@ def test_workers_need_targets(tiny_folder, statistics_text):
         tiny_runs.prepared(tiny_folder, statistics_text, method="UltraEdit", overrides={"layers": [0, 1]}, workers=2)
 
 
+@pytest.mark.slow
 def test_a_run_with_two_workers(tiny_folder, statistics_text, tmp_path):
     """Through Ray: a run of two processes ends as one with the same shards in this process, and is resumed."""
     pytest.importorskip("ray")

@@ -37,7 +37,9 @@ def alone(lm, method: str, statistics_text, batches) -> EditSession:
     return session
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 10])
+@pytest.mark.parametrize(
+    "batch_size", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(10, marks=pytest.mark.slow)]
+)
 def test_each_side_is_what_that_method_gives_alone(lm, statistics_text, searches, batch_size):
     facts = CITIES[:4]
     found = compare_edits(lm, facts, FOUR, batch_size=batch_size, known="edit", statistics_text=statistics_text)

@@ -127,6 +127,7 @@ def test_the_fixed_text_is_the_one_that_results_were_measured_on():
     assert 1800 < len(text.split()) < 2000
 
 
+@pytest.mark.slow
 @pytest.mark.embedded
 @torch.no_grad()
 def test_the_embedded_model_reads_the_fixed_text(embedded_model):

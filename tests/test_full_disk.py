@@ -149,6 +149,7 @@ def test_each_write_of_statistics_may_fail(tiny_folder, statistics_text, tmp_pat
     assert each_write_fails(run, tmp_path, Disk(monkeypatch), monkeypatch, capsys) >= 3
 
 
+@pytest.mark.slow
 def test_each_write_of_a_run_may_fail(tiny_folder, statistics_text, tmp_path, monkeypatch, capsys):
     """A run whose statistics, state or matrices cannot be written has failed with a word, and goes on afterwards."""
     write_facts(tiny_runs.FACTS, tmp_path / "many.jsonl")
@@ -300,6 +301,7 @@ def test_a_pipe_that_cannot_show_a_character_loses_nothing(tmp_path, monkeypatch
     assert said["stderr"].startswith("encore: There is no run") and said["stderr"].count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_command_itself_in_an_ascii_world(tmp_path):
     """In a process, with a pipe, as a script meets it."""
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "ENCORE_HOME": str(tmp_path), "LANG": "C", "LC_ALL": "C"}

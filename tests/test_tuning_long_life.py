@@ -84,6 +84,7 @@ def test_what_is_left():
     assert Look(100, 80.0, 0.0, 0, 0, 1.0, 1.0).left == 0
 
 
+@pytest.mark.slow
 def test_a_search_stores_a_row_for_thousands_beside_the_one_for_few(tuner, gpt2, monkeypatch):
     looked = []
     one = tuner()
