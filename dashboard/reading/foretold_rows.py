@@ -9,6 +9,7 @@ from statistics import quantiles
 import pandas as pd
 
 from encore_core.editing.layer_costs import BlockCost
+from encore_core.words import decimal
 
 TOTAL, MEASURED = "foretold_damage", "perplexity"
 COLUMNS = ["run", "edits", "kind", "layer", "value"]
@@ -56,12 +57,11 @@ def what_costs_most(frame: pd.DataFrame, names: dict[str, str]) -> list[str]:
             continue
         words = (
             f"{names[run]}, after {last:,} edits: the change of layer {by_layer.idxmax()} costs most, "
-            f"{100 * by_layer.max() / total:.0f} % of {total:.2g} nats per token, estimated"
+            f"{100 * by_layer.max() / total:.0f} % of {decimal(total)} nats per token, estimated"
         )
         measured = now.loc[now["kind"] == "measured", "value"]
-        told.append(
-            words + (f"; log perplexity ratio on the fixed text: {measured.iloc[0]:.2g}." if len(measured) else ".")
-        )
+        beside = f"; log perplexity ratio on the fixed text: {decimal(measured.iloc[0])}" if len(measured) else ""
+        told.append(f"{words}{beside}.")
     return told
 
 

@@ -363,7 +363,9 @@ def duration(seconds: float | None) -> str:
 
 
 def size(n_bytes: float) -> str:
-    """Bytes as text, in decimal units: "840 MB", "2.4 GB"."""
+    """Bytes as text, in decimal units: "840 MB", "2.4 GB", "0 kB"."""
+    if not n_bytes:
+        return "0 kB"
     for unit in ("kB", "MB", "GB"):
         n_bytes /= 1000
         if n_bytes < 1000:

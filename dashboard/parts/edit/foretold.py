@@ -9,6 +9,7 @@ import streamlit as st
 from dashboard.elements import compute_button, widgets
 from dashboard.visitors.visitor import Visitor
 from encore_core.editing.foretold_damage import perplexity_factor
+from encore_core.words import decimal
 
 HOW_FAR = (
     "An estimate to second order: it tells which edits cost more, not how much. On the embedded model KL was 1.2 to 8 "
@@ -31,7 +32,7 @@ def show(visitor: Visitor) -> None:
     total = sum(found.values())
     widgets.remark(sentence(total))
     rows = [
-        (layer, f"{one:.2e}", f"{one / total:.0%}" if total else "–")
+        (layer, decimal(one), f"{one / total:.0%}" if total else "–")
         for layer, one in sorted(found.items(), reverse=True)
     ]
     widgets.table(
@@ -53,10 +54,10 @@ def sentence(total: float) -> str:
         return "Nothing is on the model, so nothing is lost."
     factor = perplexity_factor(total)
     if factor > 10:
-        told = f"{factor:.2g}" if math.isfinite(factor) else "more than any number"
-        return f"Estimated: {total:.2e} nats per token, which multiplies perplexity on general text by {told}."
+        told = decimal(factor) if math.isfinite(factor) else "more than any number"
+        return f"Estimated: {decimal(total)} nats per token, which multiplies perplexity on general text by {told}."
     size = f"about {100 * (factor - 1):.1f} %" if factor >= 1.001 else "less than 0.1 %"
-    return f"Estimated: {total:.2e} nats per token, a rise of perplexity on general text by {size}."
+    return f"Estimated: {decimal(total)} nats per token, a rise of perplexity on general text by {size}."
 
 
 def _work(visitor: Visitor, show: compute_button.Show) -> dict[int, float]:
@@ -79,7 +80,7 @@ def show_compared(visitor: Visitor) -> None:
         if found is None:
             return
         rows = [
-            (column.label, f"{sum(one.values()):.2e}", f"× {perplexity_factor(sum(one.values())):.4f}", _most(one))
+            (column.label, decimal(sum(one.values())), f"× {perplexity_factor(sum(one.values())):.4f}", _most(one))
             for column, one in zip(columns, found, strict=True)
         ]
         names = ("Nats per token", "Perplexity, estimated", "Most in layer")
