@@ -29,6 +29,11 @@ class Setting:
         """What there is to choose from; empty for fields that are typed."""
         return CHOICES.get(self.name, ())
 
+    @staticmethod
+    def choice_words(choice: str) -> str:
+        """One of them for readers: "natural gradient"."""
+        return choice.replace("_", " ")
+
 
 SETTINGS = (
     Setting("layers", "Edited layers", "Blocks whose MLP output matrix is changed, e.g. 6-10 or 6,7,8.", None),

@@ -105,7 +105,10 @@ def _settings_form(visitor: Visitor, method: str, length: TunedFor) -> None:
         column, key = columns[place % 2], _settings_key(visitor, method, setting.name, length)
         remembered(key, _as_typed(table, setting.name))
         if setting.choices:
-            column.selectbox(setting.label, setting.choices, key=key, help=setting.about, persist_state="session")
+            column.selectbox(
+                setting.label, setting.choices, key=key, help=setting.about, persist_state="session",
+                format_func=setting.choice_words,
+            )  # fmt: skip
         elif setting.step is None:
             column.text_input(setting.label, key=key, help=setting.about, persist_state="session")
         else:

@@ -100,7 +100,7 @@ def _pick_kinds(left: DeltaGenerator, right: DeltaGenerator, usually: MeasurePla
         (
             ("generate", "Generation"),
             ("perplexity", "Perplexity"),
-            ("foretold_damage", "Estimated damage"),
+            ("foretold_damage", "Damage"),
             ("generation_entropy", "Entropy"),
             ("contributions", "Residuals"),
         )

@@ -121,8 +121,9 @@ def _field(column: Any, setting: Setting, key: str, table: Settings) -> str | No
     own = as_text(table, setting.name)
     if setting.choices:
         return column.selectbox(
-            setting.label, setting.choices, index=None, key=key, help=setting.about, placeholder=own, **KEEP
-        )
+            setting.label, setting.choices, index=None, key=key, help=setting.about, format_func=setting.choice_words,
+            placeholder=setting.choice_words(own), **KEEP,
+        )  # fmt: skip
     return column.text_input(setting.label, key=key, help=setting.about, placeholder=own, **KEEP)
 
 
